@@ -1,0 +1,55 @@
+//! What every front hands to the router: an HTTP request with a streamed body, and where it came from.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use towline_protocols::link::{Priority, RpcError};
+
+/// A streamed request or answer body with trailers; dropping it cancels what produces it.
+pub type Body = UnsyncBoxBody<Bytes, RpcError>;
+
+/// The protocol that a client speaks on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// The link protocol over TCP.
+    LinkTcp,
+    /// The link protocol over QUIC.
+    LinkQuic,
+    /// HTTP/1.1 or HTTP/2.
+    Http,
+    /// MQTT 3.1, 3.1.1 or 5.0.
+    Mqtt,
+}
+
+/// Where a connection came from and what is known of its peer; one per connection, shared by its requests.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Name of the listener in the configuration.
+    pub listener: Arc<str>,
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Whether the transport is TLS or QUIC.
+    pub encrypted: bool,
+    /// Client id of a link session or MQTT session.
+    pub client_id: Option<Arc<str>>,
+    /// The authenticated user, if the listener authenticates.
+    pub user: Option<Arc<str>>,
+}
+
+/// One request on its way to a backend. The body of a `application/grpc` request holds
+/// length-prefixed messages, whatever front it came in by.
+pub struct Request {
+    /// Where it came from.
+    pub origin: Arc<Origin>,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Whether the caller declares that running it twice does no harm.
+    pub idempotent: bool,
+    /// Method, URI (path and, where known, authority), headers and body. Hop-by-hop headers are gone.
+    pub http: http::Request<Body>,
+}

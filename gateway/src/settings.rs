@@ -1,0 +1,303 @@
+//! The configuration as the data path reads it: plain values, already validated. `control::config`
+//! makes them from TOML; nothing here parses.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where certificates of the `dev` start and the embedded store live.
+    pub data_dir: PathBuf,
+    /// How long a drain waits for running requests before it closes what is left.
+    pub drain_timeout: Duration,
+    /// Over how long clients are asked to spread their reconnects when the gateway drains.
+    pub drain_spread: Duration,
+    /// Endpoints (`host:port`) that GOAWAY names.
+    pub drain_endpoints: Vec<String>,
+    /// Sockets and what may be spoken on them.
+    pub listeners: Vec<Listener>,
+    /// Where requests may go.
+    pub backends: Vec<Backend>,
+    /// Which request goes where; the first match wins.
+    pub routes: Vec<Route>,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Admin listener.
+    pub admin: Admin,
+    /// Bounds of what a peer may use.
+    pub limits: Limits,
+    /// Link sessions.
+    pub session: Session,
+    /// MQTT.
+    pub mqtt: Mqtt,
+    /// What SDK clients are told to do.
+    pub client_policy: ClientPolicy,
+    /// Payload compression on the link.
+    pub compression: Compression,
+    /// Log output.
+    pub log: Log,
+}
+
+/// One address, one port number, TCP or UDP or both.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Unique name, used in logs and metrics.
+    pub name: Arc<str>,
+    /// Address of the TCP socket and of the UDP socket.
+    pub bind: SocketAddr,
+    /// Accept TCP connections.
+    pub tcp: bool,
+    /// Accept QUIC connections on UDP.
+    pub quic: bool,
+    /// Protocols admitted, found by ALPN and first bytes.
+    pub protocols: Vec<ListenerProtocol>,
+    /// Whether TLS is demanded on TCP.
+    pub tls: TlsMode,
+    /// Certificate chain and key files; required unless `tls = off` and no QUIC.
+    pub certificate: Option<CertificateFiles>,
+    /// How clients prove who they are.
+    pub authentication: Authentication,
+    /// The operator's word that `authentication = none` may listen beyond loopback.
+    pub open_to_network: bool,
+    /// Connections at one time on this listener.
+    pub connections_max: usize,
+}
+
+/// A protocol that a listener may admit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerProtocol {
+    /// `towline/1`.
+    Link,
+    /// HTTP/1.1 and HTTP/2.
+    Http,
+    /// MQTT.
+    Mqtt,
+}
+
+/// Whether a TCP listener speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plaintext is refused.
+    Required,
+    /// The first bytes decide.
+    Optional,
+    /// TLS is refused.
+    Off,
+}
+
+/// PEM files.
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    /// Chain, leaf first.
+    pub chain: PathBuf,
+    /// PKCS#8, SEC1 or PKCS#1 key.
+    pub key: PathBuf,
+}
+
+/// How a listener's clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Everybody is admitted, without a user.
+    None,
+    /// User and password: HELLO, HTTP Basic, MQTT CONNECT.
+    Password,
+}
+
+/// A named place that answers requests or takes messages.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// What it speaks.
+    pub kind: BackendKind,
+    /// `host:port`, resolved at connect time.
+    pub address: String,
+    /// Bound on connection establishment.
+    pub connect_timeout: Duration,
+    /// Bound on the time to the answer's head, unless the route or the caller says less.
+    pub timeout: Duration,
+    /// Connections kept at the most (HTTP/1.1: also requests at one time; more wait).
+    pub connections_max: usize,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// MQTT upstream only: prefix put before every forwarded topic.
+    pub topic_prefix: String,
+}
+
+/// What a backend speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// HTTP/1.1 with a connection pool.
+    Http1,
+    /// HTTP/2 in plaintext with prior knowledge.
+    Http2,
+    /// gRPC: HTTP/2 whose errors are gRPC statuses.
+    Grpc,
+    /// An upstream MQTT broker; takes publishes only.
+    Mqtt,
+}
+
+/// One rule of the router. All that is set must match.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique name, used in metrics.
+    pub name: Arc<str>,
+    /// Exact path, or a prefix when it ends in `*`.
+    pub path: Option<String>,
+    /// Host without port, or `*.suffix`.
+    pub host: Option<String>,
+    /// Header name (lower case) and exact value.
+    pub header: Option<(String, String)>,
+    /// MQTT topic filter; such a route takes publishes, not requests.
+    pub topic: Option<String>,
+    /// Name of the backend.
+    pub backend: Arc<str>,
+    /// Topic routes to a gRPC or HTTP backend: the method path that is called.
+    pub call: Option<String>,
+    /// Bound on the time to the answer's head; `None` takes the backend's.
+    pub timeout: Option<Duration>,
+    /// Refuse requests that came over an unencrypted transport.
+    pub encrypted_only: bool,
+    /// Running it twice does no harm: it may be retried.
+    pub idempotent: bool,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, Default)]
+pub struct Auth {
+    /// Lines `user:$7$iterations$salt$hash` as mosquitto_passwd writes them (PBKDF2-HMAC-SHA512).
+    pub password_file: Option<PathBuf>,
+}
+
+/// Admin listener: metrics, health, push API. It admits without authentication.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Loopback unless `open_to_network`.
+    pub bind: SocketAddr,
+    /// The operator's word that it may listen beyond loopback.
+    pub open_to_network: bool,
+}
+
+/// Bounds of what a peer may use. Every one is counted in a metric when it is hit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Time from accept to the end of the TLS or QUIC handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes at one time, all listeners.
+    pub handshakes_max: usize,
+    /// Time from the end of the handshake to a recognised protocol and its first message.
+    pub first_message_timeout: Duration,
+    /// Connections at one time, all listeners.
+    pub connections_max: usize,
+    /// One frame's payload on the link, bytes.
+    pub frame_bytes_max: usize,
+    /// One header list, bytes as RFC 7541 section 4.1 counts (name + value + 32).
+    pub header_list_bytes_max: usize,
+    /// One message after decompression, bytes; also an HTTP request body without a stream's end.
+    pub message_bytes_max: usize,
+    /// Running requests of one connection.
+    pub streams_max: usize,
+    /// Link sessions kept, live or away.
+    pub sessions_max: usize,
+    /// A TCP connection without any byte for this long is closed (HTTP only; link and MQTT promise beats).
+    pub idle_timeout: Duration,
+    /// Unacknowledged bytes older than this end a TCP connection (TCP_USER_TIMEOUT).
+    pub tcp_user_timeout: Duration,
+    /// A peer that takes no byte of what is queued for it for this long is closed.
+    pub write_timeout: Duration,
+}
+
+/// Link sessions.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// How long a session without a connection is kept.
+    pub expiry: Duration,
+    /// Flow-control window of one stream, bytes.
+    pub stream_window: u32,
+    /// Flow-control window of one connection, bytes.
+    pub connection_window: u32,
+    /// HPACK dynamic table, bytes.
+    pub header_table_bytes: usize,
+    /// Outcomes kept per session, count.
+    pub outcomes_max: usize,
+    /// Outcomes kept per session, bytes.
+    pub outcome_bytes_max: usize,
+    /// How long an outcome is kept.
+    pub outcome_age_max: Duration,
+    /// Pushes kept per session, count.
+    pub pushes_max: usize,
+    /// Pushes kept per session, bytes.
+    pub push_bytes_max: usize,
+    /// How long a push is kept.
+    pub push_age_max: Duration,
+    /// Topic filters of one session.
+    pub subscriptions_max: usize,
+    /// Longest promise of silence that a client may make.
+    pub heartbeat_max: Duration,
+}
+
+/// MQTT.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// Largest packet, bytes.
+    pub packet_bytes_max: usize,
+    /// Upper bound on a session's expiry interval.
+    pub session_expiry_max: Duration,
+    /// Keep-alive imposed on clients that ask for none or more; zero imposes nothing.
+    pub keep_alive_max: Duration,
+    /// QoS 1 and 2 messages in flight to one client.
+    pub receive_maximum: u16,
+    /// Messages queued for one session, count.
+    pub queue_max: usize,
+    /// Messages queued for one session, bytes.
+    pub queue_bytes_max: usize,
+    /// Topic filters of one session.
+    pub subscriptions_max: usize,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: usize,
+    /// Retained messages, count.
+    pub retained_max: usize,
+    /// Retained messages, bytes.
+    pub retained_bytes_max: usize,
+    /// Topic aliases accepted from one client.
+    pub topic_alias_max: u16,
+    /// MQTT sessions kept, live or away.
+    pub sessions_max: usize,
+}
+
+/// What SDK clients are told to do; sent as POLICY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientPolicy {
+    /// Time between beats on a quiet connection.
+    pub heartbeat: Duration,
+    /// How long a client waits for QUIC before it tries TCP beside it.
+    pub fallback_delay: Duration,
+    /// Bound on one connection attempt.
+    pub connect_timeout: Duration,
+    /// First reconnect delay; doubles with full jitter.
+    pub backoff_min: Duration,
+    /// Longest reconnect delay.
+    pub backoff_max: Duration,
+}
+
+/// Payload compression on the link.
+#[derive(Clone, Debug)]
+pub struct Compression {
+    /// Whether answers may be compressed.
+    pub enabled: bool,
+    /// zstd level.
+    pub level: i32,
+    /// Messages below this many bytes are sent as they are.
+    pub bytes_min: usize,
+    /// Dictionary files beside the built-in one.
+    pub dictionaries: Vec<PathBuf>,
+}
+
+/// Log output.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A filter as tracing-subscriber's `EnvFilter` reads it.
+    pub filter: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}

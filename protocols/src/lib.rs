@@ -1,0 +1,8 @@
+//! What goes over Towline's wires and how to decide, without I/O.
+//!
+//! Nothing in this crate owns a socket, a clock, a task or a global random source: bytes, events and
+//! `now` go in (`handle_*`), output is asked for (`poll_*`). So two machines can be driven against each
+//! other in simulated time, and every decoder can be fuzzed alone.
+
+pub mod link;
+pub mod varint;

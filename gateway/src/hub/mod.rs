@@ -7,7 +7,7 @@ use bytes::Bytes;
 use towline_protocols::link::Priority;
 
 /// A message on its way to one or many clients. Built once, shared by all who get it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Message {
     /// Topic name, no wildcards.
     pub topic: Arc<str>,
@@ -23,6 +23,8 @@ pub struct Message {
     pub expires: Option<Instant>,
     /// Client id of its publisher; `None` for a backend.
     pub publisher: Option<Arc<str>>,
+    /// MQTT 5 payload format indicator: the payload is said to be UTF-8.
+    pub payload_utf8: bool,
     /// MQTT's content type, or the link's.
     pub content_type: Option<Arc<str>>,
     /// MQTT 5 response topic.

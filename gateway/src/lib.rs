@@ -1,7 +1,13 @@
 //! The mobile-edge access gateway. ARCHITECTURE.md draws the rooms; `listener::serve_connection` lists
 //! the stages of a connection's life.
 
+pub mod auth;
+pub mod drain;
 pub mod error;
+pub mod gateway;
 pub mod hub;
+pub mod metrics;
 pub mod request;
+pub mod run;
 pub mod settings;
+pub mod snapshot;

@@ -301,3 +301,165 @@ pub struct Log {
     /// One JSON object a line instead of text.
     pub json: bool,
 }
+
+impl Default for Settings {
+    /// No listener, no backend, no route; every bound as in `towline.example.toml`.
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("towline-data"),
+            drain_timeout: Duration::from_secs(30),
+            drain_spread: Duration::from_secs(10),
+            drain_endpoints: Vec::new(),
+            listeners: Vec::new(),
+            backends: Vec::new(),
+            routes: Vec::new(),
+            auth: Auth::default(),
+            admin: Admin::default(),
+            limits: Limits::default(),
+            session: Session::default(),
+            mqtt: Mqtt::default(),
+            client_policy: ClientPolicy::default(),
+            compression: Compression::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Listener {
+    /// A listener on `bind` that admits every protocol over TCP, in plaintext, without authentication.
+    pub fn plain(name: &str, bind: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            bind,
+            tcp: true,
+            quic: false,
+            protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http, ListenerProtocol::Mqtt],
+            tls: TlsMode::Off,
+            certificate: None,
+            authentication: Authentication::None,
+            open_to_network: false,
+            connections_max: 100_000,
+        }
+    }
+}
+
+impl Backend {
+    /// A backend with the default bounds.
+    pub fn new(name: &str, kind: BackendKind, address: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            address: address.into(),
+            connect_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(30),
+            connections_max: 64,
+            idle_timeout: Duration::from_secs(60),
+            topic_prefix: String::new(),
+        }
+    }
+}
+
+impl Route {
+    /// A route that matches everything.
+    pub fn new(name: &str, backend: &str) -> Self {
+        Self {
+            name: name.into(),
+            path: None,
+            host: None,
+            header: None,
+            topic: None,
+            backend: backend.into(),
+            call: None,
+            timeout: None,
+            encrypted_only: false,
+            idempotent: false,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { bind: SocketAddr::from(([127, 0, 0, 1], 7900)), open_to_network: false }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_max: 512,
+            first_message_timeout: Duration::from_secs(10),
+            connections_max: 200_000,
+            frame_bytes_max: 16 * 1024 + 64,
+            header_list_bytes_max: 64 * 1024,
+            message_bytes_max: 4 * 1024 * 1024,
+            streams_max: 128,
+            sessions_max: 500_000,
+            idle_timeout: Duration::from_secs(75),
+            tcp_user_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self {
+            expiry: Duration::from_secs(3600),
+            stream_window: 64 * 1024,
+            connection_window: 256 * 1024,
+            header_table_bytes: 4096,
+            outcomes_max: 256,
+            outcome_bytes_max: 1024 * 1024,
+            outcome_age_max: Duration::from_secs(300),
+            pushes_max: 256,
+            push_bytes_max: 1024 * 1024,
+            push_age_max: Duration::from_secs(86_400),
+            subscriptions_max: 64,
+            heartbeat_max: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            packet_bytes_max: 1024 * 1024,
+            session_expiry_max: Duration::from_secs(86_400),
+            keep_alive_max: Duration::from_secs(1200),
+            receive_maximum: 64,
+            queue_max: 1000,
+            queue_bytes_max: 4 * 1024 * 1024,
+            subscriptions_max: 128,
+            topic_levels_max: 32,
+            retained_max: 100_000,
+            retained_bytes_max: 256 * 1024 * 1024,
+            topic_alias_max: 16,
+            sessions_max: 500_000,
+        }
+    }
+}
+
+impl Default for ClientPolicy {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(60),
+            fallback_delay: Duration::from_millis(400),
+            connect_timeout: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(250),
+            backoff_max: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { enabled: true, level: 3, bytes_min: 64, dictionaries: Vec::new() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), json: false }
+    }
+}

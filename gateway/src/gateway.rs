@@ -1,0 +1,85 @@
+//! What every connection of one gateway shares.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::{
+    auth::PasswordFileError, drain::Drain, metrics::Metrics, settings::Settings, snapshot::Snapshot,
+};
+
+/// The state of one gateway. A process runs one; tests run several side by side.
+pub struct Gateway {
+    /// What control published last; the path reads it, never writes.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Counters and histograms.
+    pub metrics: Metrics,
+    /// Whether the gateway is on its way out, and who is still at work.
+    pub drain: Drain,
+}
+
+impl Gateway {
+    /// Builds the state from `settings`: reads the files that they name, opens no socket.
+    ///
+    /// # Errors
+    /// Names the file that could not be used and why.
+    pub fn build(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let snapshot = Snapshot::build(settings)?;
+        Ok(Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics: Metrics::new(),
+            drain: Drain::new(),
+        }))
+    }
+
+    /// The snapshot of this moment. Hold it for a step, not across a wait, so that reloads take effect.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket could not be bound.
+    #[error("listener \"{listener}\": cannot bind {transport} {address}: {source}; {advice}")]
+    Bind {
+        /// Name of the listener in the configuration.
+        listener: String,
+        /// `TCP` or `UDP`.
+        transport: &'static str,
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+        /// What the operator can do.
+        advice: &'static str,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The password file has a malformed line.
+    #[error("{}:{error}", path.display())]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// Line and fault.
+        error: PasswordFileError,
+    },
+    /// A certificate or key file is unusable.
+    #[error("{}: {problem}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// The settings contradict each other or the machine.
+    #[error("{0}")]
+    Settings(String),
+}

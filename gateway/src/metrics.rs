@@ -1,0 +1,156 @@
+//! What the gateway counts, in Prometheus' terms. One struct, so that a name is written once.
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Every counter, gauge and histogram of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    /// Connections accepted, by `listener`.
+    pub connections_accepted: IntCounterVec,
+    /// Connections open, by `listener` and `protocol` (`detecting` until it is known).
+    pub connections_open: IntGaugeVec,
+    /// Connections ended before a protocol served them, by `listener` and `reason`.
+    pub connections_refused: IntCounterVec,
+    /// Handshakes, by `listener` and `outcome` (`ok`, `timeout`, `failed`).
+    pub handshakes: IntCounterVec,
+    /// Logins, by `protocol` and `outcome` (`ok`, `refused`).
+    pub logins: IntCounterVec,
+    /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
+    pub requests: IntCounterVec,
+    /// Seconds from a request's arrival to its answer's head, by `route`.
+    pub request_seconds: HistogramVec,
+    /// Bytes read from clients, by `protocol`.
+    pub bytes_in: IntCounterVec,
+    /// Bytes written to clients, by `protocol`.
+    pub bytes_out: IntCounterVec,
+    /// Limits met, by `limit` (the name of its setting).
+    pub limit_hits: IntCounterVec,
+    /// Messages published by clients, by `protocol` and `outcome`.
+    pub publishes: IntCounterVec,
+    /// Messages handed to clients' mailboxes, by `outcome` (`sent`, `stored`, `dropped`).
+    pub deliveries: IntCounterVec,
+    /// Link sessions, live or away.
+    pub sessions: IntGauge,
+    /// Drains begun.
+    pub drains: IntCounter,
+    /// Configuration reloads, by `outcome` (`ok`, `refused`).
+    pub reloads: IntCounterVec,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        Self {
+            connections_accepted: counters(
+                r,
+                "connections_accepted_total",
+                "Connections accepted",
+                &["listener"],
+            ),
+            connections_open: gauges(r, "connections_open", "Connections open", &["listener", "protocol"]),
+            connections_refused: counters(
+                r,
+                "connections_refused_total",
+                "Connections ended before a protocol served them",
+                &["listener", "reason"],
+            ),
+            handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
+            logins: counters(r, "logins_total", "Logins of clients", &["protocol", "outcome"]),
+            requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
+            request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),
+            bytes_in: counters(r, "bytes_in_total", "Bytes read from clients", &["protocol"]),
+            bytes_out: counters(r, "bytes_out_total", "Bytes written to clients", &["protocol"]),
+            limit_hits: counters(
+                r,
+                "limit_hits_total",
+                "Limits met, by the name of their setting",
+                &["limit"],
+            ),
+            publishes: counters(
+                r,
+                "publishes_total",
+                "Messages published by clients",
+                &["protocol", "outcome"],
+            ),
+            deliveries: counters(
+                r,
+                "deliveries_total",
+                "Messages handed to clients' mailboxes",
+                &["outcome"],
+            ),
+            sessions: registered(r, IntGauge::with_opts(options("sessions", "Link sessions, live or away"))),
+            drains: registered(r, IntCounter::with_opts(options("drains_total", "Drains begun"))),
+            reloads: counters(r, "reloads_total", "Configuration reloads", &["outcome"]),
+            registry,
+        }
+    }
+
+    /// Counts one more time that the bound named `limit` was met.
+    pub fn limit_hit(&self, limit: &'static str) {
+        self.limit_hits.with_label_values(&[limit]).inc();
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            return format!("# {error}\n");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Upper bounds of the latency histogram: a loopback backend to a slow one over a weak network.
+const SECONDS_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("towline")
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(registry, IntCounterVec::new(options(name, help), labels))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    registered(registry, IntGaugeVec::new(options(name, help), labels))
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+    let options = HistogramOpts { common_opts: options(name, help), buckets: SECONDS_BUCKETS.to_vec() };
+    registered(registry, HistogramVec::new(options, labels))
+}
+
+#[allow(clippy::expect_used, reason = "names are constants of this file, and a test makes them all")]
+fn registered<M: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> M {
+    let metric = metric.expect("a metric's name and labels are valid");
+    registry.register(Box::new(metric.clone())).expect("a metric's name is unique");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_counted_under_its_name() {
+        let metrics = Metrics::new();
+        metrics.limit_hit("streams_max");
+        metrics.limit_hit("streams_max");
+        assert!(metrics.render().contains("towline_limit_hits_total{limit=\"streams_max\"} 2"));
+    }
+}

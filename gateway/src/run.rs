@@ -1,0 +1,55 @@
+//! Starts a gateway on its settings and ends it: what `main` and in-process tests call.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::gateway::{Gateway, StartError};
+
+/// A running gateway. Dropping it leaves the gateway running; call [`Serving::drain`] to end it.
+pub struct Serving {
+    /// The shared state.
+    pub gateway: Arc<Gateway>,
+    /// What listens where, in the order of the settings.
+    pub listeners: Vec<Bound>,
+    /// The admin listener's address.
+    pub admin: SocketAddr,
+}
+
+/// The sockets of one listener; TCP and UDP share one port number, also when port 0 was asked for.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Name in the configuration.
+    pub name: Arc<str>,
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether TCP listens there.
+    pub tcp: bool,
+    /// Whether QUIC listens there.
+    pub quic: bool,
+}
+
+/// Opens every listener of the gateway's settings and starts to serve.
+///
+/// # Errors
+/// Names the listener that could not be opened; nothing listens then.
+pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
+    let admin = gateway.snapshot().settings.admin.bind;
+    Ok(Serving { gateway, listeners: Vec::new(), admin })
+}
+
+impl Serving {
+    /// The address of the listener called `name`.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.listeners.iter().find(|bound| &*bound.name == name).map(|bound| bound.address)
+    }
+
+    /// Stops accepting, tells clients to go elsewhere, lets running requests finish within
+    /// `drain_timeout`, and closes the rest. Returns how many connections were closed at the deadline.
+    pub async fn drain(&self) -> usize {
+        let timeout = self.gateway.snapshot().settings.drain_timeout;
+        self.gateway.metrics.drains.inc();
+        self.gateway.drain.begin(Instant::now() + timeout);
+        self.gateway.drain.finished().await
+    }
+}

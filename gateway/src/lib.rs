@@ -2,12 +2,18 @@
 //! the stages of a connection's life.
 
 pub mod auth;
+pub mod backend;
+pub mod demo;
 pub mod drain;
 pub mod error;
 pub mod gateway;
+pub mod http;
 pub mod hub;
 pub mod metrics;
+pub mod proto;
+pub mod push;
 pub mod request;
+pub mod router;
 pub mod run;
 pub mod settings;
 pub mod snapshot;

@@ -104,7 +104,7 @@ pub enum Authentication {
 }
 
 /// A named place that answers requests or takes messages.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     /// Unique name.
     pub name: Arc<str>,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{auth::Users, gateway::StartError, settings::Settings};
+use crate::{auth::Users, gateway::StartError, router::RouteTable, settings::Settings};
 
 /// One consistent state of everything that a reload can change.
 pub struct Snapshot {
@@ -10,6 +10,8 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Who may connect.
     pub users: Users,
+    /// Which request goes where.
+    pub routes: RouteTable,
 }
 
 impl Snapshot {
@@ -18,8 +20,21 @@ impl Snapshot {
     /// # Errors
     /// Names the first file that could not be used and why.
     pub fn build(settings: Settings) -> Result<Self, StartError> {
+        Self::after(&RouteTable::default(), settings)
+    }
+
+    /// The snapshot of a reload: backends that did not change keep their connections.
+    ///
+    /// # Errors
+    /// As [`Snapshot::build`].
+    pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
+        Self::after(&self.routes, settings)
+    }
+
+    fn after(routes: &RouteTable, settings: Settings) -> Result<Self, StartError> {
         let users = read_users(&settings)?;
-        Ok(Self { settings, users })
+        let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
+        Ok(Self { settings, users, routes })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which request goes where: the table of routes, and the one road that every request takes through it
 //! whatever front it came in by.
 
+mod road;
 mod table;
 mod topic;
 
@@ -8,7 +9,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
 
+pub(crate) use self::road::admit;
 pub use self::{
+    road::handle,
     table::{RouteError, RouteTable},
     topic::{InvalidFilter, TopicFilter},
 };

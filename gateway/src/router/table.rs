@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::{HeaderName, HeaderValue, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{InvalidFilter, Route, TopicFilter};
 use crate::{
@@ -98,16 +98,16 @@ impl RouteTable {
     }
 
     /// The first route that a request matches.
-    pub fn match_request(&self, parts: &Parts) -> Option<&Arc<Route>> {
-        let path = parts.uri.path();
+    pub fn match_request<B>(&self, request: &Request<B>) -> Option<&Arc<Route>> {
+        let path = request.uri().path();
         let exact = self.exact.get(path).map(Vec::as_slice).unwrap_or_default();
-        let exact = exact.iter().copied().find(|&index| self.requests[index].matches(parts));
+        let exact = exact.iter().copied().find(|&index| self.requests[index].matches(request));
         let inexact = self
             .inexact
             .iter()
             .copied()
             .take_while(|&index| exact.is_none_or(|exact| index < exact))
-            .find(|&index| self.requests[index].matches(parts));
+            .find(|&index| self.requests[index].matches(request));
         inexact.or(exact).map(|index| &self.requests[index].route)
     }
 
@@ -182,11 +182,11 @@ impl RequestRule {
         Ok(Self { path, host: rule.host.as_deref().map(HostPattern::compile), header, route })
     }
 
-    fn matches(&self, parts: &Parts) -> bool {
-        self.path.matches(parts.uri.path())
-            && self.host.as_ref().is_none_or(|host| host_of(parts).is_some_and(|h| host.matches(h)))
+    fn matches<B>(&self, request: &Request<B>) -> bool {
+        self.path.matches(request.uri().path())
+            && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|h| host.matches(h)))
             && self.header.as_ref().is_none_or(|(name, value)| {
-                parts.headers.get_all(name).iter().any(|candidate| candidate == value)
+                request.headers().get_all(name).iter().any(|candidate| candidate == value)
             })
     }
 }
@@ -232,11 +232,11 @@ impl HostPattern {
 }
 
 /// The host without port: of the authority, or of `Host` where HTTP/1.1 has it.
-fn host_of(parts: &Parts) -> Option<&str> {
-    if let Some(host) = parts.uri.host() {
+fn host_of<B>(request: &Request<B>) -> Option<&str> {
+    if let Some(host) = request.uri().host() {
         return Some(host);
     }
-    let host = parts.headers.get(http::header::HOST)?.to_str().ok()?;
+    let host = request.headers().get(http::header::HOST)?.to_str().ok()?;
     // An IPv6 literal keeps its brackets, as `Uri::host` has it.
     let end = match host.rfind(']') {
         Some(bracket) => bracket + 1,

@@ -1,0 +1,78 @@
+//! The one road of a request: match, policy, deadline, backend, metrics.
+
+use std::{sync::Arc, time::Instant};
+
+use super::Route;
+use crate::{
+    error::{Execution, RpcError, RpcErrorKind},
+    gateway::Gateway,
+    request::{Body, Origin, Request},
+};
+
+/// Takes a request to its backend and brings the head of the answer back; its body streams. Dropping the
+/// future, or the answer's body, cancels the call.
+///
+/// # Errors
+/// Says why there is no answer, and whether the backend may have run the request.
+pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Response<Body>, RpcError> {
+    let started = Instant::now();
+    let Some(route) = find(gateway, &request) else {
+        gateway.metrics.requests.with_label_values(&["", kind_name(RpcErrorKind::NoRoute)]).inc();
+        return Err(no_route(&request));
+    };
+    let answer = match admit(&route, &request.origin) {
+        Ok(()) => route.backend.call(&route, request).await,
+        Err(error) => Err(error),
+    };
+    observe(gateway, &route, started, answer.as_ref().err());
+    answer
+}
+
+/// Whether policy lets the route be used from there.
+///
+/// # Errors
+/// `EncryptionRequired` when the route demands an encrypted transport.
+pub(crate) fn admit(route: &Route, origin: &Origin) -> Result<(), RpcError> {
+    if !route.encrypted_only || origin.encrypted {
+        return Ok(());
+    }
+    let message = format!("route {} is served over TLS and QUIC only; connect encrypted", route.name);
+    Err(RpcError::new(RpcErrorKind::EncryptionRequired, Execution::NotRun, message))
+}
+
+fn find(gateway: &Gateway, request: &Request) -> Option<Arc<Route>> {
+    // The path and headers are matched in place: the URI and header map are borrowed, not copied.
+    gateway.snapshot().routes.match_request(&request.http).cloned()
+}
+
+fn no_route(request: &Request) -> RpcError {
+    let message = format!("no route matches {} {}", request.http.method(), request.http.uri().path());
+    RpcError::new(RpcErrorKind::NoRoute, Execution::NotRun, message)
+}
+
+fn observe(gateway: &Gateway, route: &Route, started: Instant, error: Option<&RpcError>) {
+    let outcome = error.map_or("ok", |error| kind_name(error.kind));
+    gateway.metrics.requests.with_label_values(&[&*route.name, outcome]).inc();
+    let seconds = started.elapsed().as_secs_f64();
+    gateway.metrics.request_seconds.with_label_values(&[&*route.name]).observe(seconds);
+}
+
+/// The kind as metrics and problem bodies spell it.
+pub(crate) fn kind_name(kind: RpcErrorKind) -> &'static str {
+    match kind {
+        RpcErrorKind::Cancelled => "cancelled",
+        RpcErrorKind::DeadlineExceeded => "deadline_exceeded",
+        RpcErrorKind::NoRoute => "no_route",
+        RpcErrorKind::BackendUnavailable => "backend_unavailable",
+        RpcErrorKind::BackendFailed => "backend_failed",
+        RpcErrorKind::LimitExceeded => "limit_exceeded",
+        RpcErrorKind::Draining => "draining",
+        RpcErrorKind::PermissionDenied => "permission_denied",
+        RpcErrorKind::EncryptionRequired => "encryption_required",
+        RpcErrorKind::Malformed => "malformed",
+        RpcErrorKind::OutcomeExpired => "outcome_expired",
+        RpcErrorKind::SessionLost => "session_lost",
+        RpcErrorKind::UnknownDictionary => "unknown_dictionary",
+        RpcErrorKind::Internal => "internal",
+    }
+}

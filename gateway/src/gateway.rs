@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
-    auth::PasswordFileError, drain::Drain, metrics::Metrics, settings::Settings, snapshot::Snapshot,
+    auth::PasswordFileError, drain::Drain, hub::Hub, metrics::Metrics, settings::Settings, snapshot::Snapshot,
 };
 
 /// The state of one gateway. A process runs one; tests run several side by side.
@@ -16,6 +16,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Whether the gateway is on its way out, and who is still at work.
     pub drain: Drain,
+    /// Clients, users and subscriptions.
+    pub hub: Hub,
 }
 
 impl Gateway {
@@ -24,11 +26,13 @@ impl Gateway {
     /// # Errors
     /// Names the file that could not be used and why.
     pub fn build(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let hub = Hub::new(settings.mqtt.topic_levels_max);
         let snapshot = Snapshot::build(settings)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics: Metrics::new(),
             drain: Drain::new(),
+            hub,
         }))
     }
 

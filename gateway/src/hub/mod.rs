@@ -1,10 +1,46 @@
 //! Who is there and who wants what: clients by id and by user, subscriptions by topic filter, and the
 //! way of a message to them. Apps on the link and devices on MQTT are alike here.
 
-use std::{sync::Arc, time::Instant};
+mod filter;
+mod levels;
+mod registry;
+mod tree;
+
+use std::{ops::AddAssign, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use towline_protocols::link::Priority;
+
+pub use self::filter::{FilterError, TopicFilter, check_topic};
+pub use self::registry::RegisterError;
+use self::{registry::Registry, tree::Tree};
+
+/// The meeting place of all clients of one gateway. Cheap to clone: all clones are the same hub.
+///
+/// ```text
+///  publish(topic) --> Tree: who subscribed? --+
+///  push_to_user   --> Registry: who is it? ---+--> Mailbox::deliver, once for each client
+///  push_to_client --> Registry: who is it? ---+
+/// ```
+///
+/// A client is a *session* (link or MQTT), not a connection: it is registered when the session begins and
+/// stays while the session is away, so its subscriptions stay with it. Ids of link clients and of MQTT
+/// clients live in one namespace.
+///
+/// No lock is held while a mailbox takes a message. [`Mailbox::is_connected`] alone is asked under the
+/// tree's read lock (for shared subscriptions), so it must not call the hub.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    tree: RwLock<Tree>,
+    /// Bound on the steps of a match and on the depth of the tree.
+    levels_max: usize,
+}
 
 /// A message on its way to one or many clients. Built once, shared by all who get it.
 #[derive(Clone, Debug, Default)]
@@ -48,9 +84,195 @@ pub enum Delivered {
 
 /// Where a client's messages go: its link session or its MQTT session. Must not block.
 pub trait Mailbox: Send + Sync {
-    /// Takes one message. `qos` is the smaller of the message's and the subscription's;
-    /// `retained` says that it is a retained message sent because of a new subscription.
-    fn deliver(&self, message: &Arc<Message>, qos: u8, retained: bool) -> Delivered;
-    /// Whether a connection is up.
+    /// Takes one message.
+    fn deliver(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered;
+    /// Whether a connection is up. Must not call the hub.
     fn is_connected(&self) -> bool;
+}
+
+/// How a message is to be delivered to one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery<'a> {
+    /// The smaller of the message's and the subscription's; of several subscriptions, the largest.
+    pub qos: u8,
+    /// The RETAIN flag to send: the message is a retained one sent because of a new subscription, or it was
+    /// published with RETAIN and the subscription asked for "retain as published".
+    pub retain: bool,
+    /// Subscription identifiers of all subscriptions that matched (MQTT 5, section 3.3.2.3.8).
+    pub identifiers: &'a [u32],
+}
+
+impl Delivery<'_> {
+    /// A delivery that no subscription asked for: a push to a client or user.
+    pub const fn direct(qos: u8) -> Self {
+        Self { qos, retain: false, identifiers: &[] }
+    }
+}
+
+/// What a client wants to know of a subscription (MQTT 5, section 3.8.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// Largest quality of service to deliver with.
+    pub qos: u8,
+    /// Do not deliver what this client published itself.
+    pub no_local: bool,
+    /// Keep the RETAIN flag as it was published.
+    pub retain_as_published: bool,
+    /// Subscription identifier; 0 for none.
+    pub identifier: u32,
+}
+
+/// What became of one message for all who were to get it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fanout {
+    /// Handed to live connections.
+    pub sent: u64,
+    /// Kept for clients that are away.
+    pub stored: u64,
+    /// Not delivered; see [`Delivered::Dropped`].
+    pub dropped: u64,
+}
+
+impl Fanout {
+    /// Clients that the message was meant for.
+    pub const fn total(&self) -> u64 {
+        self.sent + self.stored + self.dropped
+    }
+}
+
+impl AddAssign<Delivered> for Fanout {
+    fn add_assign(&mut self, delivered: Delivered) {
+        match delivered {
+            Delivered::Sent => self.sent += 1,
+            Delivered::Stored => self.stored += 1,
+            Delivered::Dropped => self.dropped += 1,
+        }
+    }
+}
+
+/// Why a subscription was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The filter breaks a rule of MQTT 5, section 4.7.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The client is not registered.
+    #[error("the client is not registered")]
+    UnknownClient,
+}
+
+impl Hub {
+    /// An empty hub that takes topics and filters of at most `levels_max` levels.
+    pub fn new(levels_max: usize) -> Self {
+        let inner = Inner { registry: Registry::default(), tree: RwLock::default(), levels_max };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Registers a session under its client id. Registering the same mailbox again changes nothing.
+    ///
+    /// # Errors
+    /// Another mailbox holds the id: its owner must [`unregister`](Self::unregister) it first.
+    pub fn register(
+        &self,
+        client_id: &Arc<str>,
+        user: Option<Arc<str>>,
+        mailbox: Arc<dyn Mailbox>,
+    ) -> Result<(), RegisterError> {
+        self.inner.registry.register(client_id, user, mailbox)
+    }
+
+    /// Ends a registration and its subscriptions, if `mailbox` is still the one that holds the id. Says
+    /// whether it was.
+    pub fn unregister(&self, client_id: &str, mailbox: &Arc<dyn Mailbox>) -> bool {
+        let Some(client) = self.inner.registry.unregister(client_id, mailbox) else {
+            return false;
+        };
+        self.inner.tree.write().remove_client(&client);
+        true
+    }
+
+    /// Adds a subscription of a registered client, or replaces its options; says whether it is new.
+    /// `filter` may be a shared one: `$share/group/filter`.
+    ///
+    /// # Errors
+    /// The filter is malformed or the client unknown.
+    pub fn subscribe(
+        &self,
+        client_id: &str,
+        filter: &str,
+        options: SubscribeOptions,
+    ) -> Result<bool, SubscribeError> {
+        let filter = TopicFilter::parse(filter, self.inner.levels_max)?;
+        let client = self.inner.registry.client(client_id).ok_or(SubscribeError::UnknownClient)?;
+        self.inner.tree.write().subscribe(&client, &filter, options).ok_or(SubscribeError::UnknownClient)
+    }
+
+    /// Ends a subscription; says whether there was one.
+    pub fn unsubscribe(&self, client_id: &str, filter: &str) -> bool {
+        let Ok(filter) = TopicFilter::parse(filter, self.inner.levels_max) else {
+            return false;
+        };
+        let Some(client) = self.inner.registry.client(client_id) else {
+            return false;
+        };
+        self.inner.tree.write().unsubscribe(&client, &filter)
+    }
+
+    /// The subscriptions of a client, in no order.
+    pub fn subscriptions(&self, client_id: &str) -> Vec<(String, SubscribeOptions)> {
+        let Some(client) = self.inner.registry.client(client_id) else {
+            return Vec::new();
+        };
+        self.inner.tree.read().subscriptions(&client)
+    }
+
+    /// Delivers a message to every client that subscribed to its topic, once each: overlapping
+    /// subscriptions of one client become one delivery with the largest quality of service; of each shared
+    /// group one member gets it. A topic that is not valid matches nobody.
+    ///
+    /// [`Fanout::stored`] counts what mailboxes have accepted; await the store's barrier before
+    /// telling a publisher that it is durable.
+    pub fn publish(&self, message: &Arc<Message>) -> Fanout {
+        let mut fanout = Fanout::default();
+        if check_topic(&message.topic, self.inner.levels_max).is_err() {
+            return fanout;
+        }
+        let matched = self.inner.tree.read().matching(&message.topic, message.publisher.as_deref());
+        matched.for_each_client(|client, granted, identifiers| {
+            let retain = message.retain && granted.retain_as_published;
+            let delivery = Delivery { qos: granted.qos.min(message.qos), retain, identifiers };
+            fanout += client.mailbox.deliver(message, &delivery);
+        });
+        fanout
+    }
+
+    /// Delivers a message to one client; `None` when no such client is registered.
+    pub fn push_to_client(&self, client_id: &str, message: &Arc<Message>) -> Option<Delivered> {
+        let client = self.inner.registry.client(client_id)?;
+        Some(client.mailbox.deliver(message, &Delivery::direct(message.qos)))
+    }
+
+    /// Delivers a message to all clients of a user.
+    pub fn push_to_user(&self, user: &str, message: &Arc<Message>) -> Fanout {
+        let mut fanout = Fanout::default();
+        for client in self.inner.registry.clients_of(user) {
+            fanout += client.mailbox.deliver(message, &Delivery::direct(message.qos));
+        }
+        fanout
+    }
+
+    /// Whether the client's connection is up; `None` when no such client is registered.
+    pub fn is_connected(&self, client_id: &str) -> Option<bool> {
+        Some(self.inner.registry.client(client_id)?.mailbox.is_connected())
+    }
+
+    /// Registered clients, live or away.
+    pub fn clients(&self) -> usize {
+        self.inner.registry.len()
+    }
+
+    /// Bound on the levels of a topic or filter.
+    pub fn levels_max(&self) -> usize {
+        self.inner.levels_max
+    }
 }

@@ -1,0 +1,115 @@
+//! Clients by id and by user.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
+
+use super::{Mailbox, tree::Place};
+
+/// One registered session. Its identity is its address: a later session of the same id is another client.
+pub(super) struct Client {
+    pub(super) id: Arc<str>,
+    pub(super) mailbox: Arc<dyn Mailbox>,
+    user: Option<Arc<str>>,
+    /// Index into the user's list; written under that list's lock.
+    user_slot: AtomicUsize,
+    /// What it subscribed to; touched only under the tree's lock.
+    pub(super) places: Mutex<Places>,
+}
+
+/// A client's subscriptions.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) list: Vec<Place>,
+    /// Set when the client leaves, so that a subscription that raced with it leaves nothing behind.
+    pub(super) closed: bool,
+}
+
+/// Why a client was not registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// Another session, of whatever protocol, holds the id.
+    #[error("another session holds the client id")]
+    ClientIdTaken,
+}
+
+#[derive(Default)]
+pub(super) struct Registry {
+    clients: DashMap<Arc<str>, Arc<Client>>,
+    /// A user without clients has no entry.
+    users: DashMap<Arc<str>, Vec<Arc<Client>>>,
+}
+
+impl Registry {
+    pub(super) fn register(
+        &self,
+        client_id: &Arc<str>,
+        user: Option<Arc<str>>,
+        mailbox: Arc<dyn Mailbox>,
+    ) -> Result<(), RegisterError> {
+        match self.clients.entry(client_id.clone()) {
+            Entry::Occupied(held) if Arc::ptr_eq(&held.get().mailbox, &mailbox) => Ok(()),
+            Entry::Occupied(_) => Err(RegisterError::ClientIdTaken),
+            Entry::Vacant(vacant) => {
+                let client = Arc::new(Client {
+                    id: client_id.clone(),
+                    mailbox,
+                    user,
+                    user_slot: AtomicUsize::new(0),
+                    places: Mutex::default(),
+                });
+                // Both maps change under the client's entry, so that a racing unregister finds both.
+                self.join_user(&client);
+                vacant.insert(client);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn unregister(&self, client_id: &str, mailbox: &Arc<dyn Mailbox>) -> Option<Arc<Client>> {
+        let is_same = |_: &Arc<str>, client: &Arc<Client>| Arc::ptr_eq(&client.mailbox, mailbox);
+        let (_, client) = self.clients.remove_if(client_id, is_same)?;
+        self.leave_user(&client);
+        Some(client)
+    }
+
+    pub(super) fn client(&self, client_id: &str) -> Option<Arc<Client>> {
+        self.clients.get(client_id).map(|client| client.clone())
+    }
+
+    pub(super) fn clients_of(&self, user: &str) -> Vec<Arc<Client>> {
+        self.users.get(user).map(|clients| clients.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    fn join_user(&self, client: &Arc<Client>) {
+        if let Some(user) = &client.user {
+            let mut clients = self.users.entry(user.clone()).or_default();
+            client.user_slot.store(clients.len(), Ordering::Relaxed);
+            clients.push(client.clone());
+        }
+    }
+
+    fn leave_user(&self, client: &Arc<Client>) {
+        let Some(user) = &client.user else { return };
+        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
+        let clients = entry.get_mut();
+        let slot = client.user_slot.load(Ordering::Relaxed);
+        if clients.get(slot).is_some_and(|held| Arc::ptr_eq(held, client)) {
+            clients.swap_remove(slot);
+            if let Some(moved) = clients.get(slot) {
+                moved.user_slot.store(slot, Ordering::Relaxed);
+            }
+        }
+        if clients.is_empty() {
+            entry.remove();
+        }
+    }
+}

@@ -4,5 +4,8 @@
 //! `now` go in (`handle_*`), output is asked for (`poll_*`). So two machines can be driven against each
 //! other in simulated time, and every decoder can be fuzzed alone.
 
+pub mod compress;
+pub mod detect;
+pub mod hpack;
 pub mod link;
 pub mod varint;

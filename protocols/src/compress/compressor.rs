@@ -1,0 +1,104 @@
+//! From a message to a frame, where that makes it smaller.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use zstd::zstd_safe::{CCtx, compress_bound};
+
+use super::{Dictionary, DictionarySet};
+
+/// zstd's own default: beyond it, each level costs much more time than it saves bytes on small messages.
+pub const LEVEL_DEFAULT: i32 = 3;
+
+/// Below this, a frame's header (6 to 14 bytes) eats what compression saves.
+pub const MESSAGE_BYTES_MIN_DEFAULT: usize = 64;
+
+/// The largest message that is compressed: zstd's context grows with it, and each thread keeps its own.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How to compress for one peer. Cheap to clone; holds no state between messages.
+#[derive(Clone, Debug)]
+pub struct Compressor {
+    level: i32,
+    message_bytes_min: usize,
+    dictionary: Option<Dictionary>,
+}
+
+/// A message that compression made smaller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compressed {
+    /// One whole zstd frame, which names its content size and its dictionary.
+    pub frame: Bytes,
+    /// The message's size before.
+    pub bytes_before: usize,
+}
+
+impl Compressed {
+    /// How much shorter the frame is than the message; at least 1.
+    pub fn bytes_saved(&self) -> usize {
+        self.bytes_before - self.frame.len()
+    }
+}
+
+impl Compressor {
+    /// Compresses messages of at least `message_bytes_min` without a dictionary at `level`.
+    pub fn new(level: i32, message_bytes_min: usize) -> Self {
+        Self { level, message_bytes_min, dictionary: None }
+    }
+
+    /// Uses the best of `ours` that a peer with `peer_ids` can read, if there is one. The dictionary's
+    /// own level then counts.
+    pub fn with_common_dictionary(mut self, ours: &DictionarySet, peer_ids: &[u32]) -> Self {
+        self.dictionary = ours.best_common(peer_ids).cloned();
+        self
+    }
+
+    /// Uses this dictionary and its level.
+    pub fn with_dictionary(mut self, dictionary: Dictionary) -> Self {
+        self.dictionary = Some(dictionary);
+        self
+    }
+
+    /// The dictionary in use.
+    pub fn dictionary(&self) -> Option<&Dictionary> {
+        self.dictionary.as_ref()
+    }
+
+    /// Compresses one message, or returns `None` when it should be sent as it is: too short, too long, or
+    /// not made smaller.
+    pub fn compress(&self, message: &[u8]) -> Option<Compressed> {
+        if message.len() < self.message_bytes_min.max(1) || message.len() > MESSAGE_BYTES_MAX {
+            return None;
+        }
+        let frame = self.compress_frame(message)?;
+        (frame.len() < message.len())
+            .then(|| Compressed { frame: Bytes::copy_from_slice(&frame), bytes_before: message.len() })
+    }
+
+    fn compress_frame(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let mut frame = Vec::with_capacity(compress_bound(message.len()));
+        CONTEXT.with_borrow_mut(|context| {
+            let context = match context {
+                Some(context) => context,
+                None => context.insert(CCtx::try_create()?),
+            };
+            match &self.dictionary {
+                Some(dictionary) => context.compress_using_cdict(&mut frame, message, dictionary.encoder()),
+                None => context.compress(&mut frame, message, self.level),
+            }
+            .ok()
+        })?;
+        Some(frame)
+    }
+}
+
+impl Default for Compressor {
+    fn default() -> Self {
+        Self::new(LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT)
+    }
+}
+
+thread_local! {
+    /// A context holds working memory only: each frame begins by forgetting the one before.
+    static CONTEXT: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+}

@@ -1,0 +1,14 @@
+//! Payload compression: zstd (RFC 8878) with trained dictionaries, bounded on the way back.
+//!
+//! Every message is a frame of its own, made from nothing but the message and the dictionary, so that no
+//! message's length tells anything about another (BREACH). Contexts are kept for reuse, one per thread and
+//! direction, because creating one costs more than compressing a small message.
+
+mod compressor;
+mod decompress;
+mod dictionary;
+mod frame_header;
+
+pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
+pub use decompress::{CompressError, WINDOW_BYTES_MAX, decompress};
+pub use dictionary::{DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet};

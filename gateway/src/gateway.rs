@@ -5,7 +5,12 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
-    auth::PasswordFileError, drain::Drain, hub::Hub, metrics::Metrics, settings::Settings, snapshot::Snapshot,
+    auth::PasswordFileError,
+    drain::Drain,
+    hub::Hub,
+    metrics::Metrics,
+    settings::{Authentication, Settings},
+    snapshot::Snapshot,
 };
 
 /// The state of one gateway. A process runs one; tests run several side by side.
@@ -40,7 +45,36 @@ impl Gateway {
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
+
+    /// Decides whether a client of `listener` may use the gateway, and as whom. A listener without
+    /// authentication admits everybody without a user, whatever they claim to be.
+    ///
+    /// # Errors
+    /// [`Unauthorized`] for a missing or wrong user or password.
+    pub async fn authenticate(
+        &self,
+        listener: &str,
+        credentials: Option<(&str, &[u8])>,
+    ) -> Result<Option<Arc<str>>, Unauthorized> {
+        let snapshot = self.snapshot.load_full();
+        match snapshot.listener(listener).map(|listener| listener.settings.authentication) {
+            Some(Authentication::None) => Ok(None),
+            Some(Authentication::Password) => {
+                let (user, password) = credentials.ok_or(Unauthorized)?;
+                let admitted = snapshot.users.verify(user, password).await;
+                let outcome = if admitted { "ok" } else { "refused" };
+                self.metrics.logins.with_label_values(&[listener, outcome]).inc();
+                admitted.then(|| Some(user.into())).ok_or(Unauthorized)
+            }
+            None => Err(Unauthorized),
+        }
+    }
 }
+
+/// No user, an unknown user or a wrong password; which of them is nobody's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown user or wrong password")]
+pub struct Unauthorized;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]

@@ -17,3 +17,4 @@ pub mod router;
 pub mod run;
 pub mod settings;
 pub mod snapshot;
+pub mod transport;

@@ -16,7 +16,7 @@ pub struct Metrics {
     pub connections_refused: IntCounterVec,
     /// Handshakes, by `listener` and `outcome` (`ok`, `timeout`, `failed`).
     pub handshakes: IntCounterVec,
-    /// Logins, by `protocol` and `outcome` (`ok`, `refused`).
+    /// Password logins, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
     pub requests: IntCounterVec,
@@ -60,7 +60,7 @@ impl Metrics {
                 &["listener", "reason"],
             ),
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
-            logins: counters(r, "logins_total", "Logins of clients", &["protocol", "outcome"]),
+            logins: counters(r, "logins_total", "Logins of clients", &["listener", "outcome"]),
             requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
             request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),
             bytes_in: counters(r, "bytes_in_total", "Bytes read from clients", &["protocol"]),

@@ -1,8 +1,17 @@
 //! What control publishes and the path reads: immutable, swapped as a whole.
 
-use std::fs;
+use std::{collections::HashMap, fs, sync::Arc};
 
-use crate::{auth::Users, gateway::StartError, router::RouteTable, settings::Settings};
+use crate::{
+    auth::Users,
+    gateway::StartError,
+    router::RouteTable,
+    settings::{Listener, Settings},
+    transport::{
+        quic,
+        tls::{self, Tickets},
+    },
+};
 
 /// One consistent state of everything that a reload can change.
 pub struct Snapshot {
@@ -12,6 +21,19 @@ pub struct Snapshot {
     pub users: Users,
     /// Which request goes where.
     pub routes: RouteTable,
+    listeners: HashMap<Arc<str>, ListenerSnapshot>,
+    /// Kept through reloads, so that they do not cost clients their TLS sessions.
+    tickets: Tickets,
+}
+
+/// What a connection needs to know of its listener.
+pub struct ListenerSnapshot {
+    /// As configured.
+    pub settings: Listener,
+    /// For TLS over TCP; `None` without a certificate.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// For QUIC; `None` without it.
+    pub quic: Option<Arc<quinn::ServerConfig>>,
 }
 
 impl Snapshot {
@@ -20,7 +42,7 @@ impl Snapshot {
     /// # Errors
     /// Names the first file that could not be used and why.
     pub fn build(settings: Settings) -> Result<Self, StartError> {
-        Self::after(&RouteTable::default(), settings)
+        Self::after(&RouteTable::default(), Tickets::new()?, settings)
     }
 
     /// The snapshot of a reload: backends that did not change keep their connections.
@@ -28,13 +50,37 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::build`].
     pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
-        Self::after(&self.routes, settings)
+        Self::after(&self.routes, self.tickets.clone(), settings)
     }
 
-    fn after(routes: &RouteTable, settings: Settings) -> Result<Self, StartError> {
+    /// The listener called `name`.
+    pub fn listener(&self, name: &str) -> Option<&ListenerSnapshot> {
+        self.listeners.get(name)
+    }
+
+    fn after(routes: &RouteTable, tickets: Tickets, settings: Settings) -> Result<Self, StartError> {
         let users = read_users(&settings)?;
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
-        Ok(Self { settings, users, routes })
+        let mut listeners = HashMap::new();
+        for listener in &settings.listeners {
+            listeners
+                .insert(Arc::clone(&listener.name), ListenerSnapshot::build(listener, &settings, &tickets)?);
+        }
+        Ok(Self { settings, users, routes, listeners, tickets })
+    }
+}
+
+impl ListenerSnapshot {
+    fn build(listener: &Listener, settings: &Settings, tickets: &Tickets) -> Result<Self, StartError> {
+        let mut snapshot = Self { settings: listener.clone(), tls: None, quic: None };
+        if let Some(files) = &listener.certificate {
+            let certificate = tls::read_certificate(files)?;
+            snapshot.tls = Some(tls::server_config(Arc::clone(&certificate), &listener.protocols, tickets)?);
+            if listener.quic {
+                snapshot.quic = Some(quic::server_config(certificate, settings, tickets)?);
+            }
+        }
+        Ok(snapshot)
     }
 }
 

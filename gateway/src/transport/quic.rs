@@ -1,0 +1,72 @@
+//! QUIC endpoints and their transport parameters.
+
+use std::{net::UdpSocket, sync::Arc, time::Duration};
+
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    crypto::rustls::QuicServerConfig,
+};
+use rustls::sign::CertifiedKey;
+
+use super::tls::{self, Tickets};
+use crate::{gateway::StartError, settings::Settings};
+
+/// A promised heartbeat may be late by this much before QUIC itself gives up: a radio's wake-up and one
+/// lost packet.
+const HEARTBEAT_GRACE: Duration = Duration::from_secs(30);
+/// The control stream stands beside the requests.
+const CONTROL_STREAMS: u64 = 1;
+/// Half-open connections that wait for their turn, all together: beyond it, Initial packets are dropped.
+const INCOMING_MAX: usize = 4096;
+/// Early data of connections that wait for their turn, bytes, each and all together.
+const INCOMING_BYTES_MAX: u64 = 8 * 1024;
+const INCOMING_BYTES_TOTAL_MAX: u64 = 4 * 1024 * 1024;
+
+/// How connections of one listener are accepted.
+///
+/// # Errors
+/// The certificate cannot be used for QUIC.
+pub fn server_config(
+    certificate: Arc<CertifiedKey>,
+    settings: &Settings,
+    tickets: &Tickets,
+) -> Result<Arc<ServerConfig>, StartError> {
+    let crypto = QuicServerConfig::try_from(tls::quic_config(certificate, tickets)?)
+        .map_err(|error| StartError::Settings(format!("QUIC: {error}")))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport(settings)))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
+    Ok(Arc::new(config))
+}
+
+/// An endpoint on a bound socket.
+///
+/// # Errors
+/// What the operating system said of the socket.
+pub fn endpoint(socket: UdpSocket, config: &ServerConfig) -> std::io::Result<Endpoint> {
+    Endpoint::new(EndpointConfig::default(), Some(config.clone()), socket, Arc::new(TokioRuntime))
+}
+
+fn transport(settings: &Settings) -> TransportConfig {
+    let idle = settings.session.heartbeat_max + HEARTBEAT_GRACE;
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(varint(settings.limits.streams_max as u64 + CONTROL_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(settings.session.stream_window))
+        .receive_window(VarInt::from_u32(settings.session.connection_window))
+        .send_window(u64::from(settings.session.connection_window))
+        // The link has no use for datagrams.
+        .datagram_receive_buffer_size(None)
+        // A path of the first packets' size is certain to work; discovery raises it.
+        .initial_mtu(1200)
+        .max_idle_timeout(IdleTimeout::try_from(idle).ok());
+    transport
+}
+
+fn varint(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}

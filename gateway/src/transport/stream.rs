@@ -1,0 +1,160 @@
+//! The plaintext byte stream that protocols are served on, whatever carries it.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use prometheus::IntCounter;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+use tokio_rustls::server::TlsStream;
+
+use super::Rewind;
+
+/// A TCP connection, with or without TLS. A peer that takes no byte of what is written for
+/// `write_timeout` makes every write fail with [`io::ErrorKind::TimedOut`].
+pub struct Stream {
+    io: Io,
+    meter: Option<Meter>,
+    write_timeout: Duration,
+    /// Set while a write waits for the peer; boxed, since most connections never have one.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where a stream counts its bytes (those of the protocol, inside TLS).
+#[derive(Clone)]
+pub struct Meter {
+    /// Bytes read from the peer.
+    pub bytes_in: IntCounter,
+    /// Bytes written to the peer.
+    pub bytes_out: IntCounter,
+}
+
+enum Io {
+    Plain(Rewind<TcpStream>),
+    /// Boxed: a TLS connection is a kilobyte, and this value moves between stages.
+    Tls(Box<TlsStream<Rewind<TcpStream>>>),
+}
+
+impl Stream {
+    /// Without TLS.
+    pub fn plain(tcp: Rewind<TcpStream>, write_timeout: Duration) -> Self {
+        Self { io: Io::Plain(tcp), meter: None, write_timeout, stalled: None }
+    }
+
+    /// After a TLS handshake.
+    pub fn tls(tls: Box<TlsStream<Rewind<TcpStream>>>, write_timeout: Duration) -> Self {
+        Self { io: Io::Tls(tls), meter: None, write_timeout, stalled: None }
+    }
+
+    /// From now on counts its bytes.
+    pub fn set_meter(&mut self, meter: Meter) {
+        self.meter = Some(meter);
+    }
+
+    /// Whether TLS is spoken.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.io, Io::Tls(_))
+    }
+
+    /// What the TLS handshake agreed on.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.io {
+            Io::Plain(_) => None,
+            Io::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// Passes a write's result on, and turns a wait that lasts too long into an error.
+    fn written<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the peer took no byte within write_timeout",
+        )))
+    }
+
+    fn wrote(&self, count: &Poll<io::Result<usize>>) {
+        if let (Some(meter), Poll::Ready(Ok(count))) = (&self.meter, count) {
+            meter.bytes_out.inc_by(*count as u64);
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        };
+        if let Some(meter) = &self.meter {
+            meter.bytes_in.inc_by((buf.filled().len() - before) as u64);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+        };
+        self.wrote(&result);
+        self.written(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
+        };
+        self.wrote(&result);
+        self.written(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Plain(tcp) => tcp.is_write_vectored(),
+            Io::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        };
+        self.written(cx, result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+        };
+        self.written(cx, result)
+    }
+}

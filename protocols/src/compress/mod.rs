@@ -8,6 +8,8 @@ mod compressor;
 mod decompress;
 mod dictionary;
 mod frame_header;
+#[cfg(test)]
+mod tests;
 
 pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
 pub use decompress::{CompressError, WINDOW_BYTES_MAX, decompress};

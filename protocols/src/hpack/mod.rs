@@ -12,6 +12,8 @@ mod huffman;
 mod huffman_codes;
 mod integer;
 mod static_table;
+#[cfg(test)]
+mod tests;
 
 pub use decoder::Decoder;
 pub use encoder::{Encoder, TABLE_BYTES_MAX};

@@ -1,17 +1,23 @@
 //! What every connection of one gateway shares.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Semaphore;
 
 use crate::{
     auth::PasswordFileError,
     drain::Drain,
     hub::Hub,
+    listener::ConnectionSlots,
     metrics::Metrics,
     settings::{Authentication, Settings},
     snapshot::Snapshot,
+    throttle::Throttle,
 };
+
+/// At most one refused connection per period is logged; all are counted.
+const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// The state of one gateway. A process runs one; tests run several side by side.
 pub struct Gateway {
@@ -21,6 +27,12 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Whether the gateway is on its way out, and who is still at work.
     pub drain: Drain,
+    /// Connections open and connections allowed.
+    pub slots: ConnectionSlots,
+    /// Places for handshakes that run at one time.
+    pub handshakes: Semaphore,
+    /// Keeps refused connections from flooding the log.
+    pub refusals: Throttle,
     /// Clients, users and subscriptions.
     pub hub: Hub,
 }
@@ -32,11 +44,15 @@ impl Gateway {
     /// Names the file that could not be used and why.
     pub fn build(settings: Settings) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(settings.mqtt.topic_levels_max);
+        let handshakes = Semaphore::new(settings.limits.handshakes_max);
         let snapshot = Snapshot::build(settings)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics: Metrics::new(),
             drain: Drain::new(),
+            slots: ConnectionSlots::default(),
+            handshakes,
+            refusals: Throttle::new(REFUSAL_LOG_PERIOD),
             hub,
         }))
     }

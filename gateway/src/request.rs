@@ -22,6 +22,18 @@ pub enum Protocol {
     Mqtt,
 }
 
+impl Protocol {
+    /// The value of metrics' `protocol` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::LinkTcp => "link_tcp",
+            Self::LinkQuic => "link_quic",
+            Self::Http => "http",
+            Self::Mqtt => "mqtt",
+        }
+    }
+}
+
 /// Where a connection came from and what is known of its peer; one per connection, shared by its requests.
 #[derive(Clone, Debug)]
 pub struct Origin {

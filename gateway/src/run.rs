@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::gateway::{Gateway, StartError};
+use crate::{
+    gateway::{Gateway, StartError},
+    listener,
+};
 
 /// A running gateway. Dropping it leaves the gateway running; call [`Serving::drain`] to end it.
 pub struct Serving {
@@ -34,8 +37,14 @@ pub struct Bound {
 /// # Errors
 /// Names the listener that could not be opened; nothing listens then.
 pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
-    let admin = gateway.snapshot().settings.admin.bind;
-    Ok(Serving { gateway, listeners: Vec::new(), admin })
+    let snapshot = gateway.snapshot.load_full();
+    let admin = snapshot.settings.admin.bind;
+    let open = listener::open(&snapshot.settings.listeners, &gateway)?;
+    let listeners = open.iter().map(|open| open.bound.clone()).collect();
+    for listener in open {
+        listener.serve(&gateway);
+    }
+    Ok(Serving { gateway, listeners, admin })
 }
 
 impl Serving {

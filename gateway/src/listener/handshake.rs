@@ -1,0 +1,119 @@
+//! TLS where the listener's policy and the first bytes ask for it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    sync::Semaphore,
+    time::{timeout, timeout_at},
+};
+use tokio_rustls::LazyConfigAcceptor;
+use towline_protocols::detect::Detection;
+
+use super::{
+    Refusal,
+    detect::{FirstBytes, Secured},
+};
+use crate::{
+    gateway::Gateway,
+    settings::TlsMode,
+    transport::{Rewind, Stream},
+};
+
+/// How long a refused peer may take to read why.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Stage three: a handshake, or plaintext where the listener allows it.
+pub(super) async fn secure(
+    gateway: &Gateway,
+    listener: &Arc<str>,
+    mut tcp: TcpStream,
+    first: FirstBytes,
+) -> Result<Secured, Refusal> {
+    let snapshot = gateway.snapshot.load_full();
+    let limits = &snapshot.settings.limits;
+    let policy = snapshot.listener(listener).ok_or(Refusal::NoListener)?;
+    let (mode, tls) = (policy.settings.tls, policy.tls.clone());
+    match (first.detection, mode, tls) {
+        (Detection::Tls, TlsMode::Required | TlsMode::Optional, Some(tls)) => {
+            let handshake = handshake(gateway, Rewind::new(tcp, first.bytes), tls);
+            let stream = match handshake.await {
+                Ok(stream) => stream,
+                Err(refusal) => {
+                    count(
+                        gateway,
+                        listener,
+                        if let Refusal::HandshakeTimeout = refusal { "timeout" } else { "failed" },
+                    );
+                    return Err(refusal);
+                }
+            };
+            count(gateway, listener, "ok");
+            Ok(Secured { stream: Stream::tls(Box::new(stream), limits.write_timeout), plaintext: None })
+        }
+        (Detection::Tls, ..) => Err(Refusal::Tls),
+        (_, TlsMode::Required, _) => {
+            say_tls_is_required(&mut tcp, first.detection).await;
+            Err(Refusal::Plaintext)
+        }
+        (_, TlsMode::Optional | TlsMode::Off, _) => {
+            let stream = Stream::plain(Rewind::new(tcp, Bytes::new()), limits.write_timeout);
+            Ok(Secured { stream, plaintext: Some(first) })
+        }
+    }
+}
+
+type Tcp = Rewind<TcpStream>;
+
+/// The ClientHello is awaited before a place among the running handshakes is taken, so that peers who
+/// send half of one keep nobody waiting.
+async fn handshake(
+    gateway: &Gateway,
+    tcp: Tcp,
+    config: Arc<rustls::ServerConfig>,
+) -> Result<tokio_rustls::server::TlsStream<Tcp>, Refusal> {
+    let deadline = tokio::time::Instant::now() + gateway.snapshot().settings.limits.handshake_timeout;
+    let timed_out = |_| {
+        gateway.metrics.limit_hit("handshake_timeout");
+        Refusal::HandshakeTimeout
+    };
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
+    let hello = timeout_at(deadline, hello).await.map_err(timed_out)?.map_err(Refusal::Handshake)?;
+    let running = async {
+        let _place = place(gateway, &gateway.handshakes).await;
+        hello.into_stream(config).await
+    };
+    timeout_at(deadline, running).await.map_err(timed_out)?.map_err(Refusal::Handshake)
+}
+
+/// Waits for a place among the running handshakes; the wait counts as the limit being met.
+pub(super) async fn place<'a>(
+    gateway: &Gateway,
+    handshakes: &'a Semaphore,
+) -> Option<tokio::sync::SemaphorePermit<'a>> {
+    if let Ok(permit) = handshakes.try_acquire() {
+        return Some(permit);
+    }
+    gateway.metrics.limit_hit("handshakes_max");
+    handshakes.acquire().await.ok()
+}
+
+pub(super) fn count(gateway: &Gateway, listener: &str, outcome: &str) {
+    gateway.metrics.handshakes.with_label_values(&[listener, outcome]).inc();
+}
+
+/// HTTP/1 has a way to say it that people read; other protocols' clients only see the close.
+async fn say_tls_is_required(tcp: &mut TcpStream, detection: Detection) {
+    const TEXT: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\
+        content-length: 47\r\n\r\nThis port speaks TLS only: use https:// instead\n";
+    if detection == Detection::Http1 {
+        let farewell = async {
+            tcp.write_all(TEXT.as_bytes()).await?;
+            tcp.shutdown().await
+        };
+        // The peer is on its way out either way.
+        let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+    }
+}

@@ -1,0 +1,115 @@
+//! Sockets, and the life of a connection from accept to close.
+
+mod bind;
+mod detect;
+mod handshake;
+mod quic;
+mod refusal;
+mod slots;
+mod tcp;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+pub use self::{
+    refusal::Refusal,
+    slots::{ConnectionSlots, Slot},
+};
+use crate::{
+    gateway::{Gateway, StartError},
+    request::{Origin, Protocol},
+    run::Bound,
+    settings::Listener,
+    transport::{Meter, Rewind, Stream},
+};
+
+/// The life of one TCP connection, stage by stage.
+///
+/// ```text
+/// admit ──> first bytes ──> handshake ──> protocol ──────> serve ──────────> close
+///   │          │               │             │               └ authenticates in its first message
+///   └──────────┴───────────────┴─────────────┴──> refused: told where its protocol allows, counted
+/// ```
+pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: TcpStream, peer: SocketAddr) {
+    let mut drain = gateway.drain.watch();
+    let _at_work = gateway.drain.guard();
+    // Boxed, here and in `serve`: the task of an idle connection must not keep room for its handshake.
+    let established = Box::pin(async {
+        let slot = slots::admit(&gateway, &listener)?;
+        let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp).await?;
+        let secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
+        let (protocol, first_bytes, stream) = detect::protocol(&gateway, &listener, secured).await?;
+        Ok((slot, protocol, first_bytes, stream))
+    });
+    let established = tokio::select! {
+        biased;
+        _ = drain.draining() => Err(Refusal::Draining),
+        established = established => established,
+    };
+    let (slot, protocol, first_bytes, mut stream) = match established {
+        Ok(established) => established,
+        Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
+    };
+    let _open = slot.serving(&gateway, &listener, protocol);
+    stream.set_meter(meter(&gateway, protocol));
+    let origin = origin(listener, peer, protocol, stream.is_encrypted());
+    tokio::select! {
+        () = serve(gateway, origin, stream, first_bytes) => {}
+        // What still runs at the drain's deadline is cut: dropping the stream closes it.
+        () = drain.over() => {}
+    }
+}
+
+/// Hands a connection to the server of its protocol, until it ends.
+async fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) {
+    match origin.protocol {
+        Protocol::Http => {
+            Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))).await
+        }
+        Protocol::Mqtt | Protocol::LinkTcp | Protocol::LinkQuic => {
+            drop((gateway, origin, stream, first_bytes))
+        }
+    }
+}
+
+/// Opens the sockets of every listener, or none.
+///
+/// # Errors
+/// Names the listener and the address that could not be bound.
+pub fn open(settings: &[Listener], gateway: &Gateway) -> Result<Vec<Open>, StartError> {
+    settings.iter().map(|listener| bind::open(listener, gateway)).collect()
+}
+
+/// A listener whose sockets are bound but not yet served.
+pub struct Open {
+    /// What listens where.
+    pub bound: Bound,
+    tcp: Option<tokio::net::TcpListener>,
+    quic: Option<quinn::Endpoint>,
+}
+
+impl Open {
+    /// Accepts connections until the gateway drains.
+    pub fn serve(self, gateway: &Arc<Gateway>) {
+        if let Some(tcp) = self.tcp {
+            tokio::spawn(tcp::accept(Arc::clone(gateway), Arc::clone(&self.bound.name), tcp));
+        }
+        if let Some(endpoint) = self.quic {
+            tokio::spawn(quic::accept(Arc::clone(gateway), self.bound.name, endpoint));
+        }
+    }
+}
+
+fn origin(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Arc<Origin> {
+    Arc::new(Origin { listener, peer, protocol, encrypted, client_id: None, user: None })
+}
+
+fn meter(gateway: &Gateway, protocol: Protocol) -> Meter {
+    let label = &[protocol.label()];
+    Meter {
+        bytes_in: gateway.metrics.bytes_in.with_label_values(label),
+        bytes_out: gateway.metrics.bytes_out.with_label_values(label),
+    }
+}

@@ -1,0 +1,114 @@
+//! The accept loop of a QUIC endpoint, and the life of a QUIC connection.
+
+use std::{io, sync::Arc, time::Duration};
+
+use quinn::{Connection, Endpoint, Incoming, VarInt};
+use tokio::time::timeout;
+use tracing::info;
+
+use super::{Refusal, handshake, origin, refusal, slots};
+use crate::{gateway::Gateway, request::Protocol};
+
+/// When this share of the handshakes is running, new peers prove their address first (RFC 9000,
+/// section 8.1.2), so that spoofed ones cost no signature.
+const RETRY_SHARE: usize = 4;
+/// The transport's last words to connections that a drain cut.
+const CLOSE_DRAINED: u32 = 0;
+/// How long the last packets of a closed endpoint may take to leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Accepts until the gateway drains, and closes the endpoint when the drain is over.
+pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
+    let mut drain = gateway.drain.watch();
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            _ = drain.draining() => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { break };
+        if must_prove_address(&gateway, &incoming) {
+            // A client that cannot answer a Retry is refused by the drop of `incoming`.
+            let _ = incoming.retry();
+            continue;
+        }
+        tokio::spawn(serve_connection(Arc::clone(&gateway), Arc::clone(&name), incoming));
+    }
+    info!(listener = &*name, "no longer accepting QUIC connections");
+    endpoint.set_server_config(None);
+    drain.over().await;
+    endpoint.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down");
+    let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
+}
+
+/// The life of one QUIC connection: as [`super::serve_connection`], with the handshake and the protocol
+/// (ALPN knows only one) in one stage.
+async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: Incoming) {
+    let peer = incoming.remote_address();
+    let mut drain = gateway.drain.watch();
+    let _at_work = gateway.drain.guard();
+    let established = Box::pin(async {
+        let slot = slots::admit(&gateway, &listener)?;
+        Ok((slot, secure(&gateway, &listener, incoming).await?))
+    });
+    let established = tokio::select! {
+        biased;
+        _ = drain.draining() => Err(Refusal::Draining),
+        established = established => established,
+    };
+    let (slot, connection) = match established {
+        Ok(established) => established,
+        Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
+    };
+    let _open = slot.serving(&gateway, &listener, Protocol::LinkQuic);
+    let origin = origin(listener, peer, Protocol::LinkQuic, true);
+    tokio::select! {
+        () = serve(Arc::clone(&gateway), origin, connection.clone()) => {}
+        () = drain.over() => connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down"),
+    }
+    count_bytes(&gateway, &connection);
+}
+
+async fn serve(gateway: Arc<Gateway>, origin: Arc<crate::request::Origin>, connection: Connection) {
+    drop((gateway, origin, connection));
+}
+
+async fn secure(gateway: &Gateway, listener: &Arc<str>, incoming: Incoming) -> Result<Connection, Refusal> {
+    let (config, limit) = {
+        let snapshot = gateway.snapshot();
+        let quic = snapshot.listener(listener).and_then(|listener| listener.quic.clone());
+        (quic.ok_or(Refusal::NoListener)?, snapshot.settings.limits.handshake_timeout)
+    };
+    let running = async {
+        let _place = handshake::place(gateway, &gateway.handshakes).await;
+        incoming.accept_with(config)?.await
+    };
+    let result = match timeout(limit, running).await {
+        Ok(result) => result.map_err(|error| Refusal::Handshake(io::Error::other(error))),
+        Err(_) => {
+            gateway.metrics.limit_hit("handshake_timeout");
+            Err(Refusal::HandshakeTimeout)
+        }
+    };
+    let outcome = match &result {
+        Ok(_) => "ok",
+        Err(Refusal::HandshakeTimeout) => "timeout",
+        Err(_) => "failed",
+    };
+    handshake::count(gateway, listener, outcome);
+    result
+}
+
+fn must_prove_address(gateway: &Gateway, incoming: &Incoming) -> bool {
+    let places = gateway.snapshot().settings.limits.handshakes_max;
+    let busy = gateway.handshakes.available_permits() < places - places / RETRY_SHARE;
+    busy && !incoming.remote_address_validated() && incoming.may_retry()
+}
+
+/// QUIC counts for itself; its sums are taken over when the connection is over.
+fn count_bytes(gateway: &Gateway, connection: &Connection) {
+    let stats = connection.stats();
+    let label = &[Protocol::LinkQuic.label()];
+    gateway.metrics.bytes_in.with_label_values(label).inc_by(stats.udp_rx.bytes);
+    gateway.metrics.bytes_out.with_label_values(label).inc_by(stats.udp_tx.bytes);
+}

@@ -1,0 +1,97 @@
+//! How many connections there are, and how many there may be.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use dashmap::DashMap;
+use prometheus::IntGauge;
+
+use super::Refusal;
+use crate::{gateway::Gateway, request::Protocol};
+
+/// Connections open, all together and by listener.
+#[derive(Default)]
+pub struct ConnectionSlots {
+    total: Arc<AtomicUsize>,
+    by_listener: DashMap<Arc<str>, Arc<AtomicUsize>>,
+}
+
+/// One connection's place; given back when it is dropped.
+pub struct Slot {
+    _total: Place,
+    _listener: Place,
+    detecting: Open,
+}
+
+impl ConnectionSlots {
+    fn listener(&self, name: &Arc<str>) -> Arc<AtomicUsize> {
+        match self.by_listener.get(name) {
+            Some(count) => Arc::clone(&count),
+            None => Arc::clone(&self.by_listener.entry(Arc::clone(name)).or_default()),
+        }
+    }
+
+    /// Connections open on all listeners.
+    pub fn open(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// Stage one: a place within the listener's and the gateway's bound.
+pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refusal> {
+    let snapshot = gateway.snapshot();
+    let settings = &snapshot.listener(listener).ok_or(Refusal::NoListener)?.settings;
+    gateway.metrics.connections_accepted.with_label_values(&[listener]).inc();
+    let full = |limit: &'static str| {
+        gateway.metrics.limit_hit(limit);
+        Refusal::Full(limit)
+    };
+    let total = Place::take(&gateway.slots.total, snapshot.settings.limits.connections_max);
+    let total = total.ok_or_else(|| full("connections_max"))?;
+    let place = Place::take(&gateway.slots.listener(listener), settings.connections_max);
+    let place = place.ok_or_else(|| full("listener.connections_max"))?;
+    let detecting = gateway.metrics.connections_open.with_label_values(&[&**listener, "detecting"]);
+    Ok(Slot { _total: total, _listener: place, detecting: Open::new(detecting) })
+}
+
+impl Slot {
+    /// The connection's protocol is known: it counts under its name from now on.
+    pub(super) fn serving(mut self, gateway: &Gateway, listener: &str, protocol: Protocol) -> Self {
+        let gauge = gateway.metrics.connections_open.with_label_values(&[listener, protocol.label()]);
+        self.detecting = Open::new(gauge);
+        self
+    }
+}
+
+/// One of a counted number.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let took = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
+        took.is_ok().then(|| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

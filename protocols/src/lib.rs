@@ -8,4 +8,5 @@ pub mod compress;
 pub mod detect;
 pub mod hpack;
 pub mod link;
+pub mod mqtt;
 pub mod varint;

@@ -78,6 +78,30 @@ pub enum RpcErrorKind {
     Internal = 14,
 }
 
+impl RpcErrorKind {
+    /// The kind with this number; numbers unknown to this version are a fault of the peer's.
+    pub fn from_wire(kind: u8) -> Self {
+        use RpcErrorKind::*;
+        const ALL: [RpcErrorKind; 14] = [
+            Cancelled,
+            DeadlineExceeded,
+            NoRoute,
+            BackendUnavailable,
+            BackendFailed,
+            LimitExceeded,
+            Draining,
+            PermissionDenied,
+            EncryptionRequired,
+            Malformed,
+            OutcomeExpired,
+            SessionLost,
+            UnknownDictionary,
+            Internal,
+        ];
+        ALL.get(usize::from(kind).wrapping_sub(1)).copied().unwrap_or(Internal)
+    }
+}
+
 /// An unsuccessful request: whose fault, whether a retry helps, whether the work may have been done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcError {

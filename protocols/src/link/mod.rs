@@ -1,5 +1,44 @@
 //! The link protocol `towline/1`: see PROTOCOL.md for the bytes.
+//!
+//! - [`Connection`] is the machine of one TCP connection, either side.
+//! - On QUIC, [`Control`] is the machine of the control stream and [`StreamCodec`] of each request's
+//!   stream; `Connection` is made of the same parts.
+//! - [`client::Session`] outlives connections: sequence numbers, what to send again, what was taken.
+//! - [`server::Ledger`] is its counterpart: which request ran, which outcome is still kept.
 
+pub mod client;
+mod config;
+mod connection;
+mod control;
 mod error;
+mod event;
+mod failure;
+pub mod frame;
+mod message;
+pub mod proto;
+pub mod server;
+mod stream_codec;
 
+pub use config::{Config, Limits, Peer};
+pub use connection::Connection;
+pub use control::Control;
 pub use error::{Execution, Priority, RpcError, RpcErrorKind};
+pub use event::{Event, Publish, Push, RequestHead};
+pub use failure::{CloseCode, LinkError};
+pub use frame::Ack;
+pub use proto::{
+    Filter, GoAway, Header, Hello, LimitsMessage, Policy, Subscribe, Subscribed, Waiting, Welcome,
+};
+pub use stream_codec::{StreamCodec, StreamSettings};
+
+/// ALPN name of the protocol, on TCP and QUIC.
+pub const ALPN: &[u8] = b"towline/1";
+
+/// Which side of a connection a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Opens connections and requests.
+    Client,
+    /// Answers.
+    Server,
+}

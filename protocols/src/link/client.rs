@@ -1,0 +1,333 @@
+//! What the client remembers of its session from connection to connection.
+//!
+//! A `Session` knows nothing of sockets or bindings: its driver makes connections, asks for the HELLO of
+//! each, shows it what arrives, and does what it says.
+
+use std::collections::BTreeMap;
+
+use super::{Ack, Event, Execution, Hello, RpcError, RpcErrorKind, Waiting, Welcome};
+
+/// A client's session: sequence numbers, requests whose outcome is wanted, pushes taken.
+///
+/// ```text
+///  open ----> unsent --on_request_sent--> waiting --its end arrives--> complete --taken--> (acknowledged)
+///               ^                            |
+///               +------ on_welcome: Send ----+   (the server never saw it, or lost it and it is idempotent)
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    client_id: String,
+    secret: Secret,
+    epoch: u64,
+    seq_next: u64,
+    calls: BTreeMap<u64, Call>,
+    /// Outcomes taken above the floor, not yet told.
+    ack_due: Vec<u64>,
+    floor_told: u64,
+    push_received: u64,
+    push_taken: u64,
+    push_told: u64,
+}
+
+/// What the session must know of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// Running it twice does no harm: it is sent again when the server has lost the session.
+    pub idempotent: bool,
+    /// The driver keeps the request with all its messages and can send it again.
+    pub replayable: bool,
+}
+
+/// What becomes of a request on a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Send it, from its beginning, under the same number.
+    Send,
+    /// The server has it; its answer continues on this connection. On QUIC: attach to it.
+    Keep {
+        /// Messages of the answer that have arrived, for ATTACH.
+        messages_received: u64,
+    },
+    /// It is over; the session has forgotten it.
+    Fail(RpcError),
+}
+
+/// What the application sees of an event, once duplicates are taken out.
+#[derive(Debug, PartialEq)]
+pub struct Delivery {
+    /// What to hand on.
+    pub event: Option<Event>,
+    /// Message bytes left out, to be given back by `credit` at once.
+    pub credit: usize,
+}
+
+#[derive(Debug)]
+struct Call {
+    options: CallOptions,
+    phase: Phase,
+    response_received: bool,
+    messages_received: u64,
+    /// Bytes of the message that is still arriving that the application has, over all connections.
+    partial_bytes: usize,
+    /// Bytes of the message now arriving that were delivered on an earlier connection.
+    skip_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing of it has been given to a connection.
+    Unsent,
+    /// It may have reached the server.
+    Waiting,
+    /// Its end has arrived.
+    Complete,
+}
+
+struct Secret([u8; 16]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+impl Session {
+    /// A session for `client_id`; `secret` is random and stays the same as long as the session should.
+    /// `epoch` is that of the last connection made for it, 0 for the first.
+    pub fn new(client_id: impl Into<String>, secret: [u8; 16], epoch: u64) -> Self {
+        Self {
+            client_id: client_id.into(),
+            secret: Secret(secret),
+            epoch,
+            seq_next: 1,
+            calls: BTreeMap::new(),
+            ack_due: Vec::new(),
+            floor_told: 0,
+            push_received: 0,
+            push_taken: 0,
+            push_told: 0,
+        }
+    }
+
+    /// The epoch of the newest connection.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// A new request, with the next sequence number.
+    pub fn open(&mut self, options: CallOptions) -> u64 {
+        let seq = self.seq_next;
+        self.seq_next += 1;
+        self.calls.insert(seq, Call::new(options));
+        seq
+    }
+
+    /// The request is being given to a connection: from now on the server may have it.
+    pub fn on_request_sent(&mut self, seq: u64) {
+        if let Some(call) = self.calls.get_mut(&seq)
+            && call.phase == Phase::Unsent
+        {
+            call.phase = Phase::Waiting;
+        }
+    }
+
+    /// The HELLO of a new connection, which takes over from all before. `base` has what the session does
+    /// not know: user, password, agent, topics, session headers, heartbeat; `Connection` adds the limits.
+    pub fn hello(&mut self, base: Hello) -> Hello {
+        self.epoch += 1;
+        self.ack_due.clear();
+        self.floor_told = self.floor();
+        self.push_told = self.push_taken;
+        let waiting = self.calls.iter().filter(|(_, call)| call.phase == Phase::Waiting);
+        Hello {
+            client_id: self.client_id.clone(),
+            session_secret: self.secret.0.to_vec().into(),
+            epoch: self.epoch,
+            waiting: waiting
+                .map(|(&seq, call)| Waiting { seq, messages_received: call.messages_received })
+                .collect(),
+            outcome_floor: self.floor_told,
+            push_received: self.push_taken,
+            ..base
+        }
+    }
+
+    /// What becomes of each request that is not complete. `hello` is the one that `welcome` answers:
+    /// requests sent after it are not touched.
+    pub fn on_welcome(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(u64, Fate)> {
+        let mut fates = Vec::new();
+        for (&seq, call) in &mut self.calls {
+            let was_waiting = hello.waiting.iter().any(|waiting| waiting.seq == seq);
+            let fate = match call.phase {
+                Phase::Unsent => Fate::Send,
+                Phase::Waiting if was_waiting => call.fate(welcome, welcome.unknown.contains(&seq)),
+                Phase::Waiting | Phase::Complete => continue,
+            };
+            fates.push((seq, fate));
+        }
+        for (seq, fate) in &fates {
+            if matches!(fate, Fate::Fail(_)) {
+                self.taken(*seq);
+            }
+        }
+        if !welcome.resumed {
+            // A new session of the server counts its pushes from 1.
+            (self.push_received, self.push_taken, self.push_told) = (0, 0, 0);
+        }
+        fates
+    }
+
+    /// Takes out what the application has seen before: the replay of an answer begins with its head and
+    /// with the message that was cut, and stored pushes are sent again.
+    pub fn on_event(&mut self, mut event: Event) -> Delivery {
+        let mut credit = 0;
+        let event = match &mut event {
+            Event::Response { seq, end, .. } => {
+                let (seq, end) = (*seq, *end);
+                self.on_response(seq, end, event)
+            }
+            Event::MessagePart { seq, message_bytes, bytes, end_of_message, end } => {
+                let Some(call) = self.calls.get_mut(seq) else {
+                    return Delivery { credit: bytes.len(), event: None };
+                };
+                let skipped = call.skip_bytes.min(bytes.len());
+                if call.skip_bytes > 0 {
+                    *message_bytes = None;
+                }
+                credit = skipped;
+                call.skip_bytes -= skipped;
+                _ = bytes.split_to(skipped);
+                call.partial_bytes += bytes.len();
+                if *end_of_message {
+                    call.messages_received += 1;
+                    (call.partial_bytes, call.skip_bytes) = (0, 0);
+                }
+                if *end {
+                    call.phase = Phase::Complete;
+                }
+                let nothing_new = bytes.is_empty() && skipped > 0 && !*end_of_message;
+                (!nothing_new).then_some(event)
+            }
+            Event::End { seq } | Event::Trailers { seq, .. } | Event::Reset { seq, .. } => {
+                let call = self.calls.get_mut(seq);
+                call.map(|call| call.phase = Phase::Complete).map(|()| event)
+            }
+            Event::Push(push) => {
+                let is_new = push.id > self.push_received;
+                self.push_received = self.push_received.max(push.id);
+                is_new.then_some(event)
+            }
+            _ => Some(event),
+        };
+        Delivery { event, credit }
+    }
+
+    /// The application has the whole outcome, or wants it no longer: the server may forget it.
+    pub fn taken(&mut self, seq: u64) {
+        if self.calls.remove(&seq).is_some() {
+            self.ack_due.push(seq);
+        }
+    }
+
+    /// The application gives up on a request whose end has not arrived. Says what is known of its
+    /// execution; the driver resets it on the live connection.
+    pub fn cancel(&mut self, seq: u64) -> Execution {
+        let sent = self.calls.get(&seq).is_some_and(|call| call.phase != Phase::Unsent);
+        self.taken(seq);
+        if sent { Execution::MayHaveRun } else { Execution::NotRun }
+    }
+
+    /// A request ended with an error that says that it did not run: opens it again under a new number, if
+    /// it can be sent again and nothing of an answer was seen.
+    pub fn retry(&mut self, seq: u64, error: &RpcError) -> Option<u64> {
+        let call = self.calls.get(&seq)?;
+        let may = error.execution == Execution::NotRun || call.options.idempotent;
+        if !may || !call.options.replayable || call.response_received {
+            return None;
+        }
+        let options = call.options;
+        self.taken(seq);
+        Some(self.open(options))
+    }
+
+    /// Outcomes taken since the last time, to be sent as ACK.
+    pub fn take_ack(&mut self) -> Option<Ack> {
+        let floor = self.floor();
+        let mut seqs = std::mem::take(&mut self.ack_due);
+        seqs.retain(|&seq| seq > floor);
+        if floor == self.floor_told && seqs.is_empty() {
+            return None;
+        }
+        self.floor_told = floor;
+        // A frame holds 1024; what is left goes with the next.
+        self.ack_due = seqs.split_off(seqs.len().min(ACK_SINGLES_MAX));
+        Some(Ack { floor, seqs })
+    }
+
+    /// The application has taken this push and all before it.
+    pub fn push_taken(&mut self, id: u64) {
+        self.push_taken = self.push_taken.max(id.min(self.push_received));
+    }
+
+    /// The id to send as PUSH_ACK, if it has risen.
+    pub fn take_push_ack(&mut self) -> Option<u64> {
+        (self.push_taken > self.push_told).then(|| {
+            self.push_told = self.push_taken;
+            self.push_taken
+        })
+    }
+
+    /// Requests that are not taken yet, in the order of their numbers.
+    pub fn calls(&self) -> impl Iterator<Item = u64> {
+        self.calls.keys().copied()
+    }
+
+    fn floor(&self) -> u64 {
+        self.calls.keys().next().map_or(self.seq_next, |&seq| seq) - 1
+    }
+
+    fn on_response(&mut self, seq: u64, end: bool, event: Event) -> Option<Event> {
+        let call = self.calls.get_mut(&seq)?;
+        if end {
+            call.phase = Phase::Complete;
+        }
+        let seen = std::mem::replace(&mut call.response_received, true);
+        match (seen, end) {
+            (false, _) => Some(event),
+            (true, true) => Some(Event::End { seq }),
+            (true, false) => None,
+        }
+    }
+}
+
+/// What one ACK frame may hold.
+const ACK_SINGLES_MAX: usize = 1024;
+
+impl Call {
+    fn new(options: CallOptions) -> Self {
+        Self {
+            options,
+            phase: Phase::Unsent,
+            response_received: false,
+            messages_received: 0,
+            partial_bytes: 0,
+            skip_bytes: 0,
+        }
+    }
+
+    /// What becomes of a request that HELLO said to be waiting.
+    fn fate(&mut self, welcome: &Welcome, unknown: bool) -> Fate {
+        if welcome.resumed && !unknown {
+            self.skip_bytes = self.partial_bytes;
+            return Fate::Keep { messages_received: self.messages_received };
+        }
+        let may = unknown && welcome.resumed || self.options.idempotent;
+        if may && self.options.replayable && !self.response_received {
+            self.phase = Phase::Unsent;
+            return Fate::Send;
+        }
+        let execution = if unknown && welcome.resumed { Execution::NotRun } else { Execution::MayHaveRun };
+        let text = "the server does not hold this request any more and it cannot be sent again";
+        Fate::Fail(RpcError::new(RpcErrorKind::SessionLost, execution, text))
+    }
+}

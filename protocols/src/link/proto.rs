@@ -1,0 +1,40 @@
+//! The protobuf messages that some frames carry; generated from `proto/towline/link/v1/link.proto`,
+//! whose comments are their documentation.
+
+use std::fmt;
+
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/towline.link.v1.rs"));
+}
+
+pub use generated::{
+    Filter, GoAway, Header, Hello, Limits as LimitsMessage, Policy, Subscribe, Subscribed, Waiting, Welcome,
+    go_away::Reason, subscribed,
+};
+
+impl fmt::Debug for Hello {
+    /// Leaves out the secret, the password, and the session headers, which may hold a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello")
+            .field("client_id", &self.client_id)
+            .field("epoch", &self.epoch)
+            .field("limits", &self.limits)
+            .field("waiting", &self.waiting)
+            .field("outcome_floor", &self.outcome_floor)
+            .field("push_received", &self.push_received)
+            .field("next_beat_s", &self.next_beat_s)
+            .field("user", &self.user)
+            .field("topics", &self.topics)
+            .field("agent", &self.agent)
+            .field("policy_revision", &self.policy_revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Header {
+    /// The value may be a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Header({})", self.name.escape_ascii())
+    }
+}

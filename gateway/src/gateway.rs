@@ -30,7 +30,7 @@ pub struct Gateway {
     /// Connections open and connections allowed.
     pub slots: ConnectionSlots,
     /// Places for handshakes that run at one time.
-    pub handshakes: Semaphore,
+    pub handshakes: Arc<Semaphore>,
     /// Keeps refused connections from flooding the log.
     pub refusals: Throttle,
     /// Clients, users and subscriptions.
@@ -44,7 +44,7 @@ impl Gateway {
     /// Names the file that could not be used and why.
     pub fn build(settings: Settings) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(settings.mqtt.topic_levels_max);
-        let handshakes = Semaphore::new(settings.limits.handshakes_max);
+        let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let snapshot = Snapshot::build(settings)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),

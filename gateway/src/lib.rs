@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod backend;
+pub mod control;
 pub mod demo;
 pub mod drain;
 pub mod error;

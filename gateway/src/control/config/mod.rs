@@ -1,0 +1,46 @@
+//! The configuration file: TOML in, [`Settings`] or every mistake out.
+
+mod mistakes;
+mod reader;
+mod sections;
+mod units;
+
+use std::{fs, path::Path};
+
+pub use self::mistakes::{Mistake, Mistakes};
+use self::reader::Reader;
+use crate::settings::Settings;
+
+/// Reads and checks a configuration file and the files that it names.
+///
+/// # Errors
+/// Every mistake that was found, in the order of the file.
+pub fn load(path: &Path) -> Result<Settings, Mistakes> {
+    let source = fs::read_to_string(path).map_err(|error| Mistakes::of_file(path, &error))?;
+    parse(path, &source)
+}
+
+/// As [`load`], from text. `path` is named in mistakes, and relative paths start from its folder.
+///
+/// # Errors
+/// Every mistake that was found, in the order of the file.
+pub fn parse(path: &Path, source: &str) -> Result<Settings, Mistakes> {
+    let base = path.parent().unwrap_or(Path::new(""));
+    let (settings, mistakes) = read(base, source);
+    if mistakes.is_empty() { Ok(settings) } else { Err(Mistakes::new(path, source, mistakes)) }
+}
+
+fn read(base: &Path, source: &str) -> (Settings, Vec<Mistake>) {
+    let reader = Reader::new(base);
+    let document = reader.document(source);
+    // After a syntax error the tables are best-effort: complaints about what is missing would mislead.
+    let settings = if reader.is_clean() {
+        sections::settings(reader.root(document.get_ref()))
+    } else {
+        Settings::default()
+    };
+    (settings, reader.into_mistakes())
+}
+
+#[cfg(test)]
+mod tests;

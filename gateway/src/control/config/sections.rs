@@ -1,0 +1,153 @@
+//! The sections of the file: each key with its default and range, then what must hold between keys.
+
+mod bounds;
+mod listeners;
+mod routes;
+
+use std::{net::SocketAddr, time::Duration};
+
+use self::{
+    bounds as section,
+    listeners::listeners,
+    routes::{backends, routes},
+};
+use super::reader::Table;
+use crate::{auth::Users, control::telemetry, settings::*};
+
+/// The whole file.
+pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
+    let root = &mut root;
+    let default = Settings::default();
+    let seconds = Duration::from_secs;
+    let admin = admin(root.table("admin"));
+    let auth = auth(root.table("auth"));
+    let backends = backends(root);
+    let settings = Settings {
+        data_dir: root.optional_path("data_dir").unwrap_or(default.data_dir),
+        drain_timeout: root.duration(
+            "drain_timeout",
+            default.drain_timeout,
+            Duration::ZERO..=seconds(86_400),
+        ),
+        drain_spread: root.duration("drain_spread", default.drain_spread, Duration::ZERO..=seconds(3600)),
+        drain_endpoints: drain_endpoints(root),
+        listeners: listeners(root, &auth, admin.bind),
+        routes: routes(root, &backends),
+        backends,
+        auth,
+        admin,
+        limits: section::limits(root.table("limits")),
+        session: section::session(root.table("session")),
+        mqtt: section::mqtt(root.table("mqtt")),
+        client_policy: section::client_policy(root.table("client_policy")),
+        compression: section::compression(root.table("compression")),
+        log: log(root.table("log")),
+    };
+    if settings.client_policy.heartbeat > settings.session.heartbeat_max {
+        root.table("client_policy")
+            .mistake("heartbeat", "is longer than session.heartbeat_max, which the gateway holds clients to");
+    }
+    root.finish();
+    settings
+}
+
+fn drain_endpoints(root: &mut Table<'_, '_>) -> Vec<String> {
+    let endpoints = root.strings("drain_endpoints");
+    for endpoint in &endpoints {
+        if !is_host_and_port(endpoint) {
+            root.mistake(
+                "drain_endpoints",
+                format_args!("\"{endpoint}\" is not host:port, as \"edge2.example.com:443\""),
+            );
+        }
+    }
+    endpoints
+}
+
+fn auth(mut table: Table<'_, '_>) -> Auth {
+    let password_file = table.optional_path("password_file");
+    if let Some(path) = &password_file {
+        match std::fs::read_to_string(path) {
+            Err(error) => {
+                table.mistake("password_file", format_args!("{} cannot be read: {error}", path.display()))
+            }
+            Ok(text) => {
+                if let Err(error) = Users::parse(&text) {
+                    table.mistake("password_file", format_args!("{}:{error}", path.display()));
+                }
+            }
+        }
+    }
+    table.finish();
+    Auth { password_file }
+}
+
+fn admin(mut table: Table<'_, '_>) -> Admin {
+    let default = Admin::default();
+    let bind = address(&mut table, "bind").unwrap_or(default.bind);
+    let open_to_network = table.boolean("open_to_network", default.open_to_network);
+    if !bind.ip().is_loopback() && !open_to_network {
+        table.mistake(
+            "bind",
+            format_args!(
+                "the admin listener admits without authentication, and {} is not loopback; bind 127.0.0.1, \
+                 or write open_to_network = true if the network keeps others out",
+                bind.ip()
+            ),
+        );
+    }
+    table.finish();
+    Admin { bind, open_to_network }
+}
+
+fn log(mut table: Table<'_, '_>) -> Log {
+    let default = Log::default();
+    let filter = table.string("filter", &default.filter);
+    if let Err(error) = telemetry::parse_filter(&filter) {
+        table.mistake(
+            "filter",
+            format_args!(
+                "\"{filter}\" is not a filter ({error}); write for example \"info,towline_gateway=debug\""
+            ),
+        );
+    }
+    let json = table.boolean("json", default.json);
+    table.finish();
+    Log { filter, json }
+}
+
+/// A socket address that is set; the default's place is the caller's.
+fn address(table: &mut Table<'_, '_>, key: &'static str) -> Option<SocketAddr> {
+    let text = table.optional_string(key)?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        table.mistake(
+            key,
+            format_args!("\"{text}\" is not an address with a port; write for example \"127.0.0.1:7443\" or \"[::]:443\""),
+        );
+    }
+    parsed
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host_ok = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    host_ok && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// Names are labels of metrics and stand in logs.
+fn name(table: &mut Table<'_, '_>, example: &str) -> std::sync::Arc<str> {
+    let name = table.required_string("name", example);
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if table.has("name") && !fits {
+        table.mistake(
+            "name",
+            format_args!("\"{name}\" is not a name; write 1 to 64 letters, digits, '-', '_' or '.'"),
+        );
+    }
+    name.into()
+}

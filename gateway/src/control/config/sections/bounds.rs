@@ -1,0 +1,118 @@
+//! Sections whose keys are bounds: numbers, durations, sizes.
+
+use std::time::Duration;
+
+use crate::{control::config::reader::Table, settings::*};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+pub(super) fn limits(mut t: Table<'_, '_>) -> Limits {
+    let d = Limits::default();
+    let limits = Limits {
+        handshake_timeout: t.duration("handshake_timeout", d.handshake_timeout, ms(100)..=s(120)),
+        handshakes_max: t.count("handshakes_max", d.handshakes_max, 1..=100_000),
+        first_message_timeout: t.duration("first_message_timeout", d.first_message_timeout, ms(100)..=s(120)),
+        connections_max: t.count("connections_max", d.connections_max, 1..=10_000_000),
+        frame_bytes_max: t.size("frame_bytes_max", d.frame_bytes_max, KIB..=MIB),
+        header_list_bytes_max: t.size("header_list_bytes_max", d.header_list_bytes_max, KIB..=MIB),
+        message_bytes_max: t.size("message_bytes_max", d.message_bytes_max, KIB..=GIB),
+        streams_max: t.count("streams_max", d.streams_max, 1..=10_000),
+        sessions_max: t.count("sessions_max", d.sessions_max, 1..=10_000_000),
+        idle_timeout: t.duration("idle_timeout", d.idle_timeout, s(1)..=s(86_400)),
+        tcp_user_timeout: t.duration("tcp_user_timeout", d.tcp_user_timeout, s(1)..=s(3600)),
+        write_timeout: t.duration("write_timeout", d.write_timeout, s(1)..=s(3600)),
+    };
+    t.finish();
+    limits
+}
+
+pub(super) fn session(mut t: Table<'_, '_>) -> Session {
+    let d = Session::default();
+    let session = Session {
+        expiry: t.duration("expiry", d.expiry, s(1)..=s(30 * 86_400)),
+        stream_window: t.size("stream_window", d.stream_window as usize, 16 * KIB..=GIB) as u32,
+        connection_window: t.size("connection_window", d.connection_window as usize, 16 * KIB..=GIB) as u32,
+        header_table_bytes: t.size("header_table_bytes", d.header_table_bytes, 0..=64 * KIB),
+        outcomes_max: t.count("outcomes_max", d.outcomes_max, 1..=100_000),
+        outcome_bytes_max: t.size("outcome_bytes_max", d.outcome_bytes_max, KIB..=GIB),
+        outcome_age_max: t.duration("outcome_age_max", d.outcome_age_max, s(1)..=s(86_400)),
+        pushes_max: t.count("pushes_max", d.pushes_max, 1..=100_000),
+        push_bytes_max: t.size("push_bytes_max", d.push_bytes_max, KIB..=GIB),
+        push_age_max: t.duration("push_age_max", d.push_age_max, s(1)..=s(30 * 86_400)),
+        subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=10_000),
+        heartbeat_max: t.duration("heartbeat_max", d.heartbeat_max, s(5)..=s(86_400)),
+    };
+    if session.stream_window > session.connection_window {
+        t.mistake(
+            "stream_window",
+            "is larger than session.connection_window, which bounds all streams together",
+        );
+    }
+    t.finish();
+    session
+}
+
+pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
+    let d = Mqtt::default();
+    let receive_maximum = t.integer("receive_maximum", d.receive_maximum.into(), 1..=65_535) as u16;
+    let topic_alias_max = t.integer("topic_alias_max", d.topic_alias_max.into(), 0..=65_535) as u16;
+    let mqtt = Mqtt {
+        packet_bytes_max: t.size("packet_bytes_max", d.packet_bytes_max, KIB..=256 * MIB - 1),
+        session_expiry_max: t.duration("session_expiry_max", d.session_expiry_max, s(0)..=s(30 * 86_400)),
+        keep_alive_max: t.duration("keep_alive_max", d.keep_alive_max, s(0)..=s(65_535)),
+        receive_maximum,
+        queue_max: t.count("queue_max", d.queue_max, 1..=1_000_000),
+        queue_bytes_max: t.size("queue_bytes_max", d.queue_bytes_max, KIB..=GIB),
+        subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=100_000),
+        topic_levels_max: t.count("topic_levels_max", d.topic_levels_max, 1..=1024),
+        retained_max: t.count("retained_max", d.retained_max, 0..=10_000_000),
+        retained_bytes_max: t.size("retained_bytes_max", d.retained_bytes_max, 0..=64 * GIB),
+        topic_alias_max,
+        sessions_max: t.count("sessions_max", d.sessions_max, 1..=10_000_000),
+    };
+    t.finish();
+    mqtt
+}
+
+pub(super) fn client_policy(mut t: Table<'_, '_>) -> ClientPolicy {
+    let d = ClientPolicy::default();
+    let policy = ClientPolicy {
+        heartbeat: t.duration("heartbeat", d.heartbeat, s(1)..=s(86_400)),
+        fallback_delay: t.duration("fallback_delay", d.fallback_delay, ms(0)..=s(60)),
+        connect_timeout: t.duration("connect_timeout", d.connect_timeout, ms(100)..=s(120)),
+        backoff_min: t.duration("backoff_min", d.backoff_min, ms(10)..=s(60)),
+        backoff_max: t.duration("backoff_max", d.backoff_max, ms(10)..=s(3600)),
+    };
+    if policy.backoff_min > policy.backoff_max {
+        t.mistake("backoff_min", "is longer than client_policy.backoff_max");
+    }
+    t.finish();
+    policy
+}
+
+pub(super) fn compression(mut t: Table<'_, '_>) -> Compression {
+    let d = Compression::default();
+    let compression = Compression {
+        enabled: t.boolean("enabled", d.enabled),
+        level: t.integer("level", d.level.into(), 1..=19) as i32,
+        bytes_min: t.size("bytes_min", d.bytes_min, 0..=MIB),
+        dictionaries: t.paths("dictionaries"),
+    };
+    for path in &compression.dictionaries {
+        if let Err(error) = std::fs::File::open(path) {
+            t.mistake("dictionaries", format_args!("{} cannot be read: {error}", path.display()));
+        }
+    }
+    t.finish();
+    compression
+}

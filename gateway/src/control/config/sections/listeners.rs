@@ -1,0 +1,158 @@
+//! `[[listeners]]`.
+
+use std::{collections::HashSet, net::SocketAddr};
+
+use super::{address, name};
+use crate::{
+    control::config::reader::Table,
+    settings::{Auth, Authentication, CertificateFiles, Listener, ListenerProtocol, TlsMode},
+    transport::tls,
+};
+
+const PROTOCOLS: &[(&str, ListenerProtocol)] =
+    &[("link", ListenerProtocol::Link), ("http", ListenerProtocol::Http), ("mqtt", ListenerProtocol::Mqtt)];
+const TLS_MODES: &[(&str, TlsMode)] =
+    &[("required", TlsMode::Required), ("optional", TlsMode::Optional), ("off", TlsMode::Off)];
+const AUTHENTICATIONS: &[(&str, Authentication)] =
+    &[("none", Authentication::None), ("password", Authentication::Password)];
+
+pub(super) fn listeners(root: &mut Table<'_, '_>, auth: &Auth, admin: SocketAddr) -> Vec<Listener> {
+    let mut names = HashSet::new();
+    let mut addresses = HashSet::from([(admin, "tcp")]);
+    let mut listeners = Vec::new();
+    for mut table in root.tables("listeners") {
+        let listener = listener(&mut table);
+        check_authentication(&table, &listener, auth);
+        if table.has("name") && !names.insert(listener.name.clone()) {
+            table.mistake(
+                "name",
+                format_args!("\"{}\" names an earlier listener too; names are unique", listener.name),
+            );
+        }
+        for (used, transport) in [(listener.tcp, "tcp"), (listener.quic, "udp")] {
+            if used
+                && table.has("bind")
+                && listener.bind.port() != 0
+                && !addresses.insert((listener.bind, transport))
+            {
+                let text =
+                    "is another listener's or the admin listener's address already; choose another port";
+                table.mistake("bind", format_args!("{} {text}", listener.bind));
+            }
+        }
+        table.finish();
+        listeners.push(listener);
+    }
+    if listeners.is_empty() && !root.has("listeners") {
+        root.mistake("listeners", "there is none, so nobody could connect; write a section [[listeners]]");
+    }
+    listeners
+}
+
+fn listener(table: &mut Table<'_, '_>) -> Listener {
+    let default = Listener::plain("", SocketAddr::from(([127, 0, 0, 1], 0)));
+    let name = name(table, "public");
+    if !table.has("bind") {
+        table.required_string("bind", "0.0.0.0:443");
+    }
+    let listener = Listener {
+        bind: address(table, "bind").unwrap_or(default.bind),
+        name,
+        tcp: table.boolean("tcp", true),
+        quic: table.boolean("quic", false),
+        protocols: protocols(table),
+        tls: table.word("tls", TlsMode::Required, TLS_MODES),
+        certificate: certificate(table),
+        authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
+        open_to_network: table.boolean("open_to_network", false),
+        connections_max: table.count("connections_max", default.connections_max, 1..=10_000_000),
+    };
+    check_transports(table, &listener);
+    listener
+}
+
+fn protocols(table: &mut Table<'_, '_>) -> Vec<ListenerProtocol> {
+    let all = || PROTOCOLS.iter().map(|(_, protocol)| *protocol).collect();
+    let set = table.has("protocols");
+    let words = table.strings("protocols");
+    if !set {
+        return all();
+    }
+    if words.is_empty() {
+        table.mistake("protocols", "is empty; write at least one of \"link\", \"http\" or \"mqtt\"");
+    }
+    let mut protocols: Vec<ListenerProtocol> = Vec::new();
+    for word in words {
+        let Some(protocol) = table.choose("protocols", &word, PROTOCOLS) else { continue };
+        if protocols.contains(&protocol) {
+            table.mistake("protocols", format_args!("\"{word}\" stands there twice"));
+        } else {
+            protocols.push(protocol);
+        }
+    }
+    protocols
+}
+
+fn certificate(table: &mut Table<'_, '_>) -> Option<CertificateFiles> {
+    let set = table.has("certificate");
+    let mut files = table.table("certificate");
+    let chain = files.optional_path("chain");
+    let key = files.optional_path("key");
+    for (path, name) in [(&chain, "chain"), (&key, "key")] {
+        if set && path.is_none() && !files.has(name) {
+            files.mistake(
+                name,
+                format_args!(
+                    "is missing; write certificate = {{ chain = \"chain.pem\", key = \"key.pem\" }}"
+                ),
+            );
+        }
+    }
+    let certificate = chain.zip(key).map(|(chain, key)| CertificateFiles { chain, key });
+    if let Some(files_named) = &certificate
+        && let Err(error) = tls::read_certificate(files_named)
+    {
+        table.mistake("certificate", error);
+    }
+    files.finish();
+    certificate
+}
+
+fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
+    if !listener.tcp && !listener.quic {
+        table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
+    }
+    if listener.quic && !listener.protocols.contains(&ListenerProtocol::Link) {
+        table.mistake("quic", "carries the link only; add \"link\" to protocols, or set quic = false");
+    }
+    let uses_tls = listener.quic || (listener.tcp && listener.tls != TlsMode::Off);
+    if uses_tls && !table.has("certificate") {
+        let text = "is missing, and TLS and QUIC need it; write certificate = { chain = \"chain.pem\", key = \"key.pem\" }, \
+                    or tls = \"off\" and quic = false";
+        table.mistake("certificate", text);
+    }
+    if !uses_tls && table.has("certificate") {
+        table.mistake(
+            "certificate",
+            "would never be used with tls = \"off\" and quic = false; leave it out, or set tls",
+        );
+    }
+}
+
+fn check_authentication(table: &Table<'_, '_>, listener: &Listener, auth: &Auth) {
+    if listener.authentication == Authentication::Password && auth.password_file.is_none() {
+        let text = "\"password\" needs [auth] password_file = \"users\"; make its lines with `towline passwd`, or write \"none\"";
+        table.mistake("authentication", text);
+    }
+    let beyond_loopback = !listener.bind.ip().is_loopback();
+    if listener.authentication == Authentication::None && beyond_loopback && !listener.open_to_network {
+        table.mistake(
+            "authentication",
+            format_args!(
+                "\"none\" on {}, which is not loopback, would admit anybody; write \"password\", \
+                 or open_to_network = true if that is meant",
+                listener.bind.ip()
+            ),
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Mistakes and what is said about them.

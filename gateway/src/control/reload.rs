@@ -1,0 +1,82 @@
+//! Publishes a changed configuration to a running gateway.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use tracing::{info, warn};
+
+use super::config::Mistakes;
+use crate::{
+    gateway::{Gateway, StartError},
+    settings::{Listener, Settings},
+};
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file has mistakes.
+    #[error("{0}")]
+    Mistakes(#[from] Mistakes),
+    /// A file that the configuration names cannot be used.
+    #[error(transparent)]
+    Unusable(#[from] StartError),
+}
+
+/// Puts `settings` in force: routes, backends, users, certificates, limits, policy. What only a restart
+/// can change keeps its value, and the log says so.
+///
+/// # Errors
+/// A file that the settings name cannot be used; the gateway goes on as before.
+pub fn apply(gateway: &Gateway, settings: Settings) -> Result<(), StartError> {
+    let old = gateway.snapshot.load_full();
+    let settings = keep_what_needs_a_restart(&old.settings, settings);
+    let handshakes = (old.settings.limits.handshakes_max, settings.limits.handshakes_max);
+    let snapshot = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;
+    gateway.snapshot.store(Arc::new(snapshot));
+    resize_handshakes(gateway, handshakes);
+    count(gateway, "ok");
+    info!("configuration reloaded");
+    Ok(())
+}
+
+fn keep_what_needs_a_restart(old: &Settings, mut new: Settings) -> Settings {
+    if sockets(&old.listeners) != sockets(&new.listeners) {
+        warn!("changed addresses or transports of listeners need a restart; the listeners stay as they are");
+        new.listeners.clone_from(&old.listeners);
+    }
+    if old.admin.bind != new.admin.bind {
+        warn!("a changed admin.bind needs a restart; it stays {}", old.admin.bind);
+        new.admin = old.admin.clone();
+    }
+    if old.data_dir != new.data_dir {
+        warn!("a changed data_dir needs a restart; it stays {}", old.data_dir.display());
+        new.data_dir.clone_from(&old.data_dir);
+    }
+    if (&old.log.filter, old.log.json) != (&new.log.filter, new.log.json) {
+        warn!("a changed [log] needs a restart");
+        new.log = old.log.clone();
+    }
+    new
+}
+
+/// What a listener's sockets are made from.
+fn sockets(listeners: &[Listener]) -> BTreeSet<(&str, SocketAddr, bool, bool)> {
+    listeners.iter().map(|listener| (&*listener.name, listener.bind, listener.tcp, listener.quic)).collect()
+}
+
+/// Places that are taken now go as soon as they are given back.
+fn resize_handshakes(gateway: &Gateway, (old, new): (usize, usize)) {
+    gateway.handshakes.add_permits(new.saturating_sub(old));
+    let fewer = u32::try_from(old.saturating_sub(new)).unwrap_or(u32::MAX);
+    if fewer > 0 {
+        let handshakes = Arc::clone(&gateway.handshakes);
+        tokio::spawn(async move {
+            if let Ok(places) = handshakes.acquire_many_owned(fewer).await {
+                places.forget();
+            }
+        });
+    }
+}
+
+fn count(gateway: &Gateway, outcome: &str) {
+    gateway.metrics.reloads.with_label_values(&[outcome]).inc();
+}

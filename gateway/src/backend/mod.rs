@@ -1,28 +1,70 @@
 //! Where requests and messages end: named backends with their connections.
+//!
+//! ```text
+//! Backend::call -> outgoing (headers, body) -> http1 | http2 (pool, exchange) -> answer (body, deadline)
+//! backend::publish -> the same, with the message as a call; or -> upstream (MQTT broker)
+//! ```
 
+mod answer;
+mod dial;
+mod headers;
+mod http1;
+mod http2;
+mod outgoing;
 mod publish;
+mod upstream;
 
-use http::Response;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
+use http::{Method, Response};
+
+pub(crate) use self::headers::is_grpc;
+use self::outgoing::Outgoing;
 pub use self::publish::{Reply, publish};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
     request::{Body, Request},
     router::Route,
-    settings,
+    settings::{self, BackendKind},
 };
 
 /// One configured backend and its connections. Made once, shared by its routes, kept over reloads that
 /// do not change it.
-#[derive(Debug)]
 pub struct Backend {
     settings: settings::Backend,
+    connections: Connections,
+}
+
+enum Connections {
+    Http1(Arc<http1::Pool>),
+    Http2(Arc<http2::Pool>),
+    Mqtt(upstream::Upstream),
+}
+
+/// What is known of a running call, for the error when it is given up.
+#[derive(Default)]
+pub(crate) struct Progress {
+    sent: AtomicBool,
 }
 
 impl Backend {
     /// Makes no connection yet.
     pub fn new(settings: settings::Backend) -> Self {
-        Self { settings }
+        let connections = match settings.kind {
+            BackendKind::Http1 => Connections::Http1(Arc::new(http1::Pool::new(settings.clone()))),
+            BackendKind::Http2 | BackendKind::Grpc => {
+                Connections::Http2(Arc::new(http2::Pool::new(settings.clone())))
+            }
+            BackendKind::Mqtt => Connections::Mqtt(upstream::Upstream::new(settings.clone())),
+        };
+        Self { settings, connections }
     }
 
     /// As configured.
@@ -31,8 +73,108 @@ impl Backend {
     }
 
     /// Takes a request to the backend and brings the head of the answer back; its body streams.
-    pub(crate) async fn call(&self, route: &Route, _request: Request) -> Result<Response<Body>, RpcError> {
-        let message = format!("backend {} of route {} is not connected", self.settings.name, route.name);
-        Err(RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, message))
+    pub(crate) async fn call(&self, route: &Route, request: Request) -> Result<Response<Body>, RpcError> {
+        let caller = request.deadline;
+        let own = Instant::now() + route.timeout();
+        let head_by = caller.map_or(own, |caller| caller.min(own));
+        let repeatable = route.idempotent || request.idempotent || is_safe(request.http.method());
+        let outgoing = Outgoing::prepare(request, &self.settings).await?;
+        let progress = Progress::default();
+        let exchange = self.exchange(outgoing, repeatable, &progress);
+        match tokio::time::timeout_at(head_by.into(), exchange).await {
+            Ok(Ok(answer)) => Ok(answer::with_deadline(answer, caller)),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(self.too_late(progress.execution())),
+        }
     }
+
+    /// At most two attempts: the second only if the first did not run, or running twice does no harm,
+    /// and the body is still at hand.
+    async fn exchange(
+        &self,
+        outgoing: Outgoing,
+        repeatable: bool,
+        progress: &Progress,
+    ) -> Result<Response<Body>, RpcError> {
+        let spare = outgoing.try_clone();
+        let first = match self.attempt(outgoing, progress).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        match spare {
+            Some(spare) if first.again(repeatable) => {
+                self.attempt(spare, progress).await.map_err(|failed| failed.error)
+            }
+            Some(_) | None => Err(first.error),
+        }
+    }
+
+    async fn attempt(&self, outgoing: Outgoing, progress: &Progress) -> Result<Response<Body>, Failed> {
+        match &self.connections {
+            Connections::Http1(pool) => pool.call(outgoing, progress).await,
+            Connections::Http2(pool) => pool.call(outgoing, progress).await,
+            Connections::Mqtt(_) => Err(Failed::finally(RpcError::new(
+                RpcErrorKind::NoRoute,
+                Execution::NotRun,
+                format!("backend {} is an MQTT broker and takes no requests", self.settings.name),
+            ))),
+        }
+    }
+
+    fn too_late(&self, execution: Execution) -> RpcError {
+        let message = match execution {
+            Execution::NotRun => "no connection came free in time",
+            Execution::MayHaveRun | Execution::Ran => "did not begin its answer in time",
+        };
+        let message = format!("backend {}: {message}", self.settings.name);
+        RpcError::new(RpcErrorKind::DeadlineExceeded, execution, message)
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Progress {
+    /// From here on the backend may see the request.
+    pub(crate) fn sent(&self) {
+        self.sent.store(true, Ordering::Relaxed);
+    }
+
+    fn execution(&self) -> Execution {
+        match self.sent.load(Ordering::Relaxed) {
+            true => Execution::MayHaveRun,
+            false => Execution::NotRun,
+        }
+    }
+}
+
+/// A failed attempt.
+pub(crate) struct Failed {
+    pub(crate) error: RpcError,
+    /// The connection was to blame, not the backend's state: a fresh one may do better.
+    pub(crate) stale: bool,
+}
+
+impl Failed {
+    /// Another attempt would fail in the same way.
+    pub(crate) fn finally(error: RpcError) -> Self {
+        Self { error, stale: false }
+    }
+
+    /// The connection broke under the request.
+    pub(crate) fn stale(error: RpcError) -> Self {
+        Self { error, stale: true }
+    }
+
+    fn again(&self, repeatable: bool) -> bool {
+        self.stale && (self.error.execution == Execution::NotRun || repeatable)
+    }
+}
+
+/// Methods that ask for no change (RFC 9110, section 9.2.1): repeated without being told that it is safe.
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

@@ -1,16 +1,100 @@
 //! The HTTP front: HTTP/1.1 and HTTP/2 connections of short-lived clients, curl and gRPC.
+//!
+//! ```text
+//! serve -> watched stream -> hyper -> exchange: authenticate, bound the body -> router::handle -> answer
+//! ```
 
-use std::sync::Arc;
+mod auth;
+mod body;
+mod exchange;
+mod problem;
+mod watched;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use crate::{gateway::Gateway, request::Origin};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
 
-/// Serves one plaintext HTTP/1.1 or HTTP/2 connection until it ends or the gateway drains. `stream` is
-/// what TLS yields, or a plain socket, from its first byte on.
+use self::{
+    exchange::Front,
+    watched::{Activity, Watched},
+};
+use crate::{gateway::Gateway, request::Origin, settings::Limits};
+
+/// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
+const HEAD_BYTES_MIN: usize = 8 * 1024;
+/// What a client may send ahead on one HTTP/2 stream.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for one connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of an answer buffered for one HTTP/2 stream.
+const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// Serves one plaintext HTTP/1.1 or HTTP/2 connection until it ends, runs into a time limit, or the
+/// gateway drains. `stream` is what TLS yields, or a plain socket, from its first byte on.
 pub async fn serve<S>(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    drop((gateway, origin, stream));
+    let limits = gateway.snapshot().settings.limits.clone();
+    let activity = Arc::new(Activity::new(Instant::now()));
+    let front = Arc::new(Front::new(gateway.clone(), origin, activity.clone()));
+    let service = service_fn(move |request| {
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(front.answer(request).await) }
+    });
+    let builder = builder(&limits);
+    let stream = TokioIo::new(Watched::new(stream, activity.clone()));
+    let mut connection = pin!(builder.serve_connection(stream, service));
+    let (mut drain, mut end) = (gateway.drain.watch(), gateway.drain.watch());
+    let mut draining = false;
+    loop {
+        let check = activity.next_check(&limits);
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "HTTP connection ended");
+                }
+                return;
+            }
+            () = sleep_until(check) => {
+                if let Some(limit) = activity.overdue(&limits, Instant::now()) {
+                    gateway.metrics.limit_hit(limit);
+                    return;
+                }
+            }
+            _deadline = drain.draining(), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = end.over(), if draining => return,
+        }
+    }
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // Bounds the time of every head, also of a second request on a kept connection.
+        .header_read_timeout(limits.idle_timeout.max(Duration::from_millis(1)))
+        .max_buf_size(limits.header_list_bytes_max.max(HEAD_BYTES_MIN));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(limits.header_list_bytes_max).unwrap_or(u32::MAX))
+        .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX);
+    builder
 }

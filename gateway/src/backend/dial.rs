@@ -1,0 +1,64 @@
+//! One TCP connection to a backend.
+
+use std::{io, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    error::{Execution, RpcError, RpcErrorKind},
+    settings,
+};
+
+/// A backend whose host vanished is noticed after this, not after the kernel's 15 minutes.
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same while nothing is in flight.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// What callers are asked to wait when the backend cannot be reached.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Resolves and connects within the backend's connect timeout.
+pub(super) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcError> {
+    let connect = TcpStream::connect(&*backend.address);
+    let stream = match timeout(backend.connect_timeout, connect).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(unavailable(backend, &error)),
+        Err(_elapsed) => return Err(unavailable(backend, &"connect timed out")),
+    };
+    tune(&stream).map_err(|error| unavailable(backend, &error))?;
+    Ok(stream)
+}
+
+/// The backend cannot be reached; nothing was sent.
+pub(super) fn unavailable(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
+    let message = format!("backend {} at {}: {why}", backend.name, backend.address);
+    let mut error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, message);
+    error.retry_after = Some(RETRY_AFTER);
+    error
+}
+
+/// The backend may have seen the request, and there is no answer.
+pub(super) fn failed(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
+    let message = format!("backend {} at {}: {why}", backend.name, backend.address);
+    RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, message)
+}
+
+/// More callers wait for the backend than it can serve in time.
+pub(super) fn overloaded(backend: &settings::Backend) -> RpcError {
+    let message = format!(
+        "backend {}: all connections (connections_max = {}) are busy and too many requests wait",
+        backend.name, backend.connections_max
+    );
+    let mut error = RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, message);
+    error.retry_after = Some(RETRY_AFTER);
+    error
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}

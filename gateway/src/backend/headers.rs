@@ -1,0 +1,215 @@
+//! What a backend sees of a request's headers, and a client of an answer's.
+
+use std::time::Instant;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{self, Entry},
+};
+
+use crate::request::{Origin, Protocol};
+
+/// The client id of the link or MQTT session that a request came by.
+pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-towline-client");
+/// The authenticated user.
+pub(super) const USER: HeaderName = HeaderName::from_static("x-towline-user");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const VIA: HeaderValue = HeaderValue::from_static("2.0 towline");
+
+/// They concern one connection, not the message (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 7] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+/// The gateway's word, which a client must not speak for it.
+const GATEWAY_OWNED: [HeaderName; 6] = [
+    CLIENT,
+    USER,
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-real-ip"),
+    GRPC_TIMEOUT,
+];
+
+/// Turns a client's request headers into what the backend gets.
+pub(super) fn outgoing(headers: &mut HeaderMap, origin: &Origin, deadline: Option<Instant>) {
+    strip_hop_by_hop(headers);
+    headers.remove(header::TE);
+    for name in GATEWAY_OWNED {
+        headers.remove(name);
+    }
+    if let Ok(peer) = HeaderValue::from_str(&origin.peer.ip().to_string()) {
+        headers.insert(FORWARDED_FOR, peer);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto(origin)));
+    headers.append(header::VIA, VIA);
+    if let Some(client) = &origin.client_id {
+        headers.insert(CLIENT, text(client));
+    }
+    if let Some(user) = &origin.user {
+        headers.insert(USER, text(user));
+    }
+    if is_grpc(headers) {
+        headers.insert(header::TE, TRAILERS);
+        if let Some(deadline) = deadline {
+            headers.insert(GRPC_TIMEOUT, grpc_timeout(deadline));
+        }
+    }
+}
+
+/// Turns an HTTP/1.1 backend's answer headers into what the client gets.
+pub(super) fn incoming(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+}
+
+/// Whether the content type is gRPC's, with or without a suffix such as `+proto`.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| {
+            // `application/grpc-web` is another protocol.
+            matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+        })
+    })
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Entry::Occupied(connection) = headers.entry(header::CONNECTION) {
+        let (_, values) = connection.remove_entry_mult();
+        let named: Vec<HeaderName> = values.flat_map(|value| options(&value)).collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// The header names that a `Connection` header lists.
+fn options(value: &HeaderValue) -> Vec<HeaderName> {
+    let bytes = value.as_bytes().split(|byte| *byte == b',');
+    bytes.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect()
+}
+
+fn proto(origin: &Origin) -> &'static str {
+    match (origin.protocol, origin.encrypted) {
+        (Protocol::Mqtt, true) => "mqtts",
+        (Protocol::Mqtt, false) => "mqtt",
+        (_, true) => "https",
+        (_, false) => "http",
+    }
+}
+
+/// Names are UTF-8; a byte that cannot stand in a header is percent-encoded.
+pub(super) fn text(value: &str) -> HeaderValue {
+    use std::fmt::Write;
+    if let Ok(value) = HeaderValue::from_str(value) {
+        return value;
+    }
+    let mut encoded = String::with_capacity(value.len() * 3);
+    for byte in value.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => drop(write!(encoded, "%{byte:02X}")),
+        }
+    }
+    HeaderValue::try_from(encoded).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// At most eight digits and a unit; rounded up to whole milliseconds.
+fn grpc_timeout(deadline: Instant) -> HeaderValue {
+    const DIGITS_MAX: u128 = 99_999_999;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let millis = left.as_micros().div_ceil(1000);
+    let value = match millis <= DIGITS_MAX {
+        true => format!("{millis}m"),
+        false => format!("{}S", (millis / 1000).min(DIGITS_MAX)),
+    };
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("99999999S"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(client: Option<&str>, user: Option<&str>) -> Origin {
+        Origin {
+            listener: "test".into(),
+            peer: "192.0.2.7:5000".parse().expect("an address"),
+            protocol: Protocol::Http,
+            encrypted: true,
+            client_id: client.map(Into::into),
+            user: user.map(Into::into),
+        }
+    }
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn a_client_cannot_speak_for_the_gateway() {
+        let mut headers = map(&[
+            ("x-towline-user", "root"),
+            ("x-towline-client", "other"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-kept", "yes"),
+        ]);
+        outgoing(&mut headers, &origin(None, Some("ann")), None);
+        assert_eq!(headers.get("x-towline-user").expect("set"), "ann");
+        assert!(!headers.contains_key("x-towline-client") && !headers.contains_key("forwarded"));
+        let forwarded: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
+        assert_eq!(forwarded, ["192.0.2.7"]);
+        assert_eq!(headers.get("x-forwarded-proto").expect("set"), "https");
+        assert_eq!(headers.get("x-kept").expect("kept"), "yes");
+    }
+
+    #[test]
+    fn what_concerns_one_connection_stays_there() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret-Hop"),
+            ("x-secret-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip"),
+            ("upgrade", "websocket"),
+            ("accept", "*/*"),
+        ]);
+        outgoing(&mut headers, &origin(None, None), None);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "via", "x-forwarded-for", "x-forwarded-proto"]);
+    }
+
+    #[test]
+    fn names_that_no_header_can_carry_are_percent_encoded() {
+        assert_eq!(text("ann"), "ann");
+        assert_eq!(text("a\nb%"), "a%0Ab%25");
+    }
+
+    #[test]
+    fn grpc_is_told_from_grpc_web() {
+        for (content_type, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_grpc(&map(&[("content-type", content_type)])), expected, "{content_type}");
+        }
+    }
+}

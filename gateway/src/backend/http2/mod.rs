@@ -1,0 +1,175 @@
+//! HTTP/2 with prior knowledge: a few connections per backend, each shared by many requests.
+
+mod connection;
+mod exchange;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use http::Response;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use self::connection::{Connection, Lease};
+use super::{
+    Failed, Progress,
+    dial::{overloaded, unavailable},
+    outgoing::Outgoing,
+};
+use crate::{error::RpcError, request::Body, settings};
+
+/// A second connection is opened once every other carries this many requests: one connection serves a
+/// core well, and its frames share system calls.
+const STREAMS_SPREAD: usize = 64;
+/// Requests that wait for a stream of a full backend. More than this would only wait to time out.
+const WAITERS_MAX: usize = 1024;
+/// Attempts to find a connection; each has found one that broke before it could be used.
+const ATTEMPTS_MAX: usize = 3;
+
+/// The connections of one backend.
+pub(super) struct Pool {
+    settings: settings::Backend,
+    state: Mutex<State>,
+    /// A stream ended or a connection came up.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Arc<Connection>>,
+    /// The one dial under way; all who need it wait for the same.
+    dialing: Option<Dialing>,
+    waiters: usize,
+}
+
+type Dialing = Shared<BoxFuture<'static, Result<(), RpcError>>>;
+
+/// What to do for a request.
+enum Choice {
+    Use(Lease),
+    Dial(Dialing),
+    Wait,
+}
+
+impl Pool {
+    pub(super) fn new(settings: settings::Backend) -> Self {
+        Self { settings, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Sends a request and brings the head of the answer.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        outgoing: Outgoing,
+        progress: &Progress,
+    ) -> Result<Response<Body>, Failed> {
+        let lease = self.lease().await.map_err(Failed::finally)?;
+        exchange::run(lease, &self.settings, outgoing, progress).await
+    }
+
+    /// A connection with a free stream, opened if need be. Bounded by the caller's deadline.
+    async fn lease(self: &Arc<Self>) -> Result<Lease, RpcError> {
+        let mut failures = 0;
+        loop {
+            // Enabled before the look, so that what is freed in between is not missed.
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let choice = self.choose();
+            match choice {
+                Choice::Use(lease) => return Ok(lease),
+                Choice::Dial(dialing) => {
+                    dialing.await?;
+                    failures += 1;
+                    if failures > ATTEMPTS_MAX {
+                        return Err(unavailable(&self.settings, &"connections close at once"));
+                    }
+                }
+                Choice::Wait => {
+                    let _waiter = Waiter::enter(self)?;
+                    changed.await;
+                }
+            }
+        }
+    }
+
+    fn choose(self: &Arc<Self>) -> Choice {
+        let mut state = self.state.lock();
+        let least = state.connections.iter().filter(|each| each.is_usable());
+        let least = least.min_by_key(|each| each.load()).cloned();
+        let may_dial = state.connections.len() < self.settings.connections_max;
+        match least {
+            Some(connection) if connection.load() < connection.streams_max() => {
+                if connection.load() >= STREAMS_SPREAD && may_dial {
+                    drop(self.dialing(&mut state));
+                }
+                Choice::Use(Lease::new(connection, self.clone()))
+            }
+            Some(_) | None if may_dial => Choice::Dial(self.dialing(&mut state)),
+            Some(_) | None => Choice::Wait,
+        }
+    }
+
+    /// The dial under way, or a new one. It runs in its own task: a caller that gives up does not end it
+    /// for the others.
+    fn dialing(self: &Arc<Self>, state: &mut State) -> Dialing {
+        if let Some(dialing) = &state.dialing {
+            return dialing.clone();
+        }
+        let task = tokio::spawn(self.clone().open());
+        let dialing = async move {
+            match task.await {
+                Ok(outcome) => outcome,
+                Err(_shutdown) => Ok(()),
+            }
+        };
+        let dialing = dialing.boxed().shared();
+        state.dialing = Some(dialing.clone());
+        dialing
+    }
+
+    async fn open(self: Arc<Self>) -> Result<(), RpcError> {
+        let opened = connection::open(&self).await;
+        let mut state = self.state.lock();
+        state.dialing = None;
+        let outcome = opened.map(|connection| state.connections.push(connection));
+        drop(state);
+        self.changed.notify_waiters();
+        outcome
+    }
+
+    fn remove(&self, connection: &Arc<Connection>) {
+        self.state.lock().connections.retain(|each| !Arc::ptr_eq(each, connection));
+        self.changed.notify_waiters();
+    }
+
+    /// A stream ended.
+    fn released(&self) {
+        self.changed.notify_one();
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        self.settings.idle_timeout
+    }
+}
+
+/// Counts a waiting request.
+struct Waiter<'p>(&'p Pool);
+
+impl<'p> Waiter<'p> {
+    fn enter(pool: &'p Pool) -> Result<Self, RpcError> {
+        let mut state = pool.state.lock();
+        if state.waiters >= WAITERS_MAX {
+            return Err(overloaded(&pool.settings));
+        }
+        state.waiters += 1;
+        Ok(Self(pool))
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().waiters -= 1;
+    }
+}

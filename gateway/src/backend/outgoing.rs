@@ -1,0 +1,176 @@
+//! A request as it goes to a backend: headers set right, and as much of the body as is there already.
+
+use std::{future::poll_fn, pin::Pin, task::Context, task::Poll};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, Method, Uri,
+    header::{CONTENT_LENGTH, HOST},
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::headers;
+use crate::{
+    error::{Execution, RpcError, RpcErrorKind},
+    request::{Body, Request},
+    settings,
+};
+
+/// One request, ready to be sent.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) authority: Authority,
+    pub(super) path: PathAndQuery,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Payload,
+}
+
+/// A body. Most requests are one message that is there when the head is; they are sent without a task
+/// of their own and can be sent again.
+pub(super) enum Payload {
+    Whole(Bytes),
+    Stream { first: Option<Bytes>, rest: Body },
+}
+
+impl Outgoing {
+    /// Applies the header policy and looks what of the body is there.
+    pub(super) async fn prepare(request: Request, backend: &settings::Backend) -> Result<Self, RpcError> {
+        let (parts, body) = request.http.into_parts();
+        let authority = authority(&parts, backend)?;
+        let Parts { method, uri, mut headers, .. } = parts;
+        headers::outgoing(&mut headers, &request.origin, request.deadline);
+        headers.remove(HOST);
+        let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
+        let payload = Payload::gather(body).await?;
+        Ok(Self { method, authority, path, headers, payload })
+    }
+
+    /// A copy for a second attempt, if the body is whole.
+    pub(super) fn try_clone(&self) -> Option<Self> {
+        let Payload::Whole(body) = &self.payload else {
+            return None;
+        };
+        Some(Self {
+            method: self.method.clone(),
+            authority: self.authority.clone(),
+            path: self.path.clone(),
+            headers: self.headers.clone(),
+            payload: Payload::Whole(body.clone()),
+        })
+    }
+
+    /// The head for HTTP/2, and the body.
+    pub(super) fn into_http2(self) -> (http::Request<()>, Payload) {
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.authority);
+        uri.path_and_query = Some(self.path);
+        let mut head = http::Request::new(());
+        *head.method_mut() = self.method;
+        *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        *head.headers_mut() = self.headers;
+        (head, self.payload)
+    }
+
+    /// The whole request for HTTP/1.1, in origin form.
+    pub(super) fn into_http1(mut self) -> http::Request<Payload> {
+        if let Ok(host) = self.authority.as_str().parse() {
+            self.headers.insert(HOST, host);
+        }
+        let bodiless = matches!(self.method, Method::GET | Method::HEAD);
+        if matches!(self.payload, Payload::Whole(_)) && !bodiless {
+            // The body's own length is the truth; hyper writes it.
+            self.headers.remove(CONTENT_LENGTH);
+        }
+        let mut request = http::Request::new(self.payload);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.path.into();
+        *request.headers_mut() = self.headers;
+        request
+    }
+}
+
+impl Payload {
+    /// Takes what the body yields without waiting.
+    async fn gather(mut body: Body) -> Result<Self, RpcError> {
+        if body.is_end_stream() {
+            return Ok(Self::Whole(Bytes::new()));
+        }
+        let first = match poll_fn(|cx| Poll::Ready(poll_frame(&mut body, cx))).await {
+            Poll::Pending => return Ok(Self::Stream { first: None, rest: body }),
+            Poll::Ready(None) => return Ok(Self::Whole(Bytes::new())),
+            Poll::Ready(Some(frame)) => frame?,
+        };
+        match first.into_data() {
+            Ok(data) if body.is_end_stream() => Ok(Self::Whole(data)),
+            Ok(data) => Ok(Self::Stream { first: Some(data), rest: body }),
+            // A client's trailers carry nothing that a backend asked for.
+            Err(_trailers) => Ok(Self::Whole(Bytes::new())),
+        }
+    }
+}
+
+/// As HTTP/1.1 sends it.
+impl http_body::Body for Payload {
+    type Data = Bytes;
+    type Error = RpcError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RpcError>>> {
+        match self.get_mut() {
+            Self::Whole(data) if data.is_empty() => Poll::Ready(None),
+            Self::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Stream { first, rest } => match first.take() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => poll_frame(rest, cx),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(data) => data.is_empty(),
+            Self::Stream { first, rest } => first.is_none() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(data) => SizeHint::with_exact(data.len() as u64),
+            Self::Stream { first, rest } => {
+                let ahead = first.as_ref().map_or(0, |data| data.len() as u64);
+                let rest = rest.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + ahead);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + ahead);
+                }
+                hint
+            }
+        }
+    }
+}
+
+pub(super) fn poll_frame(
+    body: &mut Body,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, RpcError>>> {
+    Pin::new(body).poll_frame(cx)
+}
+
+/// The host that the client asked for; the backend's own where it named none.
+fn authority(parts: &Parts, backend: &settings::Backend) -> Result<Authority, RpcError> {
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(authority.clone());
+    }
+    let host = parts.headers.get(HOST).map(|host| host.as_bytes());
+    let host = host.filter(|host| !host.is_empty()).unwrap_or(backend.address.as_bytes());
+    Authority::try_from(host).map_err(|_| {
+        let message = "Host is not a host name with an optional port (RFC 9110, section 7.2)";
+        RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message)
+    })
+}

@@ -1,0 +1,85 @@
+//! HTTP Basic (RFC 7617), checked once per connection and credential.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use parking_lot::Mutex;
+
+use crate::{gateway::Gateway, request::Origin, settings::Authentication};
+
+/// What a connection's listener demands, and who has proved to be whom on it.
+pub(super) struct Gate {
+    demanded: Authentication,
+    /// The credential that was found right last: a check costs a thousand hashes.
+    known: Mutex<Option<(HeaderValue, Arc<Origin>)>>,
+}
+
+impl Gate {
+    pub(super) fn new(gateway: &Gateway, origin: &Origin) -> Self {
+        let snapshot = gateway.snapshot();
+        let listener = snapshot.settings.listeners.iter().find(|each| each.name == origin.listener);
+        // A listener that a reload took away admits nobody new.
+        let demanded = listener.map_or(Authentication::Password, |each| each.authentication);
+        Self { demanded, known: Mutex::new(None) }
+    }
+
+    /// The origin with its user; `None` refuses. Takes the credential out of the headers, so that no
+    /// backend sees it.
+    pub(super) async fn admit(
+        &self,
+        gateway: &Gateway,
+        origin: &Arc<Origin>,
+        headers: &mut HeaderMap,
+    ) -> Option<Arc<Origin>> {
+        if self.demanded == Authentication::None {
+            return Some(origin.clone());
+        }
+        let credential = headers.remove(AUTHORIZATION)?;
+        if let Some((known, admitted)) = &*self.known.lock()
+            && *known == credential
+        {
+            return Some(admitted.clone());
+        }
+        let (user, password) = parse(&credential)?;
+        let snapshot = gateway.snapshot.load_full();
+        let right = snapshot.users.verify(&user, &password).await;
+        let outcome = if right { "ok" } else { "refused" };
+        gateway.metrics.logins.with_label_values(&["http", outcome]).inc();
+        if !right {
+            return None;
+        }
+        let admitted = Arc::new(Origin { user: Some(user.into()), ..Origin::clone(origin) });
+        *self.known.lock() = Some((credential, admitted.clone()));
+        Some(admitted)
+    }
+}
+
+/// User and password of `Basic base64(user:password)`.
+fn parse(credential: &HeaderValue) -> Option<(String, Vec<u8>)> {
+    let (scheme, encoded) = credential.as_bytes().split_at_checked("basic ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let mut decoded = BASE64.decode(encoded.trim_ascii()).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let password = decoded.split_off(colon + 1);
+    decoded.truncate(colon);
+    Some((String::from_utf8(decoded).ok()?, password))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_split_at_its_first_colon() {
+        let value = |text| HeaderValue::from_static(text);
+        let aladdin = Some(("Aladdin".to_owned(), b"open sesame".to_vec()));
+        assert_eq!(parse(&value("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")), aladdin);
+        assert_eq!(parse(&value("basic YTpiOmM=")), Some(("a".to_owned(), b"b:c".to_vec())));
+        for malformed in ["Basic", "Basic !!!", "Basic YWJj", "Bearer YTpi", ""] {
+            assert_eq!(parse(&value(malformed)), None, "{malformed}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! One request on an HTTP connection and its answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, Request as HttpRequest, Response, header::CONTENT_LENGTH};
+use hyper::body::Incoming;
+use towline_protocols::link::Priority;
+
+use super::{
+    auth::Gate,
+    body::{self, Bounded, WithStatus},
+    problem,
+    watched::Activity,
+};
+use crate::{
+    backend::is_grpc,
+    error::{Execution, RpcError},
+    gateway::Gateway,
+    request::{Body, Origin, Request},
+    router,
+};
+
+/// What the requests of one connection share.
+pub(super) struct Front {
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    gate: Gate,
+    activity: Arc<Activity>,
+}
+
+impl Front {
+    pub(super) fn new(gateway: Arc<Gateway>, origin: Arc<Origin>, activity: Arc<Activity>) -> Self {
+        let gate = Gate::new(&gateway, &origin);
+        Self { gateway, origin, gate, activity }
+    }
+
+    /// Takes a request to its backend. Whatever goes wrong becomes an answer.
+    pub(super) async fn answer(&self, request: HttpRequest<Incoming>) -> Response<Body> {
+        self.activity.requested();
+        let grpc = is_grpc(request.headers());
+        let (mut parts, incoming) = request.into_parts();
+        let admitted = self.gate.admit(&self.gateway, &self.origin, &mut parts.headers).await;
+        let Some(origin) = admitted else {
+            return problem::unauthorized(grpc);
+        };
+        let bytes_max = self.gateway.snapshot().settings.limits.message_bytes_max;
+        if !grpc && declared_length(&parts.headers).is_some_and(|length| length > bytes_max as u64) {
+            self.gateway.metrics.limit_hit("message_bytes_max");
+            let error = RpcError { execution: Execution::NotRun, ..body::too_large(bytes_max) };
+            return problem::answer(&error, grpc);
+        }
+        let deadline = if grpc { grpc_timeout(&parts.headers) } else { None };
+        let request = Request {
+            origin,
+            deadline: deadline.and_then(|timeout| Instant::now().checked_add(timeout)),
+            priority: priority(&parts.headers),
+            idempotent: false,
+            http: HttpRequest::from_parts(parts, Body::new(Bounded::new(incoming, grpc, bytes_max))),
+        };
+        match router::handle(&self.gateway, request).await {
+            Ok(answer) if grpc => answer.map(|body| Body::new(WithStatus::new(body))),
+            Ok(answer) => answer,
+            Err(error) => problem::answer(&error, grpc),
+        }
+    }
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.as_bytes();
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(count * 3600)),
+        b'M' => Some(Duration::from_secs(count * 60)),
+        b'S' => Some(Duration::from_secs(count)),
+        b'm' => Some(Duration::from_millis(count)),
+        b'u' => Some(Duration::from_micros(count)),
+        b'n' => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// The urgency of the `priority` header (RFC 9218, section 4).
+fn priority(headers: &HeaderMap) -> Priority {
+    let Some(value) = headers.get("priority").and_then(|value| value.to_str().ok()) else {
+        return Priority::NORMAL;
+    };
+    let urgency = value.split(',').find_map(|part| part.trim().strip_prefix("u=")?.parse().ok());
+    urgency.filter(|urgency| *urgency <= 7).map_or(Priority::NORMAL, Priority::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn header(name: &'static str, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn grpc_timeouts_have_units() {
+        for (value, expected) in [
+            ("250m", Some(Duration::from_millis(250))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("123456789S", None),
+            ("S", None),
+            ("-1S", None),
+            ("5", None),
+        ] {
+            assert_eq!(grpc_timeout(&header("grpc-timeout", value)), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn urgency_is_rfc_9218s() {
+        for (value, expected) in [("u=0, i", 0), ("i, u=7", 7), ("u=9", 3), ("i", 3)] {
+            assert_eq!(priority(&header("priority", value)).urgency(), expected, "{value}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod error;
 mod packet;
 mod properties;
 mod reason;
+pub mod session;
 mod text;
 pub mod topic;
 mod wire;

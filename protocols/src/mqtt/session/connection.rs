@@ -1,0 +1,594 @@
+//! One connection after its CONNECT was accepted.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    ApplicationMessage, Session, Settings,
+    store::{Awaits, Outgoing},
+};
+use crate::mqtt::{
+    Ack, Connack, ConnackProperties, Connect, Disconnect, MqttError, Packet, PacketId, PacketKind, Publish,
+    PublishHead, QoS, ReasonCode, Suback, SubackProperties, Subscribe, Text, Unsuback, Unsubscribe, Version,
+    decode, encode, topic,
+};
+
+/// Payloads of this size or more are handed out by reference instead of being copied behind their head.
+const PAYLOAD_BYTES_COPIED_MAX: usize = 4096;
+/// How much one [`Connection::poll_transmit`] encodes: what a socket takes at once, about.
+const TRANSMIT_BYTES: usize = 16 * 1024;
+
+/// The server's side of an MQTT connection.
+#[derive(Debug)]
+pub struct Connection {
+    version: Version,
+    /// What the server answers, ahead of messages.
+    control: BytesMut,
+    /// One and a half keep-alive periods; zero when keep-alive is off.
+    silence_max: Duration,
+    deadline: Option<Instant>,
+    expiry: Duration,
+    expiry_max: Duration,
+    /// QoS 1 and 2 publishes of the client that are not finished.
+    unfinished: u16,
+    /// QoS 1 and 2 messages sent on this connection and not finished.
+    outstanding: u16,
+    outstanding_max: u16,
+    /// Largest packet that the client takes.
+    packet_bytes_max: usize,
+    aliases_in: Vec<Option<Text>>,
+    aliases_out: HashMap<Box<str>, u16>,
+    aliases_out_max: u16,
+    dropped: u64,
+}
+
+/// What the client wants.
+#[derive(Debug)]
+pub enum Event {
+    /// A message. Its topic is there even if an alias stood for it. With QoS 1 or 2,
+    /// [`Connection::acknowledge`] follows, in the order of the events [MQTT-4.6.0-2].
+    Publish(Box<Publish>),
+    /// Answer with [`Connection::suback`].
+    Subscribe(Subscribe),
+    /// Answer with [`Connection::unsuback`].
+    Unsubscribe(Unsubscribe),
+    /// It leaves, with or without its will.
+    Disconnect {
+        /// Whether the will is to be published.
+        with_will: bool,
+    },
+}
+
+impl Connection {
+    /// Accepts a client: CONNACK is the first thing to transmit. `assigned_id` is the identifier that the
+    /// server chose for a client without one.
+    pub fn accept(
+        connect: &Connect,
+        session_present: bool,
+        assigned_id: Option<Text>,
+        settings: &Settings,
+        now: Instant,
+    ) -> Self {
+        let keep_alive = keep_alive(connect, settings);
+        let asked = &connect.properties;
+        let mut connection = Self {
+            version: connect.version,
+            control: BytesMut::new(),
+            silence_max: Duration::from_secs(u64::from(keep_alive)) * 3 / 2,
+            deadline: None,
+            expiry: expiry(connect, settings),
+            expiry_max: settings.session_expiry_max,
+            unfinished: 0,
+            outstanding: 0,
+            outstanding_max: asked
+                .receive_maximum
+                .map_or(u16::MAX, |max| max.get())
+                .min(settings.receive_maximum),
+            packet_bytes_max: asked.packet_bytes_max.map_or(usize::MAX, |max| max.get() as usize),
+            aliases_in: Vec::new(),
+            aliases_out: HashMap::new(),
+            aliases_out_max: asked.topic_alias_maximum.unwrap_or(0).min(settings.topic_alias_max),
+            dropped: 0,
+        };
+        connection.touch(now);
+        let mut properties = ConnackProperties::default();
+        if connect.version == Version::V5 {
+            properties = connack_properties(connect, keep_alive, connection.expiry, settings);
+            properties.assigned_client_id = assigned_id;
+        }
+        // MQTT 3.1 has no session present flag.
+        let session_present = session_present && connect.version != Version::V31;
+        let connack = Connack { session_present, reason: ReasonCode::Success, properties };
+        connection.control(&Packet::Connack(Box::new(connack)));
+        connection
+    }
+
+    /// The version spoken.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// How long the session is kept after this connection.
+    pub fn session_expiry(&self) -> Duration {
+        self.expiry
+    }
+
+    /// Messages that were neither sent nor kept since the last call: expired, or larger than the client takes.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Takes packets off the input up to the next event; `None` when more bytes are needed.
+    pub fn handle_bytes<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        input: &mut BytesMut,
+        settings: &Settings,
+        now: Instant,
+    ) -> Result<Option<Event>, MqttError> {
+        while let Some(packet) = decode(input, self.version, &settings.limits)? {
+            if let Some(event) = self.handle_packet(session, packet, settings, now)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes one packet.
+    pub fn handle_packet<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        packet: Packet,
+        settings: &Settings,
+        now: Instant,
+    ) -> Result<Option<Event>, MqttError> {
+        self.touch(now);
+        match packet {
+            Packet::Publish(publish) => return self.handle_publish(session, publish, settings),
+            Packet::Puback(ack) => self.handle_receipt(session, &ack, QoS::AtLeastOnce)?,
+            Packet::Pubrec(ack) => self.handle_receipt(session, &ack, QoS::ExactlyOnce)?,
+            Packet::Pubrel(ack) => self.handle_pubrel(session, ack.packet_id),
+            Packet::Pubcomp(ack) => self.handle_pubcomp(session, ack.packet_id),
+            Packet::Subscribe(subscribe) => return Ok(Some(Event::Subscribe(subscribe))),
+            Packet::Unsubscribe(unsubscribe) => return Ok(Some(Event::Unsubscribe(unsubscribe))),
+            Packet::Pingreq => self.control(&Packet::Pingresp),
+            Packet::Disconnect(disconnect) => return self.handle_disconnect(&disconnect).map(Some),
+            Packet::Connect(_) => {
+                return Err(MqttError::protocol("MQTT-3.1.0-2: a second CONNECT on one connection"));
+            }
+            Packet::Auth(_) => {
+                return Err(MqttError::protocol(
+                    "MQTT-4.12.0-6: AUTH without an authentication method in CONNECT",
+                ));
+            }
+            Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
+                return Err(MqttError::protocol("2.1.2: a packet that only servers send"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says what became of a publish of QoS 1 or 2. MQTT 3 cannot report failures: close the connection
+    /// instead, so that the client sends the message again.
+    pub fn acknowledge<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        id: PacketId,
+        qos: QoS,
+        reason: ReasonCode,
+    ) {
+        let ack = Ack::new(id, reason);
+        match qos {
+            QoS::AtMostOnce => {}
+            QoS::AtLeastOnce => {
+                self.unfinished = self.unfinished.saturating_sub(1);
+                self.control(&Packet::Puback(ack));
+            }
+            QoS::ExactlyOnce => {
+                if reason.is_error() {
+                    self.unfinished = self.unfinished.saturating_sub(1);
+                } else {
+                    session.mark_received(id);
+                }
+                self.control(&Packet::Pubrec(ack));
+            }
+        }
+    }
+
+    /// Answers a SUBSCRIBE.
+    pub fn suback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.control(&Packet::Suback(Suback { packet_id, properties: SubackProperties::default(), reasons }));
+    }
+
+    /// Answers an UNSUBSCRIBE.
+    pub fn unsuback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.control(&Packet::Unsuback(Unsuback {
+            packet_id,
+            properties: SubackProperties::default(),
+            reasons,
+        }));
+    }
+
+    /// The server ends the connection: what is still to be transmitted ends with DISCONNECT, where the
+    /// version has one for servers. `text` is for a person on the other side to read.
+    pub fn disconnect(&mut self, reason: ReasonCode, text: &'static str) {
+        if self.version != Version::V5 {
+            return;
+        }
+        let reason =
+            if reason.is_allowed_in(PacketKind::Disconnect) { reason } else { ReasonCode::ProtocolError };
+        let mut disconnect = Disconnect::new(reason);
+        disconnect.properties.reason_string = Text::new(Bytes::from_static(text.as_bytes())).ok();
+        let before = self.control.len();
+        self.control(&Packet::Disconnect(disconnect));
+        // MQTT-3.14.2-3: the reason string is left out when the packet would be too large with it.
+        if self.control.len() == before {
+            self.control(&Packet::Disconnect(Disconnect::new(reason)));
+        }
+    }
+
+    /// Appends to `out` what is to be sent, about 16 KiB at most. A returned payload follows those bytes;
+    /// then there may be more.
+    pub fn poll_transmit<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        out: &mut BytesMut,
+        now: Instant,
+    ) -> Option<Bytes> {
+        if !self.control.is_empty() {
+            out.extend_from_slice(&std::mem::take(&mut self.control));
+        }
+        if let Some(payload) = self.transmit_again(session, out, now) {
+            return Some(payload);
+        }
+        while out.len() < TRANSMIT_BYTES {
+            let next = session.next_queued(now, &mut self.dropped)?;
+            let (qos, next) = (next.qos, next.clone());
+            if qos == QoS::AtMostOnce {
+                let payload = self.put_publish(&next, None, false, out, now);
+                session.dequeue();
+                if payload.is_some() {
+                    return payload;
+                }
+                continue;
+            }
+            if self.outstanding >= self.outstanding_max {
+                return None;
+            }
+            let id = session.next_id()?;
+            let before = out.len();
+            let payload = self.put_publish(&next, Some(id), false, out, now);
+            if out.len() == before {
+                // MQTT-3.1.2-25: too large for the client counts as sent and done.
+                session.dequeue();
+                continue;
+            }
+            session.depart(id);
+            self.outstanding += 1;
+            if payload.is_some() {
+                return payload;
+            }
+        }
+        None
+    }
+
+    /// When [`Connection::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Fails when the client was silent for one and a half keep-alive periods [MQTT-3.1.2-22].
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), MqttError> {
+        match self.deadline {
+            Some(deadline) if deadline <= now => Err(MqttError::new(
+                ReasonCode::KeepAliveTimeout,
+                "MQTT-3.1.2-22: no packet within one and a half keep-alive periods",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the keep-alive anew: after each packet, and when the server itself had stopped reading.
+    pub fn touch(&mut self, now: Instant) {
+        self.deadline = (!self.silence_max.is_zero()).then(|| now + self.silence_max);
+    }
+
+    fn handle_publish<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        mut publish: Box<Publish>,
+        settings: &Settings,
+    ) -> Result<Option<Event>, MqttError> {
+        self.resolve_alias(&mut publish, settings)?;
+        if !publish.properties.subscription_ids.is_empty() {
+            return Err(MqttError::protocol(
+                "MQTT-3.3.4-6: a client must not send a Subscription Identifier",
+            ));
+        }
+        if let (QoS::ExactlyOnce, Some(id)) = (publish.qos, publish.packet_id)
+            && session.has_received(id)
+        {
+            // MQTT-4.3.3-10: a repetition is answered, and not delivered again.
+            self.control(&Packet::Pubrec(Ack::new(id, ReasonCode::Success)));
+            return Ok(None);
+        }
+        if publish.qos != QoS::AtMostOnce {
+            self.count_unfinished(session, settings)?;
+        }
+        if topic::levels(publish.topic.as_str()) > settings.topic_levels_max {
+            return self.refuse_topic(session, &publish).map(|()| None);
+        }
+        Ok(Some(Event::Publish(publish)))
+    }
+
+    /// MQTT-3.3.4-9: the client keeps to the server's Receive Maximum. MQTT 3 clients are not told of it;
+    /// a driver slows them by not reading on.
+    fn count_unfinished<M: ApplicationMessage>(
+        &mut self,
+        session: &Session<M>,
+        settings: &Settings,
+    ) -> Result<(), MqttError> {
+        // Identifiers received on an earlier connection count too, since they take memory here.
+        let unfinished = usize::from(self.unfinished).max(session.received_len());
+        if self.version == Version::V5 && unfinished >= usize::from(settings.receive_maximum) {
+            return Err(MqttError::new(
+                ReasonCode::ReceiveMaximumExceeded,
+                "MQTT-3.3.4-9: more QoS 1 and 2 publishes at one time than Receive Maximum",
+            ));
+        }
+        self.unfinished = self.unfinished.saturating_add(1);
+        Ok(())
+    }
+
+    fn refuse_topic<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        publish: &Publish,
+    ) -> Result<(), MqttError> {
+        match publish.packet_id {
+            Some(id) if self.version == Version::V5 => {
+                self.acknowledge(session, id, publish.qos, ReasonCode::TopicNameInvalid);
+                Ok(())
+            }
+            _ => Err(MqttError::new(
+                ReasonCode::TopicNameInvalid,
+                "the topic has more levels than mqtt.topic_levels_max",
+            )),
+        }
+    }
+
+    fn resolve_alias(&mut self, publish: &mut Publish, settings: &Settings) -> Result<(), MqttError> {
+        let Some(alias) = publish.properties.topic_alias.take() else { return Ok(()) };
+        if alias > settings.topic_alias_max {
+            return Err(MqttError::new(
+                ReasonCode::TopicAliasInvalid,
+                "MQTT-3.3.2-9: a topic alias above Topic Alias Maximum",
+            ));
+        }
+        let index = usize::from(alias) - 1;
+        if !publish.topic.is_empty() {
+            if self.aliases_in.len() <= index {
+                self.aliases_in.resize(index + 1, None);
+            }
+            // A copy, so that the alias does not hold on to the packet it came in.
+            self.aliases_in[index] = Text::try_from(publish.topic.as_str()).ok();
+            return Ok(());
+        }
+        publish.topic = self.aliases_in.get(index).cloned().flatten().ok_or(MqttError::new(
+            ReasonCode::TopicAliasInvalid,
+            "3.3.2.3.4: a topic alias that stands for nothing yet",
+        ))?;
+        Ok(())
+    }
+
+    /// PUBACK and PUBREC.
+    fn handle_receipt<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        ack: &Ack,
+        qos: QoS,
+    ) -> Result<(), MqttError> {
+        let id = ack.packet_id;
+        match session.awaits_receipt(id) {
+            Some(sent) if sent != qos => {
+                Err(MqttError::protocol("4.3: the acknowledgement is not that of the message's QoS"))
+            }
+            Some(QoS::ExactlyOnce) if !ack.reason.is_error() => {
+                session.release(id);
+                self.control(&Packet::Pubrel(Ack::new(id, ReasonCode::Success)));
+                Ok(())
+            }
+            Some(_) => {
+                session.complete(id);
+                self.outstanding = self.outstanding.saturating_sub(1);
+                Ok(())
+            }
+            None => {
+                if qos == QoS::ExactlyOnce && !ack.reason.is_error() {
+                    // A repeated PUBREC is answered as the first one was.
+                    let known = session.awaits_completion(id);
+                    let reason =
+                        if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+                    self.control(&Packet::Pubrel(Ack::new(id, reason)));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_pubrel<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) {
+        let known = session.unmark_received(id);
+        if known {
+            self.unfinished = self.unfinished.saturating_sub(1);
+        }
+        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        self.control(&Packet::Pubcomp(Ack::new(id, reason)));
+    }
+
+    fn handle_pubcomp<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) {
+        if session.awaits_completion(id) {
+            session.complete(id);
+            self.outstanding = self.outstanding.saturating_sub(1);
+        }
+    }
+
+    fn handle_disconnect(&mut self, disconnect: &Disconnect) -> Result<Event, MqttError> {
+        if let Some(seconds) = disconnect.properties.session_expiry {
+            if self.expiry.is_zero() && seconds != 0 {
+                return Err(MqttError::protocol(
+                    "3.14.2.2.2: a session that was to end with its connection cannot be prolonged",
+                ));
+            }
+            self.expiry = interval(seconds).min(self.expiry_max);
+        }
+        Ok(Event::Disconnect { with_will: disconnect.reason != ReasonCode::Success })
+    }
+
+    /// Sends what was in flight when an earlier connection ended [MQTT-4.4.0-1].
+    fn transmit_again<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        out: &mut BytesMut,
+        now: Instant,
+    ) -> Option<Bytes> {
+        while self.outstanding < self.outstanding_max && out.len() < TRANSMIT_BYTES {
+            let at = session.in_flight.iter().position(|entry| !entry.is_sent)?;
+            let entry = &mut session.in_flight[at];
+            let id = entry.id;
+            entry.is_sent = true;
+            self.outstanding += 1;
+            let Awaits::Receipt(outgoing) = &entry.awaits else {
+                let _ = encode(&Packet::Pubrel(Ack::new(id, ReasonCode::Success)), self.version, out);
+                continue;
+            };
+            let (outgoing, dup, before) = (outgoing.clone(), entry.dup, out.len());
+            let payload = self.put_publish(&outgoing, Some(id), dup, out, now);
+            if out.len() == before {
+                session.complete(id);
+                self.outstanding -= 1;
+            }
+            if payload.is_some() {
+                return payload;
+            }
+        }
+        None
+    }
+
+    /// Appends a PUBLISH, or nothing when the client does not take packets of its size. A large payload is
+    /// returned instead of appended.
+    fn put_publish<M: ApplicationMessage>(
+        &mut self,
+        outgoing: &Outgoing<M>,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        out: &mut BytesMut,
+        now: Instant,
+    ) -> Option<Bytes> {
+        let message = outgoing.message.view();
+        let (topic_alias, is_known) = self.alias(message.topic);
+        let head = PublishHead {
+            dup,
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            topic: if is_known { "" } else { message.topic },
+            packet_id,
+            topic_alias,
+            payload_utf8: message.payload_utf8.then_some(true),
+            expiry: message.expires.map(|at| seconds_left(at, now)),
+            response_topic: message.response_topic,
+            correlation_data: message.correlation_data,
+            user_properties: message.user_properties,
+            subscription_ids: &outgoing.subscription_ids,
+            content_type: message.content_type,
+            payload_bytes: message.payload.len(),
+        };
+        let start = out.len();
+        let is_encoded = head.encode(self.version, out).is_ok();
+        // MQTT-3.1.2-24: nothing larger than the client's Maximum Packet Size.
+        if !is_encoded || out.len() - start + message.payload.len() > self.packet_bytes_max {
+            out.truncate(start);
+            self.dropped += 1;
+            return None;
+        }
+        if let (Some(alias), false) = (topic_alias, is_known) {
+            self.aliases_out.insert(message.topic.into(), alias);
+        }
+        if message.payload.len() >= PAYLOAD_BYTES_COPIED_MAX {
+            return Some(message.payload.clone());
+        }
+        out.extend_from_slice(message.payload);
+        None
+    }
+
+    /// The alias of a topic and whether the client knows it. The first topics get one, up to the maximum.
+    fn alias(&self, topic: &str) -> (Option<u16>, bool) {
+        if self.aliases_out_max == 0 {
+            return (None, false);
+        }
+        if let Some(alias) = self.aliases_out.get(topic) {
+            return (Some(*alias), true);
+        }
+        let next = self.aliases_out.len() + 1;
+        ((next <= usize::from(self.aliases_out_max)).then_some(next as u16), false)
+    }
+
+    /// Queues an answer, if the client takes packets of its size.
+    fn control(&mut self, packet: &Packet) {
+        let start = self.control.len();
+        let is_encoded = encode(packet, self.version, &mut self.control).is_ok();
+        if !is_encoded || self.control.len() - start > self.packet_bytes_max {
+            self.control.truncate(start);
+        }
+    }
+}
+
+fn keep_alive(connect: &Connect, settings: &Settings) -> u16 {
+    let max = u16::try_from(settings.keep_alive_max.as_secs()).unwrap_or(u16::MAX);
+    let is_bound = connect.version == Version::V5 && max != 0;
+    if is_bound && (connect.keep_alive == 0 || connect.keep_alive > max) { max } else { connect.keep_alive }
+}
+
+fn expiry(connect: &Connect, settings: &Settings) -> Duration {
+    match (connect.version, connect.clean_start) {
+        (Version::V5, _) => {
+            interval(connect.properties.session_expiry.unwrap_or(0)).min(settings.session_expiry_max)
+        }
+        (_, true) => Duration::ZERO,
+        (_, false) => settings.session_expiry_max,
+    }
+}
+
+/// 0xFFFFFFFF means for ever (3.1.2.11.2).
+fn interval(seconds: u32) -> Duration {
+    if seconds == u32::MAX { Duration::MAX } else { Duration::from_secs(seconds.into()) }
+}
+
+fn connack_properties(
+    connect: &Connect,
+    keep_alive: u16,
+    expiry: Duration,
+    settings: &Settings,
+) -> ConnackProperties {
+    let is_cut = interval(connect.properties.session_expiry.unwrap_or(0)) != expiry;
+    ConnackProperties {
+        session_expiry: is_cut.then(|| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
+        receive_maximum: std::num::NonZeroU16::new(settings.receive_maximum),
+        packet_bytes_max: std::num::NonZeroU32::new(
+            u32::try_from(settings.limits.packet_bytes_max).unwrap_or(u32::MAX),
+        ),
+        topic_alias_maximum: (settings.topic_alias_max > 0).then_some(settings.topic_alias_max),
+        keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+        ..Default::default()
+    }
+}
+
+/// Rounded up, so that a message that is still worth sending is not sent as expired.
+fn seconds_left(at: Instant, now: Instant) -> u32 {
+    let left = at.saturating_duration_since(now);
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}

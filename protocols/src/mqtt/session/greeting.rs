@@ -1,0 +1,84 @@
+//! Before CONNECT.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::Settings;
+use crate::mqtt::{
+    Connack, ConnackProperties, Connect, FixedHeader, MqttError, Packet, PacketKind, ReasonCode, Version,
+    decode, encode,
+};
+
+/// A connection whose first packet has not come yet.
+#[derive(Debug)]
+pub struct Greeting {
+    deadline: Instant,
+}
+
+impl Greeting {
+    /// The connection is up.
+    pub fn new(settings: &Settings, now: Instant) -> Self {
+        Self { deadline: now + settings.connect_timeout }
+    }
+
+    /// When [`Greeting::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Fails when CONNECT is late.
+    pub fn handle_timeout(&self, now: Instant) -> Result<(), MqttError> {
+        if now < self.deadline {
+            return Ok(());
+        }
+        Err(MqttError::new(ReasonCode::KeepAliveTimeout, "3.1.0: CONNECT must come in reasonable time"))
+    }
+
+    /// Takes CONNECT off the input, once it is whole. What follows it stays: a client need not wait for
+    /// CONNACK (3.1.4).
+    pub fn handle_bytes(
+        &self,
+        input: &mut BytesMut,
+        settings: &Settings,
+    ) -> Result<Option<Box<Connect>>, MqttError> {
+        let first = FixedHeader::parse(input, Version::V311, &settings.limits)?;
+        if first.is_some_and(|header| header.kind != PacketKind::Connect) {
+            return Err(MqttError::protocol("MQTT-3.1.0-1: the first packet must be CONNECT"));
+        }
+        let Some(Packet::Connect(connect)) = decode(input, Version::V311, &settings.limits)? else {
+            return Ok(None);
+        };
+        if connect.properties.authentication_method.is_some() {
+            return Err(MqttError::new(
+                ReasonCode::BadAuthenticationMethod,
+                "MQTT-4.12.0-1: extended authentication is not supported",
+            ));
+        }
+        if connect.client_id.is_empty() && connect.version != Version::V5 && !connect.clean_start {
+            return Err(MqttError::new(
+                ReasonCode::ClientIdentifierNotValid,
+                "3.1.1, MQTT-3.1.3-8: an empty client identifier needs a clean session",
+            ));
+        }
+        Ok(Some(connect))
+    }
+
+    /// The CONNACK that refuses a client. `version` is that of its CONNECT; a client whose CONNECT did not
+    /// parse is answered as MQTT 3.1.1, and only if its version is what is wrong: anything else is no MQTT.
+    pub fn refuse(version: Option<Version>, reason: ReasonCode, out: &mut BytesMut) {
+        let is_answered = version.is_some()
+            || matches!(
+                reason,
+                ReasonCode::UnsupportedProtocolVersion | ReasonCode::ClientIdentifierNotValid
+            );
+        if !is_answered {
+            return;
+        }
+        let reason =
+            if reason.is_allowed_in(PacketKind::Connack) { reason } else { ReasonCode::UnspecifiedError };
+        let connack = Connack { session_present: false, reason, properties: ConnackProperties::default() };
+        // A CONNACK without properties always fits.
+        let _ = encode(&Packet::Connack(Box::new(connack)), version.unwrap_or(Version::V311), out);
+    }
+}

@@ -1,0 +1,83 @@
+//! The server's side of a connection and of the session behind it, without I/O.
+//!
+//! A [`Session`] outlives connections: the messages that wait for the client and those in flight. A
+//! [`Connection`] is one stretch of it: versions, keep-alive, aliases, quotas. Before there is either, a
+//! [`Greeting`] waits for CONNECT.
+//!
+//! ```text
+//!  Greeting --CONNECT--> Connection::accept --handle_bytes--> Event ... --> end
+//!     |                        ^    |
+//!     +--error, refused        |    +--poll_transmit--> bytes
+//!                           Session <--push-- messages from anywhere, at any time
+//! ```
+
+mod connection;
+mod greeting;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+pub use self::{
+    connection::{Connection, Event},
+    greeting::Greeting,
+    store::{Push, Session},
+};
+use super::Limits;
+
+/// What an operator allows.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bounds on incoming packets.
+    pub limits: Limits,
+    /// Time from the first byte to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// Upper bound on a session's expiry interval; also the interval of MQTT 3 sessions that are not clean.
+    pub session_expiry_max: Duration,
+    /// Longest keep-alive of an MQTT 5 client; zero leaves it to the client. MQTT 3 cannot tell clients.
+    pub keep_alive_max: Duration,
+    /// QoS 1 and 2 messages in flight, in each direction.
+    pub receive_maximum: u16,
+    /// Topic aliases, in each direction.
+    pub topic_alias_max: u16,
+    /// Levels of a topic name.
+    pub topic_levels_max: usize,
+    /// Messages queued for one session, count.
+    pub queue_max: usize,
+    /// Messages queued for and in flight to one session, bytes.
+    pub queue_bytes_max: usize,
+}
+
+/// An application message as its owner keeps it. Cloning it is cheap: it is shared by all sessions that it
+/// is queued for.
+pub trait ApplicationMessage: Clone {
+    /// Its parts.
+    fn view(&self) -> MessageView<'_>;
+}
+
+/// The parts of an application message.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageView<'a> {
+    /// Topic name.
+    pub topic: &'a str,
+    /// Payload.
+    pub payload: &'a Bytes,
+    /// When it stops being worth delivering.
+    pub expires: Option<Instant>,
+    /// The payload is said to be UTF-8.
+    pub payload_utf8: bool,
+    /// Content type.
+    pub content_type: Option<&'a str>,
+    /// Response topic.
+    pub response_topic: Option<&'a str>,
+    /// Correlation data.
+    pub correlation_data: Option<&'a [u8]>,
+    /// User properties, in order.
+    pub user_properties: &'a [(Arc<str>, Arc<str>)],
+}

@@ -1,0 +1,479 @@
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::*;
+use crate::mqtt::*;
+
+#[derive(Debug)]
+struct Message {
+    topic: &'static str,
+    payload: Bytes,
+    expires: Option<Instant>,
+}
+
+impl ApplicationMessage for Arc<Message> {
+    fn view(&self) -> MessageView<'_> {
+        MessageView {
+            topic: self.topic,
+            payload: &self.payload,
+            expires: self.expires,
+            payload_utf8: false,
+            content_type: None,
+            response_topic: None,
+            correlation_data: None,
+            user_properties: &[],
+        }
+    }
+}
+
+/// One client against one server, with the clock in hand.
+struct Pair {
+    settings: Settings,
+    session: Session<Arc<Message>>,
+    connection: Connection,
+    version: Version,
+    now: Instant,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an `Instant` cannot be made from a number; all others follow from this one"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn settings() -> Settings {
+    Settings {
+        limits: Limits::default(),
+        connect_timeout: Duration::from_secs(10),
+        session_expiry_max: Duration::from_secs(3600),
+        keep_alive_max: Duration::ZERO,
+        receive_maximum: 2,
+        topic_alias_max: 2,
+        topic_levels_max: 4,
+        queue_max: 3,
+        queue_bytes_max: 10_000,
+    }
+}
+
+fn connect(version: Version) -> Connect {
+    Connect {
+        version,
+        clean_start: true,
+        keep_alive: 10,
+        client_id: text("c"),
+        will: None,
+        user_name: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    }
+}
+
+impl Pair {
+    fn new(connect: &Connect, settings: Settings) -> (Self, Connack) {
+        let now = start();
+        let connection = Connection::accept(connect, false, None, &settings, now);
+        let mut pair = Self { settings, session: Session::new(), connection, version: connect.version, now };
+        let Some(Packet::Connack(connack)) = pair.receive().pop() else { panic!("no CONNACK") };
+        (pair, *connack)
+    }
+
+    /// The connection breaks and the client comes back to its session.
+    fn reconnect(&mut self) {
+        self.session.detach();
+        self.session.resume();
+        self.connection = Connection::accept(&connect(self.version), true, None, &self.settings, self.now);
+        assert_eq!(self.receive_some(1).len(), 1);
+    }
+
+    fn send(&mut self, packet: Packet) -> Result<Option<Event>, MqttError> {
+        self.connection.handle_packet(&mut self.session, packet, &self.settings, self.now)
+    }
+
+    fn deliver(&mut self, payload: &'static str, qos: QoS) -> Push {
+        let message = Message { topic: "t", payload: payload.into(), expires: None };
+        self.session.push(Arc::new(message), qos, false, &[], &self.settings)
+    }
+
+    fn bytes(&mut self) -> BytesMut {
+        let mut out = BytesMut::new();
+        while let Some(payload) = self.connection.poll_transmit(&mut self.session, &mut out, self.now) {
+            out.extend_from_slice(&payload);
+        }
+        out
+    }
+
+    /// Everything that the client gets now.
+    fn receive(&mut self) -> Vec<Packet> {
+        self.receive_some(usize::MAX)
+    }
+
+    fn receive_some(&mut self, count: usize) -> Vec<Packet> {
+        let mut bytes = self.bytes();
+        let mut packets = Vec::new();
+        while packets.len() < count {
+            match decode(&mut bytes, self.version, &Limits::default()).unwrap() {
+                Some(packet) => packets.push(packet),
+                None => break,
+            }
+        }
+        packets
+    }
+}
+
+fn text(value: &str) -> Text {
+    Text::try_from(value).unwrap()
+}
+
+fn id(value: u16) -> PacketId {
+    PacketId::new(value).unwrap()
+}
+
+fn publish(topic: &str, qos: QoS, packet: u16) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: text(topic),
+        packet_id: (qos != QoS::AtMostOnce).then(|| id(packet)),
+        properties: PublishProperties::default(),
+        payload: "x".into(),
+    }
+}
+
+fn send_publish(pair: &mut Pair, publish: Publish) -> Result<Option<Event>, MqttError> {
+    pair.send(Packet::Publish(Box::new(publish)))
+}
+
+fn published(packet: &Packet) -> &Publish {
+    let Packet::Publish(publish) = packet else { panic!("{packet:?} is no PUBLISH") };
+    publish
+}
+
+#[test]
+fn the_first_packet_must_be_connect_and_come_in_time() {
+    let now = start();
+    let greeting = Greeting::new(&settings(), now);
+    let error = greeting.handle_bytes(&mut BytesMut::from(&b"\xc0\0"[..]), &settings()).unwrap_err();
+    assert!(error.rule.starts_with("MQTT-3.1.0-1:"));
+    let before = greeting.poll_timeout() - Duration::from_millis(1);
+    assert!(greeting.handle_timeout(before).is_ok());
+    assert!(greeting.handle_timeout(greeting.poll_timeout()).is_err());
+}
+
+#[test]
+fn what_follows_connect_stays_in_the_input() {
+    let mut input = BytesMut::new();
+    encode(&Packet::Connect(Box::new(connect(Version::V5))), Version::V5, &mut input).unwrap();
+    input.extend_from_slice(b"\xc0\0");
+    let found = Greeting::new(&settings(), start()).handle_bytes(&mut input, &settings()).unwrap();
+    assert_eq!(found.map(|connect| connect.version), Some(Version::V5));
+    assert_eq!(input, b"\xc0\0"[..]);
+}
+
+#[test]
+fn a_refusal_is_spoken_in_the_clients_version() {
+    #[track_caller]
+    fn check(version: Option<Version>, reason: ReasonCode, expected: &[u8]) {
+        let mut out = BytesMut::new();
+        Greeting::refuse(version, reason, &mut out);
+        assert_eq!(out, expected);
+    }
+    check(Some(Version::V5), ReasonCode::NotAuthorized, b"\x20\x03\0\x87\0");
+    check(Some(Version::V311), ReasonCode::NotAuthorized, b"\x20\x02\0\x05");
+    check(None, ReasonCode::UnsupportedProtocolVersion, b"\x20\x02\0\x01");
+    check(None, ReasonCode::MalformedPacket, b"");
+}
+
+#[test]
+fn connack_tells_what_the_server_changed() {
+    let mut asked = connect(Version::V5);
+    asked.keep_alive = 0;
+    asked.properties.session_expiry = Some(u32::MAX);
+    let settings = Settings { keep_alive_max: Duration::from_secs(60), ..settings() };
+    let (pair, connack) = Pair::new(&asked, settings);
+    assert_eq!(connack.properties.keep_alive, Some(60));
+    assert_eq!(connack.properties.session_expiry, Some(3600));
+    assert_eq!(connack.properties.receive_maximum, NonZeroU16::new(2));
+    assert_eq!(connack.properties.topic_alias_maximum, Some(2));
+    assert_eq!(pair.connection.session_expiry(), Duration::from_secs(3600));
+}
+
+#[test]
+fn keep_alive_ends_after_one_and_a_half_periods_without_a_packet() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    pair.now += Duration::from_secs(14);
+    assert!(pair.connection.handle_timeout(pair.now).is_ok());
+    pair.send(Packet::Pingreq).unwrap();
+    assert_eq!(pair.receive(), [Packet::Pingresp]);
+    let deadline = pair.connection.poll_timeout().unwrap();
+    assert_eq!(deadline, pair.now + Duration::from_secs(15));
+    assert!(pair.connection.handle_timeout(deadline - Duration::from_millis(1)).is_ok());
+    assert_eq!(pair.connection.handle_timeout(deadline).unwrap_err().reason, ReasonCode::KeepAliveTimeout);
+}
+
+#[test]
+fn no_keep_alive_means_no_deadline() {
+    let mut asked = connect(Version::V311);
+    asked.keep_alive = 0;
+    let (pair, _) = Pair::new(&asked, settings());
+    assert_eq!(pair.connection.poll_timeout(), None);
+}
+
+#[test]
+fn qos_1_is_sent_within_the_quota_and_again_after_a_reconnect() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    for payload in ["a", "b", "c"] {
+        assert_eq!(pair.deliver(payload, QoS::AtLeastOnce), Push::Queued);
+    }
+    let sent = pair.receive();
+    assert_eq!(sent.len(), 2, "Receive Maximum is 2");
+    assert!(pair.receive().is_empty());
+    pair.send(Packet::Puback(Ack::new(id(1), ReasonCode::Success))).unwrap();
+    let sent = pair.receive();
+    assert_eq!((&published(&sent[0]).payload[..], published(&sent[0]).packet_id), (&b"c"[..], Some(id(3))));
+
+    pair.session.detach();
+    pair.session.resume();
+    pair.connection = Connection::accept(&connect(Version::V311), true, None, &pair.settings, pair.now);
+    let again = pair.receive();
+    assert_eq!(again.len(), 3);
+    for (packet, (payload, packet_id)) in again[1..].iter().zip([(&b"b"[..], 2), (b"c", 3)]) {
+        let publish = published(packet);
+        assert_eq!(
+            (&publish.payload[..], publish.packet_id, publish.dup),
+            (payload, Some(id(packet_id)), true)
+        );
+    }
+    for packet_id in [2, 3] {
+        pair.send(Packet::Puback(Ack::new(id(packet_id), ReasonCode::Success))).unwrap();
+    }
+    assert!(pair.session.is_empty());
+    assert_eq!(pair.session.bytes(), 0);
+}
+
+#[test]
+fn qos_2_to_the_client_goes_on_where_it_was() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    pair.deliver("a", QoS::ExactlyOnce);
+    assert_eq!(published(&pair.receive()[0]).qos, QoS::ExactlyOnce);
+    pair.send(Packet::Pubrec(Ack::new(id(1), ReasonCode::Success))).unwrap();
+    assert_eq!(pair.receive(), [Packet::Pubrel(Ack::new(id(1), ReasonCode::Success))]);
+    assert_eq!(pair.session.bytes(), 0, "the payload is the client's now");
+    pair.session.resume();
+    pair.connection = Connection::accept(&connect(Version::V5), true, None, &pair.settings, pair.now);
+    let again = pair.receive();
+    assert_eq!(again[1..], [Packet::Pubrel(Ack::new(id(1), ReasonCode::Success))]);
+    pair.send(Packet::Pubcomp(Ack::new(id(1), ReasonCode::Success))).unwrap();
+    assert!(pair.session.is_empty());
+}
+
+#[test]
+fn qos_2_from_the_client_is_one_event_however_often_it_comes() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    let message = publish("t", QoS::ExactlyOnce, 7);
+    assert!(matches!(send_publish(&mut pair, message.clone()), Ok(Some(Event::Publish(_)))));
+    pair.connection.acknowledge(&mut pair.session, id(7), QoS::ExactlyOnce, ReasonCode::Success);
+    assert_eq!(pair.receive(), [Packet::Pubrec(Ack::new(id(7), ReasonCode::Success))]);
+    pair.reconnect();
+    assert!(matches!(send_publish(&mut pair, Publish { dup: true, ..message.clone() }), Ok(None)));
+    assert_eq!(pair.receive(), [Packet::Pubrec(Ack::new(id(7), ReasonCode::Success))]);
+    pair.send(Packet::Pubrel(Ack::new(id(7), ReasonCode::Success))).unwrap();
+    assert_eq!(pair.receive(), [Packet::Pubcomp(Ack::new(id(7), ReasonCode::Success))]);
+    pair.send(Packet::Pubrel(Ack::new(id(7), ReasonCode::Success))).unwrap();
+    assert_eq!(pair.receive(), [Packet::Pubcomp(Ack::new(id(7), ReasonCode::PacketIdentifierNotFound))]);
+    assert!(matches!(send_publish(&mut pair, message), Ok(Some(_))), "the identifier is free again");
+}
+
+#[test]
+fn a_client_that_exceeds_receive_maximum_is_told_so() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    assert!(send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 1)).is_ok());
+    assert!(send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 2)).is_ok());
+    pair.connection.acknowledge(&mut pair.session, id(1), QoS::AtLeastOnce, ReasonCode::Success);
+    assert!(send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 3)).is_ok());
+    let error = send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 4)).unwrap_err();
+    assert_eq!(error.reason, ReasonCode::ReceiveMaximumExceeded);
+    pair.receive();
+    pair.connection.disconnect(error.reason, error.rule);
+    let Some(Packet::Disconnect(disconnect)) = pair.receive().pop() else { panic!("no DISCONNECT") };
+    assert_eq!(disconnect.reason, ReasonCode::ReceiveMaximumExceeded);
+    assert_eq!(disconnect.properties.reason_string, Some(text(error.rule)));
+}
+
+#[test]
+fn aliases_of_the_client() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    let with_alias = |topic, alias| {
+        let mut publish = publish(topic, QoS::AtMostOnce, 1);
+        publish.properties.topic_alias = Some(alias);
+        publish
+    };
+    let topic = |event| match event {
+        Ok(Some(Event::Publish(publish))) => publish.topic,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(topic(send_publish(&mut pair, with_alias("a/b", 2))), *"a/b");
+    assert_eq!(topic(send_publish(&mut pair, with_alias("", 2))), *"a/b");
+    assert_eq!(topic(send_publish(&mut pair, with_alias("c", 2))), *"c");
+    assert_eq!(topic(send_publish(&mut pair, with_alias("", 2))), *"c");
+    for (name, alias) in [("", 1), ("a", 3)] {
+        let error = send_publish(&mut pair, with_alias(name, alias)).unwrap_err();
+        assert_eq!(error.reason, ReasonCode::TopicAliasInvalid);
+    }
+}
+
+#[test]
+fn aliases_of_the_server_save_the_topic_after_the_first_message() {
+    let mut asked = connect(Version::V5);
+    asked.properties.topic_alias_maximum = Some(9);
+    let (mut pair, _) = Pair::new(&asked, settings());
+    pair.deliver("a", QoS::AtMostOnce);
+    pair.deliver("b", QoS::AtMostOnce);
+    let sent = pair.receive();
+    assert_eq!(
+        (published(&sent[0]).topic.as_str(), published(&sent[0]).properties.topic_alias),
+        ("t", Some(1))
+    );
+    assert_eq!(
+        (published(&sent[1]).topic.as_str(), published(&sent[1]).properties.topic_alias),
+        ("", Some(1))
+    );
+}
+
+#[test]
+fn nothing_larger_than_the_client_takes_is_sent() {
+    let mut asked = connect(Version::V5);
+    asked.properties.packet_bytes_max = NonZeroU32::new(30);
+    let (mut pair, _) = Pair::new(&asked, settings());
+    pair.deliver("this payload is far too long for it", QoS::AtLeastOnce);
+    pair.deliver("short", QoS::AtLeastOnce);
+    let sent = pair.receive();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(&published(&sent[0]).payload[..], b"short");
+    assert_eq!(pair.connection.take_dropped(), 1);
+    pair.connection
+        .disconnect(ReasonCode::ProtocolError, "a reason string that does not fit into thirty bytes");
+    assert_eq!(pair.receive(), [Packet::Disconnect(Disconnect::new(ReasonCode::ProtocolError))]);
+}
+
+#[test]
+fn a_message_expires_in_the_queue_or_carries_what_is_left() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    for seconds in [5, 10] {
+        let expires = Some(pair.now + Duration::from_secs(seconds));
+        let message = Message { topic: "t", payload: Bytes::new(), expires };
+        pair.session.push(Arc::new(message), QoS::AtLeastOnce, false, &[7, 9], &pair.settings);
+    }
+    pair.now += Duration::from_millis(5500);
+    let sent = pair.receive();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(published(&sent[0]).properties.expiry, Some(5), "rounded up from 4.5");
+    let ids: Vec<_> = published(&sent[0]).properties.subscription_ids.iter().map(|id| id.get()).collect();
+    assert_eq!(ids, [7, 9]);
+    assert_eq!(pair.connection.take_dropped(), 1);
+}
+
+#[test]
+fn a_full_queue_drops_qos_0_first() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    assert_eq!(pair.deliver("a", QoS::AtMostOnce), Push::Queued);
+    assert_eq!(pair.deliver("b", QoS::AtLeastOnce), Push::Queued);
+    assert_eq!(pair.deliver("c", QoS::AtMostOnce), Push::Queued);
+    assert_eq!(pair.deliver("d", QoS::AtMostOnce), Push::Dropped);
+    assert_eq!(pair.deliver("e", QoS::AtLeastOnce), Push::QueuedInsteadOf(1));
+    assert_eq!(pair.deliver("f", QoS::AtLeastOnce), Push::QueuedInsteadOf(1));
+    assert_eq!(pair.deliver("g", QoS::AtLeastOnce), Push::Dropped);
+    assert_eq!(pair.session.len(), 3);
+}
+
+#[test]
+fn a_queue_is_bounded_in_bytes() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    let payload = Bytes::from(vec![0; 6000]);
+    let message = Arc::new(Message { topic: "t", payload, expires: None });
+    assert_eq!(
+        pair.session.push(message.clone(), QoS::AtLeastOnce, false, &[], &pair.settings),
+        Push::Queued
+    );
+    assert_eq!(
+        pair.session.push(message.clone(), QoS::AtLeastOnce, false, &[], &pair.settings),
+        Push::Dropped
+    );
+    assert_eq!(pair.receive().len(), 1);
+    assert_eq!(
+        pair.session.push(message, QoS::AtLeastOnce, false, &[], &pair.settings),
+        Push::Dropped,
+        "what is in flight takes memory too"
+    );
+}
+
+#[test]
+fn qos_0_is_not_kept_for_the_next_connection() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    pair.deliver("a", QoS::AtMostOnce);
+    pair.deliver("b", QoS::AtLeastOnce);
+    assert_eq!(pair.session.detach(), 1);
+    assert_eq!(pair.session.len(), 1);
+}
+
+#[test]
+fn packets_that_a_client_may_not_send() {
+    #[track_caller]
+    fn check(packet: Packet, rule: &str) {
+        let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+        let error = pair.send(packet).unwrap_err();
+        assert!(error.rule.starts_with(rule), "{error}");
+    }
+    check(Packet::Connect(Box::new(connect(Version::V5))), "MQTT-3.1.0-2:");
+    check(Packet::Pingresp, "2.1.2:");
+    let auth = Auth { reason: ReasonCode::ReAuthenticate, properties: AuthProperties::default() };
+    check(Packet::Auth(auth), "MQTT-4.12.0-6:");
+    let mut numbered = publish("t", QoS::AtMostOnce, 1);
+    numbered.properties.subscription_ids = vec![SubscriptionId::new(1).unwrap()];
+    check(Packet::Publish(Box::new(numbered)), "MQTT-3.3.4-6:");
+    let mut disconnect = Disconnect::new(ReasonCode::Success);
+    disconnect.properties.session_expiry = Some(1);
+    check(Packet::Disconnect(disconnect), "3.14.2.2.2:");
+}
+
+#[test]
+fn a_topic_with_too_many_levels_is_refused_where_the_version_can_say_so() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    assert!(matches!(send_publish(&mut pair, publish("a/b/c/d", QoS::AtLeastOnce, 1)), Ok(Some(_))));
+    assert!(matches!(send_publish(&mut pair, publish("a/b/c/d/e", QoS::AtLeastOnce, 2)), Ok(None)));
+    assert_eq!(pair.receive(), [Packet::Puback(Ack::new(id(2), ReasonCode::TopicNameInvalid))]);
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    assert!(send_publish(&mut pair, publish("a/b/c/d/e", QoS::AtLeastOnce, 1)).is_err());
+}
+
+#[test]
+fn disconnect_decides_about_will_and_expiry() {
+    let mut asked = connect(Version::V5);
+    asked.properties.session_expiry = Some(60);
+    let (mut pair, _) = Pair::new(&asked, settings());
+    let mut disconnect = Disconnect::new(ReasonCode::DisconnectWithWill);
+    disconnect.properties.session_expiry = Some(90);
+    let event = pair.send(Packet::Disconnect(disconnect)).unwrap();
+    assert!(matches!(event, Some(Event::Disconnect { with_will: true })));
+    assert_eq!(pair.connection.session_expiry(), Duration::from_secs(90));
+}
+
+#[test]
+fn a_large_payload_is_handed_out_by_reference() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    let payload = Bytes::from(vec![0; 5000]);
+    let message = Arc::new(Message { topic: "t", payload: payload.clone(), expires: None });
+    pair.session.push(message, QoS::AtMostOnce, false, &[], &pair.settings);
+    let mut out = BytesMut::new();
+    let handed = pair.connection.poll_transmit(&mut pair.session, &mut out, pair.now).unwrap();
+    assert_eq!(handed.as_ptr(), payload.as_ptr());
+    out.extend_from_slice(&handed);
+    let packet = decode(&mut out, Version::V5, &Limits::default()).unwrap().unwrap();
+    assert_eq!(published(&packet).payload, payload);
+}

@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod backend;
+pub mod cli;
 pub mod control;
 pub mod demo;
 pub mod drain;

@@ -1,1 +1,24 @@
-fn main() {}
+//! `towline`: the gateway and its tools.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use towline_gateway::cli::{self, Command};
+
+#[derive(Parser)]
+#[command(name = "towline", version, about = "The mobile-edge access gateway", propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    match cli::run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

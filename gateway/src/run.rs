@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
+    control::admin::Admin,
     gateway::{Gateway, StartError},
     listener,
 };
@@ -38,13 +39,15 @@ pub struct Bound {
 /// Names the listener that could not be opened; nothing listens then.
 pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     let snapshot = gateway.snapshot.load_full();
-    let admin = snapshot.settings.admin.bind;
+    let admin = Admin::bind(snapshot.settings.admin.bind).await?;
     let open = listener::open(&snapshot.settings.listeners, &gateway)?;
     let listeners = open.iter().map(|open| open.bound.clone()).collect();
     for listener in open {
         listener.serve(&gateway);
     }
-    Ok(Serving { gateway, listeners, admin })
+    let address = admin.address;
+    admin.serve(Arc::clone(&gateway));
+    Ok(Serving { gateway, listeners, admin: address })
 }
 
 impl Serving {

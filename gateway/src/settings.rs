@@ -325,6 +325,16 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The defaults with the admin listener on a free port: several such gateways run side by side.
+    pub fn side_by_side() -> Self {
+        Self {
+            admin: Admin { bind: SocketAddr::from(([127, 0, 0, 1], 0)), open_to_network: false },
+            ..Self::default()
+        }
+    }
+}
+
 impl Listener {
     /// A listener on `bind` that admits every protocol over TCP, in plaintext, without authentication.
     pub fn plain(name: &str, bind: SocketAddr) -> Self {

@@ -1,1 +1,123 @@
 //! The admin listener: metrics, health, status, and the push API that backends call.
+
+mod status;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{Html, IntoResponse},
+    routing::get,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tracing::debug;
+
+use crate::{
+    gateway::{Gateway, StartError},
+    push,
+};
+
+/// Scrapers and backends are few; this keeps a runaway one from taking the gateway's files.
+const CONNECTIONS_MAX: usize = 256;
+
+/// A bound admin listener, not yet served.
+pub struct Admin {
+    listener: TcpListener,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Admin {
+    /// Binds the address of the settings.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub async fn bind(address: SocketAddr) -> Result<Self, StartError> {
+        let failed = |source| StartError::Bind {
+            listener: "admin".into(),
+            transport: "TCP",
+            address,
+            source,
+            advice: "choose another admin.bind, or stop what listens there",
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Serves until the drain is over: whoever waits for the drain watches it here.
+    pub fn serve(self, gateway: Arc<Gateway>) {
+        tokio::spawn(accept(self.listener, gateway));
+    }
+}
+
+async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let service = TowerToHyperService::new(router(Arc::clone(&gateway)));
+    let mut drain = gateway.drain.watch();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = drain.over() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((tcp, peer)) = accepted else { continue };
+        let (service, mut drain) = (service.clone(), drain.clone());
+        tokio::spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new());
+            let served = tokio::select! {
+                () = drain.over() => Ok(()),
+                served = server.serve_connection(TokioIo::new(tcp), service) => served,
+            };
+            if let Err(error) = served {
+                debug!(%peer, "admin connection: {error}");
+            }
+            drop(place);
+        });
+    }
+}
+
+fn router(gateway: Arc<Gateway>) -> Router {
+    let push = push::router(Arc::clone(&gateway));
+    Router::new()
+        .route("/", get(status_page))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/sessions", get(sessions))
+        .with_state(gateway)
+        .merge(push)
+}
+
+async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.metrics.render())
+}
+
+/// The process is alive and answers.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether a load balancer may send new clients here.
+async fn readyz(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static str) {
+    if gateway.drain.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn sessions(State(gateway): State<Arc<Gateway>>) -> Json<status::Counts> {
+    Json(status::Counts::of(&gateway))
+}
+
+async fn status_page(State(gateway): State<Arc<Gateway>>) -> Html<String> {
+    Html(status::page(&gateway))
+}

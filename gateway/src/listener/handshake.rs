@@ -107,7 +107,7 @@ pub(super) fn count(gateway: &Gateway, listener: &str, outcome: &str) {
 /// HTTP/1 has a way to say it that people read; other protocols' clients only see the close.
 async fn say_tls_is_required(tcp: &mut TcpStream, detection: Detection) {
     const TEXT: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\
-        content-length: 47\r\n\r\nThis port speaks TLS only: use https:// instead\n";
+        content-length: 48\r\n\r\nThis port speaks TLS only: use https:// instead\n";
     if detection == Detection::Http1 {
         let farewell = async {
             tcp.write_all(TEXT.as_bytes()).await?;

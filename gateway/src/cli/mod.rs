@@ -1,0 +1,71 @@
+//! The command line.
+
+mod certificates;
+mod check;
+mod dev;
+mod passwd;
+mod process;
+mod serve;
+
+use std::io;
+
+use clap::Subcommand;
+
+use crate::{
+    control::{config::Mistakes, reload::ReloadError},
+    gateway::StartError,
+};
+
+/// What `towline` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start with embedded defaults: certificates, a demo backend and listeners on loopback
+    Dev(dev::Arguments),
+    /// Start from a configuration file
+    Serve(serve::Arguments),
+    /// Report every mistake in a configuration file
+    Check(check::Arguments),
+    /// Make a line for the password file; the password is read from standard input
+    Passwd(passwd::Arguments),
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// What to tell the user.
+pub fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(arguments) => runtime()?.block_on(dev::run(arguments)),
+        Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments)),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Passwd(arguments) => passwd::run(&arguments),
+    }
+}
+
+/// Why a command did not succeed, in the words that the user gets to read.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration file has mistakes.
+    #[error("{0}")]
+    Mistakes(#[from] Mistakes),
+    /// The gateway did not start.
+    #[error("towline: {0}")]
+    Start(#[from] StartError),
+    /// Anything else.
+    #[error("towline: {0}")]
+    Other(String),
+}
+
+impl From<ReloadError> for Failure {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Mistakes(mistakes) => Self::Mistakes(mistakes),
+            ReloadError::Unusable(error) => Self::Start(error),
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime: io::Result<_> = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Other(format!("cannot start threads: {error}")))
+}

@@ -1,1 +1,39 @@
-fn main() {}
+//! The load generator's command line; see the README beside this crate.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use towline_loadtests::{
+    cli::{Cli, Command, choose},
+    run, worker,
+};
+
+/// Nothing succeeded.
+const FAILURE: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if matches!(cli.command, Command::Worker) {
+        return finish(worker::main().map(|()| true));
+    }
+    match choose(&cli.command) {
+        Ok(choice) => finish(run::run(&choice)),
+        Err(text) => {
+            eprintln!("error: {text}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn finish(result: Result<bool, String>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILURE),
+        Err(text) => {
+            eprintln!("error: {text}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}

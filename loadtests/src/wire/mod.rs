@@ -1,0 +1,130 @@
+//! Thin clients: as little memory and work per connection as the protocol allows, so that what is
+//! measured is the server.
+
+pub mod http;
+pub mod stream;
+pub mod tls;
+
+use std::{
+    cell::Cell,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::{
+    fault::{Fault, FaultKind},
+    plan::{Protocol, RequestWork, Target, Transport},
+    tally::WireBytes,
+};
+use stream::{Counted, Stream};
+
+/// Opens connections to one target.
+#[derive(Debug)]
+pub struct Dialer {
+    target: Target,
+    tls: Option<Arc<ClientConfig>>,
+    sources: Vec<IpAddr>,
+    turn: Cell<usize>,
+    wire: Arc<WireBytes>,
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub enum Client {
+    /// A transport that carries nothing; the task ends when the peer closes it.
+    Silent(tokio::task::JoinHandle<()>),
+    /// HTTP/1.1 or HTTP/2.
+    Http(http::HttpClient),
+}
+
+impl Dialer {
+    /// Reads the CA file, if the target has one. Every byte to and from the target is counted in `wire`.
+    pub fn new(target: Target, sources: Vec<IpAddr>, wire: Arc<WireBytes>) -> Result<Self, String> {
+        let tls = match (&target.ca, target.transport) {
+            (Some(ca), Transport::Tls | Transport::Quic) => Some(Arc::new(tls::config(ca, target.protocol)?)),
+            _ => None,
+        };
+        Ok(Self { target, tls, sources, turn: Cell::new(0), wire })
+    }
+
+    /// Opens connection number `index` up to the point where it can take its first operation.
+    pub async fn open(self: &Rc<Self>, index: usize, bound: Duration) -> Result<Client, Fault> {
+        let opening = self.open_unbounded(index);
+        tokio::time::timeout(bound, opening).await.unwrap_or_else(|_| {
+            Err(Fault::new(FaultKind::ConnectTimeout, format!("not ready within {bound:?}")))
+        })
+    }
+
+    async fn open_unbounded(self: &Rc<Self>, _index: usize) -> Result<Client, Fault> {
+        match self.target.protocol {
+            Protocol::None => Ok(Client::Silent(tokio::task::spawn_local(self.stream().await?.drain()))),
+            Protocol::Http1 => {
+                Ok(Client::Http(http::HttpClient::http1(self.stream().await?, &self.target).await?))
+            }
+            Protocol::Http2 => {
+                Ok(Client::Http(http::HttpClient::http2(self.stream().await?, &self.target).await?))
+            }
+            Protocol::Mqtt | Protocol::Link => Err(Fault::new(FaultKind::Other, "not spoken")),
+        }
+    }
+
+    /// A TCP connection, with TLS if the target has it.
+    pub async fn stream(&self) -> Result<Stream, Fault> {
+        let socket = self.connect().await.map_err(|error| Fault::io(&error))?;
+        let socket = Counted::new(socket, self.wire.clone());
+        let Some(config) = &self.tls else { return Ok(Stream::Plain(socket)) };
+        let name = ServerName::try_from(self.target.host.clone()).map_err(|_| {
+            Fault::new(FaultKind::Handshake, "the server name is not a DNS name or IP address")
+        })?;
+        let handshake = tokio_rustls::TlsConnector::from(config.clone()).connect(name, socket);
+        let stream = Box::pin(handshake).await.map_err(|error| Fault::io(&error))?;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let address = self.target.address;
+        let socket = match self.next_source() {
+            None => TcpStream::connect(address).await?,
+            Some(source) => bound_socket(source)?.connect(address).await?,
+        };
+        socket.set_nodelay(true)?;
+        Ok(socket)
+    }
+
+    fn next_source(&self) -> Option<IpAddr> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        (!self.sources.is_empty()).then(|| self.sources[turn % self.sources.len()])
+    }
+}
+
+/// A socket whose port is one of its source address's own: the kernel gives each out once, so the plan
+/// has enough sources for that.
+fn bound_socket(source: IpAddr) -> std::io::Result<TcpSocket> {
+    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(source, 0))?;
+    Ok(socket)
+}
+
+impl Client {
+    /// Sends one request and waits for its whole answer.
+    pub async fn call(&self, request: &RequestWork) -> Result<(), Fault> {
+        match self {
+            Self::Http(client) => client.call(request).await,
+            Self::Silent(_) => Err(Fault::new(FaultKind::Other, "this protocol has no requests")),
+        }
+    }
+
+    /// Whether the connection stands.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::Silent(task) => !task.is_finished(),
+            Self::Http(client) => client.is_open(),
+        }
+    }
+}

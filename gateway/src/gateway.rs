@@ -11,8 +11,10 @@ use crate::{
     hub::Hub,
     listener::ConnectionSlots,
     metrics::Metrics,
+    session::{Clock, Sessions},
     settings::{Authentication, Settings},
     snapshot::Snapshot,
+    store::{Store, StoreError},
     throttle::Throttle,
 };
 
@@ -35,25 +37,47 @@ pub struct Gateway {
     pub refusals: Throttle,
     /// Clients, users and subscriptions.
     pub hub: Hub,
+    /// Link sessions.
+    pub sessions: Sessions,
+    /// What survives a restart.
+    pub store: Store,
 }
 
 impl Gateway {
-    /// Builds the state from `settings`: reads the files that they name, opens no socket.
+    /// Builds the state from `settings`, with the store in `data_dir`: reads the files that the settings
+    /// name, opens no socket.
     ///
     /// # Errors
     /// Names the file that could not be used and why.
+    pub fn open(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let store = Store::open(&settings.data_dir)?;
+        Self::with_store(settings, store)
+    }
+
+    /// The same with a store in memory: nothing is written, nothing survives.
+    ///
+    /// # Errors
+    /// As [`Gateway::open`].
     pub fn build(settings: Settings) -> Result<Arc<Self>, StartError> {
-        let hub = Hub::new(settings.mqtt.topic_levels_max);
+        Self::with_store(settings, Store::in_memory()?)
+    }
+
+    fn with_store(settings: Settings, store: Store) -> Result<Arc<Self>, StartError> {
+        let metrics = Metrics::new();
+        let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
+        let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let snapshot = Snapshot::build(settings)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            metrics: Metrics::new(),
+            metrics,
             drain: Drain::new(),
             slots: ConnectionSlots::default(),
             handshakes,
             refusals: Throttle::new(REFUSAL_LOG_PERIOD),
             hub,
+            sessions,
+            store,
         }))
     }
 
@@ -95,6 +119,9 @@ pub struct Unauthorized;
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The embedded store could not be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A socket could not be bound.
     #[error("listener \"{listener}\": cannot bind {transport} {address}: {source}; {advice}")]
     Bind {

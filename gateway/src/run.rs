@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{
     control::admin::Admin,
     gateway::{Gateway, StartError},
-    listener,
+    listener, session,
 };
 
 /// A running gateway. Dropping it leaves the gateway running; call [`Serving::drain`] to end it.
@@ -45,6 +45,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     for listener in open {
         listener.serve(&gateway);
     }
+    tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));
     Ok(Serving { gateway, listeners, admin: address })
@@ -62,6 +63,10 @@ impl Serving {
         let timeout = self.gateway.snapshot().settings.drain_timeout;
         self.gateway.metrics.drains.inc();
         self.gateway.drain.begin(Instant::now() + timeout);
-        self.gateway.drain.finished().await
+        let closed = self.gateway.drain.finished().await;
+        if let Err(error) = self.gateway.store.barrier().await {
+            tracing::error!(%error, "what clients were still to get could not be stored");
+        }
+        closed
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
 pub(super) async fn start(settings: Settings) -> Result<Serving, Failure> {
     telemetry::start(&settings.log).map_err(|error| Failure::Other(format!("log.filter: {error}")))?;
     process::raise_open_files();
-    let gateway = Gateway::build(settings)?;
+    let gateway = Gateway::open(settings)?;
     let serving = run::serve(gateway).await?;
     for bound in &serving.listeners {
         info!(listener = &*bound.name, address = %bound.address, tcp = bound.tcp, quic = bound.quic, "listening");

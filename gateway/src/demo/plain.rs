@@ -61,9 +61,8 @@ async fn echo(headers: HeaderMap, body: Body) -> Response {
 
 /// What the gateway sent, one `name: value` a line.
 async fn headers(headers: HeaderMap) -> String {
-    let line = |(name, value): (_, &HeaderValue)| {
-        format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
-    };
+    let line =
+        |(name, value): (_, &HeaderValue)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
     headers.iter().map(line).collect()
 }
 

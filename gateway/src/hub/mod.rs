@@ -10,11 +10,13 @@ use std::{ops::AddAssign, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use prometheus::IntCounter;
 use towline_protocols::link::Priority;
 
 pub use self::filter::{FilterError, TopicFilter, check_topic};
 pub use self::registry::RegisterError;
 use self::{registry::Registry, tree::Tree};
+use crate::metrics::Metrics;
 
 /// The meeting place of all clients of one gateway. Cheap to clone: all clones are the same hub.
 ///
@@ -40,6 +42,14 @@ struct Inner {
     tree: RwLock<Tree>,
     /// Bound on the steps of a match and on the depth of the tree.
     levels_max: usize,
+    deliveries: Option<Deliveries>,
+}
+
+/// Counters of what became of messages.
+struct Deliveries {
+    sent: IntCounter,
+    stored: IntCounter,
+    dropped: IntCounter,
 }
 
 /// A message on its way to one or many clients. Built once, shared by all who get it.
@@ -164,8 +174,19 @@ pub enum SubscribeError {
 impl Hub {
     /// An empty hub that takes topics and filters of at most `levels_max` levels.
     pub fn new(levels_max: usize) -> Self {
-        let inner = Inner { registry: Registry::default(), tree: RwLock::default(), levels_max };
-        Self { inner: Arc::new(inner) }
+        Self::build(levels_max, None)
+    }
+
+    /// An empty hub that counts deliveries in `metrics`.
+    pub fn counting(levels_max: usize, metrics: &Metrics) -> Self {
+        let counter = |outcome| metrics.deliveries.with_label_values(&[outcome]);
+        let (sent, stored, dropped) = (counter("sent"), counter("stored"), counter("dropped"));
+        Self::build(levels_max, Some(Deliveries { sent, stored, dropped }))
+    }
+
+    fn build(levels_max: usize, deliveries: Option<Deliveries>) -> Self {
+        let (registry, tree) = (Registry::default(), RwLock::default());
+        Self { inner: Arc::new(Inner { registry, tree, levels_max, deliveries }) }
     }
 
     /// Registers a session under its client id. Registering the same mailbox again changes nothing.
@@ -226,11 +247,16 @@ impl Hub {
         self.inner.tree.read().subscriptions(&client)
     }
 
+    /// How many subscriptions a client has.
+    pub fn subscription_count(&self, client_id: &str) -> usize {
+        self.inner.registry.client(client_id).map_or(0, |client| client.places.lock().list.len())
+    }
+
     /// Delivers a message to every client that subscribed to its topic, once each: overlapping
     /// subscriptions of one client become one delivery with the largest quality of service; of each shared
     /// group one member gets it. A topic that is not valid matches nobody.
     ///
-    /// [`Fanout::stored`] counts what mailboxes have accepted; await the store's barrier before
+    /// [`Fanout::stored`] counts what mailboxes have accepted; await [`crate::store::Store::barrier`] before
     /// telling a publisher that it is durable.
     pub fn publish(&self, message: &Arc<Message>) -> Fanout {
         let mut fanout = Fanout::default();
@@ -243,13 +269,17 @@ impl Hub {
             let delivery = Delivery { qos: granted.qos.min(message.qos), retain, identifiers };
             fanout += client.mailbox.deliver(message, &delivery);
         });
-        fanout
+        self.count(fanout)
     }
 
     /// Delivers a message to one client; `None` when no such client is registered.
     pub fn push_to_client(&self, client_id: &str, message: &Arc<Message>) -> Option<Delivered> {
         let client = self.inner.registry.client(client_id)?;
-        Some(client.mailbox.deliver(message, &Delivery::direct(message.qos)))
+        let delivered = client.mailbox.deliver(message, &Delivery::direct(message.qos));
+        let mut fanout = Fanout::default();
+        fanout += delivered;
+        self.count(fanout);
+        Some(delivered)
     }
 
     /// Delivers a message to all clients of a user.
@@ -258,7 +288,7 @@ impl Hub {
         for client in self.inner.registry.clients_of(user) {
             fanout += client.mailbox.deliver(message, &Delivery::direct(message.qos));
         }
-        fanout
+        self.count(fanout)
     }
 
     /// Whether the client's connection is up; `None` when no such client is registered.
@@ -269,6 +299,15 @@ impl Hub {
     /// Registered clients, live or away.
     pub fn clients(&self) -> usize {
         self.inner.registry.len()
+    }
+
+    fn count(&self, fanout: Fanout) -> Fanout {
+        if let Some(deliveries) = &self.inner.deliveries {
+            deliveries.sent.inc_by(fanout.sent);
+            deliveries.stored.inc_by(fanout.stored);
+            deliveries.dropped.inc_by(fanout.dropped);
+        }
+        fanout
     }
 
     /// Bound on the levels of a topic or filter.

@@ -1,0 +1,593 @@
+//! One request of a session and its answer, which is recorded so that a client can take it again over
+//! another connection.
+//!
+//! ```text
+//!  Producer (the task that asks the backend)            Consumer (the connection that is attached)
+//!     head, message, message, ... end  --> recorded --> from message number N, in order
+//!                                          |
+//!      waits while the attached consumer   |  over the session's bound it is recorded no longer:
+//!      is a window behind                  |  what the consumer has taken is forgotten; without
+//!                                          |  a consumer the exchange ends with OutcomeExpired
+//! ```
+//!
+//! The consumer may go and another come; the producer goes on meanwhile, so that an answer is there
+//! when the client is back.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use towline_protocols::{
+    hpack::HeaderField,
+    link::{Execution, RpcError, RpcErrorKind},
+};
+
+use super::{LinkSession, signal::Signal};
+
+/// A piece of an answer, in the order head, messages, then one of trailers, end and error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExchangePart {
+    /// `:status` and the header fields.
+    Head(Arc<[HeaderField]>),
+    /// One whole message, not compressed.
+    Message(Bytes),
+    /// The answer ends with these fields.
+    Trailers(Arc<[HeaderField]>),
+    /// The answer ends.
+    End,
+    /// The answer ends, or there is none, for this reason.
+    Error(RpcError),
+}
+
+/// What a consumer is handed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next part. `ends`: nothing follows, so that the frame may carry END; an
+    /// [`ExchangePart::End`] is handed out on its own only when the part before went without.
+    Part {
+        /// The part.
+        part: ExchangePart,
+        /// Whether it is the last.
+        ends: bool,
+    },
+    /// Nothing yet.
+    Pending,
+    /// Everything was handed out, or another consumer took over.
+    Done,
+}
+
+/// Bytes that all sessions of a gateway hold in answers and pushes.
+#[derive(Debug, Default)]
+pub(super) struct Held(AtomicUsize);
+
+/// A request of a session, running or finished.
+pub struct Exchange {
+    seq: u64,
+    /// How far an attached consumer may be behind before the producer waits, bytes.
+    window: usize,
+    held: Arc<Held>,
+    state: Mutex<State>,
+    /// Wakes the consumer.
+    parts: Notify,
+    /// Wakes the producer: there is room, or nobody wants the answer any more.
+    room: Notify,
+}
+
+struct State {
+    head: Option<Arc<[HeaderField]>>,
+    messages: VecDeque<Bytes>,
+    /// Number of the first message that is still held.
+    messages_from: u64,
+    /// Bytes in `head`, `messages` and trailers.
+    bytes: usize,
+    end: Option<End>,
+    /// Whether what the consumer has taken is kept for another one.
+    recorded: bool,
+    request: RequestProgress,
+    attached: Option<Attached>,
+    attachments: u64,
+}
+
+#[derive(Clone)]
+enum End {
+    Plain,
+    Trailers(Arc<[HeaderField]>),
+    Error(RpcError),
+}
+
+/// How far the request itself has come; decides what its connection's death means.
+#[derive(Clone, Copy, Default)]
+struct RequestProgress {
+    complete: bool,
+    forwarded: bool,
+}
+
+struct Attached {
+    /// Which of the exchange's attachments this is; an older consumer finds that it is not its own.
+    attachment: u64,
+    head_taken: bool,
+    /// Number of the next message to hand out.
+    message: u64,
+    /// Bytes of the messages from `message` on.
+    behind: usize,
+    end_taken: bool,
+    signal: Weak<Signal>,
+    /// Whether the signal holds this exchange's number already.
+    signalled: bool,
+}
+
+/// The end of the exchange that writes the answer. Dropping it before the end tells the client that the
+/// outcome is unknown.
+pub struct Producer {
+    exchange: Arc<Exchange>,
+    session: Arc<LinkSession>,
+    finished: bool,
+}
+
+/// The end of the exchange that sends the answer to the client over one connection. Dropping it leaves
+/// the exchange to the next connection.
+pub struct Consumer {
+    exchange: Arc<Exchange>,
+    attachment: u64,
+}
+
+/// Nobody wants the answer any more: the request was cancelled, its session ended, or the record met
+/// its bound while the client was away. The producer should drop what it holds of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the exchange has ended")]
+pub struct Ended;
+
+impl Producer {
+    pub(super) fn new(exchange: Arc<Exchange>, session: Arc<LinkSession>) -> Self {
+        Self { exchange, session, finished: false }
+    }
+
+    /// The request's number in its session.
+    pub fn seq(&self) -> u64 {
+        self.exchange.seq
+    }
+
+    /// Notes that the request has reached a backend: from now on it may have run.
+    pub fn forwarded(&self) {
+        self.exchange.state.lock().request.forwarded = true;
+    }
+
+    /// Records the head.
+    ///
+    /// # Errors
+    /// The exchange has ended.
+    pub fn head(&self, fields: Vec<HeaderField>) -> Result<(), Ended> {
+        let added = fields.iter().map(HeaderField::size).sum();
+        let mut state = self.exchange.running()?;
+        state.head = Some(fields.into());
+        self.exchange.grown(&mut state, added);
+        drop(state);
+        self.record(added)
+    }
+
+    /// Records a message, and waits while the attached consumer is a window behind.
+    ///
+    /// # Errors
+    /// The exchange has ended.
+    pub async fn message(&self, message: Bytes) -> Result<(), Ended> {
+        let added = message.len();
+        self.exchange.push(message)?;
+        self.record(added)?;
+        self.room().await
+    }
+
+    /// Waits until the attached consumer is less than a window behind; returns at once while no consumer is
+    /// attached. Safe to cancel.
+    ///
+    /// # Errors
+    /// The exchange has ended.
+    pub async fn room(&self) -> Result<(), Ended> {
+        loop {
+            let notified = self.exchange.room.notified();
+            if !self.exchange.running()?.is_behind(self.exchange.window) {
+                return Ok(());
+            }
+            notified.await;
+        }
+    }
+
+    /// Resolves when nobody wants the answer any more. Safe to cancel.
+    pub async fn ended(&self) -> Ended {
+        loop {
+            let notified = self.exchange.room.notified();
+            if self.exchange.is_finished() {
+                return Ended;
+            }
+            notified.await;
+        }
+    }
+
+    /// Ends the answer.
+    pub fn end(self) {
+        self.finish(End::Plain);
+    }
+
+    /// Ends the answer with trailers.
+    pub fn trailers(self, fields: Vec<HeaderField>) {
+        self.finish(End::Trailers(fields.into()));
+    }
+
+    /// Ends the answer with an error.
+    pub fn error(self, error: RpcError) {
+        self.finish(End::Error(error));
+    }
+
+    fn finish(mut self, end: End) {
+        self.finished = true;
+        let Some(added) = self.exchange.finish(end) else { return };
+        if self.exchange.is_recorded() {
+            self.session.record(&self.exchange, added);
+        }
+        self.session.finished(self.exchange.seq);
+    }
+
+    /// Counts `added` bytes in the session's ledger, which may have no room for them.
+    fn record(&self, added: usize) -> Result<(), Ended> {
+        if !self.exchange.is_recorded() || self.session.record(&self.exchange, added) {
+            return Ok(());
+        }
+        self.exchange.stop_recording()
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        if let Some(execution) = self.exchange.cancel("the gateway gave the request up") {
+            self.session.cancelled(self.exchange.seq, execution);
+        }
+    }
+}
+
+impl Consumer {
+    /// The request's number in its session.
+    pub fn seq(&self) -> u64 {
+        self.exchange.seq
+    }
+
+    /// The exchange, to mark the request's progress or to cancel it.
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    /// The next part, if there is one.
+    pub fn try_next(&mut self) -> Next {
+        let mut guard = self.exchange.state.lock();
+        let state = &mut *guard;
+        let next = match &mut state.attached {
+            Some(attached) if attached.attachment == self.attachment => {
+                attached.signalled = false;
+                attached.next(state.head.as_ref(), &state.messages, state.messages_from, state.end.as_ref())
+            }
+            _ => Next::Done,
+        };
+        if matches!(next, Next::Part { part: ExchangePart::Message(_), .. }) {
+            if !guard.recorded {
+                guard.forget_taken(&self.exchange);
+            }
+            drop(guard);
+            self.exchange.room.notify_waiters();
+        }
+        next
+    }
+
+    /// The next part and whether it is the last; `None` after the last one, or when another consumer took
+    /// over. Safe to cancel.
+    pub async fn next(&mut self) -> Option<(ExchangePart, bool)> {
+        let exchange = self.exchange.clone();
+        loop {
+            let notified = exchange.parts.notified();
+            match self.try_next() {
+                Next::Part { part, ends } => return Some((part, ends)),
+                Next::Done => return None,
+                Next::Pending => notified.await,
+            }
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let mut state = self.exchange.state.lock();
+        if state.attached.as_ref().is_some_and(|attached| attached.attachment == self.attachment) {
+            state.attached = None;
+            drop(state);
+            // A producer that waits for this consumer need not wait any more.
+            self.exchange.room.notify_waiters();
+        }
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(seq: u64, window: usize, held: Arc<Held>) -> Arc<Self> {
+        let state = State {
+            head: None,
+            messages: VecDeque::new(),
+            messages_from: 0,
+            bytes: 0,
+            end: None,
+            recorded: true,
+            request: RequestProgress::default(),
+            attached: None,
+            attachments: 0,
+        };
+        let (parts, room) = (Notify::new(), Notify::new());
+        Arc::new(Self { seq, window, held, state: Mutex::new(state), parts, room })
+    }
+
+    /// The request's number in its session.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Notes that the whole request has arrived: the death of its connection no longer aborts it.
+    pub fn request_complete(&self) {
+        self.state.lock().request.complete = true;
+    }
+
+    /// Whether the answer has ended, well or not.
+    pub fn is_finished(&self) -> bool {
+        self.state.lock().end.is_some()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    /// Hands the exchange to a connection, from message number `message` on. A consumer that is attached
+    /// already finds that it is [`Next::Done`].
+    pub(super) fn attach(self: &Arc<Self>, message: u64, signal: &Arc<Signal>) -> Result<Consumer, RpcError> {
+        let mut state = self.state.lock();
+        if message < state.messages_from {
+            return Err(outcome_expired(state.execution()));
+        }
+        state.attachments += 1;
+        let attachment = state.attachments;
+        let has_parts = state.head.is_some() || state.end.is_some();
+        let taken = usize::try_from(message - state.messages_from).unwrap_or(usize::MAX);
+        state.attached = Some(Attached {
+            attachment,
+            head_taken: false,
+            message,
+            behind: state.messages.iter().skip(taken).map(Bytes::len).sum(),
+            end_taken: false,
+            signal: Arc::downgrade(signal),
+            signalled: has_parts,
+        });
+        drop(state);
+        self.parts.notify_waiters();
+        self.room.notify_waiters();
+        if has_parts {
+            signal.ready(self.seq);
+        }
+        Ok(Consumer { exchange: self.clone(), attachment })
+    }
+
+    /// The session's connection died: a recorded exchange whose request has arrived waits for the next
+    /// one. Any other ends; `Some` says whether it had run.
+    pub(super) fn connection_lost(&self) -> Option<Execution> {
+        let mut state = self.state.lock();
+        state.attached = None;
+        let (complete, recorded) = (state.request.complete, state.recorded);
+        drop(state);
+        self.parts.notify_waiters();
+        self.room.notify_waiters();
+        if !complete {
+            return self.cancel("the connection ended before the request had arrived whole");
+        }
+        if recorded {
+            return None;
+        }
+        self.discard();
+        self.finish(End::Error(outcome_expired(Execution::MayHaveRun))).map(|_| Execution::MayHaveRun)
+    }
+
+    /// Ends the exchange; `Some` says whether it had run, `None` that it had ended before.
+    pub(super) fn cancel(&self, why: &str) -> Option<Execution> {
+        let error = self.state.lock().request.cancelled(why);
+        let execution = error.execution;
+        self.finish(End::Error(error)).map(|_| execution)
+    }
+
+    fn push(&self, message: Bytes) -> Result<(), Ended> {
+        let mut state = self.running()?;
+        let added = message.len();
+        state.messages.push_back(message);
+        if let Some(attached) = &mut state.attached {
+            attached.behind += added;
+        }
+        self.grown(&mut state, added);
+        Ok(())
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.state.lock().recorded
+    }
+
+    /// The session has no room for the record: from now on only what lies in the attached consumer's window
+    /// is held, and without a consumer nothing.
+    fn stop_recording(&self) -> Result<(), Ended> {
+        let mut state = self.state.lock();
+        state.recorded = false;
+        state.forget_taken(self);
+        if state.attached.is_some() {
+            return Ok(());
+        }
+        drop(state);
+        self.discard();
+        self.finish(End::Error(outcome_expired(Execution::MayHaveRun)));
+        Err(Ended)
+    }
+
+    fn running(&self) -> Result<MutexGuard<'_, State>, Ended> {
+        let state = self.state.lock();
+        if state.end.is_some() { Err(Ended) } else { Ok(state) }
+    }
+
+    /// Ends the answer; the bytes that its end takes, or `None` when it had ended before.
+    fn finish(&self, end: End) -> Option<usize> {
+        let mut state = self.state.lock();
+        if state.end.is_some() {
+            return None;
+        }
+        let added = match &end {
+            End::Trailers(fields) => fields.iter().map(HeaderField::size).sum(),
+            End::Error(error) => error.message.len(),
+            End::Plain => 0,
+        };
+        state.end = Some(end);
+        state.messages.shrink_to_fit();
+        self.grown(&mut state, added);
+        drop(state);
+        self.room.notify_waiters();
+        Some(added)
+    }
+
+    /// Forgets the answer.
+    fn discard(&self) {
+        let mut state = self.state.lock();
+        state.messages_from += state.messages.len() as u64;
+        state.messages = VecDeque::new();
+        state.head = None;
+        let bytes = state.bytes;
+        self.shrunk(&mut state, bytes);
+    }
+
+    fn grown(&self, state: &mut State, added: usize) {
+        state.bytes += added;
+        self.held.add(added);
+        if let Some(attached) = &mut state.attached
+            && !std::mem::replace(&mut attached.signalled, true)
+            && let Some(signal) = attached.signal.upgrade()
+        {
+            signal.ready(self.seq);
+        }
+        self.parts.notify_waiters();
+    }
+
+    fn shrunk(&self, state: &mut State, removed: usize) {
+        state.bytes -= removed;
+        self.held.sub(removed);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.held.sub(self.state.get_mut().bytes);
+    }
+}
+
+impl Attached {
+    fn next(
+        &mut self,
+        head: Option<&Arc<[HeaderField]>>,
+        messages: &VecDeque<Bytes>,
+        messages_from: u64,
+        end: Option<&End>,
+    ) -> Next {
+        if let (false, Some(head)) = (self.head_taken, head) {
+            self.head_taken = true;
+            let ends = self.take_end(messages_from + messages.len() as u64, end);
+            return Next::Part { part: ExchangePart::Head(head.clone()), ends };
+        }
+        let index = self.message.checked_sub(messages_from).and_then(|index| usize::try_from(index).ok());
+        if let Some(message) = index.and_then(|index| messages.get(index)) {
+            self.message += 1;
+            self.behind -= message.len();
+            let ends = self.take_end(messages_from + messages.len() as u64, end);
+            return Next::Part { part: ExchangePart::Message(message.clone()), ends };
+        }
+        match end {
+            None => Next::Pending,
+            Some(_) if self.end_taken => Next::Done,
+            Some(end) => {
+                self.end_taken = true;
+                Next::Part { part: end.clone().into(), ends: true }
+            }
+        }
+    }
+
+    /// Folds a plain end into the part that is handed out, when nothing lies between.
+    fn take_end(&mut self, messages: u64, end: Option<&End>) -> bool {
+        let ends = self.message >= messages && matches!(end, Some(End::Plain));
+        self.end_taken |= ends;
+        ends
+    }
+}
+
+impl From<End> for ExchangePart {
+    fn from(end: End) -> Self {
+        match end {
+            End::Plain => Self::End,
+            End::Trailers(fields) => Self::Trailers(fields),
+            End::Error(error) => Self::Error(error),
+        }
+    }
+}
+
+impl State {
+    fn is_behind(&self, window: usize) -> bool {
+        self.attached.as_ref().is_some_and(|attached| attached.behind >= window)
+    }
+
+    /// Makes the record begin at what the attached consumer takes next.
+    fn forget_taken(&mut self, exchange: &Exchange) {
+        let Some(attached) = &self.attached else { return };
+        let upto = attached.message;
+        while self.messages_from < upto {
+            let Some(message) = self.messages.pop_front() else { return };
+            self.messages_from += 1;
+            exchange.shrunk(self, message.len());
+        }
+    }
+
+    fn execution(&self) -> Execution {
+        match &self.end {
+            None => Execution::MayHaveRun,
+            Some(End::Error(error)) => error.execution,
+            Some(End::Plain | End::Trailers(_)) => Execution::Ran,
+        }
+    }
+}
+
+impl RequestProgress {
+    fn cancelled(self, why: &str) -> RpcError {
+        let execution = if self.forwarded { Execution::MayHaveRun } else { Execution::NotRun };
+        RpcError::new(RpcErrorKind::Cancelled, execution, why)
+    }
+}
+
+impl Held {
+    pub(super) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn sub(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The error of an outcome that was not kept because of a bound.
+fn outcome_expired(execution: Execution) -> RpcError {
+    let text = "the outcome was not kept: session.outcome_bytes_max was met";
+    RpcError::new(RpcErrorKind::OutcomeExpired, execution, text)
+}

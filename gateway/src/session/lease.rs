@@ -1,0 +1,186 @@
+//! One connection's hold on its session: all that the connection's driver calls.
+
+use std::{fmt, sync::Arc};
+
+use towline_protocols::{
+    link::{Ack, Execution, RpcError, RpcErrorKind, Subscribe, Subscribed},
+    varint,
+};
+
+use super::{
+    LinkSession, PendingPush, Revoked, SessionEvent,
+    exchange::{Consumer, Exchange, Producer},
+    link_session::{State, attach},
+    signal::Signal,
+};
+
+/// The hold of one connection on its session. Dropping it says that the connection is gone: requests that
+/// had arrived whole run on, and what was pushed without an acknowledgement is kept.
+pub struct Lease {
+    session: Arc<LinkSession>,
+    signal: Arc<Signal>,
+}
+
+/// What to do with a REQUEST.
+pub enum Begin {
+    /// Never seen: run it. The producer goes to the task that asks the backend, the consumer stays with
+    /// the connection.
+    Run(Producer, Consumer),
+    /// It runs or has run: its answer, from the beginning. The request's body is to be discarded.
+    Attached(Consumer),
+    /// Send RESET.
+    Refused(RpcError),
+}
+
+/// What to do with a request whose answer the client still waits for.
+pub enum Attach {
+    /// Its answer, from where the client has it.
+    Attached(Consumer),
+    /// Never seen here: the client may send it again.
+    Unknown,
+    /// Send RESET.
+    Refused(RpcError),
+}
+
+/// The client acknowledged a push that it was not sent: a protocol error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PUSH_ACK names push {0}, which was not sent on this connection")]
+pub struct PushNotSent(pub u64);
+
+impl Lease {
+    pub(super) fn new(session: Arc<LinkSession>, signal: Arc<Signal>) -> Self {
+        Self { session, signal }
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Arc<LinkSession> {
+        &self.session
+    }
+
+    /// Waits for what to do next. For the one task that drives the connection; safe to cancel.
+    pub async fn next_event(&self) -> SessionEvent {
+        self.signal.next().await
+    }
+
+    /// What to do next, if there is something.
+    pub fn poll_event(&self) -> Option<SessionEvent> {
+        self.signal.poll()
+    }
+
+    /// Whether the connection has lost the session.
+    pub fn revoked(&self) -> Option<Revoked> {
+        self.signal.revoked()
+    }
+
+    /// Takes a REQUEST.
+    pub fn begin(&self, seq: u64) -> Begin {
+        if seq == 0 || seq > varint::MAX {
+            return refuse(RpcErrorKind::Malformed, "sequence numbers begin with 1");
+        }
+        let Some(mut state) = self.session.held_by(&self.signal) else {
+            return refuse(RpcErrorKind::SessionLost, "another connection holds the session");
+        };
+        let context = &self.session.context;
+        match attach(state.ledger_mut(context), seq, 0, &self.signal) {
+            Some(Ok(consumer)) => return Begin::Attached(consumer),
+            Some(Err(error)) => return Begin::Refused(error),
+            None => {}
+        }
+        if context.is_full() {
+            context.limit_hit("session_bytes_held");
+            return refuse(
+                RpcErrorKind::LimitExceeded,
+                "the gateway holds too many answers (session_bytes_held)",
+            );
+        }
+        if running(&mut state, context) >= context.streams_max {
+            context.limit_hit("limits.streams_max");
+            return refuse(
+                RpcErrorKind::LimitExceeded,
+                "too many requests run at one time (limits.streams_max)",
+            );
+        }
+        let exchange = Exchange::new(seq, context.settings.stream_window as usize, context.held.clone());
+        state.ledger_mut(context).begin(seq, exchange.clone());
+        match exchange.attach(0, &self.signal) {
+            Ok(consumer) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),
+            Err(error) => Begin::Refused(error),
+        }
+    }
+
+    /// Takes up the answer to a request that an earlier connection carried (QUIC, where HELLO need not
+    /// name all of them).
+    pub fn attach(&self, seq: u64, messages_received: u64) -> Attach {
+        let Some(mut state) = self.session.held_by(&self.signal) else {
+            let text = "another connection holds the session";
+            return Attach::Refused(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, text));
+        };
+        match attach(state.ledger_mut(&self.session.context), seq, messages_received, &self.signal) {
+            None => Attach::Unknown,
+            Some(Ok(consumer)) => Attach::Attached(consumer),
+            Some(Err(error)) => Attach::Refused(error),
+        }
+    }
+
+    /// The client has lost interest in a request (RESET), or its stream broke before it had arrived.
+    pub fn cancel(&self, seq: u64, why: &str) {
+        let Some(state) = self.session.held_by(&self.signal) else { return };
+        let recorded = state.ledger.as_ref().and_then(|ledger| ledger.get(seq));
+        let exchange = recorded.or_else(|| state.unrecorded.iter().find(|held| held.seq() == seq)).cloned();
+        drop(state);
+        if let Some(execution) = exchange.and_then(|exchange| exchange.cancel(why)) {
+            self.session.cancelled(seq, execution);
+        }
+    }
+
+    /// ACK: the client has taken these outcomes.
+    pub fn acknowledge(&self, ack: &Ack) {
+        if self.revoked().is_none() {
+            self.session.acknowledge(ack);
+        }
+    }
+
+    /// The next push to send, in order; each once for this connection. Call it while the connection has
+    /// room, after [`SessionEvent::Pushes`].
+    pub fn next_push(&self) -> Option<PendingPush> {
+        let mut state = self.session.held_by(&self.signal)?;
+        self.session.next_push(&mut state)
+    }
+
+    /// PUSH_ACK: the client has taken the pushes up to `id`.
+    ///
+    /// # Errors
+    /// This connection has not sent that push.
+    pub fn push_ack(&self, id: u64) -> Result<(), PushNotSent> {
+        let Some(mut state) = self.session.held_by(&self.signal) else { return Ok(()) };
+        if self.session.push_ack(&mut state, id) { Ok(()) } else { Err(PushNotSent(id)) }
+    }
+
+    /// SUBSCRIBE.
+    pub fn subscribe(&self, subscribe: &Subscribe) -> Subscribed {
+        if self.revoked().is_some() {
+            return Subscribed::default();
+        }
+        self.session.change_subscriptions(&subscribe.add, &subscribe.remove)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.session.detach(&self.signal);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("client_id", self.session.client_id()).finish_non_exhaustive()
+    }
+}
+
+fn running(state: &mut State, context: &super::Context) -> usize {
+    state.ledger_mut(context).running() + state.unrecorded.len()
+}
+
+fn refuse(kind: RpcErrorKind, text: &str) -> Begin {
+    Begin::Refused(RpcError::new(kind, Execution::NotRun, text))
+}

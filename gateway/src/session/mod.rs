@@ -1,0 +1,255 @@
+//! Link sessions: what outlives a client's connections.
+//!
+//! ```text
+//!   HELLO --> Sessions::open --> Lease (one connection's hold on its session)
+//!                                  | begin, attach     -> Exchange: a request and its recorded answer
+//!                                  | next_push         -> pushes that wait for the client
+//!                                  | next_event        -> what to do next, or that a newer connection
+//!                                  v                      has taken the session over
+//!                               LinkSession (also the client's Mailbox in the hub)
+//! ```
+//!
+//! A session belongs to who knows its secret and, where the listener authenticates, to its user. Of the
+//! connections that prove this, the one with the highest epoch holds it. A session without a connection
+//! is kept for `session.expiry`; identity, subscriptions and pushes also survive a restart of the gateway,
+//! outcomes of requests do not.
+
+mod clock;
+mod exchange;
+mod lease;
+mod link_session;
+mod push_queue;
+mod record;
+mod restore;
+mod secret;
+mod signal;
+mod subscribe;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use dashmap::{DashMap, Entry};
+use prometheus::{IntCounterVec, IntGauge};
+use towline_protocols::link::{CloseCode, Hello, RpcError, Subscribed};
+
+pub use self::{
+    clock::Clock,
+    exchange::{Consumer, Ended, Exchange, ExchangePart, Next, Producer},
+    lease::{Attach, Begin, Lease, PushNotSent},
+    link_session::LinkSession,
+    push_queue::PendingPush,
+    signal::{Revoked, SessionEvent},
+    sweep::sweep,
+};
+use self::{exchange::Held, link_session::Identity, secret::SecretHash, sweep::Due};
+use crate::{
+    hub::Hub,
+    metrics::Metrics,
+    settings::{self, Settings},
+    store::{Store, StoreError},
+};
+
+/// Bytes that the answers and pushes of all sessions may hold together. Beyond it new requests are
+/// refused as not run and new pushes are given up, until clients have taken what waits for them.
+const HELD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Every link session of a gateway, live or away.
+pub struct Sessions {
+    table: DashMap<Arc<str>, Arc<LinkSession>>,
+    /// Entries in `table`; asking the table itself would lock all of it.
+    count: AtomicUsize,
+    context: Arc<Context>,
+}
+
+/// What all sessions share.
+struct Context {
+    settings: settings::Session,
+    streams_max: usize,
+    sessions_max: usize,
+    hub: Hub,
+    store: Store,
+    clock: Clock,
+    held: Arc<Held>,
+    limit_hits: IntCounterVec,
+    sessions: IntGauge,
+    due: Due,
+}
+
+/// What HELLO led to.
+pub struct Opened {
+    /// The connection's hold on the session.
+    pub lease: Lease,
+    /// False: the session's requests are not known here; what was sent before may have run.
+    pub resumed: bool,
+    /// Of the requests that the client waits for: never seen here, safe to send again.
+    pub unknown: Vec<u64>,
+    /// Of the requests that the client waits for: their answers, from where the client has them.
+    pub attached: Vec<Consumer>,
+    /// Of the requests that the client waits for: those whose answer is gone, with what RESET is to say.
+    pub refused: Vec<(u64, RpcError)>,
+    /// What became of the subscriptions in HELLO.
+    pub subscribed: Subscribed,
+}
+
+/// Why HELLO was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// A field of HELLO breaks a rule.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// The session exists and has another secret.
+    #[error("the session secret does not fit the client id")]
+    WrongSecret,
+    /// The session exists and belongs to another user.
+    #[error("the client id belongs to another user")]
+    WrongUser,
+    /// A client of another protocol is known by this id.
+    #[error("the client id is in use by an MQTT client")]
+    ClientIdTaken,
+    /// A connection of the same or a higher epoch holds the session.
+    #[error("a newer connection holds the session")]
+    TakenOver,
+    /// `limits.sessions_max` is met.
+    #[error("the gateway keeps no more sessions (limits.sessions_max)")]
+    SessionsFull,
+}
+
+impl OpenError {
+    /// The code that CLOSE is to carry.
+    pub const fn close_code(self) -> CloseCode {
+        match self {
+            Self::Malformed(_) => CloseCode::ProtocolError,
+            Self::WrongSecret | Self::WrongUser | Self::ClientIdTaken => CloseCode::Unauthorized,
+            Self::TakenOver => CloseCode::TakenOver,
+            Self::SessionsFull => CloseCode::LimitExceeded,
+        }
+    }
+}
+
+impl Sessions {
+    /// Brings back the sessions that `store` holds, and registers them in `hub`.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds a record that is not of this version.
+    pub fn restore(
+        settings: &Settings,
+        hub: Hub,
+        store: Store,
+        metrics: &Metrics,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        let context = Context {
+            settings: settings.session.clone(),
+            streams_max: settings.limits.streams_max,
+            sessions_max: settings.limits.sessions_max,
+            hub,
+            store,
+            clock,
+            held: Arc::default(),
+            limit_hits: metrics.limit_hits.clone(),
+            sessions: metrics.sessions.clone(),
+            due: Due::default(),
+        };
+        let sessions = Self { table: DashMap::new(), count: AtomicUsize::new(0), context: Arc::new(context) };
+        sessions.restore_all()?;
+        Ok(sessions)
+    }
+
+    /// Opens the session that HELLO names for a connection whose `user` has been authenticated, if its
+    /// listener authenticates. A connection that held the session before is told so.
+    ///
+    /// # Errors
+    /// The session stays as it was.
+    pub fn open(&self, hello: &Hello, user: Option<Arc<str>>) -> Result<Opened, OpenError> {
+        check_client_id(&hello.client_id)?;
+        let secret_hash = SecretHash::of(&hello.session_secret)?;
+        let identity = Identity { client_id: hello.client_id.as_str().into(), user, secret_hash };
+        // The entry is held to the end, so that a session cannot expire while it is taken up.
+        match self.table.entry(identity.client_id.clone()) {
+            Entry::Occupied(held) => {
+                held.get().check_owner(&identity)?;
+                held.get().adopt(hello)
+            }
+            Entry::Vacant(vacant) => {
+                let session = self.create(identity)?;
+                vacant.insert(session.clone());
+                session.adopt(hello)
+            }
+        }
+    }
+
+    /// The session of a client.
+    pub fn get(&self, client_id: &str) -> Option<Arc<LinkSession>> {
+        self.table.get(client_id).map(|session| session.clone())
+    }
+
+    /// Sessions kept, live or away.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that answers and pushes of all sessions hold.
+    pub fn held_bytes(&self) -> usize {
+        self.context.held.bytes()
+    }
+
+    /// Makes a session and registers it; the caller holds its place in the table.
+    fn create(&self, identity: Identity) -> Result<Arc<LinkSession>, OpenError> {
+        if self.len() >= self.context.sessions_max {
+            self.context.limit_hit("limits.sessions_max");
+            return Err(OpenError::SessionsFull);
+        }
+        let session = LinkSession::new(identity, self.context.clone());
+        session.register().map_err(|_| OpenError::ClientIdTaken)?;
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.context.sessions.inc();
+        Ok(session)
+    }
+
+    /// Ends a session whose place in the table the caller has emptied or holds.
+    fn discard(&self, session: &Arc<LinkSession>) {
+        session.end();
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.context.sessions.dec();
+    }
+}
+
+impl Drop for Sessions {
+    /// The hub holds every session, and every session the hub; and what waits on connections that are
+    /// still up must reach the store.
+    fn drop(&mut self) {
+        for session in self.table.iter() {
+            session.suspend();
+        }
+    }
+}
+
+impl Context {
+    fn limit_hit(&self, limit: &'static str) {
+        self.limit_hits.with_label_values(&[limit]).inc();
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.bytes() >= HELD_BYTES_MAX
+    }
+}
+
+/// Ids stand in store keys, logs and metrics, so they are short and printable.
+fn check_client_id(client_id: &str) -> Result<(), OpenError> {
+    const CLIENT_ID_BYTES_MAX: usize = 64;
+    let is_printable = client_id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX || !is_printable {
+        return Err(OpenError::Malformed("HELLO.client_id must be 1 to 64 printable ASCII characters"));
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! How sessions and pushes lie in the store.
+//!
+//! ```text
+//!  Table::Sessions   client id                     -> version, secret hash, user, push ids, filters
+//!  Table::Pushes     client id, 0, push id (u64)   -> version, qos, urgency, times, topic, payload, ...
+//! ```
+//!
+//! A client id is printable ASCII, so the 0 ends it, and one client's pushes lie together in their order.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+use towline_protocols::{link::Priority, varint};
+
+use super::{clock::Clock, push_queue::QueuedPush};
+use crate::hub::Message;
+
+/// What a session is after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SessionRecord {
+    pub(super) secret_hash: [u8; 16],
+    pub(super) user: Option<Arc<str>>,
+    /// No push id up to this one is used again.
+    pub(super) push_ids_reserved: u64,
+    /// Filter and quality of service.
+    pub(super) filters: Vec<(String, u8)>,
+}
+
+/// First byte of each record. Another layout gets another number.
+const VERSION: u8 = 1;
+
+impl SessionRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.put_slice(&self.secret_hash);
+        put_text(&mut out, self.user.as_deref());
+        varint::put(&mut out, self.push_ids_reserved);
+        varint::put(&mut out, self.filters.len() as u64);
+        for (filter, qos) in &self.filters {
+            put_bytes(&mut out, filter.as_bytes());
+            out.put_u8(*qos);
+        }
+        out
+    }
+
+    /// `None` when the record is not one of this version.
+    pub(super) fn decode(mut input: &[u8]) -> Option<Self> {
+        if input.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let mut secret_hash = [0; 16];
+        input.try_copy_to_slice(&mut secret_hash).ok()?;
+        let user = get_text(&mut input)?;
+        let push_ids_reserved = varint::get(&mut input)?;
+        let count = varint::get(&mut input)?;
+        let mut filters = Vec::new();
+        for _ in 0..count {
+            let filter = String::from_utf8(get_bytes(&mut input)?.to_vec()).ok()?;
+            filters.push((filter, input.try_get_u8().ok()?));
+        }
+        Some(Self { secret_hash, user, push_ids_reserved, filters })
+    }
+}
+
+/// Key of one push, or of the bound of a range of them.
+pub(super) fn push_key(client_id: &str, id: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(client_id.len() + 9);
+    key.put_slice(client_id.as_bytes());
+    key.put_u8(0);
+    key.put_u64(id);
+    key
+}
+
+/// Client id and push id of a key.
+pub(super) fn parse_push_key(key: &[u8]) -> Option<(&str, u64)> {
+    let (client_id, mut rest) = key.split_at_checked(key.len().checked_sub(9)?)?;
+    (rest.get_u8() == 0).then_some(())?;
+    Some((std::str::from_utf8(client_id).ok()?, rest.get_u64()))
+}
+
+/// Flags of a push record.
+const RETAIN: u8 = 1;
+const PAYLOAD_UTF8: u8 = 2;
+
+pub(super) fn encode_push(push: &QueuedPush, clock: &Clock) -> Vec<u8> {
+    let message = &*push.message;
+    let mut out = Vec::with_capacity(64 + message.topic.len() + message.payload.len());
+    out.put_slice(&[VERSION, push.qos, message.qos, message.priority.urgency()]);
+    out.put_u8(u8::from(message.retain) * RETAIN | u8::from(message.payload_utf8) * PAYLOAD_UTF8);
+    out.put_u64(clock.unix_ms(push.queued_at));
+    out.put_u64(message.expires.map_or(0, |expires| clock.unix_ms(expires)));
+    put_bytes(&mut out, message.topic.as_bytes());
+    put_bytes(&mut out, &message.payload);
+    put_text(&mut out, message.publisher.as_deref());
+    put_text(&mut out, message.content_type.as_deref());
+    put_text(&mut out, message.response_topic.as_deref());
+    put_option(&mut out, message.correlation_data.as_deref());
+    varint::put(&mut out, message.user_properties.len() as u64);
+    for (name, value) in &message.user_properties {
+        put_bytes(&mut out, name.as_bytes());
+        put_bytes(&mut out, value.as_bytes());
+    }
+    out
+}
+
+/// `None` when the record is not one of this version.
+pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock) -> Option<QueuedPush> {
+    let mut input = record;
+    let mut head = [0; 5];
+    input.try_copy_to_slice(&mut head).ok()?;
+    let [VERSION, qos, message_qos, urgency, flags] = head else { return None };
+    let queued_at = clock.instant(input.try_get_u64().ok()?);
+    let expires = Some(input.try_get_u64().ok()?).filter(|&ms| ms > 0).map(|ms| clock.instant(ms));
+    let mut message = Message {
+        topic: text(get_bytes(&mut input)?)?,
+        payload: Bytes::copy_from_slice(get_bytes(&mut input)?),
+        qos: message_qos,
+        retain: flags & RETAIN != 0,
+        priority: Priority::new(urgency),
+        expires,
+        publisher: get_text(&mut input)?,
+        payload_utf8: flags & PAYLOAD_UTF8 != 0,
+        content_type: get_text(&mut input)?,
+        response_topic: get_text(&mut input)?,
+        correlation_data: get_option(&mut input)?.map(Bytes::copy_from_slice),
+        user_properties: Vec::new(),
+    };
+    for _ in 0..varint::get(&mut input)? {
+        let name = text(get_bytes(&mut input)?)?;
+        message.user_properties.push((name, text(get_bytes(&mut input)?)?));
+    }
+    Some(QueuedPush { id, message: Arc::new(message), qos, queued_at, stored: true })
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    varint::put(out, bytes.len() as u64);
+    out.put_slice(bytes);
+}
+
+fn put_option(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    out.put_u8(u8::from(bytes.is_some()));
+    put_bytes(out, bytes.unwrap_or_default());
+}
+
+fn put_text(out: &mut Vec<u8>, value: Option<&str>) {
+    put_option(out, value.map(str::as_bytes));
+}
+
+fn get_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(varint::get(input)?).ok()?;
+    let (bytes, rest) = input.split_at_checked(length)?;
+    *input = rest;
+    Some(bytes)
+}
+
+fn get_option<'a>(input: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let present = input.try_get_u8().ok()? == 1;
+    let bytes = get_bytes(input)?;
+    Some(present.then_some(bytes))
+}
+
+fn get_text(input: &mut &[u8]) -> Option<Option<Arc<str>>> {
+    match get_option(input)? {
+        Some(bytes) => Some(Some(text(bytes)?)),
+        None => Some(None),
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<Arc<str>> {
+    std::str::from_utf8(bytes).ok().map(Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_session_comes_back_as_it_was() {
+        let record = SessionRecord {
+            secret_hash: [7; 16],
+            user: Some("ann".into()),
+            push_ids_reserved: 2048,
+            filters: vec![("a/+/#".into(), 1), ("b".into(), 0)],
+        };
+        assert_eq!(SessionRecord::decode(&record.encode()), Some(record.clone()));
+        let encoded = record.encode();
+        for cut in 0..encoded.len() {
+            assert_eq!(SessionRecord::decode(&encoded[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_push_comes_back_as_it_was() {
+        let clock = Clock::simulated();
+        let message = Message {
+            topic: "t/1".into(),
+            payload: Bytes::from_static(b"payload"),
+            qos: 1,
+            retain: true,
+            priority: Priority::CRITICAL,
+            expires: Some(clock.now() + Duration::from_secs(9)),
+            publisher: Some("me".into()),
+            payload_utf8: true,
+            content_type: Some("text/plain".into()),
+            response_topic: Some("answers".into()),
+            correlation_data: Some(Bytes::from_static(b"\0\x01")),
+            user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
+        };
+        let expected = format!("{message:?}");
+        let queued_at = clock.now();
+        let push = QueuedPush { id: 9, message: Arc::new(message), qos: 1, queued_at, stored: true };
+        let encoded = encode_push(&push, &clock);
+        let decoded = decode_push(9, &encoded, &clock).unwrap();
+        assert_eq!((format!("{:?}", decoded.message), decoded.queued_at), (expected, queued_at));
+        for cut in 0..encoded.len() {
+            assert!(decode_push(9, &encoded[..cut], &clock).is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn keys_of_one_client_sort_by_push_id_and_apart_from_others() {
+        assert!(push_key("a", 255) < push_key("a", 256));
+        assert!(push_key("a", u64::MAX) < push_key("a!", 0));
+        assert_eq!(parse_push_key(&push_key("phone-1", 77)), Some(("phone-1", 77)));
+        assert_eq!(parse_push_key(b"short"), None);
+    }
+}

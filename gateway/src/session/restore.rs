@@ -1,0 +1,70 @@
+//! Sessions as the store holds them, brought back at the start.
+
+use std::{str, sync::Arc};
+
+use super::{
+    LinkSession, Sessions,
+    link_session::Identity,
+    record::{SessionRecord, decode_push, parse_push_key},
+    secret::SecretHash,
+};
+use crate::{
+    hub::SubscribeOptions,
+    store::{StoreError, Table, Write},
+};
+
+impl Sessions {
+    pub(super) fn restore_all(&self) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        for (key, record) in store.scan(Table::Sessions)? {
+            self.restore_session(&key, &record)
+                .ok_or_else(|| store.damaged("a session's record is not of this version"))?;
+        }
+        for (key, record) in store.scan(Table::Pushes)? {
+            self.restore_push(key, &record)
+                .ok_or_else(|| store.damaged("a push's record is not of this version"))?;
+        }
+        Ok(())
+    }
+
+    fn restore_session(&self, key: &[u8], record: &[u8]) -> Option<()> {
+        let client_id: Arc<str> = str::from_utf8(key).ok()?.into();
+        let record = SessionRecord::decode(record)?;
+        let identity = Identity {
+            client_id: client_id.clone(),
+            user: record.user,
+            secret_hash: SecretHash(record.secret_hash),
+        };
+        let Ok(session) = self.create(identity) else {
+            // A smaller limits.sessions_max than before: the rest is left in the store, unused.
+            return Some(());
+        };
+        session.restore_push_ids(record.push_ids_reserved);
+        for (filter, qos) in record.filters {
+            let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
+            if let Err(error) = self.context.hub.subscribe(&client_id, &filter, options) {
+                tracing::warn!(%client_id, filter, %error, "a stored subscription is refused now");
+            }
+        }
+        session.suspend_restored();
+        self.table.insert(client_id, session);
+        Some(())
+    }
+
+    fn restore_push(&self, key: Vec<u8>, record: &[u8]) -> Option<()> {
+        let (client_id, id) = parse_push_key(&key)?;
+        let push = decode_push(id, record, &self.context.clock)?;
+        match self.get(client_id) {
+            Some(session) => session.restore_push(push),
+            None => self.context.forget(Write::Delete { table: Table::Pushes, key }),
+        }
+        Some(())
+    }
+}
+
+impl LinkSession {
+    /// A restored session is away since the start: the gateway cannot say for how long before.
+    fn suspend_restored(self: &Arc<Self>) {
+        self.note_away();
+    }
+}

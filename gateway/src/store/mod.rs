@@ -1,0 +1,338 @@
+//! The embedded store: one file, a few tables of bytes, one thread that writes.
+//!
+//! ```text
+//!  Store::write ---> queue (bounded) ---> writer thread: all that waits becomes one transaction,
+//!  Store::barrier -> ...              ---> one fsync, then every barrier among it resolves
+//! ```
+//!
+//! Whoever must answer "it is durable" writes first, without waiting, and awaits [`Store::barrier`] then:
+//! the queue is in order, so the barrier stands for all that was written before it. A hundred barriers
+//! that wait at one time cost one fsync.
+
+mod queue;
+mod writer;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase, TableDefinition, backends::InMemoryBackend};
+use tokio::sync::oneshot;
+
+use self::queue::Queue;
+
+/// Name of the file in the data folder.
+const FILE_NAME: &str = "towline.redb";
+/// Memory that redb may use for pages. The working set is what clients that are away have waiting.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// The store. Cheap to clone: all clones are the same store. What was written is flushed when the last one
+/// is dropped.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Arc<Database>,
+    path: Arc<Path>,
+    queue: Arc<Queue>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What is kept, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Link sessions.
+    Sessions,
+    /// Pushes that wait for their link session.
+    Pushes,
+    /// Retained MQTT messages.
+    Retained,
+}
+
+/// A change. Key and value are the caller's; keys sort bytewise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Sets the value of a key.
+    Put {
+        /// Where.
+        table: Table,
+        /// Key.
+        key: Vec<u8>,
+        /// Value.
+        value: Vec<u8>,
+    },
+    /// Removes a key, if it is there.
+    Delete {
+        /// Where.
+        table: Table,
+        /// Key.
+        key: Vec<u8>,
+    },
+    /// Removes all keys from `first` to `last`, both included.
+    DeleteRange {
+        /// Where.
+        table: Table,
+        /// Lowest key.
+        first: Vec<u8>,
+        /// Highest key.
+        last: Vec<u8>,
+    },
+}
+
+/// The queue to the writer is full: the disk is slower than what is written. Nothing was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store's queue is full: the disk is too slow for what is written")]
+pub struct QueueFull;
+
+/// Why the store cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The data folder cannot be made.
+    #[error("cannot create the data folder {}: {source}; make it writable or set data_dir to another one", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// Another process has it open.
+    #[error("{} is in use by another process; stop it or set data_dir to another folder", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It holds what redb cannot read.
+    #[error(
+        "{} is damaged ({problem}); move it away to start with an empty store (stored pushes are lost) or restore a copy",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The file cannot be read or written.
+    #[error("{}: {problem}; check free space and permissions", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        problem: String,
+    },
+    /// See [`QueueFull`].
+    #[error(transparent)]
+    QueueFull(#[from] QueueFull),
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Keys and values in the order of keys.
+pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl Store {
+    /// Opens the store in `data_dir`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// Names the file, what is wrong with it and what to do.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(data_dir)
+            .map_err(|source| StoreError::Folder { path: data_dir.to_owned(), source: Arc::new(source) })?;
+        let path = data_dir.join(FILE_NAME);
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|error| open_error(&path, error))?;
+        Self::start(database, path)
+    }
+
+    /// A store that keeps everything in memory, for tests and for gateways that need not survive.
+    ///
+    /// # Errors
+    /// The writer thread cannot be started.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let path = PathBuf::from("(in memory)");
+        let database = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .map_err(|error| open_error(&path, error))?;
+        Self::start(database, path)
+    }
+
+    /// Queues a change without waiting.
+    ///
+    /// # Errors
+    /// The queue is full; the change was not queued.
+    pub fn write(&self, write: Write) -> Result<(), QueueFull> {
+        self.inner.queue.push(write)
+    }
+
+    /// Resolves when all that was written before is durable.
+    ///
+    /// # Errors
+    /// Some of it could not be written, or the store is closed.
+    pub async fn barrier(&self) -> Result<(), StoreError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.queue.push_barrier(sender);
+        receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Writes one change and waits until it is durable.
+    ///
+    /// # Errors
+    /// The queue is full, or it could not be written.
+    pub async fn append(&self, write: Write) -> Result<(), StoreError> {
+        self.write(write)?;
+        self.barrier().await
+    }
+
+    /// Everything in a table, as it is on disk; what is queued is not seen. For the start.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn scan(&self, table: Table) -> Result<Entries, StoreError> {
+        self.read_all(table).map_err(|error| read_error(&self.inner.path, &error))
+    }
+
+    /// The error of a record that its owner cannot read.
+    pub fn damaged(&self, problem: &str) -> StoreError {
+        StoreError::Damaged { path: self.inner.path.to_path_buf(), problem: problem.to_owned() }
+    }
+
+    fn start(database: Database, path: PathBuf) -> Result<Self, StoreError> {
+        let (database, path): (_, Arc<Path>) = (Arc::new(database), path.into());
+        writer::create_tables(&database).map_err(|error| read_error(&path, &error))?;
+        let queue = Arc::new(Queue::default());
+        let writer = writer::spawn(database.clone(), queue.clone(), path.clone()).map_err(|error| {
+            StoreError::File { path: path.to_path_buf(), problem: format!("no thread to write it: {error}") }
+        })?;
+        let inner = Inner { database, path, queue, writer: Mutex::new(Some(writer)) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn read_all(&self, table: Table) -> Result<Entries, redb::Error> {
+        let table = self.inner.database.begin_read()?.open_table(table.definition())?;
+        let mut entries = Vec::new();
+        for entry in table.range::<&[u8]>(..)? {
+            let (key, value) = entry?;
+            entries.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(entries)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(writer) = self.writer.get_mut().take() {
+            // A writer that has panicked has nothing more to flush.
+            _ = writer.join();
+        }
+    }
+}
+
+impl Table {
+    const ALL: [Self; 3] = [Self::Sessions, Self::Pushes, Self::Retained];
+
+    const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        TableDefinition::new(match self {
+            Self::Sessions => "link-sessions",
+            Self::Pushes => "link-pushes",
+            Self::Retained => "mqtt-retained",
+        })
+    }
+}
+
+fn open_error(path: &Path, error: redb::DatabaseError) -> StoreError {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
+        error => read_error(path, &error.into()),
+    }
+}
+
+/// A file that is not redb's, or was cut short, shows itself by its content or its length.
+fn read_error(path: &Path, error: &redb::Error) -> StoreError {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    let (path, problem) = (path.to_owned(), error.to_string());
+    match error {
+        redb::Error::Io(io) if !matches!(io.kind(), InvalidData | UnexpectedEof) => {
+            StoreError::File { path, problem }
+        }
+        _ => StoreError::Damaged { path, problem },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &[u8], value: &[u8]) -> Write {
+        Write::Put { table: Table::Pushes, key: key.to_vec(), value: value.to_vec() }
+    }
+
+    fn entries(store: &Store) -> Vec<(String, String)> {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        store.scan(Table::Pushes).unwrap().into_iter().map(|(key, value)| (text(key), text(value))).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn after_the_barrier_a_change_is_read_and_survives_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        for key in [b"a", b"b", b"c", b"d"] {
+            store.write(put(key, b"1")).unwrap();
+        }
+        store.write(put(b"d", b"2")).unwrap();
+        store.write(Write::Delete { table: Table::Pushes, key: b"a".to_vec() }).unwrap();
+        let (first, last) = (b"b".to_vec(), b"bz".to_vec());
+        store.append(Write::DeleteRange { table: Table::Pushes, first, last }).await.unwrap();
+        assert_eq!(entries(&store), pairs(&[("c", "1"), ("d", "2")]));
+        assert!(store.scan(Table::Sessions).unwrap().is_empty());
+        drop(store);
+        assert_eq!(entries(&Store::open(folder.path()).unwrap()), pairs(&[("c", "1"), ("d", "2")]));
+    }
+
+    #[tokio::test]
+    async fn dropping_the_store_flushes_what_is_queued() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.write(put(b"a", b"1")).unwrap();
+        drop(store);
+        assert_eq!(entries(&Store::open(folder.path()).unwrap()), pairs(&[("a", "1")]));
+    }
+
+    #[test]
+    fn a_second_process_is_refused_with_advice() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = Store::open(folder.path()).unwrap();
+        let error = Store::open(folder.path()).err().unwrap();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_advice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        fs::write(&path, vec![0x5a; 8192]).unwrap();
+        let error = Store::open(folder.path()).err().unwrap();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_folder_is_named_with_advice() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Store::open(file.path()).err().unwrap();
+        assert!(matches!(error, StoreError::Folder { .. }), "{error:?}");
+    }
+}

@@ -1,0 +1,120 @@
+//! What waits for the writer thread.
+
+use std::mem;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::{QueueFull, StoreError, Write};
+
+/// Bound on the bytes that wait: a second of a slow disk. Beyond it the newest are refused, since what
+/// waits was promised already.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that a change costs beside key and value.
+const WRITE_OVERHEAD_BYTES: usize = 64;
+
+/// Where a barrier is answered.
+pub(super) type Barrier = oneshot::Sender<Result<(), StoreError>>;
+
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    batch: Batch,
+    bytes: usize,
+    closed: bool,
+}
+
+/// What becomes one transaction. Every barrier came after the changes that it stands for, and may wait
+/// for later ones of its batch too.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) writes: Vec<Write>,
+    pub(super) barriers: Vec<Barrier>,
+}
+
+impl Queue {
+    pub(super) fn push(&self, write: Write) -> Result<(), QueueFull> {
+        let bytes = write.bytes();
+        let mut waiting = self.waiting.lock();
+        if waiting.bytes + bytes > QUEUE_BYTES_MAX {
+            return Err(QueueFull);
+        }
+        waiting.bytes += bytes;
+        waiting.batch.writes.push(write);
+        drop(waiting);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The number of barriers is bounded by the tasks that await them.
+    pub(super) fn push_barrier(&self, barrier: Barrier) {
+        self.waiting.lock().batch.barriers.push(barrier);
+        self.changed.notify_one();
+    }
+
+    /// No more is written after what waits now.
+    pub(super) fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Everything that waits, as soon as something does; `None` when the queue is closed and empty.
+    pub(super) fn take(&self) -> Option<Batch> {
+        let mut waiting = self.waiting.lock();
+        loop {
+            if !waiting.batch.is_empty() {
+                waiting.bytes = 0;
+                return Some(mem::take(&mut waiting.batch));
+            }
+            if waiting.closed {
+                return None;
+            }
+            self.changed.wait(&mut waiting);
+        }
+    }
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.barriers.is_empty()
+    }
+}
+
+impl Write {
+    fn bytes(&self) -> usize {
+        WRITE_OVERHEAD_BYTES
+            + match self {
+                Self::Put { key, value, .. } => key.len() + value.len(),
+                Self::Delete { key, .. } => key.len(),
+                Self::DeleteRange { first, last, .. } => first.len() + last.len(),
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Table;
+
+    fn put(bytes: usize) -> Write {
+        Write::Put { table: Table::Pushes, key: Vec::new(), value: vec![0; bytes - WRITE_OVERHEAD_BYTES] }
+    }
+
+    #[test]
+    fn beyond_its_bytes_the_queue_refuses_until_the_writer_has_taken_it() {
+        let queue = Queue::default();
+        queue.push(put(QUEUE_BYTES_MAX - 64)).unwrap();
+        assert_eq!(queue.push(put(65)), Err(QueueFull));
+        queue.push(put(64)).unwrap();
+        assert_eq!(queue.take().unwrap().writes.len(), 2);
+        queue.push(put(65)).unwrap();
+        queue.close();
+        assert_eq!(queue.take().unwrap().writes.len(), 1);
+        assert!(queue.take().is_none());
+    }
+}

@@ -10,12 +10,14 @@ use http::{
 use crate::request::{Origin, Protocol};
 
 /// The client id of the link or MQTT session that a request came by.
-pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-towline-client");
+const CLIENT: HeaderName = HeaderName::from_static("x-towline-client");
 /// The authenticated user.
-pub(super) const USER: HeaderName = HeaderName::from_static("x-towline-user");
+const USER: HeaderName = HeaderName::from_static("x-towline-user");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Names that begin so are the gateway's too.
+const OWN_PREFIX: &str = "x-towline-";
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const VIA: HeaderValue = HeaderValue::from_static("2.0 towline");
 
@@ -30,22 +32,27 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 /// The gateway's word, which a client must not speak for it.
-const GATEWAY_OWNED: [HeaderName; 6] = [
-    CLIENT,
-    USER,
+const GATEWAY_OWNED: [HeaderName; 4] = [
     HeaderName::from_static("forwarded"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-real-ip"),
     GRPC_TIMEOUT,
 ];
 
-/// Turns a client's request headers into what the backend gets.
-pub(super) fn outgoing(headers: &mut HeaderMap, origin: &Origin, deadline: Option<Instant>) {
+/// Turns a client's request headers into what the backend gets; `own` are the gateway's beside the usual.
+pub(super) fn outgoing(headers: &mut HeaderMap, own: HeaderMap, origin: &Origin, deadline: Option<Instant>) {
     strip_hop_by_hop(headers);
     headers.remove(header::TE);
     for name in GATEWAY_OWNED {
         headers.remove(name);
     }
+    if headers.keys().any(is_own) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    headers.extend(own);
     if let Ok(peer) = HeaderValue::from_str(&origin.peer.ip().to_string()) {
         headers.insert(FORWARDED_FOR, peer);
     }
@@ -78,6 +85,10 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
             matches!(rest.first(), None | Some(b'+' | b';' | b' '))
         })
     })
+}
+
+fn is_own(name: &HeaderName) -> bool {
+    name.as_str().starts_with(OWN_PREFIX)
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -164,14 +175,16 @@ mod tests {
         let mut headers = map(&[
             ("x-towline-user", "root"),
             ("x-towline-client", "other"),
+            ("x-towline-topic", "forged"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-for", "10.0.0.2"),
             ("forwarded", "for=10.0.0.1"),
             ("x-kept", "yes"),
         ]);
-        outgoing(&mut headers, &origin(None, Some("ann")), None);
+        outgoing(&mut headers, HeaderMap::new(), &origin(None, Some("ann")), None);
         assert_eq!(headers.get("x-towline-user").expect("set"), "ann");
         assert!(!headers.contains_key("x-towline-client") && !headers.contains_key("forwarded"));
+        assert!(!headers.contains_key("x-towline-topic"));
         let forwarded: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
         assert_eq!(forwarded, ["192.0.2.7"]);
         assert_eq!(headers.get("x-forwarded-proto").expect("set"), "https");
@@ -189,7 +202,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("accept", "*/*"),
         ]);
-        outgoing(&mut headers, &origin(None, None), None);
+        outgoing(&mut headers, HeaderMap::new(), &origin(None, None), None);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "via", "x-forwarded-for", "x-forwarded-proto"]);

@@ -23,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 
 pub(crate) use self::headers::is_grpc;
 use self::outgoing::Outgoing;
@@ -74,11 +74,21 @@ impl Backend {
 
     /// Takes a request to the backend and brings the head of the answer back; its body streams.
     pub(crate) async fn call(&self, route: &Route, request: Request) -> Result<Response<Body>, RpcError> {
+        self.call_with(route, request, HeaderMap::new()).await
+    }
+
+    /// [`Backend::call`] with headers of the gateway's own.
+    async fn call_with(
+        &self,
+        route: &Route,
+        request: Request,
+        own: HeaderMap,
+    ) -> Result<Response<Body>, RpcError> {
         let caller = request.deadline;
-        let own = Instant::now() + route.timeout();
-        let head_by = caller.map_or(own, |caller| caller.min(own));
+        let latest = Instant::now() + route.timeout();
+        let head_by = caller.map_or(latest, |caller| caller.min(latest));
         let repeatable = route.idempotent || request.idempotent || is_safe(request.http.method());
-        let outgoing = Outgoing::prepare(request, &self.settings).await?;
+        let outgoing = Outgoing::prepare(request, own, &self.settings).await?;
         let progress = Progress::default();
         let exchange = self.exchange(outgoing, repeatable, &progress);
         match tokio::time::timeout_at(head_by.into(), exchange).await {

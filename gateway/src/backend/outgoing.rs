@@ -36,11 +36,15 @@ pub(super) enum Payload {
 
 impl Outgoing {
     /// Applies the header policy and looks what of the body is there.
-    pub(super) async fn prepare(request: Request, backend: &settings::Backend) -> Result<Self, RpcError> {
+    pub(super) async fn prepare(
+        request: Request,
+        own: HeaderMap,
+        backend: &settings::Backend,
+    ) -> Result<Self, RpcError> {
         let (parts, body) = request.http.into_parts();
         let authority = authority(&parts, backend)?;
         let Parts { method, uri, mut headers, .. } = parts;
-        headers::outgoing(&mut headers, &request.origin, request.deadline);
+        headers::outgoing(&mut headers, own, &request.origin, request.deadline);
         headers.remove(HOST);
         let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         let payload = Payload::gather(body).await?;

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
 
-pub(crate) use self::road::{admit, kind_name};
+pub(crate) use self::road::{admit, kind_name, observe};
 pub use self::{
     road::handle,
     table::{RouteError, RouteTable},

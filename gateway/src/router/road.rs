@@ -50,7 +50,8 @@ fn no_route(request: &Request) -> RpcError {
     RpcError::new(RpcErrorKind::NoRoute, Execution::NotRun, message)
 }
 
-fn observe(gateway: &Gateway, route: &Route, started: Instant, error: Option<&RpcError>) {
+/// Counts an outcome and its time.
+pub(crate) fn observe(gateway: &Gateway, route: &Route, started: Instant, error: Option<&RpcError>) {
     let outcome = error.map_or("ok", |error| kind_name(error.kind));
     gateway.metrics.requests.with_label_values(&[&*route.name, outcome]).inc();
     let seconds = started.elapsed().as_secs_f64();

@@ -21,19 +21,20 @@ const CA_LIFE: Duration = Duration::from_secs(3650 * 86_400);
 /// Clocks of two machines differ.
 const BACKDATE: Duration = Duration::from_secs(86_400);
 
-/// Where the files are.
-pub(super) struct Files {
+/// Where the certificates of `towline dev` are.
+#[derive(Clone, Debug)]
+pub struct DevelopmentCertificates {
     /// What clients trust.
-    pub(super) ca: PathBuf,
+    pub ca: PathBuf,
     /// The gateway's chain.
-    pub(super) chain: PathBuf,
+    pub chain: PathBuf,
     /// The gateway's key.
-    pub(super) key: PathBuf,
+    pub key: PathBuf,
 }
 
 /// The certificates of `folder`, made there if they are missing.
-pub(super) fn ensure(folder: &Path) -> Result<Files, Failure> {
-    let files = Files {
+pub(super) fn ensure(folder: &Path) -> Result<DevelopmentCertificates, Failure> {
+    let files = DevelopmentCertificates {
         ca: folder.join("dev-ca.pem"),
         chain: folder.join("dev-cert.pem"),
         key: folder.join("dev-key.pem"),
@@ -45,7 +46,7 @@ pub(super) fn ensure(folder: &Path) -> Result<Files, Failure> {
     Ok(files)
 }
 
-fn make(folder: &Path, files: &Files) -> Result<(), Failure> {
+fn make(folder: &Path, files: &DevelopmentCertificates) -> Result<(), Failure> {
     let unmade = |error: rcgen::Error| Failure::Other(format!("cannot make a certificate: {error}"));
     let unwritten = |path: &Path, error: io::Error| Failure::Other(format!("{}: {error}", path.display()));
     fs::DirBuilder::new()

@@ -76,7 +76,7 @@ async fn start_demo(port: u16) -> Result<demo::Demo, Failure> {
 /// Absolute paths, so that the printed configuration works from any folder.
 fn configuration(
     data_dir: &Path,
-    files: &certificates::Files,
+    files: &certificates::DevelopmentCertificates,
     ports: &Ports,
     demo: SocketAddr,
 ) -> Result<String, Failure> {

@@ -3,14 +3,16 @@
 mod certificates;
 mod check;
 mod dev;
+mod dict;
 mod passwd;
 mod process;
 mod serve;
 
-use std::io;
+use std::{io, path::Path};
 
 use clap::Subcommand;
 
+pub use self::certificates::DevelopmentCertificates;
 use crate::{
     control::{config::Mistakes, reload::ReloadError},
     gateway::StartError,
@@ -25,6 +27,8 @@ pub enum Command {
     Serve(serve::Arguments),
     /// Report every mistake in a configuration file
     Check(check::Arguments),
+    /// Train and inspect compression dictionaries
+    Dict(dict::DictArgs),
     /// Make a line for the password file; the password is read from standard input
     Passwd(passwd::Arguments),
 }
@@ -38,6 +42,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Dev(arguments) => runtime()?.block_on(dev::run(arguments)),
         Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments)),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Dict(arguments) => dict::run(arguments).map_err(|error| Failure::Other(error.to_string())),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }
 }
@@ -63,6 +68,14 @@ impl From<ReloadError> for Failure {
             ReloadError::Unusable(error) => Self::Start(error),
         }
     }
+}
+
+/// The certificates of `towline dev` in `folder`, made if they are missing: for tests and trials.
+///
+/// # Errors
+/// A file could not be written.
+pub fn development_certificates(folder: &Path) -> Result<DevelopmentCertificates, Failure> {
+    certificates::ensure(folder)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::Semaphore,
     time::{timeout, timeout_at},
@@ -65,21 +65,19 @@ pub(super) async fn secure(
     }
 }
 
-type Tcp = Rewind<TcpStream>;
-
 /// The ClientHello is awaited before a place among the running handshakes is taken, so that peers who
 /// send half of one keep nobody waiting.
-async fn handshake(
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
-    tcp: Tcp,
+    stream: S,
     config: Arc<rustls::ServerConfig>,
-) -> Result<tokio_rustls::server::TlsStream<Tcp>, Refusal> {
+) -> Result<tokio_rustls::server::TlsStream<S>, Refusal> {
     let deadline = tokio::time::Instant::now() + gateway.snapshot().settings.limits.handshake_timeout;
     let timed_out = |_| {
         gateway.metrics.limit_hit("handshake_timeout");
         Refusal::HandshakeTimeout
     };
-    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let hello = timeout_at(deadline, hello).await.map_err(timed_out)?.map_err(Refusal::Handshake)?;
     let running = async {
         let _place = place(gateway, &gateway.handshakes).await;

@@ -103,11 +103,12 @@ fn admin(mut table: Table<'_, '_>) -> Admin {
 fn log(mut table: Table<'_, '_>) -> Log {
     let default = Log::default();
     let filter = table.string("filter", &default.filter);
-    if let Err(error) = telemetry::parse_filter(&filter) {
+    if telemetry::parse_filter(&filter).is_err() {
         table.mistake(
             "filter",
             format_args!(
-                "\"{filter}\" is not a filter ({error}); write for example \"info,towline_gateway=debug\""
+                "\"{filter}\" is not a filter; write a level (error, warn, info, debug, trace), \
+                 or levels by target, as \"info,towline_gateway=debug\""
             ),
         );
     }

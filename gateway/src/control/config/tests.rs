@@ -1,1 +1,308 @@
 //! Mistakes and what is said about them.
+
+use std::path::Path;
+
+use super::{reader::Reader, *};
+use crate::settings::*;
+
+const EXAMPLE: &str = include_str!("../../../towline.example.toml");
+
+/// A file that is in order up to what `text` adds.
+const LISTENER: &str =
+    "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\ntls = \"off\"\nauthentication = \"none\"\n";
+
+fn mistakes(source: &str) -> String {
+    parse(Path::new("t.toml"), source).err().map(|mistakes| mistakes.to_string()).unwrap_or_default()
+}
+
+/// `text` follows a listener that is in order, from line 6 on.
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    assert_eq!(mistakes(&format!("{LISTENER}{text}")), expected, "\n{text}");
+}
+
+/// `text` replaces the listener.
+#[track_caller]
+fn check_alone(text: &str, expected: &str) {
+    assert_eq!(mistakes(text), expected, "\n{text}");
+}
+
+#[test]
+fn a_file_in_order_has_no_mistakes() {
+    check("", "");
+}
+
+#[test]
+fn a_syntax_error_is_reported_alone() {
+    let found = mistakes("[[listeners]]\nname = \n[limits\nstreams_max = 0\n");
+    assert!(found.starts_with("t.toml:2:"), "{found}");
+    assert!(found.contains("not valid TOML"), "{found}");
+    assert!(!found.contains("streams_max"), "{found}");
+}
+
+#[test]
+fn every_mistake_is_reported_in_the_order_of_the_file() {
+    check(
+        "[limits]\nstreams_max = 0\nfoo = 1\nwrite_timeout = \"ten\"\n",
+        "t.toml:7:15: limits.streams_max: 0 is out of range; write 1 to 10000\n\
+         t.toml:8:1: limits.foo: unknown key; known here: `handshake_timeout`, `handshakes_max`, \
+         `first_message_timeout`, `connections_max`, `frame_bytes_max`, `header_list_bytes_max`, \
+         `message_bytes_max`, `streams_max`, `sessions_max`, `idle_timeout`, `tcp_user_timeout` or `write_timeout`\n\
+         t.toml:9:17: limits.write_timeout: \"ten\" is not a duration, as \"500ms\", \"30s\", \"2m\", \"1h\" or \"7d\"",
+    );
+}
+
+#[test]
+fn unknown_keys_get_the_nearest_known_one() {
+    check(
+        "[limits]\nstream_max = 5\n",
+        "t.toml:7:1: limits.stream_max: unknown key; did you mean `streams_max`?",
+    );
+    check("[limit]\nx = 5\n", "t.toml:6:2: limit: unknown key; did you mean `limits`?");
+}
+
+#[test]
+fn wrong_types_say_what_to_write() {
+    let number = "is not a number of bytes, as 4096, \"64KiB\", \"4MiB\" or \"1GiB\"";
+    check(
+        "[limits]\nframe_bytes_max = \"64kb\"\n",
+        &format!("t.toml:7:19: limits.frame_bytes_max: \"64kb\" {number}"),
+    );
+    check("[limits]\nframe_bytes_max = -1\n", &format!("t.toml:7:19: limits.frame_bytes_max: -1 {number}"));
+    check(
+        "[limits]\nstreams_max = \"8\"\n",
+        "t.toml:7:15: limits.streams_max: \"8\" is not a whole number from 1 to 10000",
+    );
+    check("[log]\njson = \"yes\"\n", "t.toml:7:8: log.json: \"yes\" is not true or false");
+    check("[log]\nfilter = 3\n", "t.toml:7:10: log.filter: 3 is not a string in quotes");
+    check(
+        "[compression]\ndictionaries = \"a\"\n",
+        "t.toml:7:16: compression.dictionaries: \"a\" is not a list of strings, as [\"a\", \"b\"]",
+    );
+    check("[routes]\n", "t.toml:6:1: routes: this table is not a list of tables: begin each with [[routes]]");
+    check_alone(&format!("limits = 3\n{LISTENER}"), "t.toml:1:10: limits: 3 is not a table");
+}
+
+#[test]
+fn ranges_are_checked_at_their_edges() {
+    check("[limits]\nstreams_max = 1\n", "");
+    check("[limits]\nstreams_max = 10000\n", "");
+    check(
+        "[limits]\nstreams_max = 10001\n",
+        "t.toml:7:15: limits.streams_max: 10001 is out of range; write 1 to 10000",
+    );
+    check("[limits]\nframe_bytes_max = \"1MiB\"\n", "");
+    check(
+        "[limits]\nframe_bytes_max = \"2MiB\"\n",
+        "t.toml:7:19: limits.frame_bytes_max: 2MiB is out of range; write 1KiB to 1MiB",
+    );
+    check(
+        "[limits]\nidle_timeout = \"500ms\"\n",
+        "t.toml:7:16: limits.idle_timeout: 500ms is out of range; write 1s to 1d",
+    );
+}
+
+#[test]
+fn keys_must_fit_each_other() {
+    check(
+        "[client_policy]\nbackoff_min = \"40s\"\nbackoff_max = \"30s\"\n",
+        "t.toml:7:15: client_policy.backoff_min: is longer than client_policy.backoff_max",
+    );
+    check(
+        "[session]\nstream_window = \"1MiB\"\n",
+        "t.toml:7:17: session.stream_window: is larger than session.connection_window, which bounds all streams together",
+    );
+    check(
+        "[client_policy]\nheartbeat = \"11m\"\n",
+        "t.toml:7:13: client_policy.heartbeat: is longer than session.heartbeat_max, which the gateway holds clients to",
+    );
+    check(
+        "[log]\nfilter = \"info,a=b=c\"\n",
+        "t.toml:7:10: log.filter: \"info,a=b=c\" is not a filter; write a level (error, warn, info, debug, trace), or levels by target, as \"info,towline_gateway=debug\"",
+    );
+}
+
+#[test]
+fn listeners_are_checked() {
+    check_alone(
+        "",
+        "t.toml:1:1: listeners: there is none, so nobody could connect; write a section [[listeners]]",
+    );
+    check_alone(
+        "[[listeners]]\ntls = \"of\"\nprotocols = [\"http\", \"ftp\", \"http\"]\nauthentication = \"none\"\n",
+        "t.toml:1:1: listeners.name: is missing; write for example name = \"public\"\n\
+         t.toml:1:1: listeners.bind: is missing; write for example bind = \"0.0.0.0:443\"\n\
+         t.toml:1:1: listeners.certificate: is missing, and TLS and QUIC need it; write certificate = \
+         { chain = \"chain.pem\", key = \"key.pem\" }, or tls = \"off\" and quic = false\n\
+         t.toml:2:7: listeners.tls: \"of\" is not known; write \"required\", \"optional\" or \"off\"\n\
+         t.toml:3:13: listeners.protocols: \"ftp\" is not known; write \"link\", \"http\" or \"mqtt\"\n\
+         t.toml:3:13: listeners.protocols: \"http\" stands there twice",
+    );
+    check(
+        "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\ntls = \"off\"\nauthentication = \"none\"\n",
+        "t.toml:7:8: listeners.name: \"a\" names an earlier listener too; names are unique\n\
+         t.toml:8:8: listeners.bind: 127.0.0.1:1 is another listener's or the admin listener's address already; choose another port",
+    );
+    check(
+        "[[listeners]]\nname = \"b\"\nbind = \"localhost\"\ntls = \"off\"\nauthentication = \"none\"\n",
+        "t.toml:8:8: listeners.bind: \"localhost\" is not an address with a port; write for example \"127.0.0.1:7443\" or \"[::]:443\"",
+    );
+    check(
+        "[[listeners]]\nname = \"b\"\nbind = \"127.0.0.1:2\"\ntls = \"off\"\ntcp = false\nauthentication = \"none\"\n",
+        "t.toml:10:7: listeners.tcp: is false, and so is quic: nothing would listen; set one of them to true",
+    );
+}
+
+#[test]
+fn nobody_is_admitted_by_accident() {
+    check_alone(
+        "[[listeners]]\nname = \"a\"\nbind = \"0.0.0.0:1\"\ntls = \"off\"\nauthentication = \"none\"\n",
+        "t.toml:5:18: listeners.authentication: \"none\" on 0.0.0.0, which is not loopback, would admit anybody; \
+         write \"password\", or open_to_network = true if that is meant",
+    );
+    check_alone(
+        "[[listeners]]\nname = \"a\"\nbind = \"0.0.0.0:1\"\ntls = \"off\"\nauthentication = \"none\"\nopen_to_network = true\n",
+        "",
+    );
+    check_alone(
+        "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\ntls = \"off\"\n",
+        "t.toml:1:1: listeners.authentication: \"password\" needs [auth] password_file = \"users\"; \
+         make its lines with `towline passwd`, or write \"none\"",
+    );
+    check(
+        "[admin]\nbind = \"[::]:7900\"\n",
+        "t.toml:7:8: admin.bind: the admin listener admits without authentication, and :: is not loopback; \
+         bind 127.0.0.1, or write open_to_network = true if the network keeps others out",
+    );
+}
+
+#[test]
+fn files_that_are_named_must_be_there() {
+    let gone = "No such file or directory (os error 2)";
+    check_alone(
+        "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nauthentication = \"none\"\n\
+         certificate = { chain = \"gone.pem\", key = \"gone.key\" }\n",
+        &format!("t.toml:5:15: listeners.certificate: gone.pem: {gone}"),
+    );
+    check(
+        "[auth]\npassword_file = \"gone\"\n",
+        &format!("t.toml:7:17: auth.password_file: gone cannot be read: {gone}"),
+    );
+    check(
+        "[compression]\ndictionaries = [\"gone\"]\n",
+        &format!("t.toml:7:16: compression.dictionaries: gone cannot be read: {gone}"),
+    );
+}
+
+const BACKEND: &str = "[[backends]]\nname = \"b\"\nkind = \"grpc\"\naddress = \"h:1\"\n";
+const BROKER: &str = "[[backends]]\nname = \"m\"\nkind = \"mqtt\"\naddress = \"h:1\"\n";
+
+#[test]
+fn backends_are_checked() {
+    check(BACKEND, "");
+    check(
+        "[[backends]]\n",
+        "t.toml:6:1: backends.kind: is missing; write for example kind = \"grpc\"\n\
+         t.toml:6:1: backends.name: is missing; write for example name = \"orders\"\n\
+         t.toml:6:1: backends.address: is missing; write for example address = \"127.0.0.1:8080\"",
+    );
+    check(
+        "[[backends]]\nname = \"b c\"\nkind = \"http1\"\naddress = \"http://h\"\ntopic_prefix = \"x\"\n",
+        "t.toml:7:8: backends.name: \"b c\" is not a name; write 1 to 64 letters, digits, '-', '_' or '.'\n\
+         t.toml:9:11: backends.address: \"http://h\" is not host:port, as \"127.0.0.1:8080\"\n\
+         t.toml:10:16: backends.topic_prefix: belongs to backends of kind \"mqtt\"; leave it out",
+    );
+    check(
+        &format!("{BACKEND}{BACKEND}"),
+        "t.toml:11:8: backends.name: \"b\" names an earlier backend too; names are unique",
+    );
+}
+
+/// `route` stands from line 14 on, behind a gRPC backend `b` and a broker `m`.
+#[track_caller]
+fn check_route(route: &str, expected: &str) {
+    check(&format!("{BACKEND}{BROKER}{route}"), expected);
+}
+
+#[test]
+fn routes_are_checked() {
+    check_route("[[routes]]\nname = \"r\"\nbackend = \"b\"\n", "");
+    check_route(
+        "[[routes]]\nname = \"r\"\nbackend = \"c\"\npath = \"a*b\"\nhost = \"A:1\"\n",
+        "t.toml:16:11: routes.backend: no backend is called \"c\"; known: \"b\", \"m\"\n\
+         t.toml:17:8: routes.path: \"a*b\" is not a path; begin it with '/', and write '*' at its end only, \
+         as \"/orders.v1.Orders/*\"\n\
+         t.toml:18:8: routes.host: \"A:1\" is not a host in lower case without a port, as \"api.example.com\" \
+         or \"*.example.com\"",
+    );
+    check_route(
+        "[[routes]]\nname = \"r\"\nbackend = \"b\"\nheader = { name = \"X-A\", value = \"1\" }\n",
+        "t.toml:17:10: routes.header: \"X-A\" is not a header name in lower case, as \"x-canary\"",
+    );
+    check_route(
+        "[[routes]]\nname = \"r\"\nbackend = \"b\"\n[[routes]]\nname = \"s\"\nbackend = \"b\"\n",
+        "t.toml:18:8: routes.name: route \"r\" comes first; \"s\" matches only what this earlier route takes \
+         already: give it another condition, or remove it",
+    );
+    check_route(
+        "[[routes]]\nname = \"r\"\n",
+        "t.toml:14:1: routes.backend: is missing; write for example backend = \"orders\"",
+    );
+}
+
+#[test]
+fn topic_routes_are_checked() {
+    let call = "call = \"/a.B/C\"\n";
+    check_route(&format!("[[routes]]\nname = \"r\"\nbackend = \"b\"\ntopic = \"a/+\"\n{call}"), "");
+    check_route("[[routes]]\nname = \"r\"\nbackend = \"m\"\ntopic = \"a/#\"\n", "");
+    check_route(
+        "[[routes]]\nname = \"r\"\nbackend = \"b\"\ntopic = \"a/+\"\n",
+        "t.toml:14:1: routes.call: is missing: the method that each publish becomes; \
+         write for example call = \"/orders.v1.Orders/Ingest\"",
+    );
+    check_route(
+        &format!("[[routes]]\nname = \"r\"\nbackend = \"m\"\ntopic = \"a/+\"\npath = \"/\"\n{call}"),
+        "t.toml:18:8: routes.path: is a condition on requests, and a route with a topic takes publishes; \
+         make two routes of it\n\
+         t.toml:19:8: routes.call: \"m\" is an MQTT broker, which gets the publish as it is; leave it out",
+    );
+    check_route(
+        "[[routes]]\nname = \"r\"\nbackend = \"m\"\n",
+        "t.toml:16:11: routes.backend: \"m\" is an MQTT broker, which takes publishes only; write topic = \"…\"",
+    );
+    check_route(
+        &format!("[[routes]]\nname = \"r\"\nbackend = \"b\"\n{call}"),
+        "t.toml:17:8: routes.call: is what a publish becomes; it needs topic = \"…\", or leave it out",
+    );
+}
+
+#[test]
+fn the_example_names_every_key_and_its_default() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::cli::development_certificates(&folder.path().join("towline-data")).unwrap();
+    let reader = Reader::new(folder.path());
+    let document = reader.document(EXAMPLE);
+    let example = sections::settings(reader.root(document.get_ref()));
+    let asked = reader.asked();
+    let mistakes = reader.into_mistakes();
+    assert!(mistakes.is_empty(), "{}", Mistakes::new(Path::new("towline.example.toml"), EXAMPLE, mistakes));
+    for path in asked {
+        let key = path.rsplit('.').next().unwrap();
+        let written = EXAMPLE.lines().any(|line| {
+            let line = line.trim_start_matches(['#', ' ', '[']);
+            line.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', ']']))
+                || line.contains(&format!("{key} = "))
+        });
+        assert!(written, "{path} is not in towline.example.toml");
+    }
+    let shown = |settings: &Settings| {
+        let Settings { drain_timeout, drain_spread, drain_endpoints, auth, admin, .. } = settings;
+        let Settings { limits, session, mqtt, client_policy, compression, log, .. } = settings;
+        format!(
+            "{drain_timeout:?} {drain_spread:?} {drain_endpoints:?} {auth:?} {admin:?} \
+             {limits:?} {session:?} {mqtt:?} {client_policy:?} {compression:?} {log:?}"
+        )
+    };
+    assert_eq!(shown(&example), shown(&Settings::default()));
+    assert_eq!(example.backends[0], Backend::new("orders", BackendKind::Grpc, "127.0.0.1:7081"));
+}

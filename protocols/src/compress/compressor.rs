@@ -71,6 +71,7 @@ impl Compressor {
             return None;
         }
         let frame = self.compress_frame(message)?;
+        // Copied, since the vector has room for the worst case and the frame may be kept for a while.
         (frame.len() < message.len())
             .then(|| Compressed { frame: Bytes::copy_from_slice(&frame), bytes_before: message.len() })
     }

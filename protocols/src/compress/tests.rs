@@ -1,5 +1,7 @@
 //! Messages there and back, and frames that try to be more than they are.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -182,20 +184,45 @@ proptest! {
 
     #[test]
     fn random_and_damaged_frames_are_refused_or_bounded(
+        with_dictionary in any::<bool>(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         tail in prop::collection::vec(any::<u8>(), 0..100),
         keep in any::<prop::sample::Index>(),
     ) {
-        let mut frame = frame(&message(3).repeat(20)).to_vec();
+        let ours = set([TRAINED.clone()]);
+        let peer_ids = if with_dictionary { ours.ids() } else { vec![] };
+        let compressor = Compressor::default().with_common_dictionary(&ours, &peer_ids);
+        let mut frame = compressor.compress(&message(3).repeat(20)).unwrap().frame.to_vec();
         frame.truncate(keep.index(frame.len() + 1));
         frame.extend(tail);
-        for (position, byte) in damage {
-            if !frame.is_empty() {
-                *position.get_mut(&mut frame) ^= byte;
+        apply(&damage, &mut frame);
+        if let Ok(message) = decompress(&frame, &ours, 4096) {
+            prop_assert!(message.len() <= 4096);
+        }
+    }
+
+    #[test]
+    fn a_damaged_dictionary_is_refused_or_works(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = TRAINED.bytes().to_vec();
+        apply(&damage, &mut bytes);
+        if let Ok(dictionary) = Dictionary::new(bytes, LEVEL_DEFAULT) {
+            let ours = set([dictionary.clone()]);
+            let message = message(900_001);
+            if let Some(compressed) = Compressor::default().with_dictionary(dictionary).compress(&message) {
+                prop_assert_eq!(decompress(&compressed.frame, &ours, message.len()).unwrap(), message);
             }
         }
-        if let Ok(message) = decompress(&frame, &DictionarySet::new(), 4096) {
-            prop_assert!(message.len() <= 4096);
+    }
+}
+
+static TRAINED: LazyLock<Dictionary> = LazyLock::new(|| trained(0));
+
+fn apply(damage: &[(prop::sample::Index, u8)], bytes: &mut [u8]) {
+    for (position, byte) in damage {
+        if !bytes.is_empty() {
+            *position.get_mut(bytes) ^= byte;
         }
     }
 }

@@ -1,1 +1,40 @@
-//! placeholder
+//! The Towline client: one session with a gateway that outlives connections.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use towline_client::{CallRequest, Client, ClientConfig};
+//!
+//! let roots = std::fs::read("ca.pem")?;
+//! let client = Client::start(ClientConfig::new(vec!["edge.example:443".parse()?], roots))?;
+//! let answer = client.call(CallRequest::grpc("/shop.Orders/Get", vec![0x08, 0x07])).await?;
+//! println!("{:?} over {}", answer.clone().into_grpc()?, answer.timeline.transport);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts: `Client` and the stream halves are handles on `core`, the state of the session and its
+//! calls; `supervisor` keeps a connection up, made by `connect` and driven by `line` with the machines of
+//! `towline_protocols::link`.
+
+mod backoff;
+mod call;
+mod client;
+mod config;
+mod connect;
+mod core;
+mod error;
+mod identity;
+mod line;
+mod push;
+mod state;
+mod stream;
+mod supervisor;
+
+pub use call::{CallRequest, CallResponse, Timeline};
+pub use client::Client;
+pub use config::{ClientConfig, Credentials, Endpoint, Limits, Policy, Security, Transports};
+pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};
+pub use push::{Push, Pushes};
+pub use state::{ConnectionState, Transport};
+pub use stream::{StreamHead, StreamReceiver, StreamSender};
+pub use towline_protocols::link::Priority;

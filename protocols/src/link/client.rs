@@ -109,6 +109,13 @@ impl Session {
         }
     }
 
+    /// The same session after the program was started again: its requests count from `seq` on, which must be
+    /// above every number used before.
+    pub fn starting_at(mut self, seq: u64) -> Self {
+        self.seq_next = seq.max(1);
+        self
+    }
+
     /// The epoch of the newest connection.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -1,0 +1,303 @@
+//! The app's handle: calls, streams, pushes, states. Nothing here waits for the network itself.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep_until,
+};
+use towline_protocols::{
+    hpack::HeaderField,
+    link::{Execution, RequestHead, RpcError, RpcErrorKind},
+};
+
+use crate::{
+    call::{CallRequest, CallResponse, Timeline},
+    config::{ClientConfig, Policy},
+    core::{Key, Outgoing, Shared, SharedWakers},
+    error::StartError,
+    push::Pushes,
+    state::ConnectionState,
+    stream::{StreamReceiver, StreamSender},
+    supervisor,
+};
+
+/// A session with a gateway. Cheap to clone; when the last clone is dropped the session's connection is
+/// closed, and what runs is given up.
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    client_id: Arc<str>,
+}
+
+impl Client {
+    /// Checks the configuration and begins to connect in the background; it must be called inside a tokio
+    /// runtime. Calls may be made at once: they wait for the line, each until its deadline.
+    ///
+    /// # Errors
+    /// The configuration cannot work, or the identity file cannot be used.
+    pub fn start(config: ClientConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let shared = Arc::new(Shared::new(&config)?);
+        let client_id = shared.with(|core| Arc::from(core.identity.client_id.as_str()));
+        let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), config)?;
+        runtime.spawn(supervisor.run());
+        Ok(Self { handle: Arc::new(Handle { shared, client_id }) })
+    }
+
+    /// The name of this client.
+    pub fn client_id(&self) -> &str {
+        &self.handle.client_id
+    }
+
+    /// Sends one request and waits for its whole answer. Lost connections are bridged: the gateway runs
+    /// the request once, and its answer is delivered over whichever connection is up. Dropping the future
+    /// cancels the request at the backend too.
+    ///
+    /// # Errors
+    /// Says whose fault it was and whether the backend ran the request. A gRPC status other than OK is no
+    /// error here: see [`CallResponse::into_grpc`].
+    pub async fn call(&self, request: CallRequest) -> Result<CallResponse, RpcError> {
+        let bodiless = request.message.is_empty() && !is_grpc(&request.headers);
+        let message = request.message.clone();
+        let call = self.open(request, Some(message), bodiless)?;
+        call.outcome().await
+    }
+
+    /// Opens a stream: messages both ways, each with back-pressure. Errors, also those of a client that
+    /// has no place for the stream, come from the receiver. The request's `message` is the first to be sent
+    /// unless it is empty.
+    pub fn stream(&self, request: CallRequest) -> (StreamSender, StreamReceiver) {
+        let first = request.message.clone();
+        let opened = self.open(request, None, false).inspect(|call| {
+            if !first.is_empty() {
+                call.shared.with(|core| {
+                    if let Some(state) = core.call(call.key) {
+                        state.push_message(first);
+                    }
+                    core.touch(call.key);
+                });
+            }
+        });
+        StreamReceiver::pair(opened.map(Arc::new))
+    }
+
+    /// Listens for pushes.
+    pub fn pushes(&self) -> Pushes {
+        Pushes::new(Arc::clone(&self.handle.shared))
+    }
+
+    /// Watches the state of the line.
+    pub fn states(&self) -> watch::Receiver<ConnectionState> {
+        self.handle.shared.states.subscribe()
+    }
+
+    /// The policy in use.
+    pub fn policy(&self) -> Policy {
+        self.handle.shared.policy.borrow().clone()
+    }
+
+    /// Watches the policy.
+    pub fn policies(&self) -> watch::Receiver<Policy> {
+        self.handle.shared.policy.subscribe()
+    }
+
+    /// Subscribes to a topic filter, now and on every later connection; resolves when the gateway has
+    /// answered.
+    ///
+    /// # Errors
+    /// The gateway's reason, which also ends the wish, or a bound of this client.
+    pub async fn subscribe(&self, filter: impl Into<String>) -> Result<(), RpcError> {
+        self.change_topic(filter.into(), true).await
+    }
+
+    /// Takes a subscription back.
+    ///
+    /// # Errors
+    /// A bound of this client was met, or it was closed.
+    pub async fn unsubscribe(&self, filter: impl Into<String>) -> Result<(), RpcError> {
+        self.change_topic(filter.into(), false).await
+    }
+
+    /// Publishes a message and waits until the gateway has accepted it; it is sent again over later
+    /// connections until then, so it may arrive twice.
+    ///
+    /// # Errors
+    /// The gateway's reason, or a bound of this client.
+    pub async fn publish(&self, topic: impl Into<String>, payload: impl Into<Bytes>) -> Result<(), RpcError> {
+        let (reply, word) = oneshot::channel();
+        let (topic, payload) = (topic.into(), payload.into());
+        self.handle.shared.with(|core| core.publish(topic, payload, Some(reply)))?;
+        word.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Publishes a message that may get lost, without waiting.
+    ///
+    /// # Errors
+    /// A bound of this client was met.
+    pub fn publish_and_forget(
+        &self,
+        topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), RpcError> {
+        let (topic, payload) = (topic.into(), payload.into());
+        self.handle.shared.with(|core| core.publish(topic, payload, None))
+    }
+
+    /// The device's network changed: the line is made anew at once, and requests move over to it.
+    pub fn network_changed(&self) {
+        self.handle.shared.with(|core| {
+            core.reconnect = true;
+            core.touch_control();
+        });
+        self.handle.shared.supervisor.notify_one();
+    }
+
+    /// Ends the session's connection and fails what waits. Resolves when the connection is closed.
+    pub async fn close(&self) {
+        self.handle.close();
+        let mut states = self.states();
+        // The sender lives in `shared`, so waiting cannot fail.
+        let _ = states.wait_for(|state| matches!(state, ConnectionState::Closed { .. })).await;
+    }
+
+    async fn change_topic(&self, filter: String, add: bool) -> Result<(), RpcError> {
+        let (reply, word) = oneshot::channel();
+        self.handle.shared.with(|core| core.change_topic(filter, add, reply))?;
+        word.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn open(
+        &self,
+        request: CallRequest,
+        message: Option<Bytes>,
+        bodiless: bool,
+    ) -> Result<OpenCall, RpcError> {
+        let shared = Arc::clone(&self.handle.shared);
+        let now = Instant::now();
+        shared.with(|core| {
+            let wait = request.deadline.unwrap_or(core.limits.deadline_default).min(DEADLINE_MAX);
+            let head = request_head(&request);
+            let listed: usize = head.fields.iter().map(HeaderField::size).sum();
+            if listed > core.limits.header_list_bytes_max {
+                let text =
+                    format!("the header list has {listed} bytes, limits.header_list_bytes_max is less");
+                return Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, text));
+            }
+            let key = core.open(Outgoing { head, deadline: now + wait, message, bodiless }, now)?;
+            let wakers = core.call(key).map(|call| Arc::clone(&call.wakers)).unwrap_or_default();
+            Ok(OpenCall { shared: Arc::clone(&shared), key, wakers, deadline: now + wait })
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("client_id", &self.handle.client_id)
+            .field("state", &*self.handle.shared.states.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.with(|core| core.close(RpcErrorKind::Cancelled, "closed by the app"));
+        self.shared.supervisor.notify_one();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Keeps `Instant` from overflowing; nobody waits longer than a day.
+const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
+
+/// A call that the app holds. Dropping it takes the outcome, or gives the call up.
+pub(crate) struct OpenCall {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: Key,
+    pub(crate) wakers: SharedWakers,
+    pub(crate) deadline: Instant,
+}
+
+impl OpenCall {
+    /// The whole answer.
+    async fn outcome(self) -> Result<CallResponse, RpcError> {
+        loop {
+            let readable = self.wakers.readable.notified();
+            if self.shared.with(|core| core.call(self.key).is_none_or(|call| call.is_over())) {
+                return self.take();
+            }
+            tokio::select! {
+                () = readable => {}
+                () = sleep_until(self.deadline.into()) => self.expire(),
+            }
+        }
+    }
+
+    /// Ends the call because its deadline has passed.
+    pub(crate) fn expire(&self) {
+        self.shared.with(|core| core.expire(self.key));
+    }
+
+    fn take(&self) -> Result<CallResponse, RpcError> {
+        let (call, transport) = self.shared.with(|core| (core.release(self.key), core.transport));
+        let call = call.ok_or_else(closed)?;
+        let timeline =
+            Timeline { transport, attempts: call.attempts.max(1), elapsed: call.started.elapsed() };
+        let incoming = call.incoming;
+        incoming.end.unwrap_or_else(|| Err(closed()))?;
+        Ok(CallResponse {
+            status: incoming.status,
+            headers: incoming.headers.unwrap_or_default(),
+            messages: incoming.messages.into(),
+            trailers: incoming.trailers,
+            timeline,
+        })
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.shared.with(|core| core.release(self.key));
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn request_head(request: &CallRequest) -> RequestHead {
+    let mut fields = Vec::with_capacity(request.headers.len() + 3);
+    fields.push(HeaderField::new(":method", request.method.as_str().to_owned()));
+    fields.push(HeaderField::new(":path", request.path.clone()));
+    fields.extend(request.authority.clone().map(|authority| HeaderField::new(":authority", authority)));
+    fields.extend(request.headers.iter().map(|(name, value)| HeaderField {
+        name: name.as_str().to_owned().into(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        sensitive: value.is_sensitive(),
+    }));
+    RequestHead { priority: request.priority, idempotent: request.idempotent, deadline: None, fields }
+}
+
+/// What a call gets that is asked for after the client has closed.
+pub(crate) fn closed() -> RpcError {
+    RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, "the client is closed")
+}

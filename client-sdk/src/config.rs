@@ -1,0 +1,378 @@
+//! What an app says before the first connection: where to go, whom to trust, who it is.
+
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use crate::error::ConfigError;
+
+/// Everything [`crate::Client::start`] needs. [`ClientConfig::new`] fills in the defaults.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// Gateways, tried in order from a random start; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// Whom to trust.
+    pub security: Security,
+    /// Transports to use.
+    pub transports: Transports,
+    /// Name of this installation, 1 to 64 printable ASCII characters; `None` takes the identity file's,
+    /// or draws a random one.
+    pub client_id: Option<String>,
+    /// Where the client id, the session's secret and its counters are kept, so that the app owns its
+    /// session again after a restart. `None`: a restart is a new client.
+    pub identity_file: Option<PathBuf>,
+    /// User and password, where the gateway asks for them.
+    pub credentials: Option<Credentials>,
+    /// Header fields that every request of this session carries; sent once per connection.
+    pub session_headers: Vec<(String, String)>,
+    /// Topic filters to subscribe to on every connection.
+    pub topics: Vec<String>,
+    /// Name and version of the app, for the operator's eyes.
+    pub agent: String,
+    /// Bounds.
+    pub limits: Limits,
+    /// The policy used until the gateway sends another.
+    pub policy: Policy,
+    /// Seed of every random choice (back-off, spread); `None` draws one.
+    pub seed: Option<u64>,
+}
+
+impl ClientConfig {
+    /// The defaults: QUIC and TCP, TLS with the certificates in `roots_pem`, a client of no name.
+    pub fn new(endpoints: Vec<Endpoint>, roots_pem: impl Into<Vec<u8>>) -> Self {
+        Self::with_security(endpoints, Security::Tls { roots_pem: roots_pem.into() })
+    }
+
+    /// A client without encryption, for loopback and laboratories: TCP only.
+    pub fn plaintext(endpoints: Vec<Endpoint>) -> Self {
+        let mut config = Self::with_security(endpoints, Security::Plaintext);
+        config.transports = Transports::Tcp;
+        config
+    }
+
+    fn with_security(endpoints: Vec<Endpoint>, security: Security) -> Self {
+        Self {
+            endpoints,
+            security,
+            transports: Transports::QuicAndTcp,
+            client_id: None,
+            identity_file: None,
+            credentials: None,
+            session_headers: Vec::new(),
+            topics: Vec::new(),
+            agent: concat!("towline-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            limits: Limits::default(),
+            policy: Policy::default(),
+            seed: None,
+        }
+    }
+
+    /// Finds what cannot work before anything is started.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.endpoints.is_empty() {
+            return Err(ConfigError::new("endpoints", "name at least one host:port"));
+        }
+        if matches!(self.security, Security::Plaintext) && self.transports != Transports::Tcp {
+            return Err(ConfigError::new(
+                "transports",
+                "QUIC is always encrypted: plaintext needs Transports::Tcp",
+            ));
+        }
+        if let Some(id) = &self.client_id {
+            check_client_id(id)?;
+        }
+        self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
+        self.limits.check()
+    }
+}
+
+/// Secrets stay out: credentials and header values are not shown.
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("endpoints", &self.endpoints)
+            .field("security", &self.security)
+            .field("transports", &self.transports)
+            .field("client_id", &self.client_id)
+            .field("identity_file", &self.identity_file)
+            .field("credentials", &self.credentials)
+            .field("session_headers", &self.session_headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("topics", &self.topics)
+            .field("agent", &self.agent)
+            .field("limits", &self.limits)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// PROTOCOL.md, HELLO: 1 to 64 characters of printable ASCII.
+pub(crate) fn check_client_id(id: &str) -> Result<(), ConfigError> {
+    if (1..=64).contains(&id.len()) && id.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
+        return Ok(());
+    }
+    Err(ConfigError::new("client_id", "must be 1 to 64 printable ASCII characters without spaces"))
+}
+
+/// One gateway address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// DNS name or IP address; also what the certificate must name.
+    pub host: String,
+    /// Port of TCP and UDP alike.
+    pub port: u16,
+}
+
+impl FromStr for Endpoint {
+    type Err = ConfigError;
+
+    /// Reads `host:port`, `1.2.3.4:port` or `[::1]:port`.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = || ConfigError::new("endpoint", format!("`{text}` is not host:port"));
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let port: u16 = port.parse().map_err(|_| wrong())?;
+        if host.is_empty() || port == 0 || (host.contains(':') && !text.starts_with('[')) {
+            return Err(wrong());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Whom to trust.
+#[derive(Clone)]
+pub enum Security {
+    /// TLS 1.3 and QUIC, with exactly these certificate authorities.
+    Tls {
+        /// PEM, one certificate or more.
+        roots_pem: Vec<u8>,
+    },
+    /// No encryption. Never a fall-back: it has to be asked for, and the gateway has to allow it.
+    Plaintext,
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls { roots_pem } => write!(f, "Tls({} bytes of roots)", roots_pem.len()),
+            Self::Plaintext => f.write_str("Plaintext"),
+        }
+    }
+}
+
+/// Which transports a client may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transports {
+    /// QUIC first; TCP beside it when QUIC has not answered after the policy's `fallback_delay`.
+    #[default]
+    QuicAndTcp,
+    /// QUIC only.
+    Quic,
+    /// TCP only.
+    Tcp,
+}
+
+/// User and password.
+#[derive(Clone)]
+pub struct Credentials {
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({}, ***)", self.user)
+    }
+}
+
+/// Bounds of what the client keeps and waits for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Calls waiting or running at one time; more are refused with `LimitExceeded`.
+    pub calls_max: usize,
+    /// Bytes of messages in calls not yet answered; more are refused with `LimitExceeded`.
+    pub queued_bytes_max: usize,
+    /// One message after decompression, bytes.
+    pub message_bytes_max: usize,
+    /// One header list, bytes as RFC 7541, section 4.1 counts.
+    pub header_list_bytes_max: usize,
+    /// Flow-control window of one stream, bytes.
+    pub stream_window: u32,
+    /// Flow-control window of one connection, bytes.
+    pub connection_window: u32,
+    /// Pushes received and not yet taken by the app; beyond, the gateway keeps the rest.
+    pub pushes_max: usize,
+    /// A PING not answered within this time means the connection is dead.
+    pub pong_timeout: Duration,
+    /// Deadline of a call that names none.
+    pub deadline_default: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            calls_max: 1024,
+            queued_bytes_max: 16 << 20,
+            message_bytes_max: 4 << 20,
+            header_list_bytes_max: 16 << 10,
+            stream_window: 256 << 10,
+            connection_window: 1 << 20,
+            pushes_max: 256,
+            pong_timeout: Duration::from_secs(10),
+            deadline_default: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("limits.calls_max", self.calls_max),
+            ("limits.queued_bytes_max", self.queued_bytes_max),
+            ("limits.message_bytes_max", self.message_bytes_max),
+            ("limits.header_list_bytes_max", self.header_list_bytes_max),
+            ("limits.stream_window", self.stream_window as usize),
+            ("limits.connection_window", self.connection_window as usize),
+            ("limits.pushes_max", self.pushes_max),
+            ("limits.pong_timeout", self.pong_timeout.as_millis() as usize),
+            ("limits.deadline_default", self.deadline_default.as_millis() as usize),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(ConfigError::new(*name, "must be above zero")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How the client behaves on the network; the gateway changes it live with POLICY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Revision as the gateway counts; 0 until it sent one.
+    pub revision: u64,
+    /// Time between beats on a quiet connection.
+    pub heartbeat: Duration,
+    /// How long QUIC is waited for before TCP is tried beside it.
+    pub fallback_delay: Duration,
+    /// Bound on one connection attempt.
+    pub connect_timeout: Duration,
+    /// First reconnect delay; doubles with full jitter.
+    pub backoff_min: Duration,
+    /// Longest reconnect delay.
+    pub backoff_max: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            revision: 0,
+            heartbeat: Duration::from_secs(30),
+            fallback_delay: Duration::from_millis(300),
+            connect_timeout: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Policy {
+    pub(crate) fn from_wire(policy: &towline_protocols::link::Policy) -> Self {
+        let ms = |value: u32| Duration::from_millis(value.into());
+        Self {
+            revision: policy.revision,
+            heartbeat: ms(policy.heartbeat_ms),
+            fallback_delay: ms(policy.fallback_delay_ms),
+            connect_timeout: ms(policy.connect_timeout_ms),
+            backoff_min: ms(policy.backoff_min_ms),
+            backoff_max: ms(policy.backoff_max_ms),
+        }
+    }
+
+    /// Refuses what would leave the app without a line, or the gateway without rest.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let second = Duration::from_secs(1);
+        let bounds = [
+            ("heartbeat", self.heartbeat, second, 3600 * second),
+            ("fallback_delay", self.fallback_delay, Duration::ZERO, 30 * second),
+            ("connect_timeout", self.connect_timeout, second / 10, 120 * second),
+            ("backoff_min", self.backoff_min, second / 100, 600 * second),
+            ("backoff_max", self.backoff_max, second / 100, 3600 * second),
+        ];
+        for (name, value, min, max) in bounds {
+            if value < min || value > max {
+                return Err(format!("{name} is {value:?}, allowed are {min:?} to {max:?}"));
+            }
+        }
+        if self.backoff_min > self.backoff_max {
+            return Err(format!(
+                "backoff_min {:?} is above backoff_max {:?}",
+                self.backoff_min, self.backoff_max
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_endpoint(text: &str, expected: Option<(&str, u16)>) {
+        let parsed = text.parse::<Endpoint>().ok();
+        let expected = expected.map(|(host, port)| Endpoint { host: host.to_owned(), port });
+        assert_eq!(parsed, expected, "{text}");
+    }
+
+    #[test]
+    fn endpoints_are_host_and_port() {
+        check_endpoint("edge.example:443", Some(("edge.example", 443)));
+        check_endpoint("[::1]:8443", Some(("::1", 8443)));
+        check_endpoint("127.0.0.1:1", Some(("127.0.0.1", 1)));
+        for wrong in ["", "edge", "edge:", ":1", "edge:0", "edge:65536", "::1:80", "[]:1"] {
+            check_endpoint(wrong, None);
+        }
+    }
+
+    #[test]
+    fn plaintext_with_quic_is_refused() {
+        let endpoint = Endpoint { host: "localhost".into(), port: 1 };
+        let mut config = ClientConfig::plaintext(vec![endpoint]);
+        assert!(config.validate().is_ok());
+        config.transports = Transports::QuicAndTcp;
+        assert!(config.validate().is_err_and(|error| error.to_string().contains("plaintext")));
+    }
+
+    #[test]
+    fn secrets_stay_out_of_debug() {
+        let mut config = ClientConfig::plaintext(Vec::new());
+        config.credentials = Some(Credentials { user: "alice".into(), password: "hunter2".into() });
+        config.session_headers = vec![("authorization".into(), "Bearer tok".into())];
+        let shown = format!("{config:?}");
+        assert!(shown.contains("alice") && shown.contains("authorization"));
+        assert!(!shown.contains("hunter2") && !shown.contains("tok\""), "{shown}");
+    }
+
+    #[test]
+    fn a_policy_at_its_bounds_is_taken_and_beyond_refused() {
+        let good = Policy::default();
+        let check = |change: fn(&mut Policy), accepted: bool| {
+            let mut policy = good.clone();
+            change(&mut policy);
+            assert_eq!(policy.check().is_ok(), accepted, "{policy:?}");
+        };
+        check(|p| p.heartbeat = Duration::from_secs(1), true);
+        check(|p| p.heartbeat = Duration::from_millis(999), false);
+        check(|p| p.heartbeat = Duration::from_secs(3601), false);
+        check(|p| p.backoff_max = p.backoff_min, true);
+        check(|p| p.backoff_max = p.backoff_min / 2, false);
+        check(|p| p.connect_timeout = Duration::ZERO, false);
+    }
+}

@@ -1,0 +1,221 @@
+//! From a list of gateways to one live wire: QUIC first, TCP beside it when QUIC is slow to answer,
+//! the first handshake that completes wins, the others are closed.
+
+mod quic;
+mod tcp;
+mod tls;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{task::JoinSet, time::timeout};
+
+pub(crate) use tcp::ByteStream;
+
+use crate::{
+    config::{ClientConfig, Endpoint, Policy, Security, Transports},
+    error::StartError,
+    state::Transport,
+};
+
+/// Addresses of one name that are tried; more would make one attempt arbitrarily long.
+const ADDRESSES_MAX: usize = 8;
+/// RFC 8305, section 5: the recommended delay between connection attempts to the addresses of a name.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How long a network where QUIC did not answer is remembered as such: TCP then starts at once.
+const QUIC_BLOCKED_MEMORY: Duration = Duration::from_secs(600);
+
+/// An established connection, handshake done, nothing sent yet.
+pub(crate) enum Wire {
+    /// TLS or plaintext over TCP.
+    Tcp(ByteStream),
+    /// QUIC.
+    Quic(quinn::Connection),
+}
+
+impl Wire {
+    pub(crate) fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp(_) => Transport::Tcp,
+            Self::Quic(_) => Transport::Quic,
+        }
+    }
+}
+
+/// Why no wire came up: one line for each transport that was tried.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectError(pub(crate) String);
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What connecting needs, made once; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    transports: Transports,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    quic: Option<quinn::ClientConfig>,
+    /// When QUIC last lost to TCP without answering.
+    quic_blocked: Option<Instant>,
+}
+
+impl Connector {
+    pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
+        let (tls, quic) = match &config.security {
+            Security::Plaintext => (None, None),
+            Security::Tls { roots_pem } => {
+                let tls = tls::tls_config(roots_pem)?;
+                let quic = tls::quic_config(&tls, config.limits.stream_window)?;
+                (Some(tls), Some(quic))
+            }
+        };
+        Ok(Self { transports: config.transports, tls, quic, quic_blocked: None })
+    }
+
+    /// Forgets what was learnt about the network.
+    pub(crate) fn network_changed(&mut self) {
+        self.quic_blocked = None;
+    }
+
+    /// Remembers which transport won.
+    pub(crate) fn learn(&mut self, won: Transport, now: Instant) {
+        if self.transports == Transports::QuicAndTcp {
+            self.quic_blocked = (won == Transport::Tcp).then_some(now);
+        }
+    }
+
+    /// One attempt on one endpoint, bounded by the policy's `connect_timeout`.
+    pub(crate) async fn connect(self, endpoint: Endpoint, policy: Policy) -> Result<Wire, ConnectError> {
+        let bound = policy.connect_timeout;
+        match timeout(bound, Box::pin(self.race(&endpoint, &policy))).await {
+            Ok(outcome) => outcome.map_err(|error| ConnectError(format!("{endpoint}: {error}"))),
+            Err(_) => Err(ConnectError(format!("{endpoint}: no answer within {bound:?} (connect_timeout)"))),
+        }
+    }
+
+    async fn race(self, endpoint: &Endpoint, policy: &Policy) -> Result<Wire, ConnectError> {
+        let addresses = resolve(endpoint).await?;
+        let mut attempts = JoinSet::new();
+        if self.transports != Transports::Tcp
+            && let Some(quic) = self.quic.clone()
+        {
+            attempts.spawn(quic::connect(quic, endpoint.host.clone(), addresses.clone()));
+        }
+        if self.transports != Transports::Quic {
+            let delay = self.tcp_delay(policy, attempts.is_empty());
+            attempts.spawn(self.tcp_after(delay, endpoint.host.clone(), addresses));
+        }
+        first(attempts).await
+    }
+
+    /// TCP starts at once where QUIC is not used, or was lately seen not to pass.
+    fn tcp_delay(&self, policy: &Policy, alone: bool) -> Duration {
+        let blocked = self.quic_blocked.is_some_and(|at| at.elapsed() < QUIC_BLOCKED_MEMORY);
+        if alone || blocked { Duration::ZERO } else { policy.fallback_delay }
+    }
+
+    async fn tcp_after(
+        self,
+        delay: Duration,
+        host: String,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Wire, ConnectError> {
+        tokio::time::sleep(delay).await;
+        tcp::connect(self.tls, host, addresses).await
+    }
+}
+
+/// The first attempt that succeeds; dropping the set aborts the rest, which closes them.
+async fn first(mut attempts: JoinSet<Result<Wire, ConnectError>>) -> Result<Wire, ConnectError> {
+    let mut reasons = Vec::new();
+    while let Some(joined) = attempts.join_next().await {
+        match joined {
+            Ok(Ok(wire)) => return Ok(wire),
+            Ok(Err(error)) => reasons.push(error.0),
+            Err(error) => reasons.push(format!("attempt ended: {error}")),
+        }
+    }
+    Err(ConnectError(if reasons.is_empty() { "nothing to try".to_owned() } else { reasons.join("; ") }))
+}
+
+/// The endpoint's addresses, families interleaved as RFC 8305, section 4 asks.
+async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(|error| ConnectError(format!("DNS: {error}")))?;
+    let (six, four): (Vec<_>, Vec<_>) = found.take(2 * ADDRESSES_MAX).partition(SocketAddr::is_ipv6);
+    let addresses = interleave(six, four);
+    if addresses.is_empty() {
+        return Err(ConnectError("DNS: the name has no address".to_owned()));
+    }
+    Ok(addresses)
+}
+
+fn interleave(six: Vec<SocketAddr>, four: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (mut six, mut four) = (six.into_iter(), four.into_iter());
+    let mut out = Vec::new();
+    while out.len() < ADDRESSES_MAX {
+        let before = out.len();
+        out.extend(six.next());
+        out.extend(four.next());
+        if out.len() == before {
+            break;
+        }
+    }
+    out
+}
+
+/// Starts `attempt` on each address, [`ATTEMPT_DELAY`] after the one before.
+async fn staggered<F>(
+    addresses: Vec<SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Result<Wire, ConnectError>
+where
+    F: Future<Output = Result<Wire, ConnectError>> + Send + 'static,
+{
+    let mut attempts = JoinSet::new();
+    for (index, address) in addresses.into_iter().enumerate() {
+        let delay = ATTEMPT_DELAY.saturating_mul(index as u32);
+        let connecting = attempt(address);
+        attempts.spawn(async move {
+            tokio::time::sleep(delay).await;
+            connecting.await
+        });
+    }
+    first(attempts).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let six = vec![address("[::1]:1"), address("[::2]:1")];
+        let four = vec![address("127.0.0.1:1")];
+        let expected = vec![six[0], four[0], six[1]];
+        assert_eq!(interleave(six, four), expected);
+    }
+
+    #[test]
+    fn tcp_waits_for_quic_unless_quic_was_seen_blocked() {
+        let endpoint = Endpoint { host: "localhost".into(), port: 1 };
+        let mut connector = Connector::new(&ClientConfig::plaintext(vec![endpoint])).unwrap();
+        connector.transports = Transports::QuicAndTcp;
+        let policy = Policy::default();
+        assert_eq!(connector.tcp_delay(&policy, false), policy.fallback_delay);
+        connector.learn(Transport::Tcp, Instant::now());
+        assert_eq!(connector.tcp_delay(&policy, false), Duration::ZERO);
+        connector.network_changed();
+        assert_eq!(connector.tcp_delay(&policy, false), policy.fallback_delay);
+        assert_eq!(connector.tcp_delay(&policy, true), Duration::ZERO);
+    }
+}

@@ -1,0 +1,80 @@
+//! TCP, with TLS on top unless the app asked for plaintext.
+
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, task::Context, task::Poll};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{ConnectError, Wire, staggered};
+
+/// A byte stream, encrypted or not.
+pub(crate) enum ByteStream {
+    /// TLS 1.3.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Plaintext, because the app said so.
+    Plain(TcpStream),
+}
+
+pub(super) async fn connect(
+    tls: Option<Arc<rustls::ClientConfig>>,
+    host: String,
+    addresses: Vec<SocketAddr>,
+) -> Result<Wire, ConnectError> {
+    staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address)).await
+}
+
+async fn connect_one(
+    tls: Option<Arc<rustls::ClientConfig>>,
+    host: String,
+    address: SocketAddr,
+) -> Result<Wire, ConnectError> {
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
+    let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", &error))?;
+    // Frames are written whole; waiting for more would only delay them.
+    stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
+    let Some(tls) = tls else { return Ok(Wire::Tcp(ByteStream::Plain(stream))) };
+    let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
+    let stream =
+        TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed("TLS", &error))?;
+    if stream.get_ref().1.alpn_protocol() != Some(super::tls::ALPN) {
+        return Err(failed("TLS", &"the peer does not speak towline/1"));
+    }
+    Ok(Wire::Tcp(ByteStream::Tls(Box::new(stream))))
+}
+
+impl AsyncRead for ByteStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ByteStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

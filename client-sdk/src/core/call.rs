@@ -1,0 +1,278 @@
+//! One call between the app's handles and the line.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use towline_protocols::link::{RequestHead, RpcError};
+
+use super::{Core, Key, SharedWakers};
+
+/// What a new call is made of.
+pub(crate) struct Outgoing {
+    pub(crate) head: RequestHead,
+    pub(crate) deadline: Instant,
+    /// The one message of a unary call, kept so that it can be sent again; `None` is a stream.
+    pub(crate) message: Option<Bytes>,
+    /// A body of no message at all, rather than one empty message.
+    pub(crate) bodiless: bool,
+}
+
+/// What a line does for requests; the machine of a TCP connection, or the codec of a QUIC stream.
+pub(crate) trait RequestSink {
+    fn request(&mut self, seq: u64, head: RequestHead, end: bool) -> Result<(), RpcError>;
+    fn message(&mut self, seq: u64, message: Bytes, end: bool) -> Result<(), RpcError>;
+    fn end(&mut self, seq: u64) -> Result<(), RpcError>;
+    /// Bytes of messages that may be queued now.
+    fn capacity(&mut self, seq: u64) -> usize;
+    fn credit(&mut self, seq: u64, bytes: usize);
+}
+
+/// The state of a call.
+pub(crate) struct Call {
+    pub(crate) seq: u64,
+    pub(crate) wakers: SharedWakers,
+    pub(crate) dirty: bool,
+    pub(crate) started: Instant,
+    pub(crate) attempts: u32,
+    out: Outgoing,
+    place: Place,
+    /// Messages of a stream that wait for the line.
+    outbox: VecDeque<Bytes>,
+    outbox_bytes: usize,
+    /// The app's half has ended.
+    finished: bool,
+    /// The end of the app's half was given to the line.
+    end_sent: bool,
+    pub(crate) incoming: Incoming,
+}
+
+/// Where a call stands towards the live connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Not on it.
+    Off,
+    /// An earlier connection carried it; WELCOME will tell what becomes of it.
+    Unknown,
+    /// On it.
+    On,
+}
+
+/// What arrived of the answer.
+#[derive(Default)]
+pub(crate) struct Incoming {
+    pub(crate) status: u16,
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) messages: VecDeque<Bytes>,
+    pub(crate) trailers: HeaderMap,
+    pub(crate) end: Option<Result<(), RpcError>>,
+    /// Parts of the message that is arriving.
+    pub(super) partial: BytesMut,
+    /// Bytes of `messages` and `partial`.
+    pub(super) bytes: usize,
+    /// Bytes that the app has not taken; they hold credit back.
+    pub(super) uncredited: usize,
+    /// Bytes to give back to the gateway as credit.
+    pub(super) credit_due: usize,
+    /// Messages that the app took.
+    pub(crate) taken: u64,
+}
+
+/// Bytes of messages that a stream may queue beyond the line's own window; one message may exceed it.
+const OUTBOX_BYTES_MAX: usize = 64 << 10;
+
+impl Call {
+    pub(super) fn new(seq: u64, out: Outgoing, now: Instant) -> Self {
+        Self {
+            seq,
+            wakers: Arc::default(),
+            dirty: false,
+            started: now,
+            attempts: 0,
+            finished: out.message.is_some(),
+            out,
+            place: Place::Off,
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
+            end_sent: false,
+            incoming: Incoming::default(),
+        }
+    }
+
+    pub(crate) fn urgency(&self) -> u8 {
+        self.out.head.priority.urgency()
+    }
+
+    pub(crate) fn is_unary(&self) -> bool {
+        self.out.message.is_some()
+    }
+
+    pub(super) fn unary_bytes(&self) -> usize {
+        self.out.message.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.incoming.end.is_some()
+    }
+
+    pub(crate) fn is_on_line(&self) -> bool {
+        self.place == Place::On
+    }
+
+    /// Whether the live connection may open it as a new request.
+    pub(crate) fn may_begin(&self) -> bool {
+        self.place == Place::Off
+    }
+
+    pub(super) fn was_sent(&self) -> bool {
+        self.attempts > 0
+    }
+
+    /// Whether a stream may queue another message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.outbox_bytes < OUTBOX_BYTES_MAX
+    }
+
+    pub(crate) fn push_message(&mut self, message: Bytes) {
+        self.outbox_bytes += message.len();
+        self.outbox.push_back(message);
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Whether the app can still send.
+    pub(crate) fn is_sendable(&self) -> bool {
+        !self.finished && !self.is_over() && !self.end_sent
+    }
+
+    /// The app took a message: what it held back may be sent.
+    pub(crate) fn take_message(&mut self) -> Option<Bytes> {
+        let message = self.incoming.messages.pop_front()?;
+        self.incoming.bytes -= message.len();
+        self.incoming.taken += 1;
+        if self.incoming.messages.is_empty() {
+            self.incoming.credit_due += std::mem::take(&mut self.incoming.uncredited);
+        }
+        Some(message)
+    }
+
+    /// Whether the line may bring more: QUIC stops reading where it may not.
+    pub(crate) fn wants_more(&self) -> bool {
+        self.is_unary() || self.incoming.messages.is_empty()
+    }
+
+    /// The connection is gone; `waiting` says that its successor's HELLO asks for this call.
+    pub(super) fn line_lost(&mut self, waiting: bool) {
+        self.place = if waiting { Place::Unknown } else { Place::Off };
+        self.incoming.credit_due = 0;
+        self.wakers.stream.notify_waiters();
+    }
+
+    /// The gateway has the request: its answer comes over the live connection.
+    pub(super) fn kept(&mut self) {
+        self.place = Place::On;
+        self.attempts += 1;
+        // A request that had not arrived whole cannot be continued: the gateway ends it.
+        self.end_sent = true;
+        self.outbox.clear();
+        self.outbox_bytes = 0;
+        self.wakers.writable.notify_one();
+    }
+
+    /// The gateway never had the request.
+    pub(super) fn send_again(&mut self) {
+        if self.place == Place::Unknown {
+            self.place = Place::Off;
+        }
+    }
+
+    pub(super) fn reopened(&mut self, seq: u64) {
+        self.seq = seq;
+        self.place = Place::Off;
+        self.end_sent = false;
+    }
+
+    pub(crate) fn fail(&mut self, error: RpcError) {
+        self.incoming.end.get_or_insert(Err(error));
+        self.wake_all();
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.wakers.readable.notify_one();
+        self.wakers.writable.notify_one();
+        self.wakers.stream.notify_one();
+    }
+}
+
+impl Core {
+    /// Gives the line what call `key` has for it. False when it waits for a place on the line.
+    pub(crate) fn pump(
+        &mut self,
+        key: Key,
+        sink: &mut impl RequestSink,
+        may_open: bool,
+        now: Instant,
+    ) -> bool {
+        let Some(call) = self.calls.get_mut(&key) else { return true };
+        if call.is_over() || call.place == Place::Unknown {
+            return true;
+        }
+        let opened = call.place == Place::On;
+        if !opened && !may_open {
+            return false;
+        }
+        if !opened {
+            if let Err(error) = self.identity.used_sequence(call.seq) {
+                tracing::warn!("the identity file cannot be written: {error}");
+            }
+            self.session.on_request_sent(call.seq);
+        }
+        if let Err(error) = call.pump(sink, now) {
+            call.fail(error);
+        }
+        true
+    }
+}
+
+impl Call {
+    fn pump(&mut self, sink: &mut impl RequestSink, now: Instant) -> Result<(), RpcError> {
+        if self.place == Place::Off {
+            self.place = Place::On;
+            self.attempts += 1;
+            self.end_sent = self.out.bodiless;
+            let deadline = Some(self.out.deadline.saturating_duration_since(now));
+            sink.request(self.seq, RequestHead { deadline, ..self.out.head.clone() }, self.end_sent)?;
+        }
+        if let (Some(message), false) = (&self.out.message, self.end_sent) {
+            self.end_sent = true;
+            sink.message(self.seq, message.clone(), true)?;
+        }
+        self.pump_outbox(sink)?;
+        let credit = std::mem::take(&mut self.incoming.credit_due);
+        if credit > 0 {
+            sink.credit(self.seq, credit);
+        }
+        Ok(())
+    }
+
+    fn pump_outbox(&mut self, sink: &mut impl RequestSink) -> Result<(), RpcError> {
+        while !self.end_sent && sink.capacity(self.seq) > 0 {
+            match self.outbox.pop_front() {
+                Some(message) => {
+                    self.outbox_bytes -= message.len();
+                    self.end_sent = self.finished && self.outbox.is_empty();
+                    sink.message(self.seq, message, self.end_sent)?;
+                    self.wakers.writable.notify_one();
+                }
+                None if self.finished => {
+                    self.end_sent = true;
+                    sink.end(self.seq)?;
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! What the gateway says, sorted to the calls, pushes and waiting handles that it concerns.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use towline_protocols::{
+    hpack::HeaderField,
+    link::{Event, Execution, GoAway, Policy, RpcError, RpcErrorKind, Welcome},
+};
+
+use super::{Core, Shared};
+use crate::push::Push;
+
+/// What the line itself has to act on.
+#[derive(Debug)]
+pub(crate) enum Control {
+    Welcome(Box<Welcome>),
+    GoAway(Box<GoAway>),
+    Policy(Policy),
+    Close { code: towline_protocols::link::CloseCode, text: String },
+}
+
+impl Shared {
+    /// Takes one event in.
+    pub(crate) fn on_event(&self, event: Event) -> Option<Control> {
+        let mut pushed = false;
+        let control = self.with(|core| {
+            if let Event::Push(push) = &event
+                && !core.has_place_for_push()
+            {
+                tracing::debug!(id = push.id, "limits.pushes_max: the app does not take its pushes");
+                core.pushes_left_out = true;
+                return None;
+            }
+            let delivery = core.session.on_event(event);
+            let event = delivery.event?;
+            pushed = matches!(event, Event::Push(_));
+            core.dispatch(event, delivery.credit)
+        });
+        if pushed {
+            self.pushes.notify_one();
+        }
+        control
+    }
+}
+
+impl Core {
+    /// Once a push was left out, those after it are too: they come in order.
+    fn has_place_for_push(&self) -> bool {
+        !self.pushes_left_out && self.received.len() < self.limits.pushes_max
+    }
+
+    fn dispatch(&mut self, event: Event, skipped: usize) -> Option<Control> {
+        match event {
+            Event::Response { seq, fields, end } => self.on_call(seq, |call| {
+                call.incoming.on_head(&fields)?;
+                if end {
+                    call.incoming.end = Some(Ok(()));
+                }
+                Ok(())
+            }),
+            Event::MessagePart { seq, bytes, end_of_message, end, .. } => {
+                self.on_part(seq, bytes, end_of_message, end, skipped);
+            }
+            Event::End { seq } => self.on_call(seq, |call| {
+                call.incoming.end = Some(Ok(()));
+                Ok(())
+            }),
+            Event::Trailers { seq, fields } => self.on_call(seq, |call| {
+                call.incoming.trailers = header_map(&fields)?;
+                call.incoming.end = Some(Ok(()));
+                Ok(())
+            }),
+            Event::Reset { seq, error } => self.on_reset(seq, error),
+            Event::Writable { seq } => {
+                if let Some(&key) = self.by_seq.get(&seq) {
+                    self.touch(key);
+                }
+            }
+            Event::Push(push) => self.received.push_back(Push::from_wire(push)),
+            Event::Subscribed(subscribed) => self.on_subscribed(&subscribed),
+            Event::Published { id, error } => self.on_published(id, error),
+            Event::Welcome(welcome) => return Some(Control::Welcome(welcome)),
+            Event::GoAway(goaway) => return Some(Control::GoAway(goaway)),
+            Event::Policy(policy) => return Some(Control::Policy(policy)),
+            Event::Close { code, text } => return Some(Control::Close { code, text }),
+            Event::Rtt(rtt) => tracing::debug!(?rtt, "the gateway answered a beat"),
+            // The machine of a client refuses what only a client may send.
+            Event::Hello(_)
+            | Event::Request { .. }
+            | Event::Attach { .. }
+            | Event::Ack(_)
+            | Event::PushAck { .. }
+            | Event::Subscribe(_)
+            | Event::Publish(_)
+            | Event::PolicyAck { .. } => {}
+        }
+        None
+    }
+
+    fn on_call(&mut self, seq: u64, step: impl FnOnce(&mut super::Call) -> Result<(), RpcError>) {
+        let Some(call) = self.call_of(seq) else { return };
+        let refused = step(call).map_err(|error| call.fail(error)).is_err();
+        if call.is_over() {
+            call.wake_all();
+        } else {
+            call.wakers.readable.notify_one();
+        }
+        if refused {
+            // The gateway need not send what is not taken.
+            self.resets.push(seq);
+        }
+    }
+
+    fn on_part(&mut self, seq: u64, bytes: Bytes, end_of_message: bool, end: bool, skipped: usize) {
+        let message_bytes_max = self.limits.message_bytes_max;
+        let mut credit = false;
+        self.on_call(seq, |call| {
+            let unary = call.is_unary();
+            let incoming = &mut call.incoming;
+            let length = bytes.len();
+            incoming.bytes += length;
+            let held = if unary { incoming.bytes } else { incoming.partial.len() + length };
+            if held > message_bytes_max {
+                return Err(too_large(message_bytes_max));
+            }
+            incoming.credit_due += skipped;
+            // What stands behind a message that the app has not taken holds its credit back; the rest
+            // has to be credited, or a message larger than the window would never be whole.
+            if unary || incoming.messages.is_empty() {
+                incoming.credit_due += length;
+            } else {
+                incoming.uncredited += length;
+            }
+            incoming.add_part(bytes, end_of_message);
+            if end {
+                incoming.end = Some(Ok(()));
+            }
+            credit = incoming.credit_due > 0 && !end;
+            Ok(())
+        });
+        if credit && let Some(&key) = self.by_seq.get(&seq) {
+            self.touch(key);
+        }
+    }
+
+    /// An error that says that the gateway is leaving is no outcome: the next connection carries the call.
+    fn on_reset(&mut self, seq: u64, error: RpcError) {
+        if error.kind == RpcErrorKind::Draining
+            && let Some(&key) = self.by_seq.get(&seq)
+            && let Some(again) = self.session.retry(seq, &error)
+        {
+            self.by_seq.remove(&seq);
+            self.by_seq.insert(again, key);
+            if let Some(call) = self.calls.get_mut(&key) {
+                call.reopened(again);
+            }
+            self.touch(key);
+            return;
+        }
+        if let Some(call) = self.call_of(seq) {
+            call.fail(error);
+        }
+    }
+}
+
+impl super::call::Incoming {
+    fn on_head(&mut self, fields: &[HeaderField]) -> Result<(), RpcError> {
+        let status = fields.iter().find(|field| &*field.name == b":status");
+        let status = status.and_then(|field| std::str::from_utf8(&field.value).ok()?.parse().ok());
+        self.status = status.ok_or_else(|| malformed(":status is missing or no number"))?;
+        self.headers = Some(header_map(fields)?);
+        Ok(())
+    }
+
+    fn add_part(&mut self, bytes: Bytes, end_of_message: bool) {
+        match (self.partial.is_empty(), end_of_message) {
+            (true, true) => self.messages.push_back(bytes),
+            (_, false) => self.partial.extend_from_slice(&bytes),
+            (false, true) => {
+                self.partial.extend_from_slice(&bytes);
+                self.messages.push_back(std::mem::take(&mut self.partial).freeze());
+            }
+        }
+    }
+}
+
+/// Header fields without the pseudo-header ones.
+fn header_map(fields: &[HeaderField]) -> Result<HeaderMap, RpcError> {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for field in fields.iter().filter(|field| !field.name.starts_with(b":")) {
+        let name = HeaderName::from_bytes(&field.name).map_err(|_| malformed("a field name is no token"))?;
+        let mut value = HeaderValue::from_maybe_shared(field.value.clone())
+            .map_err(|_| malformed("a field value holds a control character"))?;
+        value.set_sensitive(field.is_secret());
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+fn malformed(rule: &str) -> RpcError {
+    let text = format!("the gateway's answer is malformed: {rule}");
+    RpcError::new(RpcErrorKind::Malformed, Execution::Ran, text)
+}
+
+fn too_large(message_bytes_max: usize) -> RpcError {
+    let text = format!("the answer is larger than limits.message_bytes_max ({message_bytes_max} bytes)");
+    RpcError::new(RpcErrorKind::LimitExceeded, Execution::Ran, text)
+}

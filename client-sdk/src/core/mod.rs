@@ -1,0 +1,331 @@
+//! What the app's handles and the line share: the session and its calls, behind one lock that is held for
+//! steps, never across a wait.
+
+mod call;
+mod events;
+mod publish;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use towline_protocols::link::{
+    Execution, Hello, RpcError, RpcErrorKind, Welcome,
+    client::{CallOptions, Fate, Session},
+};
+
+pub(crate) use self::{
+    call::{Call, Outgoing, RequestSink},
+    events::Control,
+    publish::{PendingPublish, PendingSubscribe},
+};
+use crate::{
+    config::{ClientConfig, Limits, Policy},
+    error::StartError,
+    identity::Identity,
+    push::Push,
+    state::{ConnectionState, Transport},
+};
+
+/// Names a call for its handles; the sequence number may change when a call is sent again.
+pub(crate) type Key = u64;
+
+/// The shared state and how its parts wake each other.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    /// Wakes the line: something is to be sent.
+    pub(crate) line: Notify,
+    /// Wakes whoever takes pushes.
+    pub(crate) pushes: Notify,
+    /// Wakes the supervisor: the app closed the client, or the network changed.
+    pub(crate) supervisor: Notify,
+    pub(crate) states: watch::Sender<ConnectionState>,
+    pub(crate) policy: watch::Sender<Policy>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
+        let identity = Identity::open(config)?;
+        Ok(Self {
+            core: Mutex::new(Core::new(identity, config)),
+            line: Notify::new(),
+            pushes: Notify::new(),
+            supervisor: Notify::new(),
+            states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
+            policy: watch::Sender::new(config.policy.clone()),
+        })
+    }
+
+    /// Runs one step on the state; the line is woken when the step left work for it.
+    pub(crate) fn with<T>(&self, step: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = self.core.lock();
+        let result = step(&mut core);
+        let wake = std::mem::take(&mut core.wake_line);
+        drop(core);
+        if wake {
+            self.line.notify_one();
+        }
+        result
+    }
+
+    pub(crate) fn set_state(&self, state: ConnectionState) {
+        self.states.send_if_modified(|current| {
+            // What is closed stays closed.
+            let changes = *current != state && !matches!(current, ConnectionState::Closed { .. });
+            if changes {
+                *current = state;
+            }
+            changes
+        });
+    }
+}
+
+/// The state itself.
+pub(crate) struct Core {
+    pub(crate) session: Session,
+    pub(crate) identity: Identity,
+    pub(crate) limits: Limits,
+    calls: HashMap<Key, Call>,
+    by_seq: HashMap<u64, Key>,
+    next_key: Key,
+    /// Calls with something for the line, each once.
+    dirty: VecDeque<Key>,
+    /// Calls that the live connection should reset; each was a call, so it is bounded by `calls_max`.
+    resets: Vec<u64>,
+    /// Message bytes of calls that are not answered.
+    queued_bytes: usize,
+    pub(crate) transport: Transport,
+    pub(crate) received: VecDeque<Push>,
+    /// Pushes came that found no place: when the app has taken what is here, the gateway sends them again.
+    pub(crate) pushes_left_out: bool,
+    pub(crate) topics: Vec<String>,
+    pub(crate) publishes: VecDeque<PendingPublish>,
+    pub(crate) subscribes: VecDeque<PendingSubscribe>,
+    next_publish: u64,
+    pub(crate) closing: Option<String>,
+    /// Asks the supervisor for a new connection.
+    pub(crate) reconnect: bool,
+    wake_line: bool,
+}
+
+impl Core {
+    fn new(identity: Identity, config: &ClientConfig) -> Self {
+        let session = Session::new(&identity.client_id, identity.secret, identity.epoch())
+            .starting_at(identity.first_sequence);
+        Self {
+            session,
+            identity,
+            limits: config.limits.clone(),
+            calls: HashMap::new(),
+            by_seq: HashMap::new(),
+            next_key: 0,
+            dirty: VecDeque::new(),
+            resets: Vec::new(),
+            queued_bytes: 0,
+            transport: Transport::Tcp,
+            received: VecDeque::new(),
+            pushes_left_out: false,
+            topics: config.topics.clone(),
+            publishes: VecDeque::new(),
+            subscribes: VecDeque::new(),
+            next_publish: 1,
+            closing: None,
+            reconnect: false,
+            wake_line: false,
+        }
+    }
+
+    /// Takes a new call in.
+    pub(crate) fn open(&mut self, outgoing: Outgoing, now: Instant) -> Result<Key, RpcError> {
+        let refused = |kind, text: String| Err(RpcError::new(kind, Execution::NotRun, text));
+        if let Some(reason) = &self.closing {
+            return refused(RpcErrorKind::SessionLost, format!("the client is closed: {reason}"));
+        }
+        if self.calls.len() >= self.limits.calls_max {
+            let text = format!("limits.calls_max: {} calls are open", self.calls.len());
+            return refused(RpcErrorKind::LimitExceeded, text);
+        }
+        let bytes = outgoing.message.as_ref().map_or(0, Bytes::len);
+        if self.queued_bytes + bytes > self.limits.queued_bytes_max {
+            let text = format!("limits.queued_bytes_max: {} bytes wait already", self.queued_bytes);
+            return refused(RpcErrorKind::LimitExceeded, text);
+        }
+        let options =
+            CallOptions { idempotent: outgoing.head.idempotent, replayable: outgoing.message.is_some() };
+        let seq = self.session.open(options);
+        let key = self.next_key;
+        self.next_key += 1;
+        self.by_seq.insert(seq, key);
+        self.calls.insert(key, Call::new(seq, outgoing, now));
+        self.queued_bytes += bytes;
+        self.touch(key);
+        Ok(key)
+    }
+
+    pub(crate) fn call(&mut self, key: Key) -> Option<&mut Call> {
+        self.calls.get_mut(&key)
+    }
+
+    pub(crate) fn call_of(&mut self, seq: u64) -> Option<&mut Call> {
+        self.calls.get_mut(self.by_seq.get(&seq)?)
+    }
+
+    /// The line has something to do for this call.
+    pub(crate) fn touch(&mut self, key: Key) {
+        if let Some(call) = self.calls.get_mut(&key)
+            && !std::mem::replace(&mut call.dirty, true)
+        {
+            self.dirty.push_back(key);
+        }
+        self.wake_line = true;
+    }
+
+    /// The line has something to do that concerns no call.
+    pub(crate) fn touch_control(&mut self) {
+        self.wake_line = true;
+    }
+
+    /// The next call with something for the line.
+    pub(crate) fn next_dirty(&mut self) -> Option<Key> {
+        loop {
+            let key = self.dirty.pop_front()?;
+            if let Some(call) = self.calls.get_mut(&key) {
+                call.dirty = false;
+                return Some(key);
+            }
+        }
+    }
+
+    /// Puts calls back that the line could not serve yet.
+    pub(crate) fn put_back(&mut self, keys: Vec<Key>) {
+        for key in keys {
+            if let Some(call) = self.calls.get_mut(&key)
+                && !std::mem::replace(&mut call.dirty, true)
+            {
+                self.dirty.push_back(key);
+            }
+        }
+    }
+
+    /// Message bytes that wait beside unary calls', for streams that send.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        self.queued_bytes + bytes <= self.limits.queued_bytes_max
+    }
+
+    /// The app is done with a call, or gives it up.
+    pub(crate) fn release(&mut self, key: Key) -> Option<Call> {
+        let call = self.calls.remove(&key)?;
+        self.by_seq.remove(&call.seq);
+        self.queued_bytes -= call.unary_bytes().min(self.queued_bytes);
+        if call.is_over() {
+            self.session.taken(call.seq);
+        } else {
+            self.session.cancel(call.seq);
+            if call.is_on_line() {
+                self.resets.push(call.seq);
+            }
+        }
+        call.wake_all();
+        self.wake_line = true;
+        Some(call)
+    }
+
+    /// The deadline of a call has passed: it ends here and at the gateway.
+    pub(crate) fn expire(&mut self, key: Key) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_over()) else { return };
+        let execution = if call.was_sent() { Execution::MayHaveRun } else { Execution::NotRun };
+        let text = "the deadline passed before the answer was complete";
+        call.fail(RpcError::new(RpcErrorKind::DeadlineExceeded, execution, text));
+        if call.is_on_line() {
+            self.resets.push(call.seq);
+        }
+        self.wake_line = true;
+    }
+
+    /// Whether the app gave call `seq` up.
+    pub(crate) fn is_gone(&self, seq: u64) -> bool {
+        self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(Call::is_over)
+    }
+
+    /// Whether the gateway said how call `seq` ended.
+    pub(crate) fn is_complete(&self, seq: u64) -> bool {
+        self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_some_and(Call::is_over)
+    }
+
+    pub(crate) fn take_resets(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.resets)
+    }
+
+    /// Calls that are on the live connection and not over.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.calls.values().filter(|call| call.is_on_line() && !call.is_over()).count()
+    }
+
+    /// Begins a new connection: nothing is on it yet.
+    pub(crate) fn begin_line(&mut self, transport: Transport, base: Hello) -> std::io::Result<Hello> {
+        self.identity.next_epoch()?;
+        self.transport = transport;
+        self.resets.clear();
+        self.reconnect = false;
+        self.pushes_left_out = false;
+        self.publishes.iter_mut().for_each(|publish| publish.sent = false);
+        self.subscribes.iter_mut().for_each(|subscribe| subscribe.sent = false);
+        let hello = self.session.hello(base);
+        for call in self.calls.values_mut() {
+            call.line_lost(hello.waiting.iter().any(|waiting| waiting.seq == call.seq));
+        }
+        let keys: Vec<Key> = self.calls.keys().copied().collect();
+        self.put_back(keys);
+        Ok(hello)
+    }
+
+    /// Follows what the session says of each call after WELCOME. Returns the calls to attach to, with the
+    /// messages of their answers that arrived before.
+    pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(Key, u64)> {
+        let mut kept = Vec::new();
+        for (seq, fate) in self.session.on_welcome(hello, welcome) {
+            let Some(&key) = self.by_seq.get(&seq) else { continue };
+            let Some(call) = self.calls.get_mut(&key) else { continue };
+            match fate {
+                Fate::Send => call.send_again(),
+                Fate::Keep { messages_received } => {
+                    call.kept();
+                    kept.push((key, messages_received));
+                }
+                Fate::Fail(error) => call.fail(error),
+            }
+            self.touch(key);
+        }
+        kept
+    }
+
+    /// Fails everything that waits: the client is over.
+    pub(crate) fn close(&mut self, kind: RpcErrorKind, reason: &str) {
+        self.closing.get_or_insert_with(|| reason.to_owned());
+        for call in self.calls.values_mut() {
+            let execution = if call.was_sent() { Execution::MayHaveRun } else { Execution::NotRun };
+            call.fail(RpcError::new(kind, execution, reason));
+        }
+        self.publishes.clear();
+        self.subscribes.clear();
+        self.wake_line = true;
+    }
+}
+
+/// A handle's wake-up calls; shared by the call and its handles.
+#[derive(Default)]
+pub(crate) struct Wakers {
+    /// Something arrived, or the call is over.
+    pub(crate) readable: Notify,
+    /// There is room to send, or the call is over.
+    pub(crate) writable: Notify,
+    /// For the task of the call's QUIC stream: there is something to send, or the call is gone.
+    pub(crate) stream: Notify,
+}
+
+pub(crate) type SharedWakers = Arc<Wakers>;

@@ -1,0 +1,495 @@
+//! One connection's life: HELLO to the last byte. The machines of the protocol decide; this file moves
+//! bytes and wakes.
+
+mod io;
+mod streams;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{sleep_until, timeout},
+};
+use towline_protocols::link::{
+    self, CloseCode, Connection, Event, GoAway, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
+    Welcome,
+};
+
+use self::{
+    io::{Moved, move_bytes},
+    streams::Streams,
+};
+use crate::{
+    config::Policy,
+    connect::Wire,
+    core::{Control, Core, RequestSink, Shared},
+    state::{ConnectionState, Transport},
+};
+
+/// Bytes asked of the machine at a time: enough to fill a few TLS records, little enough that an urgent
+/// request waits behind no more.
+const BURST_BYTES: usize = 32 << 10;
+/// How long the last words may take to leave.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// How long a connection that was told to go away is kept for the answers that are still to come.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
+
+/// Why a connection ended and what is to be done next.
+#[derive(Debug)]
+pub(crate) struct LineEnd {
+    /// For the app and the log.
+    pub(crate) reason: String,
+    /// Whether the gateway had said WELCOME.
+    pub(crate) was_online: bool,
+    pub(crate) next: Next,
+}
+
+/// What is to be done after a connection.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Connect again, after the back-off.
+    Again,
+    /// Connect again without delay.
+    AtOnce,
+    /// Connect to one of these, if there are any; the delay has passed.
+    Elsewhere(Vec<String>),
+    /// Never: the gateway refused this client, or the app closed it.
+    Never(RpcErrorKind),
+}
+
+/// What a connection needs from its supervisor.
+pub(crate) struct Setup {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) link: Arc<link::Config>,
+    pub(crate) base: Hello,
+    /// A draw in 0..1 for this connection's share of a GOAWAY's spread.
+    pub(crate) spread_share: f64,
+    /// Bound on the time to WELCOME.
+    pub(crate) welcome_timeout: Duration,
+}
+
+/// Drives a fresh connection to its end.
+pub(crate) async fn run(wire: Wire, setup: Setup) -> LineEnd {
+    let now = Instant::now();
+    let transport = wire.transport();
+    let base = setup.base.clone();
+    let hello = match setup.shared.with(|core| core.begin_line(transport, base)) {
+        Ok(hello) => hello,
+        Err(error) => {
+            let reason = format!("the identity file cannot be written: {error}");
+            return LineEnd { reason, was_online: false, next: Next::Again };
+        }
+    };
+    match wire {
+        Wire::Tcp(stream) => {
+            let machine = Machine::Tcp(Connection::client(Arc::clone(&setup.link), hello.clone(), now));
+            Line::new(setup, stream, machine, transport, hello, now).drive().await
+        }
+        Wire::Quic(connection) => match connection.open_bi().await {
+            Ok((send, recv)) => {
+                let control = link::Control::client(Arc::clone(&setup.link), hello.clone(), now);
+                // The control stream goes before every request.
+                let _ = send.set_priority(streams::CONTROL_PRIORITY);
+                let streams = Streams::new(Arc::clone(&setup.shared), connection.clone());
+                let machine = Machine::Quic(Box::new(control), streams);
+                let stream = tokio::io::join(recv, send);
+                let end = Line::new(setup, stream, machine, transport, hello, now).drive().await;
+                connection.close(0u32.into(), b"");
+                end
+            }
+            Err(error) => LineEnd { reason: format!("QUIC: {error}"), was_online: false, next: Next::Again },
+        },
+    }
+}
+
+/// The protocol's machine of either binding.
+enum Machine {
+    Tcp(Connection),
+    Quic(Box<link::Control>, Streams),
+}
+
+struct Line<S> {
+    setup: Setup,
+    shared: Arc<Shared>,
+    stream: S,
+    machine: Machine,
+    transport: Transport,
+    hello: Hello,
+    input: BytesMut,
+    out: BytesMut,
+    flush_due: bool,
+    online: bool,
+    welcome_due: Instant,
+    leaving: Option<Leaving>,
+}
+
+/// GOAWAY came: when to go, and where.
+struct Leaving {
+    /// From now on, as soon as nothing runs here.
+    from: Instant,
+    /// In any case.
+    by: Instant,
+    endpoints: Vec<String>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    fn new(
+        setup: Setup,
+        stream: S,
+        machine: Machine,
+        transport: Transport,
+        hello: Hello,
+        now: Instant,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(&setup.shared),
+            welcome_due: now + setup.welcome_timeout,
+            setup,
+            stream,
+            machine,
+            transport,
+            hello,
+            input: BytesMut::new(),
+            out: BytesMut::new(),
+            flush_due: false,
+            online: false,
+            leaving: None,
+        }
+    }
+
+    /// Steps until the end, then says the last words.
+    async fn drive(mut self) -> LineEnd {
+        let end = loop {
+            if let Some(end) = self.turn().await {
+                break end;
+            }
+        };
+        self.fill(Instant::now(), usize::MAX);
+        // A peer that is gone hears nothing.
+        let _ = timeout(LAST_WORDS_MAX, self.say_last_words()).await;
+        end
+    }
+
+    /// One turn: tell the machine what the app wants, then wait for bytes, the app or the time.
+    async fn turn(&mut self) -> Option<LineEnd> {
+        let now = Instant::now();
+        if let Some(end) = self.follow(now) {
+            return Some(end);
+        }
+        self.fill(now, BURST_BYTES);
+        if let Some(end) = self.follow_events() {
+            return Some(end);
+        }
+        let due = self.next_timeout();
+        let waiting = Arc::clone(&self.shared);
+        tokio::select! {
+            moved = move_bytes(&mut self.stream, &mut self.input, &mut self.out, &mut self.flush_due) => {
+                self.on_moved(moved)
+            }
+            () = waiting.line.notified() => None,
+            () = sleep_until(due.into()) => self.on_time(),
+            () = self.machine.streams_ended() => None,
+        }
+    }
+
+    fn on_moved(&mut self, moved: std::io::Result<Moved>) -> Option<LineEnd> {
+        match moved {
+            Ok(Moved::Read(0)) => Some(self.lost("the gateway closed the connection".to_owned())),
+            Ok(Moved::Read(_)) => {
+                let now = Instant::now();
+                match self.machine.handle_bytes(now, &mut self.input) {
+                    Ok(()) => self.follow_events(),
+                    // What came before the fault still counts.
+                    Err(error) => Some(self.follow_events().unwrap_or_else(|| self.broken(&error))),
+                }
+            }
+            Ok(Moved::Wrote) => None,
+            Err(error) => Some(self.lost(format!("{}: {error}", self.transport))),
+        }
+    }
+
+    fn on_time(&mut self) -> Option<LineEnd> {
+        let now = Instant::now();
+        if !self.online && now >= self.welcome_due {
+            return Some(self.lost("the gateway did not say WELCOME in time (connect_timeout)".to_owned()));
+        }
+        match self.machine.control().handle_timeout(now) {
+            Ok(()) => None,
+            Err(error) => Some(LineEnd { next: Next::AtOnce, ..self.broken(&error) }),
+        }
+    }
+
+    /// What the app wants of the connection.
+    fn follow(&mut self, now: Instant) -> Option<LineEnd> {
+        if let Some(end) = self.check_leaving(now) {
+            return Some(end);
+        }
+        let may_open = self.leaving.is_none();
+        let (machine, online) = (&mut self.machine, self.online);
+        let (closing, reconnect) = self.shared.with(|core| {
+            machine.tell(core, online, may_open, now);
+            (core.closing.clone(), core.reconnect)
+        });
+        if let Some(reason) = closing {
+            self.machine.control().close(CloseCode::Done, &reason);
+            return Some(self.end(reason, Next::Never(RpcErrorKind::Cancelled)));
+        }
+        reconnect.then(|| self.end("a new connection was asked for".to_owned(), Next::AtOnce))
+    }
+
+    /// What the gateway said.
+    fn follow_events(&mut self) -> Option<LineEnd> {
+        while let Some(event) = self.machine.poll_event() {
+            let Some(control) = self.shared.on_event(event) else { continue };
+            match control {
+                Control::Welcome(welcome) => self.on_welcome(&welcome),
+                Control::Policy(policy) => self.on_policy(&policy),
+                Control::GoAway(goaway) => self.on_goaway(&goaway),
+                Control::Close { code, text } => return Some(self.closed(code, &text)),
+            }
+        }
+        None
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome) {
+        self.online = true;
+        let now = Instant::now();
+        let heartbeat = self.shared.policy.borrow().heartbeat;
+        self.machine.control().set_heartbeat(now, heartbeat);
+        let (hello, machine) = (&self.hello, &mut self.machine);
+        self.shared.with(|core| {
+            for (key, messages_received) in core.welcomed(hello, welcome) {
+                machine.attach(core, key, messages_received);
+            }
+        });
+        let state = ConnectionState::Online { transport: self.transport, resumed: welcome.resumed };
+        self.shared.set_state(state);
+    }
+
+    /// A policy that cannot be followed is refused with the reason, and the last good one stays.
+    fn on_policy(&mut self, policy: &link::Policy) {
+        let policy = Policy::from_wire(policy);
+        let word = policy.check();
+        let now = Instant::now();
+        let control = self.machine.control();
+        control.policy_ack(policy.revision, word.as_ref().map(|_| ()).map_err(String::as_str));
+        match word {
+            Ok(()) => {
+                control.set_heartbeat(now, policy.heartbeat);
+                self.shared.policy.send_replace(policy);
+            }
+            Err(text) => tracing::warn!(revision = policy.revision, "policy refused: {text}"),
+        }
+    }
+
+    fn on_goaway(&mut self, goaway: &GoAway) {
+        let now = Instant::now();
+        let spread = Duration::from_millis(goaway.spread_ms.into());
+        let from = now + spread.mul_f64(self.setup.spread_share);
+        tracing::info!(text = goaway.text, "the gateway asks to go elsewhere");
+        self.leaving = Some(Leaving { from, by: from + LEAVE_MAX, endpoints: goaway.endpoints.clone() });
+    }
+
+    fn check_leaving(&mut self, now: Instant) -> Option<LineEnd> {
+        let leaving = self.leaving.as_mut()?;
+        let idle = self.shared.with(|core| core.in_flight() == 0);
+        if now < leaving.from || (now < leaving.by && !idle) {
+            return None;
+        }
+        let endpoints = std::mem::take(&mut leaving.endpoints);
+        self.machine.control().close(CloseCode::Done, "");
+        Some(self.end("the gateway asked to go elsewhere".to_owned(), Next::Elsewhere(endpoints)))
+    }
+
+    /// The gateway's last words.
+    fn closed(&mut self, code: CloseCode, text: &str) -> LineEnd {
+        let reason = format!("the gateway closed the connection ({code:?}): {text}");
+        let next = match code {
+            CloseCode::Unauthorized => Next::Never(RpcErrorKind::PermissionDenied),
+            CloseCode::TakenOver => Next::Never(RpcErrorKind::SessionLost),
+            _ => match self.leaving.take() {
+                Some(leaving) => Next::Elsewhere(leaving.endpoints),
+                None => Next::Again,
+            },
+        };
+        self.end(reason, next)
+    }
+
+    fn broken(&mut self, error: &LinkError) -> LineEnd {
+        let next = if error.code == CloseCode::HeartbeatMissed { Next::AtOnce } else { Next::Again };
+        self.end(error.to_string(), next)
+    }
+
+    fn lost(&mut self, reason: String) -> LineEnd {
+        let next = match self.leaving.take() {
+            Some(leaving) => Next::Elsewhere(leaving.endpoints),
+            None => Next::Again,
+        };
+        self.end(reason, next)
+    }
+
+    fn end(&self, reason: String, next: Next) -> LineEnd {
+        LineEnd { reason, was_online: self.online, next }
+    }
+
+    fn fill(&mut self, now: Instant, bytes_max: usize) {
+        if self.out.len() < bytes_max {
+            let room = bytes_max - self.out.len();
+            self.machine.poll_transmit(now, &mut self.out, room);
+        }
+    }
+
+    async fn say_last_words(&mut self) -> std::io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        self.stream.write_all_buf(&mut self.out).await?;
+        self.stream.shutdown().await
+    }
+
+    fn next_timeout(&mut self) -> Instant {
+        let mut due = self.machine.poll_timeout();
+        let mut sooner = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
+        if !self.online {
+            sooner(self.welcome_due);
+        }
+        if let Some(leaving) = &self.leaving {
+            let now = Instant::now();
+            sooner(if now < leaving.from { leaving.from } else { leaving.by });
+        }
+        due.unwrap_or_else(|| Instant::now() + NOTHING_DUE)
+    }
+}
+
+/// A look at the clock where no machine asks for one.
+const NOTHING_DUE: Duration = Duration::from_secs(60);
+
+impl Machine {
+    fn control(&mut self) -> &mut link::Control {
+        match self {
+            Self::Tcp(connection) => connection.control(),
+            Self::Quic(control, _) => control,
+        }
+    }
+
+    fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
+        match self {
+            Self::Tcp(connection) => connection.handle_bytes(now, input),
+            Self::Quic(control, _) => control.handle_bytes(now, input),
+        }
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        match self {
+            Self::Tcp(connection) => connection.poll_event(),
+            Self::Quic(control, _) => control.poll_event(),
+        }
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) -> usize {
+        match self {
+            Self::Tcp(connection) => connection.poll_transmit(now, out, bytes_max),
+            Self::Quic(control, _) => control.poll_transmit(now, out, bytes_max),
+        }
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        match self {
+            Self::Tcp(connection) => connection.poll_timeout(),
+            Self::Quic(control, _) => control.poll_timeout(),
+        }
+    }
+
+    /// Gives the machine everything that waits for it.
+    fn tell(&mut self, core: &mut Core, online: bool, may_open: bool, now: Instant) {
+        if online {
+            tell_control(self.control(), core);
+        }
+        let resets = core.take_resets();
+        match self {
+            Self::Tcp(connection) => {
+                let cancelled = RpcError::new(
+                    RpcErrorKind::Cancelled,
+                    link::Execution::MayHaveRun,
+                    "the client lost interest",
+                );
+                resets.iter().for_each(|&seq| connection.reset(seq, &cancelled));
+                tell_connection(connection, core, may_open, now);
+            }
+            Self::Quic(control, streams) => streams.tell(control, core, may_open),
+        }
+    }
+
+    /// Continues a request of an earlier connection on this one; on TCP, HELLO has done so.
+    fn attach(&mut self, core: &mut Core, key: crate::core::Key, messages_received: u64) {
+        if let Self::Quic(control, streams) = self {
+            streams.attach(control, core, key, messages_received);
+        }
+    }
+
+    /// Waits until a task of a QUIC stream has ended.
+    async fn streams_ended(&mut self) {
+        match self {
+            Self::Tcp(_) => std::future::pending().await,
+            Self::Quic(_, streams) => streams.ended().await,
+        }
+    }
+}
+
+/// Publishes wait here while more than this is queued in the machine.
+const PUBLISH_QUEUE_BYTES: usize = 64 << 10;
+
+fn tell_control(control: &mut link::Control, core: &mut Core) {
+    while let Some(ack) = core.session.take_ack() {
+        control.ack(ack);
+    }
+    if let Some(id) = core.session.take_push_ack() {
+        control.push_ack(id);
+    }
+    if let Some(subscribe) = core.take_subscribe() {
+        control.subscribe(subscribe);
+    }
+    if control.queued_bytes() < PUBLISH_QUEUE_BYTES {
+        for publish in core.take_publishes() {
+            if let Err(error) = control.publish(&publish) {
+                core.publish_failed(publish.id, error);
+            }
+        }
+    }
+}
+
+fn tell_connection(connection: &mut Connection, core: &mut Core, may_open: bool, now: Instant) {
+    let mut waiting = Vec::new();
+    while let Some(key) = core.next_dirty() {
+        let streams_max = connection.control().peer().limits.streams_max as usize;
+        let may_open = may_open && connection.streams_open() < streams_max;
+        if !core.pump(key, connection, may_open, now) {
+            waiting.push(key);
+        }
+    }
+    core.put_back(waiting);
+}
+
+impl RequestSink for Connection {
+    fn request(&mut self, seq: u64, head: RequestHead, end: bool) -> Result<(), RpcError> {
+        self.send_request(seq, head, end)
+    }
+
+    fn message(&mut self, seq: u64, message: bytes::Bytes, end: bool) -> Result<(), RpcError> {
+        self.send_message(seq, message, end)
+    }
+
+    fn end(&mut self, seq: u64) -> Result<(), RpcError> {
+        self.send_end(seq)
+    }
+
+    fn capacity(&mut self, seq: u64) -> usize {
+        self.send_capacity(seq)
+    }
+
+    fn credit(&mut self, seq: u64, bytes: usize) {
+        Connection::credit(self, seq, bytes);
+    }
+}

@@ -1,0 +1,273 @@
+//! Requests on QUIC: each has a stream and a task of its own.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use quinn::{RecvStream, SendStream};
+use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+use towline_protocols::link::{
+    self, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
+};
+
+use crate::core::{Core, Key, RequestSink, Shared, SharedWakers};
+
+/// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
+pub(super) const CONTROL_PRIORITY: i32 = 8;
+/// Message bytes that wait for one stream.
+const OUT_BYTES_MAX: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
+/// How long a cancelled request may take to say so.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+/// The streams of one connection. Dropping it ends their tasks.
+pub(super) struct Streams {
+    shared: Arc<Shared>,
+    connection: quinn::Connection,
+    /// Requests that have a task.
+    carried: HashSet<u64>,
+    tasks: JoinSet<u64>,
+}
+
+impl Streams {
+    pub(super) fn new(shared: Arc<Shared>, connection: quinn::Connection) -> Self {
+        Self { shared, connection, carried: HashSet::new(), tasks: JoinSet::new() }
+    }
+
+    /// Opens streams for new requests, and wakes those that have something to send.
+    pub(super) fn tell(&mut self, control: &link::Control, core: &mut Core, may_open: bool) {
+        let mut waiting = Vec::new();
+        while let Some(key) = core.next_dirty() {
+            let Some(call) = core.call(key) else { continue };
+            if call.is_over() || self.carried.contains(&call.seq) {
+                call.wakers.stream.notify_one();
+            } else if may_open && call.may_begin() {
+                self.spawn(control, core, key, None);
+            } else {
+                waiting.push(key);
+            }
+        }
+        core.put_back(waiting);
+    }
+
+    /// Asks for the answer of a request that an earlier connection carried.
+    pub(super) fn attach(&mut self, control: &link::Control, core: &mut Core, key: Key, received: u64) {
+        self.spawn(control, core, key, Some(received));
+    }
+
+    /// Waits for the end of a stream's task; for ever while there is none. Safe to cancel.
+    pub(super) async fn ended(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok(seq)) => {
+                self.carried.remove(&seq);
+            }
+            Some(Err(error)) => tracing::error!("the task of a stream failed: {error}"),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn spawn(&mut self, control: &link::Control, core: &mut Core, key: Key, attach: Option<u64>) {
+        let Some(call) = core.call(key) else { return };
+        let seq = call.seq;
+        if !self.carried.insert(seq) {
+            return;
+        }
+        let task = Task {
+            shared: Arc::clone(&self.shared),
+            wakers: Arc::clone(&call.wakers),
+            key,
+            seq,
+            priority: CONTROL_PRIORITY - 1 - i32::from(call.urgency()),
+            attach,
+        };
+        let (connection, settings) = (self.connection.clone(), control.stream_settings());
+        self.tasks.spawn(async move {
+            if let Err(Lost(reason)) = Box::pin(task.run(connection, settings)).await {
+                // The connection's own end says the same; the next one carries the request on.
+                tracing::debug!(seq, "stream lost: {reason}");
+            }
+            seq
+        });
+    }
+}
+
+/// The connection, and with it the stream, is gone.
+struct Lost(String);
+
+impl<E: std::error::Error> From<E> for Lost {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    wakers: SharedWakers,
+    key: Key,
+    seq: u64,
+    priority: i32,
+    attach: Option<u64>,
+}
+
+impl Task {
+    async fn run(self, connection: quinn::Connection, settings: StreamSettings) -> Result<(), Lost> {
+        let (send, recv) = tokio::select! {
+            opened = connection.open_bi() => opened?,
+            () = self.gone() => return Ok(()),
+        };
+        send.set_priority(self.priority)?;
+        let mut stream = Stream {
+            codec: StreamCodec::client(settings, self.seq),
+            recv,
+            input: BytesMut::new(),
+            half: Half { send, out: BytesMut::new(), end_sent: self.attach.is_some(), finished: false },
+        };
+        if let Some(messages_received) = self.attach {
+            stream.codec.send_attach(messages_received, &mut stream.half.out);
+        }
+        while self.turn(&mut stream).await? {}
+        Ok(())
+    }
+
+    /// One turn; false behind the last one.
+    async fn turn(&self, stream: &mut Stream) -> Result<bool, Lost> {
+        let (gone, reads) = self.shared.with(|core| {
+            if core.is_gone(self.seq) {
+                return (true, false);
+            }
+            core.pump(self.key, stream, true, Instant::now());
+            (false, core.call(self.key).is_some_and(|call| call.wants_more()))
+        });
+        if gone {
+            stream.cancel().await;
+            return Ok(false);
+        }
+        tokio::select! {
+            written = stream.half.write() => written?,
+            read = stream.recv.read_chunk(READ_BYTES, true), if reads => return self.on_read(stream, read),
+            () = self.wakers.stream.notified() => {}
+        }
+        Ok(true)
+    }
+
+    fn on_read(
+        &self,
+        stream: &mut Stream,
+        read: Result<Option<quinn::Chunk>, quinn::ReadError>,
+    ) -> Result<bool, Lost> {
+        let fin = matches!(read, Ok(None));
+        let handled = match read {
+            Ok(Some(chunk)) => {
+                stream.input.extend_from_slice(&chunk.bytes);
+                stream.codec.handle_bytes(&mut stream.input)
+            }
+            Ok(None) => stream.codec.handle_fin(&stream.input),
+            Err(quinn::ReadError::Reset(code)) => Err(reset_by_gateway(code)),
+            Err(error) => return Err(error.into()),
+        };
+        let taken = handled.and_then(|()| {
+            while let Some(event) = stream.codec.poll_event()? {
+                self.shared.on_event(event);
+            }
+            Ok(())
+        });
+        if let Err(error) = taken {
+            self.shared.on_event(Event::Reset { seq: self.seq, error });
+            return Ok(true);
+        }
+        // Behind the end of a whole answer there is nothing to do.
+        Ok(!fin && !self.shared.with(|core| core.is_complete(self.seq)))
+    }
+
+    /// Resolves when nobody wants the answer any more.
+    async fn gone(&self) {
+        loop {
+            let notified = self.wakers.stream.notified();
+            if self.shared.with(|core| core.is_gone(self.seq)) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+struct Stream {
+    codec: StreamCodec,
+    recv: RecvStream,
+    input: BytesMut,
+    half: Half,
+}
+
+/// The sending half.
+struct Half {
+    send: SendStream,
+    out: BytesMut,
+    /// The codec was given the end of this half.
+    end_sent: bool,
+    /// The stream's own end was sent.
+    finished: bool,
+}
+
+impl Half {
+    /// Writes what waits, then ends the half if it has ended; for ever pending when nothing is to be done.
+    /// Safe to cancel.
+    async fn write(&mut self) -> Result<(), Lost> {
+        if !self.out.is_empty() {
+            self.send.write_buf(&mut self.out).await?;
+        } else if self.end_sent && !self.finished {
+            self.finished = true;
+            self.send.finish()?;
+        } else {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Tells the gateway that the answer is not wanted.
+    async fn cancel(&mut self) {
+        let text = "the client lost interest";
+        let error = RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text);
+        if !self.half.finished {
+            self.codec.reset(&error, &mut self.half.out);
+            // A gateway that does not read it sees the stream stopped.
+            let _ = timeout(LAST_WORDS_MAX, self.half.send.write_all_buf(&mut self.half.out)).await;
+            let _ = self.half.send.finish();
+        }
+        let _ = self.recv.stop(0u32.into());
+    }
+}
+
+impl RequestSink for Stream {
+    fn request(&mut self, _seq: u64, head: RequestHead, end: bool) -> Result<(), RpcError> {
+        self.half.end_sent |= end;
+        self.codec.send_request(&head, end, &mut self.half.out)
+    }
+
+    fn message(&mut self, _seq: u64, message: Bytes, end: bool) -> Result<(), RpcError> {
+        self.half.end_sent |= end;
+        self.codec.send_message(message, end, &mut self.half.out)
+    }
+
+    fn end(&mut self, _seq: u64) -> Result<(), RpcError> {
+        self.half.end_sent = true;
+        self.codec.send_end(&mut self.half.out);
+        Ok(())
+    }
+
+    fn capacity(&mut self, _seq: u64) -> usize {
+        OUT_BYTES_MAX.saturating_sub(self.half.out.len())
+    }
+
+    /// QUIC's own flow control follows from what is read.
+    fn credit(&mut self, _seq: u64, _bytes: usize) {}
+}
+
+fn reset_by_gateway(code: quinn::VarInt) -> RpcError {
+    let text = format!("the gateway reset the request's stream (code {code})");
+    RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, text)
+}

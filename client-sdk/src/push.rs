@@ -1,0 +1,107 @@
+//! Messages that nobody asked for, in the order in which the gateway numbered them.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use towline_protocols::link::Priority;
+
+use crate::{core::Shared, state::ConnectionState};
+
+/// A pushed message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Push {
+    /// Counts up within the session.
+    pub id: u64,
+    /// Topic name.
+    pub topic: String,
+    /// Media type, may be empty.
+    pub content_type: String,
+    /// Payload.
+    pub payload: Bytes,
+    /// Urgency.
+    pub priority: Priority,
+}
+
+impl Push {
+    pub(crate) fn from_wire(push: towline_protocols::link::Push) -> Self {
+        Self {
+            id: push.id,
+            topic: String::from_utf8_lossy(&push.topic).into_owned(),
+            content_type: String::from_utf8_lossy(&push.content_type).into_owned(),
+            payload: push.payload,
+            priority: push.priority,
+        }
+    }
+}
+
+impl fmt::Debug for Push {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Push")
+            .field("id", &self.id)
+            .field("topic", &self.topic)
+            .field("content_type", &self.content_type)
+            .field("payload_bytes", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hands out pushes, each once and in order. A push is acknowledged to the gateway when the next one is
+/// asked for, or when the listener is dropped: an app that dies while it handles a push gets it again.
+/// Several listeners of one client share the pushes out among them.
+pub struct Pushes {
+    shared: Arc<Shared>,
+    handled: Option<u64>,
+}
+
+impl Pushes {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, handled: None }
+    }
+
+    /// The next push; `None` once the client is closed. Safe to cancel.
+    pub async fn next(&mut self) -> Option<Push> {
+        self.acknowledge();
+        let mut states = self.shared.states.subscribe();
+        loop {
+            if let Some(push) = self.take() {
+                return Some(push);
+            }
+            let closed = states.wait_for(|state| matches!(state, ConnectionState::Closed { .. }));
+            tokio::select! {
+                () = self.shared.pushes.notified() => {}
+                _ = closed => return self.take(),
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Push> {
+        let (push, more) = self.shared.with(|core| (core.received.pop_front(), !core.received.is_empty()));
+        if more {
+            // Another listener may wait for it: a notification wakes only one.
+            self.shared.pushes.notify_one();
+        }
+        self.handled = push.as_ref().map(|push| push.id);
+        push
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(id) = self.handled.take() else { return };
+        let again = self.shared.with(|core| {
+            core.session.push_taken(id);
+            core.touch_control();
+            let again = core.pushes_left_out && core.received.is_empty();
+            core.reconnect |= again;
+            again
+        });
+        if again {
+            // What found no place is sent again to the session's next connection.
+            self.shared.line.notify_one();
+        }
+    }
+}
+
+impl Drop for Pushes {
+    fn drop(&mut self) {
+        self.acknowledge();
+    }
+}

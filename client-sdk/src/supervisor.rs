@@ -1,0 +1,204 @@
+//! Keeps the line up: connects, hands the connection over, and decides when and where to connect again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use towline_protocols::{
+    compress::Compressor,
+    link::{self, Filter, Header, Hello, RpcErrorKind},
+};
+
+use crate::{
+    backoff::Backoff,
+    config::{ClientConfig, Endpoint, Policy},
+    connect::{ConnectError, Connector, Wire},
+    core::Shared,
+    error::StartError,
+    line::{self, LineEnd, Next, Setup},
+    state::ConnectionState,
+};
+
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    config: ClientConfig,
+    link: Arc<link::Config>,
+    connector: Connector,
+    backoff: Backoff,
+    /// The next endpoint to try.
+    place: usize,
+    /// Endpoints that a GOAWAY named, tried before the configured ones.
+    advised: Vec<Endpoint>,
+}
+
+enum Pause {
+    Over,
+    Closed,
+}
+
+impl Supervisor {
+    pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Result<Self, StartError> {
+        let connector = Connector::new(&config)?;
+        let link = Arc::new(link_config(&config)?);
+        let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
+        let place = backoff.pick(config.endpoints.len());
+        Ok(Self { shared, config, link, connector, backoff, place, advised: Vec::new() })
+    }
+
+    /// Runs until the client is closed.
+    pub(crate) async fn run(mut self) {
+        let (kind, reason) = loop {
+            self.shared.set_state(ConnectionState::Connecting);
+            let shared = Arc::clone(&self.shared);
+            let outcome = tokio::select! {
+                outcome = self.attempt() => outcome,
+                reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
+            };
+            let end = match outcome {
+                Ok(wire) => Box::pin(line::run(wire, self.setup())).await,
+                Err(error) => LineEnd { reason: error.0, was_online: false, next: Next::Again },
+            };
+            if let Next::Never(kind) = end.next {
+                break (kind, end.reason);
+            }
+            self.shared.set_state(ConnectionState::Offline { reason: end.reason.clone() });
+            tracing::debug!(reason = end.reason, "offline");
+            let delay = self.after(&end);
+            if let Pause::Closed = self.pause(delay).await {
+                break (RpcErrorKind::Cancelled, "closed by the app".to_owned());
+            }
+        };
+        self.shared.with(|core| core.close(kind, &reason));
+        self.shared.set_state(ConnectionState::Closed { reason });
+    }
+
+    async fn attempt(&mut self) -> Result<Wire, ConnectError> {
+        let endpoint = self.next_endpoint();
+        let policy = self.shared.policy.borrow().clone();
+        let wire = self.connector.clone().connect(endpoint, policy).await?;
+        self.connector.learn(wire.transport(), Instant::now());
+        Ok(wire)
+    }
+
+    fn next_endpoint(&mut self) -> Endpoint {
+        if let Some(endpoint) = self.advised.pop() {
+            return endpoint;
+        }
+        let endpoint = self.config.endpoints[self.place % self.config.endpoints.len()].clone();
+        self.place = self.place.wrapping_add(1);
+        endpoint
+    }
+
+    /// What is to be remembered of a connection's end, and how long to wait.
+    fn after(&mut self, end: &LineEnd) -> Duration {
+        if end.was_online {
+            self.backoff.reset();
+            // What worked is tried first.
+            self.place = self.place.wrapping_sub(1);
+        }
+        match &end.next {
+            Next::AtOnce if end.was_online => {
+                self.connector.network_changed();
+                Duration::ZERO
+            }
+            Next::Elsewhere(endpoints) => {
+                self.advised = endpoints.iter().rev().filter_map(|text| text.parse().ok()).collect();
+                Duration::ZERO
+            }
+            _ => {
+                let policy = self.shared.policy.borrow();
+                self.backoff.next(policy.backoff_min, policy.backoff_max)
+            }
+        }
+    }
+
+    /// Waits, but not longer than until the network changes.
+    async fn pause(&mut self, delay: Duration) -> Pause {
+        let shared = Arc::clone(&self.shared);
+        let waiting = sleep(delay);
+        tokio::pin!(waiting);
+        loop {
+            let (closing, changed) =
+                shared.with(|core| (core.closing.is_some(), std::mem::take(&mut core.reconnect)));
+            if closing {
+                return Pause::Closed;
+            }
+            if changed {
+                self.connector.network_changed();
+                return Pause::Over;
+            }
+            tokio::select! {
+                () = &mut waiting => return Pause::Over,
+                () = shared.supervisor.notified() => {}
+            }
+        }
+    }
+
+    fn setup(&mut self) -> Setup {
+        let policy = self.shared.policy.borrow().clone();
+        Setup {
+            shared: Arc::clone(&self.shared),
+            link: Arc::clone(&self.link),
+            base: self.hello(&policy),
+            spread_share: self.backoff.share(Duration::from_secs(1)).as_secs_f64(),
+            welcome_timeout: policy.connect_timeout,
+        }
+    }
+
+    fn hello(&self, policy: &Policy) -> Hello {
+        let config = &self.config;
+        let credentials = config.credentials.as_ref();
+        let filter = |filter: &String| Filter { filter: filter.clone(), qos: 1 };
+        let header = |(name, value): &(String, String)| Header {
+            name: name.to_ascii_lowercase().into_bytes().into(),
+            value: value.clone().into_bytes().into(),
+        };
+        Hello {
+            session_headers: config.session_headers.iter().map(header).collect(),
+            next_beat_s: policy.heartbeat.as_secs().try_into().unwrap_or(u32::MAX),
+            user: credentials.map(|it| it.user.clone()).unwrap_or_default(),
+            password: credentials.map(|it| it.password.clone()).unwrap_or_default(),
+            topics: self.shared.with(|core| core.topics.iter().map(filter).collect()),
+            agent: config.agent.clone(),
+            policy_revision: policy.revision,
+            ..Hello::default()
+        }
+    }
+}
+
+/// Resolves when the app has closed the client.
+async fn closed(shared: &Shared) -> String {
+    loop {
+        let notified = shared.supervisor.notified();
+        if let Some(reason) = shared.with(|core| core.closing.clone()) {
+            return reason;
+        }
+        notified.await;
+    }
+}
+
+fn link_config(config: &ClientConfig) -> Result<link::Config, StartError> {
+    let limits = &config.limits;
+    let bytes = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let dictionaries = towline_dictionaries::builtin_set(COMPRESSION_LEVEL)
+        .map_err(|error| StartError::Dictionaries(error.to_string()))?;
+    Ok(link::Config {
+        limits: link::Limits {
+            stream_window: limits.stream_window,
+            connection_window: limits.connection_window,
+            header_list_bytes_max: bytes(limits.header_list_bytes_max),
+            message_bytes_max: bytes(limits.message_bytes_max),
+            ..link::Limits::default()
+        },
+        dictionaries,
+        compressor: Some(Compressor::default()),
+        ping_timeout: limits.pong_timeout,
+        agent: config.agent.clone(),
+        ..link::Config::default()
+    })
+}
+
+/// zstd's own default: higher levels cost a phone more time than they save it bytes.
+const COMPRESSION_LEVEL: i32 = 3;

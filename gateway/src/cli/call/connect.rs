@@ -1,0 +1,87 @@
+//! The options that `towline call` and `towline listen` share: where to connect, whom to trust, as whom.
+
+use std::{fs, path::PathBuf};
+
+use towline_client::{Client, ClientConfig, Credentials, Endpoint, Transports};
+
+/// Where, whom to trust, as whom.
+#[derive(clap::Args, Debug)]
+pub struct ConnectArgs {
+    /// Gateway; repeat it to name several
+    #[arg(long = "connect", value_name = "HOST:PORT", default_value = "localhost:8443")]
+    endpoints: Vec<Endpoint>,
+    /// PEM file of the certificate authority to trust
+    #[arg(long, value_name = "FILE", required_unless_present = "plaintext")]
+    ca: Option<PathBuf>,
+    /// Speak without encryption, over TCP; the gateway has to allow it
+    #[arg(long, conflicts_with = "ca")]
+    plaintext: bool,
+    /// Transports to use
+    #[arg(long, value_enum, default_value = "auto")]
+    transport: TransportArg,
+    /// Name of this client; random when left out
+    #[arg(long, value_name = "NAME")]
+    client_id: Option<String>,
+    /// File that keeps the client's name and secret, so that its session survives a restart
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// User name, where the gateway asks for one
+    #[arg(long, requires = "password_file")]
+    user: Option<String>,
+    /// File whose first line is the password
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum TransportArg {
+    /// QUIC first, TCP beside it when QUIC is slow to answer
+    Auto,
+    Quic,
+    Tcp,
+}
+
+impl ConnectArgs {
+    /// The client's configuration.
+    pub fn config(&self) -> Result<ClientConfig, String> {
+        let mut config = if self.plaintext {
+            if self.transport == TransportArg::Quic {
+                return Err("QUIC is always encrypted: --plaintext goes with --transport tcp".to_owned());
+            }
+            ClientConfig::plaintext(self.endpoints.clone())
+        } else {
+            let path = self.ca.as_ref().ok_or("name the certificate authority with --ca FILE")?;
+            ClientConfig::new(self.endpoints.clone(), read(path)?)
+        };
+        if !self.plaintext {
+            config.transports = match self.transport {
+                TransportArg::Auto => Transports::QuicAndTcp,
+                TransportArg::Quic => Transports::Quic,
+                TransportArg::Tcp => Transports::Tcp,
+            };
+        }
+        config.client_id = self.client_id.clone();
+        config.identity_file = self.identity.clone();
+        config.credentials = self.credentials()?;
+        config.agent = concat!("towline-cli/", env!("CARGO_PKG_VERSION")).to_owned();
+        Ok(config)
+    }
+
+    /// A client that connects in the background.
+    pub fn start(&self) -> Result<Client, String> {
+        Client::start(self.config()?).map_err(|error| error.to_string())
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, String> {
+        let (Some(user), Some(path)) = (&self.user, &self.password_file) else { return Ok(None) };
+        let bytes = read(path)?;
+        let text = String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8", path.display()))?;
+        let password = text.lines().next().unwrap_or_default().to_owned();
+        Ok(Some(Credentials { user: user.clone(), password }))
+    }
+}
+
+/// Reads a whole file and names it when that fails.
+pub fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,207 @@
+//! Header lists of the link and HTTP messages of the router, one made of the other.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    header::{CONTENT_TYPE, TE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use towline_protocols::{
+    hpack::HeaderField,
+    link::{Execution, RequestHead, RpcError, RpcErrorKind},
+};
+
+use crate::request::{Body, Origin, Request};
+
+/// Fields that speak of one HTTP/1.1 connection; RFC 9113, section 8.2.2 bars them from multiplexed ones.
+const CONNECTION_FIELDS: [&str; 5] =
+    ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
+/// Makes the router's request of a link request's head. `session_headers` fill in what it does not carry.
+pub(super) fn request(
+    head: &RequestHead,
+    session_headers: &[HeaderField],
+    origin: &Arc<Origin>,
+    body: Body,
+    now: Instant,
+) -> Result<Request, RpcError> {
+    let mut http = http::Request::new(body);
+    let pseudo = Pseudo::read(&head.fields)?;
+    *http.method_mut() = pseudo.method;
+    *http.uri_mut() = uri(pseudo.path, pseudo.authority, origin.encrypted)?;
+    let headers = http.headers_mut();
+    for field in head.fields.iter().filter(|field| !field.name.starts_with(b":")) {
+        let (name, value) = header(field)?;
+        headers.append(name, value);
+    }
+    for field in session_headers {
+        let (name, value) = header(field)?;
+        if !headers.contains_key(&name) {
+            headers.append(name, value);
+        }
+    }
+    Ok(Request {
+        origin: Arc::clone(origin),
+        deadline: head.deadline.map(|left| now + left.min(DEADLINE_MAX)),
+        priority: head.priority,
+        idempotent: head.idempotent,
+        http,
+    })
+}
+
+/// A caller that would wait longer than a day does not exist; the bound keeps `Instant` from overflowing.
+const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
+
+/// Whether the messages are gRPC's, which carry a five-byte prefix on HTTP/2 and none on the link.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The head of an answer as a header list, `:status` first.
+pub(super) fn response_fields(response: &http::response::Parts) -> Vec<HeaderField> {
+    let mut fields = Vec::with_capacity(response.headers.len() + 1);
+    fields.push(HeaderField::new(":status", response.status.as_str().to_owned()));
+    fields.extend(self::fields(&response.headers));
+    fields
+}
+
+/// Header fields or trailers as a header list.
+pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = HeaderField> {
+    let carried = headers.iter().filter(|(name, _)| !CONNECTION_FIELDS.contains(&name.as_str()));
+    carried.map(|(name, value)| HeaderField {
+        name: name.as_str().to_owned().into(),
+        value: value.as_bytes().to_vec().into(),
+        sensitive: value.is_sensitive(),
+    })
+}
+
+struct Pseudo {
+    method: Method,
+    path: PathAndQuery,
+    authority: Option<Authority>,
+}
+
+impl Pseudo {
+    /// RFC 9113, section 8.3.1: pseudo-header fields come first, once each.
+    fn read(fields: &[HeaderField]) -> Result<Self, RpcError> {
+        let (mut method, mut path, mut authority) = (None, None, None);
+        let mut regular_seen = false;
+        for field in fields {
+            if !field.name.starts_with(b":") {
+                regular_seen = true;
+                continue;
+            }
+            if regular_seen {
+                return Err(malformed("a pseudo-header field stands behind a regular one"));
+            }
+            let place = match &*field.name {
+                b":method" => &mut method,
+                b":path" => &mut path,
+                b":authority" => &mut authority,
+                // The transport is what it is; a scheme that says otherwise changes nothing.
+                b":scheme" => continue,
+                _ => return Err(malformed("a pseudo-header field is unknown")),
+            };
+            if place.replace(&field.value).is_some() {
+                return Err(malformed("a pseudo-header field stands twice"));
+            }
+        }
+        let method = method.ok_or_else(|| malformed(":method is missing"))?;
+        let path = path.ok_or_else(|| malformed(":path is missing"))?;
+        let authority = authority.map(|value| Authority::from_maybe_shared(value.clone()));
+        Ok(Self {
+            method: Method::from_bytes(method).map_err(|_| malformed(":method is no token"))?,
+            path: PathAndQuery::from_maybe_shared(path.clone())
+                .ok()
+                .filter(|path| path.as_str().starts_with('/'))
+                .ok_or_else(|| malformed(":path is no absolute path"))?,
+            authority: authority.transpose().map_err(|_| malformed(":authority is no host"))?,
+        })
+    }
+}
+
+fn uri(path: PathAndQuery, authority: Option<Authority>, encrypted: bool) -> Result<Uri, RpcError> {
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = Some(path);
+    if authority.is_some() {
+        parts.scheme = Some(if encrypted { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = authority;
+    }
+    Uri::from_parts(parts).map_err(|_| malformed(":path and :authority do not make a URI"))
+}
+
+fn header(field: &HeaderField) -> Result<(HeaderName, HeaderValue), RpcError> {
+    let name = HeaderName::from_bytes(&field.name).map_err(|_| malformed("a field name is no token"))?;
+    let mut value = HeaderValue::from_maybe_shared(field.value.clone())
+        .map_err(|_| malformed(&format!("the value of {name} holds a control character")))?;
+    if CONNECTION_FIELDS.contains(&name.as_str()) || (name == TE && value != "trailers") {
+        return Err(malformed(&format!("{name} speaks of one connection and is not carried")));
+    }
+    value.set_sensitive(field.is_secret());
+    Ok((name, value))
+}
+
+fn malformed(rule: &str) -> RpcError {
+    RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+
+    use super::*;
+    use crate::request::Protocol;
+
+    fn check(fields: &[(&'static str, &'static str)], expected: Result<&str, &str>) {
+        let fields = fields.iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
+        let head = RequestHead { fields, ..RequestHead::default() };
+        let session = [HeaderField::from_static("x-app", "session")];
+        let origin = Arc::new(Origin {
+            listener: "edge".into(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            protocol: Protocol::LinkTcp,
+            encrypted: true,
+            client_id: None,
+            user: None,
+        });
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let shown = request(&head, &session, &origin, body, Instant::now()).map(|request| {
+            let app = request.http.headers()["x-app"].to_str().unwrap();
+            format!("{} {} {app}", request.http.method(), request.http.uri())
+        });
+        let shown = shown.as_deref().map_err(|error| error.message.as_str());
+        match (shown, expected) {
+            (Ok(shown), Ok(expected)) => assert_eq!(shown, expected),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
+            (shown, expected) => panic!("{shown:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_head_becomes_a_request() {
+        let post = [(":method", "POST"), (":path", "/a.B/C?d")];
+        check(&post, Ok("POST /a.B/C?d session"));
+        check(&[post[0], post[1], ("x-app", "own")], Ok("POST /a.B/C?d own"));
+        let host = (":authority", "api.example");
+        check(&[post[0], host, post[1]], Ok("POST https://api.example/a.B/C?d session"));
+    }
+
+    #[test]
+    fn a_head_that_breaks_a_rule_is_malformed() {
+        let (method, path) = ((":method", "GET"), (":path", "/"));
+        check(&[path], Err(":method is missing"));
+        check(&[method], Err(":path is missing"));
+        check(&[method, (":path", "relative")], Err("absolute path"));
+        check(&[method, path, path], Err("twice"));
+        check(&[method, path, (":proto", "x")], Err("unknown"));
+        check(&[method, ("a", "b"), path], Err("behind a regular one"));
+        check(&[method, path, ("transfer-encoding", "chunked")], Err("one connection"));
+        check(&[method, path, ("te", "gzip")], Err("one connection"));
+        check(&[method, path, ("b c", "d")], Err("no token"));
+        check(&[method, path, ("a", "x\ny")], Err("control character"));
+    }
+}

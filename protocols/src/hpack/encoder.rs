@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
 use super::{HeaderField, StaticTable, dynamic_table::DynamicTable, huffman, integer, static_table::Match};
 
@@ -91,7 +91,7 @@ impl Encoder {
         }
         put_string(&field.value, out);
         if indexing == Indexing::Incremental {
-            self.dynamic.insert(field.clone());
+            self.dynamic.insert(own_copy(field));
         }
     }
 
@@ -166,6 +166,14 @@ fn is_path_with_query(field: &HeaderField) -> bool {
     &*field.name == b":path" && field.value.contains(&b'?')
 }
 
+/// A copy in one allocation of its own: the caller's bytes may be slices of a large read buffer, which an
+/// entry would keep in memory.
+fn own_copy(field: &HeaderField) -> HeaderField {
+    let mut name = Bytes::from([&*field.name, &*field.value].concat());
+    let value = name.split_off(field.name.len());
+    HeaderField { name, value, sensitive: field.sensitive }
+}
+
 /// A string literal (section 5.2), by Huffman code where that is shorter.
 fn put_string(text: &[u8], out: &mut impl BufMut) {
     let encoded_len = huffman::encoded_len(text);
@@ -183,7 +191,7 @@ fn put_string(text: &[u8], out: &mut impl BufMut) {
 /// The index maps a hash to the newest entry that has it, counted from the first insertion on. A hash
 /// that two entries share loses the older one for the index, which costs bytes on the wire and nothing
 /// else, since each hit is compared with the entry itself. So keys are not stored twice, and the index
-/// has at most two words pairs for each entry.
+/// has at most two pairs of words for each entry.
 #[derive(Debug)]
 struct IndexedTable {
     table: DynamicTable,

@@ -205,6 +205,17 @@ mod tables {
     }
 
     #[test]
+    fn the_encoders_table_does_not_keep_the_callers_buffer_alive() {
+        let buffer = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
+        let sent = HeaderField::new(buffer.slice(..8), buffer.slice(8..20));
+        let mut encoder = Encoder::new(StaticTable::link(), 4096);
+        encoder.encode([&sent], &mut Vec::new());
+        drop(sent);
+        assert_eq!(encoder.table_size(), 8 + 12 + 32);
+        assert!(buffer.is_unique());
+    }
+
+    #[test]
     fn an_entry_of_the_whole_table_fits_and_one_more_byte_empties_it() {
         let mut decoder = Decoder::new(StaticTable::rfc7541(), 64, LIST_BYTES_MAX);
         let literal =

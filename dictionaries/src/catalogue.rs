@@ -1,5 +1,7 @@
 //! The dictionaries that come with the program.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use towline_protocols::compress::DictionarySet;
 
@@ -40,7 +42,19 @@ pub fn builtin() -> Result<Vec<DictionaryFile>, DictError> {
 /// The built-in dictionaries prepared to compress at `level`: what a gateway or a client holds when
 /// nothing else is configured.
 pub fn builtin_set(level: i32) -> Result<DictionarySet, DictError> {
+    load_set::<&Path>(&[], level)
+}
+
+/// The dictionaries of `files`, the most preferred first, and behind them the built-in ones, prepared to
+/// compress at `level`.
+pub fn load_set<P: AsRef<Path>>(files: &[P], level: i32) -> Result<DictionarySet, DictError> {
     let mut set = DictionarySet::new();
+    for path in files {
+        let path = path.as_ref();
+        let in_file = |source| DictError::File { path: path.to_owned(), source };
+        let dictionary = DictionaryFile::load(path)?;
+        set.insert(dictionary.prepare(level).map_err(in_file)?).map_err(in_file)?;
+    }
     for dictionary in builtin()? {
         set.insert(dictionary.prepare(level)?)?;
     }
@@ -65,7 +79,7 @@ mod tests {
     use towline_protocols::compress::{Compressor, LEVEL_DEFAULT, decompress};
 
     use super::*;
-    use crate::{SIZE_DEFAULT, demo, measure};
+    use crate::{SIZE_DEFAULT, TrainOptions, demo, measure, train};
 
     #[test]
     fn every_file_is_what_the_catalogue_says() {
@@ -97,6 +111,25 @@ mod tests {
             gain.percent()
         );
         assert!(gain.percent() >= 25.0, "{gain:?}");
+    }
+
+    #[test]
+    fn files_are_preferred_to_the_built_in_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.dict");
+        let samples: Vec<_> = (0..500).map(demo::message).collect();
+        let own = train(&samples, TrainOptions { size: 4096 }).unwrap();
+        own.save(&path).unwrap();
+        let built_in = folder.path().join("demo.dict");
+        builtin().unwrap()[0].save(&built_in).unwrap();
+
+        let ids = |files: &[&Path]| load_set(files, LEVEL_DEFAULT).unwrap().ids();
+        assert_eq!(ids(&[]), [BUILTIN[0].id]);
+        assert_eq!(ids(&[&path]), [own.id(), BUILTIN[0].id]);
+        assert_eq!(ids(&[&built_in, &path]), [BUILTIN[0].id, own.id()], "the same one twice counts once");
+
+        let missing = load_set(&[folder.path().join("missing.dict")], LEVEL_DEFAULT).unwrap_err();
+        assert!(missing.to_string().contains("missing.dict"), "{missing}");
     }
 
     #[test]

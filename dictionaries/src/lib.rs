@@ -12,7 +12,7 @@ mod gain;
 mod samples;
 mod train;
 
-pub use catalogue::{BUILTIN, Builtin, builtin, builtin_set};
+pub use catalogue::{BUILTIN, Builtin, builtin, builtin_set, load_set};
 pub use error::DictError;
 pub use file::DictionaryFile;
 pub use gain::{Gain, measure};

@@ -1,11 +1,24 @@
 //! The machine of a TCP connection, either side.
 
-use std::{sync::Arc, time::Instant};
+mod receive;
+mod stream;
+mod transmit;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Config, Control, Event, Hello, LinkError, Priority, RequestHead, RpcError};
-use crate::hpack::HeaderField;
+use super::{
+    Config, Control, Event, Execution, Hello, LinkError, Priority, RequestHead, Role, RpcError, RpcErrorKind,
+    frame::Frame,
+    message::{OutPart, misuse},
+};
+use crate::hpack::{Decoder, Encoder, HeaderField};
+use stream::{Item, Receiving, Sending, Stream};
 
 /// One TCP connection of the link protocol: bytes in, events out; commands in, bytes out.
 ///
@@ -18,24 +31,77 @@ use crate::hpack::HeaderField;
 #[derive(Debug)]
 pub struct Connection {
     control: Control,
+    streams: BTreeMap<u64, Stream>,
+    /// Streams that can send: urgency, turn, sequence number. The first is the next.
+    ready: BTreeSet<(u8, u64, u64)>,
+    turn: u64,
+    /// Streams that wait for credit of the connection.
+    blocked: Vec<u64>,
+    send_window: i64,
+    receive_window: i64,
+    credit_pending: u32,
+    /// Of all streams: compressed messages that are still arriving, and decompressed ones not consumed.
+    budgeted: usize,
+    /// The highest sequence number seen on this connection; what lies below and is not open is over.
+    seq_highest: u64,
+    /// Client: what HELLO waited for, until WELCOME says which of it the server has.
+    waiting: Vec<u64>,
+    encoder: Option<Box<Encoder>>,
+    decoder: Option<Box<Decoder>>,
+    /// Header block of the frame being written.
+    block: Vec<u8>,
 }
 
 impl Connection {
     /// The client's side. `hello` comes from [`super::client::Session::hello`]; limits and dictionaries
-    /// are filled in from the configuration. Requests may be sent at once.
+    /// are filled in from the configuration. Requests may be sent at once; those of `hello.waiting` are
+    /// open for their answer.
     pub fn client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
-        Self { control: Control::client(config, hello, now) }
+        let waiting: Vec<u64> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
+        let mut connection = Self::new(Control::tcp_client(config, hello, now));
+        for &seq in &waiting {
+            connection.open(seq, Priority::NORMAL).sending = Sending::Ended;
+        }
+        connection.waiting = waiting;
+        connection
     }
 
     /// The server's side; expects the preface.
     pub fn server(config: Arc<Config>, now: Instant) -> Self {
-        Self { control: Control::server(config, now) }
+        Self::new(Control::tcp_server(config, now))
+    }
+
+    fn new(control: Control) -> Self {
+        let limits = control.config().limits.clamped();
+        let send_window = control.peer().limits.connection_window.into();
+        Self {
+            control,
+            streams: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            turn: 0,
+            blocked: Vec::new(),
+            send_window,
+            receive_window: limits.connection_window.into(),
+            credit_pending: 0,
+            budgeted: 0,
+            seq_highest: 0,
+            waiting: Vec::new(),
+            encoder: None,
+            decoder: None,
+            block: Vec::new(),
+        }
     }
 
     /// Takes all whole frames off `input`; what remains is the beginning of one. After an error a CLOSE
     /// is ready to be transmitted and everything else is over.
     pub fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
-        self.control.handle_bytes(now, input)
+        self.control.on_received(now, input);
+        while let Some(frame) = self.control.next_frame(input)? {
+            if let Err(error) = self.handle_frame(now, frame) {
+                return Err(self.control.fail(error));
+            }
+        }
+        Ok(())
     }
 
     /// The next event. To be asked until `None` after each `handle_*` and `poll_transmit`.
@@ -47,7 +113,11 @@ impl Connection {
     /// says how much that was. Control frames come first, then the most urgent request, round robin among
     /// equals; asking for little at a time keeps a late urgent request from waiting behind bulk.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) -> usize {
-        self.control.poll_transmit(now, out, bytes_max)
+        let before = out.len();
+        self.control.take_control(out);
+        while out.len() - before < bytes_max && self.transmit_next(out) {}
+        self.control.on_sent(now, out.len() - before);
+        out.len() - before
     }
 
     /// When [`Connection::handle_timeout`] wants to be called.
@@ -68,26 +138,49 @@ impl Connection {
     /// Client: opens request `seq`. `end` says that no message follows. An error, with nothing sent, when
     /// a limit of the server is met.
     pub fn send_request(&mut self, seq: u64, head: RequestHead, end: bool) -> Result<(), RpcError> {
-        _ = (seq, head, end);
+        if self.control.is_closed() {
+            return Err(RpcError::new(
+                RpcErrorKind::SessionLost,
+                Execution::NotRun,
+                "the connection is closed",
+            ));
+        }
+        if self.control.role() != Role::Client || seq == 0 || self.streams.contains_key(&seq) {
+            return Err(misuse("the sequence number is in use, or this is the server"));
+        }
+        let streams_max = self.control.peer().limits.streams_max as usize;
+        if self.streams_open() >= streams_max {
+            return Err(limit(format!("{streams_max} requests are open, the server's streams_max")));
+        }
+        self.check_header_list(&head.fields)?;
+        let stream = self.open(seq, head.priority);
+        stream.sending = if end { Sending::Ending } else { Sending::Open };
+        stream.queue.push_back(Item::Request(Box::new(head), end));
+        self.schedule(seq);
         Ok(())
     }
 
     /// Server: makes request `seq`, which an earlier connection carried and HELLO.waiting names, able to
-    /// be answered on this one. To be called before [`Control::welcome`]'s answer can be followed.
+    /// be answered on this one.
     pub fn attach(&mut self, seq: u64, priority: Priority) {
-        _ = (seq, priority);
+        if !self.streams.contains_key(&seq) {
+            self.open(seq, priority).receiving = Receiving::Ended;
+        }
     }
 
     /// Server: begins the answer.
     pub fn send_response(&mut self, seq: u64, fields: Vec<HeaderField>, end: bool) -> Result<(), RpcError> {
-        _ = (seq, fields, end);
-        Ok(())
+        self.check_header_list(&fields)?;
+        self.enqueue(seq, Item::Response(fields, end), end)
     }
 
     /// Sends a whole message, compressed where that makes it smaller.
     pub fn send_message(&mut self, seq: u64, message: Bytes, end: bool) -> Result<(), RpcError> {
-        _ = (seq, message, end);
-        Ok(())
+        let message_bytes_max = self.control.peer().limits.message_bytes_max;
+        let compressor = self.control.peer().compressor.as_ref();
+        let stream = self.streams.get_mut(&seq).ok_or_else(over)?;
+        let part = stream.writer.message(message, end, compressor, message_bytes_max)?;
+        self.enqueue(seq, Item::Part(part), end)
     }
 
     /// Sends a part of a message that is passed on as it comes, uncompressed. `message_bytes` is the
@@ -99,49 +192,156 @@ impl Connection {
         part: Bytes,
         end: bool,
     ) -> Result<(), RpcError> {
-        _ = (seq, message_bytes, part, end);
-        Ok(())
+        let message_bytes_max = self.control.peer().limits.message_bytes_max;
+        let stream = self.streams.get_mut(&seq).ok_or_else(over)?;
+        match stream.writer.part(message_bytes, part, end, message_bytes_max)? {
+            Some(part) => {
+                let ends = part.ends();
+                self.enqueue(seq, Item::Part(part), ends)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Ends this side's half without a further message.
     pub fn send_end(&mut self, seq: u64) -> Result<(), RpcError> {
-        _ = seq;
-        Ok(())
+        self.streams.get(&seq).ok_or_else(over)?.writer.check_end()?;
+        self.enqueue(seq, Item::End, true)
     }
 
     /// Ends this side's half with trailers.
     pub fn send_trailers(&mut self, seq: u64, fields: Vec<HeaderField>) -> Result<(), RpcError> {
-        _ = (seq, fields);
-        Ok(())
+        self.streams.get(&seq).ok_or_else(over)?.writer.check_end()?;
+        self.check_header_list(&fields)?;
+        self.enqueue(seq, Item::Trailers(fields), true)
     }
 
-    /// Ends the request both ways; what is queued for it is dropped.
+    /// Ends the request both ways; what is queued for it is dropped. Also refuses a request that is not
+    /// open here.
     pub fn reset(&mut self, seq: u64, error: &RpcError) {
-        _ = (seq, error);
+        let unsent = self
+            .streams
+            .get(&seq)
+            .is_some_and(|stream| matches!(stream.queue.front(), Some(Item::Request(..))));
+        self.remove(seq);
+        // What never left needs no end.
+        if !unsent {
+            self.control.send(&Frame::Reset { seq, error: error.clone() });
+        }
     }
 
     /// The application consumed `bytes` of what [`Event::MessagePart`] brought: the peer may send more.
     pub fn credit(&mut self, seq: u64, bytes: usize) {
-        _ = (seq, bytes);
+        let Some(stream) = self.streams.get_mut(&seq) else { return };
+        let inflated = bytes.min(stream.inflated_held);
+        stream.inflated_held -= inflated;
+        self.budgeted -= inflated;
+        let plain = (bytes - inflated).min(stream.plain_held);
+        stream.plain_held -= plain;
+        self.grant(seq, plain);
+        self.remove_if_over(seq);
     }
 
     /// The application will not consume what else has arrived for a request that is over.
     pub fn forget(&mut self, seq: u64) {
-        _ = seq;
+        if self.streams.get(&seq).is_some_and(Stream::is_over) {
+            self.remove(seq);
+        }
     }
 
     /// How many message bytes a stream's queue still takes: one window less what waits in it. Callers
-    /// wait at 0; [`Event::Writable`] says when there is room again. More is not refused.
+    /// wait at 0; [`Event::Writable`] says when there is room again. More is not refused. 0 also for a
+    /// request that is not open.
     pub fn send_capacity(&mut self, seq: u64) -> usize {
-        _ = seq;
-        0
+        let window = self.queue_bytes_max();
+        let Some(stream) = self.streams.get_mut(&seq) else { return 0 };
+        let capacity = window.saturating_sub(stream.queued_bytes);
+        stream.is_starved |= capacity == 0;
+        capacity
     }
 
     /// Requests open now.
     pub fn streams_open(&self) -> usize {
-        0
+        self.streams.values().filter(|stream| !stream.is_over()).count()
     }
 
     /// Gives back memory that a burst left; for a connection that has become quiet.
-    pub fn compact(&mut self) {}
+    pub fn compact(&mut self) {
+        self.control.compact();
+        self.blocked.shrink_to_fit();
+        self.block = Vec::new();
+    }
+
+    fn open(&mut self, seq: u64, priority: Priority) -> &mut Stream {
+        let send_window = self.control.peer().limits.stream_window;
+        let receive_window = self.control.config().limits.clamped().stream_window;
+        self.seq_highest = self.seq_highest.max(seq);
+        self.streams.entry(seq).or_insert_with(|| Stream::new(priority, send_window, receive_window))
+    }
+
+    /// Drops a stream with all that is held for it; the connection gets its credit back.
+    fn remove(&mut self, seq: u64) -> Option<Stream> {
+        let stream = self.streams.remove(&seq)?;
+        if stream.is_scheduled && !self.ready.remove(&(stream.urgency, stream.turn, seq)) {
+            self.blocked.retain(|&blocked| blocked != seq);
+        }
+        self.budgeted -= stream.budgeted();
+        self.grant_connection(stream.plain_held);
+        Some(stream)
+    }
+
+    /// The server keeps nothing of a request it has answered; the client keeps what the application has
+    /// not consumed, since it counts against the connection's window.
+    fn remove_if_over(&mut self, seq: u64) {
+        let Some(stream) = self.streams.get(&seq) else { return };
+        let all_consumed = stream.plain_held + stream.inflated_held == 0;
+        if stream.is_over() && (all_consumed || self.control.role() == Role::Server) {
+            self.remove(seq);
+        }
+    }
+
+    fn enqueue(&mut self, seq: u64, item: Item, end: bool) -> Result<(), RpcError> {
+        let stream = self.streams.get_mut(&seq).ok_or_else(over)?;
+        if stream.sending != Sending::Open {
+            return Err(over());
+        }
+        stream.queued_bytes += item.message_bytes();
+        stream.queue.push_back(item);
+        if end {
+            stream.sending = Sending::Ending;
+        }
+        self.schedule(seq);
+        Ok(())
+    }
+
+    fn check_header_list(&self, fields: &[HeaderField]) -> Result<(), RpcError> {
+        let bytes: usize = fields.iter().map(HeaderField::size).sum();
+        let bytes_max = self.control.peer().limits.header_list_bytes_max as usize;
+        if bytes <= bytes_max {
+            return Ok(());
+        }
+        Err(limit(format!("header list of {bytes} bytes, the peer's header_list_bytes_max is {bytes_max}")))
+    }
+
+    /// One window: what waits beyond it could not be sent without the peer's consent anyway.
+    fn queue_bytes_max(&self) -> usize {
+        self.control.peer().limits.stream_window as usize
+    }
+}
+
+impl Item {
+    fn message_bytes(&self) -> usize {
+        match self {
+            Self::Part(part) => OutPart::len(part),
+            _ => 0,
+        }
+    }
+}
+
+fn over() -> RpcError {
+    RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "this half of the request is over")
+}
+
+fn limit(text: String) -> RpcError {
+    RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, text)
 }

@@ -1,148 +1,286 @@
 //! What a connection carries beside its requests: introduction, heartbeat, pushes, drain, policy.
 
+mod heartbeat;
+mod receive;
+
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{
-    Ack, CloseCode, Config, Event, GoAway, Hello, LinkError, Peer, Policy, Publish, Push, RpcError,
-    StreamSettings, Subscribe, Subscribed, Welcome,
+    Ack, CloseCode, Config, Event, Execution, GoAway, Hello, LinkError, Peer, Policy, Publish, Push, Role,
+    RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
+    frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
+use heartbeat::{Due, Heartbeat};
+
+/// Control frames that may wait for a peer that does not read. A peer that makes this side answer more
+/// (PINGs, refused requests) without taking the answers is closed.
+const CONTROL_BYTES_MAX: usize = 256 * 1024;
+/// Beyond this an emptied buffer is given back at once.
+const BUFFER_BYTES_KEPT: usize = 1024;
+/// Longest client id, bytes.
+pub(super) const CLIENT_ID_BYTES_MAX: usize = 64;
+/// Length of the session secret, bytes.
+pub(super) const SECRET_BYTES: usize = 16;
 
 /// The machine of a connection's control frames; on QUIC, of the control stream.
 ///
 /// Within a TCP [`super::Connection`] only the commands are used; its `handle_*` and `poll_*` include this
 /// machine's.
+///
+/// ```text
+///  server:  Preface -----------> Introduction --HELLO--> Open --CLOSE sent, received, or error--> Closed
+///  client:                       Introduction --WELCOME-> Open
+/// ```
 #[derive(Debug)]
 pub struct Control {
     config: Arc<Config>,
+    role: Role,
+    phase: Phase,
+    /// Whether this side's HELLO or WELCOME is on its way.
+    introduced: bool,
     peer: Peer,
+    heartbeat: Heartbeat,
+    /// Control frames, encoded.
+    out: BytesMut,
+    /// Pushes or publishes, encoded, with their urgency. They keep their order.
+    messages: VecDeque<(u8, Bytes)>,
+    messages_bytes: usize,
+    events: VecDeque<Event>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Preface,
+    Introduction,
+    Open,
+    Closed,
 }
 
 impl Control {
     /// A client's control stream on QUIC; `hello` comes from [`super::client::Session::hello`].
-    pub fn client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
-        _ = (hello, now);
-        Self { config, peer: Peer::default() }
+    pub fn client(config: Arc<Config>, mut hello: Hello, now: Instant) -> Self {
+        let mut control = Self::new(config, Role::Client, Phase::Introduction, now);
+        hello.limits = Some(control.config.announcement());
+        if hello.next_beat_s > 0 {
+            control.heartbeat.set_interval(Some(Duration::from_secs(hello.next_beat_s.into())));
+        }
+        control.send(&Frame::Hello(Box::new(hello)));
+        control.introduced = true;
+        control
     }
 
     /// A server's control stream on QUIC.
     pub fn server(config: Arc<Config>, now: Instant) -> Self {
-        _ = now;
-        Self { config, peer: Peer::default() }
+        Self::new(config, Role::Server, Phase::Introduction, now)
+    }
+
+    /// The client's side of a TCP connection begins with the preface.
+    pub(super) fn tcp_client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
+        let mut control = Self::client(config, hello, now);
+        let hello = control.out.split();
+        control.out.extend_from_slice(&PREFACE);
+        control.out.extend_from_slice(&hello);
+        control
+    }
+
+    /// The server's side of a TCP connection expects it.
+    pub(super) fn tcp_server(config: Arc<Config>, now: Instant) -> Self {
+        Self::new(config, Role::Server, Phase::Preface, now)
+    }
+
+    fn new(config: Arc<Config>, role: Role, phase: Phase, now: Instant) -> Self {
+        Self {
+            config,
+            role,
+            phase,
+            introduced: false,
+            peer: Peer::default(),
+            heartbeat: Heartbeat::new(now),
+            out: BytesMut::new(),
+            messages: VecDeque::new(),
+            messages_bytes: 0,
+            events: VecDeque::new(),
+        }
     }
 
     /// Takes all whole frames off `input`. After an error a CLOSE is ready to be transmitted and
     /// everything else is over.
     pub fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
-        _ = (now, input);
+        self.on_received(now, input);
+        while let Some(frame) = self.next_frame(input)? {
+            if let Err(error) = self.handle_frame(now, frame) {
+                return Err(self.fail(error));
+            }
+        }
         Ok(())
     }
 
     /// The next event. To be asked until `None` after each `handle_*`.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front()
     }
 
     /// Appends what is to be sent to `out`, about `bytes_max` at the most (a frame is never cut), and
     /// says how much that was.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) -> usize {
-        _ = (now, out, bytes_max);
-        0
+        let before = out.len();
+        self.take_control(out);
+        while out.len() - before < bytes_max && self.introduced {
+            let Some(message) = self.take_message() else { break };
+            out.extend_from_slice(&message);
+        }
+        self.on_sent(now, out.len() - before);
+        out.len() - before
     }
 
     /// When [`Control::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        match self.phase {
+            Phase::Closed => None,
+            _ => self.heartbeat.next(self.ping_timeout()),
+        }
     }
 
     /// The time has come: sends a beat, or finds that the peer broke its promise.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
-        _ = now;
-        Ok(())
+        if self.phase == Phase::Closed {
+            return Ok(());
+        }
+        match self.heartbeat.due(now, self.ping_timeout()) {
+            Due::Nothing => Ok(()),
+            Due::Ping => {
+                self.ping(now);
+                Ok(())
+            }
+            Due::PeerIsSilent => Err(self.fail(LinkError::new(
+                CloseCode::HeartbeatMissed,
+                "nothing arrived within the time that was promised, or a PING was not answered",
+            ))),
+        }
     }
 
     /// Server: takes the client in. Limits, dictionaries, heartbeat and agent are filled in from the
     /// configuration.
-    pub fn welcome(&mut self, welcome: Welcome) {
-        _ = welcome;
+    pub fn welcome(&mut self, mut welcome: Welcome) {
+        welcome.limits = Some(self.config.announcement());
+        welcome.heartbeat_max_s = whole_seconds(self.config.heartbeat_max);
+        welcome.agent.clone_from(&self.config.agent);
+        // Answers to what came behind HELLO wait for this to go first.
+        let rest = self.out.split();
+        self.send(&Frame::Welcome(Box::new(welcome)));
+        self.out.extend_from_slice(&rest);
+        self.introduced = true;
     }
 
     /// Client: how often it gives a sign of life on a quiet connection; HELLO promised the first. The
     /// server's maximum is kept in any case.
     pub fn set_heartbeat(&mut self, now: Instant, interval: Duration) {
-        _ = (now, interval);
+        self.heartbeat.set_interval(Some(interval.max(Duration::from_secs(1))));
+        self.ping(now);
     }
 
     /// Sends a PING; the answer is [`Event::Rtt`].
     pub fn ping(&mut self, now: Instant) {
-        _ = now;
+        let next_beat_s = self.heartbeat.interval().map_or(0, whole_seconds).into();
+        let id = self.heartbeat.begin_ping(now);
+        // It counts as sent even while the socket takes nothing, or each timeout would add another.
+        self.heartbeat.on_sent(now);
+        self.send(&Frame::Ping { id, next_beat_s });
     }
 
     /// Client: outcomes that were taken.
     pub fn ack(&mut self, ack: Ack) {
-        _ = ack;
+        self.send(&Frame::Ack(ack));
     }
 
     /// Server: queues a push behind those before it. An error when it is larger than the client takes.
     pub fn push(&mut self, push: &Push) -> Result<(), RpcError> {
-        _ = push;
-        Ok(())
+        let (payload, content_bytes) = self.compress(&push.payload);
+        let frame = Frame::Push(PushFrame {
+            id: push.id,
+            priority: push.priority,
+            topic: push.topic.clone(),
+            content_type: push.content_type.clone(),
+            content_bytes,
+            payload,
+        });
+        let bytes = push.payload.len() + push.topic.len() + push.content_type.len();
+        self.send_message(push.priority.urgency(), bytes, &frame)
     }
 
     /// Client: pushes up to `id` were taken.
     pub fn push_ack(&mut self, id: u64) {
-        _ = id;
+        self.send(&Frame::PushAck { id });
     }
 
     /// Client: publishes a message. An error when it is larger than the server takes.
     pub fn publish(&mut self, publish: &Publish) -> Result<(), RpcError> {
-        _ = publish;
-        Ok(())
+        let (payload, content_bytes) = self.compress(&publish.payload);
+        let frame = Frame::Publish(PublishFrame {
+            id: publish.id,
+            qos: publish.qos.min(1),
+            topic: publish.topic.clone(),
+            payload,
+            content_bytes,
+        });
+        let bytes = publish.payload.len() + publish.topic.len();
+        self.send_message(super::Priority::NORMAL.urgency(), bytes, &frame)
     }
 
     /// Server: answers a publish of quality 1.
     pub fn published(&mut self, id: u64, error: Option<&str>) {
-        _ = (id, error);
+        self.send(&Frame::Published { id, error: error.unwrap_or_default().to_owned() });
     }
 
     /// Client: changes subscriptions.
     pub fn subscribe(&mut self, subscribe: Subscribe) {
-        _ = subscribe;
+        self.send(&Frame::Subscribe(subscribe));
     }
 
     /// Server: answers a change of subscriptions.
     pub fn subscribed(&mut self, subscribed: Subscribed) {
-        _ = subscribed;
+        self.send(&Frame::Subscribed(subscribed));
     }
 
     /// Server: asks the client to go elsewhere.
     pub fn goaway(&mut self, goaway: GoAway) {
-        _ = goaway;
+        self.send(&Frame::GoAway(Box::new(goaway)));
     }
 
     /// Server: sends a policy.
     pub fn policy(&mut self, policy: Policy) {
-        _ = policy;
+        self.send(&Frame::Policy(policy));
     }
 
     /// Client: says whether the policy is in use.
     pub fn policy_ack(&mut self, revision: u64, result: Result<(), &str>) {
-        _ = (revision, result);
+        let text = result.err().unwrap_or_default().to_owned();
+        self.send(&Frame::PolicyAck { revision, accepted: result.is_ok(), text });
     }
 
     /// Says why and ends the connection: nothing is handled or sent behind the CLOSE.
     pub fn close(&mut self, code: CloseCode, text: &str) {
-        _ = (code, text);
+        if self.phase != Phase::Closed {
+            if !self.introduced {
+                self.out.clear();
+            }
+            self.send(&Frame::Close { code, text: text.to_owned() });
+            self.phase = Phase::Closed;
+            self.messages.clear();
+            self.messages_bytes = 0;
+        }
     }
 
     /// Bytes of pushes or publishes that are queued: their sender waits while this is beyond what it
     /// wants to have in memory.
     pub fn queued_bytes(&self) -> usize {
-        0
+        self.messages_bytes
     }
 
     /// What is known of the peer.
@@ -152,11 +290,125 @@ impl Control {
 
     /// Whether a CLOSE was sent or received.
     pub fn is_closed(&self) -> bool {
-        false
+        self.phase == Phase::Closed
     }
 
     /// What a request's stream on this QUIC connection needs to know.
     pub fn stream_settings(&self) -> StreamSettings {
         StreamSettings { config: self.config.clone(), peer: self.peer.clone() }
     }
+
+    /// Gives back memory that a burst left; for a connection that has become quiet.
+    pub fn compact(&mut self) {
+        self.out = BytesMut::from(&self.out[..]);
+        self.messages.shrink_to_fit();
+        self.events.shrink_to_fit();
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(super) fn emit(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Whether requests may be answered: WELCOME comes first.
+    pub(super) fn may_send_requests(&self) -> bool {
+        self.introduced && self.phase != Phase::Closed
+    }
+
+    /// Urgency of the next push or publish.
+    pub(super) fn message_urgency(&self) -> Option<u8> {
+        self.messages.front().map(|(urgency, _)| *urgency)
+    }
+
+    pub(super) fn take_message(&mut self) -> Option<Bytes> {
+        let (_, message) = self.messages.pop_front()?;
+        self.messages_bytes -= message.len();
+        Some(message)
+    }
+
+    /// Moves the control frames that wait to `out`.
+    pub(super) fn take_control(&mut self, out: &mut BytesMut) {
+        if !self.introduced && self.phase != Phase::Closed {
+            return;
+        }
+        out.extend_from_slice(&self.out);
+        self.out.clear();
+        if self.out.capacity() > BUFFER_BYTES_KEPT {
+            self.out = BytesMut::new();
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant, bytes: usize) {
+        if bytes > 0 {
+            self.heartbeat.on_sent(now);
+        }
+    }
+
+    /// Queues a control frame.
+    pub(super) fn send(&mut self, frame: &Frame) {
+        if self.phase != Phase::Closed {
+            frame::encode(frame, &mut self.out);
+        }
+    }
+
+    /// The peer broke a rule: tells it, and ends the connection.
+    pub(super) fn fail(&mut self, error: LinkError) -> LinkError {
+        self.close(error.code, &error.rule);
+        error
+    }
+
+    fn send_message(&mut self, urgency: u8, bytes: usize, frame: &Frame) -> Result<(), RpcError> {
+        let bytes_max = self.peer.limits.frame_bytes_max as usize - MESSAGE_OVERHEAD_BYTES;
+        if bytes > bytes_max {
+            return Err(RpcError::new(
+                RpcErrorKind::LimitExceeded,
+                Execution::NotRun,
+                format!("topic, type and payload have {bytes} bytes, the peer takes {bytes_max}"),
+            ));
+        }
+        if self.phase == Phase::Closed {
+            return Err(RpcError::new(
+                RpcErrorKind::SessionLost,
+                Execution::NotRun,
+                "the connection is closed",
+            ));
+        }
+        let mut encoded = BytesMut::new();
+        frame::encode(frame, &mut encoded);
+        self.messages_bytes += encoded.len();
+        self.messages.push_back((urgency, encoded.freeze()));
+        Ok(())
+    }
+
+    fn compress(&self, payload: &Bytes) -> (Bytes, Option<u64>) {
+        let compressed = self.peer.compressor.as_ref().and_then(|compressor| compressor.compress(payload));
+        match compressed {
+            // The receiver refuses what grows more than this, so that small frames cannot fill its memory.
+            Some(compressed) if payload.len() <= compressed.frame.len() * PUSH_EXPANSION_MAX => {
+                (compressed.frame, Some(payload.len() as u64))
+            }
+            _ => (payload.clone(), None),
+        }
+    }
+
+    fn ping_timeout(&self) -> Option<Duration> {
+        (self.role == Role::Client).then_some(self.config.ping_timeout)
+    }
+}
+
+/// Numbers and lengths around a push's or publish's texts and payload.
+const MESSAGE_OVERHEAD_BYTES: usize = 64;
+/// How many times its wire length a compressed push or publish may be.
+const PUSH_EXPANSION_MAX: usize = 64;
+
+/// Rounded up, so that a promise is never shorter than what is kept.
+fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
 }

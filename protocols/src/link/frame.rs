@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use super::{CloseCode, LinkError, Priority, RpcError, proto};
 use crate::varint;
 
-pub(crate) use encode::put_stream_frame;
+pub(crate) use encode::{Fixed, put_stream_frame, request_options, response_options};
 pub use encode::{RESET_TEXT_BYTES_MAX, encode};
 
 /// What a TCP client sends before its first frame: 0xF4, which starts neither TLS, HTTP nor MQTT, and "TWL".

@@ -1,11 +1,21 @@
 //! One request on a QUIC stream of its own.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Config, Event, Peer, RequestHead, Role, RpcError};
-use crate::hpack::HeaderField;
+use super::{
+    Config, Event, Execution, Peer, RequestHead, Role, RpcError, RpcErrorKind,
+    frame::{
+        self, DataFrame, FLAG_END, Frame, FrameType, Part, RequestFrame, ResponseFrame, put_stream_frame,
+        request_options, response_options,
+    },
+    message::{self, Arrival, MessageReader, MessageWriter, OutPart, malformed, misuse},
+};
+use crate::hpack::{Decoder, Encoder, HeaderField, HpackError, StaticTable};
+
+/// Message bytes in one frame.
+const CHUNK_BYTES_MAX: usize = 16 * 1024;
 
 /// What the streams of one QUIC connection share. Made by [`super::Control::stream_settings`]: before
 /// WELCOME it holds the protocol's defaults.
@@ -18,24 +28,49 @@ pub struct StreamSettings {
 }
 
 /// Both directions of one request's QUIC stream. Commands append bytes to be written to the stream; QUIC
-/// does the flow control and the ordering among streams.
+/// does the flow control and the ordering among streams. Header blocks refer to the static table only,
+/// since streams arrive in any order.
 #[derive(Debug)]
 pub struct StreamCodec {
     settings: StreamSettings,
     role: Role,
     seq: u64,
+    receiving: Receiving,
+    sending_ended: bool,
+    reader: MessageReader,
+    writer: MessageWriter,
     events: VecDeque<Event>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    Head,
+    Body,
+    Ended,
 }
 
 impl StreamCodec {
     /// The stream of request `seq` on the client's side.
     pub fn client(settings: StreamSettings, seq: u64) -> Self {
-        Self { settings, role: Role::Client, seq, events: VecDeque::new() }
+        Self::new(settings, Role::Client, seq)
     }
 
     /// A stream that the client opened; its first frame tells the sequence number.
     pub fn server(settings: StreamSettings) -> Self {
-        Self { settings, role: Role::Server, seq: 0, events: VecDeque::new() }
+        Self::new(settings, Role::Server, 0)
+    }
+
+    fn new(settings: StreamSettings, role: Role, seq: u64) -> Self {
+        Self {
+            settings,
+            role,
+            seq,
+            receiving: Receiving::Head,
+            sending_ended: false,
+            reader: MessageReader::default(),
+            writer: MessageWriter::default(),
+            events: VecDeque::new(),
+        }
     }
 
     /// The request's sequence number; 0 on the server until it is known.
@@ -43,22 +78,36 @@ impl StreamCodec {
         self.seq
     }
 
-    /// Takes all whole frames off `input`. An error concerns this request only: the driver sends it as
+    /// Takes the next whole frame off `input`; false when there is none. To be called, each time asking
+    /// [`StreamCodec::poll_event`] until `None`, until it says false: one frame at a time, so that no more
+    /// than one decompressed message waits. An error concerns this request only: the driver sends it as
     /// RESET and stops the stream.
-    pub fn handle_bytes(&mut self, input: &mut BytesMut) -> Result<(), RpcError> {
-        _ = (input, &self.settings, self.role);
-        Ok(())
+    pub fn handle_bytes(&mut self, input: &mut BytesMut) -> Result<bool, RpcError> {
+        let frame_bytes_max = self.settings.config.limits.clamped().frame_bytes_max as usize;
+        let frame = frame::decode(input, frame_bytes_max).map_err(|error| malformed(&error.rule))?;
+        match frame {
+            Some(frame) => self.handle_frame(frame).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// The peer finished the stream: an error if that cut the request.
     pub fn handle_fin(&mut self, input: &BytesMut) -> Result<(), RpcError> {
-        _ = input;
-        Ok(())
+        if input.is_empty() && self.receiving == Receiving::Ended {
+            return Ok(());
+        }
+        let text = "the stream ended inside the request or answer";
+        Err(RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text))
     }
 
-    /// The next event. To be asked until `None` after `handle_bytes`.
-    pub fn poll_event(&mut self) -> Result<Option<Event>, RpcError> {
-        Ok(self.events.pop_front())
+    /// The next event. No credit is to be given back on QUIC.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether the peer's half has ended.
+    pub fn is_received(&self) -> bool {
+        self.receiving == Receiving::Ended
     }
 
     /// Client: opens the request.
@@ -68,13 +117,18 @@ impl StreamCodec {
         end: bool,
         out: &mut BytesMut,
     ) -> Result<(), RpcError> {
-        _ = (head, end, out);
+        let block = self.encode_block(&head.fields)?;
+        let deadline_ms = head.deadline.map(|deadline| deadline.as_millis() as u64);
+        let options = request_options(head.priority, head.idempotent, deadline_ms, false, block.len());
+        put_stream_frame(FrameType::Request, end_flag(end), self.seq, &[options.as_slice(), &block], out);
+        self.sending_ended = end;
         Ok(())
     }
 
     /// Client: asks for the answer of a request that an earlier connection carried. Ends its half.
     pub fn send_attach(&mut self, messages_received: u64, out: &mut BytesMut) {
-        _ = (messages_received, out);
+        frame::encode(&Frame::Attach { seq: self.seq, messages_received }, out);
+        self.sending_ended = true;
     }
 
     /// Server: begins the answer.
@@ -84,13 +138,20 @@ impl StreamCodec {
         end: bool,
         out: &mut BytesMut,
     ) -> Result<(), RpcError> {
-        _ = (fields, end, out);
+        let block = self.encode_block(fields)?;
+        let options = response_options(false, block.len());
+        put_stream_frame(FrameType::Response, end_flag(end), self.seq, &[options.as_slice(), &block], out);
+        self.sending_ended = end;
         Ok(())
     }
 
     /// Sends a whole message, compressed where that makes it smaller.
     pub fn send_message(&mut self, message: Bytes, end: bool, out: &mut BytesMut) -> Result<(), RpcError> {
-        _ = (message, end, out);
+        self.check_sending()?;
+        let peer = &self.settings.peer;
+        let part =
+            self.writer.message(message, end, peer.compressor.as_ref(), peer.limits.message_bytes_max)?;
+        self.put_part(part, out);
         Ok(())
     }
 
@@ -102,23 +163,214 @@ impl StreamCodec {
         end: bool,
         out: &mut BytesMut,
     ) -> Result<(), RpcError> {
-        _ = (message_bytes, part, end, out);
+        self.check_sending()?;
+        let message_bytes_max = self.settings.peer.limits.message_bytes_max;
+        if let Some(part) = self.writer.part(message_bytes, part, end, message_bytes_max)? {
+            self.put_part(part, out);
+        }
         Ok(())
     }
 
     /// Ends this side's half without a further message.
-    pub fn send_end(&mut self, out: &mut BytesMut) {
-        _ = out;
+    pub fn send_end(&mut self, out: &mut BytesMut) -> Result<(), RpcError> {
+        self.check_sending()?;
+        self.writer.check_end()?;
+        put_stream_frame(FrameType::Data, FLAG_END, self.seq, &[], out);
+        self.sending_ended = true;
+        Ok(())
     }
 
     /// Ends this side's half with trailers.
     pub fn send_trailers(&mut self, fields: &[HeaderField], out: &mut BytesMut) -> Result<(), RpcError> {
-        _ = (fields, out);
+        self.check_sending()?;
+        self.writer.check_end()?;
+        let block = self.encode_block(fields)?;
+        put_stream_frame(FrameType::Trailers, FLAG_END, self.seq, &[&block], out);
+        self.sending_ended = true;
         Ok(())
     }
 
     /// Ends the request; the driver finishes the stream behind it.
     pub fn reset(&mut self, error: &RpcError, out: &mut BytesMut) {
-        _ = (error, out);
+        // Before the first frame is understood there is no number to name.
+        let seq = self.seq.max(1);
+        frame::encode(&Frame::Reset { seq, error: error.clone() }, out);
+        self.sending_ended = true;
     }
+
+    fn put_part(&mut self, mut part: OutPart, out: &mut BytesMut) {
+        self.sending_ended |= part.ends();
+        let bare_end = part.is_empty_end();
+        if bare_end {
+            part = part.without_end();
+        }
+        let frame_bytes_max = self.settings.peer.limits.frame_bytes_max as usize;
+        let room = frame_bytes_max.saturating_sub(8).min(CHUNK_BYTES_MAX);
+        while let Some(chunk) = part.next_chunk(room) {
+            let slices = [chunk.lengths.as_slice(), &chunk.bytes];
+            put_stream_frame(FrameType::Data, chunk.flags, self.seq, &slices, out);
+            if chunk.done {
+                break;
+            }
+        }
+        if bare_end {
+            put_stream_frame(FrameType::Data, FLAG_END, self.seq, &[], out);
+        }
+    }
+
+    fn handle_frame(&mut self, frame: Frame) -> Result<(), RpcError> {
+        match (self.role, frame) {
+            (Role::Server, Frame::Request(request)) => self.on_request(request),
+            (Role::Server, Frame::Attach { seq, messages_received }) => {
+                self.begin(seq)?;
+                self.receiving = Receiving::Ended;
+                self.events.push_back(Event::Attach { seq, messages_received });
+                Ok(())
+            }
+            (Role::Client, Frame::Response(response)) => self.on_response(response),
+            (_, Frame::Data(data)) => self.on_data(data),
+            (_, Frame::Trailers { seq, header_block }) => {
+                self.check_body(seq)?;
+                if !self.reader.is_between() {
+                    return Err(malformed("TRAILERS inside a message"));
+                }
+                let fields = self.decode_block(&header_block)?;
+                self.receiving = Receiving::Ended;
+                self.events.push_back(Event::Trailers { seq, fields });
+                Ok(())
+            }
+            (_, Frame::Reset { error, .. }) => {
+                self.receiving = Receiving::Ended;
+                self.events.push_back(Event::Reset { seq: self.seq, error });
+                Ok(())
+            }
+            (_, Frame::Extension(_)) => Ok(()),
+            _ => Err(malformed("a frame that does not belong on a request's stream, or not here")),
+        }
+    }
+
+    fn on_request(&mut self, request: RequestFrame) -> Result<(), RpcError> {
+        let RequestFrame { seq, priority, idempotent, deadline_ms, header_block, part, end } = request;
+        self.begin(seq)?;
+        let not_run = |mut error: RpcError| {
+            // Nothing of it has been handed on.
+            error.execution = Execution::NotRun;
+            error
+        };
+        let fields = self.decode_block(&header_block).map_err(not_run)?;
+        let arrival = match part {
+            Some(part) => self.read(part, end).map_err(not_run)?,
+            None => None,
+        };
+        let deadline = deadline_ms.map(Duration::from_millis);
+        let head = RequestHead { priority, idempotent, deadline, fields };
+        self.events.push_back(Event::Request { seq, head, end: end && arrival.is_none() });
+        self.events.extend(arrival);
+        if end {
+            self.receiving = Receiving::Ended;
+        }
+        Ok(())
+    }
+
+    fn on_response(&mut self, response: ResponseFrame) -> Result<(), RpcError> {
+        let ResponseFrame { seq, header_block, part, end } = response;
+        if seq != self.seq || self.receiving != Receiving::Head {
+            return Err(malformed("RESPONSE for another request, or a second one"));
+        }
+        self.receiving = Receiving::Body;
+        let fields = self.decode_block(&header_block)?;
+        self.events.push_back(Event::Response { seq, fields, end: end && part.is_none() });
+        if let Some(part) = part {
+            let arrival = self.read(part, end)?;
+            self.events.extend(arrival);
+        }
+        if end {
+            self.receiving = Receiving::Ended;
+        }
+        Ok(())
+    }
+
+    fn on_data(&mut self, data: DataFrame) -> Result<(), RpcError> {
+        let DataFrame { seq, part, end } = data;
+        self.check_body(seq)?;
+        let is_bare_end =
+            end && part.bytes.is_empty() && !part.more && !part.compressed && self.reader.is_between();
+        let event = match is_bare_end {
+            true => Some(Event::End { seq }),
+            false => self.read(part, end)?,
+        };
+        self.events.extend(event);
+        if end {
+            self.receiving = Receiving::Ended;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, part: Part, end: bool) -> Result<Option<Event>, RpcError> {
+        if end && part.more {
+            return Err(malformed("END stands on a part with MORE"));
+        }
+        let config = &self.settings.config;
+        let message_bytes_max = config.limits.clamped().message_bytes_max;
+        let (message_bytes, bytes, end_of_message) = match self.reader.accept(part, message_bytes_max)? {
+            Arrival::Nothing => return Ok(None),
+            Arrival::Part { message_bytes, bytes, end_of_message } => (message_bytes, bytes, end_of_message),
+            Arrival::Compressed { frame, content_bytes } => {
+                let bytes = message::inflate(&frame, content_bytes, &config.dictionaries, message_bytes_max)?;
+                (Some(content_bytes), bytes, true)
+            }
+        };
+        Ok(Some(Event::MessagePart { seq: self.seq, message_bytes, bytes, end_of_message, end }))
+    }
+
+    fn begin(&mut self, seq: u64) -> Result<(), RpcError> {
+        if self.seq != 0 {
+            return Err(malformed("a second REQUEST or ATTACH on one stream"));
+        }
+        self.seq = seq;
+        self.receiving = Receiving::Body;
+        Ok(())
+    }
+
+    fn check_body(&self, seq: u64) -> Result<(), RpcError> {
+        match self.receiving {
+            Receiving::Body if seq == self.seq => Ok(()),
+            Receiving::Body => Err(malformed("a frame names another request than its stream carries")),
+            _ => Err(malformed("a frame stands before the head or behind the end")),
+        }
+    }
+
+    fn check_sending(&self) -> Result<(), RpcError> {
+        if self.sending_ended { Err(misuse("this half of the request is over")) } else { Ok(()) }
+    }
+
+    fn encode_block(&self, fields: &[HeaderField]) -> Result<Vec<u8>, RpcError> {
+        let bytes: usize = fields.iter().map(HeaderField::size).sum();
+        let bytes_max = self.settings.peer.limits.header_list_bytes_max as usize;
+        if bytes > bytes_max {
+            return Err(RpcError::new(
+                RpcErrorKind::LimitExceeded,
+                Execution::NotRun,
+                format!("header list of {bytes} bytes, the peer's header_list_bytes_max is {bytes_max}"),
+            ));
+        }
+        let mut block = Vec::new();
+        Encoder::new(StaticTable::link(), 0).encode(fields, &mut block);
+        Ok(block)
+    }
+
+    fn decode_block(&self, block: &[u8]) -> Result<Vec<HeaderField>, RpcError> {
+        let header_list_bytes_max = self.settings.config.limits.clamped().header_list_bytes_max as usize;
+        let mut decoder = Decoder::new(StaticTable::link(), 0, header_list_bytes_max);
+        decoder.decode(block).map_err(|error| match error {
+            HpackError::HeaderListTooLarge { .. } => {
+                RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, error.to_string())
+            }
+            error => malformed(&error.to_string()),
+        })
+    }
+}
+
+fn end_flag(end: bool) -> u8 {
+    if end { FLAG_END } else { 0 }
 }

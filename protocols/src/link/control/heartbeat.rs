@@ -1,0 +1,107 @@
+//! Signs of life: what was promised, what is due.
+
+use std::time::{Duration, Instant};
+
+/// When this side must send something, and when the peer's silence is too long.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    last_sent: Instant,
+    last_received: Instant,
+    /// How long this side may be silent before it sends a PING; the client's promise.
+    interval: Option<Duration>,
+    /// How long the peer may be silent: its promise and the grace.
+    silence_max: Option<Duration>,
+    /// The oldest bytes sent since something was last received.
+    unanswered_since: Option<Instant>,
+    ping: Option<(u64, Instant)>,
+    pings: u64,
+}
+
+/// What the time calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    Ping,
+    PeerIsSilent,
+}
+
+impl Heartbeat {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            last_sent: now,
+            last_received: now,
+            interval: None,
+            silence_max: None,
+            unanswered_since: None,
+            ping: None,
+            pings: 0,
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+        self.unanswered_since.get_or_insert(now);
+    }
+
+    pub(super) fn on_received(&mut self, now: Instant) {
+        self.last_received = now;
+        self.unanswered_since = None;
+    }
+
+    pub(super) fn set_interval(&mut self, interval: Option<Duration>) {
+        self.interval = interval;
+    }
+
+    pub(super) fn interval(&self) -> Option<Duration> {
+        self.interval
+    }
+
+    pub(super) fn set_silence_max(&mut self, silence_max: Duration) {
+        self.silence_max = Some(silence_max);
+    }
+
+    /// The id of a new PING. Only the newest one's answer is measured.
+    pub(super) fn begin_ping(&mut self, now: Instant) -> u64 {
+        self.pings += 1;
+        self.ping = Some((self.pings, now));
+        self.pings
+    }
+
+    /// The round-trip time, if this answers the newest PING.
+    pub(super) fn on_pong(&mut self, id: u64, now: Instant) -> Option<Duration> {
+        let (_, sent) = self.ping.take_if(|(newest, _)| *newest == id)?;
+        Some(now.saturating_duration_since(sent))
+    }
+
+    /// `ping_timeout` is the client's; the server judges by the promise alone.
+    pub(super) fn next(&self, ping_timeout: Option<Duration>) -> Option<Instant> {
+        let silence = self.silence_max.map(|max| self.last_received + max);
+        let beat = self.interval.map(|interval| self.last_sent + interval);
+        let unanswered = ping_timeout.and_then(|timeout| match self.ping {
+            Some(_) => Some(self.ping_deadline(timeout)?),
+            None => Some(self.unanswered_since? + timeout / 2),
+        });
+        [silence, beat, unanswered].into_iter().flatten().min()
+    }
+
+    pub(super) fn due(&self, now: Instant, ping_timeout: Option<Duration>) -> Due {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if passed(self.silence_max.map(|max| self.last_received + max)) {
+            return Due::PeerIsSilent;
+        }
+        if let Some(timeout) = ping_timeout {
+            if passed(self.ping_deadline(timeout)) {
+                return Due::PeerIsSilent;
+            }
+            if self.ping.is_none() && passed(self.unanswered_since.map(|since| since + timeout / 2)) {
+                return Due::Ping;
+            }
+        }
+        if passed(self.interval.map(|interval| self.last_sent + interval)) { Due::Ping } else { Due::Nothing }
+    }
+
+    /// Anything that arrives is a sign of life, not only the PONG.
+    fn ping_deadline(&self, timeout: Duration) -> Option<Instant> {
+        self.ping.map(|(_, sent)| sent.max(self.last_received) + timeout)
+    }
+}

@@ -1,0 +1,4 @@
+//! The link protocol's machines, driven against each other and against broken peers.
+
+mod calls;
+mod pair;

@@ -39,7 +39,7 @@ pub struct StreamCodec {
     sending_ended: bool,
     reader: MessageReader,
     writer: MessageWriter,
-    events: VecDeque<Event>,
+    events: VecDeque<Queued>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,12 @@ enum Receiving {
     Head,
     Body,
     Ended,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Event(Event),
+    Compressed { frame: Bytes, content_bytes: u64, end: bool },
 }
 
 impl StreamCodec {
@@ -78,17 +84,16 @@ impl StreamCodec {
         self.seq
     }
 
-    /// Takes the next whole frame off `input`; false when there is none. To be called, each time asking
-    /// [`StreamCodec::poll_event`] until `None`, until it says false: one frame at a time, so that no more
-    /// than one decompressed message waits. An error concerns this request only: the driver sends it as
+    /// Takes all whole frames off `input`. An error concerns this request only: the driver sends it as
     /// RESET and stops the stream.
-    pub fn handle_bytes(&mut self, input: &mut BytesMut) -> Result<bool, RpcError> {
+    pub fn handle_bytes(&mut self, input: &mut BytesMut) -> Result<(), RpcError> {
         let frame_bytes_max = self.settings.config.limits.clamped().frame_bytes_max as usize;
-        let frame = frame::decode(input, frame_bytes_max).map_err(|error| malformed(&error.rule))?;
-        match frame {
-            Some(frame) => self.handle_frame(frame).map(|()| true),
-            None => Ok(false),
+        while let Some(frame) =
+            frame::decode(input, frame_bytes_max).map_err(|error| malformed(&error.rule))?
+        {
+            self.handle_frame(frame)?;
         }
+        Ok(())
     }
 
     /// The peer finished the stream: an error if that cut the request.
@@ -100,9 +105,16 @@ impl StreamCodec {
         Err(RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text))
     }
 
-    /// The next event. No credit is to be given back on QUIC.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+    /// The next event, to be asked until `None` after `handle_bytes`. Messages are decompressed here, one
+    /// at a time as they are asked for. No credit is to be given back on QUIC.
+    pub fn poll_event(&mut self) -> Result<Option<Event>, RpcError> {
+        match self.events.pop_front() {
+            None => Ok(None),
+            Some(Queued::Event(event)) => Ok(Some(event)),
+            Some(Queued::Compressed { frame, content_bytes, end }) => {
+                self.inflate(&frame, content_bytes, end).map(Some)
+            }
+        }
     }
 
     /// Whether the peer's half has ended.
@@ -224,7 +236,7 @@ impl StreamCodec {
             (Role::Server, Frame::Attach { seq, messages_received }) => {
                 self.begin(seq)?;
                 self.receiving = Receiving::Ended;
-                self.events.push_back(Event::Attach { seq, messages_received });
+                self.tell(Event::Attach { seq, messages_received });
                 Ok(())
             }
             (Role::Client, Frame::Response(response)) => self.on_response(response),
@@ -236,12 +248,12 @@ impl StreamCodec {
                 }
                 let fields = self.decode_block(&header_block)?;
                 self.receiving = Receiving::Ended;
-                self.events.push_back(Event::Trailers { seq, fields });
+                self.tell(Event::Trailers { seq, fields });
                 Ok(())
             }
             (_, Frame::Reset { error, .. }) => {
                 self.receiving = Receiving::Ended;
-                self.events.push_back(Event::Reset { seq: self.seq, error });
+                self.tell(Event::Reset { seq: self.seq, error });
                 Ok(())
             }
             (_, Frame::Extension(_)) => Ok(()),
@@ -259,12 +271,18 @@ impl StreamCodec {
         };
         let fields = self.decode_block(&header_block).map_err(not_run)?;
         let arrival = match part {
-            Some(part) => self.read(part, end).map_err(not_run)?,
+            Some(part) => match self.read(part, end).map_err(not_run)? {
+                // It could still be refused, so this comes before anybody is told of the request.
+                Some(Queued::Compressed { frame, content_bytes, end }) => {
+                    Some(Queued::Event(self.inflate(&frame, content_bytes, end).map_err(not_run)?))
+                }
+                other => other,
+            },
             None => None,
         };
         let deadline = deadline_ms.map(Duration::from_millis);
         let head = RequestHead { priority, idempotent, deadline, fields };
-        self.events.push_back(Event::Request { seq, head, end: end && arrival.is_none() });
+        self.tell(Event::Request { seq, head, end: end && arrival.is_none() });
         self.events.extend(arrival);
         if end {
             self.receiving = Receiving::Ended;
@@ -279,7 +297,7 @@ impl StreamCodec {
         }
         self.receiving = Receiving::Body;
         let fields = self.decode_block(&header_block)?;
-        self.events.push_back(Event::Response { seq, fields, end: end && part.is_none() });
+        self.tell(Event::Response { seq, fields, end: end && part.is_none() });
         if let Some(part) = part {
             let arrival = self.read(part, end)?;
             self.events.extend(arrival);
@@ -296,7 +314,7 @@ impl StreamCodec {
         let is_bare_end =
             end && part.bytes.is_empty() && !part.more && !part.compressed && self.reader.is_between();
         let event = match is_bare_end {
-            true => Some(Event::End { seq }),
+            true => Some(Queued::Event(Event::End { seq })),
             false => self.read(part, end)?,
         };
         self.events.extend(event);
@@ -306,21 +324,34 @@ impl StreamCodec {
         Ok(())
     }
 
-    fn read(&mut self, part: Part, end: bool) -> Result<Option<Event>, RpcError> {
+    fn read(&mut self, part: Part, end: bool) -> Result<Option<Queued>, RpcError> {
         if end && part.more {
             return Err(malformed("END stands on a part with MORE"));
         }
+        let message_bytes_max = self.settings.config.limits.clamped().message_bytes_max;
+        Ok(match self.reader.accept(part, message_bytes_max)? {
+            Arrival::Nothing => None,
+            Arrival::Part { message_bytes, bytes, end_of_message } => {
+                let seq = self.seq;
+                let event = Event::MessagePart { seq, message_bytes, bytes, end_of_message, end };
+                Some(Queued::Event(event))
+            }
+            Arrival::Compressed { frame, content_bytes } => {
+                Some(Queued::Compressed { frame, content_bytes, end })
+            }
+        })
+    }
+
+    fn inflate(&self, frame: &[u8], content_bytes: u64, end: bool) -> Result<Event, RpcError> {
         let config = &self.settings.config;
         let message_bytes_max = config.limits.clamped().message_bytes_max;
-        let (message_bytes, bytes, end_of_message) = match self.reader.accept(part, message_bytes_max)? {
-            Arrival::Nothing => return Ok(None),
-            Arrival::Part { message_bytes, bytes, end_of_message } => (message_bytes, bytes, end_of_message),
-            Arrival::Compressed { frame, content_bytes } => {
-                let bytes = message::inflate(&frame, content_bytes, &config.dictionaries, message_bytes_max)?;
-                (Some(content_bytes), bytes, true)
-            }
-        };
-        Ok(Some(Event::MessagePart { seq: self.seq, message_bytes, bytes, end_of_message, end }))
+        let bytes = message::inflate(frame, content_bytes, &config.dictionaries, message_bytes_max)?;
+        let message_bytes = Some(content_bytes);
+        Ok(Event::MessagePart { seq: self.seq, message_bytes, bytes, end_of_message: true, end })
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.events.push_back(Queued::Event(event));
     }
 
     fn begin(&mut self, seq: u64) -> Result<(), RpcError> {

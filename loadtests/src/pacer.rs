@@ -4,7 +4,11 @@ use std::{num::NonZeroU64, thread, time::Duration};
 
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
-use crate::{clock, schedule::Schedule};
+use crate::{
+    clock,
+    fault::{Fault, FaultKind},
+    schedule::Schedule,
+};
 
 /// Operations that may wait for one connection. An open loop that is further behind than this is
 /// hopeless, and what does not fit is counted as unsent.
@@ -40,6 +44,11 @@ pub fn start(
             }
         }
     });
+}
+
+/// An operation that was never sent.
+pub fn backlog_fault() -> Fault {
+    Fault::new(FaultKind::Backlog, format!("{BACKLOG_MAX} operations waited on their connection already"))
 }
 
 fn wait_until(due: u64) {

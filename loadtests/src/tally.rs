@@ -132,11 +132,6 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Counts nothing yet; `wire` goes on counting for itself.
-    pub fn new(wire: Arc<WireBytes>) -> Self {
-        Self { wire, ..Self::default() }
-    }
-
     /// An operation that was due at `due` and sent at `sent` has just ended.
     pub fn operation(&self, due: u64, sent: u64, result: Result<(), Fault>) {
         let now = clock::now();
@@ -154,9 +149,15 @@ impl Recorder {
         }
     }
 
-    /// A publish without acknowledgement was handed to the socket.
-    pub fn sent(&self) {
-        self.round.borrow_mut().operations += 1;
+    /// A publish without acknowledgement that was due at `due` goes to the socket.
+    pub fn sent(&self, due: u64) {
+        let now = clock::now();
+        let mut round = self.round.borrow_mut();
+        self.last.set(now);
+        round.operations += 1;
+        if now > due {
+            round.lag.record(now - due);
+        }
     }
 
     /// A message that was due at `due` has just reached a subscriber.

@@ -2,6 +2,7 @@
 //! measured is the server.
 
 pub mod http;
+mod mqtt;
 pub mod stream;
 pub mod tls;
 
@@ -18,19 +19,22 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
     fault::{Fault, FaultKind},
-    plan::{Protocol, RequestWork, Target, Transport},
-    tally::WireBytes,
+    plan::{Plan, Protocol, RequestWork, Target, Transport, Work},
+    tally::Recorder,
 };
+use mqtt::Identity;
+pub use mqtt::{MqttClient, PublishOrder};
 use stream::{Counted, Stream};
 
 /// Opens connections to one target.
 #[derive(Debug)]
 pub struct Dialer {
+    plan: Rc<Plan>,
     target: Target,
     tls: Option<Arc<ClientConfig>>,
     sources: Vec<IpAddr>,
     turn: Cell<usize>,
-    wire: Arc<WireBytes>,
+    recorder: Rc<Recorder>,
 }
 
 /// One open connection.
@@ -40,16 +44,24 @@ pub enum Client {
     Silent(tokio::task::JoinHandle<()>),
     /// HTTP/1.1 or HTTP/2.
     Http(http::HttpClient),
+    /// MQTT.
+    Mqtt(MqttClient),
 }
 
 impl Dialer {
-    /// Reads the CA file, if the target has one. Every byte to and from the target is counted in `wire`.
-    pub fn new(target: Target, sources: Vec<IpAddr>, wire: Arc<WireBytes>) -> Result<Self, String> {
+    /// Reads the CA file, if the target has one. Every byte to and from the target is counted in
+    /// `recorder`, and so is what MQTT connections do of themselves.
+    pub fn new(
+        plan: Rc<Plan>,
+        target: Target,
+        sources: Vec<IpAddr>,
+        recorder: Rc<Recorder>,
+    ) -> Result<Self, String> {
         let tls = match (&target.ca, target.transport) {
             (Some(ca), Transport::Tls | Transport::Quic) => Some(Arc::new(tls::config(ca, target.protocol)?)),
             _ => None,
         };
-        Ok(Self { target, tls, sources, turn: Cell::new(0), wire })
+        Ok(Self { plan, target, tls, sources, turn: Cell::new(0), recorder })
     }
 
     /// Opens connection number `index` up to the point where it can take its first operation.
@@ -60,7 +72,7 @@ impl Dialer {
         })
     }
 
-    async fn open_unbounded(self: &Rc<Self>, _index: usize) -> Result<Client, Fault> {
+    async fn open_unbounded(self: &Rc<Self>, index: usize) -> Result<Client, Fault> {
         match self.target.protocol {
             Protocol::None => Ok(Client::Silent(tokio::task::spawn_local(self.stream().await?.drain()))),
             Protocol::Http1 => {
@@ -69,14 +81,32 @@ impl Dialer {
             Protocol::Http2 => {
                 Ok(Client::Http(http::HttpClient::http2(self.stream().await?, &self.target).await?))
             }
-            Protocol::Mqtt | Protocol::Link => Err(Fault::new(FaultKind::Other, "not spoken")),
+            Protocol::Mqtt => {
+                let stream = self.stream().await?;
+                MqttClient::open(stream, self.identity(index), self.recorder.clone()).await.map(Client::Mqtt)
+            }
+            Protocol::Link => Err(Fault::new(FaultKind::Other, "not spoken")),
+        }
+    }
+
+    fn identity(&self, index: usize) -> Identity {
+        let Work::Mqtt(work) = &self.plan.work else {
+            let client_id = format!("load-{}-{index}", std::process::id());
+            return Identity { client_id, filter: None, topic: None, qos: 0, payload_bytes: 0 };
+        };
+        Identity {
+            client_id: format!("{}-{index}", work.run),
+            filter: (!work.publishes(index)).then(|| work.filter(index)),
+            topic: work.publishes(index).then(|| work.topic(index)),
+            qos: work.qos,
+            payload_bytes: work.bytes,
         }
     }
 
     /// A TCP connection, with TLS if the target has it.
     pub async fn stream(&self) -> Result<Stream, Fault> {
         let socket = self.connect().await.map_err(|error| Fault::io(&error))?;
-        let socket = Counted::new(socket, self.wire.clone());
+        let socket = Counted::new(socket, self.recorder.wire.clone());
         let Some(config) = &self.tls else { return Ok(Stream::Plain(socket)) };
         let name = ServerName::try_from(self.target.host.clone()).map_err(|_| {
             Fault::new(FaultKind::Handshake, "the server name is not a DNS name or IP address")
@@ -116,7 +146,9 @@ impl Client {
     pub async fn call(&self, request: &RequestWork) -> Result<(), Fault> {
         match self {
             Self::Http(client) => client.call(request).await,
-            Self::Silent(_) => Err(Fault::new(FaultKind::Other, "this protocol has no requests")),
+            Self::Silent(_) | Self::Mqtt(_) => {
+                Err(Fault::new(FaultKind::Other, "this protocol has no requests"))
+            }
         }
     }
 
@@ -125,6 +157,7 @@ impl Client {
         match self {
             Self::Silent(task) => !task.is_finished(),
             Self::Http(client) => client.is_open(),
+            Self::Mqtt(client) => client.is_open(),
         }
     }
 }

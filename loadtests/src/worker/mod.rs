@@ -2,6 +2,7 @@
 //! time. One thread, so that N workers use N cores at the most.
 
 mod opening;
+mod publish;
 mod request;
 
 use std::{
@@ -60,6 +61,8 @@ enum Fleet {
     Held(Vec<Vec<Client>>),
     /// Sending requests, per target.
     Request(Vec<request::RequestFleet>),
+    /// Publishing and subscribing.
+    Mqtt(publish::MqttFleet),
 }
 
 /// The main function of a worker process.
@@ -110,13 +113,18 @@ impl Fleet {
             Work::Request(work) => {
                 let mut fleets = Vec::new();
                 for target in &plan.targets {
-                    let (clients, counts, wire) = opening::open_all(plan, target, share, notify).await?;
-                    fleets.push(request::RequestFleet::new(plan, share, work.clone(), clients, wire));
+                    let (clients, counts, recorder) = opening::open_all(plan, target, share, notify).await?;
+                    fleets.push(request::RequestFleet::new(plan, share, work.clone(), clients, recorder));
                     opened.push(counts);
                 }
                 Ok((Self::Request(fleets), opened))
             }
-            Work::Mqtt(_) => Err("not spoken".into()),
+            Work::Mqtt(work) => {
+                let target = &plan.targets[0];
+                let (clients, counts, recorder) = opening::open_all(plan, target, share, notify).await?;
+                let fleet = publish::MqttFleet::new(plan, work, share, clients, recorder);
+                Ok((Self::Mqtt(fleet), vec![counts]))
+            }
         }
     }
 
@@ -128,6 +136,7 @@ impl Fleet {
                 Round { operations: open as u64, nanos, ..Round::default() }
             }
             Self::Request(fleets) => fleets[target].round(start, nanos, notify).await,
+            Self::Mqtt(fleet) => fleet.round(start, nanos, notify).await,
         }
     }
 }

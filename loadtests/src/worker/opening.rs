@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use crate::{
     clock,
     machine::Share,
     plan::{Plan, Target},
-    tally::{Opened, WireBytes},
+    tally::{Opened, Recorder},
     wire::{Client, Dialer},
 };
 
@@ -38,9 +37,10 @@ pub(super) async fn open_all(
     target: &Target,
     share: &Share,
     notify: &Rc<dyn Fn(Notice)>,
-) -> Result<(Vec<Client>, Opened, Arc<WireBytes>), String> {
-    let wire = Arc::new(WireBytes::default());
-    let dialer = Rc::new(Dialer::new(target.clone(), share.sources.clone(), wire.clone())?);
+) -> Result<(Vec<Client>, Opened, Rc<Recorder>), String> {
+    let recorder = Rc::new(Recorder::default());
+    let sources = share.sources.clone();
+    let dialer = Rc::new(Dialer::new(plan.clone(), target.clone(), sources, recorder.clone())?);
     let opening = Rc::new(Opening {
         plan: plan.clone(),
         dialer,
@@ -62,8 +62,8 @@ pub(super) async fn open_all(
     let mut clients = opening.clients.take();
     clients.sort_unstable_by_key(|(index, _)| *index);
     let mut opened = opening.opened.take();
-    opened.bytes = wire.read();
-    Ok((clients.into_iter().map(|(_, client)| client).collect(), opened, wire))
+    opened.bytes = recorder.wire.read();
+    Ok((clients.into_iter().map(|(_, client)| client).collect(), opened, recorder))
 }
 
 /// Tells the parent a growing count now and then, until the task is aborted.

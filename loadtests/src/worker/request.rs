@@ -22,7 +22,7 @@ use crate::{
     pacer,
     plan::{Pace, Plan, RequestWork},
     schedule::Schedule,
-    tally::{Recorder, Round, WireBytes},
+    tally::{Recorder, Round},
     wire::Client,
 };
 
@@ -41,7 +41,7 @@ pub(super) struct RequestFleet {
 struct Caller {
     work: RequestWork,
     timeout: Duration,
-    recorder: Recorder,
+    recorder: Rc<Recorder>,
 }
 
 impl RequestFleet {
@@ -50,13 +50,14 @@ impl RequestFleet {
         share: &Share,
         work: RequestWork,
         clients: Vec<Client>,
-        wire: Arc<WireBytes>,
+        recorder: Rc<Recorder>,
     ) -> Self {
         let (schedule, in_flight) = match plan.pace {
             Pace::Closed { in_flight } => (None, in_flight),
-            Pace::Open { rate, in_flight } => (Some(schedule(plan, share, rate, clients.len())), in_flight),
+            Pace::Open { rate, in_flight } => {
+                (Some(schedule(plan.connections, share, rate, clients.len())), in_flight)
+            }
         };
-        let recorder = Recorder::new(wire);
         let caller = Rc::new(Caller { work, timeout: plan.timeout, recorder });
         Self { caller, clients: clients.into_iter().map(Rc::new).collect(), schedule, in_flight }
     }
@@ -101,18 +102,17 @@ impl RequestFleet {
         });
         while tasks.join_next().await.is_some() {}
         for _ in 0..unsent.load(Relaxed) {
-            let text = format!("{} operations waited on their connection already", pacer::BACKLOG_MAX);
-            self.caller.recorder.fault(Fault::new(FaultKind::Backlog, text));
+            self.caller.recorder.fault(pacer::backlog_fault());
         }
     }
 }
 
 /// The rate is divided among the connections that stand; a worker that lost some keeps its share of it.
-pub(super) fn schedule(plan: &Plan, share: &Share, rate: f64, count: usize) -> Schedule {
+pub(super) fn schedule(connections: usize, share: &Share, rate: f64, count: usize) -> Schedule {
     if count == share.count {
-        return Schedule { rate, connections: plan.connections, first: share.first, count };
+        return Schedule { rate, connections, first: share.first, count };
     }
-    let own = rate * share.count as f64 / plan.connections as f64;
+    let own = rate * share.count as f64 / connections as f64;
     Schedule { rate: own, connections: count, first: 0, count }
 }
 

@@ -1,0 +1,270 @@
+//! The task of one MQTT connection.
+
+use std::{collections::HashMap, io, num::NonZeroU16, rc::Rc, time::Duration};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::mpsc,
+    time::Instant,
+};
+use towline_protocols::mqtt::{
+    Ack, Limits, Packet, PacketId, Publish, PublishHead, QoS, ReasonCode, decode, encode,
+};
+
+use super::{Identity, KEEP_ALIVE_S, PublishOrder, VERSION, qos};
+use crate::{
+    clock,
+    fault::{Fault, FaultKind},
+    tally::Recorder,
+    wire::stream::Stream,
+};
+
+/// Publishes stop while so much waits for the socket: more would only age in memory.
+const OUTPUT_MAX: usize = 16 << 10;
+/// What is read at a time.
+const READ_BYTES: usize = 8 << 10;
+/// How often a publisher looks at the time although nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(super) struct Driver {
+    reader: ReadHalf<Stream>,
+    writer: WriteHalf<Stream>,
+    input: BytesMut,
+    output: BytesMut,
+    /// Bytes wait in `output` or inside TLS.
+    unflushed: bool,
+    identity: Identity,
+    qos: QoS,
+    payload: Vec<u8>,
+    recorder: Rc<Recorder>,
+    orders: mpsc::UnboundedReceiver<PublishOrder>,
+    order: Option<PublishOrder>,
+    /// When each unacknowledged publish was due and sent.
+    unacknowledged: HashMap<PacketId, (u64, u64)>,
+    packet_id: PacketId,
+    ping_at: Instant,
+}
+
+/// What happened first.
+enum Turn {
+    Read(io::Result<usize>),
+    Wrote(io::Result<()>),
+    Due(Option<u64>),
+    Order(Option<PublishOrder>),
+    Tick,
+}
+
+impl Driver {
+    pub(super) fn new(
+        stream: Stream,
+        input: BytesMut,
+        identity: Identity,
+        recorder: Rc<Recorder>,
+        orders: mpsc::UnboundedReceiver<PublishOrder>,
+    ) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            reader,
+            writer,
+            input,
+            output: BytesMut::new(),
+            unflushed: false,
+            qos: qos(identity.qos),
+            payload: vec![b'.'; identity.payload_bytes],
+            identity,
+            recorder,
+            orders,
+            order: None,
+            unacknowledged: HashMap::new(),
+            packet_id: PacketId::MIN,
+            ping_at: next_ping(),
+        }
+    }
+
+    /// Until the connection ends or its owner is gone.
+    pub(super) async fn run(mut self) {
+        if let Err(fault) = self.serve().await {
+            // Silent otherwise: an idle connection that breaks is seen by its absence.
+            if self.order.is_some() {
+                self.recorder.fault(fault);
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> Result<(), Fault> {
+        self.handle_input()?;
+        loop {
+            match self.turn().await {
+                Turn::Read(read) => {
+                    if read.map_err(|error| Fault::io(&error))? == 0 {
+                        return Err(Fault::new(FaultKind::Closed, "the server closed the connection"));
+                    }
+                    self.handle_input()?;
+                }
+                Turn::Wrote(result) => {
+                    result.map_err(|error| Fault::io(&error))?;
+                    self.unflushed = !self.output.is_empty();
+                }
+                Turn::Due(Some(due)) => self.publish(due)?,
+                Turn::Due(None) => {
+                    self.order = self.order.take().map(|order| PublishOrder { due: None, ..order })
+                }
+                Turn::Order(None) => return Ok(()),
+                Turn::Order(order) => self.order = order,
+                Turn::Tick => self.ping_if_quiet()?,
+            }
+            self.go_on_with_order()?;
+        }
+    }
+
+    async fn turn(&mut self) -> Turn {
+        self.input.reserve(READ_BYTES);
+        let room = self.may_publish();
+        let busy = self.order.is_some();
+        let wake = if busy { Instant::now() + TICK } else { self.ping_at };
+        let due = self.order.as_mut().and_then(|order| order.due.as_mut());
+        tokio::select! {
+            read = self.reader.read_buf(&mut self.input) => Turn::Read(read),
+            wrote = write_some(&mut self.writer, &mut self.output), if self.unflushed => Turn::Wrote(wrote),
+            due = receive(due), if room => Turn::Due(due),
+            order = self.orders.recv(), if !busy => Turn::Order(order),
+            () = tokio::time::sleep_until(wake) => Turn::Tick,
+        }
+    }
+
+    fn may_publish(&self) -> bool {
+        let window = self.order.as_ref().map_or(0, |order| order.in_flight);
+        self.output.len() < OUTPUT_MAX && self.unacknowledged.len() < window
+    }
+
+    /// A closed loop sends what it may, and an order that is carried out is let go.
+    fn go_on_with_order(&mut self) -> Result<(), Fault> {
+        let Some(order) = &self.order else { return Ok(()) };
+        if order.due.is_some() {
+            return Ok(());
+        }
+        let (until, give_up) = (order.until, order.give_up);
+        let mut now = clock::now();
+        while now < until && self.may_publish() {
+            self.publish(now)?;
+            now = clock::now();
+        }
+        if now < until || self.unflushed && now < give_up {
+            return Ok(());
+        }
+        if self.unacknowledged.is_empty() || now >= give_up {
+            for (_, (due, sent)) in self.unacknowledged.drain() {
+                let fault = Fault::new(FaultKind::Timeout, "no PUBACK in time");
+                self.recorder.operation(due, sent, Err(fault));
+            }
+            self.order = None;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, due: u64) -> Result<(), Fault> {
+        self.payload[..8].copy_from_slice(&due.to_be_bytes());
+        let packet_id = (self.qos != QoS::AtMostOnce).then(|| self.next_packet_id());
+        let head = PublishHead::<&str> {
+            dup: false,
+            qos: self.qos,
+            retain: false,
+            topic: self.identity.topic.as_deref().unwrap_or_default(),
+            packet_id,
+            topic_alias: None,
+            payload_utf8: None,
+            expiry: None,
+            response_topic: None,
+            correlation_data: None,
+            user_properties: &[],
+            subscription_ids: &[],
+            content_type: None,
+            payload_bytes: self.payload.len(),
+        };
+        head.encode(VERSION, &mut self.output).map_err(|error| Fault::new(FaultKind::Other, error))?;
+        self.output.extend_from_slice(&self.payload);
+        self.unflushed = true;
+        match packet_id {
+            Some(id) => _ = self.unacknowledged.insert(id, (due, clock::now())),
+            None => self.recorder.sent(due),
+        }
+        Ok(())
+    }
+
+    /// The next one that no unacknowledged publish has; the window is far below their number.
+    fn next_packet_id(&mut self) -> PacketId {
+        loop {
+            self.packet_id = self.packet_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
+            if !self.unacknowledged.contains_key(&self.packet_id) {
+                return self.packet_id;
+            }
+        }
+    }
+
+    fn handle_input(&mut self) -> Result<(), Fault> {
+        while let Some(packet) = decode(&mut self.input, VERSION, &Limits::default())
+            .map_err(|error| Fault::new(FaultKind::Protocol, error))?
+        {
+            match packet {
+                Packet::Publish(publish) => self.handle_publish(&publish)?,
+                Packet::Puback(ack) => self.handle_puback(&ack),
+                Packet::Pingresp => {}
+                other => return Err(super::unexpected(&other)),
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_publish(&mut self, publish: &Publish) -> Result<(), Fault> {
+        if publish.payload.len() >= 8 {
+            self.recorder.delivered(publish.payload.clone().get_u64());
+        }
+        match publish.packet_id {
+            Some(id) if publish.qos == QoS::AtLeastOnce => {
+                self.send(&Packet::Puback(Ack::new(id, ReasonCode::Success)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn handle_puback(&mut self, ack: &Ack) {
+        let Some((due, sent)) = self.unacknowledged.remove(&ack.packet_id) else { return };
+        // 3.4.2.1: reason codes from 0x80 on are failures; MQTT 3 has none.
+        let ok = (ack.reason as u8) < 0x80;
+        let fault = || Fault::new(FaultKind::Status, format!("PUBACK {:?}", ack.reason));
+        self.recorder.operation(due, sent, if ok { Ok(()) } else { Err(fault()) });
+    }
+
+    fn ping_if_quiet(&mut self) -> Result<(), Fault> {
+        if Instant::now() < self.ping_at {
+            return Ok(());
+        }
+        self.ping_at = next_ping();
+        self.send(&Packet::Pingreq)
+    }
+
+    fn send(&mut self, packet: &Packet) -> Result<(), Fault> {
+        self.unflushed = true;
+        encode(packet, VERSION, &mut self.output).map_err(|error| Fault::new(FaultKind::Other, error))
+    }
+}
+
+fn next_ping() -> Instant {
+    Instant::now() + Duration::from_secs(u64::from(KEEP_ALIVE_S) / 2)
+}
+
+/// Cancelled at any point, the next call goes on from there.
+async fn write_some(writer: &mut WriteHalf<Stream>, output: &mut BytesMut) -> io::Result<()> {
+    if !output.is_empty() && writer.write_buf(output).await? == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    if output.is_empty() { writer.flush().await } else { Ok(()) }
+}
+
+async fn receive(due: Option<&mut mpsc::Receiver<u64>>) -> Option<u64> {
+    match due {
+        Some(due) => due.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -115,3 +115,49 @@ async fn say_tls_is_required(tcp: &mut TcpStream, detection: Detection) {
         let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::development_certificates, settings::*};
+
+    fn gateway(folder: &std::path::Path) -> (Arc<Gateway>, Arc<rustls::ServerConfig>) {
+        let files = development_certificates(folder).unwrap();
+        let mut settings = Settings::default();
+        let mut listener = Listener::plain("a", ([127, 0, 0, 1], 0).into());
+        listener.certificate = Some(CertificateFiles { chain: files.chain, key: files.key });
+        settings.listeners.push(listener);
+        let gateway = Gateway::build(settings).unwrap();
+        let tls = gateway.snapshot().listener("a").unwrap().tls.clone().unwrap();
+        (gateway, tls)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_client_hello_meets_the_timeout_and_takes_no_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let (gateway, tls) = gateway(folder.path());
+        let (near, mut far) = tokio::io::duplex(4096);
+        far.write_all(b"\x16\x03\x01\x02\x00\x01\x00").await.unwrap();
+        let places = gateway.handshakes.available_permits();
+        let (result, ()) = tokio::join!(handshake(&gateway, near, tls), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert_eq!(gateway.handshakes.available_permits(), places);
+        });
+        assert!(matches!(result, Err(Refusal::HandshakeTimeout)));
+        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"handshake_timeout\"} 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_a_place_is_counted_and_ends_when_one_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let (gateway, _) = gateway(folder.path());
+        let all = gateway.handshakes.available_permits() as u32;
+        let taken = gateway.handshakes.acquire_many(all).await.unwrap();
+        let (place, ()) = tokio::join!(place(&gateway, &gateway.handshakes), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(taken);
+        });
+        assert!(place.is_some());
+        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"handshakes_max\"} 1"));
+    }
+}

@@ -113,3 +113,6 @@ fn meter(gateway: &Gateway, protocol: Protocol) -> Meter {
         bytes_out: gateway.metrics.bytes_out.with_label_values(label),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,7 @@ impl Tickets {
 /// # Errors
 /// Names the file, what is wrong with it and what it should hold.
 pub fn read_certificate(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, StartError> {
-    let chain = read_chain(&files.chain)?;
+    let chain = read_certificates(&files.chain)?;
     let key = read_key(&files.key)?;
     let certified = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
         let problem = match error {
@@ -119,7 +119,11 @@ fn alpn(protocol: ListenerProtocol) -> Vec<Vec<u8>> {
     }
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
+/// Every certificate of a PEM file, in its order; at least one.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
     let text = read(path)?;
     let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     match chain {

@@ -11,6 +11,7 @@ use crate::{
     hub::Hub,
     listener::ConnectionSlots,
     metrics::Metrics,
+    mqtt,
     session::{Clock, Sessions},
     settings::{Authentication, Settings},
     snapshot::Snapshot,
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub sessions: Sessions,
     /// What survives a restart.
     pub store: Store,
+    /// MQTT sessions and retained messages.
+    pub mqtt: mqtt::Broker,
 }
 
 impl Gateway {
@@ -67,6 +70,7 @@ impl Gateway {
         let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
+        let mqtt = mqtt::Broker::new(&settings, &metrics);
         let snapshot = Snapshot::build(settings)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -78,6 +82,7 @@ impl Gateway {
             hub,
             sessions,
             store,
+            mqtt,
         }))
     }
 

@@ -13,6 +13,7 @@ pub mod http;
 pub mod hub;
 pub mod listener;
 pub mod metrics;
+pub mod mqtt;
 pub mod proto;
 pub mod push;
 pub mod request;

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub publishes: IntCounterVec,
     /// Messages handed to clients' mailboxes, by `outcome` (`sent`, `stored`, `dropped`).
     pub deliveries: IntCounterVec,
+    /// Messages that MQTT sessions lost to a bound or to their expiry.
+    pub mqtt_messages_dropped: IntCounter,
     /// Link sessions, live or away.
     pub sessions: IntGauge,
     /// Drains begun.
@@ -82,6 +84,13 @@ impl Metrics {
                 "deliveries_total",
                 "Messages handed to clients' mailboxes",
                 &["outcome"],
+            ),
+            mqtt_messages_dropped: registered(
+                r,
+                IntCounter::with_opts(options(
+                    "mqtt_messages_dropped_total",
+                    "Messages that MQTT sessions lost to a bound or to their expiry",
+                )),
             ),
             sessions: registered(r, IntGauge::with_opts(options("sessions", "Link sessions, live or away"))),
             drains: registered(r, IntCounter::with_opts(options("drains_total", "Drains begun"))),

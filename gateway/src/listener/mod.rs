@@ -68,7 +68,8 @@ async fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first
         Protocol::Http => {
             Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))).await
         }
-        Protocol::Mqtt | Protocol::LinkTcp | Protocol::LinkQuic => {
+        Protocol::Mqtt => crate::mqtt::serve(gateway, origin, stream, first_bytes).await,
+        Protocol::LinkTcp | Protocol::LinkQuic => {
             drop((gateway, origin, stream, first_bytes))
         }
     }

@@ -44,6 +44,8 @@ pub struct Connection {
     aliases_out: HashMap<Box<str>, u16>,
     aliases_out_max: u16,
     dropped: u64,
+    /// After the server's last word nothing follows.
+    is_closed: bool,
 }
 
 /// What the client wants.
@@ -93,6 +95,7 @@ impl Connection {
             aliases_out: HashMap::new(),
             aliases_out_max: asked.topic_alias_maximum.unwrap_or(0).min(settings.topic_alias_max),
             dropped: 0,
+            is_closed: false,
         };
         connection.touch(now);
         let mut properties = ConnackProperties::default();
@@ -231,6 +234,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of answers that wait to be transmitted: a driver stops reading from a client that reads none.
+    pub fn control_bytes(&self) -> usize {
+        self.control.len()
+    }
+
     /// Appends to `out` what is to be sent, about 16 KiB at most. A returned payload follows those bytes;
     /// then there may be more.
     pub fn poll_transmit<M: ApplicationMessage>(
@@ -241,6 +249,9 @@ impl Connection {
     ) -> Option<Bytes> {
         if !self.control.is_empty() {
             out.extend_from_slice(&std::mem::take(&mut self.control));
+        }
+        if self.is_closed {
+            return None;
         }
         if let Some(payload) = self.transmit_again(session, out, now) {
             return Some(payload);

@@ -301,6 +301,7 @@ fn a_client_that_exceeds_receive_maximum_is_told_so() {
     assert_eq!(error.reason, ReasonCode::ReceiveMaximumExceeded);
     pair.receive();
     pair.connection.disconnect(error.reason, error.rule);
+    pair.deliver("too late", QoS::AtMostOnce);
     let Some(Packet::Disconnect(disconnect)) = pair.receive().pop() else { panic!("no DISCONNECT") };
     assert_eq!(disconnect.reason, ReasonCode::ReceiveMaximumExceeded);
     assert_eq!(disconnect.properties.reason_string, Some(text(error.rule)));

@@ -1,0 +1,83 @@
+//! When wills and sessions of absent clients are due, and the task that sees to them.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use towline_protocols::mqtt::ReasonCode;
+
+use super::client::Closing;
+use crate::gateway::Gateway;
+
+/// At most one entry for each absent client, in the order of time.
+#[derive(Debug, Default)]
+pub(super) struct Departures {
+    due: Mutex<BTreeSet<(Instant, Arc<str>)>>,
+    /// The earliest entry has changed.
+    changed: Notify,
+    is_watched: AtomicBool,
+}
+
+impl Departures {
+    pub(super) fn insert(&self, at: Instant, id: Arc<str>) {
+        let mut due = self.due.lock();
+        due.insert((at, id));
+        if due.first().is_some_and(|(first, _)| *first == at) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn remove(&self, at: Instant, id: &Arc<str>) {
+        self.due.lock().remove(&(at, id.clone()));
+    }
+
+    pub(super) fn pop_due(&self, now: Instant) -> Option<Arc<str>> {
+        let mut due = self.due.lock();
+        if due.first()?.0 > now {
+            return None;
+        }
+        due.pop_first().map(|(_, id)| id)
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.due.lock().first().map(|(at, _)| *at)
+    }
+}
+
+/// Starts the task that settles departures and tells MQTT clients of a drain, at the first connection.
+pub(super) fn ensure_watched(gateway: &Arc<Gateway>) {
+    if !gateway.mqtt.departures.is_watched.swap(true, Ordering::Relaxed) {
+        tokio::spawn(watch(gateway.clone()));
+    }
+}
+
+/// Ends when the gateway drains: sessions live in memory, so theirs end with it.
+async fn watch(gateway: Arc<Gateway>) {
+    let mut drain = gateway.drain.watch();
+    let departures = &gateway.mqtt.departures;
+    loop {
+        let next = departures.next();
+        tokio::select! {
+            _ = drain.draining() => break,
+            () = departures.changed.notified() => {}
+            () = sleep_until(next) => gateway.mqtt.settle_departures(&gateway, super::now()),
+        }
+    }
+    gateway
+        .mqtt
+        .close_all(Closing { reason: ReasonCode::ServerShuttingDown, text: "the gateway is shutting down" });
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

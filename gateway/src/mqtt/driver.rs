@@ -1,0 +1,328 @@
+//! One connection while its client is there: the machine's bytes, events and clock.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::Sleep,
+};
+use towline_protocols::mqtt::{
+    Disconnect, MqttError, Packet, Publish, QoS, ReasonCode, Version, encode,
+    session::{Event, Settings},
+};
+
+use super::{
+    broker::Attachment,
+    client::Closing,
+    inbox::{Inbox, Incoming},
+    io::{self, Output},
+    message, publish, subscribe,
+};
+use crate::request::Origin;
+
+/// Answers that may wait for a client that does not read, before it is no longer read from.
+const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// How long the last words may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const TAKEN_OVER: Closing =
+    Closing { reason: ReasonCode::SessionTakenOver, text: "another connection took the session over" };
+
+const NOT_ACCEPTED: Closing =
+    Closing { reason: ReasonCode::UnspecifiedError, text: "the message was not accepted; send it again" };
+
+/// Drives one connection.
+pub(super) struct Driver<S> {
+    attachment: Attachment,
+    version: Version,
+    origin: Arc<Origin>,
+    settings: Arc<Settings>,
+    stream: S,
+    /// The beginning of a packet whose end has not come.
+    input: BytesMut,
+    output: Output,
+    inbox: Inbox,
+    /// Set while the client has a keep-alive.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The stream holds written bytes that it has not flushed.
+    is_unflushed: bool,
+    /// The client does not take what is written.
+    is_blocked: bool,
+    /// Nothing is read for now: the client has to wait for a backend, or to read what it is sent.
+    is_paused: bool,
+}
+
+/// How a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The client said so.
+    Left { with_will: bool },
+    /// The stream broke or ended.
+    Lost,
+    /// The server ends it, because of a broken rule.
+    Broken(MqttError),
+    /// The server ends it, for its own reasons.
+    Closed(Closing),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn new(
+        attachment: Attachment,
+        origin: Arc<Origin>,
+        settings: Arc<Settings>,
+        stream: S,
+        input: BytesMut,
+    ) -> Self {
+        let (version, deadline) = {
+            let mut inner = attachment.client.lock();
+            let current = inner.current(attachment.epoch);
+            current.map_or((Version::V311, None), |(connection, _)| {
+                (connection.version(), connection.poll_timeout())
+            })
+        };
+        Self {
+            attachment,
+            version,
+            origin,
+            settings,
+            stream,
+            input,
+            output: Output::default(),
+            inbox: Inbox::default(),
+            timer: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
+            is_unflushed: false,
+            is_blocked: false,
+            is_paused: false,
+        }
+    }
+
+    /// Runs until the connection ends, and says goodbye.
+    pub(super) async fn run(&mut self) {
+        let Err(end) = poll_fn(|cx| self.poll(cx)).await;
+        tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
+        let (with_will, last_words) = match end {
+            End::Lost => (true, None),
+            End::Left { with_will } => (with_will, None),
+            End::Broken(error) => {
+                self.count_limit(error.reason);
+                (true, self.last_words(Closing { reason: error.reason, text: error.rule }))
+            }
+            // The client is not lost when it is the gateway that goes.
+            End::Closed(closing) => {
+                (closing.reason != ReasonCode::ServerShuttingDown, self.last_words(closing))
+            }
+        };
+        // The session is free from here on, however long the goodbye takes.
+        self.attachment.detach(with_will);
+        Box::pin(self.farewell(last_words)).await;
+    }
+
+    /// What there is to do, again and again until everything waits.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, End>> {
+        loop {
+            let is_answered = self.poll_inbox(cx)?.is_ready();
+            self.handle_input()?;
+            self.check_closing()?;
+            self.poll_transmit(cx).map_err(|_| End::Lost)?;
+            let is_read = self.poll_read(cx)?.is_ready();
+            if !is_answered && !is_read {
+                break;
+            }
+        }
+        self.poll_timer(cx)
+    }
+
+    /// Answers one publish that a backend has taken or refused.
+    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let (incoming, result) = ready!(self.inbox.poll_next(cx, &self.attachment.gateway, &self.origin));
+        Poll::Ready(self.finish(&incoming, result))
+    }
+
+    /// Takes events off the input, as long as there is room for what they ask.
+    fn handle_input(&mut self) -> Result<(), End> {
+        while !self.input.is_empty() && !self.is_inbox_full() {
+            let event = {
+                let mut inner = self.attachment.client.lock();
+                let Some((connection, session)) = inner.current(self.attachment.epoch) else { break };
+                connection
+                    .handle_bytes(session, &mut self.input, &self.settings, super::now())
+                    .map_err(End::Broken)?
+            };
+            match event {
+                Some(event) => self.handle_event(event)?,
+                None => break,
+            }
+        }
+        if self.input.is_empty() {
+            // An idle connection keeps no buffer.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn handle_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Publish(publish) => return self.handle_publish(&publish),
+            Event::Subscribe(subscribe) => subscribe::subscribe(&self.attachment, &subscribe),
+            Event::Unsubscribe(unsubscribe) => subscribe::unsubscribe(&self.attachment, &unsubscribe),
+            Event::Disconnect { with_will } => return Err(End::Left { with_will }),
+        }
+        Ok(())
+    }
+
+    /// A publish with a route, or behind one, waits its turn; any other is done at once.
+    fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
+        let message = Arc::new(message::from_publish(publish, &self.attachment.client.id, super::now()));
+        let is_routed = publish::has_route(&self.attachment.gateway, &message.topic);
+        let incoming = Incoming { message, qos: publish.qos, packet_id: publish.packet_id, is_routed };
+        if self.inbox.is_empty() && !is_routed {
+            return self.finish(&incoming, Ok(()));
+        }
+        self.inbox.push(incoming);
+        Ok(())
+    }
+
+    /// Distributes a publish and acknowledges it, or says why not.
+    fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
+        let reason = match result {
+            // QoS 0 is not repeated: its subscribers need not miss what the backend did.
+            Err(reason) if incoming.qos != QoS::AtMostOnce => reason,
+            _ => {
+                let reason = publish::distribute(&self.attachment.gateway, &incoming.message);
+                if incoming.is_routed { ReasonCode::Success } else { reason }
+            }
+        };
+        let Some(packet_id) = incoming.packet_id else { return Ok(()) };
+        let mut inner = self.attachment.client.lock();
+        let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
+        if reason.is_error() && connection.version() != Version::V5 {
+            return Err(End::Closed(NOT_ACCEPTED));
+        }
+        connection.acknowledge(session, packet_id, incoming.qos, reason);
+        Ok(())
+    }
+
+    fn check_closing(&self) -> Result<(), End> {
+        let mut inner = self.attachment.client.lock();
+        let closing = inner.closing;
+        match closing {
+            _ if inner.current(self.attachment.epoch).is_none() => Err(End::Closed(TAKEN_OVER)),
+            // What a backend works on is answered first.
+            Some(closing) if self.inbox.is_empty() => Err(End::Closed(closing)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what the machine has, until that or the stream is exhausted.
+    fn poll_transmit(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        loop {
+            self.is_blocked = self.output.poll_write(&mut self.stream, cx)?.is_pending();
+            if self.is_blocked {
+                return Ok(());
+            }
+            let mut inner = self.attachment.client.lock();
+            let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
+            self.output.fill(|out| connection.poll_transmit(session, out, super::now()));
+            self.attachment.client.dropped.inc_by(connection.take_dropped());
+            inner.register(cx);
+            if self.output.is_empty() {
+                break;
+            }
+            self.is_unflushed = true;
+        }
+        self.output.release();
+        if self.is_unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
+            self.is_unflushed = false;
+        }
+        Ok(())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        self.is_paused = self.is_pausing();
+        if self.is_paused {
+            return Poll::Pending;
+        }
+        match ready!(io::poll_read(&mut self.stream, cx, &mut self.input)) {
+            Ok(1..) => Poll::Ready(Ok(())),
+            Ok(0) | Err(_) => Poll::Ready(Err(End::Lost)),
+        }
+    }
+
+    fn is_pausing(&self) -> bool {
+        let mut inner = self.attachment.client.lock();
+        let is_closing = inner.closing.is_some();
+        let control_bytes =
+            inner.current(self.attachment.epoch).map_or(0, |(connection, _)| connection.control_bytes());
+        is_closing || self.is_inbox_full() || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
+    }
+
+    fn is_inbox_full(&self) -> bool {
+        self.inbox.is_full(self.settings.receive_maximum.into(), self.settings.limits.packet_bytes_max)
+    }
+
+    /// The timer is not moved for each packet: when it is due, it looks for how long the client was silent.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, End>> {
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = super::now();
+            let mut inner = self.attachment.client.lock();
+            let Some((connection, _)) = inner.current(self.attachment.epoch) else { return Poll::Pending };
+            if self.is_paused {
+                connection.touch(now);
+            }
+            connection.handle_timeout(now).map_err(End::Broken)?;
+            let Some(deadline) = connection.poll_timeout() else { return Poll::Pending };
+            timer.as_mut().reset(deadline.into());
+        }
+    }
+
+    /// The bytes of a DISCONNECT, where the version has one.
+    fn last_words(&self, closing: Closing) -> Option<BytesMut> {
+        let mut out = BytesMut::new();
+        let mut inner = self.attachment.client.lock();
+        if let Some((connection, session)) = inner.current(self.attachment.epoch) {
+            connection.disconnect(closing.reason, closing.text);
+            connection.poll_transmit(session, &mut out, super::now());
+        } else if self.version == Version::V5 {
+            // Taken over: the session and its machine belong to another connection.
+            let disconnect = Packet::Disconnect(Disconnect::new(closing.reason));
+            let _ = encode(&disconnect, self.version, &mut out);
+        }
+        Some(out)
+    }
+
+    /// Writes the rest and closes. Whether the client reads it or not, the connection is over.
+    async fn farewell(&mut self, last_words: Option<BytesMut>) {
+        let Self { stream, output, .. } = self;
+        let farewell = async {
+            if let Some(last_words) = last_words {
+                // First what is left of a packet that was begun.
+                poll_fn(|cx| output.poll_write(stream, cx)).await?;
+                stream.write_all(&last_words).await?;
+            }
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+    }
+
+    fn count_limit(&self, reason: ReasonCode) {
+        let limit = match reason {
+            ReasonCode::PacketTooLarge => "packet_bytes_max",
+            ReasonCode::ReceiveMaximumExceeded => "receive_maximum",
+            ReasonCode::TopicAliasInvalid => "topic_alias_max",
+            ReasonCode::TopicNameInvalid => "topic_levels_max",
+            ReasonCode::KeepAliveTimeout => "keep_alive",
+            _ => return,
+        };
+        self.attachment.gateway.metrics.limit_hit(limit);
+    }
+}

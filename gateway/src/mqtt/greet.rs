@@ -1,0 +1,112 @@
+//! The beginning of a connection: CONNECT, authentication, CONNACK.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use towline_protocols::mqtt::{
+    Connect, MqttError, ReasonCode, Version,
+    session::{Greeting, Settings},
+};
+
+use super::{departures, driver::Driver, io};
+use crate::{gateway::Gateway, request::Origin};
+
+/// How long a refused client is given to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Brings a connection to the point where its session goes on; `None` when it was refused.
+pub(super) async fn greet<S>(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    mut stream: S,
+    first_bytes: Bytes,
+) -> Option<Driver<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    departures::ensure_watched(&gateway);
+    let settings = gateway.mqtt.settings(&gateway);
+    let mut input = BytesMut::from(first_bytes);
+    let connect = match read_connect(&mut stream, &mut input, &settings).await? {
+        Ok(connect) => connect,
+        Err(error) => {
+            tracing::debug!(peer = %origin.peer, %error, "MQTT client refused");
+            refuse(&mut stream, None, error.reason).await;
+            return None;
+        }
+    };
+    match admit(&gateway, &origin, &connect, &settings).await {
+        Ok((attachment, origin)) => Some(Driver::new(attachment, origin, settings, stream, input)),
+        Err(reason) => {
+            tracing::debug!(peer = %origin.peer, ?reason, "MQTT client refused");
+            refuse(&mut stream, Some(connect.version), reason).await;
+            None
+        }
+    }
+}
+
+/// `None` when the peer went away.
+async fn read_connect<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    input: &mut BytesMut,
+    settings: &Settings,
+) -> Option<Result<Box<Connect>, MqttError>> {
+    let greeting = Greeting::new(settings, super::now());
+    loop {
+        match greeting.handle_bytes(input, settings) {
+            Ok(Some(connect)) => return Some(Ok(connect)),
+            Ok(None) => {}
+            Err(error) => return Some(Err(error)),
+        }
+        let read = poll_fn(|cx| io::poll_read(stream, cx, input));
+        match tokio::time::timeout_at(greeting.poll_timeout().into(), read).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return None,
+            Err(_) => match greeting.handle_timeout(super::now()) {
+                Err(error) => return Some(Err(error)),
+                Ok(()) => {}
+            },
+        }
+    }
+}
+
+async fn admit(
+    gateway: &Arc<Gateway>,
+    origin: &Origin,
+    connect: &Connect,
+    settings: &Arc<Settings>,
+) -> Result<(super::broker::Attachment, Arc<Origin>), ReasonCode> {
+    if gateway.drain.is_draining() {
+        return Err(ReasonCode::ServerUnavailable);
+    }
+    let password = connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default();
+    let credentials = connect.user_name.as_ref().map(|user| (user.as_str(), password));
+    let user =
+        gateway.authenticate(&origin.listener, credentials).await.map_err(|_| match connect.version {
+            Version::V5 => ReasonCode::BadUserNameOrPassword,
+            // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
+            _ => ReasonCode::NotAuthorized,
+        })?;
+    let mut origin = Origin { user: user.clone(), ..origin.clone() };
+    if !connect.client_id.is_empty() {
+        origin.client_id = Some(connect.client_id.as_str().into());
+    }
+    let mut origin = Arc::new(origin);
+    let attachment = gateway.mqtt.attach(gateway, connect, &origin, user, settings)?;
+    if origin.client_id.is_none() {
+        origin = Arc::new(Origin { client_id: Some(attachment.client.id.clone()), ..(*origin).clone() });
+    }
+    Ok((attachment, origin))
+}
+
+async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, version: Option<Version>, reason: ReasonCode) {
+    let mut out = BytesMut::new();
+    Greeting::refuse(version, reason, &mut out);
+    let farewell = async {
+        stream.write_all(&out).await?;
+        stream.shutdown().await
+    };
+    // Whether it reads that or not, the connection is over.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+}

@@ -1,0 +1,101 @@
+//! Between MQTT's packets and the hub's messages.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use towline_protocols::{
+    link::Priority,
+    mqtt::{
+        LastWill, Publish, QoS, Text,
+        session::{ApplicationMessage, MessageView},
+    },
+};
+
+use crate::hub::Message;
+
+/// Payloads up to this size are copied out of the packet they came in: a message that waits must not hold on
+/// to a whole read buffer. Above it, the buffer is a few times the message at the most.
+const PAYLOAD_BYTES_COPIED_MAX: usize = 4096;
+
+/// A message as sessions queue it.
+#[derive(Clone, Debug)]
+pub(super) struct Shared(pub(super) Arc<Message>);
+
+impl ApplicationMessage for Shared {
+    fn view(&self) -> MessageView<'_> {
+        let message = &*self.0;
+        MessageView {
+            topic: &message.topic,
+            payload: &message.payload,
+            expires: message.expires,
+            payload_utf8: message.payload_utf8,
+            content_type: message.content_type.as_deref(),
+            response_topic: message.response_topic.as_deref(),
+            correlation_data: message.correlation_data.as_deref(),
+            user_properties: &message.user_properties,
+        }
+    }
+}
+
+/// The message of a PUBLISH.
+pub(super) fn from_publish(publish: &Publish, publisher: &Arc<str>, now: Instant) -> Message {
+    let properties = &publish.properties;
+    Message {
+        topic: publish.topic.as_str().into(),
+        payload: detached(&publish.payload),
+        qos: publish.qos as u8,
+        retain: publish.retain,
+        priority: Priority::NORMAL,
+        expires: expires(properties.expiry, now),
+        publisher: Some(publisher.clone()),
+        payload_utf8: properties.payload_utf8.unwrap_or(false),
+        content_type: shared(properties.content_type.as_ref()),
+        response_topic: shared(properties.response_topic.as_ref()),
+        correlation_data: properties.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data)),
+        user_properties: pairs(&properties.user_properties),
+    }
+}
+
+/// The message of a will. Its expiry begins when it is published, so it is not set here.
+pub(super) fn from_will(will: &LastWill, publisher: &Arc<str>) -> Message {
+    let properties = &will.properties;
+    Message {
+        topic: will.topic.as_str().into(),
+        payload: Bytes::copy_from_slice(&will.payload),
+        qos: will.qos as u8,
+        retain: will.retain,
+        priority: Priority::NORMAL,
+        expires: None,
+        publisher: Some(publisher.clone()),
+        payload_utf8: properties.payload_utf8.unwrap_or(false),
+        content_type: shared(properties.content_type.as_ref()),
+        response_topic: shared(properties.response_topic.as_ref()),
+        correlation_data: properties.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data)),
+        user_properties: pairs(&properties.user_properties),
+    }
+}
+
+/// The instant after `seconds`; `None` when there is no such interval, or it is longer than time.
+pub(super) fn expires(seconds: Option<u32>, now: Instant) -> Option<Instant> {
+    now.checked_add(Duration::from_secs(seconds?.into()))
+}
+
+/// A delivery's quality of service.
+pub(super) fn qos(qos: u8) -> QoS {
+    QoS::from_bits(qos).unwrap_or(QoS::ExactlyOnce)
+}
+
+fn detached(payload: &Bytes) -> Bytes {
+    if payload.len() <= PAYLOAD_BYTES_COPIED_MAX { Bytes::copy_from_slice(payload) } else { payload.clone() }
+}
+
+fn shared(text: Option<&Text>) -> Option<Arc<str>> {
+    text.map(|text| text.as_str().into())
+}
+
+fn pairs(pairs: &[(Text, Text)]) -> Vec<(Arc<str>, Arc<str>)> {
+    pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+}

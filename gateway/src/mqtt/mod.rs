@@ -1,0 +1,46 @@
+//! MQTT clients: the life of a connection, the sessions behind it, retained messages and wills.
+//!
+//! ```text
+//!  serve ── greet ── authenticate ── Broker::attach ── Driver::run ── Broker::detach ── (will, expiry)
+//!                                        │                │  ▲
+//!                                        ▼                ▼  │ wakes
+//!                                     Client: one session; the hub's mailbox
+//! ```
+//!
+//! Sessions live in memory and end with the process.
+
+mod broker;
+mod client;
+mod departures;
+mod driver;
+mod greet;
+mod inbox;
+mod io;
+mod message;
+mod publish;
+mod retained;
+mod subscribe;
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use self::{broker::Broker, retained::Retained};
+use crate::{gateway::Gateway, request::Origin};
+
+/// Serves one connection until it ends. `first_bytes` were read from the stream already.
+pub async fn serve<S>(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: S, first_bytes: Bytes)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    // Boxed: the task of an idle connection must not keep room for its beginning.
+    if let Some(mut driver) = Box::pin(greet::greet(gateway, origin, stream, first_bytes)).await {
+        driver.run().await;
+    }
+}
+
+/// The driver's clock. Tokio's, so that tests can move it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

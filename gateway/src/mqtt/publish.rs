@@ -1,0 +1,90 @@
+//! The way of a message: to the backend of its topic's route, if there is one, and to its subscribers.
+
+use std::sync::Arc;
+
+use towline_protocols::mqtt::ReasonCode;
+
+use super::{client::Will, message};
+use crate::{
+    backend::{self, Reply},
+    error::{RpcError, RpcErrorKind},
+    gateway::Gateway,
+    hub::Message,
+    request::Origin,
+};
+
+/// Whether the message has to be accepted by a backend first.
+pub(super) fn has_route(gateway: &Gateway, topic: &str) -> bool {
+    gateway.snapshot().routes.match_topic(topic).is_some()
+}
+
+/// Takes a message to the backend of its route; what that answers goes to the response topic.
+///
+/// # Errors
+/// The backend did not accept it: what its publisher is told.
+pub(super) async fn forward(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    message: Arc<Message>,
+) -> Result<(), ReasonCode> {
+    match backend::publish(&gateway, &origin, &message).await {
+        Ok(reply) => {
+            gateway.mqtt.counters.forwarded.inc();
+            if let (Some(reply), Some(topic)) = (reply, &message.response_topic) {
+                distribute(&gateway, &Arc::new(response(&message, topic, reply)));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            gateway.mqtt.counters.refused.inc();
+            tracing::debug!(topic = %message.topic, %error, "a backend did not take a message");
+            Err(reason(&error))
+        }
+    }
+}
+
+/// Retains a message if asked, and hands it to its subscribers. The reason is for its publisher.
+pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>) -> ReasonCode {
+    if message.retain
+        && let Err(full) = gateway.mqtt.retained.retain(message, super::now())
+    {
+        gateway.metrics.limit_hit(full.0);
+    }
+    let fanout = gateway.hub.publish(message);
+    gateway.mqtt.counters.published.inc();
+    if fanout.total() == 0 { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success }
+}
+
+/// Publishes a will, through its route if it has one; nobody waits for that.
+pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
+    let Will { message, expiry, origin, .. } = will;
+    let expires = message::expires(expiry, super::now());
+    let message = Arc::new(Message { expires, ..message });
+    distribute(gateway, &message);
+    // Without a runtime the process is ending, and its backends with it.
+    if let (true, Ok(runtime)) = (has_route(gateway, &message.topic), tokio::runtime::Handle::try_current()) {
+        // A failure is counted and logged there; a will has no publisher to be told.
+        runtime.spawn(forward(gateway.clone(), origin, message));
+    }
+}
+
+fn response(request: &Message, topic: &Arc<str>, reply: Reply) -> Message {
+    Message {
+        topic: topic.clone(),
+        payload: reply.payload,
+        qos: request.qos,
+        priority: request.priority,
+        content_type: reply.content_type,
+        correlation_data: request.correlation_data.clone(),
+        ..Message::default()
+    }
+}
+
+fn reason(error: &RpcError) -> ReasonCode {
+    match error.kind {
+        RpcErrorKind::PermissionDenied | RpcErrorKind::EncryptionRequired => ReasonCode::NotAuthorized,
+        RpcErrorKind::LimitExceeded => ReasonCode::QuotaExceeded,
+        RpcErrorKind::Malformed => ReasonCode::PayloadFormatInvalid,
+        _ => ReasonCode::UnspecifiedError,
+    }
+}

@@ -1,0 +1,117 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use towline_protocols::mqtt::{ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, topic};
+
+use super::broker::Attachment;
+use crate::hub::{Delivery, Mailbox, SubscribeError, SubscribeOptions};
+
+/// Subscribes to each filter, answers, and then sends what is retained.
+pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) {
+    let identifier = subscribe.properties.subscription_id.map_or(0, |id| id.get());
+    let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
+    let mut wanted = Vec::new();
+    for subscription in &subscribe.subscriptions {
+        match subscribe_one(attachment, subscription, identifier) {
+            Ok(is_new) => {
+                reasons.push(subscription.options.qos.granted());
+                if wants_retained(subscription, is_new) {
+                    wanted.push(subscription);
+                }
+            }
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    if let Some((connection, _)) = attachment.client.lock().current(attachment.epoch) {
+        connection.suback(subscribe.packet_id, reasons);
+    }
+    for subscription in wanted {
+        send_retained(attachment, subscription, identifier);
+    }
+}
+
+/// Unsubscribes from each filter and answers.
+pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) {
+    let Attachment { gateway, client, epoch, .. } = attachment;
+    let reasons = unsubscribe.filters.iter().map(|filter| {
+        if gateway.hub.unsubscribe(&client.id, filter.as_str()) {
+            let mut inner = client.lock();
+            inner.subscriptions = inner.subscriptions.saturating_sub(1);
+            ReasonCode::Success
+        } else {
+            ReasonCode::NoSubscriptionExisted
+        }
+    });
+    let reasons = reasons.collect();
+    if let Some((connection, _)) = client.lock().current(*epoch) {
+        connection.unsuback(unsubscribe.packet_id, reasons);
+    }
+}
+
+/// Says whether the subscription is new.
+fn subscribe_one(
+    attachment: &Attachment,
+    subscription: &Subscription,
+    identifier: u32,
+) -> Result<bool, ReasonCode> {
+    let Attachment { gateway, client, epoch, .. } = attachment;
+    let filter = subscription.filter.as_str();
+    let max = gateway.snapshot().settings.mqtt.subscriptions_max;
+    let held = {
+        let mut inner = client.lock();
+        if inner.current(*epoch).is_none() {
+            return Err(ReasonCode::UnspecifiedError);
+        }
+        inner.subscriptions
+    };
+    // A full client may still change the options of what it has, which the hub alone can tell.
+    if held >= max && !has_subscription(attachment, filter) {
+        gateway.metrics.limit_hit("subscriptions_max");
+        return Err(ReasonCode::QuotaExceeded);
+    }
+    let options = SubscribeOptions {
+        qos: subscription.options.qos as u8,
+        no_local: subscription.options.no_local,
+        retain_as_published: subscription.options.retain_as_published,
+        identifier,
+    };
+    match gateway.hub.subscribe(&client.id, filter, options) {
+        Ok(is_new) => {
+            client.lock().subscriptions += usize::from(is_new);
+            Ok(is_new)
+        }
+        Err(SubscribeError::Filter(error)) => {
+            tracing::debug!(client_id = %client.id, %error, "topic filter refused");
+            gateway.metrics.limit_hit("topic_levels_max");
+            Err(ReasonCode::TopicFilterInvalid)
+        }
+        Err(SubscribeError::UnknownClient) => Err(ReasonCode::UnspecifiedError),
+    }
+}
+
+fn has_subscription(attachment: &Attachment, filter: &str) -> bool {
+    attachment.gateway.hub.subscriptions(&attachment.client.id).iter().any(|(held, _)| held == filter)
+}
+
+fn wants_retained(subscription: &Subscription, is_new: bool) -> bool {
+    // MQTT 5, section 4.8.2: no retained messages for shared subscriptions.
+    let (group, _) = topic::split_share(subscription.filter.as_str());
+    group.is_none()
+        && match subscription.options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        }
+}
+
+fn send_retained(attachment: &Attachment, subscription: &Subscription, identifier: u32) {
+    let Attachment { gateway, client, .. } = attachment;
+    let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
+    for message in gateway.mqtt.retained.matching(subscription.filter.as_str(), super::now()) {
+        let is_own = message.publisher.as_ref() == Some(&client.id);
+        if subscription.options.no_local && is_own {
+            continue;
+        }
+        let qos = message.qos.min(subscription.options.qos as u8);
+        client.deliver(&message, &Delivery { qos, retain: true, identifiers });
+    }
+}

@@ -4,6 +4,8 @@
 mod filter;
 mod levels;
 mod registry;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::{ops::AddAssign, sync::Arc, time::Instant};

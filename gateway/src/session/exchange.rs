@@ -238,7 +238,11 @@ impl Producer {
         if !self.exchange.is_recorded() || self.session.record(&self.exchange, added) {
             return Ok(());
         }
-        self.exchange.stop_recording()
+        let stopped = self.exchange.stop_recording();
+        if stopped.is_err() {
+            self.session.finished(self.exchange.seq);
+        }
+        stopped
     }
 }
 

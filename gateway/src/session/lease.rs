@@ -161,7 +161,9 @@ impl Lease {
         if self.revoked().is_some() {
             return Subscribed::default();
         }
-        self.session.change_subscriptions(&subscribe.add, &subscribe.remove)
+        let subscribed = self.session.change_subscriptions(&subscribe.add, &subscribe.remove);
+        self.session.persist();
+        subscribed
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     record::{SessionRecord, encode_push, push_key},
     secret::SecretHash,
     signal::{Revoked, Signal},
+    subscribe::Changed,
 };
 use crate::{
     hub::{Delivered, Delivery, Mailbox, Message, RegisterError},
@@ -108,18 +109,20 @@ impl LinkSession {
         let resumed = self.take_over(hello, &signal)?;
         let lease = Lease::new(self.clone(), signal.clone());
         self.acknowledge(&Ack { floor: hello.outcome_floor, seqs: Vec::new() });
+        let Changed { subscribed, changed } = self.replace_subscriptions(&hello.topics);
+        if changed || !resumed {
+            self.persist();
+        }
         let mut opened = Opened {
             lease,
             resumed,
             unknown: Vec::new(),
             attached: Vec::new(),
             refused: Vec::new(),
-            subscribed: self.replace_subscriptions(&hello.topics),
+            subscribed,
         };
         if resumed {
             self.resolve_waiting(hello, &signal, &mut opened);
-        } else {
-            self.persist();
         }
         Ok(opened)
     }

@@ -86,7 +86,7 @@ pub(super) fn encode_push(push: &QueuedPush, clock: &Clock) -> Vec<u8> {
     let message = &*push.message;
     let mut out = Vec::with_capacity(64 + message.topic.len() + message.payload.len());
     out.put_slice(&[VERSION, push.qos, message.qos, message.priority.urgency()]);
-    out.put_u8(u8::from(message.retain) * RETAIN | u8::from(message.payload_utf8) * PAYLOAD_UTF8);
+    out.put_u8((u8::from(message.retain) * RETAIN) | (u8::from(message.payload_utf8) * PAYLOAD_UTF8));
     out.put_u64(clock.unix_ms(push.queued_at));
     out.put_u64(message.expires.map_or(0, |expires| clock.unix_ms(expires)));
     put_bytes(&mut out, message.topic.as_bytes());

@@ -1,5 +1,7 @@
 //! How a session tells the task of its connection that there is something to do.
 
+use std::collections::VecDeque;
+
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -32,16 +34,19 @@ pub(super) struct Signal {
 
 #[derive(Default)]
 struct Pending {
-    /// Each exchange stands here at most once, so the list is bounded by the running requests.
-    ready: Vec<u64>,
+    /// Each request stands here at most once, so the list is bounded by those that run or are kept.
+    ready: VecDeque<u64>,
     pushes: bool,
     revoked: Option<Revoked>,
 }
 
 impl Signal {
     pub(super) fn ready(&self, seq: u64) {
-        self.pending.lock().ready.push(seq);
-        self.notify.notify_one();
+        let mut pending = self.pending.lock();
+        if !pending.ready.contains(&seq) {
+            pending.ready.push_back(seq);
+            self.notify.notify_one();
+        }
     }
 
     pub(super) fn pushes(&self) {
@@ -68,10 +73,7 @@ impl Signal {
         if std::mem::take(&mut pending.pushes) {
             return Some(SessionEvent::Pushes);
         }
-        if pending.ready.is_empty() {
-            return None;
-        }
-        Some(SessionEvent::Ready(pending.ready.remove(0)))
+        pending.ready.pop_front().map(SessionEvent::Ready)
     }
 
     /// Waits for the next event. Safe to cancel.

@@ -8,35 +8,39 @@ use crate::hub::SubscribeOptions;
 /// The link delivers at most once or at least once.
 const QOS_MAX: u32 = 1;
 
+/// What came of a change, and whether the store must know of it.
+pub(super) struct Changed {
+    pub(super) subscribed: Subscribed,
+    pub(super) changed: bool,
+}
+
 impl LinkSession {
     /// HELLO's filters replace those of the connection before.
-    pub(super) fn replace_subscriptions(&self, wanted: &[Filter]) -> Subscribed {
-        let hub = &self.context.hub;
-        let held = hub.subscriptions(self.client_id());
-        if held.is_empty() && wanted.is_empty() {
-            return Subscribed::default();
-        }
+    pub(super) fn replace_subscriptions(&self, wanted: &[Filter]) -> Changed {
+        let held = self.context.hub.subscriptions(self.client_id());
         let is_wanted = |filter: &str| wanted.iter().any(|wanted| wanted.filter == filter);
         let obsolete: Vec<_> =
-            held.into_iter().map(|(filter, _)| filter).filter(|filter| !is_wanted(filter)).collect();
-        let mut subscribed = self.change_subscriptions(wanted, &obsolete);
-        subscribed.results.drain(..obsolete.len());
-        subscribed
+            held.iter().map(|(filter, _)| filter).filter(|filter| !is_wanted(filter)).cloned().collect();
+        let Subscribed { mut results } = self.change_subscriptions(wanted, &obsolete);
+        results.drain(..obsolete.len());
+        let changed = sorted(held) != sorted(self.context.hub.subscriptions(self.client_id()));
+        Changed { subscribed: Subscribed { results }, changed }
     }
 
     /// Removes, then adds; one result for each, in that order.
     pub(super) fn change_subscriptions(&self, add: &[Filter], remove: &[String]) -> Subscribed {
         let mut results = Vec::with_capacity(add.len() + remove.len());
-        for filter in remove {
-            let error = match self.context.hub.unsubscribe(self.client_id(), filter) {
-                true => String::new(),
-                false => "there was no such subscription".to_owned(),
-            };
-            results.push(SubscribeResult { filter: filter.clone(), qos: 0, error });
-        }
+        results.extend(remove.iter().map(|filter| self.unsubscribe(filter)));
         results.extend(add.iter().map(|filter| self.subscribe(filter)));
-        self.persist();
         Subscribed { results }
+    }
+
+    fn unsubscribe(&self, filter: &str) -> SubscribeResult {
+        let error = match self.context.hub.unsubscribe(self.client_id(), filter) {
+            true => String::new(),
+            false => "there was no such subscription".to_owned(),
+        };
+        SubscribeResult { filter: filter.to_owned(), qos: 0, error }
     }
 
     fn subscribe(&self, wanted: &Filter) -> SubscribeResult {
@@ -56,4 +60,9 @@ impl LinkSession {
             Ok(_) => result(String::new()),
         }
     }
+}
+
+fn sorted(mut subscriptions: Vec<(String, SubscribeOptions)>) -> Vec<(String, SubscribeOptions)> {
+    subscriptions.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    subscriptions
 }

@@ -1,0 +1,278 @@
+//! Requests are run once, and their answers can be taken again.
+
+use towline_protocols::link::{Ack, Execution::*, RpcErrorKind::*};
+
+use super::*;
+
+fn ack(floor: u64, seqs: &[u64]) -> Ack {
+    Ack { floor, seqs: seqs.to_vec() }
+}
+
+#[test]
+fn an_answer_arrives_as_it_was_written_and_a_repeat_gets_the_same() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    assert_eq!(drain(&mut consumer), "");
+    producer.head(head()).unwrap();
+    assert_eq!(opened.lease.poll_event(), Some(SessionEvent::Ready(1)));
+    assert_eq!(drain(&mut consumer), "h");
+    send(&producer, "one").unwrap();
+    send(&producer, "two").unwrap();
+    assert_eq!(opened.lease.poll_event(), Some(SessionEvent::Ready(1)));
+    assert_eq!(opened.lease.poll_event(), None, "one event stands for both");
+    assert_eq!(drain(&mut consumer), "one two");
+    producer.trailers(head());
+    assert_eq!(drain(&mut consumer), "t.");
+    assert_eq!(consumer.try_next(), Next::Done);
+    assert_eq!(drain(&mut again(&opened.lease, 1)), "h one two t.");
+}
+
+#[test]
+fn a_plain_end_rides_on_the_last_part_where_it_is_known_in_time() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    producer.head(head()).unwrap();
+    send(&producer, "one").unwrap();
+    producer.end();
+    assert_eq!(drain(&mut consumer), "h one.");
+    let (producer, mut consumer) = run(&opened.lease, 2);
+    producer.head(head()).unwrap();
+    assert_eq!(drain(&mut consumer), "h");
+    producer.end();
+    assert_eq!(drain(&mut consumer), "e.");
+    assert_eq!(drain(&mut again(&opened.lease, 2)), "h.");
+}
+
+#[test]
+fn an_answer_whose_connection_died_is_there_after_the_reconnect() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    producer.head(head()).unwrap();
+    send(&producer, "one").unwrap();
+    assert_eq!(drain(&mut consumer), "h one");
+    drop((opened, consumer));
+    send(&producer, "two").unwrap();
+    producer.end();
+    let mut opened = rig.open(&waiting(2, &[(1, 1), (7, 0)]));
+    assert_eq!(opened.unknown, [7]);
+    assert_eq!(opened.lease.poll_event(), Some(SessionEvent::Ready(1)));
+    assert_eq!(drain(&mut opened.attached[0]), "h two.", "from message number 1 on");
+    let Attach::Attached(mut consumer) = opened.lease.attach(1, 2) else { panic!("1 is known") };
+    assert_eq!(drain(&mut consumer), "h.");
+    assert!(matches!(opened.lease.attach(8, 0), Attach::Unknown));
+}
+
+#[test]
+fn a_running_request_is_attached_not_run_again() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, mut first) = run(&opened.lease, 1);
+    producer.head(head()).unwrap();
+    let mut second = again(&opened.lease, 1);
+    assert_eq!(first.try_next(), Next::Done, "one consumer at a time");
+    drop(first);
+    producer.end();
+    assert_eq!(drain(&mut second), "h.");
+}
+
+#[test]
+fn a_request_that_had_not_arrived_is_as_unseen_or_ends_as_may_have_run() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let Begin::Run(unforwarded, _) = opened.lease.begin(1) else { panic!("1 is new") };
+    let Begin::Run(forwarded, _) = opened.lease.begin(2) else { panic!("2 is new") };
+    forwarded.forwarded();
+    drop(opened);
+    assert_eq!(unforwarded.ended().now_or_never(), Some(Ended));
+    assert_eq!(send(&forwarded, "late"), Err(Ended));
+    let mut opened = rig.open(&waiting(2, &[(1, 0), (2, 0)]));
+    assert_eq!(opened.unknown, [1]);
+    assert_eq!(drain(&mut opened.attached[0]), "!Cancelled/MayHaveRun.");
+}
+
+#[test]
+fn a_cancelled_request_tells_its_producer() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    assert_eq!(producer.ended().now_or_never(), None);
+    opened.lease.cancel(1, "the client lost interest");
+    assert_eq!(producer.ended().now_or_never(), Some(Ended));
+    assert_eq!(drain(&mut consumer), "!Cancelled/MayHaveRun.");
+}
+
+#[test]
+fn a_producer_that_is_dropped_leaves_an_error() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    producer.head(head()).unwrap();
+    drop(producer);
+    assert_eq!(drain(&mut consumer), "h !Cancelled/MayHaveRun.");
+}
+
+#[test]
+fn an_acknowledged_outcome_is_freed_and_its_repeat_refused_as_ran() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    for seq in 1..=3 {
+        let (producer, _) = run(&opened.lease, seq);
+        send(&producer, "answer").unwrap();
+        producer.end();
+    }
+    assert_eq!(rig.sessions.held_bytes(), 18);
+    opened.lease.acknowledge(&ack(1, &[3]));
+    assert_eq!(rig.sessions.held_bytes(), 6);
+    for seq in [1, 3] {
+        let error = refused(&opened.lease, seq);
+        assert_eq!((error.kind, error.execution), (OutcomeExpired, Ran));
+    }
+    assert_eq!(drain(&mut again(&opened.lease, 2)), "answer.");
+}
+
+#[test]
+fn hellos_floor_acknowledges_too() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    run(&opened.lease, 1).0.end();
+    let opened = rig.open(&Hello { outcome_floor: 1, ..waiting(2, &[(1, 0)]) });
+    let [(1, error)] = &*opened.refused else { panic!("1 was acknowledged") };
+    assert_eq!((error.kind, error.execution), (OutcomeExpired, Ran));
+}
+
+#[test]
+fn beyond_outcomes_max_the_oldest_outcome_is_gone() {
+    let rig = Rig::with(|settings| settings.session.outcomes_max = 2);
+    let opened = rig.open(&hello(1));
+    for seq in 1..=3 {
+        run(&opened.lease, seq).0.end();
+    }
+    let error = refused(&opened.lease, 1);
+    assert_eq!((error.kind, error.execution), (OutcomeExpired, MayHaveRun));
+    assert_eq!(rig.limit_hits("session.outcomes_max"), 1);
+    assert_eq!(drain(&mut again(&opened.lease, 2)), "e.");
+}
+
+#[test]
+fn beyond_outcome_age_max_an_outcome_is_gone() {
+    let rig = Rig::with(|settings| settings.session.outcome_age_max = Duration::from_secs(10));
+    let opened = rig.open(&hello(1));
+    run(&opened.lease, 1).0.end();
+    rig.advance(Duration::from_secs(9));
+    assert_eq!(drain(&mut again(&opened.lease, 1)), "e.");
+    rig.advance(Duration::from_secs(1));
+    let error = refused(&opened.lease, 1);
+    assert_eq!((error.kind, error.execution), (OutcomeExpired, MayHaveRun));
+    assert_eq!(rig.limit_hits("session.outcome_age_max"), 1);
+}
+
+#[test]
+fn an_answer_beyond_the_record_is_streamed_in_bounded_memory_and_not_replayed() {
+    let rig = Rig::with(|settings| {
+        settings.session.outcome_bytes_max = 1000;
+        settings.session.stream_window = 100;
+    });
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    for _ in 0..100 {
+        send(&producer, vec![0; 60]).unwrap();
+        assert_eq!(drain(&mut consumer), "60");
+        assert!(rig.sessions.held_bytes() <= 1060, "{}", rig.sessions.held_bytes());
+    }
+    assert_eq!(rig.sessions.held_bytes(), 0, "what was taken is not kept");
+    assert_eq!(rig.limit_hits("session.outcome_bytes_max"), 1);
+    let error = refused(&opened.lease, 1);
+    assert_eq!((error.kind, error.execution), (OutcomeExpired, MayHaveRun));
+    producer.end();
+    assert_eq!(drain(&mut consumer), "e.", "the attached consumer gets it to the end");
+}
+
+#[test]
+fn a_producer_waits_for_a_slow_consumer() {
+    let rig = Rig::with(|settings| settings.session.stream_window = 100);
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    assert_eq!(producer.message(vec![0; 99].into()).now_or_never(), Some(Ok(())));
+    assert_eq!(producer.message(vec![0; 10].into()).now_or_never(), None);
+    assert_eq!(producer.room().now_or_never(), None);
+    assert!(matches!(consumer.try_next(), Next::Part { .. }));
+    assert_eq!(producer.room().now_or_never(), Some(Ok(())));
+    assert_eq!(producer.message(vec![0; 90].into()).now_or_never(), None);
+    drop((opened, consumer));
+    assert_eq!(producer.room().now_or_never(), Some(Ok(())), "nobody to wait for: the record takes it");
+}
+
+#[test]
+fn without_a_connection_an_answer_beyond_the_record_ends_as_expired() {
+    let rig = Rig::with(|settings| settings.session.outcome_bytes_max = 1000);
+    let opened = rig.open(&hello(1));
+    let (producer, consumer) = run(&opened.lease, 1);
+    drop((opened, consumer));
+    send(&producer, vec![0; 1000]).unwrap();
+    assert_eq!(send(&producer, vec![0; 1]), Err(Ended));
+    assert!(rig.sessions.held_bytes() < 100, "nothing but the error's text");
+    drop(producer);
+    let opened = rig.open(&waiting(2, &[(1, 0)]));
+    assert_eq!((opened.refused[0].1.kind, opened.refused[0].1.execution), (OutcomeExpired, MayHaveRun));
+    assert_eq!(rig.sessions.held_bytes(), 0);
+}
+
+#[test]
+fn an_unrecorded_answer_ends_with_its_connection() {
+    let rig = Rig::with(|settings| settings.session.outcome_bytes_max = 10);
+    let opened = rig.open(&hello(1));
+    let (producer, consumer) = run(&opened.lease, 1);
+    send(&producer, vec![0; 20]).unwrap();
+    drop((opened, consumer));
+    assert_eq!(producer.ended().now_or_never(), Some(Ended));
+}
+
+#[test]
+fn beyond_streams_max_a_request_is_refused_as_not_run() {
+    let rig = Rig::with(|settings| settings.limits.streams_max = 2);
+    let opened = rig.open(&hello(1));
+    let (first, _first) = run(&opened.lease, 1);
+    let _second = run(&opened.lease, 2);
+    let error = refused(&opened.lease, 3);
+    assert_eq!((error.kind, error.execution), (LimitExceeded, NotRun));
+    assert_eq!(rig.limit_hits("limits.streams_max"), 1);
+    first.end();
+    let _third = run(&opened.lease, 3);
+}
+
+#[test]
+fn sequence_numbers_outside_the_protocol_are_malformed() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    for seq in [0, 1 << 62] {
+        assert_eq!(refused(&opened.lease, seq).kind, Malformed);
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_and_a_producer_on_tasks_of_their_own_wake_each_other() {
+    let rig = Rig::with(|settings| {
+        settings.session.stream_window = 10;
+        settings.session.outcome_bytes_max = 100;
+    });
+    let opened = rig.open(&hello(1));
+    let (producer, mut consumer) = run(&opened.lease, 1);
+    let task = tokio::spawn(async move {
+        producer.head(head()).unwrap();
+        for n in 0..1000u32 {
+            producer.message(n.to_string().into()).await.unwrap();
+        }
+        producer.end();
+    });
+    let mut messages = Vec::new();
+    while let Some((part, _)) = consumer.next().await {
+        if let ExchangePart::Message(bytes) = part {
+            messages.push(String::from_utf8(bytes.to_vec()).unwrap());
+        }
+    }
+    task.await.unwrap();
+    assert_eq!(messages, (0..1000).map(|n: u32| n.to_string()).collect::<Vec<_>>());
+}

@@ -70,7 +70,8 @@ fn services(orders: &Arc<Orders>, devices: &Arc<Devices>) -> Router {
         .add_service(OrdersServer::new(OrderService(orders.clone())))
         .add_service(TelemetryServer::new(devices_service.clone()))
         .add_service(DeviceIngressServer::new(devices_service));
-    plain::router(orders.clone(), devices.clone()).merge(grpc.into_axum_router())
+    let plain = plain::router(orders.clone(), devices.clone());
+    plain.merge(grpc.into_axum_router()).fallback(plain::nothing_there)
 }
 
 /// Connections end with this task.

@@ -13,7 +13,10 @@ use axum::{
 use serde::Serialize;
 
 use super::{Devices, Orders};
-use crate::proto::demo::{CreateOrderRequest, DeviceEvent, Order};
+use crate::{
+    backend::is_grpc,
+    proto::demo::{CreateOrderRequest, DeviceEvent, Order},
+};
 
 /// Largest answer of `/bytes/{n}`.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -44,6 +47,14 @@ pub(super) fn router(orders: Arc<Orders>, devices: Arc<Devices>) -> Router {
         .route("/orders/{id}", get(order).post(create_order))
         .route("/events", post(event))
         .with_state(Arc::new(Shared { orders, devices }))
+}
+
+/// Each client is told in its own language.
+pub(super) async fn nothing_there(headers: HeaderMap) -> Response {
+    if is_grpc(&headers) {
+        return tonic::Status::unimplemented("the demo backend has no such method").into_http();
+    }
+    (StatusCode::NOT_FOUND, "nothing there\n").into_response()
 }
 
 async fn hello() -> &'static str {

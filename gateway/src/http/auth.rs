@@ -6,7 +6,11 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use parking_lot::Mutex;
 
-use crate::{gateway::Gateway, request::Origin, settings::Authentication};
+use crate::{
+    gateway::{Gateway, Unauthorized},
+    request::Origin,
+    settings::Authentication,
+};
 
 /// What a connection's listener demands, and who has proved to be whom on it.
 pub(super) struct Gate {
@@ -24,34 +28,27 @@ impl Gate {
         Self { demanded, known: Mutex::new(None) }
     }
 
-    /// The origin with its user; `None` refuses. Takes the credential out of the headers, so that no
-    /// backend sees it.
+    /// The origin with its user. Takes the credential out of the headers, so that no backend sees it.
     pub(super) async fn admit(
         &self,
         gateway: &Gateway,
         origin: &Arc<Origin>,
         headers: &mut HeaderMap,
-    ) -> Option<Arc<Origin>> {
+    ) -> Result<Arc<Origin>, Unauthorized> {
         if self.demanded == Authentication::None {
-            return Some(origin.clone());
+            return Ok(origin.clone());
         }
-        let credential = headers.remove(AUTHORIZATION)?;
+        let credential = headers.remove(AUTHORIZATION).ok_or(Unauthorized)?;
         if let Some((known, admitted)) = &*self.known.lock()
             && *known == credential
         {
-            return Some(admitted.clone());
+            return Ok(admitted.clone());
         }
-        let (user, password) = parse(&credential)?;
-        let snapshot = gateway.snapshot.load_full();
-        let right = snapshot.users.verify(&user, &password).await;
-        let outcome = if right { "ok" } else { "refused" };
-        gateway.metrics.logins.with_label_values(&["http", outcome]).inc();
-        if !right {
-            return None;
-        }
-        let admitted = Arc::new(Origin { user: Some(user.into()), ..Origin::clone(origin) });
+        let (user, password) = parse(&credential).ok_or(Unauthorized)?;
+        let user = gateway.authenticate(&origin.listener, Some((&user, &password))).await?;
+        let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
         *self.known.lock() = Some((credential, admitted.clone()));
-        Some(admitted)
+        Ok(admitted)
     }
 }
 

@@ -43,7 +43,7 @@ impl Front {
         let grpc = is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         let admitted = self.gate.admit(&self.gateway, &self.origin, &mut parts.headers).await;
-        let Some(origin) = admitted else {
+        let Ok(origin) = admitted else {
             return problem::unauthorized(grpc);
         };
         let bytes_max = self.gateway.snapshot().settings.limits.message_bytes_max;

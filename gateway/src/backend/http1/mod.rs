@@ -99,7 +99,8 @@ impl Pool {
         if let Some(own) = source.and_then(|source| source.downcast_ref::<RpcError>()) {
             return Failed::finally(own.clone());
         }
-        let gone = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+        let io = source.is_some_and(|source| source.is::<std::io::Error>());
+        let gone = io || error.is_incomplete_message() || error.is_canceled() || error.is_closed();
         let failure = failed(&self.settings, &describe(&error));
         match gone {
             true => Failed::stale(failure),

@@ -2,6 +2,7 @@
 //! measured is the server.
 
 pub mod http;
+pub mod link;
 mod mqtt;
 pub mod stream;
 pub mod tls;
@@ -32,6 +33,9 @@ pub struct Dialer {
     plan: Rc<Plan>,
     target: Target,
     tls: Option<Arc<ClientConfig>>,
+    quic: Option<link::Endpoints>,
+    link: Arc<towline_protocols::link::Config>,
+    prepared: Option<Rc<link::Prepared>>,
     sources: Vec<IpAddr>,
     turn: Cell<usize>,
     recorder: Rc<Recorder>,
@@ -46,6 +50,8 @@ pub enum Client {
     Http(http::HttpClient),
     /// MQTT.
     Mqtt(MqttClient),
+    /// towline/1, and the request that is called on it.
+    Link(link::LinkClient, Option<Rc<link::Prepared>>),
 }
 
 impl Dialer {
@@ -61,7 +67,16 @@ impl Dialer {
             (Some(ca), Transport::Tls | Transport::Quic) => Some(Arc::new(tls::config(ca, target.protocol)?)),
             _ => None,
         };
-        Ok(Self { plan, target, tls, sources, turn: Cell::new(0), recorder })
+        let quic = match (&tls, target.transport) {
+            (Some(tls), Transport::Quic) => Some(link::Endpoints::new(tls.clone(), target.address)?),
+            _ => None,
+        };
+        let prepared = match &plan.work {
+            Work::Request(work) => Some(Rc::new(link::Prepared::new(work, &target))),
+            Work::Hold | Work::Mqtt(_) => None,
+        };
+        let link = link::config();
+        Ok(Self { plan, target, tls, quic, link, prepared, sources, turn: Cell::new(0), recorder })
     }
 
     /// Opens connection number `index` up to the point where it can take its first operation.
@@ -85,8 +100,22 @@ impl Dialer {
                 let stream = self.stream().await?;
                 MqttClient::open(stream, self.identity(index), self.recorder.clone()).await.map(Client::Mqtt)
             }
-            Protocol::Link => Err(Fault::new(FaultKind::Other, "not spoken")),
+            Protocol::Link => {
+                let link = self.open_link(format!("load-{}-{index}", std::process::id())).await?;
+                Ok(Client::Link(link, self.prepared.clone()))
+            }
         }
+    }
+
+    async fn open_link(&self, client_id: String) -> Result<link::LinkClient, Fault> {
+        let config = self.link.clone();
+        let Some(endpoints) = &self.quic else {
+            let stream = self.stream().await?;
+            return link::TcpLink::open(stream, client_id, config).await.map(link::LinkClient::Tcp);
+        };
+        let (address, host, wire) = (self.target.address, &self.target.host, self.recorder.wire.clone());
+        let opening = link::QuicLink::open(endpoints, address, host, client_id, config, wire);
+        opening.await.map(link::LinkClient::Quic)
     }
 
     fn identity(&self, index: usize) -> Identity {
@@ -146,7 +175,8 @@ impl Client {
     pub async fn call(&self, request: &RequestWork) -> Result<(), Fault> {
         match self {
             Self::Http(client) => client.call(request).await,
-            Self::Silent(_) | Self::Mqtt(_) => {
+            Self::Link(client, Some(prepared)) => client.call(prepared).await,
+            Self::Silent(_) | Self::Mqtt(_) | Self::Link(_, None) => {
                 Err(Fault::new(FaultKind::Other, "this protocol has no requests"))
             }
         }
@@ -158,6 +188,7 @@ impl Client {
             Self::Silent(task) => !task.is_finished(),
             Self::Http(client) => client.is_open(),
             Self::Mqtt(client) => client.is_open(),
+            Self::Link(client, _) => client.is_open(),
         }
     }
 }

@@ -7,8 +7,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, WriteHalf},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
@@ -44,6 +45,15 @@ impl Stream {
         let mut scrap = [0; 64];
         while matches!(self.read(&mut scrap).await, Ok(1..)) {}
     }
+}
+
+/// Writes what it can of `output`, and flushes what TLS kept once `output` is empty. Cancelled at any
+/// point, the next call goes on from there.
+pub async fn write_some(writer: &mut WriteHalf<Stream>, output: &mut BytesMut) -> io::Result<()> {
+    if !output.is_empty() && writer.write_buf(output).await? == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    if output.is_empty() { writer.flush().await } else { Ok(()) }
 }
 
 impl AsyncRead for Counted {

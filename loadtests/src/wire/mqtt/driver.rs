@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, num::NonZeroU16, rc::Rc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncReadExt, ReadHalf, WriteHalf},
     sync::mpsc,
     time::Instant,
 };
@@ -17,7 +17,7 @@ use crate::{
     clock,
     fault::{Fault, FaultKind},
     tally::Recorder,
-    wire::stream::Stream,
+    wire::stream::{Stream, write_some},
 };
 
 /// Publishes stop while so much waits for the socket: more would only age in memory.
@@ -107,9 +107,7 @@ impl Driver {
                     self.unflushed = !self.output.is_empty();
                 }
                 Turn::Due(Some(due)) => self.publish(due)?,
-                Turn::Due(None) => {
-                    self.order = self.order.take().map(|order| PublishOrder { due: None, ..order })
-                }
+                Turn::Due(None) => self.end_open_loop(),
                 Turn::Order(None) => return Ok(()),
                 Turn::Order(order) => self.order = order,
                 Turn::Tick => self.ping_if_quiet()?,
@@ -130,6 +128,13 @@ impl Driver {
             due = receive(due), if room => Turn::Due(due),
             order = self.orders.recv(), if !busy => Turn::Order(order),
             () = tokio::time::sleep_until(wake) => Turn::Tick,
+        }
+    }
+
+    /// The schedule is over; nothing follows but acknowledgements.
+    fn end_open_loop(&mut self) {
+        if let Some(order) = &mut self.order {
+            (order.due, order.until) = (None, 0);
         }
     }
 
@@ -252,14 +257,6 @@ impl Driver {
 
 fn next_ping() -> Instant {
     Instant::now() + Duration::from_secs(u64::from(KEEP_ALIVE_S) / 2)
-}
-
-/// Cancelled at any point, the next call goes on from there.
-async fn write_some(writer: &mut WriteHalf<Stream>, output: &mut BytesMut) -> io::Result<()> {
-    if !output.is_empty() && writer.write_buf(output).await? == 0 {
-        return Err(io::ErrorKind::WriteZero.into());
-    }
-    if output.is_empty() { writer.flush().await } else { Ok(()) }
 }
 
 async fn receive(due: Option<&mut mpsc::Receiver<u64>>) -> Option<u64> {

@@ -19,6 +19,9 @@ pub struct Session {
     client_id: String,
     secret: Secret,
     epoch: u64,
+    /// The server's session that calls and pushes belong to. Had it lost an earlier one, and its WELCOME
+    /// saying so been lost as well, the numbers alone would not tell.
+    session_id: u64,
     seq_next: u64,
     calls: BTreeMap<u64, Call>,
     /// Outcomes taken above the floor, not yet told.
@@ -99,6 +102,7 @@ impl Session {
             client_id: client_id.into(),
             secret: Secret(secret),
             epoch,
+            session_id: 0,
             seq_next: 1,
             calls: BTreeMap::new(),
             ack_due: Vec::new(),
@@ -150,6 +154,7 @@ impl Session {
             client_id: self.client_id.clone(),
             session_secret: self.secret.0.to_vec().into(),
             epoch: self.epoch,
+            session_id: self.session_id,
             waiting: waiting
                 .map(|(&seq, call)| Waiting { seq, messages_received: call.messages_received })
                 .collect(),
@@ -177,6 +182,7 @@ impl Session {
                 self.taken(*seq);
             }
         }
+        self.session_id = welcome.session_id;
         if !welcome.resumed {
             // A new session of the server counts its pushes from 1.
             (self.push_received, self.push_taken, self.push_told) = (0, 0, 0);

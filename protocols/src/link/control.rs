@@ -214,6 +214,11 @@ impl Control {
         self.send_message(push.priority.urgency(), bytes, &frame)
     }
 
+    /// Server: whether pushes can be sent: the client was taken in and nobody closed.
+    pub fn may_push(&self) -> bool {
+        self.introduced && self.phase == Phase::Open
+    }
+
     /// Client: pushes up to `id` were taken.
     pub fn push_ack(&mut self, id: u64) {
         self.send(&Frame::PushAck { id });

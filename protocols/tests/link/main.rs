@@ -2,3 +2,5 @@
 
 mod calls;
 mod pair;
+mod reconnects;
+mod world;

@@ -52,8 +52,9 @@ pub(crate) fn status_200() -> Vec<HeaderField> {
 
 /// Bytes that do not compress.
 pub(crate) fn noise(bytes: usize, seed: u64) -> Bytes {
-    let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(bytes).collect::<Vec<_>>().into()
+    let mut noise = vec![0; bytes];
+    fastrand::Rng::with_seed(seed).fill(&mut noise);
+    noise.into()
 }
 
 impl Pair {

@@ -1,0 +1,10 @@
+//! Sessions across lost connections, from seeds.
+
+/// Whatever is cut and dropped: each request runs at most once, each push arrives once and in order, and
+/// each call ends, with its whole answer or an error that tells the truth about its execution.
+#[test]
+fn requests_run_once_and_pushes_arrive_once() {
+    for seed in 0..300 {
+        crate::world::run(seed);
+    }
+}

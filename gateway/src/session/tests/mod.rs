@@ -1,6 +1,7 @@
 //! Sessions as their connections see them. Time is simulated; nothing waits.
 
 mod exchanges;
+mod histories;
 mod ownership;
 mod pushes;
 

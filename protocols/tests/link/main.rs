@@ -3,4 +3,5 @@
 mod calls;
 mod pair;
 mod reconnects;
+mod vectors;
 mod world;

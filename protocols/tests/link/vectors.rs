@@ -1,0 +1,243 @@
+//! The examples of PROTOCOL.md: each is what this implementation writes, and reads back.
+
+#![allow(clippy::unwrap_used, reason = "test support: a failure here is the test's")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use towline_protocols::{
+    hpack::{Decoder, Encoder, HeaderField, StaticTable},
+    link::{
+        Ack, CloseCode, Config, Connection, Event, Execution, Filter, GoAway, Hello, Policy, Priority,
+        RequestHead, RpcError, RpcErrorKind, Subscribe, Subscribed, Waiting, Welcome,
+        frame::{
+            DataFrame, Frame, PREFACE, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode,
+            encode,
+        },
+        proto::{Reason, subscribed},
+    },
+};
+
+use crate::pair::{field, origin};
+
+/// Examples by name: the hexadecimal digits of blocks that begin with "```hex NAME".
+fn examples() -> BTreeMap<String, Vec<u8>> {
+    let text = include_str!("../../PROTOCOL.md");
+    let blocks = text.split("```hex ").skip(1).map(|block| block.split("```").next().unwrap());
+    blocks
+        .map(|block| {
+            let (name, lines) = block.split_once('\n').unwrap();
+            // What follows a semicolon explains the line.
+            let digits: String = lines
+                .lines()
+                .flat_map(|line| line.split(';').next())
+                .flat_map(str::split_whitespace)
+                .collect();
+            (name.trim().to_owned(), unhex(&digits))
+        })
+        .collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    let digits = digits.as_bytes();
+    assert!(digits.len().is_multiple_of(2), "an odd number of digits");
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    pairs.chunks(24).map(|line| line.join(" ")).collect::<Vec<_>>().join("\n")
+}
+
+fn part(bytes: &'static [u8]) -> Part {
+    Part { compressed: false, more: false, bytes: Bytes::from_static(bytes) }
+}
+
+fn request_fields() -> Vec<HeaderField> {
+    vec![
+        field(":method", "POST"),
+        field(":path", "/orders.Orders/Place"),
+        field("content-type", "application/grpc"),
+        field("te", "trailers"),
+    ]
+}
+
+fn block(fields: &[HeaderField]) -> Bytes {
+    let mut block = Vec::new();
+    Encoder::new(StaticTable::link(), 4096).encode(fields, &mut block);
+    block.into()
+}
+
+fn request_frames() -> Vec<(&'static str, Frame)> {
+    let request = RequestFrame {
+        seq: 1,
+        priority: Priority::CRITICAL,
+        idempotent: true,
+        deadline_ms: Some(5000),
+        header_block: block(&request_fields()),
+        part: Some(part(b"\x0a\x03tea")),
+        end: true,
+    };
+    let response = ResponseFrame {
+        seq: 1,
+        header_block: block(&[field(":status", "200"), field("content-type", "application/grpc")]),
+        part: Some(part(b"\x08\x2a")),
+        end: false,
+    };
+    let first = Part { compressed: false, more: true, bytes: Bytes::from_static(b"\x06abcd") };
+    let data = |seq, part, end| Frame::Data(DataFrame { seq, part, end });
+    let unavailable = RpcError {
+        kind: RpcErrorKind::BackendUnavailable,
+        execution: Execution::NotRun,
+        retry_after: Some(Duration::from_millis(1500)),
+        message: "orders: connection refused".into(),
+    };
+    vec![
+        ("request", Frame::Request(request)),
+        ("response", Frame::Response(response)),
+        ("data-whole", data(3, part(b"hello"), false)),
+        ("data-first", data(3, first, false)),
+        ("data-last", data(3, part(b"ef"), true)),
+        ("data-end", data(3, part(b""), true)),
+        ("trailers", Frame::Trailers { seq: 1, header_block: block(&[field("grpc-status", "0")]) }),
+        ("reset", Frame::Reset { seq: 300, error: unavailable }),
+        ("window", Frame::Window { seq: 0, credit: 131_072 }),
+        ("ack", Frame::Ack(Ack { floor: 7, seqs: vec![9, 12] })),
+        ("attach", Frame::Attach { seq: 5, messages_received: 2 }),
+        ("extension", Frame::Extension(24)),
+    ]
+}
+
+fn connection_frames() -> Vec<(&'static str, Frame)> {
+    let hello = Hello {
+        client_id: "phone-7".into(),
+        session_secret: vec![7; 16].into(),
+        epoch: 2,
+        waiting: vec![Waiting { seq: 1, messages_received: 0 }],
+        next_beat_s: 60,
+        session_id: 77,
+        ..Hello::default()
+    };
+    let welcome = Welcome { resumed: true, heartbeat_max_s: 300, session_id: 77, ..Welcome::default() };
+    let push = PushFrame {
+        id: 1,
+        priority: Priority::NORMAL,
+        topic: "news".into(),
+        content_type: "text/plain".into(),
+        content_bytes: None,
+        payload: "hi".into(),
+    };
+    let publish =
+        PublishFrame { id: 4, qos: 1, topic: "t/1".into(), payload: "on".into(), content_bytes: None };
+    let goaway = GoAway {
+        reason: Reason::Drain.into(),
+        endpoints: vec!["b.example:443".into()],
+        spread_ms: 10_000,
+        text: String::new(),
+    };
+    let policy = Policy { revision: 3, heartbeat_ms: 45_000, ..Policy::default() };
+    let filter = Filter { filter: "news/#".into(), qos: 1 };
+    let granted = subscribed::Result { filter: "news/#".into(), qos: 1, error: String::new() };
+    vec![
+        ("hello", Frame::Hello(Box::new(hello))),
+        ("welcome", Frame::Welcome(Box::new(welcome))),
+        ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
+        ("pong", Frame::Pong { id: 9 }),
+        ("push", Frame::Push(push)),
+        ("push-ack", Frame::PushAck { id: 1 }),
+        ("goaway", Frame::GoAway(Box::new(goaway))),
+        ("policy", Frame::Policy(policy)),
+        ("policy-ack", Frame::PolicyAck { revision: 3, accepted: true, text: String::new() }),
+        ("subscribe", Frame::Subscribe(Subscribe { add: vec![filter], remove: vec![] })),
+        ("subscribed", Frame::Subscribed(Subscribed { results: vec![granted] })),
+        ("close", Frame::Close { code: CloseCode::TakenOver, text: "epoch 3 is here".into() }),
+        ("publish", Frame::Publish(publish)),
+        ("published", Frame::Published { id: 4, error: String::new() }),
+    ]
+}
+
+#[test]
+fn frames_are_written_and_read_as_in_the_examples() {
+    let mut examples = examples();
+    for (name, frame) in request_frames().into_iter().chain(connection_frames()) {
+        let mut out = BytesMut::new();
+        encode(&frame, &mut out);
+        let example = examples.remove(name).unwrap_or_default();
+        assert_eq!(hex(&out), hex(&example), "example {name}");
+        let mut input = BytesMut::from(&example[..]);
+        assert_eq!(decode(&mut input, 16_640).unwrap(), Some(frame), "example {name}");
+        assert!(input.is_empty());
+    }
+    examples.remove("call-client");
+    examples.remove("call-server");
+    assert!(examples.is_empty(), "examples without a test: {:?}", examples.keys());
+}
+
+#[test]
+fn the_static_table_is_the_documented_one() {
+    let text = include_str!("../../PROTOCOL.md");
+    let table = text.split("```static-table\n").nth(1).unwrap().split("```").next().unwrap();
+    let written: Vec<String> = (62..=StaticTable::link().len())
+        .map(|index| {
+            let field = StaticTable::link().get(index).unwrap();
+            let line = format!("{index:<4}{}: {}", field.name.escape_ascii(), field.value.escape_ascii());
+            line.trim_end().to_owned()
+        })
+        .collect();
+    assert_eq!(table.lines().collect::<Vec<_>>(), written);
+}
+
+#[test]
+fn header_blocks_of_the_examples_decode_to_their_fields() {
+    let Some((_, Frame::Request(request))) = request_frames().into_iter().next() else { panic!() };
+    let mut decoder = Decoder::new(StaticTable::link(), 4096, 16_384);
+    assert_eq!(decoder.decode(&request.header_block).unwrap(), request_fields());
+}
+
+/// A whole conversation, byte by byte: what each side writes is the example, and it reads the other's.
+#[test]
+fn a_whole_call_goes_as_in_the_example() {
+    let mut examples = examples();
+    let (client_says, server_says) = (
+        examples.remove("call-client").unwrap_or_default(),
+        examples.remove("call-server").unwrap_or_default(),
+    );
+    let now = origin();
+    let config = Arc::new(Config { agent: "example/1".into(), ..Config::default() });
+    let hello = Hello {
+        client_id: "phone-7".into(),
+        session_secret: vec![7; 16].into(),
+        epoch: 1,
+        next_beat_s: 60,
+        ..Hello::default()
+    };
+    let mut client = Connection::client(config.clone(), hello, now);
+    let head = RequestHead { fields: request_fields(), ..RequestHead::default() };
+    client.send_request(1, head, false).unwrap();
+    client.send_message(1, Bytes::from_static(b"\x0a\x03tea"), true).unwrap();
+    let mut up = BytesMut::new();
+    client.poll_transmit(now, &mut up, usize::MAX);
+    assert!(up.starts_with(&PREFACE));
+    assert_eq!(hex(&up), hex(&client_says), "call-client");
+
+    let mut server = Connection::server(config, now);
+    server.handle_bytes(now, &mut up).unwrap();
+    assert!(matches!(server.poll_event(), Some(Event::Hello(_))));
+    server.control().welcome(Welcome { session_id: 77, ..Welcome::default() });
+    assert!(matches!(server.poll_event(), Some(Event::Request { seq: 1, end: false, .. })));
+    assert!(matches!(server.poll_event(), Some(Event::MessagePart { seq: 1, end: true, .. })));
+    let fields = vec![field(":status", "200"), field("content-type", "application/grpc")];
+    server.send_response(1, fields, false).unwrap();
+    server.send_message(1, Bytes::from_static(b"\x08\x2a"), false).unwrap();
+    server.send_trailers(1, vec![field("grpc-status", "0")]).unwrap();
+    let mut down = BytesMut::new();
+    server.poll_transmit(now, &mut down, usize::MAX);
+    assert_eq!(hex(&down), hex(&server_says), "call-server");
+
+    client.handle_bytes(now, &mut down).unwrap();
+    let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
+    assert!(matches!(
+        events[..],
+        [Event::Welcome(_), Event::Response { .. }, Event::MessagePart { .. }, Event::Trailers { .. }]
+    ));
+}

@@ -1,7 +1,9 @@
 //! The binary against a small HTTP server in this process.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::{convert::Infallible, net::SocketAddr, process::Command};
+mod tool;
+
+use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -11,7 +13,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use serde_json::Value;
+use tool::{load, number};
 
 /// Answers with the request's body, and with gRPC status 0 in trailers; `/broken` is 503.
 async fn echo(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infallible>>, hyper::Error> {
@@ -42,23 +44,6 @@ fn server() -> SocketAddr {
         });
     });
     receiver.recv().unwrap()
-}
-
-/// Runs `towline-load` with a JSON report on standard output.
-fn load(line: &str) -> (Option<i32>, Value) {
-    let output = Command::new(env!("CARGO_BIN_EXE_towline-load"))
-        .args(line.split_whitespace())
-        .args(["--json", "-", "--quiet"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let report = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}\n{errors}"));
-    (output.status.code(), report)
-}
-
-fn number(report: &Value, path: &str) -> f64 {
-    report.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path} in {report:#}"))
 }
 
 #[test]

@@ -53,7 +53,7 @@ struct TrainArgs {
 }
 
 /// Runs the command and prints what it found.
-pub fn run(args: DictArgs) -> Result<(), DictError> {
+pub(super) fn run(args: DictArgs) -> Result<(), DictError> {
     let report = match args.command {
         Command::Train(args) => train_folder(&args)?,
         Command::Show { file } => describe(&DictionaryFile::load(&file)?),

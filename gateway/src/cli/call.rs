@@ -136,7 +136,11 @@ async fn stream(client: &Client, args: &CallArgs) -> Result<(), String> {
     let (sender, receiver) = client.stream(args.request(Bytes::new()));
     let (sent, received) = tokio::join!(send_lines(sender, args), print_stream(receiver, args));
     let count = received?;
-    eprintln!("-- {} messages sent, {count} received, {:.1} ms", sent?, started.elapsed().as_secs_f64() * 1e3);
+    eprintln!(
+        "-- {} messages sent, {count} received, {:.1} ms",
+        sent?,
+        started.elapsed().as_secs_f64() * 1e3
+    );
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! `towline dev`: everything on one machine, from an empty folder.
 
 use std::{
-    fmt::Write,
+    fmt::Write as _,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -35,7 +36,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let serving = serve::start(settings(&text)?).await.map_err(|failure| with_advice(failure, &arguments))?;
-    print!("{}", welcome(&serving, &files.ca, &ports, demo.address));
+    // A closed standard output is no reason to end.
+    let _ = io::stdout().write_all(welcome(&serving, &files.ca, &ports, demo.address).as_bytes());
     serve::until_told_to_end(serving, signals, None).await;
     Ok(())
 }
@@ -143,7 +145,7 @@ fn welcome(serving: &Serving, ca: &Path, ports: &Ports, demo: SocketAddr) -> Str
     let _ = write!(
         text,
         "\nThree things to try in another terminal:\n\n\
-         {towline} call --ca {ca} 127.0.0.1:{edge} /towline.demo.v1.Echo/Unary --text 'hello from the link'\n\
+         {towline} call --ca {ca} --connect localhost:{edge} /towline.demo.v1.Echo/Unary --text 'hello from the link'\n\
          curl --cacert {ca} https://localhost:{edge}/hello\n\
          mosquitto_pub --cafile {ca} -h localhost -p {mqtts} -q 1 -t devices/d1/temperature -m 21.5\n\n\
          Ctrl-C ends.\n\n"
@@ -156,4 +158,30 @@ fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b));
     if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_configuration_has_no_mistakes() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("a \"quoted\" folder");
+        let files = certificates::ensure(&data_dir).unwrap();
+        let demo = SocketAddr::from(([127, 0, 0, 1], 7081));
+        let text = configuration(&data_dir, &files, &Ports::new(50_000), demo).unwrap();
+        assert!(!text.contains('@'), "every mark is filled in");
+        let settings = settings(&text).unwrap();
+        assert_eq!(settings.data_dir, data_dir.canonicalize().unwrap());
+        assert!(settings.listeners.iter().all(|listener| listener.bind.ip().is_loopback()));
+    }
+
+    #[test]
+    fn paths_are_quoted_for_a_shell_where_they_must_be() {
+        let check = |path, expected| assert_eq!(quoted(Path::new(path)), expected);
+        check("/a/b-c_d.pem", "/a/b-c_d.pem");
+        check("/a b", "'/a b'");
+        check("/it's", "'/it'\\''s'");
+    }
 }

@@ -1,9 +1,11 @@
 //! The command line.
 
+pub mod call;
 mod certificates;
 mod check;
 mod dev;
 mod dict;
+pub mod listen;
 mod passwd;
 mod process;
 mod serve;
@@ -25,6 +27,10 @@ pub enum Command {
     Dev(dev::Arguments),
     /// Start from a configuration file
     Serve(serve::Arguments),
+    /// Send one request over the link and print its answer
+    Call(call::CallArgs),
+    /// Wait for pushes and print them
+    Listen(listen::ListenArgs),
     /// Report every mistake in a configuration file
     Check(check::Arguments),
     /// Train and inspect compression dictionaries
@@ -41,6 +47,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(arguments) => runtime()?.block_on(dev::run(arguments)),
         Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments)),
+        Command::Call(arguments) => runtime()?.block_on(call::run(arguments)).map_err(Failure::Other),
+        Command::Listen(arguments) => runtime()?.block_on(listen::run(arguments)).map_err(Failure::Other),
         Command::Check(arguments) => check::run(&arguments),
         Command::Dict(arguments) => dict::run(arguments).map_err(|error| Failure::Other(error.to_string())),
         Command::Passwd(arguments) => passwd::run(&arguments),

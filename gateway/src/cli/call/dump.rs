@@ -12,6 +12,10 @@ pub fn describe(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "(empty)".to_owned();
     }
+    // A line of text may parse as fields by accident; a message without any byte below 0x20 is rare.
+    if let Some(line) = text(bytes).filter(|_| bytes.iter().all(|byte| *byte >= b' ')) {
+        return line;
+    }
     match fields(bytes, 0) {
         Some(shown) => shown,
         None => text(bytes).unwrap_or_else(|| hex(bytes)),

@@ -63,10 +63,11 @@ async fn read_connect<S: AsyncRead + Unpin>(
         match tokio::time::timeout_at(greeting.poll_timeout().into(), read).await {
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) => return None,
-            Err(_) => match greeting.handle_timeout(super::now()) {
-                Err(error) => return Some(Err(error)),
-                Ok(()) => {}
-            },
+            Err(_) => {
+                if let Err(error) = greeting.handle_timeout(super::now()) {
+                    return Some(Err(error));
+                }
+            }
         }
     }
 }

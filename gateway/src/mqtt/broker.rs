@@ -78,6 +78,8 @@ impl Broker {
         let snapshot = gateway.snapshot();
         let mut cached = self.settings.lock();
         if cached.0.as_ptr() != Arc::as_ptr(&snapshot) {
+            let mqtt = &snapshot.settings.mqtt;
+            self.retained.set_bounds(mqtt.retained_max, mqtt.retained_bytes_max);
             *cached = (Arc::downgrade(&snapshot), machine_settings(&snapshot.settings));
         }
         cached.1.clone()
@@ -126,6 +128,7 @@ impl Broker {
             orphaned = Some(will);
         }
         inner.will = will(connect, &client.id, origin);
+        inner.settings = settings.clone();
         inner.epoch += 1;
         inner.connection = Some(Connection::accept(connect, is_present, assigned, settings, now));
         let epoch = inner.epoch;

@@ -21,7 +21,6 @@ pub(super) struct Client {
     pub(super) id: Arc<str>,
     /// Who it belongs to, on listeners that authenticate.
     pub(super) user: Option<Arc<str>>,
-    pub(super) settings: Arc<Settings>,
     /// Messages lost to a bound or to their expiry.
     pub(super) dropped: IntCounter,
     inner: Mutex<Inner>,
@@ -30,6 +29,8 @@ pub(super) struct Client {
 /// Guarded together: a message that arrives while a connection comes or goes is either sent or stored.
 pub(super) struct Inner {
     pub(super) session: Session<Shared>,
+    /// Of the newest connection.
+    pub(super) settings: Arc<Settings>,
     pub(super) connection: Option<Connection>,
     /// Counts connections, so that one that was taken over knows that it is not the one at hand.
     pub(super) epoch: u64,
@@ -75,6 +76,7 @@ impl Client {
     ) -> Self {
         let inner = Inner {
             session: Session::new(),
+            settings,
             connection: None,
             epoch: 0,
             subscriptions: 0,
@@ -84,7 +86,7 @@ impl Client {
             closing: None,
             waker: None,
         };
-        Self { id, user, settings, dropped, inner: Mutex::new(inner) }
+        Self { id, user, dropped, inner: Mutex::new(inner) }
     }
 
     /// Everything that changes. Never held across a call to the hub, which may come back to this client.
@@ -142,7 +144,8 @@ impl Mailbox for Client {
             return Delivered::Dropped;
         }
         let (qos, message) = (qos(delivery.qos), Shared(message.clone()));
-        match inner.session.push(message, qos, delivery.retain, delivery.identifiers, &self.settings) {
+        let Inner { session, settings, .. } = &mut *inner;
+        match session.push(message, qos, delivery.retain, delivery.identifiers, settings) {
             Push::Queued => {}
             Push::QueuedInsteadOf(evicted) => self.dropped.inc_by(evicted as u64),
             Push::Dropped => {

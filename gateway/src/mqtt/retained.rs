@@ -1,12 +1,20 @@
 //! Retained messages (MQTT 5, section 3.3.1.3): the last one of each topic, for whoever subscribes later.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 use towline_protocols::mqtt::topic;
 
-use crate::hub::Message;
+use crate::hub::{Delivery, Mailbox, Message, SubscribeOptions};
 
 /// What a retained message costs beside its topic and payload.
 const MESSAGE_BYTES: usize = 256;
@@ -15,8 +23,8 @@ const MESSAGE_BYTES: usize = 256;
 #[derive(Debug)]
 pub struct Retained {
     store: RwLock<Store>,
-    count_max: usize,
-    bytes_max: usize,
+    count_max: AtomicUsize,
+    bytes_max: AtomicUsize,
 }
 
 /// Ordered by topic, so that a filter that begins with literal levels looks at their subtree only.
@@ -33,7 +41,13 @@ pub struct RetainedFull(pub &'static str);
 impl Retained {
     /// An empty store.
     pub fn new(count_max: usize, bytes_max: usize) -> Self {
-        Self { store: RwLock::default(), count_max, bytes_max }
+        Self { store: RwLock::default(), count_max: count_max.into(), bytes_max: bytes_max.into() }
+    }
+
+    /// New bounds. What is above them stays until it is replaced, removed or expires.
+    pub(super) fn set_bounds(&self, count_max: usize, bytes_max: usize) {
+        self.count_max.store(count_max, Ordering::Relaxed);
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Retains a message in place of the last one of its topic. An empty payload removes that
@@ -53,6 +67,18 @@ impl Retained {
         }
         store.insert(message);
         Ok(())
+    }
+
+    /// Delivers to a client what its new subscription (not a shared one) matches, whatever protocol it speaks.
+    pub fn deliver(&self, mailbox: &dyn Mailbox, client_id: &str, filter: &str, options: &SubscribeOptions) {
+        let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &[options.identifier] };
+        for message in self.matching(filter, super::now()) {
+            if options.no_local && message.publisher.as_deref() == Some(client_id) {
+                continue;
+            }
+            let qos = message.qos.min(options.qos);
+            mailbox.deliver(&message, &Delivery { qos, retain: true, identifiers });
+        }
     }
 
     /// The retained messages that a filter (without `$share`) matches and that have not expired.
@@ -86,8 +112,8 @@ impl Retained {
         let count = store.messages.len() + usize::from(replaced.is_none());
         let bytes = store.bytes - replaced.map_or(0, |old| cost(old)) + cost(message);
         match () {
-            () if count > self.count_max => Err(RetainedFull("retained_max")),
-            () if bytes > self.bytes_max => Err(RetainedFull("retained_bytes_max")),
+            () if count > self.count_max.load(Ordering::Relaxed) => Err(RetainedFull("retained_max")),
+            () if bytes > self.bytes_max.load(Ordering::Relaxed) => Err(RetainedFull("retained_bytes_max")),
             () => Ok(()),
         }
     }

@@ -3,11 +3,12 @@
 use towline_protocols::mqtt::{ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, topic};
 
 use super::broker::Attachment;
-use crate::hub::{Delivery, Mailbox, SubscribeError, SubscribeOptions};
+use crate::hub::{SubscribeError, SubscribeOptions};
 
 /// Subscribes to each filter, answers, and then sends what is retained.
 pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) {
     let identifier = subscribe.properties.subscription_id.map_or(0, |id| id.get());
+    let Attachment { gateway, client, epoch, .. } = attachment;
     let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
     let mut wanted = Vec::new();
     for subscription in &subscribe.subscriptions {
@@ -21,11 +22,12 @@ pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) {
             Err(reason) => reasons.push(reason),
         }
     }
-    if let Some((connection, _)) = attachment.client.lock().current(attachment.epoch) {
+    if let Some((connection, _)) = client.lock().current(*epoch) {
         connection.suback(subscribe.packet_id, reasons);
     }
     for subscription in wanted {
-        send_retained(attachment, subscription, identifier);
+        let options = hub_options(subscription, identifier);
+        gateway.mqtt.retained.deliver(client.as_ref(), &client.id, subscription.filter.as_str(), &options);
     }
 }
 
@@ -68,13 +70,7 @@ fn subscribe_one(
         gateway.metrics.limit_hit("subscriptions_max");
         return Err(ReasonCode::QuotaExceeded);
     }
-    let options = SubscribeOptions {
-        qos: subscription.options.qos as u8,
-        no_local: subscription.options.no_local,
-        retain_as_published: subscription.options.retain_as_published,
-        identifier,
-    };
-    match gateway.hub.subscribe(&client.id, filter, options) {
+    match gateway.hub.subscribe(&client.id, filter, hub_options(subscription, identifier)) {
         Ok(is_new) => {
             client.lock().subscriptions += usize::from(is_new);
             Ok(is_new)
@@ -85,6 +81,15 @@ fn subscribe_one(
             Err(ReasonCode::TopicFilterInvalid)
         }
         Err(SubscribeError::UnknownClient) => Err(ReasonCode::UnspecifiedError),
+    }
+}
+
+fn hub_options(subscription: &Subscription, identifier: u32) -> SubscribeOptions {
+    SubscribeOptions {
+        qos: subscription.options.qos as u8,
+        no_local: subscription.options.no_local,
+        retain_as_published: subscription.options.retain_as_published,
+        identifier,
     }
 }
 
@@ -101,17 +106,4 @@ fn wants_retained(subscription: &Subscription, is_new: bool) -> bool {
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         }
-}
-
-fn send_retained(attachment: &Attachment, subscription: &Subscription, identifier: u32) {
-    let Attachment { gateway, client, .. } = attachment;
-    let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
-    for message in gateway.mqtt.retained.matching(subscription.filter.as_str(), super::now()) {
-        let is_own = message.publisher.as_ref() == Some(&client.id);
-        if subscription.options.no_local && is_own {
-            continue;
-        }
-        let qos = message.qos.min(subscription.options.qos as u8);
-        client.deliver(&message, &Delivery { qos, retain: true, identifiers });
-    }
 }

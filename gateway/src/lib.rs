@@ -11,6 +11,7 @@ pub mod error;
 pub mod gateway;
 pub mod http;
 pub mod hub;
+pub mod link;
 pub mod listener;
 pub mod metrics;
 pub mod mqtt;

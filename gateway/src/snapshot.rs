@@ -5,6 +5,7 @@ use std::{collections::HashMap, fs, sync::Arc};
 use crate::{
     auth::Users,
     gateway::StartError,
+    link,
     router::RouteTable,
     settings::{Listener, Settings},
     transport::{
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub users: Users,
     /// Which request goes where.
     pub routes: RouteTable,
+    /// How the link is spoken, with its dictionaries.
+    pub link: Arc<towline_protocols::link::Config>,
     listeners: HashMap<Arc<str>, ListenerSnapshot>,
     /// Kept through reloads, so that they do not cost clients their TLS sessions.
     tickets: Tickets,
@@ -61,12 +64,13 @@ impl Snapshot {
     fn after(routes: &RouteTable, tickets: Tickets, settings: Settings) -> Result<Self, StartError> {
         let users = read_users(&settings)?;
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
+        let link = link::config(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let mut listeners = HashMap::new();
         for listener in &settings.listeners {
             listeners
                 .insert(Arc::clone(&listener.name), ListenerSnapshot::build(listener, &settings, &tickets)?);
         }
-        Ok(Self { settings, users, routes, listeners, tickets })
+        Ok(Self { settings, users, routes, link: Arc::new(link), listeners, tickets })
     }
 }
 

@@ -86,7 +86,8 @@ pub(crate) async fn run(wire: Wire, setup: Setup) -> LineEnd {
     };
     match wire {
         Wire::Tcp(stream) => {
-            let machine = Machine::Tcp(Connection::client(Arc::clone(&setup.link), hello.clone(), now));
+            let machine =
+                Machine::Tcp(Box::new(Connection::client(Arc::clone(&setup.link), hello.clone(), now)));
             Line::new(setup, stream, machine, transport, hello, now).drive().await
         }
         Wire::Quic(connection) => match connection.open_bi().await {
@@ -108,7 +109,7 @@ pub(crate) async fn run(wire: Wire, setup: Setup) -> LineEnd {
 
 /// The protocol's machine of either binding.
 enum Machine {
-    Tcp(Connection),
+    Tcp(Box<Connection>),
     Quic(Box<link::Control>, Streams),
 }
 

@@ -255,8 +255,7 @@ impl RequestSink for Stream {
 
     fn end(&mut self, _seq: u64) -> Result<(), RpcError> {
         self.half.end_sent = true;
-        self.codec.send_end(&mut self.half.out);
-        Ok(())
+        self.codec.send_end(&mut self.half.out)
     }
 
     fn capacity(&mut self, _seq: u64) -> usize {

@@ -145,7 +145,7 @@ fn welcome(serving: &Serving, ca: &Path, ports: &Ports, demo: SocketAddr) -> Str
     let _ = write!(
         text,
         "\nThree things to try in another terminal:\n\n\
-         {towline} call --ca {ca} --connect localhost:{edge} /towline.demo.v1.Echo/Unary --text 'hello from the link'\n\
+         {towline} call --ca {ca} --connect 127.0.0.1:{edge} /towline.demo.v1.Echo/Unary --text 'hello from the link'\n\
          curl --cacert {ca} https://localhost:{edge}/hello\n\
          mosquitto_pub --cafile {ca} -h localhost -p {mqtts} -q 1 -t devices/d1/temperature -m 21.5\n\n\
          Ctrl-C ends.\n\n"

@@ -15,7 +15,10 @@ use towline_protocols::{
     link::{Execution, RequestHead, RpcError, RpcErrorKind},
 };
 
-use crate::request::{Body, Origin, Request};
+use crate::{
+    gateway::Gateway,
+    request::{Body, Origin, Request},
+};
 
 /// Fields that speak of one HTTP/1.1 connection; RFC 9113, section 8.2.2 bars them from multiplexed ones.
 const CONNECTION_FIELDS: [&str; 5] =
@@ -61,6 +64,12 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// The same of a header list.
+pub(super) fn is_grpc_list(fields: &[HeaderField]) -> bool {
+    let content_type = fields.iter().find(|field| &*field.name == b"content-type");
+    content_type.is_some_and(|field| field.value.starts_with(b"application/grpc"))
+}
+
 /// The head of an answer as a header list, `:status` first.
 pub(super) fn response_fields(response: &http::response::Parts) -> Vec<HeaderField> {
     let mut fields = Vec::with_capacity(response.headers.len() + 1);
@@ -77,6 +86,22 @@ pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = HeaderField> {
         value: value.as_bytes().to_vec().into(),
         sensitive: value.is_sensitive(),
     })
+}
+
+/// Trailers as the backend's HTTP takes them; fields that HTTP cannot carry are left out.
+pub(super) fn trailers(fields: &[HeaderField]) -> HeaderMap {
+    fields.iter().filter_map(|field| header(field).ok()).collect()
+}
+
+/// Counts the limit that a request met, where its error names one.
+pub(super) fn count_limit(gateway: &Gateway, error: &RpcError) {
+    const LIMITS: [&str; 4] =
+        ["message_bytes_max", "header_list_bytes_max", "streams_max", "frame_bytes_max"];
+    if error.kind == RpcErrorKind::LimitExceeded
+        && let Some(limit) = LIMITS.into_iter().find(|limit| error.message.contains(limit))
+    {
+        gateway.metrics.limit_hit(limit);
+    }
 }
 
 struct Pseudo {

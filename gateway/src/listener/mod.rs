@@ -69,7 +69,9 @@ async fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first
             Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))).await
         }
         Protocol::Mqtt => crate::mqtt::serve(gateway, origin, stream, first_bytes).await,
-        Protocol::LinkTcp | Protocol::LinkQuic => drop((gateway, origin, stream, first_bytes)),
+        Protocol::LinkTcp | Protocol::LinkQuic => {
+            crate::link::serve_tcp(gateway, origin, stream, first_bytes).await;
+        }
     }
 }
 

@@ -63,14 +63,10 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
     let _open = slot.serving(&gateway, &listener, Protocol::LinkQuic);
     let origin = origin(listener, peer, Protocol::LinkQuic, true);
     tokio::select! {
-        () = serve(Arc::clone(&gateway), origin, connection.clone()) => {}
+        () = crate::link::serve_quic(Arc::clone(&gateway), origin, connection.clone()) => {}
         () = drain.over() => connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down"),
     }
     count_bytes(&gateway, &connection);
-}
-
-async fn serve(gateway: Arc<Gateway>, origin: Arc<crate::request::Origin>, connection: Connection) {
-    drop((gateway, origin, connection));
 }
 
 async fn secure(gateway: &Gateway, listener: &Arc<str>, incoming: Incoming) -> Result<Connection, Refusal> {

@@ -8,7 +8,7 @@ use towline_client::{Client, ClientConfig, Credentials, Endpoint, Transports};
 #[derive(clap::Args, Debug)]
 pub struct ConnectArgs {
     /// Gateway; repeat it to name several
-    #[arg(long = "connect", value_name = "HOST:PORT", default_value = "localhost:7443")]
+    #[arg(long = "connect", value_name = "HOST:PORT", default_value = "127.0.0.1:7443")]
     endpoints: Vec<Endpoint>,
     /// PEM file of the certificate authority to trust
     #[arg(long, value_name = "FILE", required_unless_present = "plaintext")]

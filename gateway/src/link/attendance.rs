@@ -1,0 +1,195 @@
+//! What a connection does beside requests once its client is known: pushes, publishes, subscriptions,
+//! acknowledgements, policy. The same on both bindings.
+
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
+
+use towline_protocols::link::{CloseCode, Control, Event, LinkError, Publish, Push};
+
+use super::{config::policy, door::Door};
+use crate::{
+    backend,
+    error::RpcError,
+    hub::{Message, check_topic},
+    session::Revoked,
+};
+
+/// Pushes wait in the session while more than this is queued in the connection.
+const PUSH_QUEUE_BYTES: usize = 64 << 10;
+/// Publishes of one connection that wait for their turn, count; beyond, the client is told.
+const PUBLISHES_MAX: usize = 64;
+
+/// A connection with its session.
+pub(super) struct Attendance {
+    pub(super) door: Arc<Door>,
+    /// Publishes run one after the other, so that they keep their order.
+    waiting: VecDeque<Publish>,
+    waiting_bytes: usize,
+    running: Option<Running>,
+    /// Pushes are left in the session for want of room here.
+    pushes_left: bool,
+    policy_revision: u64,
+}
+
+type Running = Pin<Box<dyn Future<Output = Published> + Send>>;
+
+/// What became of a publish.
+pub(super) struct Published {
+    id: u64,
+    qos: u8,
+    outcome: Result<(), RpcError>,
+}
+
+impl Attendance {
+    pub(super) fn new(door: Arc<Door>, policy_revision: u64) -> Self {
+        Self {
+            door,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            running: None,
+            pushes_left: false,
+            policy_revision,
+        }
+    }
+
+    /// Follows what concerns no request.
+    pub(super) fn on_event(&mut self, control: &mut Control, event: Event) -> Result<(), LinkError> {
+        match event {
+            Event::Ack(ack) => self.door.lease.acknowledge(&ack),
+            Event::PushAck { id } => self
+                .door
+                .lease
+                .push_ack(id)
+                .map_err(|error| LinkError::new(CloseCode::ProtocolError, error.to_string()))?,
+            Event::Subscribe(subscribe) => control.subscribed(self.door.lease.subscribe(&subscribe)),
+            Event::Publish(publish) => self.enqueue(control, publish),
+            Event::PolicyAck { revision, accepted: false, text } => {
+                let client = self.door.lease.session().client_id();
+                tracing::warn!(client = &**client, revision, "the client refused the policy: {text}");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sends pushes while there is room for them.
+    pub(super) fn send_pushes(&mut self, control: &mut Control) {
+        self.pushes_left = false;
+        while control.queued_bytes() < PUSH_QUEUE_BYTES {
+            let Some(pending) = self.door.lease.next_push() else { return };
+            let message = &pending.message;
+            let push = Push {
+                id: pending.id,
+                priority: message.priority,
+                topic: message.topic.as_bytes().to_vec().into(),
+                content_type: message.content_type.as_deref().unwrap_or_default().to_owned().into(),
+                payload: message.payload.clone(),
+            };
+            if let Err(error) = control.push(&push) {
+                // The client said that it takes none of this size; those behind it go on.
+                self.door.gateway.metrics.limit_hit("client.message_bytes_max");
+                tracing::debug!(id = push.id, "push not sent: {error}");
+            }
+        }
+        self.pushes_left = true;
+    }
+
+    /// Goes on with pushes that had to wait.
+    pub(super) fn resume_pushes(&mut self, control: &mut Control) {
+        if self.pushes_left && control.queued_bytes() < PUSH_QUEUE_BYTES {
+            self.send_pushes(control);
+        }
+    }
+
+    /// Tells the client of a policy that it does not follow yet.
+    pub(super) fn send_policy(&mut self, control: &mut Control) {
+        let policy = policy(&self.door.gateway.snapshot().settings.client_policy);
+        if policy.revision != self.policy_revision {
+            self.policy_revision = policy.revision;
+            control.policy(policy);
+        }
+    }
+
+    /// Resolves when a publish is done; for ever pending while there is none. Safe to cancel.
+    pub(super) async fn published(&mut self) -> Published {
+        if self.running.is_none() {
+            self.running = self.next_publish();
+        }
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let published = running.await;
+        self.running = None;
+        published
+    }
+
+    /// Answers a publish of quality 1.
+    pub(super) fn on_published(&mut self, control: &mut Control, published: Published) {
+        let label = if published.outcome.is_ok() { "ok" } else { "refused" };
+        let protocol = self.door.origin.protocol.label();
+        self.door.gateway.metrics.publishes.with_label_values(&[protocol, label]).inc();
+        if published.qos > 0 {
+            let error = published.outcome.err().map(|error| error.to_string());
+            control.published(published.id, error.as_deref());
+        }
+    }
+
+    fn enqueue(&mut self, control: &mut Control, publish: Publish) {
+        let bytes_max = self.door.gateway.snapshot().settings.limits.message_bytes_max;
+        let bytes = self.waiting_bytes + publish.payload.len();
+        if self.waiting.len() >= PUBLISHES_MAX || (bytes > bytes_max && !self.waiting.is_empty()) {
+            self.door.gateway.metrics.limit_hit("publishes_waiting");
+            if publish.qos > 0 {
+                control.published(publish.id, Some("too many publishes wait for their backend"));
+            }
+            return;
+        }
+        self.waiting_bytes = bytes;
+        self.waiting.push_back(publish);
+    }
+
+    fn next_publish(&mut self) -> Option<Running> {
+        let publish = self.waiting.pop_front()?;
+        self.waiting_bytes -= publish.payload.len();
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to_fit();
+        }
+        let door = Arc::clone(&self.door);
+        Some(Box::pin(async move {
+            let (id, qos) = (publish.id, publish.qos);
+            Published { id, qos, outcome: deliver(&door, publish).await }
+        }))
+    }
+}
+
+/// To the backend of the topic's route, if there is one, and to the topic's subscribers. A publish of
+/// quality 1 is answered when both have it, and what waits for absent subscribers is on disk.
+async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
+    use crate::error::{Execution, RpcErrorKind};
+    let malformed =
+        |text: String| RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, format!("topic: {text}"));
+    let topic = std::str::from_utf8(&publish.topic).map_err(|error| malformed(error.to_string()))?;
+    check_topic(topic, door.gateway.hub.levels_max()).map_err(|error| malformed(error.to_string()))?;
+    let message = Arc::new(Message {
+        topic: topic.into(),
+        payload: publish.payload,
+        qos: publish.qos,
+        publisher: door.origin.client_id.clone(),
+        ..Message::default()
+    });
+    backend::publish(&door.gateway, &door.origin, &message).await?;
+    let fanout = door.gateway.hub.publish(&message);
+    if publish.qos > 0 && fanout.stored > 0 {
+        door.gateway.store.barrier().await.map_err(|error| {
+            RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, error.to_string())
+        })?;
+    }
+    Ok(())
+}
+
+/// What CLOSE says to a connection that lost its session.
+pub(super) fn revoked(why: Revoked) -> LinkError {
+    match why {
+        Revoked::TakenOver => {
+            LinkError::new(CloseCode::TakenOver, "a newer connection of this client took the session over")
+        }
+        Revoked::Ended => LinkError::new(CloseCode::Shutdown, "the session was ended"),
+    }
+}

@@ -1,0 +1,137 @@
+//! The way in: who is the client, which session is its own, and what becomes of its requests.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use http_body_util::BodyExt as _;
+use towline_protocols::{
+    hpack::HeaderField,
+    link::{
+        CloseCode, Execution, Hello, LinkError, RequestHead, RpcError, RpcErrorKind, Subscribed, Welcome,
+    },
+};
+
+use super::{
+    answer,
+    body::{self, BodySender, Credits},
+    head,
+};
+use crate::{
+    gateway::Gateway,
+    request::{Body, Origin},
+    session::{Begin, Consumer, Lease, Opened},
+};
+
+/// A connection that has been let in.
+pub(super) struct Door {
+    pub(super) gateway: Arc<Gateway>,
+    /// With client id and user.
+    pub(super) origin: Arc<Origin>,
+    pub(super) lease: Lease,
+    session_headers: Vec<HeaderField>,
+}
+
+/// What became of a REQUEST.
+pub(super) enum Opening {
+    /// Its answer will come from the consumer; its messages go to the body, or nowhere.
+    Answered(Consumer, Option<BodySender>),
+    /// Send RESET.
+    Refused(RpcError),
+}
+
+/// What HELLO led to.
+pub(super) struct Admission {
+    pub(super) door: Door,
+    pub(super) welcome: Welcome,
+    /// Answers of requests that earlier connections carried, from where the client has them.
+    pub(super) attached: Vec<Consumer>,
+    /// Requests whose answers are gone.
+    pub(super) refused: Vec<(u64, RpcError)>,
+    pub(super) subscribed: Subscribed,
+}
+
+/// Follows HELLO: authenticates, and opens the session.
+pub(super) async fn login(
+    gateway: Arc<Gateway>,
+    origin: &Origin,
+    hello: &Hello,
+) -> Result<Admission, LinkError> {
+    let session_headers = session_headers(&gateway, hello)?;
+    let credentials = (!hello.user.is_empty()).then_some((&*hello.user, hello.password.as_bytes()));
+    let user = gateway
+        .authenticate(&origin.listener, credentials)
+        .await
+        .map_err(|error| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
+    let opened = gateway
+        .sessions
+        .open(hello, user.clone())
+        .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
+    let client_id = Some(Arc::clone(opened.lease.session().client_id()));
+    let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
+    let Opened { lease, resumed, unknown, attached, refused, subscribed } = opened;
+    let door = Door { gateway, origin, lease, session_headers };
+    let server_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let welcome = Welcome {
+        resumed,
+        unknown,
+        server_time_ms: u64::try_from(server_time_ms).unwrap_or(u64::MAX),
+        ..Welcome::default()
+    };
+    Ok(Admission { door, welcome, attached, refused, subscribed })
+}
+
+impl Door {
+    /// Follows REQUEST: runs it, or attaches to what ran already. `end` says that no message follows.
+    pub(super) fn open(&self, seq: u64, head: &RequestHead, end: bool, credits: &Arc<Credits>) -> Opening {
+        if self.gateway.drain.is_draining() {
+            let text = "the gateway is draining: send the request again elsewhere";
+            return Opening::Refused(RpcError::new(RpcErrorKind::Draining, Execution::NotRun, text));
+        }
+        let (producer, consumer) = match self.lease.begin(seq) {
+            Begin::Run(producer, consumer) => (producer, consumer),
+            Begin::Attached(consumer) => return Opening::Answered(consumer, None),
+            Begin::Refused(error) => return Opening::Refused(error),
+        };
+        let grpc = head::is_grpc_list(&head.fields);
+        let (sender, body) = body::channel(seq, grpc, Arc::clone(credits));
+        let body = Body::new(body.boxed_unsync());
+        let request = head::request(head, &self.session_headers, &self.origin, body, Instant::now());
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                producer.error(error);
+                return Opening::Answered(consumer, None);
+            }
+        };
+        let at_work = self.gateway.drain.guard();
+        let running = answer::run(Arc::clone(&self.gateway), request, producer);
+        tokio::spawn(async move {
+            running.await;
+            drop(at_work);
+        });
+        if end {
+            sender.end();
+            consumer.exchange().request_complete();
+            return Opening::Answered(consumer, None);
+        }
+        Opening::Answered(consumer, Some(sender))
+    }
+}
+
+/// HELLO's session headers, which are bounded as a request's are.
+fn session_headers(gateway: &Gateway, hello: &Hello) -> Result<Vec<HeaderField>, LinkError> {
+    let fields: Vec<HeaderField> = hello
+        .session_headers
+        .iter()
+        .map(|header| HeaderField::new(header.name.clone(), header.value.clone()))
+        .collect();
+    let bytes_max = gateway.snapshot().settings.limits.header_list_bytes_max;
+    if fields.iter().map(HeaderField::size).sum::<usize>() > bytes_max {
+        gateway.metrics.limit_hit("header_list_bytes_max");
+        let rule = format!("HELLO.session_headers must not exceed header_list_bytes_max ({bytes_max})");
+        return Err(LinkError::new(CloseCode::LimitExceeded, rule));
+    }
+    Ok(fields)
+}

@@ -1,0 +1,372 @@
+//! The one task of a connection: waits for bytes, for the session and for the time, and tells the machine.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    time::{sleep_until, timeout},
+};
+use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkError};
+
+use super::{
+    attendance::{self, Attendance, Published},
+    door::{self, Admission},
+    io::{Moved, move_bytes},
+    quic_stream::QuicStreams,
+    requests::TcpRequests,
+};
+use crate::{drain::DrainWatch, gateway::Gateway, request::Origin, session::SessionEvent};
+
+/// Bytes asked of the machine at a time: two TLS records, so that an urgent answer waits behind no more.
+const BURST_BYTES: usize = 32 << 10;
+/// How long the last words may take to leave.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// A connection that was quiet for this long gives its memory back.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How requests are bound to the transport.
+pub(super) enum Binding {
+    Tcp(Box<TcpRequests>),
+    Quic(Box<QuicStreams>),
+}
+
+/// One connection.
+pub(super) struct Driver<S> {
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    stream: S,
+    binding: Binding,
+    input: BytesMut,
+    out: BytesMut,
+    flush_due: bool,
+    /// Once HELLO was followed.
+    attendance: Option<Box<Attendance>>,
+    /// HELLO must have come by then.
+    hello_due: Instant,
+    /// When to give memory back; `None` when that was done.
+    quiet_at: Option<Instant>,
+    goaway_sent: bool,
+}
+
+/// What woke the driver.
+enum Wake {
+    Moved(io::Result<Moved>),
+    Session(SessionEvent),
+    Published(Published),
+    /// Backends took bytes, or a stream came or went.
+    Requests,
+    Time,
+    Drain,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        origin: Arc<Origin>,
+        stream: S,
+        binding: Binding,
+        input: BytesMut,
+    ) -> Self {
+        let limit = gateway.snapshot().settings.limits.first_message_timeout;
+        Self {
+            gateway,
+            origin,
+            stream,
+            binding,
+            input,
+            out: BytesMut::new(),
+            flush_due: false,
+            attendance: None,
+            hello_due: Instant::now() + limit,
+            quiet_at: None,
+            goaway_sent: false,
+        }
+    }
+
+    /// Serves until either side ends the connection.
+    pub(super) async fn drive(mut self) {
+        let mut drain = self.gateway.drain.watch();
+        let mut end = self.handle_input().await;
+        while end.is_ok() {
+            let wake = self.wait(&mut drain).await;
+            end = self.follow(wake).await;
+        }
+        if let Err(End::Broken(error)) = end {
+            self.report(&error);
+            self.binding.control().close(error.code, &error.rule);
+        }
+        let now = Instant::now();
+        self.binding.poll_transmit(now, &mut self.out, usize::MAX);
+        // A peer that is gone hears nothing.
+        let _ = timeout(LAST_WORDS_MAX, Box::pin(self.say_last_words())).await;
+    }
+
+    /// Offers the machine's bytes to the socket and waits for whatever comes first.
+    async fn wait(&mut self, drain: &mut DrainWatch) -> Wake {
+        self.fill();
+        let due = self.next_timeout();
+        let goaway_due = !self.goaway_sent && self.attendance.is_some();
+        let admitted = self.attendance.is_some();
+        tokio::select! {
+            moved = move_bytes(&mut self.stream, &mut self.input, &mut self.out, &mut self.flush_due) => {
+                Wake::Moved(moved)
+            }
+            wake = attended(&mut self.attendance) => wake,
+            () = self.binding.wake(admitted) => Wake::Requests,
+            () = sleep_until(due.into()) => Wake::Time,
+            _ = drain.draining(), if goaway_due => Wake::Drain,
+        }
+    }
+
+    async fn follow(&mut self, wake: Wake) -> Result<(), End> {
+        match wake {
+            Wake::Moved(Ok(Moved::Read(0)) | Err(_)) => return Err(End::Gone),
+            Wake::Moved(Ok(Moved::Read(_))) => return self.handle_input().await,
+            Wake::Moved(Ok(Moved::Wrote)) => {}
+            Wake::Session(SessionEvent::Ready(seq)) => self.binding.send_answer(seq),
+            Wake::Session(SessionEvent::Pushes) => {
+                if let Some(attendance) = &mut self.attendance {
+                    attendance.send_pushes(self.binding.control());
+                }
+            }
+            Wake::Session(SessionEvent::Revoked(why)) => return Err(attendance::revoked(why).into()),
+            Wake::Published(published) => {
+                if let Some(attendance) = &mut self.attendance {
+                    attendance.on_published(self.binding.control(), published);
+                }
+            }
+            Wake::Requests => self.binding.serve_requests(self.attendance.as_deref()),
+            Wake::Time => self.on_time()?,
+            Wake::Drain => self.send_goaway(),
+        }
+        self.follow_events().await
+    }
+
+    async fn handle_input(&mut self) -> Result<(), End> {
+        self.quiet_at = Some(Instant::now() + QUIET);
+        let handled = self.binding.handle_bytes(Instant::now(), &mut self.input);
+        if self.input.is_empty() {
+            // An idle connection owns no buffer.
+            self.input = BytesMut::new();
+        }
+        // What came before a fault still counts.
+        self.follow_events().await?;
+        handled.map_err(End::from)
+    }
+
+    async fn follow_events(&mut self) -> Result<(), End> {
+        while let Some(event) = self.binding.poll_event() {
+            match event {
+                Event::Hello(hello) => Box::pin(self.login(&hello)).await?,
+                Event::Close { .. } => return Err(End::Gone),
+                event => {
+                    // The machine lets nothing pass before HELLO.
+                    let Some(attendance) = &mut self.attendance else { continue };
+                    let rest = self.binding.on_event(attendance, event);
+                    if let Some(event) = rest {
+                        attendance.on_event(self.binding.control(), event)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn login(&mut self, hello: &Hello) -> Result<(), LinkError> {
+        let mut admission = door::login(Arc::clone(&self.gateway), &self.origin, hello).await?;
+        self.binding.welcome(&mut admission);
+        let Admission { door, subscribed, .. } = admission;
+        let control = self.binding.control();
+        if !subscribed.results.is_empty() {
+            control.subscribed(subscribed);
+        }
+        let door = Arc::new(door);
+        tracing::debug!(client = &**door.lease.session().client_id(), agent = hello.agent, "welcome");
+        let mut attendance = Attendance::new(door, hello.policy_revision);
+        attendance.send_policy(control);
+        self.attendance = Some(Box::new(attendance));
+        Ok(())
+    }
+
+    fn on_time(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.attendance.is_none() && now >= self.hello_due {
+            self.gateway.metrics.limit_hit("first_message_timeout");
+            let rule = "HELLO must come within first_message_timeout";
+            return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
+        }
+        if self.quiet_at.is_some_and(|at| at <= now) {
+            self.quiet_at = None;
+            self.out = BytesMut::from(&self.out[..]);
+            self.binding.compact();
+        }
+        if let Some(attendance) = &mut self.attendance {
+            attendance.send_policy(self.binding.control());
+        }
+        self.binding.control().handle_timeout(now).map_err(End::from)
+    }
+
+    fn send_goaway(&mut self) {
+        self.goaway_sent = true;
+        let snapshot = self.gateway.snapshot();
+        let settings = &snapshot.settings;
+        self.binding.control().goaway(GoAway {
+            reason: GOAWAY_DRAIN,
+            endpoints: settings.drain_endpoints.clone(),
+            spread_ms: u32::try_from(settings.drain_spread.as_millis()).unwrap_or(u32::MAX),
+            text: "the gateway is being stopped or replaced".to_owned(),
+        });
+    }
+
+    fn fill(&mut self) {
+        if let Some(attendance) = &mut self.attendance {
+            attendance.resume_pushes(self.binding.control());
+        }
+        if self.out.len() < BURST_BYTES {
+            let room = BURST_BYTES - self.out.len();
+            self.binding.poll_transmit(Instant::now(), &mut self.out, room);
+        }
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            self.out = BytesMut::new();
+        }
+    }
+
+    fn next_timeout(&mut self) -> Instant {
+        let hello = self.attendance.is_none().then_some(self.hello_due);
+        let machine = self.binding.control().poll_timeout();
+        let due = [hello, machine, self.quiet_at].into_iter().flatten().min();
+        due.unwrap_or_else(|| Instant::now() + NOTHING_DUE)
+    }
+
+    async fn say_last_words(&mut self) -> io::Result<()> {
+        self.stream.write_all_buf(&mut self.out).await?;
+        self.stream.shutdown().await
+    }
+
+    fn report(&self, error: &LinkError) {
+        let limit = match error.code {
+            CloseCode::FrameTooLarge => Some("frame_bytes_max"),
+            CloseCode::HeartbeatMissed => Some("heartbeat_max"),
+            CloseCode::FlowControl => Some("stream_window"),
+            CloseCode::Overload => Some("control_bytes_max"),
+            _ => None,
+        };
+        if let Some(limit) = limit {
+            self.gateway.metrics.limit_hit(limit);
+        }
+        if let Some(held_back) = self.gateway.refusals.pass(Instant::now()) {
+            tracing::info!(peer = %self.origin.peer, held_back, "link connection closed: {error}");
+        }
+    }
+}
+
+/// `GoAway.Reason.REASON_DRAIN`.
+const GOAWAY_DRAIN: i32 = towline_protocols::link::proto::Reason::Drain as i32;
+/// A look at the clock where no machine asks for one.
+const NOTHING_DUE: Duration = Duration::from_secs(600);
+
+/// Why a connection ends.
+enum End {
+    /// The peer is gone, or said good-bye.
+    Gone,
+    /// A rule was broken, or this side has to go: CLOSE says why.
+    Broken(LinkError),
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Waits for the session, or for a publish to be done; for ever before HELLO.
+async fn attended(attendance: &mut Option<Box<Attendance>>) -> Wake {
+    let Some(attendance) = attendance else { return std::future::pending().await };
+    let door = Arc::clone(&attendance.door);
+    tokio::select! {
+        event = door.lease.next_event() => Wake::Session(event),
+        published = attendance.published() => Wake::Published(published),
+    }
+}
+
+impl Binding {
+    fn control(&mut self) -> &mut Control {
+        match self {
+            Self::Tcp(requests) => requests.machine.control(),
+            Self::Quic(streams) => &mut streams.machine,
+        }
+    }
+
+    fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
+        match self {
+            Self::Tcp(requests) => requests.machine.handle_bytes(now, input),
+            Self::Quic(streams) => streams.machine.handle_bytes(now, input),
+        }
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        match self {
+            Self::Tcp(requests) => requests.machine.poll_event(),
+            Self::Quic(streams) => streams.machine.poll_event(),
+        }
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) {
+        match self {
+            Self::Tcp(requests) => requests.machine.poll_transmit(now, out, bytes_max),
+            Self::Quic(streams) => streams.machine.poll_transmit(now, out, bytes_max),
+        };
+    }
+
+    fn welcome(&mut self, admission: &mut Admission) {
+        match self {
+            Self::Tcp(requests) => requests.welcome(admission),
+            // Clients ask for earlier answers on streams of their own.
+            Self::Quic(streams) => streams.machine.welcome(std::mem::take(&mut admission.welcome)),
+        }
+    }
+
+    fn on_event(&mut self, attendance: &Attendance, event: Event) -> Option<Event> {
+        match self {
+            Self::Tcp(requests) => requests.on_event(&attendance.door, event),
+            Self::Quic(_) => Some(event),
+        }
+    }
+
+    fn send_answer(&mut self, seq: u64) {
+        match self {
+            Self::Tcp(requests) => requests.send_answer(seq),
+            // The task of the request's stream waits for it itself.
+            Self::Quic(_) => {}
+        }
+    }
+
+    /// Waits for something to do for requests. Safe to cancel.
+    async fn wake(&mut self, admitted: bool) {
+        match self {
+            Self::Tcp(requests) => requests.credits.changed().await,
+            Self::Quic(streams) if admitted => streams.wake().await,
+            Self::Quic(_) => std::future::pending().await,
+        }
+    }
+
+    fn serve_requests(&mut self, attendance: Option<&Attendance>) {
+        match (self, attendance) {
+            (Self::Tcp(requests), _) => requests.give_credit(),
+            (Self::Quic(streams), Some(attendance)) => streams.serve(&attendance.door),
+            (Self::Quic(_), None) => {}
+        }
+    }
+
+    fn compact(&mut self) {
+        match self {
+            Self::Tcp(requests) => requests.compact(),
+            Self::Quic(streams) => streams.machine.compact(),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The link protocol's front: connections of `towline/1` over TCP and QUIC, served with the machines of
+//! `towline_protocols::link` and the sessions of [`crate::session`].
+//!
+//! ```text
+//!  bytes --> driver ------> machine --Event--> driver --+-- HELLO: door::login, session opened
+//!              |  ^                                     +-- REQUEST: door::open --> answer::run (a task)
+//!              |  |                                     +-- messages: body::BodySender --> backend
+//!              |  +-- SessionEvent: parts of answers, pushes, revocation
+//!              +--- poll_transmit --> bytes
+//! ```
+//!
+//! `driver` is the one task of a connection; on QUIC each request has a task beside it (`quic_stream`).
+//! A request's own task ([`answer`]) outlives the connection: what it records waits in the session.
+
+mod answer;
+mod attendance;
+mod body;
+mod config;
+mod door;
+mod driver;
+mod head;
+mod io;
+mod quic_stream;
+mod requests;
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use towline_protocols::link::{Connection, Control};
+
+pub(crate) use self::config::config;
+use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
+use crate::{gateway::Gateway, request::Origin, transport::Stream};
+
+/// Serves one TCP connection, of which `first_bytes` were read already, until it ends.
+pub async fn serve_tcp(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) {
+    let link = Arc::clone(&gateway.snapshot().link);
+    let machine = Connection::server(link, Instant::now());
+    let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
+    Driver::new(gateway, origin, stream, binding, BytesMut::from(&first_bytes[..])).drive().await;
+}
+
+/// Serves one QUIC connection until it ends.
+pub async fn serve_quic(gateway: Arc<Gateway>, origin: Arc<Origin>, connection: quinn::Connection) {
+    let (link, limit) = {
+        let snapshot = gateway.snapshot();
+        (Arc::clone(&snapshot.link), snapshot.settings.limits.first_message_timeout)
+    };
+    let (send, recv) = match tokio::time::timeout(limit, connection.accept_bi()).await {
+        Ok(Ok(control)) => control,
+        Ok(Err(_)) => return,
+        Err(_) => {
+            gateway.metrics.limit_hit("first_message_timeout");
+            return connection.close(quinn::VarInt::from_u32(0), b"no control stream");
+        }
+    };
+    // The control stream goes before every request.
+    let _ = send.set_priority(quic_stream::CONTROL_PRIORITY);
+    let machine = Control::server(link, Instant::now());
+    let streams = QuicStreams::new(connection.clone(), machine);
+    let stream = tokio::io::join(recv, send);
+    let binding = driver::Binding::Quic(Box::new(streams));
+    Driver::new(gateway, origin, stream, binding, BytesMut::new()).drive().await;
+    connection.close(quinn::VarInt::from_u32(0), b"");
+}

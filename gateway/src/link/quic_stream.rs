@@ -1,0 +1,306 @@
+//! Requests on QUIC: each has a stream and a task of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use quinn::{ReadError, RecvStream, SendStream, VarInt};
+use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+use towline_protocols::link::{
+    Control, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
+};
+
+use super::{
+    body::{BodySender, Credits},
+    door::{Door, Opening},
+    head,
+};
+use crate::session::{Attach, Consumer, ExchangePart};
+
+/// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
+pub(super) const CONTROL_PRIORITY: i32 = 8;
+const READ_BYTES: usize = 16 << 10;
+/// Bytes of an answer that wait for the stream, beside one message.
+const OUT_BYTES_MAX: usize = 32 << 10;
+/// How long the last words of a refused request may take.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+/// The streams of one connection. Dropping it ends their tasks; the requests go on in the session.
+pub(super) struct QuicStreams {
+    pub(super) machine: Control,
+    connection: quinn::Connection,
+    accepted: Option<(SendStream, RecvStream)>,
+    tasks: JoinSet<()>,
+}
+
+impl QuicStreams {
+    pub(super) fn new(connection: quinn::Connection, machine: Control) -> Self {
+        Self { machine, connection, accepted: None, tasks: JoinSet::new() }
+    }
+
+    /// Waits for a new stream, or for the end of one. Safe to cancel. QUIC's own limit on streams is
+    /// `streams_max`, so the tasks are no more.
+    pub(super) async fn wake(&mut self) {
+        tokio::select! {
+            accepted = self.connection.accept_bi() => match accepted {
+                Ok(accepted) => self.accepted = Some(accepted),
+                // The control stream says so too.
+                Err(_) => std::future::pending().await,
+            },
+            Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
+                tracing::error!("the task of a stream failed: {error}");
+            },
+        }
+    }
+
+    /// Serves what [`QuicStreams::wake`] accepted.
+    pub(super) fn serve(&mut self, door: &Arc<Door>) {
+        if let Some((send, recv)) = self.accepted.take() {
+            let settings = self.machine.stream_settings();
+            self.tasks.spawn(serve_stream(Arc::clone(door), settings, send, recv));
+        }
+    }
+}
+
+async fn serve_stream(door: Arc<Door>, settings: StreamSettings, send: SendStream, recv: RecvStream) {
+    let window = door.gateway.snapshot().settings.session.stream_window as usize;
+    let mut stream = Stream {
+        codec: StreamCodec::server(settings),
+        recv,
+        input: BytesMut::new(),
+        half: Half { send, out: BytesMut::new(), ended: false },
+        door,
+        credits: Arc::default(),
+        body: None,
+        unread: 0,
+        window,
+        read_over: false,
+    };
+    let limit = stream.door.gateway.snapshot().settings.limits.first_message_timeout;
+    let opened = timeout(limit, Box::pin(stream.first())).await;
+    let outcome = match opened {
+        Ok(Ok(consumer)) => Box::pin(stream.carry(consumer)).await,
+        Ok(Err(over)) => Err(over),
+        Err(_) => {
+            stream.door.gateway.metrics.limit_hit("first_message_timeout");
+            let text = "a request's stream must begin with REQUEST or ATTACH within first_message_timeout";
+            Err(Over::Refused(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text)))
+        }
+    };
+    if let Err(Over::Refused(error)) = outcome {
+        stream.refuse(&error).await;
+    }
+}
+
+/// Why a stream ends before its answer.
+enum Over {
+    /// The connection is gone: the session keeps what runs.
+    Lost,
+    /// The client wants no answer: nobody does.
+    Cancelled,
+    /// RESET says why.
+    Refused(RpcError),
+}
+
+impl From<RpcError> for Over {
+    fn from(error: RpcError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+struct Stream {
+    codec: StreamCodec,
+    recv: RecvStream,
+    input: BytesMut,
+    half: Half,
+    door: Arc<Door>,
+    credits: Arc<Credits>,
+    body: Option<BodySender>,
+    /// Bytes of messages that the backend has not taken: at a window of them, reading stops.
+    unread: usize,
+    window: usize,
+    read_over: bool,
+}
+
+struct Half {
+    send: SendStream,
+    out: BytesMut,
+    /// The answer's end is in `out`, or was sent.
+    ended: bool,
+}
+
+impl Stream {
+    /// The first frame decides what the stream is for.
+    async fn first(&mut self) -> Result<Consumer, Over> {
+        loop {
+            self.read().await?;
+            let Some(event) = self.codec.poll_event()? else { continue };
+            return match event {
+                Event::Request { seq, head, end } => self.open(seq, &head, end),
+                Event::Attach { seq, messages_received } => self.attach(seq, messages_received),
+                _ => {
+                    let text = "a request's stream must begin with REQUEST or ATTACH";
+                    Err(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text).into())
+                }
+            };
+        }
+    }
+
+    fn open(&mut self, seq: u64, head: &RequestHead, end: bool) -> Result<Consumer, Over> {
+        let priority = CONTROL_PRIORITY - 1 - i32::from(head.priority.urgency());
+        let _ = self.half.send.set_priority(priority);
+        match self.door.open(seq, head, end, &self.credits) {
+            Opening::Answered(consumer, body) => {
+                self.body = body;
+                Ok(consumer)
+            }
+            Opening::Refused(error) => Err(error.into()),
+        }
+    }
+
+    fn attach(&mut self, seq: u64, messages_received: u64) -> Result<Consumer, Over> {
+        match self.door.lease.attach(seq, messages_received) {
+            Attach::Attached(consumer) => Ok(consumer),
+            Attach::Refused(error) => Err(error.into()),
+            Attach::Unknown => {
+                let text = "this session has never seen the request: send it again";
+                Err(RpcError::new(RpcErrorKind::SessionLost, Execution::NotRun, text).into())
+            }
+        }
+    }
+
+    /// Takes the request in and sends its answer, until both are done.
+    async fn carry(&mut self, mut consumer: Consumer) -> Result<(), Over> {
+        let seq = consumer.seq();
+        loop {
+            self.follow_events(&consumer)?;
+            if self.half.ended && self.half.out.is_empty() {
+                // A client that still sends has its answer already.
+                let _ = self.half.send.finish();
+                let _ = self.recv.stop(VarInt::from_u32(0));
+                return Ok(());
+            }
+            let reads = !self.read_over && self.unread < self.window;
+            let asks = !self.half.ended && self.half.out.len() < OUT_BYTES_MAX;
+            let credits = Arc::clone(&self.credits);
+            let turned = tokio::select! {
+                read = read(&mut self.recv, &mut self.input), if reads => self.on_read(read),
+                written = self.half.write(), if !self.half.out.is_empty() => written,
+                next = consumer.next(), if asks => self.send_next(next),
+                () = credits.changed() => {
+                    self.unread -= self.credits.take().iter().map(|(_, bytes)| bytes).sum::<usize>();
+                    Ok(())
+                }
+            };
+            if let Err(Over::Cancelled) = turned {
+                self.door.lease.cancel(seq, "the client lost interest");
+            }
+            turned?;
+        }
+    }
+
+    fn send_next(&mut self, next: Option<(ExchangePart, bool)>) -> Result<(), Over> {
+        let out = &mut self.half.out;
+        let Some((part, ends)) = next else {
+            self.half.ended = true;
+            return Ok(());
+        };
+        self.half.ended = ends;
+        match part {
+            ExchangePart::Head(fields) => self.codec.send_response(&fields, ends, out)?,
+            ExchangePart::Message(message) => self.codec.send_message(message, ends, out)?,
+            ExchangePart::Trailers(fields) => self.codec.send_trailers(&fields, out)?,
+            ExchangePart::End => self.codec.send_end(out)?,
+            ExchangePart::Error(error) => self.codec.reset(&error, out),
+        }
+        Ok(())
+    }
+
+    fn follow_events(&mut self, consumer: &Consumer) -> Result<(), Over> {
+        let complete = || consumer.exchange().request_complete();
+        while let Some(event) = self.codec.poll_event().inspect_err(|error| {
+            head::count_limit(&self.door.gateway, error);
+            self.door.lease.cancel(consumer.seq(), &error.message);
+        })? {
+            match event {
+                Event::MessagePart { message_bytes, bytes, end, .. } => {
+                    if let Some(body) = self.body.as_ref().filter(|body| body.is_open()) {
+                        self.unread += bytes.len();
+                        body.part(message_bytes, bytes);
+                    }
+                    if end {
+                        self.body.take().into_iter().for_each(BodySender::end);
+                        complete();
+                    }
+                }
+                Event::End { .. } => {
+                    self.body.take().into_iter().for_each(BodySender::end);
+                    complete();
+                }
+                Event::Trailers { fields, .. } => {
+                    let fields = head::trailers(&fields);
+                    self.body.take().into_iter().for_each(|body| body.trailers(fields.clone()));
+                    complete();
+                }
+                Event::Reset { error, .. } => {
+                    self.door.lease.cancel(consumer.seq(), &error.message);
+                    return Err(Over::Cancelled);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), Over> {
+        let read = read(&mut self.recv, &mut self.input).await;
+        self.on_read(read)
+    }
+
+    fn on_read(&mut self, read: Result<usize, ReadError>) -> Result<(), Over> {
+        match read {
+            Ok(0) => {
+                self.read_over = true;
+                Ok(self.codec.handle_fin(&self.input)?)
+            }
+            Ok(_) => {
+                self.codec.handle_bytes(&mut self.input)?;
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
+                Ok(())
+            }
+            Err(ReadError::Reset(_)) => Err(Over::Cancelled),
+            Err(_) => Err(Over::Lost),
+        }
+    }
+
+    async fn refuse(&mut self, error: &RpcError) {
+        head::count_limit(&self.door.gateway, error);
+        self.codec.reset(error, &mut self.half.out);
+        // A client that does not read it sees the stream end.
+        let _ = timeout(LAST_WORDS_MAX, self.half.send.write_all_buf(&mut self.half.out)).await;
+        let _ = self.half.send.finish();
+        let _ = self.recv.stop(VarInt::from_u32(0));
+    }
+}
+
+impl Half {
+    /// Safe to cancel.
+    async fn write(&mut self) -> Result<(), Over> {
+        match self.send.write(&self.out).await {
+            Ok(count) => {
+                let _ = self.out.split_to(count);
+                Ok(())
+            }
+            Err(quinn::WriteError::Stopped(_)) => Err(Over::Cancelled),
+            Err(_) => Err(Over::Lost),
+        }
+    }
+}
+
+/// Reads what is there; 0 is the end. Safe to cancel.
+async fn read(recv: &mut RecvStream, input: &mut BytesMut) -> Result<usize, ReadError> {
+    let Some(chunk) = recv.read_chunk(READ_BYTES, true).await? else { return Ok(0) };
+    input.extend_from_slice(&chunk.bytes);
+    Ok(chunk.bytes.len())
+}

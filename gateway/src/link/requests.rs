@@ -1,0 +1,141 @@
+//! The requests of one TCP connection, whose frames all pass through its one machine.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::HeaderMap;
+use towline_protocols::link::{Connection, Event, Priority, RpcError};
+
+use super::{
+    body::{BodySender, Credits},
+    door::{Admission, Door, Opening},
+    head,
+};
+use crate::session::{Consumer, ExchangePart, Next};
+
+/// Requests that the machine has open, by sequence number.
+pub(super) struct TcpRequests {
+    pub(super) machine: Connection,
+    pub(super) credits: Arc<Credits>,
+    answers: HashMap<u64, Consumer>,
+    bodies: HashMap<u64, BodySender>,
+}
+
+impl TcpRequests {
+    pub(super) fn new(machine: Connection) -> Self {
+        Self { machine, credits: Arc::default(), answers: HashMap::new(), bodies: HashMap::new() }
+    }
+
+    /// Takes up what earlier connections left, and says WELCOME.
+    pub(super) fn welcome(&mut self, admission: &mut Admission) {
+        for consumer in std::mem::take(&mut admission.attached) {
+            self.machine.attach(consumer.seq(), Priority::NORMAL);
+            self.answers.insert(consumer.seq(), consumer);
+        }
+        admission.refused.iter().for_each(|(seq, _)| self.machine.attach(*seq, Priority::NORMAL));
+        self.machine.control().welcome(std::mem::take(&mut admission.welcome));
+        for (seq, error) in &admission.refused {
+            self.machine.reset(*seq, error);
+        }
+        let attached: Vec<u64> = self.answers.keys().copied().collect();
+        attached.into_iter().for_each(|seq| self.send_answer(seq));
+    }
+
+    /// Follows what concerns a request; gives back what does not.
+    pub(super) fn on_event(&mut self, door: &Door, event: Event) -> Option<Event> {
+        match event {
+            Event::Request { seq, head, end } => match door.open(seq, &head, end, &self.credits) {
+                Opening::Answered(consumer, body) => {
+                    self.answers.insert(seq, consumer);
+                    self.bodies.extend(body.map(|body| (seq, body)));
+                    self.send_answer(seq);
+                }
+                Opening::Refused(error) => self.machine.reset(seq, &error),
+            },
+            Event::MessagePart { seq, message_bytes, bytes, end, .. } => {
+                match self.bodies.get(&seq).filter(|body| body.is_open()) {
+                    Some(body) => body.part(message_bytes, bytes),
+                    // Nobody takes it: what ran before is not fed again.
+                    None => self.machine.credit(seq, bytes.len()),
+                }
+                if end {
+                    self.end_body(seq, None);
+                }
+            }
+            Event::End { seq } => self.end_body(seq, None),
+            Event::Trailers { seq, fields } => self.end_body(seq, Some(head::trailers(&fields))),
+            Event::Reset { seq, error } => {
+                self.bodies.remove(&seq);
+                self.answers.remove(&seq);
+                head::count_limit(&door.gateway, &error);
+                door.lease.cancel(seq, &error.message);
+            }
+            Event::Writable { seq } => self.send_answer(seq),
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// Gives the machine as much of an answer as it has room for.
+    pub(super) fn send_answer(&mut self, seq: u64) {
+        while self.machine.send_capacity(seq) > 0 {
+            let Some(consumer) = self.answers.get_mut(&seq) else { return };
+            let sent = match consumer.try_next() {
+                Next::Pending => return,
+                Next::Done => Ok(true),
+                Next::Part { part, ends } => self.send_part(seq, part, ends).map(|()| ends),
+            };
+            match sent {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.answers.remove(&seq);
+                }
+                Err(error) => {
+                    self.answers.remove(&seq);
+                    self.machine.reset(seq, &error);
+                }
+            }
+        }
+    }
+
+    fn send_part(&mut self, seq: u64, part: ExchangePart, ends: bool) -> Result<(), RpcError> {
+        match part {
+            ExchangePart::Head(fields) => self.machine.send_response(seq, fields.to_vec(), ends),
+            ExchangePart::Message(message) => self.machine.send_message(seq, message, ends),
+            ExchangePart::Trailers(fields) => self.machine.send_trailers(seq, fields.to_vec()),
+            ExchangePart::End => self.machine.send_end(seq),
+            ExchangePart::Error(error) => {
+                self.machine.reset(seq, &error);
+                self.bodies.remove(&seq);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives back the credit of what backends have taken.
+    pub(super) fn give_credit(&mut self) {
+        for (seq, bytes) in self.credits.take() {
+            self.machine.credit(seq, bytes);
+        }
+    }
+
+    /// Gives back memory when nothing runs.
+    pub(super) fn compact(&mut self) {
+        if self.answers.is_empty() && self.bodies.is_empty() {
+            self.answers = HashMap::new();
+            self.bodies = HashMap::new();
+            self.machine.compact();
+        }
+    }
+
+    fn end_body(&mut self, seq: u64, trailers: Option<HeaderMap>) {
+        if let Some(body) = self.bodies.remove(&seq) {
+            match trailers {
+                Some(fields) => body.trailers(fields),
+                None => body.end(),
+            }
+        }
+        if let Some(consumer) = self.answers.get(&seq) {
+            consumer.exchange().request_complete();
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use Detection::{Http1, Http2, Link, Mqtt, NeedMore, Tls, Unknown};
 
+use crate::link::frame::PREFACE;
+
 /// What the first bytes of a connection say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Detection {
@@ -25,12 +27,8 @@ pub enum Detection {
 /// first byte of a target. The other openings are shorter.
 pub const DETECT_BYTES_MAX: usize = 2 + METHOD_BYTES_MAX + 2;
 
-/// The link protocol's TCP preface: 0xF4 is the first byte of no text in UTF-8 below U+100000, of no TLS
-/// record and of no MQTT packet.
-pub const LINK_PREFACE: [u8; 4] = [0xf4, b'T', b'W', b'L'];
-
 /// The HTTP/2 connection preface (RFC 9113, section 3.4).
-pub const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Longer than any registered method (the longest is UPDATEREDIRECTREF with 17).
 const METHOD_BYTES_MAX: usize = 32;
@@ -43,7 +41,7 @@ pub fn detect(first_bytes: &[u8]) -> Detection {
     match first_bytes.first() {
         None => NeedMore,
         Some(0x16) => detect_tls(first_bytes),
-        Some(0xf4) => detect_constant(first_bytes, &LINK_PREFACE, Link, Unknown),
+        Some(0xf4) => detect_constant(first_bytes, &PREFACE, Link, Unknown),
         Some(0x10) => detect_mqtt(first_bytes),
         Some(b'P') => match detect_constant(first_bytes, HTTP2_PREFACE, Http2, Unknown) {
             // POST, PUT, PATCH, and whoever says PRI without meaning HTTP/2.

@@ -1,5 +1,7 @@
 //! Backends that refuse, break, stall and overload, and what callers are told of them.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod bed;
 
 use std::{

@@ -1,5 +1,7 @@
 //! HTTP/1.1, HTTP/2 and gRPC clients reach backends through the gateway.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod bed;
 
 use std::{sync::Arc, time::Duration};

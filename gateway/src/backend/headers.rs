@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
 
@@ -19,7 +19,6 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Names that begin so are the gateway's too.
 const OWN_PREFIX: &str = "x-towline-";
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
-const VIA: HeaderValue = HeaderValue::from_static("2.0 towline");
 
 /// They concern one connection, not the message (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -40,9 +39,17 @@ const GATEWAY_OWNED: [HeaderName; 4] = [
 ];
 
 /// Turns a client's request headers into what the backend gets; `own` are the gateway's beside the usual.
-pub(super) fn outgoing(headers: &mut HeaderMap, own: HeaderMap, origin: &Origin, deadline: Option<Instant>) {
+pub(super) fn outgoing(
+    headers: &mut HeaderMap,
+    own: HeaderMap,
+    version: Version,
+    origin: &Origin,
+    deadline: Option<Instant>,
+) {
     strip_hop_by_hop(headers);
     headers.remove(header::TE);
+    // The gateway has said "100 Continue" itself.
+    headers.remove(header::EXPECT);
     for name in GATEWAY_OWNED {
         headers.remove(name);
     }
@@ -57,7 +64,7 @@ pub(super) fn outgoing(headers: &mut HeaderMap, own: HeaderMap, origin: &Origin,
         headers.insert(FORWARDED_FOR, peer);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto(origin)));
-    headers.append(header::VIA, VIA);
+    headers.append(header::VIA, HeaderValue::from_static(via(version)));
     if let Some(client) = &origin.client_id {
         headers.insert(CLIENT, text(client));
     }
@@ -85,6 +92,11 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
             matches!(rest.first(), None | Some(b'+' | b';' | b' '))
         })
     })
+}
+
+/// The protocol that the message was received by (RFC 9110, section 7.6.3).
+fn via(version: Version) -> &'static str {
+    if version == Version::HTTP_2 { "2.0 towline" } else { "1.1 towline" }
 }
 
 fn is_own(name: &HeaderName) -> bool {
@@ -181,7 +193,7 @@ mod tests {
             ("forwarded", "for=10.0.0.1"),
             ("x-kept", "yes"),
         ]);
-        outgoing(&mut headers, HeaderMap::new(), &origin(None, Some("ann")), None);
+        outgoing(&mut headers, HeaderMap::new(), Version::HTTP_11, &origin(None, Some("ann")), None);
         assert_eq!(headers.get("x-towline-user").expect("set"), "ann");
         assert!(!headers.contains_key("x-towline-client") && !headers.contains_key("forwarded"));
         assert!(!headers.contains_key("x-towline-topic"));
@@ -202,7 +214,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("accept", "*/*"),
         ]);
-        outgoing(&mut headers, HeaderMap::new(), &origin(None, None), None);
+        outgoing(&mut headers, HeaderMap::new(), Version::HTTP_11, &origin(None, None), None);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "via", "x-forwarded-for", "x-forwarded-proto"]);

@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::Pin, task::Context, task::Poll};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Uri,
+    HeaderMap, HeaderValue, Method, Uri,
     header::{CONTENT_LENGTH, HOST},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
@@ -43,11 +43,13 @@ impl Outgoing {
     ) -> Result<Self, RpcError> {
         let (parts, body) = request.http.into_parts();
         let authority = authority(&parts, backend)?;
-        let Parts { method, uri, mut headers, .. } = parts;
-        headers::outgoing(&mut headers, own, &request.origin, request.deadline);
+        let Parts { method, uri, version, mut headers, .. } = parts;
+        headers::outgoing(&mut headers, own, version, &request.origin, request.deadline);
         headers.remove(HOST);
         let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
-        let payload = Payload::gather(body).await?;
+        // Nothing has left for the backend yet, whatever the error says.
+        let unsent = |error| RpcError { execution: Execution::NotRun, ..error };
+        let payload = Payload::gather(body).await.map_err(unsent)?;
         Ok(Self { method, authority, path, headers, payload })
     }
 
@@ -83,10 +85,10 @@ impl Outgoing {
         if let Ok(host) = self.authority.as_str().parse() {
             self.headers.insert(HOST, host);
         }
-        let bodiless = matches!(self.method, Method::GET | Method::HEAD);
-        if matches!(self.payload, Payload::Whole(_)) && !bodiless {
-            // The body's own length is the truth; hyper writes it.
-            self.headers.remove(CONTENT_LENGTH);
+        let wants_body = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
+        if wants_body && self.payload.is_end_stream() {
+            // Said by every common client, and demanded by some servers (RFC 9110, section 8.6).
+            self.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let mut request = http::Request::new(self.payload);
         *request.method_mut() = self.method;

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 use super::problem;
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
+    gateway::Gateway,
     request::Body,
 };
 
@@ -22,6 +24,7 @@ const GRPC_PREFIX_BYTES: usize = 5;
 /// streams have no end to speak of.
 pub(super) struct Bounded {
     incoming: Incoming,
+    gateway: Arc<Gateway>,
     bound: Bound,
     bytes_max: usize,
 }
@@ -44,12 +47,13 @@ struct Prefixes {
 }
 
 impl Bounded {
-    pub(super) fn new(incoming: Incoming, grpc: bool, bytes_max: usize) -> Self {
+    pub(super) fn new(incoming: Incoming, grpc: bool, gateway: Arc<Gateway>) -> Self {
+        let bytes_max = gateway.snapshot().settings.limits.message_bytes_max;
         let bound = match grpc {
             true => Bound::Messages(Prefixes::default()),
             false => Bound::Whole(bytes_max),
         };
-        Self { incoming, bound, bytes_max }
+        Self { incoming, gateway, bound, bytes_max }
     }
 
     fn check(&mut self, data: &Bytes) -> Result<(), RpcError> {
@@ -63,7 +67,10 @@ impl Bounded {
             },
             Bound::Messages(prefixes) => prefixes.walk(data, self.bytes_max),
         };
-        if within { Ok(()) } else { Err(too_large(self.bytes_max)) }
+        if within {
+            return Ok(());
+        }
+        Err(too_large(&self.gateway, self.bytes_max))
     }
 }
 
@@ -91,8 +98,9 @@ impl Prefixes {
     }
 }
 
-/// The error of a body that is over its bound.
-pub(super) fn too_large(bytes_max: usize) -> RpcError {
+/// Counts a body that is over its bound, and says so.
+pub(super) fn too_large(gateway: &Gateway, bytes_max: usize) -> RpcError {
+    gateway.metrics.limit_hit("message_bytes_max");
     let message = format!("the request body is larger than message_bytes_max = {bytes_max} bytes");
     RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, message)
 }

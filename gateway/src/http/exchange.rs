@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request as HttpRequest, Response, header::CONTENT_LENGTH};
+use http::{HeaderMap, Method, Request as HttpRequest, Response, header::CONTENT_LENGTH};
 use hyper::body::Incoming;
 use towline_protocols::link::Priority;
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     backend::is_grpc,
-    error::{Execution, RpcError},
+    error::{Execution, RpcError, RpcErrorKind},
     gateway::Gateway,
     request::{Body, Origin, Request},
     router,
@@ -46,10 +46,15 @@ impl Front {
         let Ok(origin) = admitted else {
             return problem::unauthorized(grpc);
         };
+        if parts.method == Method::CONNECT {
+            let message = "CONNECT asks for a tunnel; this gateway answers requests";
+            let error = RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message);
+            return problem::answer(&error, grpc);
+        }
         let bytes_max = self.gateway.snapshot().settings.limits.message_bytes_max;
         if !grpc && declared_length(&parts.headers).is_some_and(|length| length > bytes_max as u64) {
-            self.gateway.metrics.limit_hit("message_bytes_max");
-            let error = RpcError { execution: Execution::NotRun, ..body::too_large(bytes_max) };
+            let error = body::too_large(&self.gateway, bytes_max);
+            let error = RpcError { execution: Execution::NotRun, ..error };
             return problem::answer(&error, grpc);
         }
         let deadline = if grpc { grpc_timeout(&parts.headers) } else { None };
@@ -58,7 +63,10 @@ impl Front {
             deadline: deadline.and_then(|timeout| Instant::now().checked_add(timeout)),
             priority: priority(&parts.headers),
             idempotent: false,
-            http: HttpRequest::from_parts(parts, Body::new(Bounded::new(incoming, grpc, bytes_max))),
+            http: HttpRequest::from_parts(
+                parts,
+                Body::new(Bounded::new(incoming, grpc, self.gateway.clone())),
+            ),
         };
         match router::handle(&self.gateway, request).await {
             Ok(answer) if grpc => answer.map(|body| Body::new(WithStatus::new(body))),

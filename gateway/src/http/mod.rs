@@ -10,7 +10,7 @@ mod exchange;
 mod problem;
 mod watched;
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, pin::pin, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -61,7 +61,7 @@ where
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    debug!(%error, "HTTP connection ended");
+                    report(&gateway, &*error);
                 }
                 return;
             }
@@ -78,6 +78,13 @@ where
             () = end.over(), if draining => return,
         }
     }
+}
+
+fn report(gateway: &Gateway, error: &(dyn Error + Send + Sync + 'static)) {
+    if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+        gateway.metrics.limit_hit("header_list_bytes_max");
+    }
+    debug!(%error, "HTTP connection ended");
 }
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {

@@ -5,9 +5,13 @@ mod road;
 mod table;
 mod topic;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::uri::PathAndQuery;
+use prometheus::{Histogram, IntCounter};
 
 pub(crate) use self::road::{admit, kind_name, observe};
 pub use self::{
@@ -15,7 +19,7 @@ pub use self::{
     table::{RouteError, RouteTable},
     topic::{InvalidFilter, TopicFilter},
 };
-use crate::backend::Backend;
+use crate::{backend::Backend, metrics::Metrics};
 
 /// One rule of the table, with its backend at hand.
 #[derive(Debug)]
@@ -32,11 +36,27 @@ pub struct Route {
     pub encrypted_only: bool,
     /// Running it twice does no harm.
     pub idempotent: bool,
+    /// Found once, not by name for every request.
+    meters: OnceLock<Meters>,
+}
+
+/// A route's counters of the usual case.
+#[derive(Debug)]
+struct Meters {
+    ok: IntCounter,
+    seconds: Histogram,
 }
 
 impl Route {
     /// The time that the backend has to begin its answer.
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(self.backend.settings().timeout)
+    }
+
+    fn meters(&self, metrics: &Metrics) -> &Meters {
+        self.meters.get_or_init(|| Meters {
+            ok: metrics.requests.with_label_values(&[&*self.name, "ok"]),
+            seconds: metrics.request_seconds.with_label_values(&[&*self.name]),
+        })
     }
 }

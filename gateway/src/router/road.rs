@@ -52,10 +52,14 @@ fn no_route(request: &Request) -> RpcError {
 
 /// Counts an outcome and its time.
 pub(crate) fn observe(gateway: &Gateway, route: &Route, started: Instant, error: Option<&RpcError>) {
-    let outcome = error.map_or("ok", |error| kind_name(error.kind));
-    gateway.metrics.requests.with_label_values(&[&*route.name, outcome]).inc();
-    let seconds = started.elapsed().as_secs_f64();
-    gateway.metrics.request_seconds.with_label_values(&[&*route.name]).observe(seconds);
+    let meters = route.meters(&gateway.metrics);
+    match error {
+        None => meters.ok.inc(),
+        Some(error) => {
+            gateway.metrics.requests.with_label_values(&[&*route.name, kind_name(error.kind)]).inc();
+        }
+    }
+    meters.seconds.observe(started.elapsed().as_secs_f64());
 }
 
 /// The kind as metrics and problem bodies spell it.

@@ -1,6 +1,9 @@
 //! The table of routes: immutable once compiled, replaced as a whole by the next snapshot.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderName, HeaderValue, Request, uri::PathAndQuery};
 
@@ -162,6 +165,7 @@ impl RouteTable {
             timeout: rule.timeout,
             encrypted_only: rule.encrypted_only,
             idempotent: rule.idempotent,
+            meters: OnceLock::new(),
         })
     }
 }
@@ -243,4 +247,114 @@ fn host_of<B>(request: &Request<B>) -> Option<&str> {
         None => host.find(':').unwrap_or(host.len()),
     };
     Some(&host[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn backend(name: &str, address: &str) -> settings::Backend {
+        settings::Backend {
+            name: name.into(),
+            kind: BackendKind::Http2,
+            address: address.to_owned(),
+            connect_timeout: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            connections_max: 1,
+            idle_timeout: Duration::from_secs(1),
+            topic_prefix: String::new(),
+        }
+    }
+
+    fn route(name: &str, path: Option<&str>) -> settings::Route {
+        settings::Route {
+            name: name.into(),
+            path: path.map(str::to_owned),
+            host: None,
+            header: None,
+            topic: None,
+            backend: "b".into(),
+            call: None,
+            timeout: None,
+            encrypted_only: false,
+            idempotent: false,
+        }
+    }
+
+    fn settings(routes: Vec<settings::Route>) -> Settings {
+        Settings { backends: vec![backend("b", "localhost:1")], routes, ..Settings::default() }
+    }
+
+    #[track_caller]
+    fn check(table: &RouteTable, uri: &str, fields: &[(&'static str, &'static str)], expected: &str) {
+        let mut request = Request::get(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let name = table.match_request(&request).map_or("", |route| &*route.name);
+        assert_eq!(name, expected, "{uri} {fields:?}");
+    }
+
+    #[test]
+    fn the_first_match_wins_whatever_its_kind() {
+        let table = RouteTable::compile(&settings(vec![
+            route("exact early", Some("/a/b")),
+            route("prefix", Some("/a/*")),
+            route("exact late", Some("/a/c")),
+            settings::Route { host: Some("*.h2.example".to_owned()), ..route("suffix", None) },
+            settings::Route { host: Some("one.example".to_owned()), ..route("host", None) },
+            settings::Route {
+                header: Some(("x-canary".to_owned(), "yes".to_owned())),
+                ..route("header", None)
+            },
+            route("exact last", Some("/z")),
+        ]));
+        let table = table.expect("in order");
+        check(&table, "/a/b", &[], "exact early");
+        check(&table, "/a/b?query", &[], "exact early");
+        check(&table, "/a/c", &[], "prefix");
+        check(&table, "/a", &[], "");
+        check(&table, "/z", &[], "exact last");
+        check(&table, "/z", &[("x-canary", "yes")], "header");
+        check(&table, "/z", &[("x-canary", "no")], "exact last");
+        check(&table, "http://API.h2.example:8443/q", &[], "suffix");
+        check(&table, "http://h2.example/q", &[], "");
+        check(&table, "/q", &[("host", "ONE.example:80")], "host");
+        check(&table, "/q", &[("host", "[::1]:80")], "");
+    }
+
+    #[test]
+    fn a_mistake_names_its_route() {
+        let unknown = settings::Route { backend: "c".into(), ..route("r", None) };
+        let no_call = settings::Route { topic: Some("a/#".to_owned()), ..route("r", None) };
+        let filter = settings::Route {
+            topic: Some("a/#/b".to_owned()),
+            call: Some("/x".to_owned()),
+            ..route("r", None)
+        };
+        let header = settings::Route { header: Some(("X Y".to_owned(), "1".to_owned())), ..route("r", None) };
+        for (mistake, expected) in [
+            (unknown, "route `r`: there is no backend `c`"),
+            (no_call, "route `r`: a topic route to an HTTP or gRPC backend needs `call`"),
+            (filter, "route `r`: topic filter: `#` must stand alone in the last level"),
+            (header, "route `r`: `header` wants a lower-case HTTP header name"),
+        ] {
+            let error = RouteTable::compile(&settings(vec![mistake])).expect_err(expected).to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reload_keeps_the_backends_that_did_not_change() {
+        let before = settings(vec![route("r", None)]);
+        let table = RouteTable::compile(&before).expect("in order");
+        let kept = table.recompile(&before).expect("in order");
+        let moved = Settings { backends: vec![backend("b", "localhost:2")], ..before };
+        let moved = table.recompile(&moved).expect("in order");
+        let same = |other: &RouteTable| Arc::ptr_eq(&table.backends["b"], &other.backends["b"]);
+        assert!(same(&kept) && !same(&moved));
+    }
 }

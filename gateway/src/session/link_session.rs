@@ -51,6 +51,11 @@ pub(super) struct Identity {
 
 #[derive(Default)]
 pub(super) struct State {
+    /// WELCOME.session_id: names what is known of requests, so a restart changes it.
+    id: u64,
+    /// The id by which the client knows the numbers of its pushes, which a restart does not change. The
+    /// same as `id` once the client has been here.
+    pushes_known_as: u64,
     /// Of the last connection; `None` before the first since the start of the gateway.
     epoch: Option<u64>,
     connection: Option<Arc<Signal>>,
@@ -75,7 +80,9 @@ const PUSH_ID_MAX: u64 = 1 << 60;
 
 impl LinkSession {
     pub(super) fn new(identity: Identity, context: Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { context, identity, connected: AtomicBool::new(false), state: Mutex::default() })
+        let id = fastrand::u64(1..);
+        let state = Mutex::new(State { id, pushes_known_as: id, ..State::default() });
+        Arc::new(Self { context, identity, connected: AtomicBool::new(false), state })
     }
 
     /// The client's id.
@@ -106,7 +113,7 @@ impl LinkSession {
     /// Makes a connection whose ownership was checked the holder of the session.
     pub(super) fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<Opened, OpenError> {
         let signal = Arc::new(Signal::default());
-        let resumed = self.take_over(hello, &signal)?;
+        let (session_id, resumed) = self.take_over(hello, &signal)?;
         let lease = Lease::new(self.clone(), signal.clone());
         self.acknowledge(&Ack { floor: hello.outcome_floor, seqs: Vec::new() });
         let Changed { subscribed, changed } = self.replace_subscriptions(&hello.topics);
@@ -115,6 +122,7 @@ impl LinkSession {
         }
         let mut opened = Opened {
             lease,
+            session_id,
             resumed,
             unknown: Vec::new(),
             attached: Vec::new(),
@@ -127,8 +135,8 @@ impl LinkSession {
         Ok(opened)
     }
 
-    /// Says whether the session's requests are known.
-    fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<bool, OpenError> {
+    /// The session's id, and whether it is the one that the client speaks of.
+    fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<(u64, bool), OpenError> {
         let mut state = self.state.lock();
         if state.epoch.is_some_and(|epoch| hello.epoch <= epoch) {
             return Err(OpenError::TakenOver);
@@ -137,17 +145,22 @@ impl LinkSession {
             older.revoke(Revoked::TakenOver);
             self.connection_lost(&mut state);
         }
-        let resumed = state.epoch.replace(hello.epoch).is_some();
+        state.epoch = Some(hello.epoch);
         state.away_since = None;
         state.connection = Some(signal.clone());
         self.connected.store(true, Ordering::Release);
-        self.resume_pushes(&mut state, hello.push_received, signal);
+        let knows_pushes = [state.id, state.pushes_known_as].contains(&hello.session_id);
+        self.resume_pushes(&mut state, if knows_pushes { hello.push_received } else { 0 }, signal);
+        state.pushes_known_as = state.id;
+        let resumed = hello.session_id == state.id;
         if !resumed {
+            // The client counts what it sent before as lost, and numbers on from there.
+            state.forget_requests("the client began the session anew");
             let limits = self.context.ledger_limits();
             state.ledger =
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
-        Ok(resumed)
+        Ok((state.id, resumed))
     }
 
     fn resume_pushes(&self, state: &mut State, received: u64, signal: &Arc<Signal>) {
@@ -246,16 +259,7 @@ impl LinkSession {
             connection.revoke(Revoked::Ended);
         }
         self.connected.store(false, Ordering::Release);
-        let exchanges: Vec<_> = state
-            .ledger
-            .iter()
-            .flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange.clone()))
-            .collect();
-        for exchange in exchanges.iter().chain(&state.unrecorded) {
-            exchange.cancel("the session has ended");
-        }
-        state.ledger = None;
-        state.unrecorded = Vec::new();
+        state.forget_requests("the session has ended");
         if let Some(queue) = state.pushes.take() {
             self.context.held.sub(queue.bytes());
         }
@@ -351,6 +355,16 @@ impl State {
         self.ledger.get_or_insert_with(|| Box::new(Ledger::new(context.ledger_limits(), 0)))
     }
 
+    /// Ends what runs and drops what is recorded.
+    fn forget_requests(&mut self, why: &str) {
+        let ledger = self.ledger.take();
+        let recorded = ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
+        for exchange in recorded.chain(&self.unrecorded) {
+            exchange.cancel(why);
+        }
+        self.unrecorded = Vec::new();
+    }
+
     /// A request that has not run is as if it had never been seen.
     fn cancelled(&mut self, seq: u64, execution: Execution, now: Instant) {
         self.unrecorded.retain(|exchange| exchange.seq() != seq);
@@ -408,8 +422,9 @@ impl LinkSession {
         true
     }
 
-    pub(super) fn restore_push_ids(&self, reserved: u64) {
+    pub(super) fn restore_push_ids(&self, known_as: u64, reserved: u64) {
         let mut state = self.state.lock();
+        state.pushes_known_as = known_as;
         state.push_id_last = reserved;
         state.push_ids_reserved = reserved;
     }
@@ -456,7 +471,7 @@ impl LinkSession {
             return Ok(());
         }
         let reserved = id + PUSH_IDS_RESERVED;
-        self.context.write(self.put_identity(reserved))?;
+        self.context.write(self.put_identity(state.pushes_known_as, reserved))?;
         state.push_ids_reserved = reserved;
         Ok(())
     }
@@ -480,16 +495,20 @@ impl LinkSession {
 
     /// Writes who owns the session and what it subscribed to.
     pub(super) fn persist(&self) {
-        let reserved = self.state.lock().push_ids_reserved;
+        let (known_as, reserved) = {
+            let state = self.state.lock();
+            (state.pushes_known_as, state.push_ids_reserved)
+        };
         // Refused only when the disk cannot follow; the next change or push writes it again.
-        _ = self.context.write(self.put_identity(reserved));
+        _ = self.context.write(self.put_identity(known_as, reserved));
     }
 
-    fn put_identity(&self, push_ids_reserved: u64) -> Write {
+    fn put_identity(&self, pushes_known_as: u64, push_ids_reserved: u64) -> Write {
         let subscriptions = self.context.hub.subscriptions(&self.identity.client_id);
         let record = SessionRecord {
             secret_hash: self.identity.secret_hash.0,
             user: self.identity.user.clone(),
+            pushes_known_as,
             push_ids_reserved,
             filters: subscriptions.into_iter().map(|(filter, options)| (filter, options.qos)).collect(),
         };

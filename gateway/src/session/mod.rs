@@ -84,7 +84,9 @@ struct Context {
 pub struct Opened {
     /// The connection's hold on the session.
     pub lease: Lease,
-    /// False: the session's requests are not known here; what was sent before may have run.
+    /// WELCOME.session_id.
+    pub session_id: u64,
+    /// False: the session that HELLO speaks of is not known here; what was sent before may have run.
     pub resumed: bool,
     /// Of the requests that the client waits for: never seen here, safe to send again.
     pub unknown: Vec<u64>,

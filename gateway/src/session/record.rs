@@ -20,6 +20,8 @@ use crate::hub::Message;
 pub(super) struct SessionRecord {
     pub(super) secret_hash: [u8; 16],
     pub(super) user: Option<Arc<str>>,
+    /// WELCOME.session_id by which the client knows its push ids.
+    pub(super) pushes_known_as: u64,
     /// No push id up to this one is used again.
     pub(super) push_ids_reserved: u64,
     /// Filter and quality of service.
@@ -34,6 +36,7 @@ impl SessionRecord {
         let mut out = vec![VERSION];
         out.put_slice(&self.secret_hash);
         put_text(&mut out, self.user.as_deref());
+        out.put_u64(self.pushes_known_as);
         varint::put(&mut out, self.push_ids_reserved);
         varint::put(&mut out, self.filters.len() as u64);
         for (filter, qos) in &self.filters {
@@ -51,6 +54,7 @@ impl SessionRecord {
         let mut secret_hash = [0; 16];
         input.try_copy_to_slice(&mut secret_hash).ok()?;
         let user = get_text(&mut input)?;
+        let pushes_known_as = input.try_get_u64().ok()?;
         let push_ids_reserved = varint::get(&mut input)?;
         let count = varint::get(&mut input)?;
         let mut filters = Vec::new();
@@ -58,7 +62,7 @@ impl SessionRecord {
             let filter = String::from_utf8(get_bytes(&mut input)?.to_vec()).ok()?;
             filters.push((filter, input.try_get_u8().ok()?));
         }
-        Some(Self { secret_hash, user, push_ids_reserved, filters })
+        Some(Self { secret_hash, user, pushes_known_as, push_ids_reserved, filters })
     }
 }
 
@@ -181,6 +185,7 @@ mod tests {
         let record = SessionRecord {
             secret_hash: [7; 16],
             user: Some("ann".into()),
+            pushes_known_as: u64::MAX,
             push_ids_reserved: 2048,
             filters: vec![("a/+/#".into(), 1), ("b".into(), 0)],
         };

@@ -39,7 +39,7 @@ impl Sessions {
             // A smaller limits.sessions_max than before: the rest is left in the store, unused.
             return Some(());
         };
-        session.restore_push_ids(record.push_ids_reserved);
+        session.restore_push_ids(record.pushes_known_as, record.push_ids_reserved);
         for (filter, qos) in record.filters {
             let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
             if let Err(error) = self.context.hub.subscribe(&client_id, &filter, options) {

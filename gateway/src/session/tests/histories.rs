@@ -1,8 +1,6 @@
 //! Whatever the order of loss, return, acknowledgement and restart: nothing is lost, repeated or out of
 //! order within the bounds.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 use towline_protocols::link::Ack;
 

@@ -5,7 +5,7 @@ mod histories;
 mod ownership;
 mod pushes;
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -25,6 +25,8 @@ struct Rig {
     metrics: Metrics,
     clock: Clock,
     settings: Settings,
+    /// What each client was told last by WELCOME.
+    session_ids: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Rig {
@@ -42,19 +44,25 @@ impl Rig {
         let (hub, metrics) = (Hub::new(16), Metrics::new());
         let sessions =
             Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, clock.clone()).unwrap();
-        Self { sessions, hub, store, metrics, clock, settings }
+        Self { sessions, hub, store, metrics, clock, settings, session_ids: RefCell::default() }
     }
 
     /// Ends this gateway and starts the next one on what it left in the store.
     async fn restart(self) -> Self {
-        let Self { sessions, store, settings, clock, .. } = self;
+        let Self { sessions, store, settings, clock, session_ids, .. } = self;
         drop(sessions);
         store.barrier().await.unwrap();
-        Self::on(store, settings, clock)
+        Self { session_ids, ..Self::on(store, settings, clock) }
     }
 
+    /// Opens a session as a client that took every WELCOME.
     fn open(&self, hello: &Hello) -> Opened {
-        self.sessions.open(hello, None).unwrap()
+        let mut session_ids = self.session_ids.borrow_mut();
+        let session_id = session_ids.entry(hello.client_id.clone()).or_default();
+        let hello = Hello { session_id: *session_id, ..hello.clone() };
+        let opened = self.sessions.open(&hello, None).unwrap();
+        *session_id = opened.session_id;
+        opened
     }
 
     fn refusal(&self, hello: &Hello, user: Option<&str>) -> OpenError {

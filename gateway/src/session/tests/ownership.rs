@@ -14,12 +14,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn only_the_secret_and_the_user_open_a_session() {
     let rig = Rig::new();
     let ann: Option<Arc<str>> = Some("ann".into());
-    drop(rig.sessions.open(&hello(1), ann.clone()).unwrap());
+    let session_id = rig.sessions.open(&hello(1), ann.clone()).unwrap().session_id;
     let wrong = Hello { session_secret: vec![2; 16].into(), ..hello(9) };
     assert_eq!(rig.refusal(&wrong, Some("ann")), OpenError::WrongSecret);
     assert_eq!(rig.refusal(&hello(9), Some("bob")), OpenError::WrongUser);
     assert_eq!(rig.refusal(&hello(9), None), OpenError::WrongUser);
-    assert!(rig.sessions.open(&hello(2), ann).unwrap().resumed, "the refused attempts changed nothing");
+    let hello = Hello { session_id, ..hello(2) };
+    assert!(rig.sessions.open(&hello, ann).unwrap().resumed, "the refused attempts changed nothing");
 }
 
 #[test]
@@ -68,6 +69,22 @@ fn an_older_or_equal_epoch_is_refused_also_after_the_newer_has_gone() {
     drop(opened);
     assert_eq!(rig.refusal(&hello(5), None), OpenError::TakenOver);
     assert!(rig.open(&hello(6)).resumed);
+}
+
+#[test]
+fn a_client_that_speaks_of_another_session_is_told_and_begins_anew() {
+    let rig = Rig::new();
+    let lost_welcome = rig.sessions.open(&hello(1), None).unwrap();
+    let (producer, _consumer) = run(&lost_welcome.lease, 1);
+    rig.hub.push_to_client("phone", &push("kept"));
+    let other = Hello { session_id: !lost_welcome.session_id, push_received: 99, ..waiting(2, &[(1, 0)]) };
+    let opened = rig.sessions.open(&other, None).unwrap();
+    assert!(!opened.resumed);
+    assert!(opened.unknown.is_empty(), "request 1 may have run in the session that the client speaks of");
+    assert_eq!(producer.ended().now_or_never(), Some(Ended));
+    assert_eq!(texts(&opened.lease), ["kept"], "the other session's push ids say nothing of this one's");
+    let same = Hello { session_id: opened.session_id, ..waiting(3, &[(2, 0)]) };
+    assert_eq!(rig.sessions.open(&same, None).unwrap().unknown, [2]);
 }
 
 #[test]

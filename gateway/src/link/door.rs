@@ -70,11 +70,12 @@ pub(super) async fn login(
         .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
     let client_id = Some(Arc::clone(opened.lease.session().client_id()));
     let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
-    let Opened { lease, resumed, unknown, attached, refused, subscribed } = opened;
+    let Opened { lease, session_id, resumed, unknown, attached, refused, subscribed } = opened;
     let door = Door { gateway, origin, lease, session_headers };
     let server_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let welcome = Welcome {
         resumed,
+        session_id,
         unknown,
         server_time_ms: u64::try_from(server_time_ms).unwrap_or(u64::MAX),
         ..Welcome::default()

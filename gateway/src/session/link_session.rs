@@ -115,7 +115,6 @@ impl LinkSession {
         let signal = Arc::new(Signal::default());
         let (session_id, resumed) = self.take_over(hello, &signal)?;
         let lease = Lease::new(self.clone(), signal.clone());
-        self.acknowledge(&Ack { floor: hello.outcome_floor, seqs: Vec::new() });
         let Changed { subscribed, changed } = self.replace_subscriptions(&hello.topics);
         if changed || !resumed {
             self.persist();
@@ -175,12 +174,15 @@ impl LinkSession {
         self.forget_pushes(stored.last().copied());
     }
 
+    /// Follows what the client says of earlier requests: what it does not wait for has been taken.
     fn resolve_waiting(&self, hello: &Hello, signal: &Arc<Signal>, opened: &mut Opened) {
         let mut state = self.state.lock();
         let ledger = state.ledger_mut(&self.context);
+        opened.unknown =
+            ledger.reconcile(hello.outcome_floor, hello.waiting.iter().map(|waiting| waiting.seq));
         for waiting in &hello.waiting {
             match attach(ledger, waiting.seq, waiting.messages_received, signal) {
-                None => opened.unknown.push(waiting.seq),
+                None => {}
                 Some(Ok(consumer)) => opened.attached.push(consumer),
                 Some(Err(error)) => opened.refused.push((waiting.seq, error)),
             }

@@ -144,6 +144,20 @@ fn hellos_floor_acknowledges_too() {
 }
 
 #[test]
+fn an_outcome_that_hello_does_not_wait_for_is_freed() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    for seq in 1..=2 {
+        let (producer, _) = run(&opened.lease, seq);
+        send(&producer, "answer").unwrap();
+        producer.end();
+    }
+    let opened = rig.open(&waiting(2, &[(2, 0)]));
+    assert_eq!(rig.sessions.held_bytes(), 6);
+    assert_eq!(refused(&opened.lease, 1).execution, Ran);
+}
+
+#[test]
 fn beyond_outcomes_max_the_oldest_outcome_is_gone() {
     let rig = Rig::with(|settings| settings.session.outcomes_max = 2);
     let opened = rig.open(&hello(1));

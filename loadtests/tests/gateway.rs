@@ -127,3 +127,38 @@ fn compare_calls_the_demo_backend_with_and_without_the_gateway() {
     assert_eq!(code, Some(0), "{report:#}");
     assert!(number(&report, "/added/p50_ratio") > 0.0);
 }
+
+#[test]
+fn calls_on_the_link_over_every_transport() {
+    let bed = Bed::start();
+    let tls = bed.ca();
+    for (connect, options) in [
+        (bed.edge, format!("--transport tls {tls}")),
+        (bed.edge, format!("--transport quic {tls}")),
+        (bed.plain, "--transport plain".to_owned()),
+    ] {
+        let (code, report) = load(&format!("link --connect {connect} {options} {CALLS}"));
+        assert_eq!(code, Some(0), "{options} {report:#}");
+        check_calls(&report, 50.0);
+    }
+}
+
+#[test]
+fn idle_links_stay_open() {
+    let bed = Bed::start();
+    for kind in ["link", "link-quic"] {
+        let line = format!("idle --kind {kind} --connect {} {} -c 8 --hold 100ms", bed.edge, bed.ca());
+        let (code, report) = load(&line);
+        assert_eq!(code, Some(0), "{report:#}");
+        assert_eq!(number(&report, "/idle/connections_at_end"), 8.0);
+    }
+}
+
+#[test]
+fn a_failing_method_is_counted_as_such_on_the_link() {
+    let bed = Bed::start();
+    let line = format!("link --connect {} --transport plain --method /towline.demo.v1.Echo/None", bed.plain);
+    let (code, report) = load(&format!("{line} -c 1 --rate 20 --duration 500ms --warm-up 0s"));
+    assert_eq!(code, Some(1));
+    assert_eq!(number(&report, "/targets/0/load/errors/status/count"), 10.0, "{report:#}");
+}

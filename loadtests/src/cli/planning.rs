@@ -208,7 +208,7 @@ fn target(name: &str, connect: &str, kind: Kind, common: &CommonArgs) -> Result<
     if transport != Transport::Plain && common.ca.is_none() {
         return Err(format!(
             "{connect} is reached by TLS or QUIC, so the CA must be known: add --ca FILE (`towline dev` writes \
-             ca.pem to its data folder)"
+             dev-ca.pem to its data folder)"
         ));
     }
     let host = common.server_name.clone().unwrap_or(host);

@@ -1,6 +1,9 @@
 //! The link protocol's machines, driven against each other and against broken peers.
 
 mod calls;
+mod connections;
+mod frames;
+mod ledgers;
 mod pair;
 mod reconnects;
 mod vectors;

@@ -1,0 +1,177 @@
+//! The server's memory of requests, and the client's session, at their boundaries.
+
+use std::time::Duration;
+
+use towline_protocols::link::{
+    Ack, Event, Execution, Hello, Push, RpcError, RpcErrorKind, Welcome,
+    client::{CallOptions, Fate, Session},
+    server::{Admission, Ledger, LedgerLimits},
+};
+
+use crate::pair::origin;
+
+const LIMITS: LedgerLimits =
+    LedgerLimits { outcomes_max: 2, outcome_bytes_max: 100, outcome_age_max: Duration::from_secs(60) };
+
+/// A ledger in which requests 1 to `count` are finished, with 10 bytes each.
+fn finished(count: u64) -> Ledger<&'static str> {
+    let mut ledger = Ledger::new(LIMITS, 0);
+    for seq in 1..=count {
+        assert_eq!(ledger.admit(seq), Admission::New);
+        ledger.begin(seq, "handle");
+        assert_eq!(ledger.admit(seq), Admission::Attach(&"handle"));
+        assert!(ledger.record(seq, 10));
+        ledger.finish(seq, origin());
+    }
+    ledger
+}
+
+#[test]
+fn an_outcome_is_replayed_until_it_is_acknowledged() {
+    let mut ledger = finished(2);
+    assert_eq!(ledger.admit(2), Admission::Replay(&"handle"));
+    ledger.acknowledge(&Ack { floor: 0, seqs: vec![2] });
+    assert_eq!(ledger.admit(2), Admission::Acknowledged);
+    assert_eq!(ledger.admit(1), Admission::Replay(&"handle"));
+    ledger.acknowledge(&Ack { floor: 7, seqs: vec![] });
+    assert_eq!((ledger.admit(7), ledger.admit(8)), (Admission::Acknowledged, Admission::New));
+    assert_eq!((ledger.bytes(), ledger.outcomes(), ledger.running()), (0, 0, 0));
+    assert_eq!(ledger.admit(7).error().unwrap().execution, Execution::Ran);
+}
+
+#[test]
+fn the_count_bound_drops_the_oldest_outcome_and_never_forgets_that_it_ran() {
+    let ledger = finished(3);
+    assert_eq!(ledger.admit(1), Admission::Expired);
+    assert_eq!(ledger.admit(3), Admission::Replay(&"handle"));
+    assert_eq!(ledger.admit(1).error().unwrap().execution, Execution::MayHaveRun);
+}
+
+#[test]
+fn the_byte_bound_drops_outcomes_and_then_the_record_that_is_too_large() {
+    let mut ledger = finished(2);
+    ledger.begin(3, "large");
+    assert!(ledger.record(3, 90));
+    assert_eq!((ledger.admit(1), ledger.bytes()), (Admission::Expired, 100));
+    assert!(!ledger.record(3, 11));
+    assert_eq!(ledger.admit(3), Admission::Expired);
+    assert!(!ledger.record(3, 1), "it stays dropped");
+    ledger.finish(3, origin());
+    assert_eq!(ledger.admit(3), Admission::Expired);
+}
+
+#[test]
+fn outcomes_expire_with_time() {
+    let now = origin();
+    let mut ledger = Ledger::new(LIMITS, 0);
+    ledger.begin(1, ());
+    ledger.finish(1, now);
+    assert_eq!(ledger.next_expiry(), Some(now + LIMITS.outcome_age_max));
+    ledger.expire(now + LIMITS.outcome_age_max - Duration::from_millis(1));
+    assert_eq!(ledger.admit(1), Admission::Replay(&()));
+    ledger.expire(now + LIMITS.outcome_age_max);
+    assert_eq!((ledger.admit(1), ledger.next_expiry()), (Admission::Expired, None));
+}
+
+#[test]
+fn an_unwanted_request_runs_to_its_end_and_leaves_nothing() {
+    let mut ledger = Ledger::new(LIMITS, 0);
+    ledger.begin(1, ());
+    ledger.begin(2, ());
+    assert_eq!(ledger.reconcile(0, [2, 3]), [3]);
+    assert_eq!(ledger.admit(1), Admission::Attach(&()));
+    ledger.finish(1, origin());
+    assert_eq!((ledger.admit(1), ledger.outcomes()), (Admission::Acknowledged, 0));
+}
+
+#[test]
+fn what_did_not_run_may_run_again() {
+    let mut ledger = Ledger::new(LIMITS, 0);
+    ledger.begin(1, ());
+    assert_eq!(ledger.forget(1), Some(()));
+    assert_eq!(ledger.admit(1), Admission::New);
+}
+
+/// A client that leaves a hole at every other number cannot make the ledger grow, and what the ledger no
+/// longer knows for certain is not run again.
+#[test]
+fn holes_do_not_grow_the_ledger() {
+    let mut ledger = Ledger::new(LIMITS, 0);
+    for seq in (2..20_000).step_by(2) {
+        ledger.begin(seq, ());
+        ledger.finish(seq, origin());
+        ledger.acknowledge(&Ack { floor: 0, seqs: vec![seq] });
+        assert!(matches!(ledger.admit(seq), Admission::Acknowledged | Admission::Expired));
+    }
+    assert_eq!(ledger.admit(2), Admission::Expired);
+    assert_eq!(ledger.admit(20_001), Admission::New);
+}
+
+fn waiting_session(options: CallOptions) -> (Session, Hello) {
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    session.hello(Hello::default());
+    let seq = session.open(options);
+    session.on_request_sent(seq);
+    let hello = session.hello(Hello::default());
+    assert_eq!((hello.epoch, hello.waiting.len()), (2, 1));
+    (session, hello)
+}
+
+#[test]
+fn what_becomes_of_a_request_on_a_new_connection() {
+    let fate = |idempotent, replayable, resumed, unknown: &[u64]| {
+        let (mut session, hello) = waiting_session(CallOptions { idempotent, replayable });
+        let welcome = Welcome { resumed, unknown: unknown.to_vec(), ..Welcome::default() };
+        session.on_welcome(&hello, &welcome).remove(0).1
+    };
+    let failed = |fate| match fate {
+        Fate::Fail(error) => (error.kind, error.execution),
+        fate => panic!("{fate:?}"),
+    };
+    assert_eq!(fate(false, false, true, &[]), Fate::Keep { messages_received: 0 });
+    assert_eq!(fate(false, true, true, &[1]), Fate::Send);
+    assert_eq!(failed(fate(false, false, true, &[1])), (RpcErrorKind::SessionLost, Execution::NotRun));
+    assert_eq!(failed(fate(false, true, false, &[1])), (RpcErrorKind::SessionLost, Execution::MayHaveRun));
+    assert_eq!(fate(true, true, false, &[]), Fate::Send);
+    assert_eq!(failed(fate(true, false, false, &[])), (RpcErrorKind::SessionLost, Execution::MayHaveRun));
+}
+
+#[test]
+fn a_request_opened_between_connections_is_sent_after_welcome() {
+    let (mut session, hello) = waiting_session(CallOptions::default());
+    let early = session.open(CallOptions::default());
+    session.on_request_sent(early);
+    let late = session.open(CallOptions::default());
+    let fates = session.on_welcome(&hello, &Welcome { resumed: true, ..Welcome::default() });
+    assert_eq!(fates, [(1, Fate::Keep { messages_received: 0 }), (late, Fate::Send)]);
+}
+
+#[test]
+fn acks_and_pushes_are_cumulative() {
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    for _ in 0..4 {
+        session.open(CallOptions::default());
+    }
+    session.taken(3);
+    assert_eq!(session.take_ack(), Some(Ack { floor: 0, seqs: vec![3] }));
+    session.taken(1);
+    session.taken(2);
+    assert_eq!(session.take_ack(), Some(Ack { floor: 3, seqs: vec![] }));
+    assert_eq!(session.take_ack(), None);
+    let mut deliver = |id| session.on_event(Event::Push(Push { id, ..Push::default() })).event.is_some();
+    assert_eq!([deliver(1), deliver(3), deliver(2), deliver(3)], [true, true, false, false]);
+    session.push_taken(3);
+    assert_eq!((session.take_push_ack(), session.take_push_ack()), (Some(3), None));
+}
+
+#[test]
+fn only_what_did_not_run_or_may_run_twice_is_retried() {
+    let options = CallOptions { idempotent: false, replayable: true };
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    let seq = session.open(options);
+    let error = |execution| RpcError::new(RpcErrorKind::Draining, execution, "");
+    assert_eq!(session.retry(seq, &error(Execution::MayHaveRun)), None);
+    assert_eq!(session.retry(seq, &error(Execution::NotRun)), Some(2));
+    assert_eq!(session.cancel(2), Execution::NotRun);
+    assert!(!format!("{session:?}").contains("[7, 7"), "the secret stays out of Debug");
+}

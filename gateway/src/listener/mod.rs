@@ -35,7 +35,7 @@ use crate::{
 pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: TcpStream, peer: SocketAddr) {
     let mut drain = gateway.drain.watch();
     let _at_work = gateway.drain.guard();
-    // Boxed, here and in `serve`: the task of an idle connection must not keep room for its handshake.
+    // Boxed: the task of an idle connection must not keep room for its handshake.
     let established = Box::pin(async {
         let slot = slots::admit(&gateway, &listener)?;
         let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp).await?;
@@ -62,15 +62,16 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
     }
 }
 
-/// Hands a connection to the server of its protocol, until it ends.
+/// Hands a connection to the server of its protocol, until it ends. Boxed one by one, so that a
+/// connection pays for its own protocol's state only.
 async fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) {
     match origin.protocol {
         Protocol::Http => {
             Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))).await
         }
-        Protocol::Mqtt => crate::mqtt::serve(gateway, origin, stream, first_bytes).await,
+        Protocol::Mqtt => Box::pin(crate::mqtt::serve(gateway, origin, stream, first_bytes)).await,
         Protocol::LinkTcp | Protocol::LinkQuic => {
-            crate::link::serve_tcp(gateway, origin, stream, first_bytes).await;
+            Box::pin(crate::link::serve_tcp(gateway, origin, stream, first_bytes)).await;
         }
     }
 }

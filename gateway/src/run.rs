@@ -1,8 +1,9 @@
 //! Starts a gateway on its settings and ends it: what `main` and in-process tests call.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{mem, net::SocketAddr, sync::Arc};
 
-use tokio::time::Instant;
+use parking_lot::Mutex;
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     control::admin::Admin,
@@ -18,6 +19,8 @@ pub struct Serving {
     pub listeners: Vec<Bound>,
     /// The admin listener's address.
     pub admin: SocketAddr,
+    /// The accept loops.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// The sockets of one listener; TCP and UDP share one port number, also when port 0 was asked for.
@@ -42,13 +45,11 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     let admin = Admin::bind(snapshot.settings.admin.bind).await?;
     let open = listener::open(&snapshot.settings.listeners, &gateway)?;
     let listeners = open.iter().map(|open| open.bound.clone()).collect();
-    for listener in open {
-        listener.serve(&gateway);
-    }
+    let tasks = open.into_iter().flat_map(|listener| listener.serve(&gateway)).collect();
     tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));
-    Ok(Serving { gateway, listeners, admin: address })
+    Ok(Serving { gateway, listeners, admin: address, tasks: Mutex::new(tasks) })
 }
 
 impl Serving {
@@ -64,6 +65,11 @@ impl Serving {
         self.gateway.metrics.drains.inc();
         self.gateway.drain.begin(Instant::now() + timeout);
         let closed = self.gateway.drain.finished().await;
+        let tasks = mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // Cancelled or panicked, it has nothing more to say.
+            let _ = task.await;
+        }
         if let Err(error) = self.gateway.store.barrier().await {
             tracing::error!(%error, "what clients were still to get could not be stored");
         }

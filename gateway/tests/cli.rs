@@ -1,5 +1,7 @@
 //! The `towline` binary as a process: exit codes, standard output, signals.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,

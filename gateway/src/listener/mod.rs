@@ -11,7 +11,7 @@ mod tcp;
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinHandle};
 
 pub use self::{
     refusal::Refusal,
@@ -93,14 +93,12 @@ pub struct Open {
 }
 
 impl Open {
-    /// Accepts connections until the gateway drains.
-    pub fn serve(self, gateway: &Arc<Gateway>) {
-        if let Some(tcp) = self.tcp {
-            tokio::spawn(tcp::accept(Arc::clone(gateway), Arc::clone(&self.bound.name), tcp));
-        }
-        if let Some(endpoint) = self.quic {
-            tokio::spawn(quic::accept(Arc::clone(gateway), self.bound.name, endpoint));
-        }
+    /// Accepts connections until the gateway drains. The tasks end when the last packet is sent.
+    pub fn serve(self, gateway: &Arc<Gateway>) -> impl Iterator<Item = JoinHandle<()>> {
+        let name = self.bound.name;
+        let tcp = self.tcp.map(|tcp| tokio::spawn(tcp::accept(Arc::clone(gateway), Arc::clone(&name), tcp)));
+        let quic = self.quic.map(|quic| tokio::spawn(quic::accept(Arc::clone(gateway), name, quic)));
+        tcp.into_iter().chain(quic)
     }
 }
 

@@ -31,7 +31,7 @@ use stream::{Item, Receiving, Sending, Stream};
 #[derive(Debug)]
 pub struct Connection {
     control: Control,
-    streams: BTreeMap<u64, Stream>,
+    streams: BTreeMap<u64, Box<Stream>>,
     /// Streams that can send: urgency, turn, sequence number. The first is the next.
     ready: BTreeSet<(u8, u64, u64)>,
     turn: u64,
@@ -244,7 +244,7 @@ impl Connection {
 
     /// The application will not consume what else has arrived for a request that is over.
     pub fn forget(&mut self, seq: u64) {
-        if self.streams.get(&seq).is_some_and(Stream::is_over) {
+        if self.streams.get(&seq).is_some_and(|stream| stream.is_over()) {
             self.remove(seq);
         }
     }
@@ -268,6 +268,10 @@ impl Connection {
     /// Gives back memory that a burst left; for a connection that has become quiet.
     pub fn compact(&mut self) {
         self.control.compact();
+        // An emptied tree keeps its root.
+        if self.streams.is_empty() {
+            (self.streams, self.ready) = (BTreeMap::new(), BTreeSet::new());
+        }
         self.blocked.shrink_to_fit();
         self.block = Vec::new();
     }
@@ -276,11 +280,12 @@ impl Connection {
         let send_window = self.control.peer().limits.stream_window;
         let receive_window = self.control.config().limits.clamped().stream_window;
         self.seq_highest = self.seq_highest.max(seq);
-        self.streams.entry(seq).or_insert_with(|| Stream::new(priority, send_window, receive_window))
+        let new = || Box::new(Stream::new(priority, send_window, receive_window));
+        self.streams.entry(seq).or_insert_with(new)
     }
 
     /// Drops a stream with all that is held for it; the connection gets its credit back.
-    fn remove(&mut self, seq: u64) -> Option<Stream> {
+    fn remove(&mut self, seq: u64) -> Option<Box<Stream>> {
         let stream = self.streams.remove(&seq)?;
         if stream.is_scheduled && !self.ready.remove(&(stream.urgency, stream.turn, seq)) {
             self.blocked.retain(|&blocked| blocked != seq);

@@ -293,6 +293,14 @@ impl Control {
         &self.peer
     }
 
+    /// The peer does not hold the dictionary it announced (RESET UnknownDictionary): what is sent from now
+    /// on is compressed without. A [`super::Connection`] sees to it itself; drivers of QUIC streams call it.
+    pub fn forget_dictionary(&mut self) {
+        if self.peer.compressor.is_some() {
+            self.peer.compressor.clone_from(&self.config.compressor);
+        }
+    }
+
     /// Whether a CLOSE was sent or received.
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed

@@ -5,9 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use towline_protocols::compress::Dictionary;
 use towline_protocols::link::{
     CloseCode, Config, Connection, Control, Event, Execution, Hello, LinkError, Priority, Publish, Push,
-    RpcErrorKind, StreamCodec, Subscribe, Welcome,
+    RpcError, RpcErrorKind, StreamCodec, Subscribe, Welcome,
     frame::{DataFrame, FLAG_COMPRESSED, Frame, Part, RequestFrame, encode},
 };
 
@@ -95,6 +96,30 @@ fn a_dictionary_that_is_not_held_resets_that_request_only() {
     let reset = |event: &Event| matches!(event, Event::Reset { seq: 1, error } if error.kind == RpcErrorKind::UnknownDictionary);
     assert!(pair.client_events.iter().any(reset));
     assert_eq!(pair.server_bytes(2), 4);
+}
+
+#[test]
+fn a_common_dictionary_is_used_until_the_peer_does_not_know_it() {
+    let order = |n: u32| format!("{{\"order\":{},\"item\":\"coffee\",\"size\":\"large\"}}", n * 7919);
+    let samples: Vec<String> = (0..2000).map(order).collect();
+    let dictionary = Dictionary::new(zstd::dict::from_samples(&samples, 4096).unwrap(), 3).unwrap();
+    let mut config = Config::default();
+    config.dictionaries.insert(dictionary).unwrap();
+    let mut pair = Pair::introduced(config);
+    let call = |seq: u64, pair: &mut Pair| {
+        pair.client.send_request(seq, head(Priority::NORMAL), false).unwrap();
+        pair.client.send_message(seq, order(5000).repeat(2).into(), true).unwrap();
+        let bytes = pair.client.poll_transmit(pair.now, &mut pair.to_server, usize::MAX);
+        pair.run().unwrap();
+        assert_eq!(pair.server_bytes(seq), order(5000).len() * 2);
+        bytes
+    };
+    call(1, &mut pair);
+    let with = call(2, &mut pair);
+    pair.server.reset(2, &RpcError::new(RpcErrorKind::UnknownDictionary, Execution::NotRun, "rolled back"));
+    pair.run().unwrap();
+    assert!(call(3, &mut pair) > with + 10);
+    assert!(pair.client.control().peer().compressor.as_ref().unwrap().dictionary().is_none());
 }
 
 #[test]

@@ -31,6 +31,9 @@ impl Connection {
             Frame::Data(data) => self.on_data(data),
             Frame::Trailers { seq, header_block } => self.on_trailers(seq, &header_block),
             Frame::Reset { seq, error } => {
+                if error.kind == RpcErrorKind::UnknownDictionary {
+                    self.control.forget_dictionary();
+                }
                 // The request may be one of HELLO.waiting that is not open here.
                 if self.remove(seq).is_some() {
                     self.control.emit(Event::Reset { seq, error });
@@ -111,7 +114,7 @@ impl Connection {
         };
         stream.receive_window -= part_bytes as i64;
         stream.receiving = Receiving::Body;
-        self.streams.insert(seq, stream);
+        self.streams.insert(seq, Box::new(stream));
         let deadline = deadline_ms.map(Duration::from_millis);
         let head = RequestHead { priority, idempotent, deadline, fields };
         self.control.emit(Event::Request { seq, head, end: end && arrival.is_none() });

@@ -1,5 +1,7 @@
 //! MQTT clients and their sessions: delivery, absence, take-over, wills, the end.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
 mod mqtt_support;
 
 use std::time::Duration;

@@ -128,8 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// What there is to do, again and again until everything waits.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, End>> {
         loop {
-            let is_answered = self.poll_inbox(cx)?.is_ready();
             self.handle_input()?;
+            let is_answered = self.poll_inbox(cx)?.is_ready();
             self.check_closing()?;
             self.poll_transmit(cx).map_err(|_| End::Lost)?;
             let is_read = self.poll_read(cx)?.is_ready();

@@ -1,6 +1,7 @@
 //! A gateway and raw MQTT clients that are connected to it in memory, under a clock that the test moves.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,0 +1,269 @@
+//! Each bound on MQTT clients is crossed by one client while a neighbour goes on unharmed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod mqtt_support;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use mqtt_support::*;
+use proptest::{prelude::*, test_runner::TestRunner};
+use tokio::io::AsyncReadExt;
+use towline_gateway::{gateway::Gateway, settings::Settings};
+use towline_protocols::mqtt::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A gateway and a client on it that must not notice anything.
+struct Neighbourhood {
+    gateway: Arc<Gateway>,
+    neighbour: Client,
+}
+
+impl Neighbourhood {
+    async fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let gateway = gateway(settings);
+        let mut neighbour = Client::v5(&gateway, "neighbour").await;
+        neighbour.subscribe("neighbour", QoS::AtLeastOnce).await;
+        Self { gateway, neighbour }
+    }
+
+    /// The neighbour's own messages still come back to it.
+    async fn check(&mut self) {
+        self.neighbour.publish("neighbour", "well", QoS::AtMostOnce).await;
+        assert_eq!(&self.neighbour.expect_publish().await.payload[..], b"well");
+    }
+
+    fn limit_hits(&self, limit: &str) -> f64 {
+        metric(&self.gateway, &format!("towline_limit_hits_total{{limit=\"{limit}\"}}"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_packet_must_be_connect() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut client = Client::open(&hood.gateway);
+    client.send(Packet::Pingreq).await;
+    assert_eq!(client.receive().await, None);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_must_come_in_time() {
+    let mut hood = Neighbourhood::new(|settings| settings.limits.first_message_timeout = SECOND * 10).await;
+    let mut client = Client::open(&hood.gateway);
+    let started = tokio::time::Instant::now();
+    client.send_bytes(b"\x10\x0d\x00\x04MQ").await;
+    assert_eq!(client.receive().await, None);
+    assert_eq!(started.elapsed().as_secs(), 10);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_connect_ends_the_connection() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    client.send(Packet::Connect(Box::new(connect(Version::V5, "client")))).await;
+    client.expect_end(ReasonCode::ProtocolError).await;
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_version_is_told_so() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut client = Client::open(&hood.gateway);
+    client.send_bytes(b"\x10\x0d\x00\x04MQTT\x06\x02\0\0\0\x01c").await;
+    let Some(Packet::Connack(connack)) = client.receive().await else { panic!("no CONNACK") };
+    assert_eq!(connack.reason, ReasonCode::UnsupportedProtocolVersion);
+    assert_eq!(client.receive().await, None);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_packet_may_be_as_large_as_the_limit_and_no_larger() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.packet_bytes_max = 1000).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    // 1 byte, 2 of length, 2 and 1 of topic, 2 of identifier, 1 of properties.
+    let payload = "x".repeat(1000 - 9);
+    assert_eq!(client.publish_acked("t", &payload).await, ReasonCode::NoMatchingSubscribers);
+    client.publish("t", &(payload + "x"), QoS::AtLeastOnce).await;
+    client.expect_end(ReasonCode::PacketTooLarge).await;
+    assert_eq!(hood.limit_hits("packet_bytes_max"), 1.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_oversize_packet_is_refused_from_its_header() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    client.send_bytes(b"\x30\xff\xff\xff\x7f").await;
+    client.expect_end(ReasonCode::PacketTooLarge).await;
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_utf_8_ends_the_connection() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    client.send_bytes(b"\x30\x04\0\x01\xff\0").await;
+    client.expect_end(ReasonCode::MalformedPacket).await;
+    let mut client = Client::v311(&hood.gateway, "client").await;
+    client.send_bytes(b"\x30\x03\0\x01\0").await;
+    client.expect_end(ReasonCode::MalformedPacket).await;
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_are_bounded_and_old_ones_may_change() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.subscriptions_max = 2).await;
+    for version in [Version::V311, Version::V5] {
+        let (mut client, _) = Client::connect(&hood.gateway, connect(version, "client")).await;
+        assert_eq!(client.subscribe("a", QoS::AtMostOnce).await, ReasonCode::Success);
+        assert_eq!(client.subscribe("b", QoS::AtMostOnce).await, ReasonCode::Success);
+        let full =
+            if version == Version::V5 { ReasonCode::QuotaExceeded } else { ReasonCode::UnspecifiedError };
+        assert_eq!(client.subscribe("c", QoS::AtMostOnce).await, full);
+        assert_eq!(client.subscribe("a", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+        client.leave().await;
+    }
+    assert_eq!(hood.limit_hits("subscriptions_max"), 2.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn levels_of_topics_are_bounded() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.topic_levels_max = 3).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    assert_eq!(client.subscribe("a/b/c", QoS::AtMostOnce).await, ReasonCode::Success);
+    assert_eq!(client.subscribe("a/b/c/d", QoS::AtMostOnce).await, ReasonCode::TopicFilterInvalid);
+    assert_eq!(client.publish_acked("a/b/c/d", "x").await, ReasonCode::TopicNameInvalid);
+    client.publish("a/b/c/d", "x", QoS::AtMostOnce).await;
+    client.expect_end(ReasonCode::TopicNameInvalid).await;
+    assert_eq!(hood.limit_hits("topic_levels_max"), 2.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_misses_its_keep_alive_is_lost() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut watcher = Client::v5(&hood.gateway, "watcher").await;
+    watcher.subscribe("wills/#", QoS::AtLeastOnce).await;
+    let mut silent = with_will(connect(Version::V5, "silent"), "wills/silent", None);
+    silent.keep_alive = 10;
+    let (mut client, _) = Client::connect(&hood.gateway, silent).await;
+    for _ in 0..3 {
+        pass(SECOND * 14).await;
+        client.expect_nothing().await;
+    }
+    let started = tokio::time::Instant::now();
+    client.expect_end(ReasonCode::KeepAliveTimeout).await;
+    assert_eq!(started.elapsed().as_secs(), 15);
+    watcher.expect_publish().await;
+    assert_eq!(hood.limit_hits("keep_alive"), 1.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_bounded() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.sessions_max = 2).await;
+    let one = Client::v5(&hood.gateway, "one").await;
+    for (version, reason) in
+        [(Version::V5, ReasonCode::QuotaExceeded), (Version::V311, ReasonCode::ServerUnavailable)]
+    {
+        let mut refused = Client::open(&hood.gateway);
+        assert_eq!(refused.greet(connect(version, "two")).await.reason, reason);
+    }
+    one.leave().await;
+    Client::v5(&hood.gateway, "two").await;
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retained_messages_are_bounded() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.retained_max = 1).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    for topic in ["a", "b"] {
+        let retained = Publish { retain: true, ..publish(topic, "x", QoS::AtMostOnce) };
+        client.send(Packet::Publish(Box::new(retained))).await;
+    }
+    client.expect_nothing().await;
+    assert_eq!(hood.gateway.mqtt.retained.len(), 1);
+    assert_eq!(hood.limit_hits("retained_max"), 1.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_above_the_maximum_ends_the_connection() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.topic_alias_max = 1).await;
+    let mut client = Client::v5(&hood.gateway, "client").await;
+    let mut aliased = publish("t", "x", QoS::AtMostOnce);
+    aliased.properties.topic_alias = Some(2);
+    client.send(Packet::Publish(Box::new(aliased))).await;
+    client.expect_end(ReasonCode::TopicAliasInvalid).await;
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_does_not_read_costs_its_queue_and_slows_nobody() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
+    let mut stuck = Client::v311(&hood.gateway, "stuck").await;
+    stuck.subscribe("flood", QoS::AtMostOnce).await;
+    hood.neighbour.subscribe("flood", QoS::AtMostOnce).await;
+    let mut publisher = Client::v311(&hood.gateway, "publisher").await;
+    let payload = "x".repeat(10_000);
+    for _ in 0..100 {
+        publisher.publish("flood", &payload, QoS::AtMostOnce).await;
+        assert_eq!(hood.neighbour.expect_publish().await.payload.len(), 10_000);
+    }
+    let dropped = metric(&hood.gateway, "towline_mqtt_messages_dropped_total");
+    // 64 KiB are in the transport, 16 KiB and a message are being written, ten messages wait.
+    assert!((80.0..=84.0).contains(&dropped), "{dropped} of 100 were dropped");
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn qos_1_in_flight_is_bounded_by_the_clients_receive_maximum() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let mut asked = connect(Version::V5, "device");
+    asked.properties.receive_maximum = std::num::NonZeroU16::new(2);
+    let (mut device, _) = Client::connect(&hood.gateway, asked).await;
+    device.subscribe("cmd", QoS::AtLeastOnce).await;
+    for _ in 0..3 {
+        hood.neighbour.publish_acked("cmd", "x").await;
+    }
+    let (first, second) = (device.receive().await, device.receive().await);
+    assert!(matches!((first, second), (Some(Packet::Publish(_)), Some(Packet::Publish(_)))));
+    device.expect_nothing().await;
+    device.send(Packet::Puback(Ack::new(PacketId::MIN, ReasonCode::Success))).await;
+    device.expect_publish().await;
+    hood.check().await;
+}
+
+#[test]
+fn random_bytes_end_their_own_connection_at_the_worst() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let hood = runtime.block_on(Neighbourhood::new(|_| ()));
+    let hood = std::cell::RefCell::new(hood);
+    let strategy = (any::<bool>(), proptest::collection::vec(any::<u8>(), 1..300));
+    TestRunner::default()
+        .run(&strategy, |(is_connected, bytes)| {
+            runtime.block_on(async {
+                let mut hood = hood.borrow_mut();
+                let mut client = Client::open(&hood.gateway);
+                if is_connected {
+                    client.greet(connect(Version::V5, "random")).await;
+                }
+                client.send_bytes(&bytes).await;
+                // Half a packet is waited for; anything else is answered or the end.
+                let mut answer = BytesMut::new();
+                let _ = tokio::time::timeout(SECOND, client.stream.read_buf(&mut answer)).await;
+                hood.check().await;
+            });
+            Ok(())
+        })
+        .unwrap();
+}

@@ -230,7 +230,7 @@ fn nothing_follows_a_close() {
 /// What ten thousand idle connections cost is ten thousand times this and what their sockets need.
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 704, "{} bytes", size_of::<Connection>());
+    assert!(size_of::<Connection>() <= 512, "{} bytes", size_of::<Connection>());
     assert!(size_of::<Event>() <= 128, "{} bytes", size_of::<Event>());
 }
 

@@ -77,9 +77,14 @@ impl Backend {
         self.address
     }
 
-    /// Lets everything held go, now and later.
+    /// Lets everything held go, until [`Backend::hold`].
     pub fn release(&self) {
         self.state.released.send_replace(true);
+    }
+
+    /// Holds again from now on.
+    pub fn hold(&self) {
+        self.state.released.send_replace(false);
     }
 
     pub fn counts(&self, method: &str) -> Counts {

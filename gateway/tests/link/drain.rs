@@ -1,0 +1,59 @@
+//! A gateway that goes, and clients that are told how to behave.
+
+use std::time::Duration;
+
+use towline_client::{ConnectionState, Transports};
+
+use crate::bed::{BOTH, Bed, answer, call, state};
+
+#[tokio::test]
+async fn a_drain_lets_running_calls_finish() {
+    for transports in BOTH {
+        let bed = Bed::with(|settings| settings.drain_spread = Duration::ZERO).await;
+        let client = bed.client(transports);
+        answer(&client, "Echo", "x").await;
+        let caller = client.clone();
+        let running = tokio::spawn(async move { caller.call(call("Hold", "pay")).await });
+        bed.backend.wait("Hold", |counts| counts.started == 1).await;
+        let serving = bed.serving;
+        let gateway = serving.gateway.clone();
+        let draining = tokio::spawn(async move { serving.drain().await });
+        gateway.drain.watch().draining().await;
+        bed.backend.release();
+        assert_eq!(running.await.unwrap().unwrap().into_grpc().unwrap(), "pay", "{transports:?}");
+        state(&client, |state| !matches!(state, ConnectionState::Online { .. })).await;
+        assert_eq!(draining.await.unwrap(), 0, "nobody was cut off");
+    }
+}
+
+#[tokio::test]
+async fn a_client_moves_to_the_endpoint_that_goaway_names() {
+    let next = Bed::start().await;
+    let address = next.address("plain");
+    let bed = Bed::with(|settings| {
+        settings.drain_spread = Duration::ZERO;
+        settings.drain_endpoints = vec![address.to_string()];
+    })
+    .await;
+    let client = towline_client::Client::start(bed.plain(bed.address("plain"))).unwrap();
+    answer(&client, "Echo", "x").await;
+    assert_eq!(bed.serving.drain().await, 0);
+    assert_eq!(answer(&client, "Echo", "y").await, "y");
+    assert_eq!(next.backend.counts("Echo").started, 1);
+}
+
+#[tokio::test]
+async fn a_policy_is_followed_and_one_out_of_bounds_is_not() {
+    let bed = Bed::with(|settings| settings.client_policy.heartbeat = Duration::from_secs(77)).await;
+    for transports in BOTH {
+        let client = bed.client(transports);
+        let policy = client.policies().wait_for(|policy| policy.revision != 0).await.unwrap().clone();
+        assert_eq!(policy.heartbeat, Duration::from_secs(77));
+    }
+    let bed = Bed::with(|settings| settings.client_policy.heartbeat = Duration::from_millis(1)).await;
+    let client = bed.client(Transports::Tcp);
+    let before = client.policy();
+    // POLICY comes right behind WELCOME, so it is there before the answer to a call.
+    answer(&client, "Echo", "x").await;
+    assert_eq!(client.policy(), before, "the last good one is kept");
+}

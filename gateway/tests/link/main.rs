@@ -1,0 +1,14 @@
+//! The link from end to end: the client library, a gateway in this process, and a backend that can be
+//! seen into.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+mod backend;
+mod bed;
+mod chaos;
+mod drain;
+mod faults;
+mod limits;
+mod pushes;
+mod requests;

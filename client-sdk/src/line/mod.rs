@@ -171,7 +171,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         };
         self.fill(Instant::now(), usize::MAX);
         // A peer that is gone hears nothing.
-        let _ = timeout(LAST_WORDS_MAX, self.say_last_words()).await;
+        let listens = matches!(end.next, Next::Never(_) | Next::Elsewhere(_));
+        let _ = timeout(LAST_WORDS_MAX, self.say_last_words(listens)).await;
         end
     }
 
@@ -344,10 +345,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    async fn say_last_words(&mut self) -> std::io::Result<()> {
-        use tokio::io::AsyncWriteExt as _;
+    /// With time to spare, waits until the gateway has heard them: closing a QUIC connection drops what is
+    /// under way.
+    async fn say_last_words(&mut self, listens: bool) -> std::io::Result<()> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         self.stream.write_all_buf(&mut self.out).await?;
-        self.stream.shutdown().await
+        self.stream.shutdown().await?;
+        while listens && self.stream.read_buf(&mut self.input).await? > 0 {
+            self.input.clear();
+        }
+        Ok(())
     }
 
     fn next_timeout(&mut self) -> Instant {

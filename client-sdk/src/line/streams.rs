@@ -20,6 +20,9 @@ pub(super) const CONTROL_PRIORITY: i32 = 8;
 /// Message bytes that wait for one stream.
 const OUT_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 16 << 10;
+/// Says that nobody wants the answer. Streams that merely lose their connection are stopped with 0, and
+/// the gateway keeps their requests.
+const CODE_CANCELLED: quinn::VarInt = quinn::VarInt::from_u32(1);
 /// How long a cancelled request may take to say so.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
@@ -238,7 +241,7 @@ impl Stream {
             let _ = timeout(LAST_WORDS_MAX, self.half.send.write_all_buf(&mut self.half.out)).await;
             let _ = self.half.send.finish();
         }
-        let _ = self.recv.stop(0u32.into());
+        let _ = self.recv.stop(CODE_CANCELLED);
     }
 }
 

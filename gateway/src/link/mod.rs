@@ -23,7 +23,10 @@ mod io;
 mod quic_stream;
 mod requests;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{Connection, Control};
@@ -61,5 +64,10 @@ pub async fn serve_quic(gateway: Arc<Gateway>, origin: Arc<Origin>, connection: 
     let stream = tokio::io::join(recv, send);
     let binding = driver::Binding::Quic(Box::new(streams));
     Driver::new(gateway, origin, stream, binding, BytesMut::new()).drive().await;
+    // Closing drops what is under way, so the client goes first if it does so soon.
+    let _ = tokio::time::timeout(LAST_WORDS_MAX, connection.closed()).await;
     connection.close(quinn::VarInt::from_u32(0), b"");
 }
+
+/// How long a client may take to hear the last words.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);

@@ -171,6 +171,8 @@ impl Stream {
     /// Takes the request in and sends its answer, until both are done.
     async fn carry(&mut self, mut consumer: Consumer) -> Result<(), Over> {
         let seq = consumer.seq();
+        let stopped = self.half.send.stopped();
+        tokio::pin!(stopped);
         loop {
             self.follow_events(&consumer)?;
             if self.half.ended && self.half.out.is_empty() {
@@ -186,13 +188,16 @@ impl Stream {
                 read = read(&mut self.recv, &mut self.input), if reads => self.on_read(read),
                 written = self.half.write(), if !self.half.out.is_empty() => written,
                 next = consumer.next(), if asks => self.send_next(next),
+                code = &mut stopped => Err(stopped_by(code.ok().flatten())),
                 () = credits.changed() => {
                     self.unread -= self.credits.take().iter().map(|(_, bytes)| bytes).sum::<usize>();
                     Ok(())
                 }
             };
-            if let Err(Over::Cancelled) = turned {
-                self.door.lease.cancel(seq, "the client lost interest");
+            match &turned {
+                Err(Over::Cancelled) => self.door.lease.cancel(seq, "the client lost interest"),
+                Err(Over::Refused(error)) => self.door.lease.cancel(seq, &error.message),
+                Ok(()) | Err(Over::Lost) => {}
             }
             turned?;
         }
@@ -269,7 +274,7 @@ impl Stream {
                 }
                 Ok(())
             }
-            Err(ReadError::Reset(_)) => Err(Over::Cancelled),
+            Err(ReadError::Reset(code)) => Err(stopped_by(Some(code))),
             Err(_) => Err(Over::Lost),
         }
     }
@@ -292,10 +297,18 @@ impl Half {
                 let _ = self.out.split_to(count);
                 Ok(())
             }
-            Err(quinn::WriteError::Stopped(_)) => Err(Over::Cancelled),
+            Err(quinn::WriteError::Stopped(code)) => Err(stopped_by(Some(code))),
             Err(_) => Err(Over::Lost),
         }
     }
+}
+
+/// A client stops or resets a stream with this code to say that nobody wants the answer. With any other,
+/// as when its connection is torn down, the session keeps the request.
+const CODE_CANCELLED: VarInt = VarInt::from_u32(1);
+
+fn stopped_by(code: Option<VarInt>) -> Over {
+    if code == Some(CODE_CANCELLED) { Over::Cancelled } else { Over::Lost }
 }
 
 /// Reads what is there; 0 is the end. Safe to cancel.

@@ -24,7 +24,7 @@ type Answer = UnsyncBoxBody<Bytes, Infallible>;
 /// - `Echo` answers the first message with itself, and the request's header `x-echo`;
 /// - `Hold` does so once [`Backend::release`] was called;
 /// - `Chat` answers each message as it comes;
-/// - `Flood` answers `x-count` messages of `x-bytes` bytes;
+/// - `Flood` answers `x-count` messages of `x-bytes` bytes of [`noise`];
 /// - `Fail` answers status 5.
 #[derive(Clone)]
 pub struct Backend {
@@ -141,7 +141,7 @@ type Frames = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 async fn run(mut work: Work, method: &str, mut body: Incoming, out: &Frames, count: usize, size: usize) {
     match method {
         "Flood" => {
-            let message = prefixed(&vec![7; size]);
+            let message = prefixed(&noise(size));
             for _ in 0..count {
                 let _ = out.send(Ok(Frame::data(message.clone()))).await;
                 work.state.flooded.send_modify(|count| *count += 1);
@@ -182,6 +182,12 @@ async fn chat(body: &mut Incoming, out: &Frames) {
             let _ = out.send(Ok(Frame::data(data))).await;
         }
     }
+}
+
+/// Bytes that no compressor makes smaller, the same each time.
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(7);
+    std::iter::repeat_with(|| random.u8(..)).take(size).collect()
 }
 
 /// One gRPC message with its five-byte prefix.

@@ -10,7 +10,8 @@ use tokio::{
 use towline_client::{Client, ConnectionState, Transports};
 
 use crate::{
-    bed::{Bed, answer, call, closed, online, state},
+    backend::noise,
+    bed::{BOTH, Bed, answer, call, closed, online, state},
     chaos::{Chaos, Weather},
 };
 
@@ -65,7 +66,7 @@ async fn an_answer_that_was_cut_goes_on_where_it_broke() {
     sender.finish().await.unwrap();
     let mut received = 0;
     while let Some(message) = receiver.message().await.unwrap() {
-        assert_eq!(message, vec![7; 2000]);
+        assert_eq!(message, noise(2000));
         received += 1;
         if received % 100 == 50 {
             network.cut();
@@ -94,7 +95,7 @@ async fn a_connection_that_fell_silent_is_replaced() {
 #[tokio::test]
 async fn a_changed_network_moves_running_requests_to_a_new_connection() {
     let bed = Bed::start().await;
-    for (round, transports) in [Transports::Tcp, Transports::Quic].into_iter().enumerate() {
+    for (round, transports) in BOTH.into_iter().enumerate() {
         bed.backend.hold();
         let client = bed.client(transports);
         let caller = client.clone();
@@ -114,32 +115,36 @@ async fn a_changed_network_moves_running_requests_to_a_new_connection() {
 #[tokio::test]
 async fn the_newer_of_two_connections_of_a_client_owns_the_session() {
     let bed = Bed::start().await;
-    let start = || {
-        let mut config = bed.config(Transports::Tcp);
-        config.identity_file = Some(bed.folder.path().join("identity"));
-        Client::start(config).unwrap()
-    };
-    let older = start();
-    answer(&older, "Echo", "x").await;
-    let newer = start();
-    assert_eq!(answer(&newer, "Echo", "y").await, "y");
-    assert!(closed(&older).await.contains("TakenOver"));
-    assert_eq!(answer(&newer, "Echo", "z").await, "z");
+    for transports in BOTH {
+        let start = || {
+            let mut config = bed.config(transports);
+            config.identity_file = Some(bed.folder.path().join(format!("{transports:?}")));
+            Client::start(config).unwrap()
+        };
+        let older = start();
+        answer(&older, "Echo", "x").await;
+        let newer = start();
+        assert_eq!(answer(&newer, "Echo", "y").await, "y");
+        assert!(closed(&older).await.contains("TakenOver"));
+        assert_eq!(answer(&newer, "Echo", "z").await, "z");
+    }
 }
 
 #[tokio::test]
 async fn a_session_opens_to_its_secret_only() {
     let bed = Bed::start().await;
-    let start = || {
-        let mut config = bed.config(Transports::Tcp);
-        config.client_id = Some("phone-1".into());
-        Client::start(config).unwrap()
-    };
-    let owner = start();
-    answer(&owner, "Echo", "x").await;
-    let thief = start();
-    assert!(closed(&thief).await.contains("session secret"));
-    assert_eq!(answer(&owner, "Echo", "x").await, "x", "the owner is not disturbed");
+    for transports in BOTH {
+        let start = || {
+            let mut config = bed.config(transports);
+            config.client_id = Some(format!("{transports:?}"));
+            Client::start(config).unwrap()
+        };
+        let owner = start();
+        answer(&owner, "Echo", "x").await;
+        let thief = start();
+        assert!(closed(&thief).await.contains("session secret"));
+        assert_eq!(answer(&owner, "Echo", "x").await, "x", "the owner is not disturbed");
+    }
 }
 
 #[tokio::test]

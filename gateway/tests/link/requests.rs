@@ -154,7 +154,7 @@ async fn a_dropped_call_is_cancelled_at_the_backend() {
 
 #[tokio::test]
 async fn a_slow_reader_holds_its_sender_back_and_nobody_else() {
-    const COUNT: usize = 2000;
+    const COUNT: usize = 600;
     let bed = Bed::start().await;
     for transports in BOTH {
         let before = bed.backend.flooded();
@@ -169,9 +169,9 @@ async fn a_slow_reader_holds_its_sender_back_and_nobody_else() {
         for _ in 0..50 {
             answer(&client, "Echo", "beside the flood").await;
         }
-        // Windows of the client, the gateway and HTTP/2 hold some 100 messages; 2000 would be 32 MB.
+        // Windows of the client, the gateway and HTTP/2 hold some 100 messages.
         let ahead = bed.backend.flooded() - before;
-        assert!(ahead < COUNT / 4, "{transports:?}: {ahead} messages were taken from the backend");
+        assert!(ahead < COUNT / 3, "{transports:?}: {ahead} messages were taken from the backend");
         let mut received = 0;
         while let Some(message) = receiver.message().await.unwrap() {
             assert_eq!(message.len(), 16 << 10);

@@ -147,7 +147,9 @@ async fn run(mut work: Work, method: &str, mut body: Incoming, out: &Frames, cou
                 work.state.flooded.send_modify(|count| *count += 1);
             }
         }
-        "Chat" => chat(&mut body, out).await,
+        "Chat" => {
+            let Some(()) = chat(&mut body, out).await else { return };
+        }
         _ => {
             let Some(whole) = whole(&mut body).await else { return };
             if method == "Hold" {
@@ -175,13 +177,14 @@ async fn whole(body: &mut Incoming) -> Option<Bytes> {
     body.is_end_stream().then(|| whole.into())
 }
 
-/// Sends back what comes, as it comes.
-async fn chat(body: &mut Incoming, out: &Frames) {
-    while let Some(Ok(frame)) = body.frame().await {
-        if let Ok(data) = frame.into_data() {
+/// Sends back what comes, as it comes; `None` when the caller broke off.
+async fn chat(body: &mut Incoming, out: &Frames) -> Option<()> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
             let _ = out.send(Ok(Frame::data(data))).await;
         }
     }
+    Some(())
 }
 
 /// Bytes that no compressor makes smaller, the same each time.

@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod outgoing;
 mod publish;
+mod turn;
 mod upstream;
 
 use std::{
@@ -25,9 +26,9 @@ use std::{
 
 use http::{HeaderMap, Method, Response};
 
-pub(crate) use self::headers::is_grpc;
 use self::outgoing::Outgoing;
 pub use self::publish::{Reply, publish};
+pub(crate) use self::{headers::is_grpc, turn::OneTurnLater};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
     request::{Body, Request},

@@ -27,7 +27,7 @@ use self::{
     exchange::Front,
     watched::{Activity, Watched},
 };
-use crate::{gateway::Gateway, request::Origin, settings::Limits};
+use crate::{backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits};
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
@@ -59,7 +59,7 @@ where
     loop {
         let check = activity.next_check(&limits);
         tokio::select! {
-            ended = connection.as_mut() => {
+            ended = OneTurnLater::new(connection.as_mut()) => {
                 if let Err(error) = ended {
                     report(&gateway, &*error);
                 }

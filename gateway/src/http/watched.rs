@@ -1,7 +1,7 @@
 //! A stream that remembers when bytes last moved, so that silent and stuck peers are noticed.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     sync::{
         Arc,
@@ -102,7 +102,8 @@ fn millis(millis: u64) -> std::time::Duration {
     std::time::Duration::from_millis(millis)
 }
 
-/// Reports what passes through it.
+/// Reports what passes through it. It does not say that it can write vectored: small frames are then
+/// copied together and written at once.
 pub(super) struct Watched<S> {
     inner: S,
     activity: Arc<Activity>,
@@ -142,21 +143,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
         this.note(&written);
         written
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
-        this.note(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! One HTTP/2 connection to a backend, and the streams leased on it.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,11 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use super::Pool;
+use super::{Pool, socket::Socket};
 use crate::{
-    backend::dial::{dial, unavailable},
+    backend::{
+        OneTurnLater,
+        dial::{dial, unavailable},
+    },
     error::RpcError,
 };
 
@@ -50,7 +54,7 @@ pub(super) async fn open(pool: &Arc<Pool>) -> Result<Arc<Connection>, RpcError> 
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .enable_push(false);
-    let (sender, driver) = match timeout(settings.connect_timeout, builder.handshake(socket)).await {
+    let (sender, driver) = match timeout(settings.connect_timeout, builder.handshake(Socket(socket))).await {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => return Err(unavailable(settings, &error)),
         Err(_elapsed) => return Err(unavailable(settings, &"HTTP/2 handshake timed out")),
@@ -68,14 +72,14 @@ pub(super) async fn open(pool: &Arc<Pool>) -> Result<Arc<Connection>, RpcError> 
 
 /// Owns the socket until the connection ends, or is unused for `idle_timeout`.
 async fn drive(
-    mut driver: h2::client::Connection<TcpStream, Bytes>,
+    mut driver: h2::client::Connection<Socket, Bytes>,
     connection: Weak<Connection>,
     pool: Weak<Pool>,
     idle_timeout: Duration,
 ) {
     let mut leases = 0;
     loop {
-        let ended = timeout(idle_timeout, &mut driver).await.is_ok();
+        let ended = timeout(idle_timeout, OneTurnLater::new(Pin::new(&mut driver))).await.is_ok();
         let Some(connection) = connection.upgrade() else {
             // Only streams that still run hold the connection: it ends with the last.
             if !ended {

@@ -2,6 +2,7 @@
 
 mod connection;
 mod exchange;
+mod socket;
 
 use std::{sync::Arc, time::Duration};
 

@@ -4,7 +4,7 @@
 
 mod mqtt_support;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use mqtt_support::*;
 use tokio::{
@@ -74,7 +74,7 @@ async fn answer(
 async fn stalls<T>(future: impl Future<Output = T>) -> bool {
     let mut future = std::pin::pin!(future);
     for _ in 0..1000 {
-        if futures_util::poll!(&mut future).is_ready() {
+        if poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await {
             return false;
         }
         tokio::task::yield_now().await;

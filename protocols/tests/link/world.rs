@@ -66,6 +66,8 @@ struct Client {
     calls: BTreeMap<u64, Call>,
     /// Ids of the pushes handed on, and the server session each belongs to.
     pushes: Vec<(u64, u64)>,
+    /// The newest push, which the application takes some time later.
+    push_seen: u64,
 }
 
 struct Call {
@@ -124,6 +126,7 @@ impl World {
                 session: Session::new("phone-7", [7; 16], 0),
                 calls: BTreeMap::new(),
                 pushes: Vec::new(),
+                push_seen: 0,
             },
             server: Server {
                 ledger: None,
@@ -236,6 +239,9 @@ impl World {
         if let Some(ack) = self.client.session.take_ack() {
             wire.client.control().ack(ack);
         }
+        if self.random.u8(..8) == 0 {
+            self.client.session.push_taken(self.client.push_seen);
+        }
         if let Some(id) = self.client.session.take_push_ack() {
             wire.client.control().push_ack(id);
         }
@@ -313,7 +319,7 @@ impl Client {
             }
             Some(Event::Reset { seq, error }) => self.on_reset(seq, error, connection),
             Some(Event::Push(push)) => {
-                self.session.push_taken(push.id);
+                self.push_seen = push.id;
                 let generation = u64::from_be_bytes(push.payload[..8].try_into().unwrap());
                 self.pushes.push((generation, push.id));
             }

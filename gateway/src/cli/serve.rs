@@ -69,10 +69,7 @@ pub(super) async fn until_told_to_end(serving: Serving, mut signals: Signals, co
 
 /// A bad file changes nothing: the gateway goes on with what it has.
 fn reload_from(gateway: &Arc<Gateway>, config: &Path) {
-    let result = config::load(config)
-        .map_err(reload::ReloadError::from)
-        .and_then(|settings| Ok(reload::apply(gateway, settings)?));
-    if let Err(problem) = result {
+    if let Err(problem) = reload::from_file(gateway, config) {
         error!("configuration not reloaded, the old one stays in force:\n{problem}");
     }
 }

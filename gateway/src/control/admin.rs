@@ -94,6 +94,12 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/sessions", get(sessions))
         .with_state(gateway)
         .merge(push)
+        .fallback(not_found)
+}
+
+/// gRPC clients read it as UNIMPLEMENTED.
+async fn not_found() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "here are /, /metrics, /healthz, /readyz, /sessions and the push API (gRPC)\n")
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
@@ -120,4 +126,51 @@ async fn sessions(State(gateway): State<Arc<Gateway>>) -> Json<status::Counts> {
 
 async fn status_page(State(gateway): State<Arc<Gateway>>) -> Html<String> {
     Html(status::page(&gateway))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::settings::{Backend, BackendKind, Listener, Route, Settings};
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn operators_see_metrics_health_and_status() {
+        let mut settings = Settings::side_by_side();
+        let folder = tempfile::tempdir().unwrap();
+        settings.data_dir = folder.path().into();
+        settings.listeners.push(Listener::plain("front", ([127, 0, 0, 1], 0).into()));
+        settings.backends.push(Backend::new("b<1>", BackendKind::Http1, "127.0.0.1:1"));
+        settings.routes.push(Route::new("all", "b<1>"));
+        let gateway = Gateway::build(settings).unwrap();
+        gateway.metrics.limit_hit("streams_max");
+        let admin = Admin::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = admin.address;
+        admin.serve(Arc::clone(&gateway));
+
+        let metrics = get(address, "/metrics").await;
+        assert!(metrics.contains("towline_limit_hits_total{limit=\"streams_max\"} 1"), "{metrics}");
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let counts = get(address, "/sessions").await;
+        assert!(counts.contains("\"connections\":0") && counts.contains("\"draining\":false"), "{counts}");
+        let page = get(address, "/").await;
+        assert!(page.contains("<td>front") && page.contains("<td>everything"), "{page}");
+        assert!(page.contains("b&lt;1&gt;") && !page.contains("b<1>"), "names are escaped: {page}");
+        assert!(get(address, "/nowhere").await.starts_with("HTTP/1.1 404"));
+
+        gateway.drain.begin(tokio::time::Instant::now() + std::time::Duration::from_secs(3600));
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"), "alive while it drains");
+    }
 }

@@ -1,10 +1,10 @@
 //! Publishes a changed configuration to a running gateway.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 
 use tracing::{info, warn};
 
-use super::config::Mistakes;
+use super::config::{self, Mistakes};
 use crate::{
     gateway::{Gateway, StartError},
     settings::{Listener, Settings},
@@ -19,6 +19,15 @@ pub enum ReloadError {
     /// A file that the configuration names cannot be used.
     #[error(transparent)]
     Unusable(#[from] StartError),
+}
+
+/// Reads the configuration again and puts it in force.
+///
+/// # Errors
+/// What is wrong with the file or with what it names; the gateway goes on as before.
+pub fn from_file(gateway: &Gateway, path: &Path) -> Result<(), ReloadError> {
+    let settings = config::load(path).inspect_err(|_| count(gateway, "refused"))?;
+    Ok(apply(gateway, settings)?)
 }
 
 /// Puts `settings` in force: routes, backends, users, certificates, limits, policy. What only a restart

@@ -15,7 +15,11 @@ pub(super) struct Counts {
     /// Connections open on all listeners.
     connections: usize,
     /// Link sessions, live or away.
-    link_sessions: i64,
+    link_sessions: usize,
+    /// MQTT sessions, live or away.
+    mqtt_sessions: usize,
+    /// Retained MQTT messages.
+    retained_messages: usize,
     /// Whether the gateway is on its way out.
     draining: bool,
 }
@@ -24,7 +28,9 @@ impl Counts {
     pub(super) fn of(gateway: &Gateway) -> Self {
         Self {
             connections: gateway.slots.open(),
-            link_sessions: gateway.metrics.sessions.get(),
+            link_sessions: gateway.sessions.len(),
+            mqtt_sessions: gateway.mqtt.sessions(),
+            retained_messages: gateway.mqtt.retained.len(),
             draining: gateway.drain.is_draining(),
         }
     }
@@ -41,12 +47,15 @@ pub(super) fn page(gateway: &Gateway) -> String {
     let counts = Counts::of(gateway);
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Towline</title><style>{STYLE}</style>\
-         <h1>Towline {}</h1><p>{}: {} connections, {} link sessions. \
+         <h1>Towline {}</h1><p>{}: {} connections, {} link sessions, {} MQTT sessions, \
+         {} retained messages. \
          <a href=\"/metrics\">Metrics</a>, <a href=\"/sessions\">sessions</a>.</p>",
         env!("CARGO_PKG_VERSION"),
         if counts.draining { "Draining" } else { "Serving" },
         counts.connections,
         counts.link_sessions,
+        counts.mqtt_sessions,
+        counts.retained_messages,
     );
     // Writing to a string cannot fail.
     let _ = tables(&mut page, gateway, &snapshot.settings);

@@ -112,7 +112,7 @@ impl Connector {
             let delay = self.tcp_delay(policy, attempts.is_empty());
             attempts.spawn(self.tcp_after(delay, endpoint.host.clone(), addresses));
         }
-        first(attempts).await
+        first(attempts, Vec::new()).await
     }
 
     /// TCP starts at once where QUIC is not used, or was lately seen not to pass.
@@ -133,8 +133,10 @@ impl Connector {
 }
 
 /// The first attempt that succeeds; dropping the set aborts the rest, which closes them.
-async fn first(mut attempts: JoinSet<Result<Wire, ConnectError>>) -> Result<Wire, ConnectError> {
-    let mut reasons = Vec::new();
+async fn first(
+    mut attempts: JoinSet<Result<Wire, ConnectError>>,
+    mut reasons: Vec<String>,
+) -> Result<Wire, ConnectError> {
     while let Some(joined) = attempts.join_next().await {
         match joined {
             Ok(Ok(wire)) => return Ok(wire),
@@ -172,7 +174,8 @@ fn interleave(six: Vec<SocketAddr>, four: Vec<SocketAddr>) -> Vec<SocketAddr> {
     out
 }
 
-/// Starts `attempt` on each address, [`ATTEMPT_DELAY`] after the one before.
+/// Starts `attempt` on each address, [`ATTEMPT_DELAY`] after the one before or as soon as that has failed
+/// (RFC 8305, section 5).
 async fn staggered<F>(
     addresses: Vec<SocketAddr>,
     attempt: impl Fn(SocketAddr) -> F,
@@ -181,15 +184,21 @@ where
     F: Future<Output = Result<Wire, ConnectError>> + Send + 'static,
 {
     let mut attempts = JoinSet::new();
-    for (index, address) in addresses.into_iter().enumerate() {
-        let delay = ATTEMPT_DELAY.saturating_mul(index as u32);
-        let connecting = attempt(address);
-        attempts.spawn(async move {
-            tokio::time::sleep(delay).await;
-            connecting.await
-        });
+    let mut reasons = Vec::new();
+    let mut addresses = addresses.into_iter().peekable();
+    while let Some(address) = addresses.next() {
+        attempts.spawn(attempt(address));
+        if addresses.peek().is_none() {
+            break;
+        }
+        match timeout(ATTEMPT_DELAY, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(wire)))) => return Ok(wire),
+            Ok(Some(Ok(Err(error)))) => reasons.push(error.0),
+            Ok(Some(Err(error))) => reasons.push(format!("attempt ended: {error}")),
+            Ok(None) | Err(_) => {}
+        }
     }
-    first(attempts).await
+    first(attempts, reasons).await
 }
 
 #[cfg(test)]
@@ -203,6 +212,25 @@ mod tests {
         let four = vec![address("127.0.0.1:1")];
         let expected = vec![six[0], four[0], six[1]];
         assert_eq!(interleave(six, four), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_address_hands_over_at_once_and_a_silent_one_after_the_delay() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let check = async |silent: bool, expected: Duration| {
+            let started = tokio::time::Instant::now();
+            let result = staggered(vec![address(1), address(2)], move |address| async move {
+                if silent && address.port() == 1 {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                Err(ConnectError(format!("{} {:?}", address.port(), started.elapsed())))
+            })
+            .await;
+            let reasons = result.err().map(|error| error.0).unwrap_or_default();
+            assert!(reasons.contains(&format!("2 {expected:?}")), "{reasons}");
+        };
+        check(false, Duration::ZERO).await;
+        check(true, ATTEMPT_DELAY).await;
     }
 
     #[test]

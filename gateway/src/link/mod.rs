@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `driver` is the one task of a connection; on QUIC each request has a task beside it (`quic_stream`).
-//! A request's own task ([`answer`]) outlives the connection: what it records waits in the session.
+//! A request's own task (`answer`) outlives the connection: what it records waits in the session.
 
 mod answer;
 mod attendance;
@@ -36,11 +36,18 @@ use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
 use crate::{gateway::Gateway, request::Origin, transport::Stream};
 
 /// Serves one TCP connection, of which `first_bytes` were read already, until it ends.
-pub async fn serve_tcp(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) {
+///
+/// Not an `async fn`: that would keep room for its arguments beside the driver that takes them.
+pub fn serve_tcp(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    stream: Stream,
+    first_bytes: Bytes,
+) -> impl Future<Output = ()> + Send {
     let link = Arc::clone(&gateway.snapshot().link);
     let machine = Connection::server(link, Instant::now());
     let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
-    Driver::new(gateway, origin, stream, binding, BytesMut::from(&first_bytes[..])).drive().await;
+    Driver::new(gateway, origin, stream, binding, BytesMut::from(&first_bytes[..])).drive()
 }
 
 /// Serves one QUIC connection until it ends.
@@ -71,3 +78,30 @@ pub async fn serve_quic(gateway: Arc<Gateway>, origin: Arc<Origin>, connection: 
 
 /// How long a client may take to hear the last words.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use crate::{request::Protocol, settings::Settings, transport::Rewind};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_task_of_an_idle_connection_is_small() {
+        let gateway = Gateway::build(Settings::default()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = Stream::plain(Rewind::new(tcp, Bytes::new()), Duration::from_secs(1));
+        let origin = Arc::new(Origin {
+            listener: "edge".into(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            protocol: Protocol::LinkTcp,
+            encrypted: false,
+            client_id: None,
+            user: None,
+        });
+        let bytes = size_of_val(&serve_tcp(gateway, origin, stream, Bytes::new()));
+        let machine = size_of::<TcpRequests>();
+        let attendance = size_of::<attendance::Attendance>();
+        assert!(bytes + machine + attendance < 2048, "{bytes} + {machine} + {attendance} bytes");
+    }
+}

@@ -247,12 +247,12 @@ fn random_bytes_end_their_own_connection_at_the_worst() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let hood = runtime.block_on(Neighbourhood::new(|_| ()));
-    let hood = std::cell::RefCell::new(hood);
+    let hood = tokio::sync::Mutex::new(hood);
     let strategy = (any::<bool>(), proptest::collection::vec(any::<u8>(), 1..300));
     TestRunner::default()
         .run(&strategy, |(is_connected, bytes)| {
             runtime.block_on(async {
-                let mut hood = hood.borrow_mut();
+                let mut hood = hood.lock().await;
                 let mut client = Client::open(&hood.gateway);
                 if is_connected {
                     client.greet(connect(Version::V5, "random")).await;

@@ -176,6 +176,22 @@ async fn a_newer_connection_takes_the_session_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clean_session_is_not_reused_by_a_take_over() {
+    let gateway = gateway(settings());
+    let mut old = Client::v311(&gateway, "device").await;
+    old.subscribe("cmd", QoS::AtLeastOnce).await;
+    let mut unclean = connect(Version::V311, "device");
+    unclean.clean_start = false;
+    let (mut new, connack) = Client::connect(&gateway, unclean).await;
+    assert!(!connack.session_present);
+    old.expect_end(ReasonCode::SessionTakenOver).await;
+    let mut publisher = Client::v5(&gateway, "publisher").await;
+    assert_eq!(publisher.publish_acked("cmd", "x").await, ReasonCode::NoMatchingSubscribers);
+    new.expect_nothing().await;
+    assert_eq!(gateway.hub.clients(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_user_may_not_take_a_session_over() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let users = ["ada", "bob"].map(|user| towline_gateway::auth::password_line(user, b"pw").unwrap());

@@ -97,46 +97,67 @@ impl Broker {
         user: Option<Arc<str>>,
         settings: &Arc<Settings>,
     ) -> Result<Attachment, ReasonCode> {
-        let now = super::now();
         let assigned = connect.client_id.is_empty().then(assigned_id).transpose()?;
         let id: Arc<str> = assigned.as_ref().unwrap_or(&connect.client_id).as_str().into();
-        let mut orphaned = None;
-        let (client, is_present) = {
-            let is_full = self.clients.len() >= gateway.snapshot().settings.mqtt.sessions_max;
-            match self.clients.entry(id.clone()) {
-                Entry::Occupied(held) if held.get().user != user => return Err(ReasonCode::NotAuthorized),
-                Entry::Occupied(held) if !connect.clean_start => (held.get().clone(), true),
-                Entry::Occupied(mut held) => {
-                    orphaned = self.end_session(gateway, held.get());
-                    let client = self.new_client(gateway, id, user, settings)?;
-                    held.insert(client.clone());
-                    (client, false)
-                }
-                Entry::Vacant(_) if is_full => {
-                    gateway.metrics.limit_hit("sessions_max");
-                    return Err(ReasonCode::QuotaExceeded);
-                }
-                Entry::Vacant(vacant) => {
-                    let client = self.new_client(gateway, id, user, settings)?;
-                    vacant.insert(client.clone());
-                    (client, false)
-                }
+        let is_full = self.clients.len() >= gateway.snapshot().settings.mqtt.sessions_max;
+        let seated = |client: &Arc<Client>, is_present| {
+            self.seat(
+                client,
+                connect,
+                Connection::accept(connect, is_present, assigned, settings, super::now()),
+                origin,
+            )
+        };
+        // The entry is held until the client has its connection, so that no other comes or goes in between.
+        let (client, epoch, orphaned) = match self.clients.entry(id.clone()) {
+            Entry::Occupied(held) if held.get().user != user => return Err(ReasonCode::NotAuthorized),
+            Entry::Occupied(held) if !connect.clean_start && held.get().is_lasting() => {
+                held.get().lock().settings = settings.clone();
+                let (epoch, orphaned) = seated(held.get(), true);
+                (held.get().clone(), epoch, orphaned)
+            }
+            Entry::Occupied(mut held) => {
+                let orphaned = self.end_session(gateway, held.get());
+                let client = match self.new_client(gateway, id, user, settings) {
+                    Ok(client) => client,
+                    Err(reason) => {
+                        held.remove();
+                        return Err(reason);
+                    }
+                };
+                held.insert(client.clone());
+                (client.clone(), seated(&client, false).0, orphaned)
+            }
+            Entry::Vacant(_) if is_full => {
+                gateway.metrics.limit_hit("sessions_max");
+                return Err(ReasonCode::QuotaExceeded);
+            }
+            Entry::Vacant(vacant) => {
+                let client = self.new_client(gateway, id, user, settings)?;
+                let _held = vacant.insert(client.clone());
+                (client.clone(), seated(&client, false).0, None)
             }
         };
-        let mut inner = client.lock();
-        if let Some(will) = self.take_over(&client, &mut inner) {
-            orphaned = Some(will);
-        }
-        inner.will = will(connect, &client.id, origin);
-        inner.settings = settings.clone();
-        inner.epoch += 1;
-        inner.connection = Some(Connection::accept(connect, is_present, assigned, settings, now));
-        let epoch = inner.epoch;
-        drop(inner);
         if let Some(will) = orphaned {
             publish::publish_will(gateway, *will);
         }
         Ok(Attachment { gateway: gateway.clone(), client, epoch, is_detached: false })
+    }
+
+    /// Makes a connection the client's only one. Returns its number, and a will that its predecessor leaves.
+    fn seat(
+        &self,
+        client: &Arc<Client>,
+        connect: &Connect,
+        connection: Connection,
+        origin: &Arc<Origin>,
+    ) -> (u64, Option<Box<Will>>) {
+        let mut inner = client.lock();
+        let orphaned = self.take_over(client, &mut inner);
+        inner.will = will(connect, &client.id, origin);
+        inner.epoch += 1;
+        inner.connection = Some(connection);
+        (inner.epoch, orphaned)
     }
 
     /// Asks every connection to end.

@@ -94,6 +94,12 @@ impl Client {
         self.inner.lock()
     }
 
+    /// Whether a new connection may go on with the session: not if it is one that ends with its present
+    /// connection [MQTT-3.1.2-6 of 3.1.1].
+    pub(super) fn is_lasting(&self) -> bool {
+        self.lock().connection.as_ref().is_none_or(|connection| !connection.session_expiry().is_zero())
+    }
+
     /// Asks the present connection's driver to end it.
     pub(super) fn close(&self, closing: Closing) {
         let mut inner = self.lock();

@@ -63,6 +63,7 @@ impl Supervisor {
             if let Next::Never(kind) = end.next {
                 break (kind, end.reason);
             }
+            self.shared.with(|core| core.offline = Some(end.reason.clone()));
             self.shared.set_state(ConnectionState::Offline { reason: end.reason.clone() });
             tracing::debug!(reason = end.reason, "offline");
             let delay = self.after(&end);

@@ -107,6 +107,8 @@ pub(crate) struct Core {
     pub(crate) publishes: VecDeque<PendingPublish>,
     pub(crate) subscribes: VecDeque<PendingSubscribe>,
     next_publish: u64,
+    /// Why there is no line; `None` while there is one.
+    pub(crate) offline: Option<String>,
     pub(crate) closing: Option<String>,
     /// Asks the supervisor for a new connection.
     pub(crate) reconnect: bool,
@@ -134,6 +136,7 @@ impl Core {
             publishes: VecDeque::new(),
             subscribes: VecDeque::new(),
             next_publish: 1,
+            offline: None,
             closing: None,
             reconnect: false,
             wake_line: false,
@@ -239,7 +242,10 @@ impl Core {
     pub(crate) fn expire(&mut self, key: Key) {
         let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_over()) else { return };
         let execution = if call.was_sent() { Execution::MayHaveRun } else { Execution::NotRun };
-        let text = "the deadline passed before the answer was complete";
+        let text = match &self.offline {
+            Some(reason) => format!("the deadline passed while the line was down: {reason}"),
+            None => "the deadline passed before the answer was complete".to_owned(),
+        };
         call.fail(RpcError::new(RpcErrorKind::DeadlineExceeded, execution, text));
         if call.is_on_line() {
             self.resets.push(call.seq);
@@ -287,6 +293,7 @@ impl Core {
     /// Follows what the session says of each call after WELCOME. Returns the calls to attach to, with the
     /// messages of their answers that arrived before.
     pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(Key, u64)> {
+        self.offline = None;
         let mut kept = Vec::new();
         for (seq, fate) in self.session.on_welcome(hello, welcome) {
             let Some(&key) = self.by_seq.get(&seq) else { continue };

@@ -139,6 +139,20 @@ async fn a_deadline_ends_the_call_here_and_at_the_backend() {
 }
 
 #[tokio::test]
+async fn a_call_without_a_gateway_tells_why_there_is_none() {
+    let bed = Bed::start().await;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let client = Client::start(bed.plain(address)).unwrap();
+    crate::bed::state(&client, |state| matches!(state, towline_client::ConnectionState::Offline { reason } if reason.contains("TCP"))).await;
+    let error = client.call(call("Echo", "x").deadline(Duration::from_millis(1))).await.unwrap_err();
+    assert_eq!(error.kind, RpcErrorKind::DeadlineExceeded);
+    assert_eq!(error.execution, towline_client::Execution::NotRun);
+    assert!(error.message.contains("refused"), "{error}");
+}
+
+#[tokio::test]
 async fn a_dropped_call_is_cancelled_at_the_backend() {
     let bed = Bed::start().await;
     for (round, transports) in BOTH.into_iter().enumerate() {

@@ -160,7 +160,7 @@ impl Attendance {
 }
 
 /// To the backend of the topic's route, if there is one, and to the topic's subscribers. A publish of
-/// quality 1 is answered when both have it, and what waits for absent subscribers is on disk.
+/// quality 1 is answered when both have it, and what link sessions must not lose is on disk.
 async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
     use crate::error::{Execution, RpcErrorKind};
     let malformed =
@@ -176,7 +176,7 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
     });
     backend::publish(&door.gateway, &door.origin, &message).await?;
     let fanout = door.gateway.hub.publish(&message);
-    if publish.qos > 0 && fanout.stored > 0 {
+    if publish.qos > 0 && fanout.sent + fanout.stored > 0 {
         door.gateway.store.barrier().await.map_err(|error| {
             RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, error.to_string())
         })?;

@@ -39,7 +39,7 @@ impl Push for Service {
         let target = self.validate(&mut request)?;
         let message = Arc::new(message(request, Instant::now()));
         let fanout = self.deliver(&target, &message)?;
-        if fanout.stored > 0 {
+        if message.qos > 0 && fanout.sent + fanout.stored > 0 {
             // Handed over is not yet written: the caller may forget the message after this answer.
             self.gateway.store.barrier().await.map_err(|error| {
                 warn!(%error, "a push could not be stored");

@@ -245,10 +245,6 @@ impl LinkSession {
         self.queue_outcomes(state);
         let Some(queue) = &mut state.pushes else { return };
         self.context.held_change(queue, PushQueue::connection_lost);
-        for push in queue.unstored() {
-            let write = self.put_push(push);
-            push.stored = self.context.write(write).is_ok();
-        }
     }
 
     /// Ends the session: nothing of it is kept.
@@ -525,8 +521,9 @@ impl LinkSession {
 }
 
 impl Mailbox for LinkSession {
-    /// `Sent`: queued for the live connection. `Stored`: queued, and on its way to the store; durable
-    /// after the store's barrier.
+    /// `Sent`: queued for the live connection. `Stored`: queued until the client is back. Either way a
+    /// push of quality 1 is on its way to the store, and durable after the store's barrier: a connection
+    /// that looks alive may be dead, and the gateway may end before it knows.
     fn deliver(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
         if message.expires.is_some_and(|expires| expires <= self.context.clock.now()) {
             return Delivered::Dropped;
@@ -542,12 +539,15 @@ impl Mailbox for LinkSession {
         let Some(id) = self.enqueue(&mut state, message, delivery.qos) else {
             return Delivered::Dropped;
         };
+        if delivery.qos > 0 && self.store_push(&mut state, id) == Delivered::Dropped {
+            return Delivered::Dropped;
+        }
         match &state.connection {
             Some(connection) => {
                 connection.pushes();
                 Delivered::Sent
             }
-            None => self.store_push(&mut state, id),
+            None => Delivered::Stored,
         }
     }
 

@@ -121,11 +121,6 @@ impl PushQueue {
         id <= self.sent_through
     }
 
-    /// Entries that the store does not hold.
-    pub(super) fn unstored(&mut self) -> impl Iterator<Item = &mut QueuedPush> {
-        self.entries.iter_mut().filter(|push| !push.stored)
-    }
-
     pub(super) fn newest_mut(&mut self) -> Option<&mut QueuedPush> {
         self.entries.back_mut()
     }

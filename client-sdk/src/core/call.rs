@@ -124,6 +124,10 @@ impl Call {
         self.place == Place::Off
     }
 
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.end_sent
+    }
+
     pub(super) fn was_sent(&self) -> bool {
         self.attempts > 0
     }

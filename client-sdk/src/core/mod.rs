@@ -97,6 +97,8 @@ pub(crate) struct Core {
     dirty: VecDeque<Key>,
     /// Calls that the live connection should reset; each was a call, so it is bounded by `calls_max`.
     resets: Vec<u64>,
+    /// Calls that were taken: what the live connection holds of them in credit is given back.
+    forgets: Vec<u64>,
     /// Message bytes of calls that are not answered.
     queued_bytes: usize,
     pub(crate) transport: Transport,
@@ -128,6 +130,7 @@ impl Core {
             next_key: 0,
             dirty: VecDeque::new(),
             resets: Vec::new(),
+            forgets: Vec::new(),
             queued_bytes: 0,
             transport: Transport::Tcp,
             received: VecDeque::new(),
@@ -227,6 +230,12 @@ impl Core {
         self.queued_bytes -= call.unary_bytes().min(self.queued_bytes);
         if call.is_over() {
             self.session.taken(call.seq);
+            match (call.is_on_line(), call.has_sent_all()) {
+                (true, true) => self.forgets.push(call.seq),
+                // Answered before it was asked to the end: nobody needs the rest.
+                (true, false) => self.resets.push(call.seq),
+                (false, _) => {}
+            }
         } else {
             self.session.cancel(call.seq);
             if call.is_on_line() {
@@ -263,6 +272,10 @@ impl Core {
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_some_and(Call::is_over)
     }
 
+    pub(crate) fn take_forgets(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.forgets)
+    }
+
     pub(crate) fn take_resets(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.resets)
     }
@@ -277,6 +290,7 @@ impl Core {
         self.identity.next_epoch()?;
         self.transport = transport;
         self.resets.clear();
+        self.forgets.clear();
         self.reconnect = false;
         self.pushes_left_out = false;
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);

@@ -415,7 +415,7 @@ impl Machine {
         if online {
             tell_control(self.control(), core);
         }
-        let resets = core.take_resets();
+        let (resets, forgets) = (core.take_resets(), core.take_forgets());
         match self {
             Self::Tcp(connection) => {
                 let cancelled = RpcError::new(
@@ -424,6 +424,7 @@ impl Machine {
                     "the client lost interest",
                 );
                 resets.iter().for_each(|&seq| connection.reset(seq, &cancelled));
+                forgets.iter().for_each(|&seq| connection.forget(seq));
                 tell_connection(connection, core, may_open, now);
             }
             Self::Quic(control, streams) => streams.tell(control, core, may_open),

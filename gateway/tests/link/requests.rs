@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use towline_client::{CallError, Client, Credentials, RpcErrorKind, Transport, Transports};
 
+use crate::backend::noise;
 use crate::bed::{BOTH, Bed, USER, answer, call, closed};
 
 #[tokio::test]
@@ -70,6 +71,19 @@ async fn a_message_may_be_larger_than_every_window() {
         sender.send(large.clone()).await.unwrap();
         sender.finish().await.unwrap();
         assert!(receiver.message().await.unwrap().unwrap() == large, "{transports:?}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_were_taken_give_their_credit_back() {
+    let bed = Bed::start().await;
+    let message = Bytes::from(noise(20_000));
+    for transports in BOTH {
+        let client = bed.client(transports);
+        // Four times the connection's window.
+        for _ in 0..200 {
+            assert!(answer(&client, "Echo", message.clone()).await == message, "{transports:?}");
+        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Backend {
         let serving = backend.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
                 let backend = serving.clone();
                 let service = hyper::service::service_fn(move |request| {
                     let backend = backend.clone();

@@ -219,6 +219,8 @@ impl Connection {
     /// The server ends the connection: what is still to be transmitted ends with DISCONNECT, where the
     /// version has one for servers. `text` is for a person on the other side to read.
     pub fn disconnect(&mut self, reason: ReasonCode, text: &'static str) {
+        // MQTT-3.14.4-1: nothing is sent after DISCONNECT.
+        self.is_closed = true;
         if self.version != Version::V5 {
             return;
         }

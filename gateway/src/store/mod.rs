@@ -51,8 +51,6 @@ pub enum Table {
     Sessions,
     /// Pushes that wait for their link session.
     Pushes,
-    /// Retained MQTT messages.
-    Retained,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -238,13 +236,12 @@ impl Drop for Inner {
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Sessions, Self::Pushes, Self::Retained];
+    const ALL: [Self; 2] = [Self::Sessions, Self::Pushes];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
             Self::Sessions => "link-sessions",
             Self::Pushes => "link-pushes",
-            Self::Retained => "mqtt-retained",
         })
     }
 }

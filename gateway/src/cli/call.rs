@@ -15,6 +15,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use towline_client::{CallRequest, CallResponse, Client, Priority, StreamReceiver, StreamSender};
 
 pub use self::{connect::ConnectArgs, dump::describe};
+use crate::control::config::parse_duration;
+
+/// Longer than anybody waits at a terminal.
+const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
 
 /// Sends one request to a gateway and prints the answer.
 ///
@@ -38,8 +42,8 @@ pub struct CallArgs {
     /// Stream: each line of standard input is a message (encoded as by --text where --text is given)
     #[arg(long)]
     stream: bool,
-    /// Seconds to wait for the answer
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    /// How long to wait for the answer: "500ms", "2s", "1m", or a number of seconds
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = deadline)]
     deadline: Duration,
     /// Urgency, 0 (first) to 7 (last)
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u8).range(0..=7))]
@@ -231,11 +235,12 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "a number of seconds")?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() && seconds <= 86_400.0 => Ok(duration),
-        _ => Err("above 0 and at most 86400 seconds".to_owned()),
+fn deadline(text: &str) -> Result<Duration, String> {
+    let seconds = || text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match parse_duration(text).or_else(seconds) {
+        Some(duration) if !duration.is_zero() && duration <= DEADLINE_MAX => Ok(duration),
+        Some(_) => Err("write more than 0 and at most 1d".to_owned()),
+        None => Err("write a duration, as \"500ms\", \"2s\" or \"1m\", or a number of seconds".to_owned()),
     }
 }
 
@@ -255,7 +260,17 @@ mod tests {
         assert_eq!(unhex("0aFF").unwrap(), &[0x0a, 0xff][..]);
         assert!(unhex("0").is_none() && unhex("zz").is_none() && unhex("é").is_none());
         assert!(header("x-a: b").is_ok() && header("x-a").is_err() && header("x a: b").is_err());
-        assert_eq!(seconds("0.5").unwrap(), Duration::from_millis(500));
-        assert!(seconds("0").is_err() && seconds("-1").is_err() && seconds("NaN").is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_written_as_in_the_configuration_or_in_seconds() {
+        for (text, milliseconds) in
+            [("500ms", 500), ("2s", 2000), ("1m", 60_000), ("1d", 86_400_000), ("0.5", 500), ("30", 30_000)]
+        {
+            assert_eq!(deadline(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["0", "0s", "-1", "-1s", "NaN", "inf", "1e30", "2d", "", "2 s", "2 seconds"] {
+            assert!(deadline(text).is_err(), "{text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::{fs, path::Path};
 
 pub use self::mistakes::{Mistake, Mistakes};
 use self::reader::Reader;
+pub(crate) use self::units::parse_duration;
 use crate::settings::Settings;
 
 /// Reads and checks a configuration file and the files that it names.

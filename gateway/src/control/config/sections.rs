@@ -11,7 +11,7 @@ use self::{
     listeners::listeners,
     routes::{backends, routes},
 };
-use super::reader::Table;
+use super::{reader::Table, units::show_duration};
 use crate::{auth::Users, control::telemetry, settings::*};
 
 /// The whole file.
@@ -19,17 +19,15 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     let root = &mut root;
     let default = Settings::default();
     let seconds = Duration::from_secs;
+    let drain_timeout =
+        root.duration("drain_timeout", default.drain_timeout, Duration::ZERO..=seconds(86_400));
     let admin = admin(root.table("admin"));
     let auth = auth(root.table("auth"));
     let backends = backends(root);
     let settings = Settings {
         data_dir: root.optional_path("data_dir").unwrap_or(default.data_dir),
-        drain_timeout: root.duration(
-            "drain_timeout",
-            default.drain_timeout,
-            Duration::ZERO..=seconds(86_400),
-        ),
-        drain_spread: root.duration("drain_spread", default.drain_spread, Duration::ZERO..=seconds(3600)),
+        drain_timeout,
+        drain_spread: drain_spread(root, drain_timeout),
         drain_endpoints: drain_endpoints(root),
         listeners: listeners(root, &auth, admin.bind),
         routes: routes(root, &backends),
@@ -49,6 +47,19 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     }
     root.finish();
     settings
+}
+
+/// Clients that were told to leave later than `drain_timeout` would be cut off before they have left, all
+/// at one time.
+fn drain_spread(root: &mut Table<'_, '_>, drain_timeout: Duration) -> Duration {
+    let default = Settings::default().drain_spread.min(drain_timeout);
+    let spread = root.duration("drain_spread", default, Duration::ZERO..=Duration::from_secs(3600));
+    if spread > drain_timeout {
+        let timeout = show_duration(drain_timeout);
+        let text = "is longer than drain_timeout, which cuts off whoever is still to leave; write at most";
+        root.mistake("drain_spread", format_args!("{text} \"{timeout}\""));
+    }
+    spread
 }
 
 fn drain_endpoints(root: &mut Table<'_, '_>) -> Vec<String> {

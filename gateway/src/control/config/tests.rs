@@ -306,3 +306,16 @@ fn the_example_names_every_key_and_its_default() {
     assert_eq!(shown(&example), shown(&Settings::default()));
     assert_eq!(example.backends[0], Backend::new("orders", BackendKind::Grpc, "127.0.0.1:7081"));
 }
+
+#[test]
+fn nobody_is_asked_to_leave_after_the_drain() {
+    let check = |text: &str, expected: &str| {
+        assert_eq!(mistakes(&format!("{text}{LISTENER}")), expected, "\n{text}");
+    };
+    let mistake = "t.toml:2:16: drain_spread: is longer than drain_timeout, which cuts off whoever is still to \
+         leave; write at most \"5s\"";
+    check("drain_timeout = \"5s\"\ndrain_spread = \"5001ms\"\n", mistake);
+    check("drain_timeout = \"5s\"\ndrain_spread = \"5s\"\n", "");
+    let short = parse(Path::new("t.toml"), &format!("drain_timeout = \"5s\"\n{LISTENER}")).unwrap();
+    assert_eq!(short.drain_spread, short.drain_timeout, "the default follows a shorter drain");
+}

@@ -7,7 +7,7 @@ const DURATION_UNITS: &[(&str, u64)] =
 const SIZE_UNITS: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Reads `500ms`, `30s`, `2m`, `1h`, `7d`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, DURATION_UNITS).map(Duration::from_millis)
 }
 

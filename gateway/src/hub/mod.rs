@@ -100,6 +100,10 @@ pub trait Mailbox: Send + Sync {
     fn deliver(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered;
     /// Whether a connection is up. Must not call the hub.
     fn is_connected(&self) -> bool;
+    /// Whether what it accepts with a quality above 0 goes to the store.
+    fn is_durable(&self) -> bool {
+        false
+    }
 }
 
 /// How a message is to be delivered to one client.
@@ -143,6 +147,8 @@ pub struct Fanout {
     pub stored: u64,
     /// Not delivered; see [`Delivered::Dropped`].
     pub dropped: u64,
+    /// How many of `sent` and `stored` are on their way to the store: its barrier stands for them.
+    pub to_write: u64,
 }
 
 impl Fanout {
@@ -258,8 +264,8 @@ impl Hub {
     /// subscriptions of one client become one delivery with the largest quality of service; of each shared
     /// group one member gets it. A topic that is not valid matches nobody.
     ///
-    /// [`Fanout::stored`] counts what mailboxes have accepted; await [`crate::store::Store::barrier`] before
-    /// telling a publisher that it is durable.
+    /// Where [`Fanout::to_write`] is above 0, await [`crate::store::Store::barrier`] before telling a publisher
+    /// that the message is accepted.
     pub fn publish(&self, message: &Arc<Message>) -> Fanout {
         let mut fanout = Fanout::default();
         if check_topic(&message.topic, self.inner.levels_max).is_err() {
@@ -269,7 +275,10 @@ impl Hub {
         matched.for_each_client(|client, granted, identifiers| {
             let retain = message.retain && granted.retain_as_published;
             let delivery = Delivery { qos: granted.qos.min(message.qos), retain, identifiers };
-            fanout += client.mailbox.deliver(message, &delivery);
+            let delivered = client.mailbox.deliver(message, &delivery);
+            fanout += delivered;
+            let is_written = delivery.qos > 0 && delivered != Delivered::Dropped;
+            fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
         });
         self.count(fanout)
     }

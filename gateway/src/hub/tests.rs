@@ -48,7 +48,7 @@ fn options(qos: u8, identifier: u32) -> SubscribeOptions {
 }
 
 fn counts(sent: u64, stored: u64) -> Fanout {
-    Fanout { sent, stored, dropped: 0 }
+    Fanout { sent, stored, ..Fanout::default() }
 }
 
 #[test]

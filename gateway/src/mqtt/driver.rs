@@ -24,7 +24,9 @@ use super::{
     client::Closing,
     inbox::{Inbox, Incoming},
     io::{self, Output},
-    message, publish, subscribe,
+    message, publish,
+    receipts::{Receipt, Receipts},
+    subscribe,
 };
 use crate::request::Origin;
 
@@ -50,13 +52,14 @@ pub(super) struct Driver<S> {
     input: BytesMut,
     output: Output,
     inbox: Inbox,
+    receipts: Receipts,
     /// Set while the client has a keep-alive.
     timer: Option<Pin<Box<Sleep>>>,
     /// The stream holds written bytes that it has not flushed.
     is_unflushed: bool,
     /// The client does not take what is written.
     is_blocked: bool,
-    /// Nothing is read for now: the client has to wait for a backend, or to read what it is sent.
+    /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent.
     is_paused: bool,
 }
 
@@ -97,6 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             input,
             output: Output::default(),
             inbox: Inbox::default(),
+            receipts: Receipts::default(),
             timer: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
             is_unflushed: false,
             is_blocked: false,
@@ -129,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, End>> {
         loop {
             self.handle_input()?;
-            let is_answered = self.poll_inbox(cx)?.is_ready();
+            let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
             self.check_closing()?;
             self.poll_transmit(cx).map_err(|_| End::Lost)?;
             let is_read = self.poll_read(cx)?.is_ready();
@@ -144,6 +148,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let (incoming, result) = ready!(self.inbox.poll_next(cx, &self.attachment.gateway, &self.origin));
         Poll::Ready(self.finish(&incoming, result))
+    }
+
+    /// Acknowledges one publish that the store has by now.
+    fn poll_receipts(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let receipt = ready!(self.receipts.poll_next(cx));
+        Poll::Ready(self.acknowledge(receipt))
     }
 
     /// Takes events off the input, as long as there is room for what they ask.
@@ -192,21 +202,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Distributes a publish and acknowledges it, or says why not.
     fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
-        let reason = match result {
+        let (reason, to_write) = match result {
             // QoS 0 is not repeated: its subscribers need not miss what the backend did.
-            Err(reason) if incoming.qos != QoS::AtMostOnce => reason,
+            Err(reason) if incoming.qos != QoS::AtMostOnce => (reason, false),
             _ => {
-                let reason = publish::distribute(&self.attachment.gateway, &incoming.message);
-                if incoming.is_routed { ReasonCode::Success } else { reason }
+                let fanout = publish::distribute(&self.attachment.gateway, &incoming.message);
+                let is_wanted = incoming.is_routed || fanout.total() > 0;
+                let reason = if is_wanted { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+                (reason, fanout.to_write > 0)
             }
         };
         let Some(packet_id) = incoming.packet_id else { return Ok(()) };
+        let receipt = Receipt { packet_id, qos: incoming.qos, reason };
+        if !to_write && self.receipts.is_empty() {
+            return self.acknowledge(receipt);
+        }
+        // Its publisher may forget the message once it is acknowledged.
+        let written = to_write.then(|| self.attachment.gateway.store.begin_barrier());
+        self.receipts.push(receipt, written);
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, receipt: Receipt) -> Result<(), End> {
+        let Receipt { packet_id, qos, reason } = receipt;
         let mut inner = self.attachment.client.lock();
         let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
         if reason.is_error() && connection.version() != Version::V5 {
             return Err(End::Closed(NOT_ACCEPTED));
         }
-        connection.acknowledge(session, packet_id, incoming.qos, reason);
+        connection.acknowledge(session, packet_id, qos, reason);
         Ok(())
     }
 
@@ -215,8 +239,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let closing = inner.closing;
         match closing {
             _ if inner.current(self.attachment.epoch).is_none() => Err(End::Closed(TAKEN_OVER)),
-            // What a backend works on is answered first.
-            Some(closing) if self.inbox.is_empty() => Err(End::Closed(closing)),
+            // What a backend or the store works on is answered first.
+            Some(closing) if self.inbox.is_empty() && self.receipts.is_empty() => Err(End::Closed(closing)),
             _ => Ok(()),
         }
     }
@@ -265,7 +289,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn is_inbox_full(&self) -> bool {
-        self.inbox.is_full(self.settings.receive_maximum.into(), self.settings.limits.packet_bytes_max)
+        let count_max = usize::from(self.settings.receive_maximum);
+        self.inbox
+            .is_full(count_max.saturating_sub(self.receipts.len()), self.settings.limits.packet_bytes_max)
     }
 
     /// The timer is not moved for each packet: when it is due, it looks for how long the client was silent.

@@ -18,6 +18,7 @@ mod inbox;
 mod io;
 mod message;
 mod publish;
+mod receipts;
 mod retained;
 mod subscribe;
 

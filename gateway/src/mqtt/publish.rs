@@ -9,7 +9,7 @@ use crate::{
     backend::{self, Reply},
     error::{RpcError, RpcErrorKind},
     gateway::Gateway,
-    hub::Message,
+    hub::{Fanout, Message},
     request::Origin,
 };
 
@@ -43,8 +43,8 @@ pub(super) async fn forward(
     }
 }
 
-/// Retains a message if asked, and hands it to its subscribers. The reason is for its publisher.
-pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>) -> ReasonCode {
+/// Retains a message if asked, and hands it to its subscribers.
+pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>) -> Fanout {
     if message.retain
         && let Err(full) = gateway.mqtt.retained.retain(message, super::now())
     {
@@ -52,7 +52,7 @@ pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>) -> ReasonCod
     }
     let fanout = gateway.hub.publish(message);
     gateway.mqtt.counters.published.inc();
-    if fanout.total() == 0 { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success }
+    fanout
 }
 
 /// Publishes a will, through its route if it has one; nobody waits for that.

@@ -554,6 +554,10 @@ impl Mailbox for LinkSession {
     fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
     }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
 }
 
 impl Context {

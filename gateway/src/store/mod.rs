@@ -176,9 +176,14 @@ impl Store {
     /// # Errors
     /// Some of it could not be written, or the store is closed.
     pub async fn barrier(&self) -> Result<(), StoreError> {
+        self.begin_barrier().await
+    }
+
+    /// [`Store::barrier`], in its place in the queue from this call on, however late it is awaited.
+    pub fn begin_barrier(&self) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         self.inner.queue.push_barrier(sender);
-        receiver.await.map_err(|_| StoreError::Closed)?
+        async { receiver.await.map_err(|_| StoreError::Closed)? }
     }
 
     /// Writes one change and waits until it is durable.
@@ -188,6 +193,12 @@ impl Store {
     pub async fn append(&self, write: Write) -> Result<(), StoreError> {
         self.write(write)?;
         self.barrier().await
+    }
+
+    /// Keeps the writer from writing until the guard is dropped.
+    #[cfg(test)]
+    pub(crate) fn stall(&self) -> redb::WriteTransaction {
+        self.inner.database.begin_write().unwrap()
     }
 
     /// Everything in a table, as it is on disk; what is queued is not seen. For the start.

@@ -104,7 +104,7 @@ async fn what_was_accepted_survives_a_restart() {
     drop(rig.open(&Hello { topics: vec![filter("news/#")], ..hello(7) }));
     rig.hub.push_to_client("phone", &push("direct"));
     let published = Message { topic: "news/today".into(), ..(*push("published")).clone() };
-    let stored = Fanout { stored: 1, ..Fanout::default() };
+    let stored = Fanout { stored: 1, to_write: 1, ..Fanout::default() };
     assert_eq!(rig.hub.publish(&Arc::new(published.clone())), stored);
 
     let rig = rig.restart().await;

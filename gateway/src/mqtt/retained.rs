@@ -12,12 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use towline_protocols::mqtt::topic;
+use towline_protocols::mqtt::{session::ApplicationMessage, topic};
 
+use super::message::Shared;
 use crate::hub::{Delivery, Mailbox, Message, SubscribeOptions};
-
-/// What a retained message costs beside its topic and payload.
-const MESSAGE_BYTES: usize = 256;
 
 /// The retained messages of a gateway, bounded in count and bytes.
 #[derive(Debug)]
@@ -107,7 +105,7 @@ impl Retained {
     }
 
     /// Whether there is room for the message in place of the last one of its topic.
-    fn check(&self, store: &Store, message: &Message) -> Result<(), RetainedFull> {
+    fn check(&self, store: &Store, message: &Arc<Message>) -> Result<(), RetainedFull> {
         let replaced = store.messages.get(&message.topic);
         let count = store.messages.len() + usize::from(replaced.is_none());
         let bytes = store.bytes - replaced.map_or(0, |old| cost(old)) + cost(message);
@@ -165,10 +163,8 @@ fn literal_prefix(filter: &str) -> &str {
     }
 }
 
-fn cost(message: &Message) -> usize {
-    let user_properties: usize =
-        message.user_properties.iter().map(|(name, value)| name.len() + value.len()).sum();
-    MESSAGE_BYTES + message.topic.len() + message.payload.len() + user_properties
+fn cost(message: &Arc<Message>) -> usize {
+    Shared(message.clone()).view().cost()
 }
 
 #[cfg(test)]
@@ -228,7 +224,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded() {
-        let retained = Retained::new(100, 2 * MESSAGE_BYTES + 4);
+        let retained = Retained::new(100, 2 * cost(&message("a", "x")));
         retained.retain(&message("a", "x"), Instant::now()).unwrap();
         retained.retain(&message("b", "x"), Instant::now()).unwrap();
         assert_eq!(
@@ -236,5 +232,22 @@ mod tests {
             Err(RetainedFull("retained_bytes_max"))
         );
         assert_eq!(topics(&retained, "#"), ["a", "b"], "the old one stays");
+    }
+
+    #[test]
+    fn what_travels_beside_the_payload_is_bounded_too() {
+        let large = "x".repeat(1000);
+        let plain = message("a", "x");
+        let variants = [
+            Message { content_type: Some(large.as_str().into()), ..Message::clone(&plain) },
+            Message { response_topic: Some(large.as_str().into()), ..Message::clone(&plain) },
+            Message { correlation_data: Some(large.clone().into()), ..Message::clone(&plain) },
+            Message { user_properties: vec![("".into(), "".into()); 1000], ..Message::clone(&plain) },
+        ];
+        for variant in variants {
+            let retained = Retained::new(100, cost(&plain) + 999);
+            let refused = retained.retain(&Arc::new(variant), Instant::now());
+            assert_eq!(refused, Err(RetainedFull("retained_bytes_max")));
+        }
     }
 }

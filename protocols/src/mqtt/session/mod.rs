@@ -61,6 +61,11 @@ pub trait ApplicationMessage: Clone {
     fn view(&self) -> MessageView<'_>;
 }
 
+/// What a message costs beside what its publisher chose: its fixed fields and its places in queues.
+const MESSAGE_BYTES: usize = 256;
+/// What a user property costs beside its text: two counted strings and their places.
+const USER_PROPERTY_BYTES: usize = 96;
+
 /// The parts of an application message.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageView<'a> {
@@ -80,4 +85,24 @@ pub struct MessageView<'a> {
     pub correlation_data: Option<&'a [u8]>,
     /// User properties, in order.
     pub user_properties: &'a [(Arc<str>, Arc<str>)],
+}
+
+impl MessageView<'_> {
+    /// What it costs to keep the message, bytes: all that its publisher chose counts, so that no part of it
+    /// goes around a bound.
+    pub fn cost(&self) -> usize {
+        let text = |text: Option<&str>| text.map_or(0, str::len);
+        let user_properties: usize = self
+            .user_properties
+            .iter()
+            .map(|(name, value)| USER_PROPERTY_BYTES + name.len() + value.len())
+            .sum();
+        MESSAGE_BYTES
+            + self.topic.len()
+            + self.payload.len()
+            + text(self.content_type)
+            + text(self.response_topic)
+            + self.correlation_data.map_or(0, <[u8]>::len)
+            + user_properties
+    }
 }

@@ -5,9 +5,6 @@ use std::{collections::VecDeque, time::Instant};
 use super::{ApplicationMessage, Settings};
 use crate::mqtt::{PacketId, QoS, SubscriptionId};
 
-/// What a message costs beside its topic and payload: its other fields and its places in queues.
-const MESSAGE_BYTES: usize = 256;
-
 /// The session state of a client (4.1), bounded in count and bytes.
 ///
 /// ```text
@@ -258,8 +255,5 @@ impl<M: ApplicationMessage> Default for Session<M> {
 }
 
 fn cost<M: ApplicationMessage>(message: &M) -> usize {
-    let view = message.view();
-    let user_properties: usize =
-        view.user_properties.iter().map(|(name, value)| name.len() + value.len()).sum();
-    MESSAGE_BYTES + view.topic.len() + view.payload.len() + user_properties
+    message.view().cost()
 }

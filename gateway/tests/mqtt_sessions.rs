@@ -334,3 +334,24 @@ async fn a_drain_says_goodbye_and_publishes_no_will() {
     let mut late = Client::open(&gateway);
     assert_eq!(late.greet(connect(Version::V5, "late")).await.reason, ReasonCode::ServerUnavailable);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_sends_clients_away_one_after_the_other() {
+    let mut settings = settings();
+    settings.drain_spread = SECOND * 10;
+    let gateway = gateway(settings);
+    let mut clients = Vec::new();
+    for id in ["a", "b", "c", "d"] {
+        clients.push(Client::v5(&gateway, id).await);
+    }
+    let started = tokio::time::Instant::now();
+    gateway.drain.begin(started + SECOND * 30);
+    let mut ends = Vec::new();
+    for mut client in clients {
+        client.expect_end(ReasonCode::ServerShuttingDown).await;
+        ends.push(started.elapsed());
+    }
+    ends.dedup();
+    assert!(ends.len() > 1, "not all at once: {ends:?}");
+    assert!(ends.iter().all(|end| *end <= SECOND * 10), "all within the spread: {ends:?}");
+}

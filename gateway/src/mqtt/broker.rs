@@ -15,7 +15,7 @@ use towline_protocols::mqtt::{
 };
 
 use super::{
-    client::{Client, Closing, Inner, Will},
+    client::{Client, Inner, Will},
     departures::Departures,
     message, publish,
     retained::Retained,
@@ -160,11 +160,10 @@ impl Broker {
         (inner.epoch, orphaned)
     }
 
-    /// Asks every connection to end.
-    pub(super) fn close_all(&self, closing: Closing) {
-        for client in &self.clients {
-            client.close(closing);
-        }
+    /// Every client that has a connection.
+    pub(super) fn connected(&self) -> Vec<Arc<Client>> {
+        let clients = self.clients.iter().map(|client| client.clone());
+        clients.filter(|client| client.is_connected()).collect()
     }
 
     /// Does what has become due for clients that are away.

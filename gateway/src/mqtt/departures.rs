@@ -16,6 +16,12 @@ use towline_protocols::mqtt::ReasonCode;
 use super::client::Closing;
 use crate::gateway::Gateway;
 
+/// In how many batches at the most clients are sent away: few enough to be cheap, many enough to be a slope.
+const SPREAD_STEPS_MAX: usize = 256;
+/// What connected clients are told when the gateway drains.
+pub(super) const SHUTTING_DOWN: Closing =
+    Closing { reason: ReasonCode::ServerShuttingDown, text: "the gateway is shutting down" };
+
 /// At most one entry for each absent client, in the order of time.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
@@ -70,9 +76,25 @@ async fn watch(gateway: Arc<Gateway>) {
             () = sleep_until(next) => gateway.mqtt.settle_departures(&gateway, super::now()),
         }
     }
-    gateway
-        .mqtt
-        .close_all(Closing { reason: ReasonCode::ServerShuttingDown, text: "the gateway is shutting down" });
+    send_away(&gateway).await;
+}
+
+/// Spreads the ends of the connections over `drain_spread`, so that those who come back elsewhere do not do
+/// so all at once. MQTT has no word for "later".
+async fn send_away(gateway: &Gateway) {
+    let (spread, timeout) = {
+        let snapshot = gateway.snapshot();
+        (snapshot.settings.drain_spread, snapshot.settings.drain_timeout)
+    };
+    let clients = gateway.mqtt.connected();
+    let batches = clients.len().clamp(1, SPREAD_STEPS_MAX);
+    let step = spread.min(timeout).div_f64(batches as f64);
+    for batch in clients.chunks(clients.len().div_ceil(batches).max(1)) {
+        for client in batch {
+            client.close(SHUTTING_DOWN);
+        }
+        tokio::time::sleep(step).await;
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

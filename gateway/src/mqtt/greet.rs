@@ -95,6 +95,10 @@ async fn admit(
     }
     let mut origin = Arc::new(origin);
     let attachment = gateway.mqtt.attach(gateway, connect, &origin, user, settings)?;
+    if gateway.drain.is_draining() {
+        // It came while the others were sent away.
+        attachment.client.close(departures::SHUTTING_DOWN);
+    }
     if origin.client_id.is_none() {
         origin = Arc::new(Origin { client_id: Some(attachment.client.id.clone()), ..(*origin).clone() });
     }

@@ -14,7 +14,7 @@ use std::{
         Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use rumqttc::{
         AsyncClient, Event, EventLoop, Incoming, MqttOptions,
         mqttbytes::{
             QoS,
-            v5::{PubAck, PubAckReason, PublishProperties},
+            v5::{ConnAck, PubAck, PubAckReason, PublishProperties},
         },
     },
 };
@@ -49,6 +49,11 @@ const IN_FLIGHT_MAX: usize = 256;
 /// Packet identifiers used in turn. A multiple of what is in flight, so that a late acknowledgement
 /// seldom blocks its identifier.
 const PACKET_IDS: u16 = 1024;
+/// Of a PUBLISH beside what its publisher chose: two lengths of up to four bytes, the header, the topic's length,
+/// the identifier, and what stands before each property.
+const PACKET_BYTES: usize = 32;
+/// Of a user property beside its text.
+const USER_PROPERTY_BYTES: usize = 5;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -95,6 +100,7 @@ impl Upstream {
         let sent = Arc::new(AtomicBool::new(false));
         let (done, outcome) = oneshot::channel();
         let job = Job::new(message, &self.settings.topic_prefix, sent.clone(), done);
+        job.check_strings(&self.settings)?;
         self.enqueue(job)?;
         match timeout(within, outcome).await {
             Ok(Ok(outcome)) => outcome,
@@ -129,7 +135,13 @@ impl Job {
         let owned = |(name, value): &(Arc<str>, Arc<str>)| (name.to_string(), value.to_string());
         let mut user_properties: Vec<_> = message.user_properties.iter().map(owned).collect();
         user_properties.push((VIA.to_owned(), INSTANCE.clone()));
+        let seconds = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs();
         let properties = PublishProperties {
+            payload_format_indicator: message.payload_utf8.then_some(1),
+            // Whole seconds begun: a message that is still worth delivering here is so at the broker.
+            message_expiry_interval: message
+                .expires
+                .map(|at| u32::try_from(seconds(at).saturating_add(1)).unwrap_or(u32::MAX)),
             response_topic: text(&message.response_topic),
             correlation_data: message.correlation_data.clone(),
             content_type: text(&message.content_type),
@@ -146,6 +158,81 @@ impl Job {
             sent,
             done,
         }
+    }
+
+    /// MQTT's strings have a length of 16 bits, and the client writes it without a look. A topic is longer
+    /// than what its publisher sent by the prefix; an app's texts came by another protocol.
+    fn check_strings(&self, settings: &settings::Backend) -> Result<(), RpcError> {
+        let PublishProperties { response_topic, correlation_data, content_type, user_properties, .. } =
+            &self.properties;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let longest_pair = user_properties.iter().map(|(name, value)| name.len().max(value.len())).max();
+        let lengths = [
+            self.topic.len(),
+            text(response_topic),
+            text(content_type),
+            correlation_data.as_ref().map_or(0, Bytes::len),
+            longest_pair.unwrap_or(0),
+        ];
+        if lengths.iter().all(|length| u16::try_from(*length).is_ok()) {
+            return Ok(());
+        }
+        let message = format!(
+            "backend {}: the topic with its prefix, or a property, is longer than MQTT's 65535 bytes",
+            settings.name
+        );
+        Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, message))
+    }
+
+    /// The size of the packet: at the most a few bytes less than this.
+    fn packet_bytes(&self) -> usize {
+        let PublishProperties { response_topic, correlation_data, content_type, user_properties, .. } =
+            &self.properties;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let user_properties: usize =
+            user_properties.iter().map(|(name, value)| USER_PROPERTY_BYTES + name.len() + value.len()).sum();
+        PACKET_BYTES
+            + self.topic.len()
+            + self.payload.len()
+            + text(response_topic)
+            + text(content_type)
+            + correlation_data.as_ref().map_or(0, Bytes::len)
+            + user_properties
+    }
+}
+
+/// What a broker says of itself in CONNACK. To go beyond it would end the connection, and with it what
+/// others have on their way.
+struct Admitted {
+    packet_bytes_max: usize,
+    retain: bool,
+    qos_max: u8,
+}
+
+impl Admitted {
+    fn new(connack: &ConnAck) -> Self {
+        let properties = connack.properties.as_ref();
+        let packet_bytes_max = properties.and_then(|properties| properties.max_packet_size);
+        Self {
+            packet_bytes_max: packet_bytes_max.map_or(usize::MAX, |max| max as usize),
+            retain: properties.and_then(|properties| properties.retain_available) != Some(0),
+            qos_max: properties.and_then(|properties| properties.max_qos).unwrap_or(2),
+        }
+    }
+
+    fn check(&self, job: &Job, settings: &settings::Backend) -> Result<(), RpcError> {
+        let refused = |kind, what: String| {
+            let message = format!("backend {}: the broker {what}", settings.name);
+            Err(RpcError::new(kind, Execution::NotRun, message))
+        };
+        if job.packet_bytes() > self.packet_bytes_max {
+            let what = format!("takes packets of at most {} bytes", self.packet_bytes_max);
+            return refused(RpcErrorKind::LimitExceeded, what);
+        }
+        if job.qos != QoS::AtMostOnce && self.qos_max == 0 {
+            return refused(RpcErrorKind::PermissionDenied, "takes QoS 0 only".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -171,17 +258,20 @@ impl Link {
         let mut backoff = BACKOFF_MIN;
         while let Some(first) = self.jobs.recv().await {
             let (client, mut events) = AsyncClient::new(self.options(), IN_FLIGHT_MAX);
-            if let Err(error) = self.connect(&mut events).await {
-                warn!(backend = %self.settings.name, %error, "upstream broker");
-                self.refuse(first, &error);
-                // Full jitter, so that gateways do not return in step.
-                sleep(backoff.mul_f64(fastrand::f64())).await;
-                backoff = (backoff * 2).min(BACKOFF_MAX);
-                continue;
-            }
+            let admitted = match self.connect(&mut events).await {
+                Ok(admitted) => admitted,
+                Err(error) => {
+                    warn!(backend = %self.settings.name, %error, "upstream broker");
+                    self.refuse(first, &error);
+                    // Full jitter, so that gateways do not return in step.
+                    sleep(backoff.mul_f64(fastrand::f64())).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    continue;
+                }
+            };
             backoff = BACKOFF_MIN;
             info!(backend = %self.settings.name, "connected to the upstream broker");
-            self.carry(first, &client, &mut events).await;
+            self.carry(first, &client, &mut events, &admitted).await;
         }
     }
 
@@ -199,10 +289,11 @@ impl Link {
         options
     }
 
-    async fn connect(&self, events: &mut EventLoop) -> Result<(), RpcError> {
+    async fn connect(&self, events: &mut EventLoop) -> Result<Admitted, RpcError> {
         let connected = timeout(self.settings.connect_timeout, events.poll()).await;
         match connected {
-            Ok(Ok(_connack)) => Ok(()),
+            Ok(Ok(Event::Incoming(Incoming::ConnAck(connack)))) => Ok(Admitted::new(&connack)),
+            Ok(Ok(_other)) => Err(unavailable(&self.settings, &"no CONNACK came")),
             Ok(Err(error)) => Err(unavailable(&self.settings, &error)),
             Err(_elapsed) => Err(unavailable(&self.settings, &"connect timed out")),
         }
@@ -217,14 +308,14 @@ impl Link {
     }
 
     /// Carries messages until the connection breaks or the backend is dropped.
-    async fn carry(&mut self, first: Job, client: &AsyncClient, events: &mut EventLoop) {
+    async fn carry(&mut self, first: Job, client: &AsyncClient, events: &mut EventLoop, admitted: &Admitted) {
         let mut waiting = Waiting::default();
-        self.hand_over(first, client, &mut waiting);
+        self.hand_over(first, client, &mut waiting, admitted);
         loop {
             let room = waiting.handed.len() + waiting.in_flight_count < IN_FLIGHT_MAX;
             tokio::select! {
                 job = self.jobs.recv(), if room => match job {
-                    Some(job) => self.hand_over(job, client, &mut waiting),
+                    Some(job) => self.hand_over(job, client, &mut waiting, admitted),
                     None => return,
                 },
                 event = events.poll() => match event {
@@ -239,12 +330,18 @@ impl Link {
         }
     }
 
-    fn hand_over(&self, job: Job, client: &AsyncClient, waiting: &mut Waiting) {
+    fn hand_over(&self, job: Job, client: &AsyncClient, waiting: &mut Waiting, admitted: &Admitted) {
         // Its publisher gave up while it waited.
         if job.done.is_closed() {
             return;
         }
+        if let Err(error) = admitted.check(&job, &self.settings) {
+            drop(job.done.send(Err(error)));
+            return;
+        }
         let Job { topic, payload, qos, retain, properties, sent, done } = job;
+        // A broker that retains nothing still has subscribers.
+        let retain = retain && admitted.retain;
         match client.try_publish_with_properties(topic, qos, retain, payload, properties) {
             Ok(()) => waiting.handed.push_back((done, sent)),
             Err(error) => drop(done.send(Err(unavailable(&self.settings, &error)))),

@@ -385,6 +385,9 @@ async fn a_message_becomes_a_webhook() {
     assert_eq!((refused.kind, refused.execution), (RpcErrorKind::PermissionDenied, Execution::Ran));
 }
 
+/// Success, from a broker that takes packets of at most 1000 bytes and retains nothing.
+const CONNACK: &[u8] = &[0x20, 10, 0, 0, 7, 0x27, 0, 0, 0x03, 0xe8, 0x25, 0];
+
 /// An MQTT 5 broker in as few bytes as will do: says yes to CONNECT, reports each PUBLISH, and
 /// acknowledges it when told to.
 async fn broker(mut socket: TcpStream, publishes: mpsc::UnboundedSender<Vec<u8>>, acknowledge: bool) {
@@ -403,10 +406,11 @@ async fn broker(mut socket: TcpStream, publishes: mpsc::UnboundedSender<Vec<u8>>
         let mut packet = vec![0; length];
         socket.read_exact(&mut packet).await.expect("a packet");
         match kind >> 4 {
-            1 => socket.write_all(&[0x20, 3, 0, 0, 0]).await.expect("open"),
+            1 => socket.write_all(CONNACK).await.expect("open"),
             3 => {
                 let topic = 2 + usize::from(u16::from_be_bytes([packet[0], packet[1]]));
                 let id = [packet[topic], packet[topic + 1]];
+                assert!(kind & 1 == 0 && length <= 1000, "beyond what CONNACK admits");
                 publishes.send(packet).expect("the test runs");
                 if acknowledge && kind & 0b110 != 0 {
                     socket.write_all(&[0x40, 2, id[0], id[1]]).await.expect("open");
@@ -470,4 +474,44 @@ async fn an_answer_to_head_has_no_body_and_frees_its_connection() {
     let head = Request::head("/bytes/5").header("host", "a").body(Full::default());
     let answer = got(sender.send_request(head.expect("a request")).await.expect("an answer")).await;
     assert_eq!((answer.status, answer.header("content-length"), answer.body.len()), (200, "5", 0));
+}
+
+#[tokio::test]
+async fn a_message_beyond_what_the_broker_admits_leaves_the_others_alone() {
+    let (published, mut publishes) = mpsc::unbounded_channel();
+    let (address, connections) = scripted(move |_, socket| broker(socket, published.clone(), true)).await;
+    let upstream = Backend { topic_prefix: "edge/".to_owned(), ..backend("up", BackendKind::Mqtt, address) };
+    let bed = Bed::start(settings(vec![upstream], vec![topic_route("#", "up", None)])).await;
+    let origin = Arc::new(origin());
+    let large = message("a", &[0; 1000], 1);
+    let long = message(&"x".repeat(65_531), b"1", 1);
+    for (message, said) in [(&large, "packets of at most 1000 bytes"), (&long, "65535 bytes")] {
+        let refused = publish(&bed.gateway, &origin, message).await.expect_err(said);
+        assert_eq!((refused.kind, refused.execution), (RpcErrorKind::LimitExceeded, Execution::NotRun));
+        assert!(refused.message.contains(said), "{}", refused.message);
+    }
+    let retained = Message {
+        retain: true,
+        payload_utf8: true,
+        expires: Some(std::time::Instant::now() + Duration::from_secs(3600)),
+        ..message("a", b"1", 1)
+    };
+    assert_eq!(publish(&bed.gateway, &origin, &retained).await, Ok(None));
+    let packet = publishes.recv().await.expect("seen");
+    let properties = &packet[2 + "edge/a".len() + 2 + 1..];
+    assert_eq!(properties[..5], [1, 1, 2, 0, 0], "the payload's format, and the expiry of an hour");
+    assert_eq!(u16::from_be_bytes([properties[5], properties[6]]), 3600);
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "one connection carried it all");
+}
+
+#[tokio::test]
+async fn a_backend_that_switches_protocols_unasked_is_not_followed() {
+    let (address, _) = scripted(|_, mut socket| async move {
+        read_head(&mut socket).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nraw";
+        socket.write_all(answer).await.expect("open");
+    })
+    .await;
+    let failed = bed(BackendKind::Http1, address).await.get("/x").await;
+    assert_eq!((failed.status, failed.header("towline-execution")), (502, "may-have-run"));
 }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Status};
 use towline_gateway::{
+    control::reload,
     demo::{self, Demo},
     gateway::Gateway,
     http as front,
@@ -237,6 +238,51 @@ async fn basic_credentials_are_demanded_checked_and_consumed() {
     assert_eq!(admitted.status, 200);
     assert!(admitted.text().contains("x-towline-user: ann\n"), "{}", admitted.text());
     assert!(!admitted.text().contains("authorization"), "{}", admitted.text());
+}
+
+#[tokio::test]
+async fn a_password_that_a_reload_took_away_is_refused_on_an_open_connection() {
+    let (_demo, mut settings) = demo_settings().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("users");
+    let line = |password: &[u8]| towline_gateway::auth::password_line("ann", password).expect("a line");
+    std::fs::write(&file, line(b"s3cret")).expect("written");
+    settings.auth.password_file = Some(file.clone());
+    settings.listeners = vec![Listener { authentication: Authentication::Password, ..listener() }];
+    let bed = Bed::start(settings.clone()).await;
+    let mut sender = bed.http1().await;
+    let request = || {
+        let request =
+            Request::get("/hello").header("host", "a").header("authorization", "Basic YW5uOnMzY3JldA==");
+        request.body(Full::default()).expect("a request")
+    };
+    for (password, status) in [(b"s3cret", 200), (b"0ther.", 401)] {
+        std::fs::write(&file, line(password)).expect("written");
+        reload::apply(&bed.gateway, settings.clone()).expect("in order");
+        sender.ready().await.expect("open");
+        assert_eq!(got(sender.send_request(request()).await.expect("an answer")).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_request_names_one_host_and_nobody_within() {
+    let (_demo, settings) = demo_settings().await;
+    let bed = Bed::start(settings).await;
+    for (head, status) in [
+        ("GET /hello HTTP/1.1\r\nhost: a\r\n", "200"),
+        ("GET /hello HTTP/1.0\r\n", "200"),
+        ("GET /hello HTTP/1.1\r\n", "400"),
+        ("GET /hello HTTP/1.1\r\nhost: a\r\nhost: b\r\n", "400"),
+        ("GET /hello HTTP/1.1\r\nhost: a@b\r\n", "400"),
+        ("GET http://a@b/hello HTTP/1.1\r\nhost: b\r\n", "400"),
+    ] {
+        let mut socket = tokio::net::TcpStream::connect(bed.address).await.expect("listens");
+        let request = format!("{head}connection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.expect("taken");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("closed");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{head}");
+    }
 }
 
 #[tokio::test]

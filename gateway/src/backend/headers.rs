@@ -38,6 +38,17 @@ const GATEWAY_OWNED: [HeaderName; 4] = [
     GRPC_TIMEOUT,
 ];
 
+/// They say where a request goes, how it is framed and who sends it, which a trailer must not (RFC 9110,
+/// section 6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+];
+
 /// Turns a client's request headers into what the backend gets; `own` are the gateway's beside the usual.
 pub(super) fn outgoing(
     headers: &mut HeaderMap,
@@ -50,15 +61,7 @@ pub(super) fn outgoing(
     headers.remove(header::TE);
     // The gateway has said "100 Continue" itself.
     headers.remove(header::EXPECT);
-    for name in GATEWAY_OWNED {
-        headers.remove(name);
-    }
-    if headers.keys().any(is_own) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
+    strip_forged(headers);
     headers.extend(own);
     if let Ok(peer) = HeaderValue::from_str(&origin.peer.ip().to_string()) {
         headers.insert(FORWARDED_FOR, peer);
@@ -79,8 +82,21 @@ pub(super) fn outgoing(
     }
 }
 
+/// Leaves of a client's trailers what it may say: some backends read them as headers.
+pub(super) fn outgoing_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    strip_forged(trailers);
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
 /// Turns an HTTP/1.1 backend's answer headers into what the client gets.
 pub(super) fn incoming(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // It says how long the body is, whatever else is said (RFC 9112, section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     strip_hop_by_hop(headers);
 }
 
@@ -99,8 +115,25 @@ fn via(version: Version) -> &'static str {
     if version == Version::HTTP_2 { "2.0 towline" } else { "1.1 towline" }
 }
 
-fn is_own(name: &HeaderName) -> bool {
-    name.as_str().starts_with(OWN_PREFIX)
+/// Whether a backend would take the field for the gateway's word. Some read `_` as `-`, as CGI made usual.
+fn is_forged(name: &HeaderName) -> bool {
+    let spelled = |own: &str| {
+        let read_as = |byte| if byte == b'_' { b'-' } else { byte };
+        name.as_str().bytes().map(read_as).eq(own.bytes())
+    };
+    let is_own = name.as_str().get(..OWN_PREFIX.len()).is_some_and(|start| {
+        start.bytes().zip(OWN_PREFIX.bytes()).all(|(byte, own)| byte == own || (byte == b'_' && own == b'-'))
+    });
+    is_own || GATEWAY_OWNED.iter().chain(&[FORWARDED_FOR, FORWARDED_PROTO]).any(|own| spelled(own.as_str()))
+}
+
+fn strip_forged(headers: &mut HeaderMap) {
+    if headers.keys().any(is_forged) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| is_forged(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -201,6 +234,35 @@ mod tests {
         assert_eq!(forwarded, ["192.0.2.7"]);
         assert_eq!(headers.get("x-forwarded-proto").expect("set"), "https");
         assert_eq!(headers.get("x-kept").expect("kept"), "yes");
+    }
+
+    #[test]
+    fn nor_by_another_spelling_or_in_a_trailer() {
+        let forged = [
+            ("x_towline_user", "root"),
+            ("x-towline_user", "root"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x_real_ip", "10.0.0.1"),
+            ("x_kept", "yes"),
+        ];
+        let mut headers = map(&forged);
+        outgoing(&mut headers, HeaderMap::new(), Version::HTTP_11, &origin(None, None), None);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["via", "x-forwarded-for", "x-forwarded-proto", "x_kept"]);
+        let mut trailers = map(&forged);
+        trailers.extend(map(&[("x-towline-user", "root"), ("host", "b"), ("x-checksum", "1")]));
+        outgoing_trailers(&mut trailers);
+        let mut left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-checksum", "x_kept"]);
+    }
+
+    #[test]
+    fn a_chunked_answer_has_no_other_length() {
+        let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "4")]);
+        incoming(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
     }
 
     #[test]

@@ -161,22 +161,53 @@ impl http_body::Body for Payload {
     }
 }
 
+/// The body's next frame, with what a client may say in trailers.
 pub(super) fn poll_frame(
     body: &mut Body,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, RpcError>>> {
-    Pin::new(body).poll_frame(cx)
+    let frame = Pin::new(body).poll_frame(cx);
+    frame.map_ok(|mut frame| {
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::outgoing_trailers(trailers);
+        }
+        frame
+    })
 }
 
 /// The host that the client asked for; the backend's own where it named none.
 fn authority(parts: &Parts, backend: &settings::Backend) -> Result<Authority, RpcError> {
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.clone());
-    }
-    let host = parts.headers.get(HOST).map(|host| host.as_bytes());
-    let host = host.filter(|host| !host.is_empty()).unwrap_or(backend.address.as_bytes());
-    Authority::try_from(host).map_err(|_| {
+    let named = parts.headers.get(HOST).map(|host| host.as_bytes()).filter(|host| !host.is_empty());
+    let authority = match parts.uri.authority() {
+        Some(authority) => Ok(authority.clone()),
+        None => Authority::try_from(named.unwrap_or(backend.address.as_bytes())),
+    };
+    // User information is not part of a host, and what stands behind the `@` decided on the route.
+    authority.ok().filter(|authority| !authority.as_str().contains('@')).ok_or_else(|| {
         let message = "Host is not a host name with an optional port (RFC 9110, section 7.2)";
         RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trailer_cannot_speak_for_the_gateway() {
+        let trailers = [("x-towline-user", "root"), ("x-checksum", "1")];
+        let trailers = trailers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let frames = [
+            Frame::data(Bytes::from_static(b"a")),
+            Frame::data(Bytes::from_static(b"b")),
+            Frame::trailers(HeaderMap::from_iter(trailers)),
+        ];
+        let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, RpcError>))));
+        let collected = Payload::gather(body).await.unwrap().collect().await.unwrap();
+        let left: Vec<_> = collected.trailers().unwrap().keys().map(|name| name.as_str()).collect();
+        assert_eq!(left, ["x-checksum"]);
+    }
 }

@@ -1,6 +1,6 @@
-//! HTTP Basic (RFC 7617), checked once per connection and credential.
+//! HTTP Basic (RFC 7617), checked once per connection, credential and configuration.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -10,13 +10,21 @@ use crate::{
     gateway::{Gateway, Unauthorized},
     request::Origin,
     settings::Authentication,
+    snapshot::Snapshot,
 };
 
 /// What a connection's listener demands, and who has proved to be whom on it.
 pub(super) struct Gate {
     demanded: Authentication,
     /// The credential that was found right last: a check costs a thousand hashes.
-    known: Mutex<Option<(HeaderValue, Arc<Origin>)>>,
+    known: Mutex<Option<Known>>,
+}
+
+struct Known {
+    credential: HeaderValue,
+    origin: Arc<Origin>,
+    /// Whose users admitted it: after a reload it is checked again.
+    snapshot: Weak<Snapshot>,
 }
 
 impl Gate {
@@ -39,15 +47,17 @@ impl Gate {
             return Ok(origin.clone());
         }
         let credential = headers.remove(AUTHORIZATION).ok_or(Unauthorized)?;
-        if let Some((known, admitted)) = &*self.known.lock()
-            && *known == credential
+        let snapshot = Arc::downgrade(&gateway.snapshot());
+        if let Some(known) = &*self.known.lock()
+            && known.credential == credential
+            && known.snapshot.ptr_eq(&snapshot)
         {
-            return Ok(admitted.clone());
+            return Ok(known.origin.clone());
         }
         let (user, password) = parse(&credential).ok_or(Unauthorized)?;
         let user = gateway.authenticate(&origin.listener, Some((&user, &password))).await?;
         let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
-        *self.known.lock() = Some((credential, admitted.clone()));
+        *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot });
         Ok(admitted)
     }
 }

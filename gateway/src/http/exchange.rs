@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Method, Request as HttpRequest, Response, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap, Method, Request as HttpRequest, Response, Version,
+    header::{CONTENT_LENGTH, HOST},
+};
 use hyper::body::Incoming;
 use towline_protocols::link::Priority;
 
@@ -46,6 +49,11 @@ impl Front {
         let Ok(origin) = admitted else {
             return problem::unauthorized(grpc);
         };
+        if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
+            let message = "HTTP/1.1 wants exactly one Host header (RFC 9112, section 3.2)";
+            let error = RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message);
+            return problem::answer(&error, grpc);
+        }
         if parts.method == Method::CONNECT {
             let message = "CONNECT asks for a tunnel; this gateway answers requests";
             let error = RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use hyper::{
     body::Incoming,
     client::conn::http1::{Builder, SendRequest},
@@ -90,6 +90,10 @@ impl Pool {
             Some(_unsent) => Failed::stale(unavailable(&self.settings, error.error())),
             None => self.broken(error.into_error()),
         })?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // The connection speaks something else now, and ends with the lease.
+            return Err(Failed::finally(failed(&self.settings, &"switched protocols unasked")));
+        }
         Ok(answer::wrap(answer, lease, bodiless_answer))
     }
 

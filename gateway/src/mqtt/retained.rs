@@ -108,7 +108,7 @@ impl Retained {
     fn check(&self, store: &Store, message: &Arc<Message>) -> Result<(), RetainedFull> {
         let replaced = store.messages.get(&message.topic);
         let count = store.messages.len() + usize::from(replaced.is_none());
-        let bytes = store.bytes - replaced.map_or(0, |old| cost(old)) + cost(message);
+        let bytes = store.bytes - replaced.map_or(0, cost) + cost(message);
         match () {
             () if count > self.count_max.load(Ordering::Relaxed) => Err(RetainedFull("retained_max")),
             () if bytes > self.bytes_max.load(Ordering::Relaxed) => Err(RetainedFull("retained_bytes_max")),

@@ -249,7 +249,8 @@ impl Connection {
         }
     }
 
-    /// How many message bytes a stream's queue still takes: one window less what waits in it. Callers
+    /// How many message bytes a stream's queue still takes: one window, the smaller of both sides', less what
+    /// waits in it. Callers
     /// wait at 0; [`Event::Writable`] says when there is room again. More is not refused. 0 also for a
     /// request that is not open.
     pub fn send_capacity(&mut self, seq: u64) -> usize {
@@ -328,9 +329,11 @@ impl Connection {
         Err(limit(format!("header list of {bytes} bytes, the peer's header_list_bytes_max is {bytes_max}")))
     }
 
-    /// One window: what waits beyond it could not be sent without the peer's consent anyway.
+    /// One window: what waits beyond the peer's could not be sent without its consent anyway. However
+    /// large that is, it does not say how much this side keeps in memory, so its own bounds it too.
     fn queue_bytes_max(&self) -> usize {
-        self.control.peer().limits.stream_window as usize
+        let own = self.control.config().limits.clamped().stream_window;
+        own.min(self.control.peer().limits.stream_window) as usize
     }
 }
 

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use towline_protocols::link::{CloseCode, Config, Event, Execution, Priority, RpcError, RpcErrorKind};
+use towline_protocols::link::{
+    CloseCode, Config, Event, Execution, Limits, Priority, RpcError, RpcErrorKind, Welcome,
+};
 
-use crate::pair::{Pair, field, head, noise, status_200};
+use crate::pair::{Pair, field, head, hello, noise, status_200};
 
 #[test]
 fn a_unary_call_is_one_frame_each_way() {
@@ -78,6 +80,20 @@ fn a_message_that_compresses_arrives_whole() {
         panic!("{:?}", pair.server_events)
     };
     assert_eq!((*total as usize, bytes), (message.len(), &message));
+}
+
+#[test]
+fn a_giant_window_of_the_peer_does_not_fill_this_sides_memory() {
+    let limits = Limits { stream_window: 1 << 30, connection_window: 1 << 30, ..Limits::default() };
+    let mut pair = Pair::with(Config { limits, ..Config::default() }, Config::default(), hello());
+    let window = Config::default().limits.stream_window as usize;
+    pair.client.send_request(1, head(Priority::NORMAL), true).unwrap();
+    pair.run().unwrap();
+    pair.server.control().welcome(Welcome::default());
+    assert_eq!(pair.server.send_capacity(1), window);
+    pair.server.send_response(1, status_200(), false).unwrap();
+    pair.server.send_message(1, noise(window, 1), false).unwrap();
+    assert_eq!(pair.server.send_capacity(1), 0, "until the socket has taken it");
 }
 
 #[test]
@@ -226,7 +242,7 @@ fn a_limit_crossed_before_welcome_resets_that_request_only() {
     strict.limits.streams_max = 2;
     strict.limits.header_list_bytes_max = 200;
     strict.limits.message_bytes_max = 1000;
-    let mut pair = Pair::with(Config::default(), strict, crate::pair::hello());
+    let mut pair = Pair::with(Config::default(), strict, hello());
     let mut large = head(Priority::NORMAL);
     large.fields.push(field("x-large", &"x".repeat(200)));
     pair.client.send_request(1, head(Priority::NORMAL), false).unwrap();

@@ -113,6 +113,10 @@ impl Connection {
             }
         };
         stream.receive_window -= part_bytes as i64;
+        if stream.receive_window < 0 {
+            let rule = format!("request {seq} was sent more than its window");
+            return Err(LinkError::new(CloseCode::FlowControl, rule));
+        }
         stream.receiving = Receiving::Body;
         self.streams.insert(seq, Box::new(stream));
         let deadline = deadline_ms.map(Duration::from_millis);

@@ -70,7 +70,10 @@ impl Core {
                 call.incoming.end = Some(Ok(()));
                 Ok(())
             }),
-            Event::Reset { seq, error } => self.on_reset(seq, error),
+            Event::Reset { seq, error } => {
+                self.dictionary_unknown |= error.kind == RpcErrorKind::UnknownDictionary;
+                self.on_reset(seq, error);
+            }
             Event::Writable { seq } => {
                 if let Some(&key) = self.by_seq.get(&seq) {
                     self.touch(key);
@@ -145,7 +148,7 @@ impl Core {
 
     /// An error that says that the gateway is leaving is no outcome: the next connection carries the call.
     fn on_reset(&mut self, seq: u64, error: RpcError) {
-        if error.kind == RpcErrorKind::Draining
+        if matches!(error.kind, RpcErrorKind::Draining | RpcErrorKind::UnknownDictionary)
             && let Some(&key) = self.by_seq.get(&seq)
             && let Some(again) = self.session.retry(seq, &error)
         {

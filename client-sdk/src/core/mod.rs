@@ -101,6 +101,8 @@ pub(crate) struct Core {
     forgets: Vec<u64>,
     /// Message bytes of calls that are not answered.
     queued_bytes: usize,
+    /// The gateway does not hold the dictionary that it announced: the live connection is to forget it.
+    dictionary_unknown: bool,
     pub(crate) transport: Transport,
     pub(crate) received: VecDeque<Push>,
     /// Pushes came that found no place: when the app has taken what is here, the gateway sends them again.
@@ -132,6 +134,7 @@ impl Core {
             resets: Vec::new(),
             forgets: Vec::new(),
             queued_bytes: 0,
+            dictionary_unknown: false,
             transport: Transport::Tcp,
             received: VecDeque::new(),
             pushes_left_out: false,
@@ -276,6 +279,12 @@ impl Core {
         std::mem::take(&mut self.forgets)
     }
 
+    /// Whether the live connection is to forget the gateway's dictionary; to be asked before what waits is
+    /// sent, since a request that was refused for it waits to be sent again.
+    pub(crate) fn take_dictionary_unknown(&mut self) -> bool {
+        std::mem::take(&mut self.dictionary_unknown)
+    }
+
     pub(crate) fn take_resets(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.resets)
     }
@@ -291,6 +300,7 @@ impl Core {
         self.transport = transport;
         self.resets.clear();
         self.forgets.clear();
+        self.dictionary_unknown = false;
         self.reconnect = false;
         self.pushes_left_out = false;
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);

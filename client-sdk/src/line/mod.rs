@@ -412,6 +412,9 @@ impl Machine {
 
     /// Gives the machine everything that waits for it.
     fn tell(&mut self, core: &mut Core, online: bool, may_open: bool, now: Instant) {
+        if core.take_dictionary_unknown() {
+            self.control().forget_dictionary();
+        }
         if online {
             tell_control(self.control(), core);
         }

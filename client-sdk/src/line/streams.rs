@@ -20,9 +20,6 @@ pub(super) const CONTROL_PRIORITY: i32 = 8;
 /// Message bytes that wait for one stream.
 const OUT_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 16 << 10;
-/// Says that nobody wants the answer. Streams that merely lose their connection are stopped with 0, and
-/// the gateway keeps their requests.
-const CODE_CANCELLED: quinn::VarInt = quinn::VarInt::from_u32(1);
 /// How long a cancelled request may take to say so.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
@@ -127,6 +124,7 @@ impl Task {
             recv,
             input: BytesMut::new(),
             half: Half { send, out: BytesMut::new(), end_sent: self.attach.is_some(), finished: false },
+            fault: None,
         };
         if let Some(messages_received) = self.attach {
             stream.codec.send_attach(messages_received, &mut stream.half.out);
@@ -178,6 +176,7 @@ impl Task {
             Ok(())
         });
         if let Err(error) = taken {
+            stream.fault = Some(error.clone());
             self.shared.on_event(Event::Reset { seq: self.seq, error });
             return Ok(true);
         }
@@ -202,6 +201,8 @@ struct Stream {
     recv: RecvStream,
     input: BytesMut,
     half: Half,
+    /// What was wrong with the answer.
+    fault: Option<RpcError>,
 }
 
 /// The sending half.
@@ -233,15 +234,17 @@ impl Half {
 impl Stream {
     /// Tells the gateway that the answer is not wanted.
     async fn cancel(&mut self) {
-        let text = "the client lost interest";
-        let error = RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text);
+        let lost_interest =
+            || RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "the client lost interest");
+        let error = self.fault.take().unwrap_or_else(lost_interest);
         if !self.half.finished {
             self.codec.reset(&error, &mut self.half.out);
             // A gateway that does not read it sees the stream stopped.
             let _ = timeout(LAST_WORDS_MAX, self.half.send.write_all_buf(&mut self.half.out)).await;
             let _ = self.half.send.finish();
         }
-        let _ = self.recv.stop(CODE_CANCELLED);
+        // Not 0, which says that the connection went and the request is to be kept.
+        let _ = self.recv.stop(quinn::VarInt::from_u32(u32::from(error.kind as u8)));
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Bed {
     pub serving: Serving,
     pub backend: Backend,
     pub folder: TempDir,
-    ca: Vec<u8>,
+    pub ca: Vec<u8>,
+    pub certificates: CertificateFiles,
 }
 
 impl Bed {
@@ -44,7 +45,7 @@ impl Bed {
         let edge = Listener {
             quic: true,
             tls: TlsMode::Required,
-            certificate: Some(files),
+            certificate: Some(files.clone()),
             ..Listener::plain("edge", loopback)
         };
         let door = Listener { authentication: Authentication::Password, ..Listener::plain("door", loopback) };
@@ -59,7 +60,8 @@ impl Bed {
         settings.auth.password_file = Some(users);
         change(&mut settings);
         let serving = run::serve(Gateway::build(settings).unwrap()).await.unwrap();
-        Self { serving, backend, folder, ca: std::fs::read(&certificates.ca).unwrap() }
+        let ca = std::fs::read(&certificates.ca).unwrap();
+        Self { serving, backend, folder, ca, certificates: files }
     }
 
     pub fn gateway(&self) -> &Arc<Gateway> {
@@ -127,6 +129,6 @@ pub async fn closed(client: &Client) -> String {
     }
 }
 
-fn endpoint(address: SocketAddr) -> Endpoint {
+pub fn endpoint(address: SocketAddr) -> Endpoint {
     address.to_string().parse().unwrap()
 }

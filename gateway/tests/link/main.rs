@@ -7,6 +7,7 @@
 mod backend;
 mod bed;
 mod chaos;
+mod dictionaries;
 mod drain;
 mod faults;
 mod limits;

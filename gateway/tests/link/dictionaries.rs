@@ -1,0 +1,204 @@
+//! A side that does not hold a dictionary which it announced (rolled back, say) is spoken to without it.
+//! On QUIC each request has a stream of its own, so what one learns must reach the next.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use quinn::{RecvStream, SendStream, crypto::rustls::QuicClientConfig, crypto::rustls::QuicServerConfig};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use towline_client::{Client, Transports};
+use towline_protocols::{
+    compress::DictionarySet,
+    hpack::HeaderField,
+    link::{
+        Config, Control, Event, Execution, Hello, RequestHead, RpcError, RpcErrorKind, StreamCodec,
+        StreamSettings, Welcome,
+    },
+};
+
+use crate::bed::{Bed, answer, endpoint, online};
+
+/// Long enough to be compressed.
+const TEXT: &str = "order 4711: 2 tickets, Berlin to Hamburg, seats 61 and 62; order 4712: 1 ticket";
+
+fn announcing() -> Arc<Config> {
+    let dictionaries = towline_dictionaries::builtin_set(3).unwrap();
+    Arc::new(Config { dictionaries, ..Config::default() })
+}
+
+/// The same, and no dictionary is there when it is needed.
+fn forgetful(settings: StreamSettings) -> StreamSettings {
+    let dictionaries = DictionarySet::default();
+    StreamSettings { config: Arc::new(Config { dictionaries, ..(*settings.config).clone() }), ..settings }
+}
+
+async fn flush(control: &mut Control, send: &mut SendStream) {
+    let mut out = BytesMut::new();
+    control.poll_transmit(Instant::now(), &mut out, usize::MAX);
+    send.write_all(&out).await.unwrap();
+}
+
+async fn read_into(recv: &mut RecvStream, input: &mut BytesMut) -> bool {
+    let Some(chunk) = recv.read_chunk(16 << 10, true).await.unwrap() else { return false };
+    input.extend_from_slice(&chunk.bytes);
+    true
+}
+
+/// The next event of the control stream.
+async fn control_event(control: &mut Control, recv: &mut RecvStream) -> Event {
+    let mut input = BytesMut::new();
+    loop {
+        if let Some(event) = control.poll_event() {
+            return event;
+        }
+        assert!(read_into(recv, &mut input).await, "the control stream ended");
+        control.handle_bytes(Instant::now(), &mut input).unwrap();
+    }
+}
+
+/// Reads a stream up to the whole message of its other side.
+async fn message(codec: &mut StreamCodec, recv: &mut RecvStream) -> Result<Vec<u8>, RpcError> {
+    let mut input = BytesMut::new();
+    loop {
+        while let Some(event) = codec.poll_event()? {
+            match event {
+                Event::MessagePart { bytes, end_of_message: true, .. } => return Ok(bytes.to_vec()),
+                Event::Reset { error, .. } => return Err(error),
+                _ => {}
+            }
+        }
+        assert!(read_into(recv, &mut input).await, "the stream ended without a message");
+        codec.handle_bytes(&mut input)?;
+    }
+}
+
+/// Has a message echoed, and tells the gateway if the echo cannot be read.
+async fn ask(control: &Control, connection: &quinn::Connection, seq: u64) -> Result<Vec<u8>, RpcError> {
+    let mut codec = StreamCodec::client(forgetful(control.stream_settings()), seq);
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let fields = [(":method", "POST"), (":path", "/test/Chat"), ("content-type", "application/grpc")];
+    let fields = fields.into_iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
+    let mut out = BytesMut::new();
+    codec.send_request(&RequestHead { fields, ..RequestHead::default() }, false, &mut out).unwrap();
+    codec.send_message(TEXT.into(), false, &mut out).unwrap();
+    send.write_all(&out).await.unwrap();
+    let answered = message(&mut codec, &mut recv).await;
+    if let Err(error) = &answered {
+        out.clear();
+        codec.reset(error, &mut out);
+        send.write_all(&out).await.unwrap();
+    }
+    send.finish().unwrap();
+    answered
+}
+
+#[tokio::test]
+async fn the_gateway_forgets_a_dictionary_that_a_quic_client_does_not_know() {
+    let bed = Bed::start().await;
+    let connection = connect(&bed).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let hello =
+        Hello { client_id: "raw".into(), session_secret: vec![7; 16].into(), epoch: 1, ..Hello::default() };
+    let mut control = Control::client(announcing(), hello, Instant::now());
+    flush(&mut control, &mut send).await;
+    assert!(matches!(control_event(&mut control, &mut recv).await, Event::Welcome(_)));
+    let first = ask(&control, &connection, 1).await;
+    assert_eq!(first.unwrap_err().kind, RpcErrorKind::UnknownDictionary);
+    // The streams are independent, so the news may come behind a request that was sent after it.
+    let mut later = Vec::new();
+    for seq in 2..20 {
+        later.push(ask(&control, &connection, seq).await);
+    }
+    let text = later.pop().unwrap().unwrap();
+    assert_eq!(text, TEXT.as_bytes());
+}
+
+#[tokio::test]
+async fn the_client_sends_a_request_again_without_a_dictionary_that_a_gateway_does_not_know() {
+    let bed = Bed::start().await;
+    let server = listen(&bed);
+    let address = server.local_addr().unwrap();
+    let gateway = tokio::spawn(async move {
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+        let mut control = Control::server(announcing(), Instant::now());
+        assert!(matches!(control_event(&mut control, &mut recv).await, Event::Hello(_)));
+        control.welcome(Welcome { session_id: 1, ..Welcome::default() });
+        flush(&mut control, &mut send).await;
+        let first = serve_one(&control, &connection).await;
+        let second = serve_one(&control, &connection).await;
+        connection.closed().await;
+        (first, second)
+    });
+    let mut config = bed.config(Transports::Quic);
+    config.endpoints = vec![endpoint(address)];
+    let client = Client::start(config).unwrap();
+    // Before WELCOME nothing is compressed.
+    online(&client).await;
+    assert_eq!(answer(&client, "Echo", TEXT).await, TEXT);
+    client.close().await;
+    let (first, second) = gateway.await.unwrap();
+    assert_eq!(first.unwrap_err().kind, RpcErrorKind::UnknownDictionary);
+    assert_eq!(second.unwrap(), TEXT.as_bytes());
+}
+
+/// Echoes a request's message, or refuses it.
+async fn serve_one(control: &Control, connection: &quinn::Connection) -> Result<Vec<u8>, RpcError> {
+    let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+    let mut codec = StreamCodec::server(forgetful(control.stream_settings()));
+    let mut out = BytesMut::new();
+    // Nothing is handed on before it is whole.
+    let not_run = |error| RpcError { execution: Execution::NotRun, ..error };
+    let asked = message(&mut codec, &mut recv).await.map_err(not_run);
+    match &asked {
+        Err(error) => codec.reset(error, &mut out),
+        Ok(text) => {
+            let fields = [(":status", "200"), ("content-type", "application/grpc")];
+            let fields = fields.map(|(name, value)| HeaderField::from_static(name, value));
+            codec.send_response(&fields, false, &mut out).unwrap();
+            codec
+                .send_message(text.clone().into(), false, &mut out)
+                .unwrap_or_else(|error| panic!("{error}"));
+            codec.send_trailers(&[HeaderField::from_static("grpc-status", "0")], &mut out).unwrap();
+        }
+    }
+    send.write_all(&out).await.unwrap();
+    send.finish().unwrap();
+    asked
+}
+
+async fn connect(bed: &Bed) -> quinn::Connection {
+    let mut roots = RootCertStore::empty();
+    CertificateDer::pem_slice_iter(&bed.ca).for_each(|root| roots.add(root.unwrap()).unwrap());
+    let mut tls =
+        rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    tls.alpn_protocols = vec![b"towline/1".to_vec()];
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let client = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    client.connect_with(config, bed.address("edge"), "localhost").unwrap().await.unwrap()
+}
+
+/// A QUIC server with the gateway's certificate.
+fn listen(bed: &Bed) -> quinn::Endpoint {
+    let chain = CertificateDer::pem_file_iter(&bed.certificates.chain).unwrap();
+    let chain = chain.map(|certificate| certificate.unwrap()).collect();
+    let key = PrivateKeyDer::from_pem_file(&bed.certificates.key).unwrap();
+    let mut tls =
+        rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+    tls.alpn_protocols = vec![b"towline/1".to_vec()];
+    let config =
+        quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(Arc::new(tls)).unwrap()));
+    quinn::Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap()
+}

@@ -27,7 +27,10 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use self::{broker::Broker, retained::Retained};
+pub use self::{
+    broker::Broker,
+    retained::{Retained, RetainedFull},
+};
 use crate::{gateway::Gateway, request::Origin};
 
 /// Serves one connection until it ends. `first_bytes` were read from the stream already.

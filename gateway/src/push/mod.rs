@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::{
     gateway::Gateway,
     hub::{Fanout, Message, check_topic},
+    mqtt::RetainedFull,
     proto::push::{PushReply, PushRequest, push_request::Target, push_server::Push, push_server::PushServer},
 };
 
@@ -71,6 +72,10 @@ impl Service {
         if request.payload.len() > bytes_max {
             return wrong(format!("payload: at most {bytes_max} bytes (limits.message_bytes_max)"));
         }
+        let to_subscribers = matches!(request.target, Some(Target::Subscribers(true)));
+        if request.retain && !to_subscribers {
+            return wrong("retain: only with subscribers = true".to_owned());
+        }
         let unnamed = |field| format!("{field}: name one, or choose another target");
         match request.target.take() {
             None => wrong("target: set client_id, user_id, or subscribers = true".to_owned()),
@@ -98,8 +103,23 @@ impl Service {
                 Ok(fanout)
             }
             Target::UserId(user) => Ok(hub.push_to_user(user, message)),
-            Target::Subscribers(_) => Ok(hub.publish(message)),
+            Target::Subscribers(_) => {
+                self.retain(message)?;
+                Ok(hub.publish(message))
+            }
         }
+    }
+}
+
+impl Service {
+    fn retain(&self, message: &Arc<Message>) -> Result<(), Status> {
+        if !message.retain {
+            return Ok(());
+        }
+        self.gateway.mqtt.retained.retain(message, Instant::now()).map_err(|RetainedFull(limit)| {
+            self.gateway.metrics.limit_hit(limit);
+            Status::resource_exhausted(format!("retain: no more messages are kept ({limit})"))
+        })
     }
 }
 
@@ -113,6 +133,7 @@ fn message(request: PushRequest, now: Instant) -> Message {
         topic: request.topic.into(),
         payload: request.payload,
         qos: if request.qos == 0 { 0 } else { 1 },
+        retain: request.retain,
         priority,
         // A time to live beyond what the clock can express is none.
         expires: ttl.and_then(|ttl| now.checked_add(ttl)),
@@ -124,12 +145,13 @@ fn message(request: PushRequest, now: Instant) -> Message {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use parking_lot::Mutex;
     use tonic::Code;
 
     use super::*;
     use crate::{
-        hub::{Delivered, Delivery, Mailbox},
+        hub::{Delivered, Delivery, Mailbox, SubscribeOptions},
         settings::Settings,
     };
 
@@ -186,6 +208,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_retained_push_waits_for_whoever_subscribes_later() {
+        let service = service();
+        let retained = &service.gateway.mqtt.retained;
+        let request = || PushRequest { payload: "rain".into(), ..request(Target::Subscribers(true)) };
+        push(&service, request()).await.expect("not retained");
+        assert!(retained.is_empty());
+        push(&service, PushRequest { retain: true, ..request() }).await.expect("retained");
+        let kept = retained.matching("#", Instant::now());
+        assert_eq!(kept.iter().map(|kept| &kept.payload[..]).collect::<Vec<_>>(), [b"rain"]);
+        let removal = PushRequest { retain: true, payload: Bytes::new(), ..request() };
+        push(&service, removal).await.expect("removed");
+        assert!(retained.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_push_that_cannot_be_retained_reaches_nobody() {
+        let mut settings = Settings::default();
+        settings.mqtt.retained_max = 0;
+        let service = Service { gateway: Gateway::build(settings).expect("settings without files") };
+        let phone = join(&service, "phone", None, Delivered::Sent);
+        let options = SubscribeOptions { qos: 1, ..SubscribeOptions::default() };
+        service.gateway.hub.subscribe("phone", "news", options).expect("a valid filter");
+        let request =
+            PushRequest { retain: true, payload: "rain".into(), ..request(Target::Subscribers(true)) };
+        let status = push(&service, request).await.expect_err("no room");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(phone.taken.lock().is_empty());
+    }
+
+    #[tokio::test]
     async fn a_wrong_push_is_told_what_to_write() {
         let service = service();
         let ann = || request(Target::UserId("ann".into()));
@@ -195,6 +247,7 @@ mod tests {
             (PushRequest { topic: String::new(), ..ann() }, "topic:"),
             (PushRequest { qos: 2, ..ann() }, "qos:"),
             (PushRequest { priority: Some(8), ..ann() }, "priority:"),
+            (PushRequest { retain: true, ..ann() }, "retain:"),
             (request(Target::Subscribers(false)), "subscribers:"),
             (request(Target::ClientId(String::new())), "client_id:"),
         ] {

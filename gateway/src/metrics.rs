@@ -26,7 +26,8 @@ pub struct Metrics {
     pub bytes_in: IntCounterVec,
     /// Bytes written to clients, by `protocol`.
     pub bytes_out: IntCounterVec,
-    /// Limits met, by `limit` (the name of its setting).
+    /// Limits met, by `limit`: the setting's name in the configuration file, as `limits.streams_max`, or a
+    /// bare name for a bound that is no setting.
     pub limit_hits: IntCounterVec,
     /// Messages published by clients, by `protocol` and `outcome`.
     pub publishes: IntCounterVec,
@@ -158,8 +159,8 @@ mod tests {
     #[test]
     fn a_limit_is_counted_under_its_name() {
         let metrics = Metrics::new();
-        metrics.limit_hit("streams_max");
-        metrics.limit_hit("streams_max");
-        assert!(metrics.render().contains("towline_limit_hits_total{limit=\"streams_max\"} 2"));
+        metrics.limit_hit("limits.streams_max");
+        metrics.limit_hit("limits.streams_max");
+        assert!(metrics.render().contains("towline_limit_hits_total{limit=\"limits.streams_max\"} 2"));
     }
 }

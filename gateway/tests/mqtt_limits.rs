@@ -91,7 +91,7 @@ async fn a_packet_may_be_as_large_as_the_limit_and_no_larger() {
     assert_eq!(client.publish_acked("t", &payload).await, ReasonCode::NoMatchingSubscribers);
     client.publish("t", &(payload + "x"), QoS::AtLeastOnce).await;
     client.expect_end(ReasonCode::PacketTooLarge).await;
-    assert_eq!(hood.limit_hits("packet_bytes_max"), 1.0);
+    assert_eq!(hood.limit_hits("mqtt.packet_bytes_max"), 1.0);
     hood.check().await;
 }
 
@@ -129,7 +129,7 @@ async fn subscriptions_are_bounded_and_old_ones_may_change() {
         assert_eq!(client.subscribe("a", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
         client.leave().await;
     }
-    assert_eq!(hood.limit_hits("subscriptions_max"), 2.0);
+    assert_eq!(hood.limit_hits("mqtt.subscriptions_max"), 2.0);
     hood.check().await;
 }
 
@@ -142,7 +142,7 @@ async fn levels_of_topics_are_bounded() {
     assert_eq!(client.publish_acked("a/b/c/d", "x").await, ReasonCode::TopicNameInvalid);
     client.publish("a/b/c/d", "x", QoS::AtMostOnce).await;
     client.expect_end(ReasonCode::TopicNameInvalid).await;
-    assert_eq!(hood.limit_hits("topic_levels_max"), 2.0);
+    assert_eq!(hood.limit_hits("mqtt.topic_levels_max"), 2.0);
     hood.check().await;
 }
 
@@ -191,7 +191,7 @@ async fn retained_messages_are_bounded() {
     }
     client.expect_nothing().await;
     assert_eq!(hood.gateway.mqtt.retained.len(), 1);
-    assert_eq!(hood.limit_hits("retained_max"), 1.0);
+    assert_eq!(hood.limit_hits("mqtt.retained_max"), 1.0);
     hood.check().await;
 }
 

@@ -153,13 +153,13 @@ mod tests {
         settings.backends.push(Backend::new("b<1>", BackendKind::Http1, "127.0.0.1:1"));
         settings.routes.push(Route::new("all", "b<1>"));
         let gateway = Gateway::build(settings).unwrap();
-        gateway.metrics.limit_hit("streams_max");
+        gateway.metrics.limit_hit("limits.streams_max");
         let admin = Admin::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = admin.address;
         admin.serve(Arc::clone(&gateway));
 
         let metrics = get(address, "/metrics").await;
-        assert!(metrics.contains("towline_limit_hits_total{limit=\"streams_max\"} 1"), "{metrics}");
+        assert!(metrics.contains("towline_limit_hits_total{limit=\"limits.streams_max\"} 1"), "{metrics}");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         let counts = get(address, "/sessions").await;

@@ -100,7 +100,7 @@ impl Prefixes {
 
 /// Counts a body that is over its bound, and says so.
 pub(super) fn too_large(gateway: &Gateway, bytes_max: usize) -> RpcError {
-    gateway.metrics.limit_hit("message_bytes_max");
+    gateway.metrics.limit_hit("limits.message_bytes_max");
     let message = format!("the request body is larger than message_bytes_max = {bytes_max} bytes");
     RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, message)
 }

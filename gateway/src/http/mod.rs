@@ -82,7 +82,7 @@ where
 
 fn report(gateway: &Gateway, error: &(dyn Error + Send + Sync + 'static)) {
     if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
-        gateway.metrics.limit_hit("header_list_bytes_max");
+        gateway.metrics.limit_hit("limits.header_list_bytes_max");
     }
     debug!(%error, "HTTP connection ended");
 }

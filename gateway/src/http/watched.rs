@@ -52,13 +52,13 @@ impl Activity {
             u128::from(now.saturating_sub(since)) >= limit.as_millis()
         };
         if !self.requested.load(Ordering::Relaxed) && past(0, limits.first_message_timeout) {
-            return Some("first_message_timeout");
+            return Some("limits.first_message_timeout");
         }
         let stuck = self.stuck.load(Ordering::Relaxed);
         if stuck != NOT_STUCK && past(stuck, limits.write_timeout) {
-            return Some("write_timeout");
+            return Some("limits.write_timeout");
         }
-        past(self.moved.load(Ordering::Relaxed), limits.idle_timeout).then_some("idle_timeout")
+        past(self.moved.load(Ordering::Relaxed), limits.idle_timeout).then_some("limits.idle_timeout")
     }
 
     /// When to look again: the earliest time at which a limit can be met.

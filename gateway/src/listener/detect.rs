@@ -91,7 +91,7 @@ async fn read<S: AsyncRead + Unpin>(
     limit: Duration,
 ) -> Result<FirstBytes, Refusal> {
     timeout(limit, read_until_known(stream)).await.unwrap_or_else(|_| {
-        gateway.metrics.limit_hit("first_message_timeout");
+        gateway.metrics.limit_hit("limits.first_message_timeout");
         Err(Refusal::FirstMessageTimeout)
     })
 }
@@ -134,7 +134,9 @@ mod tests {
         });
         let result = read(&gateway, &mut near, Duration::from_secs(10)).await;
         assert!(matches!(result, Err(Refusal::FirstMessageTimeout)));
-        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"first_message_timeout\"} 1"));
+        assert!(
+            gateway.metrics.render().contains("limit_hits_total{limit=\"limits.first_message_timeout\"} 1")
+        );
         drip.abort();
     }
 

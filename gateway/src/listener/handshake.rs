@@ -74,7 +74,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<tokio_rustls::server::TlsStream<S>, Refusal> {
     let deadline = tokio::time::Instant::now() + gateway.snapshot().settings.limits.handshake_timeout;
     let timed_out = |_| {
-        gateway.metrics.limit_hit("handshake_timeout");
+        gateway.metrics.limit_hit("limits.handshake_timeout");
         Refusal::HandshakeTimeout
     };
     let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
@@ -94,7 +94,7 @@ pub(super) async fn place<'a>(
     if let Ok(permit) = handshakes.try_acquire() {
         return Some(permit);
     }
-    gateway.metrics.limit_hit("handshakes_max");
+    gateway.metrics.limit_hit("limits.handshakes_max");
     handshakes.acquire().await.ok()
 }
 
@@ -144,7 +144,7 @@ mod tests {
             assert_eq!(gateway.handshakes.available_permits(), places);
         });
         assert!(matches!(result, Err(Refusal::HandshakeTimeout)));
-        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"handshake_timeout\"} 1"));
+        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"limits.handshake_timeout\"} 1"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -158,6 +158,6 @@ mod tests {
             drop(taken);
         });
         assert!(place.is_some());
-        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"handshakes_max\"} 1"));
+        assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"limits.handshakes_max\"} 1"));
     }
 }

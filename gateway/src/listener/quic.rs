@@ -82,7 +82,7 @@ async fn secure(gateway: &Gateway, listener: &Arc<str>, incoming: Incoming) -> R
     let result = match timeout(limit, running).await {
         Ok(result) => result.map_err(|error| Refusal::Handshake(io::Error::other(error))),
         Err(_) => {
-            gateway.metrics.limit_hit("handshake_timeout");
+            gateway.metrics.limit_hit("limits.handshake_timeout");
             Err(Refusal::HandshakeTimeout)
         }
     };

@@ -49,9 +49,9 @@ pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refu
         Refusal::Full(limit)
     };
     let total = Place::take(&gateway.slots.total, snapshot.settings.limits.connections_max);
-    let total = total.ok_or_else(|| full("connections_max"))?;
+    let total = total.ok_or_else(|| full("limits.connections_max"))?;
     let place = Place::take(&gateway.slots.listener(listener), settings.connections_max);
-    let place = place.ok_or_else(|| full("listener.connections_max"))?;
+    let place = place.ok_or_else(|| full("listeners.connections_max"))?;
     let detecting = gateway.metrics.connections_open.with_label_values(&[&**listener, "detecting"]);
     Ok(Slot { _total: total, _listener: place, detecting: Open::new(detecting) })
 }

@@ -206,7 +206,7 @@ async fn a_listeners_bound_on_connections_leaves_the_others_unharmed() {
     assert_eq!(exchange(scene.tcp("off").await, GET).await, "", "the third is closed");
     scene.refused("off", "full", 1).await;
     assert!(
-        scene.gateway().metrics.render().contains("limit_hits_total{limit=\"listener.connections_max\"} 1")
+        scene.gateway().metrics.render().contains("limit_hits_total{limit=\"listeners.connections_max\"} 1")
     );
     assert_served(&exchange(scene.tcp("optional").await, GET).await);
     assert_served(&exchange(&mut first, GET).await);

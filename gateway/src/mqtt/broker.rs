@@ -129,7 +129,7 @@ impl Broker {
                 (client.clone(), seated(&client, false).0, orphaned)
             }
             Entry::Vacant(_) if is_full => {
-                gateway.metrics.limit_hit("sessions_max");
+                gateway.metrics.limit_hit("mqtt.sessions_max");
                 return Err(ReasonCode::QuotaExceeded);
             }
             Entry::Vacant(vacant) => {

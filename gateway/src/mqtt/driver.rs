@@ -342,10 +342,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn count_limit(&self, reason: ReasonCode) {
         let limit = match reason {
-            ReasonCode::PacketTooLarge => "packet_bytes_max",
-            ReasonCode::ReceiveMaximumExceeded => "receive_maximum",
-            ReasonCode::TopicAliasInvalid => "topic_alias_max",
-            ReasonCode::TopicNameInvalid => "topic_levels_max",
+            ReasonCode::PacketTooLarge => "mqtt.packet_bytes_max",
+            ReasonCode::ReceiveMaximumExceeded => "mqtt.receive_maximum",
+            ReasonCode::TopicAliasInvalid => "mqtt.topic_alias_max",
+            ReasonCode::TopicNameInvalid => "mqtt.topic_levels_max",
             ReasonCode::KeepAliveTimeout => "keep_alive",
             _ => return,
         };

@@ -110,8 +110,10 @@ impl Retained {
         let count = store.messages.len() + usize::from(replaced.is_none());
         let bytes = store.bytes - replaced.map_or(0, cost) + cost(message);
         match () {
-            () if count > self.count_max.load(Ordering::Relaxed) => Err(RetainedFull("retained_max")),
-            () if bytes > self.bytes_max.load(Ordering::Relaxed) => Err(RetainedFull("retained_bytes_max")),
+            () if count > self.count_max.load(Ordering::Relaxed) => Err(RetainedFull("mqtt.retained_max")),
+            () if bytes > self.bytes_max.load(Ordering::Relaxed) => {
+                Err(RetainedFull("mqtt.retained_bytes_max"))
+            }
             () => Ok(()),
         }
     }
@@ -215,7 +217,7 @@ mod tests {
         let short = Message { expires, ..Message::clone(&message("short", "x")) };
         retained.retain(&Arc::new(short), now).unwrap();
         retained.retain(&message("a", "x"), now).unwrap();
-        assert_eq!(retained.retain(&message("b", "x"), now), Err(RetainedFull("retained_max")));
+        assert_eq!(retained.retain(&message("b", "x"), now), Err(RetainedFull("mqtt.retained_max")));
         let later = now + Duration::from_secs(1);
         assert!(retained.matching("short", later).is_empty());
         assert_eq!(retained.retain(&message("b", "x"), later), Ok(()));
@@ -229,7 +231,7 @@ mod tests {
         retained.retain(&message("b", "x"), Instant::now()).unwrap();
         assert_eq!(
             retained.retain(&message("b", "xx"), Instant::now()),
-            Err(RetainedFull("retained_bytes_max"))
+            Err(RetainedFull("mqtt.retained_bytes_max"))
         );
         assert_eq!(topics(&retained, "#"), ["a", "b"], "the old one stays");
     }

@@ -67,7 +67,7 @@ fn subscribe_one(
     };
     // A full client may still change the options of what it has, which the hub alone can tell.
     if held >= max && !has_subscription(attachment, filter) {
-        gateway.metrics.limit_hit("subscriptions_max");
+        gateway.metrics.limit_hit("mqtt.subscriptions_max");
         return Err(ReasonCode::QuotaExceeded);
     }
     match gateway.hub.subscribe(&client.id, filter, hub_options(subscription, identifier)) {
@@ -77,7 +77,7 @@ fn subscribe_one(
         }
         Err(SubscribeError::Filter(error)) => {
             tracing::debug!(client_id = %client.id, %error, "topic filter refused");
-            gateway.metrics.limit_hit("topic_levels_max");
+            gateway.metrics.limit_hit("mqtt.topic_levels_max");
             Err(ReasonCode::TopicFilterInvalid)
         }
         Err(SubscribeError::UnknownClient) => Err(ReasonCode::UnspecifiedError),

@@ -1,7 +1,7 @@
 //! What a connection does beside requests once its client is known: pushes, publishes, subscriptions,
 //! acknowledgements, policy. The same on both bindings.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use towline_protocols::link::{CloseCode, Control, Event, LinkError, Publish, Push};
 
@@ -60,11 +60,19 @@ impl Attendance {
                 .lease
                 .push_ack(id)
                 .map_err(|error| LinkError::new(CloseCode::ProtocolError, error.to_string()))?,
-            Event::Subscribe(subscribe) => control.subscribed(self.door.lease.subscribe(&subscribe)),
+            Event::Subscribe(subscribe) => {
+                let changed = self.door.lease.subscribe(&subscribe);
+                control.subscribed(self.door.subscribed(changed));
+            }
+            // Nothing that arrives behind a take-over is acted on.
+            Event::Publish(_) if self.door.lease.revoked().is_some() => {}
             Event::Publish(publish) => self.enqueue(control, publish),
             Event::PolicyAck { revision, accepted: false, text } => {
-                let client = self.door.lease.session().client_id();
-                tracing::warn!(client = &**client, revision, "the client refused the policy: {text}");
+                // The text is the peer's: it neither forges lines nor fills the log.
+                if let Some(held_back) = self.door.gateway.refusals.pass(Instant::now()) {
+                    let client = &**self.door.lease.session().client_id();
+                    tracing::warn!(client, revision, held_back, "the client refused the policy: {text:?}");
+                }
             }
             _ => {}
         }
@@ -86,7 +94,7 @@ impl Attendance {
             };
             if let Err(error) = control.push(&push) {
                 // The client said that it takes none of this size; those behind it go on.
-                self.door.gateway.metrics.limit_hit("client.message_bytes_max");
+                self.door.gateway.metrics.limit_hit("client_frame_bytes_max");
                 tracing::debug!(id = push.id, "push not sent: {error}");
             }
         }

@@ -11,6 +11,7 @@ use towline_protocols::{
     link::{
         CloseCode, Execution, Hello, LinkError, RequestHead, RpcError, RpcErrorKind, Subscribed, Welcome,
     },
+    mqtt::topic,
 };
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{Begin, Consumer, Lease, Opened},
+    session::{Begin, Changed, Consumer, Lease, Opened},
 };
 
 /// A connection that has been let in.
@@ -49,7 +50,7 @@ pub(super) struct Admission {
     pub(super) attached: Vec<Consumer>,
     /// Requests whose answers are gone.
     pub(super) refused: Vec<(u64, RpcError)>,
-    pub(super) subscribed: Subscribed,
+    pub(super) subscriptions: Changed,
 }
 
 /// Follows HELLO: authenticates, and opens the session.
@@ -70,7 +71,7 @@ pub(super) async fn login(
         .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
     let client_id = Some(Arc::clone(opened.lease.session().client_id()));
     let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
-    let Opened { lease, session_id, resumed, unknown, attached, refused, subscribed } = opened;
+    let Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions } = opened;
     let door = Door { gateway, origin, lease, session_headers };
     let server_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let welcome = Welcome {
@@ -80,17 +81,31 @@ pub(super) async fn login(
         server_time_ms: u64::try_from(server_time_ms).unwrap_or(u64::MAX),
         ..Welcome::default()
     };
-    Ok(Admission { door, welcome, attached, refused, subscribed })
+    Ok(Admission { door, welcome, attached, refused, subscriptions })
 }
 
 impl Door {
+    /// Answers a change of subscriptions. The messages that are retained for what is new follow as pushes.
+    pub(super) fn subscribed(&self, changed: Changed) -> Subscribed {
+        let session = self.lease.session();
+        for (filter, options) in changed.new {
+            // MQTT 5, section 4.8.2: none for shared subscriptions.
+            if topic::split_share(&filter).0.is_none() {
+                let retained = &self.gateway.mqtt.retained;
+                retained.deliver(session.as_ref(), session.client_id(), &filter, &options);
+            }
+        }
+        changed.subscribed
+    }
+
     /// Follows REQUEST: runs it, or attaches to what ran already. `end` says that no message follows.
     pub(super) fn open(&self, seq: u64, head: &RequestHead, end: bool, credits: &Arc<Credits>) -> Opening {
-        if self.gateway.drain.is_draining() {
-            let text = "the gateway is draining: send the request again elsewhere";
-            return Opening::Refused(RpcError::new(RpcErrorKind::Draining, Execution::NotRun, text));
-        }
         let (producer, consumer) = match self.lease.begin(seq) {
+            // Only what has not run may be refused as not run; dropped, it is as if it had not come.
+            Begin::Run(..) if self.gateway.drain.is_draining() => {
+                let text = "the gateway is draining: send the request again elsewhere";
+                return Opening::Refused(RpcError::new(RpcErrorKind::Draining, Execution::NotRun, text));
+            }
             Begin::Run(producer, consumer) => (producer, consumer),
             Begin::Attached(consumer) => return Opening::Answered(consumer, None),
             Begin::Refused(error) => return Opening::Refused(error),
@@ -130,7 +145,7 @@ fn session_headers(gateway: &Gateway, hello: &Hello) -> Result<Vec<HeaderField>,
         .collect();
     let bytes_max = gateway.snapshot().settings.limits.header_list_bytes_max;
     if fields.iter().map(HeaderField::size).sum::<usize>() > bytes_max {
-        gateway.metrics.limit_hit("header_list_bytes_max");
+        gateway.metrics.limit_hit("limits.header_list_bytes_max");
         let rule = format!("HELLO.session_headers must not exceed header_list_bytes_max ({bytes_max})");
         return Err(LinkError::new(CloseCode::LimitExceeded, rule));
     }

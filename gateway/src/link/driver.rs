@@ -180,7 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     async fn login(&mut self, hello: &Hello) -> Result<(), LinkError> {
         let mut admission = door::login(Arc::clone(&self.gateway), &self.origin, hello).await?;
         self.binding.welcome(&mut admission);
-        let Admission { door, subscribed, .. } = admission;
+        let Admission { door, subscriptions, .. } = admission;
+        let subscribed = door.subscribed(subscriptions);
         let control = self.binding.control();
         if !subscribed.results.is_empty() {
             control.subscribed(subscribed);
@@ -196,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn on_time(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if self.attendance.is_none() && now >= self.hello_due {
-            self.gateway.metrics.limit_hit("first_message_timeout");
+            self.gateway.metrics.limit_hit("limits.first_message_timeout");
             let rule = "HELLO must come within first_message_timeout";
             return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
         }
@@ -250,9 +251,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn report(&self, error: &LinkError) {
         let limit = match error.code {
-            CloseCode::FrameTooLarge => Some("frame_bytes_max"),
-            CloseCode::HeartbeatMissed => Some("heartbeat_max"),
-            CloseCode::FlowControl => Some("stream_window"),
+            CloseCode::FrameTooLarge => Some("limits.frame_bytes_max"),
+            CloseCode::HeartbeatMissed => Some("session.heartbeat_max"),
+            CloseCode::FlowControl => Some("session.stream_window"),
             CloseCode::Overload => Some("control_bytes_max"),
             _ => None,
         };

@@ -61,13 +61,19 @@ const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
 
 /// Whether the messages are gRPC's, which carry a five-byte prefix on HTTP/2 and none on the link.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()))
+}
+
+/// `application/grpc-web` and the like frame their messages otherwise.
+fn is_grpc_type(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The same of a header list.
 pub(super) fn is_grpc_list(fields: &[HeaderField]) -> bool {
     let content_type = fields.iter().find(|field| &*field.name == b"content-type");
-    content_type.is_some_and(|field| field.value.starts_with(b"application/grpc"))
+    content_type.is_some_and(|field| is_grpc_type(&field.value))
 }
 
 /// The head of an answer as a header list, `:status` first.
@@ -93,12 +99,22 @@ pub(super) fn trailers(fields: &[HeaderField]) -> HeaderMap {
     fields.iter().filter_map(|field| header(field).ok()).collect()
 }
 
+/// The error of an answer that cannot be sent, for it crosses a limit of the client: the machine did nothing,
+/// and yet the request has run.
+pub(super) fn answer_lost(error: RpcError) -> RpcError {
+    RpcError { execution: Execution::Ran, ..error }
+}
+
 /// Counts the limit that a request met, where its error names one.
 pub(super) fn count_limit(gateway: &Gateway, error: &RpcError) {
-    const LIMITS: [&str; 4] =
-        ["message_bytes_max", "header_list_bytes_max", "streams_max", "frame_bytes_max"];
+    const LIMITS: [(&str, &str); 4] = [
+        ("message_bytes_max", "limits.message_bytes_max"),
+        ("header_list_bytes_max", "limits.header_list_bytes_max"),
+        ("streams_max", "limits.streams_max"),
+        ("compressed messages", "compressed_bytes_held"),
+    ];
     if error.kind == RpcErrorKind::LimitExceeded
-        && let Some(limit) = LIMITS.into_iter().find(|limit| error.message.contains(limit))
+        && let Some((_, limit)) = LIMITS.into_iter().find(|(named, _)| error.message.contains(named))
     {
         gateway.metrics.limit_hit(limit);
     }

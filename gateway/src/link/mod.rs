@@ -60,7 +60,7 @@ pub async fn serve_quic(gateway: Arc<Gateway>, origin: Arc<Origin>, connection: 
         Ok(Ok(control)) => control,
         Ok(Err(_)) => return,
         Err(_) => {
-            gateway.metrics.limit_hit("first_message_timeout");
+            gateway.metrics.limit_hit("limits.first_message_timeout");
             return connection.close(quinn::VarInt::from_u32(0), b"no control stream");
         }
     };

@@ -29,7 +29,7 @@ pub(super) struct QuicStreams {
     pub(super) machine: Control,
     connection: quinn::Connection,
     accepted: Option<(SendStream, RecvStream)>,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Left>,
 }
 
 impl QuicStreams {
@@ -46,8 +46,13 @@ impl QuicStreams {
                 // The control stream says so too.
                 Err(_) => std::future::pending().await,
             },
-            Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
-                tracing::error!("the task of a stream failed: {error}");
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(Left { dictionary_unknown }) => {
+                    if dictionary_unknown {
+                        self.machine.forget_dictionary();
+                    }
+                }
+                Err(error) => tracing::error!("the task of a stream failed: {error}"),
             },
         }
     }
@@ -61,7 +66,13 @@ impl QuicStreams {
     }
 }
 
-async fn serve_stream(door: Arc<Door>, settings: StreamSettings, send: SendStream, recv: RecvStream) {
+/// What a stream leaves to its connection.
+struct Left {
+    /// The client does not hold the dictionary that it announced.
+    dictionary_unknown: bool,
+}
+
+async fn serve_stream(door: Arc<Door>, settings: StreamSettings, send: SendStream, recv: RecvStream) -> Left {
     let window = door.gateway.snapshot().settings.session.stream_window as usize;
     let mut stream = Stream {
         codec: StreamCodec::server(settings),
@@ -81,14 +92,15 @@ async fn serve_stream(door: Arc<Door>, settings: StreamSettings, send: SendStrea
         Ok(Ok(consumer)) => Box::pin(stream.carry(consumer)).await,
         Ok(Err(over)) => Err(over),
         Err(_) => {
-            stream.door.gateway.metrics.limit_hit("first_message_timeout");
+            stream.door.gateway.metrics.limit_hit("limits.first_message_timeout");
             let text = "a request's stream must begin with REQUEST or ATTACH within first_message_timeout";
             Err(Over::Refused(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text)))
         }
     };
-    if let Err(Over::Refused(error)) = outcome {
-        stream.refuse(&error).await;
+    if let Err(Over::Refused(error)) = &outcome {
+        stream.refuse(error).await;
     }
+    Left { dictionary_unknown: matches!(outcome, Err(Over::Cancelled { dictionary_unknown: true })) }
 }
 
 /// Why a stream ends before its answer.
@@ -96,7 +108,10 @@ enum Over {
     /// The connection is gone: the session keeps what runs.
     Lost,
     /// The client wants no answer: nobody does.
-    Cancelled,
+    Cancelled {
+        /// Because it does not hold the dictionary that it announced.
+        dictionary_unknown: bool,
+    },
     /// RESET says why.
     Refused(RpcError),
 }
@@ -190,12 +205,13 @@ impl Stream {
                 next = consumer.next(), if asks => self.send_next(next),
                 code = &mut stopped => Err(stopped_by(code.ok().flatten())),
                 () = credits.changed() => {
-                    self.unread -= self.credits.take().iter().map(|(_, bytes)| bytes).sum::<usize>();
+                    let taken = self.credits.take().iter().map(|(_, bytes)| bytes).sum();
+                    self.unread = self.unread.saturating_sub(taken);
                     Ok(())
                 }
             };
             match &turned {
-                Err(Over::Cancelled) => self.door.lease.cancel(seq, "the client lost interest"),
+                Err(Over::Cancelled { .. }) => self.door.lease.cancel(seq, "the client lost interest"),
                 Err(Over::Refused(error)) => self.door.lease.cancel(seq, &error.message),
                 Ok(()) | Err(Over::Lost) => {}
             }
@@ -211,21 +227,31 @@ impl Stream {
         };
         self.half.ended = ends;
         match part {
-            ExchangePart::Head(fields) => self.codec.send_response(&fields, ends, out)?,
-            ExchangePart::Message(message) => self.codec.send_message(message, ends, out)?,
-            ExchangePart::Trailers(fields) => self.codec.send_trailers(&fields, out)?,
-            ExchangePart::End => self.codec.send_end(out)?,
-            ExchangePart::Error(error) => self.codec.reset(&error, out),
+            ExchangePart::Head(fields) => self.codec.send_response(&fields, ends, out),
+            ExchangePart::Message(message) => self.codec.send_message(message, ends, out),
+            ExchangePart::Trailers(fields) => self.codec.send_trailers(&fields, out),
+            ExchangePart::End => self.codec.send_end(out),
+            ExchangePart::Error(error) => {
+                self.codec.reset(&error, out);
+                Ok(())
+            }
         }
-        Ok(())
+        .map_err(|error| Over::Refused(head::answer_lost(error)))
     }
 
     fn follow_events(&mut self, consumer: &Consumer) -> Result<(), Over> {
         let complete = || consumer.exchange().request_complete();
-        while let Some(event) = self.codec.poll_event().inspect_err(|error| {
-            head::count_limit(&self.door.gateway, error);
-            self.door.lease.cancel(consumer.seq(), &error.message);
-        })? {
+        if self.body.as_ref().is_some_and(|body| !body.is_open()) {
+            // What the backend let go will not be credited.
+            self.unread = 0;
+        }
+        // Messages are decompressed as they are asked for: those beyond a window wait as they came.
+        while self.unread < self.window {
+            let event = self.codec.poll_event().inspect_err(|error| {
+                head::count_limit(&self.door.gateway, error);
+                self.door.lease.cancel(consumer.seq(), &error.message);
+            })?;
+            let Some(event) = event else { break };
             match event {
                 Event::MessagePart { message_bytes, bytes, end, .. } => {
                     if let Some(body) = self.body.as_ref().filter(|body| body.is_open()) {
@@ -247,8 +273,9 @@ impl Stream {
                     complete();
                 }
                 Event::Reset { error, .. } => {
+                    let dictionary_unknown = error.kind == RpcErrorKind::UnknownDictionary;
                     self.door.lease.cancel(consumer.seq(), &error.message);
-                    return Err(Over::Cancelled);
+                    return Err(Over::Cancelled { dictionary_unknown });
                 }
                 _ => {}
             }
@@ -303,12 +330,13 @@ impl Half {
     }
 }
 
-/// A client stops or resets a stream with this code to say that nobody wants the answer. With any other,
-/// as when its connection is torn down, the session keeps the request.
-const CODE_CANCELLED: VarInt = VarInt::from_u32(1);
-
+/// A client stops or resets a stream with the number of an error to say that nobody wants the answer. With
+/// 0, as when its connection is torn down, the session keeps the request.
 fn stopped_by(code: Option<VarInt>) -> Over {
-    if code == Some(CODE_CANCELLED) { Over::Cancelled } else { Over::Lost }
+    match code.map(VarInt::into_inner) {
+        None | Some(0) => Over::Lost,
+        Some(code) => Over::Cancelled { dictionary_unknown: code == RpcErrorKind::UnknownDictionary as u64 },
+    }
 }
 
 /// Reads what is there; 0 is the end. Safe to cancel.

@@ -91,7 +91,7 @@ impl TcpRequests {
                 }
                 Err(error) => {
                     self.answers.remove(&seq);
-                    self.machine.reset(seq, &error);
+                    self.machine.reset(seq, &head::answer_lost(error));
                 }
             }
         }

@@ -12,6 +12,7 @@ use super::{
     exchange::{Consumer, Exchange, Producer},
     link_session::{State, attach},
     signal::Signal,
+    subscribe::Changed,
 };
 
 /// The hold of one connection on its session. Dropping it says that the connection is gone: requests that
@@ -157,13 +158,13 @@ impl Lease {
     }
 
     /// SUBSCRIBE.
-    pub fn subscribe(&self, subscribe: &Subscribe) -> Subscribed {
+    pub fn subscribe(&self, subscribe: &Subscribe) -> Changed {
         if self.revoked().is_some() {
-            return Subscribed::default();
+            return Changed { subscribed: Subscribed::default(), new: Vec::new() };
         }
-        let subscribed = self.session.change_subscriptions(&subscribe.add, &subscribe.remove);
+        let changed = self.session.change_subscriptions(&subscribe.add, &subscribe.remove);
         self.session.persist();
-        subscribed
+        changed
     }
 }
 

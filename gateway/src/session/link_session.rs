@@ -23,7 +23,6 @@ use super::{
     record::{SessionRecord, encode_push, push_key},
     secret::SecretHash,
     signal::{Revoked, Signal},
-    subscribe::Changed,
 };
 use crate::{
     hub::{Delivered, Delivery, Mailbox, Message, RegisterError},
@@ -115,8 +114,8 @@ impl LinkSession {
         let signal = Arc::new(Signal::default());
         let (session_id, resumed) = self.take_over(hello, &signal)?;
         let lease = Lease::new(self.clone(), signal.clone());
-        let Changed { subscribed, changed } = self.replace_subscriptions(&hello.topics);
-        if changed || !resumed {
+        let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
+        if differ || !resumed {
             self.persist();
         }
         let mut opened = Opened {
@@ -126,7 +125,7 @@ impl LinkSession {
             unknown: Vec::new(),
             attached: Vec::new(),
             refused: Vec::new(),
-            subscribed,
+            subscriptions,
         };
         if resumed {
             self.resolve_waiting(hello, &signal, &mut opened);
@@ -408,7 +407,10 @@ impl LinkSession {
 
     /// The client has taken the pushes up to `id`; false when it cannot have.
     pub(super) fn push_ack(&self, state: &mut State, id: u64) -> bool {
-        let Some(queue) = &mut state.pushes else { return id <= state.push_id_last };
+        if id > state.push_id_last {
+            return false;
+        }
+        let Some(queue) = &mut state.pushes else { return true };
         if !queue.was_sent(id) {
             return false;
         }

@@ -35,7 +35,7 @@ use std::sync::{
 
 use dashmap::{DashMap, Entry};
 use prometheus::{IntCounterVec, IntGauge};
-use towline_protocols::link::{CloseCode, Hello, RpcError, Subscribed};
+use towline_protocols::link::{CloseCode, Hello, RpcError};
 
 pub use self::{
     clock::Clock,
@@ -44,6 +44,7 @@ pub use self::{
     link_session::LinkSession,
     push_queue::PendingPush,
     signal::{Revoked, SessionEvent},
+    subscribe::Changed,
     sweep::sweep,
 };
 use self::{exchange::Held, link_session::Identity, secret::SecretHash, sweep::Due};
@@ -95,7 +96,7 @@ pub struct Opened {
     /// Of the requests that the client waits for: those whose answer is gone, with what RESET is to say.
     pub refused: Vec<(u64, RpcError)>,
     /// What became of the subscriptions in HELLO.
-    pub subscribed: Subscribed,
+    pub subscriptions: Changed,
 }
 
 /// Why HELLO was refused.

@@ -116,9 +116,11 @@ impl PushQueue {
         self.sent_through = id;
     }
 
-    /// Whether the client may acknowledge `id`.
+    /// Whether the client may acknowledge `id`: no push up to it waits to be sent. What was acknowledged
+    /// before may be again.
     pub(super) fn was_sent(&self, id: u64) -> bool {
-        id <= self.sent_through
+        let unsent = self.entries.partition_point(|push| push.id <= self.sent_through);
+        self.entries.get(unsent).is_none_or(|push| id < push.id)
     }
 
     pub(super) fn newest_mut(&mut self) -> Option<&mut QueuedPush> {

@@ -8,31 +8,35 @@ use crate::hub::SubscribeOptions;
 /// The link delivers at most once or at least once.
 const QOS_MAX: u32 = 1;
 
-/// What came of a change, and whether the store must know of it.
-pub(super) struct Changed {
-    pub(super) subscribed: Subscribed,
-    pub(super) changed: bool,
+/// What came of a change of subscriptions.
+pub struct Changed {
+    /// For the client.
+    pub subscribed: Subscribed,
+    /// Filters that the session did not hold before: their retained messages are due.
+    pub new: Vec<(String, SubscribeOptions)>,
 }
 
 impl LinkSession {
     /// HELLO's filters replace those of the connection before.
-    pub(super) fn replace_subscriptions(&self, wanted: &[Filter]) -> Changed {
+    /// Also says whether anything is different now, which the store must know.
+    pub(super) fn replace_subscriptions(&self, wanted: &[Filter]) -> (Changed, bool) {
         let held = self.context.hub.subscriptions(self.client_id());
         let is_wanted = |filter: &str| wanted.iter().any(|wanted| wanted.filter == filter);
         let obsolete: Vec<_> =
             held.iter().map(|(filter, _)| filter).filter(|filter| !is_wanted(filter)).cloned().collect();
-        let Subscribed { mut results } = self.change_subscriptions(wanted, &obsolete);
-        results.drain(..obsolete.len());
-        let changed = sorted(held) != sorted(self.context.hub.subscriptions(self.client_id()));
-        Changed { subscribed: Subscribed { results }, changed }
+        let mut changed = self.change_subscriptions(wanted, &obsolete);
+        changed.subscribed.results.drain(..obsolete.len());
+        let differs = sorted(held) != sorted(self.context.hub.subscriptions(self.client_id()));
+        (changed, differs)
     }
 
     /// Removes, then adds; one result for each, in that order.
-    pub(super) fn change_subscriptions(&self, add: &[Filter], remove: &[String]) -> Subscribed {
+    pub(super) fn change_subscriptions(&self, add: &[Filter], remove: &[String]) -> Changed {
         let mut results = Vec::with_capacity(add.len() + remove.len());
         results.extend(remove.iter().map(|filter| self.unsubscribe(filter)));
-        results.extend(add.iter().map(|filter| self.subscribe(filter)));
-        Subscribed { results }
+        let mut new = Vec::new();
+        results.extend(add.iter().map(|filter| self.subscribe(filter, &mut new)));
+        Changed { subscribed: Subscribed { results }, new }
     }
 
     fn unsubscribe(&self, filter: &str) -> SubscribeResult {
@@ -43,7 +47,7 @@ impl LinkSession {
         SubscribeResult { filter: filter.to_owned(), qos: 0, error }
     }
 
-    fn subscribe(&self, wanted: &Filter) -> SubscribeResult {
+    fn subscribe(&self, wanted: &Filter, new: &mut Vec<(String, SubscribeOptions)>) -> SubscribeResult {
         let hub = &self.context.hub;
         let qos = wanted.qos.min(QOS_MAX);
         let result = |error: String| SubscribeResult { filter: wanted.filter.clone(), qos, error };
@@ -57,7 +61,12 @@ impl LinkSession {
                 self.context.limit_hit("session.subscriptions_max");
                 result("too many subscriptions (session.subscriptions_max)".to_owned())
             }
-            Ok(_) => result(String::new()),
+            Ok(is_new) => {
+                if is_new {
+                    new.push((wanted.filter.clone(), options));
+                }
+                result(String::new())
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use towline_client::{CallRequest, Client, RpcErrorKind, Transports};
+use towline_client::{CallRequest, Client, Execution, RpcErrorKind, Transports};
 
 use crate::bed::{BOTH, Bed, answer, call};
 
@@ -60,8 +60,10 @@ async fn an_answer_larger_than_the_client_takes() {
             .header(HeaderName::from_static("x-bytes"), size);
         let error = client.call(request).await.unwrap_err();
         assert_eq!(error.kind, RpcErrorKind::LimitExceeded, "{error}");
+        assert_eq!(error.execution, Execution::Ran, "{error}");
         assert_eq!(answer(&client, "Echo", "after").await, "after");
     }
+    assert_eq!(bed.backend.counts("Flood").started, BOTH.len(), "nothing was run again");
 }
 
 #[tokio::test]
@@ -100,7 +102,7 @@ async fn requests_beyond_streams_max_are_refused_as_not_run() {
         outcomes.push(running.await.unwrap().err().map(|error| (error.kind, error.execution)));
     }
     outcomes.sort_by_key(Option::is_some);
-    let refused = (RpcErrorKind::LimitExceeded, towline_client::Execution::NotRun);
+    let refused = (RpcErrorKind::LimitExceeded, Execution::NotRun);
     assert_eq!(outcomes, [None, None, Some(refused)]);
     assert_eq!(answer(&client, "Echo", "after").await, "after");
 }
@@ -131,5 +133,7 @@ async fn a_connection_without_a_hello_is_closed() {
     let mut last_words = Vec::new();
     stream.read_to_end(&mut last_words).await.unwrap();
     assert!(String::from_utf8_lossy(&last_words).contains("first_message_timeout"));
-    assert!(bed.gateway().metrics.render().contains("limit_hits_total{limit=\"first_message_timeout\"} 1"));
+    assert!(
+        bed.gateway().metrics.render().contains("limit_hits_total{limit=\"limits.first_message_timeout\"} 1")
+    );
 }

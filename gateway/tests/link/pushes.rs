@@ -1,6 +1,9 @@
 //! Messages to clients, users and topics, whether the client is there or not.
 
+use std::{sync::Arc, time::Instant};
+
 use towline_client::{Client, Credentials, Pushes, RpcErrorKind, Transports};
+use towline_gateway::hub::Message;
 
 use crate::{
     bed::{BOTH, Bed, USER, answer, message, online},
@@ -81,6 +84,40 @@ async fn a_topic_reaches_its_subscribers() {
         let error = reader.subscribe("a/#/b").await.unwrap_err();
         assert_eq!(error.kind, RpcErrorKind::PermissionDenied, "{error}");
         assert!(writer.publish("news/+", "x").await.is_err(), "a topic name has no wildcards");
+    }
+}
+
+#[tokio::test]
+async fn a_new_subscription_gets_what_is_retained_once() {
+    let bed = Bed::start().await;
+    for (name, transports) in ["a", "b"].into_iter().zip(BOTH) {
+        let retain = |topic: &str, payload: &str| {
+            let kept = Message { retain: true, ..Message::clone(&message(topic, payload)) };
+            bed.gateway().mqtt.retained.retain(&Arc::new(kept), Instant::now()).unwrap();
+        };
+        retain("news/today", "rain");
+        retain("sport/a", "goal");
+        let start = || {
+            let mut config = bed.config(transports);
+            config.client_id = Some(name.into());
+            config.identity_file = Some(bed.folder.path().join(name));
+            config.topics = vec!["news/+".into()];
+            Client::start(config).unwrap()
+        };
+        let client = start();
+        let mut pushes = client.pushes();
+        assert_eq!(next(&mut pushes).await, "rain", "a filter in HELLO");
+        client.subscribe("sport/#").await.unwrap();
+        assert_eq!(next(&mut pushes).await, "goal", "a filter in SUBSCRIBE");
+        client.subscribe("sport/#").await.unwrap();
+        bed.push(name, "marker");
+        assert_eq!(next(&mut pushes).await, "marker", "a filter that was held");
+        drop(pushes);
+        client.close().await;
+        let client = start();
+        online(&client).await;
+        bed.push(name, "marker");
+        assert_eq!(next(&mut client.pushes()).await, "marker", "the filter of a session that went on");
     }
 }
 

@@ -162,18 +162,24 @@ fn hellos_topics_replace_those_of_the_connection_before() {
     let filter = |filter: &str, qos| Filter { filter: filter.to_owned(), qos };
     let opened = rig.open(&Hello { topics: vec![filter("a/#", 1), filter("b", 2)], ..hello(1) });
     let granted: Vec<_> =
-        opened.subscribed.results.iter().map(|result| (result.qos, &*result.error)).collect();
+        opened.subscriptions.subscribed.results.iter().map(|result| (result.qos, &*result.error)).collect();
     assert_eq!(granted, [(1, ""), (1, "")]);
     let more = Subscribe { add: vec![filter("c", 0), filter("x#", 0)], remove: vec![] };
-    let results = opened.lease.subscribe(&more).results;
+    let results = opened.lease.subscribe(&more).subscribed.results;
     assert!(results[0].error.contains("session.subscriptions_max"), "{}", results[0].error);
     assert!(results[1].error.contains("MQTT-4.7.1-1"), "{}", results[1].error);
     let swap = Subscribe { add: vec![filter("c", 0)], remove: vec!["b".to_owned(), "d".to_owned()] };
-    let errors: Vec<_> =
-        opened.lease.subscribe(&swap).results.into_iter().map(|result| result.error.is_empty()).collect();
+    let errors: Vec<_> = opened
+        .lease
+        .subscribe(&swap)
+        .subscribed
+        .results
+        .into_iter()
+        .map(|result| result.error.is_empty())
+        .collect();
     assert_eq!(errors, [true, false, true], "b is gone, d never was, c has room");
     let opened = rig.open(&Hello { topics: vec![filter("c", 1)], ..hello(2) });
-    assert_eq!(opened.subscribed.results.len(), 1);
+    assert_eq!(opened.subscriptions.subscribed.results.len(), 1);
     let held: Vec<_> =
         rig.hub.subscriptions("phone").into_iter().map(|(filter, o)| (filter, o.qos)).collect();
     assert_eq!(held, [("c".to_owned(), 1)]);

@@ -400,7 +400,7 @@ impl Default for Limits {
             handshakes_max: 512,
             first_message_timeout: Duration::from_secs(10),
             connections_max: 200_000,
-            frame_bytes_max: 16 * 1024 + 64,
+            frame_bytes_max: 16 * 1024 + 256,
             header_list_bytes_max: 64 * 1024,
             message_bytes_max: 4 * 1024 * 1024,
             streams_max: 128,

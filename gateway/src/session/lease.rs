@@ -1,6 +1,9 @@
 //! One connection's hold on its session: all that the connection's driver calls.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use towline_protocols::{
     link::{Ack, Execution, RpcError, RpcErrorKind, Subscribe, Subscribed},
@@ -94,14 +97,15 @@ impl Lease {
                 "the gateway holds too many answers (session_bytes_held)",
             );
         }
-        if running(&mut state, context) >= context.streams_max {
+        if running(&mut state, context) >= context.streams_max.load(Ordering::Relaxed) {
             context.limit_hit("limits.streams_max");
             return refuse(
                 RpcErrorKind::LimitExceeded,
                 "too many requests run at one time (limits.streams_max)",
             );
         }
-        let exchange = Exchange::new(seq, context.settings.stream_window as usize, context.held.clone());
+        let exchange =
+            Exchange::new(seq, context.settings.load().stream_window as usize, context.held.clone());
         state.ledger_mut(context).begin(seq, exchange.clone());
         match exchange.attach(0, &self.signal) {
             Ok(consumer) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),

@@ -213,7 +213,7 @@ impl LinkSession {
         }
         state.away_since = Some(now);
         if !mem::replace(&mut state.due_away, true) {
-            self.context.due.away.push(now + self.context.settings.expiry, Arc::downgrade(self));
+            self.context.due.away.push(now + self.context.settings.load().expiry, Arc::downgrade(self));
         }
     }
 
@@ -222,7 +222,7 @@ impl LinkSession {
         let mut state = self.state.lock();
         state.due_away = false;
         let Some(away_since) = state.away_since else { return false };
-        let expires = away_since + self.context.settings.expiry;
+        let expires = away_since + self.context.settings.load().expiry;
         if expires <= now {
             return true;
         }
@@ -564,18 +564,20 @@ impl Mailbox for LinkSession {
 
 impl Context {
     pub(super) fn ledger_limits(&self) -> LedgerLimits {
+        let settings = self.settings.load();
         LedgerLimits {
-            outcomes_max: self.settings.outcomes_max,
-            outcome_bytes_max: self.settings.outcome_bytes_max,
-            outcome_age_max: self.settings.outcome_age_max,
+            outcomes_max: settings.outcomes_max,
+            outcome_bytes_max: settings.outcome_bytes_max,
+            outcome_age_max: settings.outcome_age_max,
         }
     }
 
     fn push_bounds(&self) -> PushBounds {
+        let settings = self.settings.load();
         PushBounds {
-            count_max: self.settings.pushes_max,
-            bytes_max: self.settings.push_bytes_max,
-            age_max: self.settings.push_age_max,
+            count_max: settings.pushes_max,
+            bytes_max: settings.push_bytes_max,
+            age_max: settings.push_age_max,
         }
     }
 

@@ -33,6 +33,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use arc_swap::ArcSwap;
 use dashmap::{DashMap, Entry};
 use prometheus::{IntCounterVec, IntGauge};
 use towline_protocols::link::{CloseCode, Hello, RpcError};
@@ -69,9 +70,9 @@ pub struct Sessions {
 
 /// What all sessions share.
 struct Context {
-    settings: settings::Session,
-    streams_max: usize,
-    sessions_max: usize,
+    settings: ArcSwap<settings::Session>,
+    streams_max: AtomicUsize,
+    sessions_max: AtomicUsize,
     hub: Hub,
     store: Store,
     clock: Clock,
@@ -147,9 +148,9 @@ impl Sessions {
         clock: Clock,
     ) -> Result<Self, StoreError> {
         let context = Context {
-            settings: settings.session.clone(),
-            streams_max: settings.limits.streams_max,
-            sessions_max: settings.limits.sessions_max,
+            settings: ArcSwap::from_pointee(settings.session.clone()),
+            streams_max: settings.limits.streams_max.into(),
+            sessions_max: settings.limits.sessions_max.into(),
             hub,
             store,
             clock,
@@ -186,6 +187,14 @@ impl Sessions {
         }
     }
 
+    /// Follows a reload. Sessions that have more than the new bounds keep it; what a session remembers of
+    /// its requests keeps the bounds that it began with.
+    pub fn follow(&self, settings: &Settings) {
+        self.context.settings.store(Arc::new(settings.session.clone()));
+        self.context.streams_max.store(settings.limits.streams_max, Ordering::Relaxed);
+        self.context.sessions_max.store(settings.limits.sessions_max, Ordering::Relaxed);
+    }
+
     /// The session of a client.
     pub fn get(&self, client_id: &str) -> Option<Arc<LinkSession>> {
         self.table.get(client_id).map(|session| session.clone())
@@ -208,7 +217,7 @@ impl Sessions {
 
     /// Makes a session and registers it; the caller holds its place in the table.
     fn create(&self, identity: Identity) -> Result<Arc<LinkSession>, OpenError> {
-        if self.len() >= self.context.sessions_max {
+        if self.len() >= self.context.sessions_max.load(Ordering::Relaxed) {
             self.context.limit_hit("limits.sessions_max");
             return Err(OpenError::SessionsFull);
         }

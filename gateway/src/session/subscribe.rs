@@ -55,7 +55,8 @@ impl LinkSession {
         match hub.subscribe(self.client_id(), &wanted.filter, options) {
             Err(error) => result(error.to_string()),
             Ok(true)
-                if hub.subscription_count(self.client_id()) > self.context.settings.subscriptions_max =>
+                if hub.subscription_count(self.client_id())
+                    > self.context.settings.load().subscriptions_max =>
             {
                 hub.unsubscribe(self.client_id(), &wanted.filter);
                 self.context.limit_hit("session.subscriptions_max");

@@ -94,7 +94,7 @@ fn ranges_are_checked_at_their_edges() {
     check("[limits]\nframe_bytes_max = \"1MiB\"\n", "");
     check(
         "[limits]\nframe_bytes_max = \"2MiB\"\n",
-        "t.toml:7:19: limits.frame_bytes_max: 2MiB is out of range; write 1KiB to 1MiB",
+        "t.toml:7:19: limits.frame_bytes_max: 2MiB is out of range; write 16640 to 1MiB",
     );
     check(
         "[limits]\nidle_timeout = \"500ms\"\n",

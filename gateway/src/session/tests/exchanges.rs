@@ -258,6 +258,19 @@ fn beyond_streams_max_a_request_is_refused_as_not_run() {
 }
 
 #[test]
+fn a_reload_changes_the_bounds_of_sessions_that_are_there() {
+    let rig = Rig::with(|settings| settings.limits.streams_max = 1);
+    let opened = rig.open(&hello(1));
+    let _first = run(&opened.lease, 1);
+    assert_eq!(refused(&opened.lease, 2).kind, LimitExceeded);
+    let mut settings = rig.settings.clone();
+    settings.limits.streams_max = 2;
+    rig.sessions.follow(&settings);
+    let _second = run(&opened.lease, 2);
+    assert_eq!(refused(&opened.lease, 3).kind, LimitExceeded);
+}
+
+#[test]
 fn sequence_numbers_outside_the_protocol_are_malformed() {
     let rig = Rig::new();
     let opened = rig.open(&hello(1));

@@ -61,6 +61,9 @@ fn a_push_that_was_not_sent_cannot_be_acknowledged() {
     opened.lease.push_ack(1).unwrap();
     assert_eq!(opened.lease.push_ack(2), Err(PushNotSent(2)));
     opened.lease.push_ack(1).unwrap();
+    rig.hub.push_to_client("phone", &push("b"));
+    opened.lease.push_ack(1).expect("again, while the next one waits");
+    assert_eq!(opened.lease.push_ack(2), Err(PushNotSent(2)));
 }
 
 #[test]

@@ -23,7 +23,8 @@ pub(super) fn limits(mut t: Table<'_, '_>) -> Limits {
         handshakes_max: t.count("handshakes_max", d.handshakes_max, 1..=100_000),
         first_message_timeout: t.duration("first_message_timeout", d.first_message_timeout, ms(100)..=s(120)),
         connections_max: t.count("connections_max", d.connections_max, 1..=10_000_000),
-        frame_bytes_max: t.size("frame_bytes_max", d.frame_bytes_max, KIB..=MIB),
+        // The protocol's least, which clients use before they hear of another.
+        frame_bytes_max: t.size("frame_bytes_max", d.frame_bytes_max, d.frame_bytes_max..=MIB),
         header_list_bytes_max: t.size("header_list_bytes_max", d.header_list_bytes_max, KIB..=MIB),
         message_bytes_max: t.size("message_bytes_max", d.message_bytes_max, KIB..=GIB),
         streams_max: t.count("streams_max", d.streams_max, 1..=10_000),
@@ -38,10 +39,16 @@ pub(super) fn limits(mut t: Table<'_, '_>) -> Limits {
 
 pub(super) fn session(mut t: Table<'_, '_>) -> Session {
     let d = Session::default();
+    // The defaults of the windows are the protocol's least, which clients use before they hear of others.
     let session = Session {
         expiry: t.duration("expiry", d.expiry, s(1)..=s(30 * 86_400)),
-        stream_window: t.size("stream_window", d.stream_window as usize, 16 * KIB..=GIB) as u32,
-        connection_window: t.size("connection_window", d.connection_window as usize, 16 * KIB..=GIB) as u32,
+        stream_window: t.size("stream_window", d.stream_window as usize, d.stream_window as usize..=GIB)
+            as u32,
+        connection_window: t.size(
+            "connection_window",
+            d.connection_window as usize,
+            d.connection_window as usize..=GIB,
+        ) as u32,
         header_table_bytes: t.size("header_table_bytes", d.header_table_bytes, 0..=64 * KIB),
         outcomes_max: t.count("outcomes_max", d.outcomes_max, 1..=100_000),
         outcome_bytes_max: t.size("outcome_bytes_max", d.outcome_bytes_max, KIB..=GIB),

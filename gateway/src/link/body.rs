@@ -1,16 +1,17 @@
 //! A request's body on its way from the link to the backend, piece by piece, no message gathered whole.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use towline_protocols::link::{Execution, RpcError, RpcErrorKind};
 
 /// Bytes of messages that backends have taken, to be given back to their senders as credit.
@@ -51,31 +52,76 @@ impl Credits {
 
 /// The link's end of a body. Dropped before the end, it fails the body, which cancels the call.
 pub(super) struct BodySender {
-    pieces: mpsc::UnboundedSender<Piece>,
+    pipe: Arc<Mutex<Pipe>>,
     grpc: bool,
 }
 
 /// The backend's end.
 pub(super) struct LinkBody {
-    /// Not bounded here: flow control allows the sender no more than the stream's window, since credit
-    /// is given back only as pieces are taken.
-    pieces: mpsc::UnboundedReceiver<Piece>,
+    pipe: Arc<Mutex<Pipe>>,
     seq: u64,
     credits: Arc<Credits>,
     over: bool,
 }
 
+/// What is under way from one end to the other. A channel of tokio's would take 3 KB for each request.
+#[derive(Default)]
+struct Pipe {
+    /// Not bounded here: flow control allows the sender no more than the stream's window, since credit
+    /// is given back only as pieces are taken.
+    pieces: VecDeque<Piece>,
+    /// Who waits for a piece.
+    waiting: Option<Waker>,
+    /// The link's end is gone.
+    sent: bool,
+    /// The backend's end is gone.
+    closed: bool,
+}
+
+impl Pipe {
+    /// The next piece. Small ones that are there already go out as one: a frame costs more than a copy.
+    fn take(&mut self) -> Option<Piece> {
+        let (first, mut of_link) = match self.pieces.pop_front()? {
+            Piece::Data(first, of_link) => (first, of_link),
+            other => return Some(other),
+        };
+        let mut length = first.len();
+        let fits = |piece: &&Piece| match piece {
+            Piece::Data(bytes, _) => {
+                length += bytes.len();
+                length <= MERGED_BYTES_MAX
+            }
+            Piece::Trailers(_) | Piece::End => false,
+        };
+        let more = self.pieces.iter().take_while(fits).count();
+        if more == 0 {
+            return Some(Piece::Data(first, of_link));
+        }
+        let mut merged = BytesMut::from(&first[..]);
+        for piece in self.pieces.drain(..more) {
+            if let Piece::Data(bytes, length) = piece {
+                merged.extend_from_slice(&bytes);
+                of_link += length;
+            }
+        }
+        Some(Piece::Data(merged.freeze(), of_link))
+    }
+}
+
+/// Pieces are copied together up to an HTTP/2 frame of the default size.
+const MERGED_BYTES_MAX: usize = 16 << 10;
+
 enum Piece {
     /// Bytes, and how many of them came over the link.
     Data(Bytes, usize),
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
     End,
 }
 
 /// Both ends of the body of request `seq`.
 pub(super) fn channel(seq: u64, grpc: bool, credits: Arc<Credits>) -> (BodySender, LinkBody) {
-    let (sender, pieces) = mpsc::unbounded_channel();
-    (BodySender { pieces: sender, grpc }, LinkBody { pieces, seq, credits, over: false })
+    let pipe = Arc::<Mutex<Pipe>>::default();
+    (BodySender { pipe: Arc::clone(&pipe), grpc }, LinkBody { pipe, seq, credits, over: false })
 }
 
 impl BodySender {
@@ -95,19 +141,61 @@ impl BodySender {
     }
 
     pub(super) fn trailers(self, fields: HeaderMap) {
-        self.send(Piece::Trailers(fields));
+        self.send(Piece::Trailers(Box::new(fields)));
     }
 
     /// A backend that wants no more of the body has dropped its end; the rest is let go.
     fn send(&self, piece: Piece) {
-        if let Err(mpsc::error::SendError(Piece::Data(..))) = self.pieces.send(piece) {
-            tracing::trace!("the backend takes no more of the body");
+        let mut pipe = self.pipe.lock();
+        if pipe.closed {
+            return;
         }
+        pipe.pieces.push_back(piece);
+        let waiting = pipe.waiting.take();
+        drop(pipe);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Whether the backend still takes the body.
     pub(super) fn is_open(&self) -> bool {
-        !self.pieces.is_closed()
+        !self.pipe.lock().closed
+    }
+}
+
+impl Drop for BodySender {
+    fn drop(&mut self) {
+        let mut pipe = self.pipe.lock();
+        pipe.sent = true;
+        let waiting = pipe.waiting.take();
+        drop(pipe);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl LinkBody {
+    /// The next piece, in order; `None` when the link's end is gone.
+    fn poll_piece(&self, cx: &Context<'_>) -> Poll<Option<Piece>> {
+        let mut pipe = self.pipe.lock();
+        if let Some(piece) = pipe.take() {
+            return Poll::Ready(Some(piece));
+        }
+        if pipe.sent {
+            return Poll::Ready(None);
+        }
+        if !pipe.waiting.as_ref().is_some_and(|waiting| waiting.will_wake(cx.waker())) {
+            pipe.waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for LinkBody {
+    fn drop(&mut self) {
+        let mut pipe = self.pipe.lock();
+        pipe.closed = true;
+        let rest = std::mem::take(&mut pipe.pieces);
+        drop(pipe);
+        drop(rest);
     }
 }
 
@@ -131,18 +219,20 @@ impl http_body::Body for LinkBody {
         if self.over {
             return Poll::Ready(None);
         }
-        let piece = match self.pieces.poll_recv(cx) {
+        let piece = match self.poll_piece(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(piece) => piece,
         };
         Poll::Ready(match piece {
             Some(Piece::Data(bytes, of_link)) => {
-                self.credits.add(self.seq, of_link);
+                if of_link > 0 {
+                    self.credits.add(self.seq, of_link);
+                }
                 Some(Ok(Frame::data(bytes)))
             }
             Some(Piece::Trailers(fields)) => {
                 self.over = true;
-                Some(Ok(Frame::trailers(fields)))
+                Some(Ok(Frame::trailers(*fields)))
             }
             Some(Piece::End) => {
                 self.over = true;
@@ -156,7 +246,7 @@ impl http_body::Body for LinkBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over
+        self.over || matches!(self.pipe.lock().pieces.front(), Some(Piece::End))
     }
 }
 
@@ -167,6 +257,7 @@ fn broken_off() -> RpcError {
 
 #[cfg(test)]
 mod tests {
+    use http_body::Body as _;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -186,6 +277,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_message_that_is_there_whole_is_one_frame_and_the_last() {
+        let credits = Arc::new(Credits::default());
+        let (sender, mut body) = channel(7, true, Arc::clone(&credits));
+        sender.part(Some(2), Bytes::from_static(b"ab"));
+        sender.end();
+        assert!(!body.is_end_stream());
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), &b"\0\0\0\0\x02ab"[..]);
+        assert!(body.is_end_stream());
+        assert!(body.frame().await.is_none());
+        assert_eq!(credits.take(), [(7, 2)]);
+    }
+
+    #[tokio::test]
+    async fn pieces_are_not_copied_together_beyond_the_limit() {
+        let (sender, mut body) = channel(1, false, Arc::default());
+        for length in [MERGED_BYTES_MAX - 1, 1, 1] {
+            sender.part(None, vec![7; length].into());
+        }
+        let mut lengths = Vec::new();
+        for _ in 0..2 {
+            lengths.push(body.frame().await.unwrap().unwrap().into_data().unwrap().len());
+        }
+        assert_eq!(lengths, [MERGED_BYTES_MAX, 1]);
+    }
+
+    #[tokio::test]
     async fn a_plain_body_is_the_concatenation() {
         let (sender, body) = channel(1, false, Arc::default());
         sender.part(Some(2), Bytes::from_static(b"ab"));
@@ -202,5 +320,29 @@ mod tests {
         sender.part(Some(2), Bytes::from_static(b"a"));
         drop(sender);
         assert_eq!(body.collect().await.unwrap_err().kind, RpcErrorKind::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_waits_is_woken_by_each_piece_and_by_the_end_of_the_sender() {
+        let (sender, mut body) = channel(1, false, Arc::default());
+        let taken = tokio::spawn(async move {
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            (first, body.frame().await.unwrap().unwrap_err().kind)
+        });
+        tokio::task::yield_now().await;
+        sender.part(Some(2), Bytes::from_static(b"a"));
+        tokio::task::yield_now().await;
+        drop(sender);
+        assert_eq!(taken.await.unwrap(), (Bytes::from_static(b"a"), RpcErrorKind::Cancelled));
+    }
+
+    #[test]
+    fn a_body_that_nobody_takes_is_closed_and_keeps_nothing() {
+        let (sender, body) = channel(1, false, Arc::default());
+        sender.part(Some(1), Bytes::from_static(b"a"));
+        drop(body);
+        assert!(!sender.is_open());
+        sender.part(Some(1), Bytes::from_static(b"b"));
+        assert!(sender.pipe.lock().pieces.is_empty());
     }
 }

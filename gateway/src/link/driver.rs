@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkErro
 use super::{
     attendance::{self, Attendance, Published},
     door::{self, Admission},
-    io::{Moved, move_bytes},
+    io::{Moved, move_bytes, write},
     quic_stream::QuicStreams,
     requests::TcpRequests,
 };
@@ -44,6 +45,8 @@ pub(super) struct Driver<S> {
     input: BytesMut,
     out: BytesMut,
     flush_due: bool,
+    /// The machine may have something new to say.
+    write_first: bool,
     /// Once HELLO was followed.
     attendance: Option<Box<Attendance>>,
     /// HELLO must have come by then.
@@ -81,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             input,
             out: BytesMut::new(),
             flush_due: false,
+            write_first: true,
             attendance: None,
             hello_due: Instant::now() + limit,
             quiet_at: None,
@@ -109,6 +113,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Offers the machine's bytes to the socket and waits for whatever comes first.
     async fn wait(&mut self, drain: &mut DrainWatch) -> Wake {
         self.fill();
+        // Most answers fit into the socket at once: no need to look at everything else before. Only one
+        // time in a row, so that a fast reader does not keep the driver from everything else.
+        if std::mem::take(&mut self.write_first)
+            && let Poll::Ready(moved) = self.try_write()
+        {
+            return Wake::Moved(moved);
+        }
         let due = self.next_timeout();
         let goaway_due = !self.goaway_sent && self.attendance.is_some();
         let admitted = self.attendance.is_some();
@@ -123,7 +134,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
+    /// Writes without waiting. Where it has to wait, the stream must be asked again by who can be woken.
+    fn try_write(&mut self) -> Poll<io::Result<Moved>> {
+        let mut nobody = Context::from_waker(Waker::noop());
+        write(&mut self.stream, &mut self.out, &mut self.flush_due, &mut nobody)
+    }
+
     async fn follow(&mut self, wake: Wake) -> Result<(), End> {
+        self.write_first = !matches!(wake, Wake::Moved(Ok(Moved::Wrote)));
         match wake {
             Wake::Moved(Ok(Moved::Read(0)) | Err(_)) => return Err(End::Gone),
             Wake::Moved(Ok(Moved::Read(_))) => return self.handle_input().await,

@@ -1,6 +1,11 @@
 //! Moving bytes both ways on one task.
 
-use std::{future::poll_fn, io, pin::Pin, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -11,6 +16,22 @@ pub(super) enum Moved {
     Read(usize),
     /// Bytes were written.
     Wrote,
+}
+
+/// Writes from `out`; pending when it is empty, or when the stream takes nothing now.
+pub(super) fn write<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    out: &mut BytesMut,
+    flush_due: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Moved>> {
+    if out.is_empty() {
+        return Poll::Pending;
+    }
+    let count = ready!(Pin::new(stream).poll_write(cx, out))?;
+    out.advance(count);
+    *flush_due = true;
+    Poll::Ready(Ok(Moved::Wrote))
 }
 
 /// Read at a time.
@@ -24,12 +45,8 @@ pub(super) async fn move_bytes<S: AsyncRead + AsyncWrite + Unpin>(
     flush_due: &mut bool,
 ) -> io::Result<Moved> {
     poll_fn(|cx| {
-        if !out.is_empty()
-            && let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, out)
-        {
-            out.advance(written?);
-            *flush_due = true;
-            return Poll::Ready(Ok(Moved::Wrote));
+        if let Poll::Ready(wrote) = write(stream, out, flush_due, cx) {
+            return Poll::Ready(wrote);
         }
         // TLS keeps what the socket did not take until it is flushed.
         if *flush_due

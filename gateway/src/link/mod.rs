@@ -24,6 +24,7 @@ mod quic_stream;
 mod requests;
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -52,28 +53,41 @@ pub fn serve_tcp(
 
 /// Serves one QUIC connection until it ends.
 pub async fn serve_quic(gateway: Arc<Gateway>, origin: Arc<Origin>, connection: quinn::Connection) {
-    let (link, limit) = {
+    // Boxed: the task of an idle connection must not keep room for its beginning.
+    let Some(served) = Box::pin(begin_quic(gateway, origin, connection.clone())).await else { return };
+    served.await;
+    // Closing drops what is under way, so the client goes first if it does so soon.
+    let _ = tokio::time::timeout(LAST_WORDS_MAX, connection.closed()).await;
+    connection.close(quinn::VarInt::from_u32(0), b"");
+}
+
+/// Waits for the control stream; the result serves the connection.
+async fn begin_quic(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    connection: quinn::Connection,
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let (link, limits) = {
         let snapshot = gateway.snapshot();
-        (Arc::clone(&snapshot.link), snapshot.settings.limits.first_message_timeout)
+        (Arc::clone(&snapshot.link), snapshot.settings.limits.clone())
     };
-    let (send, recv) = match tokio::time::timeout(limit, connection.accept_bi()).await {
+    let (send, recv) = match tokio::time::timeout(limits.first_message_timeout, connection.accept_bi()).await
+    {
         Ok(Ok(control)) => control,
-        Ok(Err(_)) => return,
+        Ok(Err(_)) => return None,
         Err(_) => {
             gateway.metrics.limit_hit("limits.first_message_timeout");
-            return connection.close(quinn::VarInt::from_u32(0), b"no control stream");
+            connection.close(quinn::VarInt::from_u32(0), b"no control stream");
+            return None;
         }
     };
     // The control stream goes before every request.
     let _ = send.set_priority(quic_stream::CONTROL_PRIORITY);
     let machine = Control::server(link, Instant::now());
-    let streams = QuicStreams::new(connection.clone(), machine);
-    let stream = tokio::io::join(recv, send);
+    let streams = QuicStreams::new(connection, machine, limits.streams_max);
     let binding = driver::Binding::Quic(Box::new(streams));
-    Driver::new(gateway, origin, stream, binding, BytesMut::new()).drive().await;
-    // Closing drops what is under way, so the client goes first if it does so soon.
-    let _ = tokio::time::timeout(LAST_WORDS_MAX, connection.closed()).await;
-    connection.close(quinn::VarInt::from_u32(0), b"");
+    let stream = tokio::io::join(recv, send);
+    Some(Box::pin(Driver::new(gateway, origin, stream, binding, BytesMut::new()).drive()))
 }
 
 /// How long a client may take to hear the last words.

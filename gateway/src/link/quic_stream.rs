@@ -14,7 +14,10 @@ use super::{
     door::{Door, Opening},
     head,
 };
-use crate::session::{Attach, Consumer, ExchangePart};
+use crate::{
+    session::{Attach, Consumer, ExchangePart},
+    transport::quic,
+};
 
 /// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
 pub(super) const CONTROL_PRIORITY: i32 = 8;
@@ -30,15 +33,19 @@ pub(super) struct QuicStreams {
     connection: quinn::Connection,
     accepted: Option<(SendStream, RecvStream)>,
     tasks: JoinSet<Left>,
+    /// How many requests QUIC lets the client have open now.
+    allowed: usize,
+    streams_max: usize,
 }
 
 impl QuicStreams {
-    pub(super) fn new(connection: quinn::Connection, machine: Control) -> Self {
-        Self { machine, connection, accepted: None, tasks: JoinSet::new() }
+    pub(super) fn new(connection: quinn::Connection, machine: Control, streams_max: usize) -> Self {
+        let allowed = streams_max.min(quic::REQUESTS_AT_FIRST);
+        Self { machine, connection, accepted: None, tasks: JoinSet::new(), allowed, streams_max }
     }
 
     /// Waits for a new stream, or for the end of one. Safe to cancel. QUIC's own limit on streams is
-    /// `streams_max`, so the tasks are no more.
+    /// never above `streams_max`, so the tasks are no more.
     pub(super) async fn wake(&mut self) {
         tokio::select! {
             accepted = self.connection.accept_bi() => match accepted {
@@ -62,6 +69,16 @@ impl QuicStreams {
         if let Some((send, recv)) = self.accepted.take() {
             let settings = self.machine.stream_settings();
             self.tasks.spawn(serve_stream(Arc::clone(door), settings, send, recv));
+            self.make_room();
+        }
+    }
+
+    /// Allows twice as many requests once half of the allowed ones run: a client that opens them one after
+    /// the other never waits for the limit.
+    fn make_room(&mut self) {
+        if self.allowed < self.streams_max && self.tasks.len() * 2 >= self.allowed {
+            self.allowed = self.allowed.saturating_mul(2).min(self.streams_max);
+            quic::allow_requests(&self.connection, self.allowed);
         }
     }
 }

@@ -8,7 +8,7 @@ mod refusal;
 mod slots;
 mod tcp;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{net::TcpStream, task::JoinHandle};
@@ -40,41 +40,43 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
         let slot = slots::admit(&gateway, &listener)?;
         let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp).await?;
         let secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
-        let (protocol, first_bytes, stream) = detect::protocol(&gateway, &listener, secured).await?;
-        Ok((slot, protocol, first_bytes, stream))
+        let (protocol, first_bytes, mut stream) = detect::protocol(&gateway, &listener, secured).await?;
+        let open = slot.serving(&gateway, &listener, protocol);
+        stream.set_meter(meter(&gateway, protocol));
+        let origin = origin(Arc::clone(&listener), peer, protocol, stream.is_encrypted());
+        Ok((open, serve(Arc::clone(&gateway), origin, stream, first_bytes)))
     });
     let established = tokio::select! {
         biased;
         _ = drain.draining() => Err(Refusal::Draining),
         established = established => established,
     };
-    let (slot, protocol, first_bytes, mut stream) = match established {
+    let (_open, serving) = match established {
         Ok(established) => established,
         Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
     };
-    let _open = slot.serving(&gateway, &listener, protocol);
-    stream.set_meter(meter(&gateway, protocol));
-    let origin = origin(listener, peer, protocol, stream.is_encrypted());
     tokio::select! {
-        () = serve(gateway, origin, stream, first_bytes) => {}
+        () = serving => {}
         // What still runs at the drain's deadline is cut: dropping the stream closes it.
         () = drain.over() => {}
     }
 }
 
 /// Hands a connection to the server of its protocol, until it ends. Boxed one by one, so that a
-/// connection pays for its own protocol's state only.
-async fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) {
+/// connection pays for its own protocol's state only; not an `async fn`, which would keep room for its
+/// arguments beside the server that takes them.
+fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) -> Serving {
     match origin.protocol {
-        Protocol::Http => {
-            Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))).await
-        }
-        Protocol::Mqtt => Box::pin(crate::mqtt::serve(gateway, origin, stream, first_bytes)).await,
+        Protocol::Http => Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))),
+        Protocol::Mqtt => Box::pin(crate::mqtt::serve(gateway, origin, stream, first_bytes)),
         Protocol::LinkTcp | Protocol::LinkQuic => {
-            Box::pin(crate::link::serve_tcp(gateway, origin, stream, first_bytes)).await;
+            Box::pin(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }
     }
 }
+
+/// A connection being served.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Opens the sockets of every listener, or none.
 ///

@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
 use rustls::sign::CertifiedKey;
@@ -16,6 +16,9 @@ use crate::{gateway::StartError, settings::Settings};
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(30);
 /// The control stream stands beside the requests.
 const CONTROL_STREAMS: u64 = 1;
+/// Requests that a fresh connection may have open. quinn keeps tables as large as the limit, 9 KB at 128,
+/// so the limit grows with use ([`allow_requests`]) and an idle connection does not pay for it.
+pub(crate) const REQUESTS_AT_FIRST: usize = 16;
 /// Half-open connections that wait for their turn, all together: beyond it, Initial packets are dropped.
 const INCOMING_MAX: usize = 4096;
 /// Early data of connections that wait for their turn, bytes, each and all together.
@@ -54,7 +57,7 @@ fn transport(settings: &Settings) -> TransportConfig {
     let idle = settings.session.heartbeat_max + HEARTBEAT_GRACE;
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(varint(settings.limits.streams_max as u64 + CONTROL_STREAMS))
+        .max_concurrent_bidi_streams(streams(settings.limits.streams_max.min(REQUESTS_AT_FIRST)))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(settings.session.stream_window))
         .receive_window(VarInt::from_u32(settings.session.connection_window))
@@ -67,6 +70,11 @@ fn transport(settings: &Settings) -> TransportConfig {
     transport
 }
 
-fn varint(value: u64) -> VarInt {
-    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+/// Lets the peer have so many requests open at a time.
+pub(crate) fn allow_requests(connection: &Connection, requests: usize) {
+    connection.set_max_concurrent_bi_streams(streams(requests));
+}
+
+fn streams(requests: usize) -> VarInt {
+    VarInt::from_u64(requests as u64 + CONTROL_STREAMS).unwrap_or(VarInt::MAX)
 }

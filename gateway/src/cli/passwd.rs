@@ -1,6 +1,6 @@
 //! `towline passwd`.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, IsTerminal};
 
 use super::Failure;
 use crate::auth;
@@ -13,6 +13,9 @@ pub struct Arguments {
 
 /// The password never stands on the command line, where every process of the machine could read it.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if io::stdin().is_terminal() {
+        eprint!("Password of {} (it shows): ", arguments.user);
+    }
     let mut password = String::new();
     io::stdin()
         .lock()

@@ -61,6 +61,11 @@ fn keep_what_needs_a_restart(old: &Settings, mut new: Settings) -> Settings {
         warn!("a changed data_dir needs a restart; it stays {}", old.data_dir.display());
         new.data_dir.clone_from(&old.data_dir);
     }
+    let (old_levels, new_levels) = (old.mqtt.topic_levels_max, &mut new.mqtt.topic_levels_max);
+    if old_levels != *new_levels {
+        warn!("a changed mqtt.topic_levels_max needs a restart; it stays {old_levels}");
+        *new_levels = old_levels;
+    }
     if (&old.log.filter, old.log.json) != (&new.log.filter, new.log.json) {
         warn!("a changed [log] needs a restart");
         new.log = old.log.clone();

@@ -310,8 +310,15 @@ async fn a_reload_keeps_addresses_until_a_restart() {
     let mut moved = scene.gateway().snapshot().settings.clone();
     moved.listeners.pop();
     moved.listeners[0].connections_max = 0;
+    // The hub keeps the depth of its tree, and is not shown as if it had changed.
+    moved.mqtt.topic_levels_max += 1;
+    moved.limits.message_bytes_max += 1;
+    let before = scene.gateway().snapshot().settings.clone();
     reload::apply(scene.gateway(), moved).unwrap();
-    assert_eq!(scene.gateway().snapshot().settings.listeners.len(), 3);
+    let after = scene.gateway().snapshot().settings.clone();
+    assert_eq!(after.listeners.len(), 3);
+    assert_eq!(after.mqtt.topic_levels_max, before.mqtt.topic_levels_max);
+    assert_eq!(after.limits.message_bytes_max, before.limits.message_bytes_max + 1, "others change at once");
     assert_served(&exchange(scene.tcp("off").await, GET).await);
 }
 

@@ -249,7 +249,7 @@ mod tests {
         for variant in variants {
             let retained = Retained::new(100, cost(&plain) + 999);
             let refused = retained.retain(&Arc::new(variant), Instant::now());
-            assert_eq!(refused, Err(RetainedFull("retained_bytes_max")));
+            assert_eq!(refused, Err(RetainedFull("mqtt.retained_bytes_max")));
         }
     }
 }

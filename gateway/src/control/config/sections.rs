@@ -24,6 +24,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     let admin = admin(root.table("admin"));
     let auth = auth(root.table("auth"));
     let backends = backends(root);
+    let session = section::session(root.table("session"));
     let settings = Settings {
         data_dir: root.optional_path("data_dir").unwrap_or(default.data_dir),
         drain_timeout,
@@ -35,16 +36,12 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         auth,
         admin,
         limits: section::limits(root.table("limits")),
-        session: section::session(root.table("session")),
         mqtt: section::mqtt(root.table("mqtt")),
-        client_policy: section::client_policy(root.table("client_policy")),
+        client_policy: section::client_policy(root.table("client_policy"), session.heartbeat_max),
+        session,
         compression: section::compression(root.table("compression")),
         log: log(root.table("log")),
     };
-    if settings.client_policy.heartbeat > settings.session.heartbeat_max {
-        root.table("client_policy")
-            .mistake("heartbeat", "is longer than session.heartbeat_max, which the gateway holds clients to");
-    }
     root.finish();
     settings
 }

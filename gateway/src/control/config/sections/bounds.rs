@@ -1,6 +1,8 @@
 //! Sections whose keys are bounds: numbers, durations, sizes.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
+
+use towline_dictionaries::DictionaryFile;
 
 use crate::{control::config::reader::Table, settings::*};
 
@@ -91,15 +93,18 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     mqtt
 }
 
-pub(super) fn client_policy(mut t: Table<'_, '_>) -> ClientPolicy {
+pub(super) fn client_policy(mut t: Table<'_, '_>, heartbeat_max: Duration) -> ClientPolicy {
     let d = ClientPolicy::default();
     let policy = ClientPolicy {
-        heartbeat: t.duration("heartbeat", d.heartbeat, s(1)..=s(86_400)),
+        heartbeat: t.duration("heartbeat", d.heartbeat.min(heartbeat_max), s(1)..=s(86_400)),
         fallback_delay: t.duration("fallback_delay", d.fallback_delay, ms(0)..=s(60)),
         connect_timeout: t.duration("connect_timeout", d.connect_timeout, ms(100)..=s(120)),
         backoff_min: t.duration("backoff_min", d.backoff_min, ms(10)..=s(60)),
         backoff_max: t.duration("backoff_max", d.backoff_max, ms(10)..=s(3600)),
     };
+    if policy.heartbeat > heartbeat_max {
+        t.mistake("heartbeat", "is longer than session.heartbeat_max, which the gateway holds clients to");
+    }
     if policy.backoff_min > policy.backoff_max {
         t.mistake("backoff_min", "is longer than client_policy.backoff_max");
     }
@@ -116,10 +121,15 @@ pub(super) fn compression(mut t: Table<'_, '_>) -> Compression {
         dictionaries: t.paths("dictionaries"),
     };
     for path in &compression.dictionaries {
-        if let Err(error) = std::fs::File::open(path) {
-            t.mistake("dictionaries", format_args!("{} cannot be read: {error}", path.display()));
+        if let Err(problem) = usable_dictionary(path, compression.level) {
+            t.mistake("dictionaries", problem);
         }
     }
     t.finish();
     compression
+}
+
+fn usable_dictionary(path: &Path, level: i32) -> Result<(), String> {
+    let file = DictionaryFile::load(path).map_err(|error| error.to_string())?;
+    file.prepare(level).map(drop).map_err(|error| format!("{}: {error}", path.display()))
 }

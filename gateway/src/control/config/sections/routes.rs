@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, collections::HashSet, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
 use super::{is_host_and_port, name};
 use crate::{
@@ -141,7 +141,7 @@ fn header(t: &mut Table<'_, '_>) -> Option<(String, String)> {
 fn check_conditions(t: &Table<'_, '_>, route: &Route) {
     if let Some(path) = &route.path {
         let star = path.find('*').is_some_and(|at| at + 1 != path.len());
-        if !path.starts_with('/') || star || path.contains(['?', ' ']) {
+        if !path.starts_with('/') || star || path.contains('?') || path.parse::<PathAndQuery>().is_err() {
             t.mistake(
                 "path",
                 format_args!("\"{path}\" is not a path; begin it with '/', and write '*' at its end only, as \"/orders.v1.Orders/*\""),
@@ -204,7 +204,7 @@ fn check_backend(t: &Table<'_, '_>, route: &Route, backends: &[Backend]) {
         (Some(_), None) if !to_broker => {
             t.mistake("call", "is missing: the method that each publish becomes; write for example call = \"/orders.v1.Orders/Ingest\"");
         }
-        (Some(_), Some(call)) if !call.starts_with('/') || call.contains(' ') => {
+        (Some(_), Some(call)) if !call.starts_with('/') || call.parse::<PathAndQuery>().is_err() => {
             t.mistake(
                 "call",
                 format_args!("\"{call}\" is not a path; begin it with '/', as \"/orders.v1.Orders/Ingest\""),

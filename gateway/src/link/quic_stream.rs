@@ -1,6 +1,12 @@
 //! Requests on QUIC: each has a stream and a task of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
@@ -24,6 +30,9 @@ pub(super) const CONTROL_PRIORITY: i32 = 8;
 const READ_BYTES: usize = 16 << 10;
 /// Bytes of an answer that wait for the stream, beside one message.
 const OUT_BYTES_MAX: usize = 32 << 10;
+/// Decompressed messages of one connection that nobody has taken may hold `message_bytes_max` and so many of
+/// its windows, as on TCP.
+const BUDGET_WINDOWS: usize = 4;
 /// How long the last words of a refused request may take.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
@@ -32,6 +41,8 @@ pub(super) struct QuicStreams {
     pub(super) machine: Control,
     connection: quinn::Connection,
     accepted: Option<(SendStream, RecvStream)>,
+    /// Bytes of decompressed messages that the backends of all streams have not taken.
+    inflated: Arc<AtomicUsize>,
     tasks: JoinSet<Left>,
     /// How many requests QUIC lets the client have open now.
     allowed: usize,
@@ -41,7 +52,8 @@ pub(super) struct QuicStreams {
 impl QuicStreams {
     pub(super) fn new(connection: quinn::Connection, machine: Control, streams_max: usize) -> Self {
         let allowed = streams_max.min(quic::REQUESTS_AT_FIRST);
-        Self { machine, connection, accepted: None, tasks: JoinSet::new(), allowed, streams_max }
+        let (inflated, tasks) = (Arc::default(), JoinSet::new());
+        Self { machine, connection, accepted: None, inflated, tasks, allowed, streams_max }
     }
 
     /// Waits for a new stream, or for the end of one. Safe to cancel. QUIC's own limit on streams is
@@ -68,7 +80,8 @@ impl QuicStreams {
     pub(super) fn serve(&mut self, door: &Arc<Door>) {
         if let Some((send, recv)) = self.accepted.take() {
             let settings = self.machine.stream_settings();
-            self.tasks.spawn(serve_stream(Arc::clone(door), settings, send, recv));
+            let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0 };
+            self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, send, recv));
             self.make_room();
         }
     }
@@ -83,14 +96,54 @@ impl QuicStreams {
     }
 }
 
+/// A stream's share of the decompressed messages of its connection.
+struct Inflated {
+    of_all: Arc<AtomicUsize>,
+    held: usize,
+}
+
+impl Inflated {
+    fn take(&mut self, bytes: usize, budget: usize) -> Result<(), RpcError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.held += bytes;
+        if self.of_all.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= budget {
+            return Ok(());
+        }
+        let text = format!("compressed messages that wait to be consumed exceed {budget} bytes");
+        Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, text))
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.held);
+        self.held -= bytes;
+        self.of_all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Inflated {
+    fn drop(&mut self) {
+        self.give_back(usize::MAX);
+    }
+}
+
 /// What a stream leaves to its connection.
 struct Left {
     /// The client does not hold the dictionary that it announced.
     dictionary_unknown: bool,
 }
 
-async fn serve_stream(door: Arc<Door>, settings: StreamSettings, send: SendStream, recv: RecvStream) -> Left {
-    let window = door.gateway.snapshot().settings.session.stream_window as usize;
+async fn serve_stream(
+    door: Arc<Door>,
+    settings: StreamSettings,
+    inflated: Inflated,
+    send: SendStream,
+    recv: RecvStream,
+) -> Left {
+    let limits = settings.config.limits.clamped();
+    let window = limits.stream_window as usize;
+    let budget = limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
     let mut stream = Stream {
         codec: StreamCodec::server(settings),
         recv,
@@ -100,7 +153,9 @@ async fn serve_stream(door: Arc<Door>, settings: StreamSettings, send: SendStrea
         credits: Arc::default(),
         body: None,
         unread: 0,
+        inflated,
         window,
+        budget,
         read_over: false,
     };
     let limit = stream.door.gateway.snapshot().settings.limits.first_message_timeout;
@@ -149,7 +204,10 @@ struct Stream {
     body: Option<BodySender>,
     /// Bytes of messages that the backend has not taken: at a window of them, reading stops.
     unread: usize,
+    inflated: Inflated,
     window: usize,
+    /// What decompressed messages of the connection may take.
+    budget: usize,
     read_over: bool,
 }
 
@@ -224,6 +282,7 @@ impl Stream {
                 () = credits.changed() => {
                     let taken = self.credits.take().iter().map(|(_, bytes)| bytes).sum();
                     self.unread = self.unread.saturating_sub(taken);
+                    self.inflated.give_back(taken);
                     Ok(())
                 }
             };
@@ -261,9 +320,15 @@ impl Stream {
         if self.body.as_ref().is_some_and(|body| !body.is_open()) {
             // What the backend let go will not be credited.
             self.unread = 0;
+            self.inflated.give_back(usize::MAX);
         }
         // Messages are decompressed as they are asked for: those beyond a window wait as they came.
         while self.unread < self.window {
+            let inflates = self.codec.inflates_next();
+            if let Err(error) = self.inflated.take(inflates, self.budget) {
+                self.door.lease.cancel(consumer.seq(), &error.message);
+                return Err(error.into());
+            }
             let event = self.codec.poll_event().inspect_err(|error| {
                 head::count_limit(&self.door.gateway, error);
                 self.door.lease.cancel(consumer.seq(), &error.message);

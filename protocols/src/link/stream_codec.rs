@@ -52,7 +52,13 @@ enum Receiving {
 #[derive(Debug)]
 enum Queued {
     Event(Event),
-    Compressed { frame: Bytes, content_bytes: u64, end: bool },
+    Compressed {
+        frame: Bytes,
+        content_bytes: u64,
+        end: bool,
+    },
+    /// REQUEST's own message, and its bytes.
+    Inflated(Event, usize),
 }
 
 impl StreamCodec {
@@ -110,10 +116,22 @@ impl StreamCodec {
     pub fn poll_event(&mut self) -> Result<Option<Event>, RpcError> {
         match self.events.pop_front() {
             None => Ok(None),
-            Some(Queued::Event(event)) => Ok(Some(event)),
+            Some(Queued::Event(event) | Queued::Inflated(event, _)) => Ok(Some(event)),
             Some(Queued::Compressed { frame, content_bytes, end }) => {
                 self.inflate(&frame, content_bytes, end).map(Some)
             }
+        }
+    }
+
+    /// Bytes of the compressed message that `poll_event` would hand out next, decompressed; 0 for anything
+    /// else. What the connection holds of such messages is for its driver to bound.
+    pub fn inflates_next(&self) -> usize {
+        match self.events.front() {
+            Some(Queued::Compressed { content_bytes, .. }) => {
+                usize::try_from(*content_bytes).unwrap_or(usize::MAX)
+            }
+            Some(Queued::Inflated(_, bytes)) => *bytes,
+            _ => 0,
         }
     }
 
@@ -274,7 +292,8 @@ impl StreamCodec {
             Some(part) => match self.read(part, end).map_err(not_run)? {
                 // It could still be refused, so this comes before anybody is told of the request.
                 Some(Queued::Compressed { frame, content_bytes, end }) => {
-                    Some(Queued::Event(self.inflate(&frame, content_bytes, end).map_err(not_run)?))
+                    let event = self.inflate(&frame, content_bytes, end).map_err(not_run)?;
+                    Some(Queued::Inflated(event, content_bytes as usize))
                 }
                 other => other,
             },

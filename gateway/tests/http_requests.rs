@@ -57,6 +57,17 @@ fn text(text: &str) -> EchoRequest {
 }
 
 #[tokio::test]
+async fn a_path_that_a_backend_could_read_as_another_is_refused() {
+    let (_demo, settings) = demo_settings().await;
+    let bed = Bed::start(settings).await;
+    for path in ["/bytes/../hello", "/%2e%2E/hello"] {
+        let request = Request::get(path).header("host", "shop.example").body(Full::default());
+        let answer = bed.request(request.expect("a request")).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn plain_http_goes_to_both_kinds_of_backend() {
     let (_demo, settings) = demo_settings().await;
     let bed = Bed::start(settings).await;

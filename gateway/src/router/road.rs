@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::Route;
+use super::{Route, path::has_dot_segment};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
     gateway::Gateway,
@@ -16,6 +16,10 @@ use crate::{
 /// Says why there is no answer, and whether the backend may have run the request.
 pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Response<Body>, RpcError> {
     let started = Instant::now();
+    if has_dot_segment(request.http.uri().path()) {
+        gateway.metrics.requests.with_label_values(&["", kind_name(RpcErrorKind::Malformed)]).inc();
+        return Err(dot_segment());
+    }
     let Some(route) = find(gateway, &request) else {
         gateway.metrics.requests.with_label_values(&["", kind_name(RpcErrorKind::NoRoute)]).inc();
         return Err(no_route(&request));
@@ -43,6 +47,11 @@ pub(crate) fn admit(route: &Route, origin: &Origin) -> Result<(), RpcError> {
 fn find(gateway: &Gateway, request: &Request) -> Option<Arc<Route>> {
     // The path and headers are matched in place: the URI and header map are borrowed, not copied.
     gateway.snapshot().routes.match_request(&request.http).cloned()
+}
+
+fn dot_segment() -> RpcError {
+    let message = "the path has a segment `.` or `..`; send it resolved";
+    RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message)
 }
 
 fn no_route(request: &Request) -> RpcError {

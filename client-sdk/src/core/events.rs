@@ -31,8 +31,15 @@ impl Shared {
                 core.pushes_left_out = true;
                 return None;
             }
+            let part_of = match &event {
+                Event::MessagePart { seq, .. } => Some(*seq),
+                _ => None,
+            };
             let delivery = core.session.on_event(event);
-            let event = delivery.event?;
+            let Some(event) = delivery.event else {
+                part_of.into_iter().for_each(|seq| core.credit_skipped(seq, delivery.credit));
+                return None;
+            };
             pushed = matches!(event, Event::Push(_));
             core.dispatch(event, delivery.credit)
         });
@@ -47,6 +54,15 @@ impl Core {
     /// Once a push was left out, those after it are too: they come in order.
     fn has_place_for_push(&self) -> bool {
         !self.pushes_left_out && self.received.len() < self.limits.pushes_max
+    }
+
+    /// A part that the app has from an earlier connection.
+    fn credit_skipped(&mut self, seq: u64, bytes: usize) {
+        let Some(&key) = self.by_seq.get(&seq) else { return };
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.incoming.credit_due += bytes;
+            self.touch(key);
+        }
     }
 
     fn dispatch(&mut self, event: Event, skipped: usize) -> Option<Control> {

@@ -270,6 +270,13 @@ impl Core {
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(Call::is_over)
     }
 
+    /// Whether more of call `key`'s answer may be handed on: one window, and one message.
+    pub(crate) fn has_place_for_part(&self, key: Key) -> bool {
+        let window = self.limits.stream_window as usize;
+        let has_place = |call: &Call| call.wants_more() || call.incoming.bytes < window;
+        self.calls.get(&key).is_some_and(|call| !call.is_over() && has_place(call))
+    }
+
     /// Whether the gateway said how call `seq` ended.
     pub(crate) fn is_complete(&self, seq: u64) -> bool {
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_some_and(Call::is_over)

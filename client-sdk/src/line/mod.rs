@@ -182,9 +182,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if let Some(end) = self.follow(now) {
             return Some(end);
         }
-        self.fill(now, BURST_BYTES);
-        if let Some(end) = self.follow_events() {
-            return Some(end);
+        // What is sent makes events, and what they bring leaves something to be sent.
+        loop {
+            let filled = self.fill(now, BURST_BYTES);
+            if let Some(end) = self.follow_events() {
+                return Some(end);
+            }
+            if filled == 0 {
+                break;
+            }
         }
         let due = self.next_timeout();
         let waiting = Arc::clone(&self.shared);
@@ -338,11 +344,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         LineEnd { reason, was_online: self.online, next }
     }
 
-    fn fill(&mut self, now: Instant, bytes_max: usize) {
-        if self.out.len() < bytes_max {
-            let room = bytes_max - self.out.len();
-            self.machine.poll_transmit(now, &mut self.out, room);
-        }
+    /// Says how much it added.
+    fn fill(&mut self, now: Instant, bytes_max: usize) -> usize {
+        let room = bytes_max.saturating_sub(self.out.len());
+        if room > 0 { self.machine.poll_transmit(now, &mut self.out, room) } else { 0 }
     }
 
     /// With time to spare, waits until the gateway has heard them: closing a QUIC connection drops what is

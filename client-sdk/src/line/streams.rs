@@ -125,6 +125,7 @@ impl Task {
             input: BytesMut::new(),
             half: Half { send, out: BytesMut::new(), end_sent: self.attach.is_some(), finished: false },
             fault: None,
+            read_over: false,
         };
         if let Some(messages_received) = self.attach {
             stream.codec.send_attach(messages_received, &mut stream.half.out);
@@ -146,6 +147,20 @@ impl Task {
             stream.cancel().await;
             return Ok(false);
         }
+        // What the app does not take yet stays compressed, and nothing is read behind it.
+        let nothing_left = match self.hand_on(stream) {
+            Ok(nothing_left) => nothing_left,
+            Err(error) => {
+                stream.fault = Some(error.clone());
+                self.shared.on_event(Event::Reset { seq: self.seq, error });
+                return Ok(true);
+            }
+        };
+        // Behind the end of a whole answer there is nothing to do.
+        if nothing_left && stream.read_over || self.shared.with(|core| core.is_complete(self.seq)) {
+            return Ok(false);
+        }
+        let reads = reads && nothing_left;
         tokio::select! {
             written = stream.half.write() => written?,
             read = stream.recv.read_chunk(READ_BYTES, true), if reads => return self.on_read(stream, read),
@@ -159,7 +174,7 @@ impl Task {
         stream: &mut Stream,
         read: Result<Option<quinn::Chunk>, quinn::ReadError>,
     ) -> Result<bool, Lost> {
-        let fin = matches!(read, Ok(None));
+        stream.read_over = matches!(read, Ok(None));
         let handled = match read {
             Ok(Some(chunk)) => {
                 stream.input.extend_from_slice(&chunk.bytes);
@@ -169,19 +184,22 @@ impl Task {
             Err(quinn::ReadError::Reset(code)) => Err(reset_by_gateway(code)),
             Err(error) => return Err(error.into()),
         };
-        let taken = handled.and_then(|()| {
-            while let Some(event) = stream.codec.poll_event()? {
-                self.shared.on_event(event);
-            }
-            Ok(())
-        });
-        if let Err(error) = taken {
+        if let Err(error) = handled {
             stream.fault = Some(error.clone());
             self.shared.on_event(Event::Reset { seq: self.seq, error });
-            return Ok(true);
         }
-        // Behind the end of a whole answer there is nothing to do.
-        Ok(!fin && !self.shared.with(|core| core.is_complete(self.seq)))
+        Ok(true)
+    }
+
+    /// Hands on what arrived, as far as the app wants more; true when nothing is left.
+    fn hand_on(&self, stream: &mut Stream) -> Result<bool, RpcError> {
+        while self.shared.with(|core| core.has_place_for_part(self.key)) {
+            match stream.codec.poll_event()? {
+                Some(event) => _ = self.shared.on_event(event),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// Resolves when nobody wants the answer any more.
@@ -203,6 +221,8 @@ struct Stream {
     half: Half,
     /// What was wrong with the answer.
     fault: Option<RpcError>,
+    /// The gateway's half has ended.
+    read_over: bool,
 }
 
 /// The sending half.

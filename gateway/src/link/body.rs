@@ -24,6 +24,9 @@ pub(super) struct Credits {
 
 impl Credits {
     pub(super) fn add(&self, seq: u64, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         let mut due = self.due.lock();
         match due.iter_mut().find(|(of, _)| *of == seq) {
             Some((_, sum)) => *sum += bytes,
@@ -54,6 +57,8 @@ impl Credits {
 pub(super) struct BodySender {
     pipe: Arc<Mutex<Pipe>>,
     grpc: bool,
+    seq: u64,
+    credits: Arc<Credits>,
 }
 
 /// The backend's end.
@@ -118,10 +123,20 @@ enum Piece {
     End,
 }
 
+impl Piece {
+    fn of_link(&self) -> usize {
+        match self {
+            Self::Data(_, of_link) => *of_link,
+            Self::Trailers(_) | Self::End => 0,
+        }
+    }
+}
+
 /// Both ends of the body of request `seq`.
 pub(super) fn channel(seq: u64, grpc: bool, credits: Arc<Credits>) -> (BodySender, LinkBody) {
     let pipe = Arc::<Mutex<Pipe>>::default();
-    (BodySender { pipe: Arc::clone(&pipe), grpc }, LinkBody { pipe, seq, credits, over: false })
+    let body = LinkBody { pipe: Arc::clone(&pipe), seq, credits: Arc::clone(&credits), over: false };
+    (BodySender { pipe, grpc, seq, credits }, body)
 }
 
 impl BodySender {
@@ -148,7 +163,8 @@ impl BodySender {
     fn send(&self, piece: Piece) {
         let mut pipe = self.pipe.lock();
         if pipe.closed {
-            return;
+            drop(pipe);
+            return self.credits.add(self.seq, piece.of_link());
         }
         pipe.pieces.push_back(piece);
         let waiting = pipe.waiting.take();
@@ -195,7 +211,8 @@ impl Drop for LinkBody {
         pipe.closed = true;
         let rest = std::mem::take(&mut pipe.pieces);
         drop(pipe);
-        drop(rest);
+        // What the backend does not take holds nobody up.
+        self.credits.add(self.seq, rest.iter().map(Piece::of_link).sum());
     }
 }
 
@@ -225,9 +242,7 @@ impl http_body::Body for LinkBody {
         };
         Poll::Ready(match piece {
             Some(Piece::Data(bytes, of_link)) => {
-                if of_link > 0 {
-                    self.credits.add(self.seq, of_link);
-                }
+                self.credits.add(self.seq, of_link);
                 Some(Ok(Frame::data(bytes)))
             }
             Some(Piece::Trailers(fields)) => {
@@ -312,6 +327,17 @@ mod tests {
         let collected = body.collect().await.unwrap();
         assert!(collected.trailers().unwrap().contains_key("etag"));
         assert_eq!(collected.to_bytes(), "abc");
+    }
+
+    #[tokio::test]
+    async fn what_a_backend_leaves_is_credited() {
+        let credits = Arc::new(Credits::default());
+        let (sender, body) = channel(3, true, Arc::clone(&credits));
+        sender.part(Some(4), Bytes::from_static(b"ab"));
+        drop(body);
+        assert_eq!(credits.take(), [(3, 2)]);
+        sender.part(None, Bytes::from_static(b"cde"));
+        assert_eq!(credits.take(), [(3, 3)]);
     }
 
     #[tokio::test]

@@ -317,11 +317,6 @@ impl Stream {
 
     fn follow_events(&mut self, consumer: &Consumer) -> Result<(), Over> {
         let complete = || consumer.exchange().request_complete();
-        if self.body.as_ref().is_some_and(|body| !body.is_open()) {
-            // What the backend let go will not be credited.
-            self.unread = 0;
-            self.inflated.give_back(usize::MAX);
-        }
         // Messages are decompressed as they are asked for: those beyond a window wait as they came.
         while self.unread < self.window {
             let inflates = self.codec.inflates_next();

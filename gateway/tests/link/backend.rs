@@ -17,6 +17,8 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+const STREAM_WINDOW: u32 = 64 << 10;
+
 type Answer = UnsyncBoxBody<Bytes, Infallible>;
 
 /// gRPC over h2c. Every path counts its executions. By the last part of the path:
@@ -24,7 +26,8 @@ type Answer = UnsyncBoxBody<Bytes, Infallible>;
 /// - `Echo` answers the first message with itself, and the request's header `x-echo`;
 /// - `Hold` does so once [`Backend::release`] was called;
 /// - `Chat` answers each message as it comes;
-/// - `Flood` answers `x-count` messages of `x-bytes` bytes of [`noise`];
+/// - `Late` begins to read once [`Backend::release`] was called, and answers how many bytes came;
+/// - `Flood` answers `x-count` messages of `x-bytes` bytes, [`partly_noise`] of `x-noise` (all);
 /// - `Fail` answers status 5.
 #[derive(Clone)]
 pub struct Backend {
@@ -67,7 +70,10 @@ impl Backend {
                     let backend = backend.clone();
                     async move { Ok::<_, Infallible>(backend.answer(request)) }
                 });
-                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // A request whose body is not read leaves the connection's window to its neighbours.
+                http.initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(16 * STREAM_WINDOW);
                 tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
             }
         });
@@ -112,10 +118,10 @@ impl Backend {
     fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         *self.state.last_headers.lock().unwrap() = request.headers().clone();
-        let number = |name: &str| {
-            request.headers().get(name).and_then(|v| v.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0)
-        };
-        let (count, size) = (number("x-count"), number("x-bytes"));
+        let number =
+            |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let (count, size) = (number("x-count").unwrap_or(0), number("x-bytes").unwrap_or(0));
+        let message = partly_noise(size, number("x-noise").unwrap_or(size));
         let echoed = request.headers().get("x-echo").cloned();
         let work = Work::begin(Arc::clone(&self.state), method.clone());
         // One place: HTTP/2's flow control decides how far a flood gets ahead of its reader.
@@ -124,7 +130,7 @@ impl Backend {
         tokio::spawn(async move {
             tokio::select! {
                 () = out.closed() => {}
-                () = run(work, &method, body, &out, count, size) => {}
+                () = run(work, &method, body, &out, count, message) => {}
             }
         });
         let stream = futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx));
@@ -139,10 +145,10 @@ impl Backend {
 
 type Frames = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 
-async fn run(mut work: Work, method: &str, mut body: Incoming, out: &Frames, count: usize, size: usize) {
+async fn run(mut work: Work, method: &str, mut body: Incoming, out: &Frames, count: usize, message: Vec<u8>) {
     match method {
         "Flood" => {
-            let message = prefixed(&noise(size));
+            let message = prefixed(&message);
             for _ in 0..count {
                 let _ = out.send(Ok(Frame::data(message.clone()))).await;
                 work.state.flooded.send_modify(|count| *count += 1);
@@ -151,10 +157,15 @@ async fn run(mut work: Work, method: &str, mut body: Incoming, out: &Frames, cou
         "Chat" => {
             let Some(()) = chat(&mut body, out).await else { return };
         }
+        "Late" => {
+            work.released().await;
+            let Some(whole) = whole(&mut body).await else { return };
+            let _ = out.send(Ok(Frame::data(prefixed(whole.len().to_string().as_bytes())))).await;
+        }
         _ => {
             let Some(whole) = whole(&mut body).await else { return };
             if method == "Hold" {
-                let _ = work.state.released.subscribe().wait_for(|released| *released).await;
+                work.released().await;
             }
             if method != "Fail" {
                 let _ = out.send(Ok(Frame::data(whole))).await;
@@ -194,6 +205,13 @@ pub fn noise(size: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(size).collect()
 }
 
+/// A message that begins with noise; the rest compresses to nothing.
+pub fn partly_noise(size: usize, noise_bytes: usize) -> Vec<u8> {
+    let mut message = noise(noise_bytes);
+    message.resize(size, 0);
+    message
+}
+
 /// One gRPC message with its five-byte prefix.
 pub fn prefixed(message: &[u8]) -> Bytes {
     let mut out = vec![0];
@@ -214,6 +232,10 @@ impl Work {
         let work = Self { state, method, finished: false };
         work.count(|counts| counts.started += 1);
         work
+    }
+
+    async fn released(&self) {
+        let _ = self.state.released.subscribe().wait_for(|released| *released).await;
     }
 
     fn finish(&mut self) {

@@ -13,3 +13,4 @@ mod faults;
 mod limits;
 mod pushes;
 mod requests;
+mod slow_readers;

@@ -179,32 +179,3 @@ async fn a_dropped_call_is_cancelled_at_the_backend() {
         assert_eq!(answer(&client, "Echo", "x").await, "x");
     }
 }
-
-#[tokio::test]
-async fn a_slow_reader_holds_its_sender_back_and_nobody_else() {
-    const COUNT: usize = 600;
-    let bed = Bed::start().await;
-    for transports in BOTH {
-        let before = bed.backend.flooded();
-        let client = bed.client(transports);
-        let number = |value: usize| HeaderValue::from_str(&value.to_string()).unwrap();
-        let request = call("Flood", "")
-            .header(HeaderName::from_static("x-count"), number(COUNT))
-            .header(HeaderName::from_static("x-bytes"), number(16 << 10));
-        let (mut sender, mut receiver) = client.stream(request);
-        sender.finish().await.unwrap();
-        receiver.head().await.unwrap();
-        for _ in 0..50 {
-            answer(&client, "Echo", "beside the flood").await;
-        }
-        // Windows of the client, the gateway and HTTP/2 hold some 100 messages.
-        let ahead = bed.backend.flooded() - before;
-        assert!(ahead < COUNT / 3, "{transports:?}: {ahead} messages were taken from the backend");
-        let mut received = 0;
-        while let Some(message) = receiver.message().await.unwrap() {
-            assert_eq!(message.len(), 16 << 10);
-            received += 1;
-        }
-        assert_eq!(received, COUNT);
-    }
-}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use zstd::zstd_safe::{DCtx, find_frame_compressed_size};
 
-use super::{DictionarySet, frame_header::FrameHeader};
+use super::{Dictionary, DictionarySet, frame_header::FrameHeader};
 
 /// The largest window a frame may ask for. RFC 8878 section 3.1.1.1.2 recommends that decoders support
 /// 8 MiB and encoders do not ask for more.
@@ -49,16 +49,7 @@ pub fn decompress(
     dictionaries: &DictionarySet,
     message_bytes_max: usize,
 ) -> Result<Bytes, CompressError> {
-    let header = FrameHeader::read(frame)?;
-    let content_bytes = checked_content_bytes(&header, frame.len(), message_bytes_max)?;
-    let dictionary = match header.dictionary_id {
-        Some(id) => Some(dictionaries.get(id).ok_or(CompressError::UnknownDictionary(id))?),
-        None => None,
-    };
-    // Without this, zstd would go on with a second frame behind the first.
-    if find_frame_compressed_size(frame) != Ok(frame.len()) {
-        return Err(CompressError::Malformed("it is not exactly one frame"));
-    }
+    let (content_bytes, dictionary) = checked(frame, dictionaries, message_bytes_max)?;
     let mut message = Vec::with_capacity(content_bytes);
     CONTEXT.with_borrow_mut(|context| {
         let context = match context {
@@ -76,6 +67,34 @@ pub fn decompress(
         return Err(CompressError::Malformed("its content is not as long as it declares"));
     }
     Ok(message.into())
+}
+
+/// Looks at a frame's headers only: the length that [`decompress`] will give, or why it will refuse it.
+/// What the blocks hold is not looked at.
+pub fn content_bytes(
+    frame: &[u8],
+    dictionaries: &DictionarySet,
+    message_bytes_max: usize,
+) -> Result<usize, CompressError> {
+    checked(frame, dictionaries, message_bytes_max).map(|(content_bytes, _)| content_bytes)
+}
+
+fn checked<'a>(
+    frame: &[u8],
+    dictionaries: &'a DictionarySet,
+    message_bytes_max: usize,
+) -> Result<(usize, Option<&'a Dictionary>), CompressError> {
+    let header = FrameHeader::read(frame)?;
+    let content_bytes = checked_content_bytes(&header, frame.len(), message_bytes_max)?;
+    let dictionary = match header.dictionary_id {
+        Some(id) => Some(dictionaries.get(id).ok_or(CompressError::UnknownDictionary(id))?),
+        None => None,
+    };
+    // Without this, zstd would go on with a second frame behind the first.
+    if find_frame_compressed_size(frame) != Ok(frame.len()) {
+        return Err(CompressError::Malformed("it is not exactly one frame"));
+    }
+    Ok((content_bytes, dictionary))
 }
 
 /// A block takes at least 4 bytes and holds at most 128 KiB (RFC 8878, section 3.1.1.2).

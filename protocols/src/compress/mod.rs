@@ -12,5 +12,5 @@ mod frame_header;
 mod tests;
 
 pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
-pub use decompress::{CompressError, WINDOW_BYTES_MAX, decompress};
+pub use decompress::{CompressError, WINDOW_BYTES_MAX, content_bytes, decompress};
 pub use dictionary::{DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet};

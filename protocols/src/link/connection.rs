@@ -1,5 +1,6 @@
 //! The machine of a TCP connection, either side.
 
+mod inbox;
 mod receive;
 mod stream;
 mod transmit;
@@ -18,12 +19,13 @@ use super::{
     message::{OutPart, misuse},
 };
 use crate::hpack::{Decoder, Encoder, HeaderField};
-use stream::{Item, Receiving, Sending, Stream};
+use stream::{Inbound, Item, Receiving, Sending, Stream};
 
 /// One TCP connection of the link protocol: bytes in, events out; commands in, bytes out.
 ///
 /// The driver, for as long as the connection lives:
-/// 1. gives [`Connection::handle_bytes`] what it read, then asks [`Connection::poll_event`] until `None`;
+/// 1. gives [`Connection::handle_bytes`] what it read, then asks [`Connection::poll_event`] until `None`,
+///    and again after commands;
 /// 2. while the socket takes bytes, asks [`Connection::poll_transmit`];
 /// 3. calls [`Connection::handle_timeout`] at [`Connection::poll_timeout`].
 ///
@@ -39,9 +41,9 @@ pub struct Connection {
     blocked: Vec<u64>,
     send_window: i64,
     receive_window: i64,
-    credit_pending: u32,
-    /// Of all streams: compressed messages that are still arriving, and decompressed ones not consumed.
-    budgeted: usize,
+    /// Below 0 when more was lent than is owed.
+    credit_pending: i64,
+    inboxes: Box<Inboxes>,
     /// The highest sequence number seen on this connection; what lies below and is not open is over.
     seq_highest: u64,
     /// Client: what HELLO waited for, until WELCOME says which of it the server has.
@@ -50,6 +52,17 @@ pub struct Connection {
     decoder: Option<Box<Decoder>>,
     /// Header block of the frame being written.
     block: Vec<u8>,
+}
+
+/// What the inboxes of all streams amount to. Apart, since drivers hold a connection within their tasks.
+#[derive(Debug, Default)]
+struct Inboxes {
+    /// Decompressed and not consumed, bytes.
+    inflated: usize,
+    /// Room for compressed messages that were lent credit to arrive, bytes.
+    reserved: usize,
+    /// Streams with something in their inbox, or with a message that arrives without a loan.
+    tended: Vec<u64>,
 }
 
 impl Connection {
@@ -83,7 +96,7 @@ impl Connection {
             send_window,
             receive_window: limits.connection_window.into(),
             credit_pending: 0,
-            budgeted: 0,
+            inboxes: Box::default(),
             seq_highest: 0,
             waiting: Vec::new(),
             encoder: None,
@@ -104,9 +117,18 @@ impl Connection {
         Ok(())
     }
 
-    /// The next event. To be asked until `None` after each `handle_*` and `poll_transmit`.
+    /// The next event. To be asked until `None` after each `handle_*`, each `poll_transmit` and after
+    /// commands, of which [`Connection::credit`] and those that end a request make room for more; events
+    /// may leave frames to be transmitted. Messages are decompressed here, one at a time, and only while
+    /// the application consumes them.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.control.poll_event()
+        // What came before a CLOSE still counts.
+        if self.control.closes_next()
+            && let Some(event) = self.next_inbound()
+        {
+            return Some(event);
+        }
+        self.control.poll_event().or_else(|| self.next_inbound())
     }
 
     /// Appends what is to be sent next to `out`, about `bytes_max` at the most (a frame is never cut), and
@@ -234,11 +256,17 @@ impl Connection {
     pub fn credit(&mut self, seq: u64, bytes: usize) {
         let Some(stream) = self.streams.get_mut(&seq) else { return };
         let inflated = bytes.min(stream.inflated_held);
+        let wire = match inflated == stream.inflated_held {
+            true => stream.inflated_wire,
+            // In proportion: the last byte brings what is left.
+            false => (stream.inflated_wire as u64 * inflated as u64 / stream.inflated_held as u64) as usize,
+        };
         stream.inflated_held -= inflated;
-        self.budgeted -= inflated;
+        stream.inflated_wire -= wire;
+        self.inboxes.inflated -= inflated;
         let plain = (bytes - inflated).min(stream.plain_held);
         stream.plain_held -= plain;
-        self.grant(seq, plain);
+        self.grant(seq, wire + plain);
         self.remove_if_over(seq);
     }
 
@@ -266,6 +294,16 @@ impl Connection {
         self.streams.values().filter(|stream| !stream.is_over()).count()
     }
 
+    /// Message bytes kept for the application: those that it has and did not consume, decompressed, and
+    /// those that wait or are still arriving, as they came.
+    pub fn held_bytes(&self) -> usize {
+        let held = |stream: &Stream| {
+            let waiting: usize = stream.inbox.iter().map(Inbound::wire_bytes).sum();
+            stream.delivered() + waiting + stream.reader.held_bytes()
+        };
+        self.streams.values().map(|stream| held(stream)).sum()
+    }
+
     /// Gives back memory that a burst left; for a connection that has become quiet.
     pub fn compact(&mut self) {
         self.control.compact();
@@ -274,6 +312,7 @@ impl Connection {
             (self.streams, self.ready) = (BTreeMap::new(), BTreeSet::new());
         }
         self.blocked.shrink_to_fit();
+        self.inboxes.tended.shrink_to_fit();
         self.block = Vec::new();
     }
 
@@ -291,8 +330,12 @@ impl Connection {
         if stream.is_scheduled && !self.ready.remove(&(stream.urgency, stream.turn, seq)) {
             self.blocked.retain(|&blocked| blocked != seq);
         }
-        self.budgeted -= stream.budgeted();
-        self.grant_connection(stream.plain_held);
+        if stream.is_tended {
+            self.inboxes.tended.retain(|&tended| tended != seq);
+        }
+        self.inboxes.inflated -= stream.inflated_held;
+        self.inboxes.reserved -= stream.reserved_all();
+        self.grant_connection(stream.wire_held());
         Some(stream)
     }
 
@@ -300,8 +343,8 @@ impl Connection {
     /// not consumed, since it counts against the connection's window.
     fn remove_if_over(&mut self, seq: u64) {
         let Some(stream) = self.streams.get(&seq) else { return };
-        let all_consumed = stream.plain_held + stream.inflated_held == 0;
-        if stream.is_over() && (all_consumed || self.control.role() == Role::Server) {
+        let all_consumed = stream.delivered() == 0 || self.control.role() == Role::Server;
+        if stream.is_over() && stream.inbox.is_empty() && all_consumed {
             self.remove(seq);
         }
     }

@@ -126,6 +126,11 @@ impl Control {
         self.events.pop_front()
     }
 
+    /// Whether the next event is the peer's CLOSE.
+    pub(super) fn closes_next(&self) -> bool {
+        matches!(self.events.front(), Some(Event::Close { .. }))
+    }
+
     /// Appends what is to be sent to `out`, about `bytes_max` at the most (a frame is never cut), and
     /// says how much that was.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) -> usize {

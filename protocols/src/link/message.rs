@@ -13,12 +13,12 @@ use super::{
     frame::{FLAG_COMPRESSED, FLAG_END, FLAG_MORE, Fixed, Part},
 };
 use crate::{
-    compress::{CompressError, Compressor, DictionarySet, decompress},
+    compress::{self, CompressError, Compressor, DictionarySet, decompress},
     varint,
 };
 
 /// Larger messages are sent as they are: what is compressed must be put together whole by its receiver,
-/// which budgets for it.
+/// which reserves room for it.
 const COMPRESSED_CONTENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Puts the messages of one half of a request together. Parts of uncompressed messages pass through.
@@ -65,6 +65,14 @@ impl MessageReader {
     pub(crate) fn held_bytes(&self) -> usize {
         match &self.state {
             State::Compressed(assembly) => assembly.frame.len(),
+            _ => 0,
+        }
+    }
+
+    /// Length of the compressed message that is arriving, as it is on the wire.
+    pub(crate) fn arriving_bytes(&self) -> usize {
+        match &self.state {
+            State::Compressed(assembly) => assembly.frame_bytes as usize,
             _ => 0,
         }
     }
@@ -151,7 +159,10 @@ impl MessageReader {
                     State::Compressed(Box::new(Assembly { frame, frame_bytes: wire_bytes, content_bytes }));
                 Ok(Arrival::Nothing)
             }
-            Some(content_bytes) => Ok(Arrival::Compressed { frame: bytes, content_bytes }),
+            // It may have to wait, and must not hold all the input that it came in.
+            Some(content_bytes) => {
+                Ok(Arrival::Compressed { frame: Bytes::copy_from_slice(&bytes), content_bytes })
+            }
         }
     }
 }
@@ -163,19 +174,38 @@ pub(crate) fn inflate(
     dictionaries: &DictionarySet,
     message_bytes_max: u32,
 ) -> Result<Bytes, RpcError> {
-    let message = decompress(frame, dictionaries, message_bytes_max as usize).map_err(|error| {
-        let kind = match error {
-            CompressError::UnknownDictionary(_) => RpcErrorKind::UnknownDictionary,
-            CompressError::TooLarge { .. } | CompressError::WindowTooLarge(_) => RpcErrorKind::LimitExceeded,
-            CompressError::OutOfMemory => RpcErrorKind::Internal,
-            CompressError::ContentSizeMissing | CompressError::Malformed(_) => RpcErrorKind::Malformed,
-        };
-        RpcError::new(kind, Execution::MayHaveRun, error.to_string())
-    })?;
-    if message.len() as u64 != content_bytes {
-        return Err(malformed("a compressed message is not as long as its part says"));
-    }
+    let message = decompress(frame, dictionaries, message_bytes_max as usize).map_err(refused_frame)?;
+    check_content(message.len(), content_bytes)?;
     Ok(message)
+}
+
+/// Finds, without decompressing it, what is wrong with a compressed message, apart from corrupt blocks.
+pub(crate) fn check_compressed(
+    frame: &[u8],
+    content_bytes: u64,
+    dictionaries: &DictionarySet,
+    message_bytes_max: u32,
+) -> Result<(), RpcError> {
+    let declared =
+        compress::content_bytes(frame, dictionaries, message_bytes_max as usize).map_err(refused_frame)?;
+    check_content(declared, content_bytes)
+}
+
+fn refused_frame(error: CompressError) -> RpcError {
+    let kind = match error {
+        CompressError::UnknownDictionary(_) => RpcErrorKind::UnknownDictionary,
+        CompressError::TooLarge { .. } | CompressError::WindowTooLarge(_) => RpcErrorKind::LimitExceeded,
+        CompressError::OutOfMemory => RpcErrorKind::Internal,
+        CompressError::ContentSizeMissing | CompressError::Malformed(_) => RpcErrorKind::Malformed,
+    };
+    RpcError::new(kind, Execution::MayHaveRun, error.to_string())
+}
+
+fn check_content(content_bytes: usize, announced: u64) -> Result<(), RpcError> {
+    match content_bytes as u64 == announced {
+        true => Ok(()),
+        false => Err(malformed("a compressed message is not as long as its part says")),
+    }
 }
 
 /// Messages of one half on their way out: checks that parts add up.

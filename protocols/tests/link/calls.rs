@@ -292,33 +292,3 @@ fn more_than_the_window_closes() {
     pair.client.poll_transmit(pair.now, &mut strict.to_server, usize::MAX);
     assert_eq!(strict.run().unwrap_err().code, CloseCode::FlowControl);
 }
-
-/// Small on the wire, large in memory: windows do not see it, the budget does.
-#[test]
-fn compressed_messages_that_nobody_reads_do_not_pile_up() {
-    let mut pair = Pair::introduced(Config::default());
-    let message = Bytes::from(vec![b'a'; 1024 * 1024]);
-    for seq in 1..=20 {
-        pair.client.send_request(seq, head(Priority::NORMAL), false).unwrap();
-        pair.client.send_message(seq, message.clone(), true).unwrap();
-    }
-    pair.run().unwrap();
-    let limits = Config::default().limits;
-    let budget = (limits.message_bytes_max + 4 * limits.connection_window) as usize;
-    let arrived: Vec<u64> = (1..=20).filter(|&seq| pair.server_bytes(seq) > 0).collect();
-    assert_eq!(arrived.len(), budget / message.len());
-    let refused = |event: &Event| match event {
-        Event::Reset { error, .. } => {
-            error.kind == RpcErrorKind::LimitExceeded && error.execution == Execution::NotRun
-        }
-        _ => false,
-    };
-    assert_eq!(pair.client_events.iter().filter(|event| refused(event)).count(), 20 - arrived.len());
-    for seq in arrived {
-        pair.server.credit(seq, message.len());
-    }
-    pair.client.send_request(21, head(Priority::NORMAL), false).unwrap();
-    pair.client.send_message(21, message.clone(), true).unwrap();
-    pair.run().unwrap();
-    assert_eq!(pair.server_bytes(21), message.len());
-}

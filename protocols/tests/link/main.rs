@@ -6,5 +6,6 @@ mod frames;
 mod ledgers;
 mod pair;
 mod reconnects;
+mod slow_readers;
 mod vectors;
 mod world;

@@ -92,6 +92,8 @@ impl Pair {
 
     /// Carries bytes both ways until neither side has any.
     pub(crate) fn run(&mut self) -> Result<(), LinkError> {
+        // Events leave frames to be sent.
+        self.collect();
         loop {
             let sent = self.client.poll_transmit(self.now, &mut self.to_server, usize::MAX)
                 + self.server.poll_transmit(self.now, &mut self.to_client, usize::MAX);

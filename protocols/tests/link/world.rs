@@ -63,6 +63,8 @@ struct Wire {
 
 struct Client {
     session: Session,
+    /// Bytes that the application has not consumed yet, by request.
+    unconsumed: Vec<(u64, usize)>,
     calls: BTreeMap<u64, Call>,
     /// Ids of the pushes handed on, and the server session each belongs to.
     pushes: Vec<(u64, u64)>,
@@ -100,14 +102,21 @@ struct Exchange {
 fn answer(name: u64) -> Vec<Bytes> {
     let mut random = Rng::with_seed(name);
     (0..random.u64(0..4))
-        .map(|n| noise(random.choice([0, 10, 700, 20_000]).unwrap(), name * 10 + n))
+        .map(|n| match random.choice([0, 10, 700, 20_000, 90_000]).unwrap() {
+            // Small on the wire, and together more than a window.
+            bytes @ 90_000 => vec![n as u8; bytes].into(),
+            bytes => noise(bytes, name * 10 + n),
+        })
         .collect()
 }
 
 /// The request of this name: its name, padded to what may be larger than a frame.
 fn request(name: u64) -> Bytes {
-    let padding = [0, 5, 3000, 20_000][(name % 4) as usize];
-    [&name.to_be_bytes()[..], &noise(padding, name)].concat().into()
+    let padding = match name % 5 {
+        4 => vec![0; 90_000].into(),
+        rest => noise([0, 5, 3000, 20_000][rest as usize], name),
+    };
+    [&name.to_be_bytes()[..], &padding].concat().into()
 }
 
 impl World {
@@ -124,6 +133,7 @@ impl World {
             now: origin(),
             client: Client {
                 session: Session::new("phone-7", [7; 16], 0),
+                unconsumed: Vec::new(),
                 calls: BTreeMap::new(),
                 pushes: Vec::new(),
                 push_seen: 0,
@@ -164,6 +174,7 @@ impl World {
 
     fn connect(&mut self) {
         self.server.on_disconnected();
+        self.client.unconsumed.clear();
         let config = Arc::new(Config::default());
         let hello = self.client.session.hello(Hello::default());
         self.wire = Some(Wire {
@@ -229,6 +240,12 @@ impl World {
         wire.client_input.unsplit(wire.down.split_to(cut));
         wire.server.handle_bytes(self.now, &mut wire.server_input).unwrap();
         wire.client.handle_bytes(self.now, &mut wire.client_input).unwrap();
+        // The application reads in bursts.
+        if self.random.u8(..8) == 0 {
+            for (seq, bytes) in self.client.unconsumed.drain(..) {
+                wire.client.credit(seq, bytes);
+            }
+        }
         while let Some(event) = wire.server.poll_event() {
             self.server.on_event(event, &mut wire.server);
         }
@@ -308,7 +325,7 @@ impl Client {
         }
         match delivery.event {
             Some(Event::MessagePart { seq, bytes, .. }) => {
-                connection.credit(seq, bytes.len());
+                self.unconsumed.push((seq, bytes.len()));
                 if let Some(call) = self.calls.get_mut(&seq) {
                     call.answer.extend_from_slice(&bytes);
                 }

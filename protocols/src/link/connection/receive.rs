@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::{
     Connection,
-    stream::{Receiving, Stream},
+    stream::{Inbound, Receiving, Sending, Stream},
 };
 use crate::{
     hpack::{Decoder, HeaderField, HpackError, StaticTable},
@@ -17,10 +15,6 @@ use crate::{
         message::{self, Arrival, malformed},
     },
 };
-
-/// What decompressed and half-arrived messages of one connection may take beside `message_bytes_max`, in
-/// connection windows: usual traffic compresses to a quarter and is consumed at once.
-const BUDGET_WINDOWS: usize = 4;
 
 impl Connection {
     pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) -> Result<(), LinkError> {
@@ -34,10 +28,7 @@ impl Connection {
                 if error.kind == RpcErrorKind::UnknownDictionary {
                     self.control.forget_dictionary();
                 }
-                // The request may be one of HELLO.waiting that is not open here.
-                if self.remove(seq).is_some() {
-                    self.control.emit(Event::Reset { seq, error });
-                }
+                self.on_reset(seq, error);
                 Ok(())
             }
             Frame::Window { seq, credit } => self.on_window(seq, credit),
@@ -76,6 +67,24 @@ impl Connection {
         }
     }
 
+    /// A client that lost interest is heard at once. What an answer brought before it broke off is handed
+    /// on first.
+    fn on_reset(&mut self, seq: u64, error: RpcError) {
+        let reset = Event::Reset { seq, error };
+        // The request may be one of HELLO.waiting that is not open here.
+        let Some(stream) = self.streams.get_mut(&seq) else { return };
+        if self.control.role() == Role::Server || stream.inbox.is_empty() {
+            self.remove(seq);
+            return self.control.emit(reset);
+        }
+        stream.sending = Sending::Ended;
+        stream.queue.clear();
+        stream.queued_bytes = 0;
+        stream.receiving = Receiving::Ended;
+        self.inboxes.reserved -= std::mem::take(&mut stream.reserved);
+        stream.inbox.push_back(Inbound::Last(Box::new(reset)));
+    }
+
     fn on_request(&mut self, request: RequestFrame) -> Result<(), LinkError> {
         let RequestFrame { seq, priority, idempotent, deadline_ms, header_block, part, end } = request;
         if self.streams.contains_key(&seq) {
@@ -88,7 +97,7 @@ impl Connection {
         self.count_received(part_bytes)?;
         let streams_max = self.control.config().limits.streams_max.max(1) as usize;
         let fields = match fields {
-            Ok(_) if self.streams.len() >= streams_max => Err(RpcError::new(
+            Ok(_) if self.streams_open() >= streams_max => Err(RpcError::new(
                 RpcErrorKind::LimitExceeded,
                 Execution::NotRun,
                 format!("{streams_max} requests are open, the limit streams_max"),
@@ -99,7 +108,8 @@ impl Connection {
         let mut stream =
             Stream::new(priority, self.control.peer().limits.stream_window, limits.stream_window);
         let outcome = fields.and_then(|fields| {
-            let arrival = self.first_arrival(&mut stream, part, end)?;
+            let config = self.control.config();
+            let arrival = part.map(|part| read_part(&mut stream, part, end, config)).transpose()?;
             Ok((fields, arrival))
         });
         let (fields, arrival) = match outcome {
@@ -122,9 +132,10 @@ impl Connection {
         let deadline = deadline_ms.map(Duration::from_millis);
         let head = RequestHead { priority, idempotent, deadline, fields };
         self.control.emit(Event::Request { seq, head, end: end && arrival.is_none() });
-        self.deliver(seq, arrival, part_bytes, end);
-        if end {
-            self.end_receiving(seq);
+        match arrival {
+            Some(arrival) => self.deliver(seq, arrival, part_bytes, end),
+            None if end => self.end_receiving(seq),
+            None => {}
         }
         Ok(())
     }
@@ -172,8 +183,7 @@ impl Connection {
         let is_bare_end =
             end && part.bytes.is_empty() && !part.more && !part.compressed && stream.reader.is_between();
         if is_bare_end {
-            self.control.emit(Event::End { seq });
-            self.end_receiving(seq);
+            self.tell_last(seq, Event::End { seq });
             return Ok(());
         }
         self.take_part(seq, part, end)
@@ -186,8 +196,7 @@ impl Connection {
         let in_order = stream.receiving == Receiving::Body && stream.reader.is_between();
         match fields {
             Ok(fields) if in_order => {
-                self.control.emit(Event::Trailers { seq, fields });
-                self.end_receiving(seq);
+                self.tell_last(seq, Event::Trailers { seq, fields });
             }
             Ok(_) => self
                 .fail_request(seq, malformed("TRAILERS before the head, inside a message or behind the end")),
@@ -227,10 +236,7 @@ impl Connection {
             let rule = format!("request {seq} was sent more than its window");
             return Err(LinkError::new(CloseCode::FlowControl, rule));
         }
-        let held_before = stream.reader.held_bytes();
-        let outcome = read_part(stream, part, end, &config);
-        self.budgeted = self.budgeted + stream.reader.held_bytes() - held_before;
-        match outcome.and_then(|arrival| self.check_budget(arrival)) {
+        match read_part(stream, part, end, &config) {
             Ok(arrival) => self.deliver(seq, arrival, part_bytes, end),
             Err(error) => {
                 self.fail_request(seq, error);
@@ -240,61 +246,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The part that came in REQUEST, read before anybody is told of the request.
-    fn first_arrival(
-        &mut self,
-        stream: &mut Stream,
-        part: Option<Part>,
-        end: bool,
-    ) -> Result<Option<Delivered>, RpcError> {
-        let Some(part) = part else { return Ok(None) };
-        let config = self.control.config().clone();
-        let arrival = read_part(stream, part, end, &config)?;
-        let arrival = self.check_budget(arrival)?;
-        self.budgeted += stream.reader.held_bytes();
-        Ok(arrival)
-    }
-
-    /// Decompressed messages that nobody consumes must not pile up.
-    fn check_budget(&self, arrival: Option<Delivered>) -> Result<Option<Delivered>, RpcError> {
-        let limits = self.control.config().limits.clamped();
-        let budget = limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
-        let more = match &arrival {
-            Some(Delivered { bytes, inflated: true, .. }) => bytes.len(),
-            _ => 0,
-        };
-        if self.budgeted + more <= budget {
-            return Ok(arrival);
-        }
-        Err(RpcError::new(
-            RpcErrorKind::LimitExceeded,
-            Execution::MayHaveRun,
-            format!("compressed messages that wait to be consumed exceed {budget} bytes"),
-        ))
-    }
-
-    /// Hands a part on and sees to its credit: what the application gets raw is credited when it is
-    /// consumed; lengths and compressed bytes at once, since what they became is budgeted instead.
-    fn deliver(&mut self, seq: u64, arrival: Option<Delivered>, part_bytes: usize, end: bool) {
-        let Some(stream) = self.streams.get_mut(&seq) else { return };
-        let Some(Delivered { message_bytes, bytes, end_of_message, inflated }) = arrival else {
-            return self.grant(seq, part_bytes);
-        };
-        let plain = if inflated { 0 } else { bytes.len() };
-        stream.plain_held += plain;
-        if inflated {
-            stream.inflated_held += bytes.len();
-            self.budgeted += bytes.len();
-        }
-        let end = end && end_of_message;
-        self.control.emit(Event::MessagePart { seq, message_bytes, bytes, end_of_message, end });
-        self.grant(seq, part_bytes - plain);
-        if end {
-            self.end_receiving(seq);
-        }
-    }
-
-    fn end_receiving(&mut self, seq: u64) {
+    pub(super) fn end_receiving(&mut self, seq: u64) {
         if let Some(stream) = self.streams.get_mut(&seq) {
             stream.receiving = Receiving::Ended;
         }
@@ -302,38 +254,48 @@ impl Connection {
     }
 
     /// Resets a request that broke a limit of its own; its neighbours live on.
-    fn fail_request(&mut self, seq: u64, mut error: RpcError) {
+    fn fail_request(&mut self, seq: u64, error: RpcError) {
+        let reset = self.refuse(seq, error);
+        self.control.emit(reset);
+    }
+
+    pub(super) fn refuse(&mut self, seq: u64, mut error: RpcError) -> Event {
         if self.control.role() == Role::Client {
             error.execution = Execution::Ran;
         }
         self.remove(seq);
         self.control.send(&Frame::Reset { seq, error: error.clone() });
-        self.control.emit(Event::Reset { seq, error });
+        Event::Reset { seq, error }
     }
 
     /// Gives `bytes` of credit back, to the stream and the connection.
     pub(super) fn grant(&mut self, seq: u64, bytes: usize) {
         self.grant_connection(bytes);
+        self.grant_stream(seq, bytes);
+    }
+
+    pub(super) fn grant_stream(&mut self, seq: u64, bytes: usize) {
         let window = self.control.config().limits.clamped().stream_window;
         let Some(stream) = self.streams.get_mut(&seq) else { return };
         if stream.receiving == Receiving::Ended {
             return;
         }
-        stream.credit_pending += bytes as u32;
+        stream.credit_pending += bytes as i64;
         // Small grants would cost a frame each; a sender with half a window never stands still.
-        if stream.credit_pending >= window / 2 {
+        if stream.credit_pending >= i64::from(window / 2) {
             let credit = std::mem::take(&mut stream.credit_pending);
-            stream.receive_window += i64::from(credit);
-            self.control.send(&Frame::Window { seq, credit: credit.into() });
+            stream.receive_window += credit;
+            self.control.send(&Frame::Window { seq, credit: credit.unsigned_abs() });
         }
     }
 
     pub(super) fn grant_connection(&mut self, bytes: usize) {
-        self.credit_pending += bytes as u32;
-        if self.credit_pending >= self.control.config().limits.clamped().connection_window / 2 {
+        self.credit_pending += bytes as i64;
+        let window = self.control.config().limits.clamped().connection_window;
+        if self.credit_pending >= i64::from(window / 2) {
             let credit = std::mem::take(&mut self.credit_pending);
-            self.receive_window += i64::from(credit);
-            self.control.send(&Frame::Window { seq: 0, credit: credit.into() });
+            self.receive_window += credit;
+            self.control.send(&Frame::Window { seq: 0, credit: credit.unsigned_abs() });
         }
     }
 
@@ -378,35 +340,17 @@ impl Connection {
     }
 }
 
-/// A message part as the application gets it.
-pub(super) struct Delivered {
-    message_bytes: Option<u64>,
-    bytes: Bytes,
-    end_of_message: bool,
-    inflated: bool,
-}
-
-fn read_part(
-    stream: &mut Stream,
-    part: Part,
-    end: bool,
-    config: &Config,
-) -> Result<Option<Delivered>, RpcError> {
+/// Reads one part; a compressed message is looked at, and decompressed when it is asked for.
+fn read_part(stream: &mut Stream, part: Part, end: bool, config: &Config) -> Result<Arrival, RpcError> {
     if end && part.more {
         return Err(malformed("END stands on a part with MORE"));
     }
     let message_bytes_max = config.limits.clamped().message_bytes_max;
-    match stream.reader.accept(part, message_bytes_max)? {
-        Arrival::Nothing => Ok(None),
-        Arrival::Part { message_bytes, bytes, end_of_message } => {
-            Ok(Some(Delivered { message_bytes, bytes, end_of_message, inflated: false }))
-        }
-        Arrival::Compressed { frame, content_bytes } => {
-            let bytes = message::inflate(&frame, content_bytes, &config.dictionaries, message_bytes_max)?;
-            let message_bytes = Some(content_bytes);
-            Ok(Some(Delivered { message_bytes, bytes, end_of_message: true, inflated: true }))
-        }
+    let arrival = stream.reader.accept(part, message_bytes_max)?;
+    if let Arrival::Compressed { frame, content_bytes } = &arrival {
+        message::check_compressed(frame, *content_bytes, &config.dictionaries, message_bytes_max)?;
     }
+    Ok(arrival)
 }
 
 /// The client's first blocks come under the default table size, before it knows the server's; the

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use crate::{
     hpack::HeaderField,
     link::{
-        Priority, RequestHead,
+        Event, Priority, RequestHead,
         message::{MessageReader, MessageWriter, OutPart},
     },
 };
@@ -34,13 +36,24 @@ pub(super) struct Stream {
     pub(super) send_window: i64,
     /// Credit that the peer still has.
     pub(super) receive_window: i64,
-    /// Consumed, and not given back yet.
-    pub(super) credit_pending: u32,
+    /// Consumed, and not given back yet. Below 0 when more was lent than is owed.
+    pub(super) credit_pending: i64,
     /// Delivered as it came, and not consumed yet.
     pub(super) plain_held: usize,
-    /// Delivered decompressed, and not consumed yet. Its credit was given back at once; the connection
-    /// budgets for it.
+    /// Delivered decompressed, and not consumed yet.
     pub(super) inflated_held: usize,
+    /// The credit of what `inflated_held` was on the wire.
+    pub(super) inflated_wire: usize,
+    /// Waits to be delivered; begins with a compressed message.
+    pub(super) inbox: VecDeque<Inbound>,
+    /// Whether the connection looks after the inbox and the loan.
+    pub(super) is_tended: bool,
+    /// Wire bytes of the compressed message that is arriving.
+    pub(super) arriving: usize,
+    /// Those of them whose credit was not lent.
+    pub(super) unlent: usize,
+    /// Room that the connection reserved for the message that is arriving; 0 is none.
+    pub(super) reserved: usize,
     pub(super) reader: MessageReader,
     pub(super) writer: MessageWriter,
 }
@@ -70,6 +83,36 @@ pub(super) enum Item {
     End,
 }
 
+/// What waits for the application, in the order of its arrival.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    /// A whole message as it came; its credit is given when what becomes of it is consumed.
+    Compressed { frame: Bytes, content_bytes: u64, wire: usize, reserved: usize, end: bool },
+    /// Bytes behind a compressed message.
+    Part { message_bytes: Option<u64>, bytes: Bytes, end_of_message: bool, end: bool },
+    /// So many messages without bytes. They cost no credit, so they must not cost memory each.
+    Empty(u64),
+    /// END, TRAILERS or RESET.
+    Last(Box<Event>),
+}
+
+impl Inbound {
+    pub(super) fn wire_bytes(&self) -> usize {
+        match self {
+            Self::Compressed { wire, .. } => *wire,
+            Self::Part { bytes, .. } => bytes.len(),
+            Self::Empty(_) | Self::Last(_) => 0,
+        }
+    }
+
+    fn reserved(&self) -> usize {
+        match self {
+            Self::Compressed { reserved, .. } => *reserved,
+            _ => 0,
+        }
+    }
+}
+
 impl Stream {
     pub(super) fn new(priority: Priority, send_window: u32, receive_window: u32) -> Self {
         Self {
@@ -86,6 +129,12 @@ impl Stream {
             credit_pending: 0,
             plain_held: 0,
             inflated_held: 0,
+            inflated_wire: 0,
+            inbox: VecDeque::new(),
+            is_tended: false,
+            arriving: 0,
+            unlent: 0,
+            reserved: 0,
             reader: MessageReader::default(),
             writer: MessageWriter::default(),
         }
@@ -95,8 +144,18 @@ impl Stream {
         self.receiving == Receiving::Ended && self.sending == Sending::Ended
     }
 
-    /// Bytes that the connection's budget counts: decompressed and not consumed, or still arriving.
-    pub(super) fn budgeted(&self) -> usize {
-        self.inflated_held + self.reader.held_bytes()
+    /// Message bytes that the application has and did not consume.
+    pub(super) fn delivered(&self) -> usize {
+        self.plain_held + self.inflated_held
+    }
+
+    /// What of the connection's window this stream takes up.
+    pub(super) fn wire_held(&self) -> usize {
+        self.plain_held + self.inflated_wire + self.inbox.iter().map(Inbound::wire_bytes).sum::<usize>()
+    }
+
+    /// What this stream has reserved of the connection's room for arriving messages.
+    pub(super) fn reserved_all(&self) -> usize {
+        self.reserved + self.inbox.iter().map(Inbound::reserved).sum::<usize>()
     }
 }

@@ -1,0 +1,133 @@
+//! Whoever reads slowly holds its sender back, whatever its messages compress to, and nobody else.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use http::{HeaderName, HeaderValue};
+use towline_client::{CallRequest, Client, Transports};
+
+use crate::backend::partly_noise;
+use crate::bed::{BOTH, Bed, answer, call};
+
+const MESSAGE_BYTES: usize = 16 << 10;
+
+fn flood(count: usize, noise_bytes: usize) -> CallRequest {
+    let number = |value: usize| HeaderValue::from_str(&value.to_string()).unwrap();
+    call("Flood", "")
+        .header(HeaderName::from_static("x-count"), number(count))
+        .header(HeaderName::from_static("x-bytes"), number(MESSAGE_BYTES))
+        .header(HeaderName::from_static("x-noise"), number(noise_bytes))
+}
+
+/// A client with the smallest windows.
+fn client(bed: &Bed, transports: Transports) -> Client {
+    let mut config = bed.config(transports);
+    config.limits.stream_window = 64 << 10;
+    config.limits.connection_window = 256 << 10;
+    Client::start(config).unwrap()
+}
+
+/// A backend floods a client that takes nothing for a while: how many messages leave the backend meanwhile.
+async fn ahead_of_a_slow_client(
+    bed: &Bed,
+    transports: Transports,
+    count: usize,
+    noise_bytes: usize,
+) -> usize {
+    let before = bed.backend.flooded();
+    let client = client(bed, transports);
+    let (mut sender, mut receiver) = client.stream(flood(count, noise_bytes));
+    sender.finish().await.unwrap();
+    receiver.head().await.unwrap();
+    for _ in 0..50 {
+        answer(&client, "Echo", "beside the flood").await;
+    }
+    let ahead = bed.backend.flooded() - before;
+    let expected = partly_noise(MESSAGE_BYTES, noise_bytes);
+    let mut received = 0;
+    while let Some(message) = receiver.message().await.unwrap() {
+        assert!(message == expected, "{transports:?}: message {received}");
+        received += 1;
+    }
+    assert_eq!((received, receiver.grpc_status().unwrap().code), (count, 0));
+    ahead
+}
+
+/// Windows of the client, the gateway and HTTP/2 hold some 100 messages.
+#[tokio::test]
+async fn a_slow_client_holds_its_backend_back() {
+    let bed = Bed::start().await;
+    for transports in BOTH {
+        let ahead = ahead_of_a_slow_client(&bed, transports, 600, MESSAGE_BYTES).await;
+        assert!(ahead < 200, "{transports:?}: {ahead} messages were taken from the backend");
+    }
+}
+
+/// A window holds 64 of these, compressed.
+#[tokio::test]
+async fn a_slow_client_holds_its_backend_back_when_messages_compress() {
+    let bed = Bed::start().await;
+    for transports in BOTH {
+        let ahead = ahead_of_a_slow_client(&bed, transports, 1500, 1000).await;
+        assert!(ahead < 500, "{transports:?}: {ahead} messages were taken from the backend");
+    }
+}
+
+/// All of these fit a window as they are on the wire, and no window when decompressed.
+#[tokio::test]
+async fn a_slow_client_loses_nothing_of_what_compresses_to_nothing() {
+    let bed = Bed::start().await;
+    for transports in BOTH {
+        ahead_of_a_slow_client(&bed, transports, 2000, 0).await;
+    }
+}
+
+/// A client streams to a backend that does not read yet: how many messages leave the client meanwhile.
+async fn ahead_of_a_slow_backend(
+    bed: &Bed,
+    transports: Transports,
+    count: usize,
+    noise_bytes: usize,
+) -> usize {
+    bed.backend.hold();
+    let client = client(bed, transports);
+    let (mut sender, mut receiver) = client.stream(call("Late", ""));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let sending = tokio::spawn(async move {
+        let message = bytes::Bytes::from(partly_noise(MESSAGE_BYTES, noise_bytes));
+        for _ in 0..count {
+            sender.send(message.clone()).await.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        sender.finish().await.unwrap();
+    });
+    for _ in 0..50 {
+        answer(&client, "Echo", "beside the stream").await;
+    }
+    let ahead = sent.load(Ordering::Relaxed);
+    bed.backend.release();
+    sending.await.unwrap();
+    let told = receiver.message().await.unwrap().unwrap();
+    assert_eq!(told, (count * (MESSAGE_BYTES + 5)).to_string(), "{transports:?}");
+    ahead
+}
+
+#[tokio::test]
+async fn a_slow_backend_holds_its_client_back() {
+    let bed = Bed::start().await;
+    for transports in BOTH {
+        let ahead = ahead_of_a_slow_backend(&bed, transports, 1500, 1000).await;
+        assert!(ahead < 500, "{transports:?}: {ahead} messages left the client");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_backend_loses_nothing_of_what_compresses_to_nothing() {
+    let bed = Bed::start().await;
+    for transports in BOTH {
+        ahead_of_a_slow_backend(&bed, transports, 2000, 0).await;
+    }
+}

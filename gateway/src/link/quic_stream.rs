@@ -334,6 +334,9 @@ impl Stream {
                     if let Some(body) = self.body.as_ref().filter(|body| body.is_open()) {
                         self.unread += bytes.len();
                         body.part(message_bytes, bytes);
+                    } else {
+                        // What nobody takes is not credited by anybody.
+                        self.inflated.give_back(inflates);
                     }
                     if end {
                         self.body.take().into_iter().for_each(BodySender::end);

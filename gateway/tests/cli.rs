@@ -66,4 +66,6 @@ fn sigterm_drains_and_exits_0() {
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(log.any(|line| line.unwrap().contains("ended left=0")));
+    // The default data folder is beside the configuration.
+    assert!(folder.path().join("towline-data/towline.redb").is_file());
 }

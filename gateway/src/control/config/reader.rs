@@ -258,6 +258,11 @@ impl<'r, 'i> Table<'r, 'i> {
         Some(self.reader.base.join(text))
     }
 
+    /// A path that has a default, which starts from the file's folder like one that is written.
+    pub(super) fn path(&mut self, key: &'static str, default: &Path) -> PathBuf {
+        self.optional_path(key).unwrap_or_else(|| self.reader.base.join(default))
+    }
+
     pub(super) fn paths(&mut self, key: &'static str) -> Vec<PathBuf> {
         self.strings(key).into_iter().map(|text| self.reader.base.join(text)).collect()
     }

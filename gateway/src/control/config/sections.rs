@@ -26,7 +26,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     let backends = backends(root);
     let session = section::session(root.table("session"));
     let settings = Settings {
-        data_dir: root.optional_path("data_dir").unwrap_or(default.data_dir),
+        data_dir: root.path("data_dir", &default.data_dir),
         drain_timeout,
         drain_spread: drain_spread(root, drain_timeout),
         drain_endpoints: drain_endpoints(root),

@@ -9,12 +9,14 @@ use crate::fault::{Fault, FaultKind};
 #[derive(Debug)]
 pub(super) struct Answer {
     grpc: bool,
+    /// gRPC's status stood in the head: nothing but the end follows, and that may come on its own.
+    status_in_head: bool,
     failure: Option<Fault>,
 }
 
 impl Answer {
     pub(super) fn new(grpc: bool) -> Self {
-        Self { grpc, failure: None }
+        Self { grpc, status_in_head: false, failure: None }
     }
 
     /// Takes the next event; the outcome, once it is known.
@@ -22,6 +24,10 @@ impl Answer {
         match event {
             Event::Response { fields, end, .. } => {
                 self.check(fields, ":status", |status| status.first() == Some(&b'2'));
+                if self.grpc && find(fields, "grpc-status").is_some() {
+                    self.check_grpc(fields);
+                    self.status_in_head = true;
+                }
                 end.then(|| self.finish(fields))
             }
             Event::Trailers { fields, .. } => Some(self.finish(fields)),
@@ -33,14 +39,18 @@ impl Answer {
 
     /// `last` are the fields that hold gRPC's status: trailers, or the head of an answer without body.
     fn finish(&mut self, last: &[HeaderField]) -> Result<(), Fault> {
-        if self.grpc {
-            self.check(last, "grpc-status", |status| status == b"0");
+        if self.grpc && !self.status_in_head {
+            self.check_grpc(last);
         }
         self.failure.take().map_or(Ok(()), Err)
     }
 
+    fn check_grpc(&mut self, fields: &[HeaderField]) {
+        self.check(fields, "grpc-status", |status| status == b"0");
+    }
+
     fn check(&mut self, fields: &[HeaderField], name: &str, good: impl Fn(&[u8]) -> bool) {
-        let value = fields.iter().find(|field| *field.name == *name.as_bytes()).map(|field| &field.value);
+        let value = find(fields, name).map(|field| &field.value);
         let fault = match value {
             Some(value) if good(value) => return,
             Some(value) => Fault::new(FaultKind::Status, format!("{name} {}", value.escape_ascii())),
@@ -48,6 +58,10 @@ impl Answer {
         };
         self.failure.get_or_insert(fault);
     }
+}
+
+fn find<'a>(fields: &'a [HeaderField], name: &str) -> Option<&'a HeaderField> {
+    fields.iter().find(|field| *field.name == *name.as_bytes())
 }
 
 #[cfg(test)]
@@ -79,6 +93,16 @@ mod tests {
             Some(Err(FaultKind::Protocol)),
             "no grpc-status"
         );
+    }
+
+    #[test]
+    fn a_status_in_the_head_counts_whether_or_not_the_end_comes_with_it() {
+        let head = |end| {
+            let fields = fields(&[(":status", "200"), ("grpc-status", "12")]);
+            Event::Response { seq: 1, fields, end }
+        };
+        assert_eq!(outcome(true, &[head(true)]), Some(Err(FaultKind::Status)));
+        assert_eq!(outcome(true, &[head(false), Event::End { seq: 1 }]), Some(Err(FaultKind::Status)));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use towline_protocols::link::Filter;
 
 use super::*;
-use crate::hub::{Delivered, Fanout};
+use crate::{
+    hub::{Delivered, Fanout},
+    store::Table,
+};
 
 fn filter(filter: &str) -> Filter {
     Filter { filter: filter.to_owned(), qos: 1 }
@@ -143,6 +146,20 @@ async fn what_a_lost_connection_had_not_acknowledged_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_push_to_a_live_client_is_on_disk_until_it_is_acknowledged() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    assert_eq!(rig.hub.push_to_client("phone", &push("a")), Some(Delivered::Sent));
+    rig.store.barrier().await.unwrap();
+    // What a crash at this moment would leave: the connection is not even known to be lost.
+    assert_eq!(rig.store.scan(Table::Pushes).unwrap().len(), 1);
+    assert_eq!(texts(&opened.lease), ["a"]);
+    opened.lease.push_ack(1).unwrap();
+    rig.store.barrier().await.unwrap();
+    assert!(rig.store.scan(Table::Pushes).unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn push_ids_never_go_back() {
     let rig = Rig::new();
     let opened = rig.open(&hello(1));
@@ -172,7 +189,7 @@ async fn a_restarted_session_expires_like_any_other() {
 
 #[tokio::test]
 async fn a_record_of_another_version_stops_the_start() {
-    use crate::store::{StoreError, Table, Write};
+    use crate::store::{StoreError, Write};
     let rig = Rig::new();
     let (table, key, value) = (Table::Sessions, b"phone".to_vec(), vec![99]);
     rig.store.append(Write::Put { table, key, value }).await.unwrap();

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ring::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use crate::{
     config::{ClientConfig, check_client_id},

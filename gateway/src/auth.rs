@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, fmt, num::NonZeroU32};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use ring::{
+use aws_lc_rs::{
     pbkdf2,
     rand::{SecureRandom, SystemRandom},
 };
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
 /// Iterations of a line made by [`password_line`]: about 0.1 ms of one core, which a handshake can bear.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(1000).unwrap();

@@ -28,7 +28,7 @@ pub(super) fn tls_config(roots_pem: &[u8]) -> Result<Arc<TlsConfig>, StartError>
             "no certificate found: pass the PEM of the authority that signed the gateway's certificate";
         return Err(StartError::Roots(text.to_owned()));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = TlsConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| StartError::Roots(error.to_string()))?

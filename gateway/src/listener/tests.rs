@@ -97,7 +97,7 @@ fn client_config(ca: &Path, alpn: &[&[u8]]) -> ClientConfig {
     let chain = tls::read_certificates(ca).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(chain);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
-use ring::rand::{SecureRandom, SystemRandom};
 use towline_protocols::mqtt::{
     Connect, Limits, ReasonCode, Text,
     session::{Connection, Settings},

@@ -2,7 +2,7 @@
 
 use std::{fmt, hint::black_box};
 
-use ring::digest;
+use aws_lc_rs::digest;
 
 use super::OpenError;
 

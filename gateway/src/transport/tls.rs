@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use rustls::{
     ServerConfig,
-    crypto::{CryptoProvider, ring},
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
@@ -41,7 +41,7 @@ impl Tickets {
     /// # Errors
     /// The system has no random numbers.
     pub fn new() -> Result<Self, StartError> {
-        let ticketer = ring::Ticketer::new()
+        let ticketer = aws_lc_rs::Ticketer::new()
             .map_err(|error| StartError::Settings(format!("no key for TLS session tickets: {error}")))?;
         Ok(Self(ticketer))
     }
@@ -54,7 +54,7 @@ impl Tickets {
 pub fn read_certificate(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, StartError> {
     let chain = read_certificates(&files.chain)?;
     let key = read_key(&files.key)?;
-    let certified = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| {
         let problem = match error {
             rustls::Error::InconsistentKeys(_) => {
                 format!("is not the key of the first certificate in {}", files.chain.display())
@@ -107,7 +107,7 @@ fn config(
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// In the order of preference: a client that offers several is served by the first of them.

@@ -174,7 +174,7 @@ async fn connect(bed: &Bed) -> quinn::Connection {
     let mut roots = RootCertStore::empty();
     CertificateDer::pem_slice_iter(&bed.ca).for_each(|root| roots.add(root.unwrap()).unwrap());
     let mut tls =
-        rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots)
@@ -191,7 +191,7 @@ fn listen(bed: &Bed) -> quinn::Endpoint {
     let chain = chain.map(|certificate| certificate.unwrap()).collect();
     let key = PrivateKeyDer::from_pem_file(&bed.certificates.key).unwrap();
     let mut tls =
-        rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_no_client_auth()

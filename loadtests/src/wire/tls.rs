@@ -14,11 +14,12 @@ use crate::plan::Protocol;
 ///
 /// Sessions are not resumed: each connection is a client that the server has never seen.
 pub fn config(ca: &Path, protocol: Protocol) -> Result<ClientConfig, String> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots(ca)?)
-        .with_no_client_auth();
+    let mut config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(roots(ca)?)
+            .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn(protocol).iter().map(|name| name.to_vec()).collect();
     Ok(config)

@@ -1,0 +1,11 @@
+//! What gateway and SDK share of cryptography, on rustls' traits.
+//!
+//! A *provider* is a family of cryptography under one name: its TLS suites, groups and signatures, how it loads
+//! private keys, and whether QUIC can use it. The configuration chooses providers by name ([`Providers`]);
+//! an operator's own module, an HSM for instance, is one type that implements [`Provider`].
+
+mod key;
+mod providers;
+
+pub use key::{KeyError, KeyReference};
+pub use providers::{International, Offer, Provider, Providers};

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use towline_protocols::link::{Priority, RpcError};
 
+use crate::transport::Handshake;
+
 /// A streamed request or answer body with trailers; dropping it cancels what produces it.
 pub type Body = UnsyncBoxBody<Bytes, RpcError>;
 
@@ -49,6 +51,16 @@ pub struct Origin {
     pub client_id: Option<Arc<str>>,
     /// The authenticated user, if the listener authenticates.
     pub user: Option<Arc<str>>,
+    /// Until it is complete, what arrives came as early data and may be a repeat of what another sent.
+    pub handshake: Handshake,
+}
+
+impl Origin {
+    /// Of a peer of which nothing more is known yet, and whose handshake, if any, is over.
+    pub fn new(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Self {
+        let handshake = Handshake::complete();
+        Self { listener, peer, protocol, encrypted, client_id: None, user: None, handshake }
+    }
 }
 
 /// One request on its way to a backend. The body of a `application/grpc` request holds

@@ -198,12 +198,9 @@ mod tests {
 
     fn origin(client: Option<&str>, user: Option<&str>) -> Origin {
         Origin {
-            listener: "test".into(),
-            peer: "192.0.2.7:5000".parse().expect("an address"),
-            protocol: Protocol::Http,
-            encrypted: true,
             client_id: client.map(Into::into),
             user: user.map(Into::into),
+            ..Origin::new("test".into(), ([192, 0, 2, 7], 5000).into(), Protocol::Http, true)
         }
     }
 

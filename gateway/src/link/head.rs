@@ -201,14 +201,8 @@ mod tests {
         let fields = fields.iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
         let head = RequestHead { fields, ..RequestHead::default() };
         let session = [HeaderField::from_static("x-app", "session")];
-        let origin = Arc::new(Origin {
-            listener: "edge".into(),
-            peer: ([127, 0, 0, 1], 1).into(),
-            protocol: Protocol::LinkTcp,
-            encrypted: true,
-            client_id: None,
-            user: None,
-        });
+        let origin =
+            Arc::new(Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, true));
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let shown = request(&head, &session, &origin, body, Instant::now()).map(|request| {
             let app = request.http.headers()["x-app"].to_str().unwrap();

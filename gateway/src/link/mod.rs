@@ -105,14 +105,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let stream = Stream::plain(Rewind::new(tcp, Bytes::new()), Duration::from_secs(1));
-        let origin = Arc::new(Origin {
-            listener: "edge".into(),
-            peer: ([127, 0, 0, 1], 1).into(),
-            protocol: Protocol::LinkTcp,
-            encrypted: false,
-            client_id: None,
-            user: None,
-        });
+        let origin =
+            Arc::new(Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, false));
         let bytes = size_of_val(&serve_tcp(gateway, origin, stream, Bytes::new()));
         let machine = size_of::<TcpRequests>();
         let attendance = size_of::<attendance::Attendance>();

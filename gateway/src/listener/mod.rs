@@ -105,7 +105,7 @@ impl Open {
 }
 
 fn origin(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Arc<Origin> {
-    Arc::new(Origin { listener, peer, protocol, encrypted, client_id: None, user: None })
+    Arc::new(Origin::new(listener, peer, protocol, encrypted))
 }
 
 fn meter(gateway: &Gateway, protocol: Protocol) -> Meter {

@@ -153,14 +153,7 @@ mod tests {
         let options = SubscribeOptions { qos: 1, ..SubscribeOptions::default() };
         gateway.hub.subscribe("app", "kept", options).unwrap();
         let (mut near, far) = tokio::io::duplex(64 * 1024);
-        let origin = Origin {
-            listener: "test".into(),
-            peer: ([127, 0, 0, 1], 9).into(),
-            protocol: Protocol::Mqtt,
-            encrypted: false,
-            client_id: None,
-            user: None,
-        };
+        let origin = Origin::new("test".into(), ([127, 0, 0, 1], 9).into(), Protocol::Mqtt, false);
         tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
         let connect = Connect {
             version: Version::V5,

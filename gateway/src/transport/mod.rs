@@ -1,9 +1,11 @@
 //! From a socket to a plaintext byte stream or QUIC connection.
 
+mod handshake;
 pub mod quic;
 mod rewind;
 mod stream;
 pub mod tls;
 
+pub use handshake::{Completion, Ended, Handshake};
 pub use rewind::Rewind;
 pub use stream::{Meter, Stream};

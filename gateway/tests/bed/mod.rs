@@ -107,14 +107,7 @@ pub fn settings(backends: Vec<Backend>, routes: Vec<Route>) -> Settings {
 }
 
 pub fn origin() -> Origin {
-    Origin {
-        listener: LISTENER.into(),
-        peer: "192.0.2.7:5000".parse().expect("an address"),
-        protocol: Protocol::Http,
-        encrypted: false,
-        client_id: None,
-        user: None,
-    }
+    Origin::new(LISTENER.into(), ([192, 0, 2, 7], 5000).into(), Protocol::Http, false)
 }
 
 impl Bed {

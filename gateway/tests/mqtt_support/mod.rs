@@ -57,14 +57,7 @@ impl Client {
     /// A connection on which nothing was sent yet.
     pub fn open(gateway: &Arc<Gateway>) -> Self {
         let (near, far) = tokio::io::duplex(TRANSPORT_BYTES);
-        let origin = Origin {
-            listener: LISTENER.into(),
-            peer: ([127, 0, 0, 1], 9).into(),
-            protocol: Protocol::Mqtt,
-            encrypted: false,
-            client_id: None,
-            user: None,
-        };
+        let origin = Origin::new(LISTENER.into(), ([127, 0, 0, 1], 9).into(), Protocol::Mqtt, false);
         tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
         Self { stream: near, input: BytesMut::new(), version: Version::V311, next_id: 0 }
     }

@@ -9,4 +9,5 @@ pub mod detect;
 pub mod hpack;
 pub mod link;
 pub mod mqtt;
+pub mod tls;
 pub mod varint;

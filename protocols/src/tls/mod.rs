@@ -1,0 +1,10 @@
+//! What a gateway reads and decides about TLS before and beside a TLS library: the ClientHello, record
+//! headers, and how large the next record is. No cryptography.
+
+pub mod alert;
+pub mod client_hello;
+pub mod record;
+
+pub use alert::Alert;
+pub use client_hello::{ClientHello, HelloError};
+pub use record::{RecordError, hello_from_records};

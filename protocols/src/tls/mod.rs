@@ -4,7 +4,9 @@
 pub mod alert;
 pub mod client_hello;
 pub mod record;
+pub mod record_size;
 
 pub use alert::Alert;
 pub use client_hello::{ClientHello, HelloError};
 pub use record::{RecordError, hello_from_records};
+pub use record_size::{RecordSizer, RecordSizes};

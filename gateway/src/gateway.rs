@@ -71,7 +71,7 @@ impl Gateway {
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let mqtt = mqtt::Broker::new(&settings, &metrics);
-        let snapshot = Snapshot::build(settings)?;
+        let snapshot = Snapshot::build(settings, &metrics)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,

@@ -16,6 +16,9 @@ pub struct Metrics {
     pub connections_refused: IntCounterVec,
     /// Handshakes, by `listener` and `outcome` (`ok`, `timeout`, `failed`).
     pub handshakes: IntCounterVec,
+    /// TLS session tickets, by `outcome`: `issued`, `opened`, `unknown` (no such key), `refused` (too old, forged,
+    /// or of another listener's policy).
+    pub tls_tickets: IntCounterVec,
     /// Password logins, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
@@ -63,6 +66,7 @@ impl Metrics {
                 &["listener", "reason"],
             ),
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
+            tls_tickets: counters(r, "tls_tickets_total", "TLS session tickets", &["outcome"]),
             logins: counters(r, "logins_total", "Logins of clients", &["listener", "outcome"]),
             requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
             request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),

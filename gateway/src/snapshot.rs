@@ -1,18 +1,27 @@
 //! What control publishes and the path reads: immutable, swapped as a whole.
 
-use std::{collections::HashMap, fs, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     auth::Users,
     gateway::StartError,
     link,
+    metrics::Metrics,
     router::RouteTable,
     settings::{Listener, Settings},
     transport::{
         quic,
-        tls::{self, Tickets},
+        tls::{self, ServerTls, TicketKeys},
     },
 };
+
+/// How long a session ticket opens.
+const TICKET_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// One consistent state of everything that a reload can change.
 pub struct Snapshot {
@@ -26,15 +35,15 @@ pub struct Snapshot {
     pub link: Arc<towline_protocols::link::Config>,
     listeners: HashMap<Arc<str>, ListenerSnapshot>,
     /// Kept through reloads, so that they do not cost clients their TLS sessions.
-    tickets: Tickets,
+    tickets: Arc<TicketKeys>,
 }
 
 /// What a connection needs to know of its listener.
 pub struct ListenerSnapshot {
     /// As configured.
     pub settings: Listener,
-    /// For TLS over TCP; `None` without a certificate.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// What TLS and QUIC offer; `None` without a certificate.
+    pub tls: Option<Arc<ServerTls>>,
     /// For QUIC; `None` without it.
     pub quic: Option<Arc<quinn::ServerConfig>>,
 }
@@ -44,8 +53,9 @@ impl Snapshot {
     ///
     /// # Errors
     /// Names the first file that could not be used and why.
-    pub fn build(settings: Settings) -> Result<Self, StartError> {
-        Self::after(&RouteTable::default(), Tickets::new()?, settings)
+    pub fn build(settings: Settings, metrics: &Metrics) -> Result<Self, StartError> {
+        let tickets = TicketKeys::own(TICKET_LIFE, metrics.tls_tickets.clone(), SystemTime::now())?;
+        Self::after(&RouteTable::default(), Arc::new(tickets), settings)
     }
 
     /// The snapshot of a reload: backends that did not change keep their connections.
@@ -53,7 +63,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::build`].
     pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
-        Self::after(&self.routes, self.tickets.clone(), settings)
+        Self::after(&self.routes, Arc::clone(&self.tickets), settings)
     }
 
     /// The listener called `name`.
@@ -61,7 +71,7 @@ impl Snapshot {
         self.listeners.get(name)
     }
 
-    fn after(routes: &RouteTable, tickets: Tickets, settings: Settings) -> Result<Self, StartError> {
+    fn after(routes: &RouteTable, tickets: Arc<TicketKeys>, settings: Settings) -> Result<Self, StartError> {
         let users = read_users(&settings)?;
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let link = link::config(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
@@ -75,14 +85,16 @@ impl Snapshot {
 }
 
 impl ListenerSnapshot {
-    fn build(listener: &Listener, settings: &Settings, tickets: &Tickets) -> Result<Self, StartError> {
+    fn build(
+        listener: &Listener,
+        settings: &Settings,
+        tickets: &Arc<TicketKeys>,
+    ) -> Result<Self, StartError> {
         let mut snapshot = Self { settings: listener.clone(), tls: None, quic: None };
         if let Some(files) = &listener.certificate {
-            let certificate = tls::read_certificate(files)?;
-            snapshot.tls = Some(tls::server_config(Arc::clone(&certificate), &listener.protocols, tickets)?);
-            if listener.quic {
-                snapshot.quic = Some(quic::server_config(certificate, settings, tickets)?);
-            }
+            let tls = ServerTls::new(listener, &tls::read_certificate(files)?, tickets)?;
+            snapshot.quic = tls.preferred_quic().map(|crypto| quic::server_config(crypto, settings));
+            snapshot.tls = Some(Arc::new(tls));
         }
         Ok(snapshot)
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::{control::config, snapshot::Snapshot};
+use crate::{control::config, metrics::Metrics, snapshot::Snapshot};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     let (listeners, routes) = (settings.listeners.len(), settings.routes.len());
     // What only the parts themselves can judge, such as whether a key belongs to its certificate.
-    Snapshot::build(settings)?;
+    Snapshot::build(settings, &Metrics::new())?;
     println!("{}: no mistakes ({listeners} listeners, {routes} routes)", arguments.config.display());
     Ok(())
 }

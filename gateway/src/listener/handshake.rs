@@ -1,6 +1,6 @@
 //! TLS where the listener's policy and the first bytes ask for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -19,7 +19,10 @@ use super::{
 use crate::{
     gateway::Gateway,
     settings::TlsMode,
-    transport::{Rewind, Stream},
+    transport::{
+        Rewind, Stream,
+        tls::{HelloFacts, ServerTls},
+    },
 };
 
 /// How long a refused peer may take to read why.
@@ -70,7 +73,7 @@ pub(super) async fn secure(
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
     stream: S,
-    config: Arc<rustls::ServerConfig>,
+    tls: Arc<ServerTls>,
 ) -> Result<tokio_rustls::server::TlsStream<S>, Refusal> {
     let deadline = tokio::time::Instant::now() + gateway.snapshot().settings.limits.handshake_timeout;
     let timed_out = |_| {
@@ -79,11 +82,24 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let hello = timeout_at(deadline, hello).await.map_err(timed_out)?.map_err(Refusal::Handshake)?;
+    let config = choose(&tls, &hello).map_err(Refusal::Handshake)?;
     let running = async {
         let _place = place(gateway, &gateway.handshakes).await;
         hello.into_stream(config).await
     };
     timeout_at(deadline, running).await.map_err(timed_out)?.map_err(Refusal::Handshake)
+}
+
+fn choose<S: AsyncRead + AsyncWrite + Unpin>(
+    tls: &ServerTls,
+    hello: &tokio_rustls::StartHandshake<S>,
+) -> io::Result<Arc<rustls::ServerConfig>> {
+    let hello = hello.client_hello();
+    let suites: Vec<u16> = hello.cipher_suites().iter().map(|suite| u16::from(*suite)).collect();
+    let groups = hello.named_groups().unwrap_or_default();
+    let groups: Vec<u16> = groups.iter().map(|group| u16::from(*group)).collect();
+    let facts = HelloFacts { cipher_suites: &suites, named_groups: &groups };
+    tls.choose(&facts).map_err(io::Error::other)
 }
 
 /// Waits for a place among the running handshakes; the wait counts as the limit being met.
@@ -121,7 +137,7 @@ mod tests {
     use super::*;
     use crate::{cli::development_certificates, settings::*};
 
-    fn gateway(folder: &std::path::Path) -> (Arc<Gateway>, Arc<rustls::ServerConfig>) {
+    fn gateway(folder: &std::path::Path) -> (Arc<Gateway>, Arc<ServerTls>) {
         let files = development_certificates(folder).unwrap();
         let mut settings = Settings::default();
         let mut listener = Listener::plain("a", ([127, 0, 0, 1], 0).into());

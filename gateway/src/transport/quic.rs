@@ -6,10 +6,8 @@ use quinn::{
     Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
-use rustls::sign::CertifiedKey;
 
-use super::tls::{self, Tickets};
-use crate::{gateway::StartError, settings::Settings};
+use crate::settings::Settings;
 
 /// A promised heartbeat may be late by this much before QUIC itself gives up: a radio's wake-up and one
 /// lost packet.
@@ -26,23 +24,14 @@ const INCOMING_BYTES_MAX: u64 = 8 * 1024;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 4 * 1024 * 1024;
 
 /// How connections of one listener are accepted.
-///
-/// # Errors
-/// The certificate cannot be used for QUIC.
-pub fn server_config(
-    certificate: Arc<CertifiedKey>,
-    settings: &Settings,
-    tickets: &Tickets,
-) -> Result<Arc<ServerConfig>, StartError> {
-    let crypto = QuicServerConfig::try_from(tls::quic_config(certificate, tickets)?)
-        .map_err(|error| StartError::Settings(format!("QUIC: {error}")))?;
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+pub fn server_config(crypto: Arc<QuicServerConfig>, settings: &Settings) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::with_crypto(crypto);
     config
         .transport_config(Arc::new(transport(settings)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// An endpoint on a bound socket.

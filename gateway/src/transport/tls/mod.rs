@@ -1,21 +1,25 @@
-//! TLS configurations from certificate files.
+//! What a listener offers in TLS: one configuration for each kind of cryptography that it speaks, and the
+//! choice among them by the ClientHello.
 
-use std::{fs, path::Path, sync::Arc};
+mod certificates;
+mod tickets;
 
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicServerConfig;
 use rustls::{
-    ServerConfig,
+    ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
-    server::ProducesTickets,
     sign::CertifiedKey,
 };
 
+pub use self::{
+    certificates::{read_certificate, read_certificates},
+    tickets::{TicketKeys, Tickets},
+};
 use crate::{
     gateway::StartError,
-    settings::{CertificateFiles, ListenerProtocol},
+    settings::{Listener, ListenerProtocol},
 };
 
 /// ALPN of the link protocol.
@@ -30,84 +34,131 @@ pub const ALPN_MQTT: &[u8] = b"mqtt";
 /// TLS 1.3 sessions that can be resumed per full handshake: rustls sends each client this many tickets.
 const TICKETS_PER_HANDSHAKE: usize = 2;
 
-/// The keys that session tickets are sealed with. One for the life of a gateway, so that a reload of
-/// certificates does not cost its clients their sessions.
-#[derive(Clone, Debug)]
-pub struct Tickets(Arc<dyn ProducesTickets>);
+/// What one listener offers in TLS over TCP and in QUIC. Immutable; a reload makes another.
+pub struct ServerTls {
+    /// In the listener's order of preference; never empty.
+    offers: Vec<Offer>,
+}
 
-impl Tickets {
-    /// Fresh keys; they are rotated every few hours.
+/// One kind of cryptography.
+struct Offer {
+    /// Cipher suites, as the ClientHello numbers them.
+    suites: Vec<u16>,
+    /// Key exchange groups, as `supported_groups` numbers them.
+    groups: Vec<u16>,
+    tcp: Arc<ServerConfig>,
+    /// `None` if the listener has no QUIC.
+    quic: Option<Arc<QuicServerConfig>>,
+}
+
+/// The facts of a ClientHello that tell one kind of cryptography from another.
+#[derive(Clone, Copy, Debug)]
+pub struct HelloFacts<'a> {
+    /// Cipher suites that the client offers.
+    pub cipher_suites: &'a [u16],
+    /// Its `supported_groups`; empty if it sent none.
+    pub named_groups: &'a [u16],
+}
+
+/// The client offers no cryptography that the listener speaks. The alert for it is `handshake_failure`
+/// (RFC 8446, section 4.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client offers no cipher suite and group of this listener")]
+pub struct NoOverlap;
+
+impl ServerTls {
+    /// Everything that `listener` offers with its certificate.
     ///
     /// # Errors
-    /// The system has no random numbers.
-    pub fn new() -> Result<Self, StartError> {
-        let ticketer = aws_lc_rs::Ticketer::new()
-            .map_err(|error| StartError::Settings(format!("no key for TLS session tickets: {error}")))?;
-        Ok(Self(ticketer))
+    /// The certificate or the cryptography cannot be used.
+    pub fn new(
+        listener: &Listener,
+        certificate: &Arc<CertifiedKey>,
+        keys: &Arc<TicketKeys>,
+    ) -> Result<Self, StartError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let tickets = Tickets::new(keys, b"");
+        let tcp = tcp_config(&provider, certificate, &listener.protocols, &tickets)?;
+        let quic =
+            listener.quic.then(|| quic_config(&provider, certificate, &tickets)).transpose()?.map(Arc::new);
+        let suites = provider.cipher_suites.iter().map(|suite| u16::from(suite.suite())).collect();
+        let groups = provider.kx_groups.iter().map(|group| u16::from(group.name())).collect();
+        Ok(Self { offers: vec![Offer { suites, groups, tcp: Arc::new(tcp), quic }] })
+    }
+
+    /// The configuration for TLS over TCP that suits a client.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn choose(&self, hello: &HelloFacts<'_>) -> Result<Arc<ServerConfig>, NoOverlap> {
+        self.offer(hello).map(|offer| Arc::clone(&offer.tcp))
+    }
+
+    /// The configuration for QUIC that suits a client.
+    ///
+    /// # Errors
+    /// None does, or the listener has no QUIC.
+    pub fn choose_quic(&self, hello: &HelloFacts<'_>) -> Result<Arc<QuicServerConfig>, NoOverlap> {
+        self.offer(hello)?.quic.clone().ok_or(NoOverlap)
+    }
+
+    /// The configuration for QUIC that the listener prefers.
+    pub fn preferred_quic(&self) -> Option<Arc<QuicServerConfig>> {
+        self.offers.first()?.quic.clone()
+    }
+
+    fn offer(&self, hello: &HelloFacts<'_>) -> Result<&Offer, NoOverlap> {
+        self.offers.iter().find(|offer| offer.suits(hello)).ok_or(NoOverlap)
     }
 }
 
-/// Reads a chain and its key, and checks that they belong together.
-///
-/// # Errors
-/// Names the file, what is wrong with it and what it should hold.
-pub fn read_certificate(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, StartError> {
-    let chain = read_certificates(&files.chain)?;
-    let key = read_key(&files.key)?;
-    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| {
-        let problem = match error {
-            rustls::Error::InconsistentKeys(_) => {
-                format!("is not the key of the first certificate in {}", files.chain.display())
-            }
-            other => format!("cannot be used: {other}; write an RSA, ECDSA P-256/P-384 or Ed25519 key"),
-        };
-        StartError::Certificate { path: files.key.clone(), problem }
-    })?;
-    Ok(Arc::new(certified))
+impl Offer {
+    /// A client that sends no groups leaves the choice to the server (RFC 8422, section 4).
+    fn suits(&self, hello: &HelloFacts<'_>) -> bool {
+        let shared = |ours: &[u16], theirs: &[u16]| theirs.iter().any(|id| ours.contains(id));
+        shared(&self.suites, hello.cipher_suites)
+            && (hello.named_groups.is_empty() || shared(&self.groups, hello.named_groups))
+    }
 }
 
 /// TLS 1.2 and 1.3 over TCP, for the protocols that a listener admits.
-///
-/// # Errors
-/// The crypto provider supports none of the versions.
-pub fn server_config(
-    certificate: Arc<CertifiedKey>,
+fn tcp_config(
+    provider: &Arc<CryptoProvider>,
+    certificate: &Arc<CertifiedKey>,
     protocols: &[ListenerProtocol],
     tickets: &Tickets,
-) -> Result<Arc<ServerConfig>, StartError> {
+) -> Result<ServerConfig, StartError> {
     let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
-    let mut config = config(certificate, versions, tickets)?;
+    let mut config = config(provider, certificate, versions, tickets)?;
     config.alpn_protocols = protocols.iter().flat_map(|protocol| alpn(*protocol)).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// TLS 1.3 inside QUIC, which carries the link alone.
-///
-/// # Errors
-/// The crypto provider supports none of the versions.
-pub fn quic_config(certificate: Arc<CertifiedKey>, tickets: &Tickets) -> Result<ServerConfig, StartError> {
-    let mut config = config(certificate, &[&rustls::version::TLS13], tickets)?;
+fn quic_config(
+    provider: &Arc<CryptoProvider>,
+    certificate: &Arc<CertifiedKey>,
+    tickets: &Tickets,
+) -> Result<QuicServerConfig, StartError> {
+    let mut config = config(provider, certificate, &[&rustls::version::TLS13], tickets)?;
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
-    Ok(config)
+    QuicServerConfig::try_from(config).map_err(|error| StartError::Settings(format!("QUIC: {error}")))
 }
 
 fn config(
-    certificate: Arc<CertifiedKey>,
-    versions: &[&'static rustls::SupportedProtocolVersion],
+    provider: &Arc<CryptoProvider>,
+    certificate: &Arc<CertifiedKey>,
+    versions: &[&'static SupportedProtocolVersion],
     tickets: &Tickets,
 ) -> Result<ServerConfig, StartError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions)
         .map_err(|error| StartError::Settings(format!("TLS: {error}")))?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certificate)));
-    config.ticketer = Arc::clone(&tickets.0);
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(certificate))));
+    config.ticketer = Arc::new(tickets.clone());
     config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
     Ok(config)
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// In the order of preference: a client that offers several is served by the first of them.
@@ -117,41 +168,4 @@ fn alpn(protocol: ListenerProtocol) -> Vec<Vec<u8>> {
         ListenerProtocol::Http => vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()],
         ListenerProtocol::Mqtt => vec![ALPN_MQTT.to_vec()],
     }
-}
-
-/// Every certificate of a PEM file, in its order; at least one.
-///
-/// # Errors
-/// Names the file and what is wrong with it.
-pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let text = read(path)?;
-    let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
-    match chain {
-        Ok(chain) if chain.is_empty() => {
-            let problem =
-                "holds no certificate; write a PEM file with -----BEGIN CERTIFICATE-----, leaf first";
-            Err(StartError::Certificate { path: path.into(), problem: problem.into() })
-        }
-        Ok(chain) => Ok(chain),
-        Err(error) => {
-            Err(StartError::Certificate { path: path.into(), problem: format!("is not a PEM file: {error}") })
-        }
-    }
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, StartError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| {
-        let problem = match error {
-            pem::Error::NoItemsFound => {
-                "holds no private key; write a PEM file with an unencrypted PKCS#8, SEC1 or PKCS#1 key"
-                    .to_owned()
-            }
-            other => format!("is not a PEM file: {other}"),
-        };
-        StartError::Certificate { path: path.into(), problem }
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, StartError> {
-    fs::read(path).map_err(|source| StartError::File { path: path.into(), source })
 }

@@ -10,6 +10,7 @@
 //!
 //! The parent samples the server's process ([`procfs`]) between the orders that it gives.
 
+pub mod beside;
 pub mod cli;
 pub mod clock;
 pub mod conductor;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use towline_loadtests::{
+    beside,
     cli::{Cli, Command, choose},
     run, worker,
 };
@@ -15,8 +16,11 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Worker) {
-        return finish(worker::main().map(|()| true));
+    match &cli.command {
+        Command::Worker => return finish(worker::main().map(|()| true)),
+        Command::Stand(args) => return finish(beside::stand::run(args).map(|()| true)),
+        Command::Beside(benchmark) => return finish(beside::run(benchmark)),
+        _ => {}
     }
     match choose(&cli.command) {
         Ok(choice) => finish(run::run(&choice)),

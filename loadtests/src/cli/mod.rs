@@ -6,7 +6,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::plan::{Protocol, Transport};
+use crate::{
+    beside::{Benchmark, stand::StandArgs},
+    plan::{Protocol, Transport},
+};
 
 pub use planning::{Choice, choose};
 
@@ -34,9 +37,15 @@ pub enum Command {
     Idle(IdleArgs),
     /// Calls a backend directly and through a gateway in turn, and tells the difference
     Compare(CompareArgs),
+    /// Towline and its peers in one run
+    #[command(flatten)]
+    Beside(Benchmark),
     /// A worker process of another towline-load
     #[command(hide = true)]
     Worker,
+    /// A server that comparisons need
+    #[command(hide = true)]
+    Stand(StandArgs),
 }
 
 /// A protocol on a transport.
@@ -64,6 +73,8 @@ pub enum Kind {
     LinkPlain,
     /// The link protocol over QUIC
     LinkQuic,
+    /// QUIC alone
+    Quic,
 }
 
 impl Kind {
@@ -81,6 +92,7 @@ impl Kind {
             Self::Link => (Transport::Tls, Protocol::Link),
             Self::LinkPlain => (Transport::Plain, Protocol::Link),
             Self::LinkQuic => (Transport::Quic, Protocol::Link),
+            Self::Quic => (Transport::Quic, Protocol::None),
         }
     }
 }
@@ -319,7 +331,7 @@ pub struct CommonArgs {
 }
 
 /// `10s`, `500ms`, `2m`, `1.5s`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write for example 10s, 500ms or 2m");
     let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);

@@ -61,7 +61,10 @@ pub fn choose(command: &Command) -> Result<Choice, String> {
         Command::Compare(args) => compare(args),
         Command::Mqtt(args) => mqtt(args),
         Command::Idle(args) => idle(args),
-        Command::Worker => Err("worker processes are started by towline-load itself".into()),
+        Command::Beside(_) => Err("a comparison starts its servers itself".into()),
+        Command::Worker | Command::Stand(_) => {
+            Err("worker processes are started by towline-load itself".into())
+        }
     }
 }
 

@@ -89,6 +89,7 @@ impl Dialer {
 
     async fn open_unbounded(self: &Rc<Self>, index: usize) -> Result<Client, Fault> {
         match self.target.protocol {
+            Protocol::None if self.quic.is_some() => self.open_quic().await,
             Protocol::None => Ok(Client::Silent(tokio::task::spawn_local(self.stream().await?.drain()))),
             Protocol::Http1 => {
                 Ok(Client::Http(http::HttpClient::http1(self.stream().await?, &self.target).await?))
@@ -116,6 +117,14 @@ impl Dialer {
         let (address, host, wire) = (self.target.address, &self.target.host, self.recorder.wire.clone());
         let opening = link::QuicLink::open(endpoints, address, host, client_id, config, wire);
         opening.await.map(link::LinkClient::Quic)
+    }
+
+    async fn open_quic(&self) -> Result<Client, Fault> {
+        let Some(endpoints) = &self.quic else { return Err(Fault::new(FaultKind::Other, "no QUIC")) };
+        let connection = endpoints.connect(self.target.address, &self.target.host).await?;
+        Ok(Client::Silent(tokio::task::spawn_local(async move {
+            connection.closed().await;
+        })))
     }
 
     fn identity(&self, index: usize) -> Identity {

@@ -55,6 +55,14 @@ impl Endpoints {
         Ok(Self { config, local, current: RefCell::default(), used: Cell::new(0) })
     }
 
+    /// One connection, up to the end of its handshake.
+    pub async fn connect(&self, address: SocketAddr, host: &str) -> Result<quinn::Connection, Fault> {
+        let handshake = |error: &dyn std::fmt::Display| Fault::new(FaultKind::Handshake, error);
+        let endpoint = self.next().map_err(|error| Fault::io(&error))?;
+        let connecting = endpoint.connect(address, host).map_err(|error| handshake(&error))?;
+        connecting.await.map_err(|error| handshake(&error))
+    }
+
     fn next(&self) -> io::Result<quinn::Endpoint> {
         let used = self.used.replace(self.used.get() + 1);
         if used.is_multiple_of(CONNECTIONS_PER_SOCKET) {
@@ -89,9 +97,7 @@ impl QuicLink {
         wire: Arc<WireBytes>,
     ) -> Result<Self, Fault> {
         let handshake = |error: &dyn std::fmt::Display| Fault::new(FaultKind::Handshake, error);
-        let endpoint = endpoints.next().map_err(|error| Fault::io(&error))?;
-        let connection = endpoint.connect(address, host).map_err(|error| handshake(&error))?.await;
-        let connection = connection.map_err(|error| handshake(&error))?;
+        let connection = endpoints.connect(address, host).await?;
         let (send, recv) = connection.open_bi().await.map_err(|error| handshake(&error))?;
         let machine = Control::client(config, hello(client_id), Instant::now());
         let (welcome, welcomed) = oneshot::channel();

@@ -1,0 +1,83 @@
+//! Towline beside its peers in one run: every server is started here, on loopback, with a configuration
+//! written into a temporary folder, and ended by its process id.
+//!
+//! ```text
+//!  Ground (folder, certificates, cores) -- servers/ --> Server (a process)
+//!                                                          | CPU time, memory (procfs)
+//!  memory, ... : a question -- crew or threads of clients --+--> Table, with Towline's share of each peer
+//! ```
+
+mod certificates;
+mod cores;
+mod flood;
+mod ground;
+mod handshakes;
+mod memory;
+mod servers;
+pub mod stand;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+pub use self::{flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs};
+use self::{ground::Ground, table::Report};
+
+/// What can be compared.
+#[derive(Debug, Subcommand)]
+pub enum Benchmark {
+    /// User-space memory of an idle connection, beside nginx, HAProxy, mosquitto and quinn
+    Memory(MemoryArgs),
+    /// Server CPU time of TLS 1.3 handshakes, full and resumed, beside nginx and HAProxy
+    Handshakes(HandshakesArgs),
+    /// Latency of established traffic during a flood of handshakes, beside nginx and HAProxy
+    Flood(FloodArgs),
+}
+
+/// Options of every side-by-side run.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// The gateway's binary [default: towline beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub towline: Option<PathBuf>,
+    /// Run only cases whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Write the tables as JSON to a file, or to standard output with -
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl CommonArgs {
+    fn wants(&self, case: &str) -> bool {
+        self.only.as_deref().is_none_or(|part| case.contains(part))
+    }
+
+    fn say(&self, what: &str) {
+        if !self.quiet {
+            eprintln!("{what}");
+        }
+    }
+}
+
+/// Runs a comparison, prints its tables, and says whether Towline has a figure in each.
+pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
+    let common = match benchmark {
+        Benchmark::Memory(args) => &args.common,
+        Benchmark::Handshakes(args) => &args.common,
+        Benchmark::Flood(args) => &args.common,
+    };
+    let ground = Ground::new(common.towline.as_deref())?;
+    let mut report = Report::begin();
+    match benchmark {
+        Benchmark::Memory(args) => memory::run(args, &ground, &mut report)?,
+        Benchmark::Handshakes(args) => handshakes::run(args, &ground, &mut report)?,
+        Benchmark::Flood(args) => flood::run(args, &ground, &mut report)?,
+    }
+    report.publish(common.json.as_deref())?;
+    Ok(report.is_complete())
+}

@@ -1,0 +1,54 @@
+//! HAProxy, with one thread.
+
+use std::process::Command;
+
+use super::{Answer, Files, Ground, IDLE_TIMEOUT_S, Server, free_address};
+use crate::beside::ground::program;
+
+const CONFIG: &str = r"
+global
+    maxconn @CONNECTIONS@
+    nbthread 1
+    ssl-default-bind-options ssl-min-ver TLSv1.3
+    @EXTRA@
+defaults
+    mode http
+    timeout connect 5s
+    timeout client @IDLE@s
+    timeout server @IDLE@s
+    timeout http-request @IDLE@s
+    timeout http-keep-alive @IDLE@s
+frontend front
+    bind @ADDRESS@ ssl crt @PEM@ alpn h2,http/1.1 backlog 4096
+    @ANSWER@
+";
+
+/// HTTPS with HTTP/1.1 and HTTP/2; `extra` are lines of the global section.
+pub(in crate::beside) fn haproxy(
+    ground: &Ground,
+    files: &Files,
+    answer: Answer,
+    extra: &str,
+) -> Result<Server, String> {
+    let program = program("haproxy")?;
+    let address = free_address()?;
+    let answer = match answer {
+        Answer::Empty => "http-request return status 200".to_owned(),
+        Answer::Backend(backend) => {
+            format!("default_backend back\nbackend back\n    http-reuse always\n    server one {backend}\n")
+        }
+    };
+    // A connection to the backend may stand beside each, and HAProxy counts files before it starts.
+    let connections = (ground.limits.open_files.min(25_000) * 9 / 20).to_string();
+    let text = CONFIG
+        .replace("@CONNECTIONS@", &connections)
+        .replace("@EXTRA@", extra)
+        .replace("@IDLE@", &IDLE_TIMEOUT_S.to_string())
+        .replace("@ADDRESS@", &address.to_string())
+        .replace("@PEM@", &files.both.to_string_lossy())
+        .replace("@ANSWER@", &answer);
+    let file = ground.write(&format!("haproxy-{}.cfg", address.port()), &text)?;
+    let mut command = Command::new(program);
+    command.arg("-db").arg("-f").arg(file);
+    Server::start(ground, "haproxy", command, ground.cores.server, address)
+}

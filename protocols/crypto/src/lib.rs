@@ -6,6 +6,10 @@
 
 mod key;
 mod providers;
+pub mod shangmi;
+#[cfg(test)]
+mod testing;
 
 pub use key::{KeyError, KeyReference};
 pub use providers::{International, Offer, Provider, Providers};
+pub use shangmi::ShangMi;

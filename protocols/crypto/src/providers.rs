@@ -11,7 +11,7 @@ use rustls::{
     sign::{CertifiedKey, SigningKey},
 };
 
-use crate::{KeyError, KeyReference};
+use crate::{KeyError, KeyReference, ShangMi};
 
 /// A family of cryptography: what a handshake may use of it, and how it comes by private keys.
 ///
@@ -156,7 +156,7 @@ pub struct Providers {
 impl Default for Providers {
     /// Those that are built in.
     fn default() -> Self {
-        Self { list: vec![Arc::new(International::default())] }
+        Self { list: vec![Arc::new(International::default()), Arc::new(ShangMi::default())] }
     }
 }
 

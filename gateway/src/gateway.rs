@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     auth::PasswordFileError,
     drain::Drain,
+    early::WaitingRoom,
     hub::Hub,
     listener::ConnectionSlots,
     metrics::Metrics,
@@ -34,6 +35,8 @@ pub struct Gateway {
     pub slots: ConnectionSlots,
     /// Places for handshakes that run at one time.
     pub handshakes: Arc<Semaphore>,
+    /// Places for what came as early data and waits.
+    pub early: WaitingRoom,
     /// Keeps refused connections from flooding the log.
     pub refusals: Throttle,
     /// Clients, users and subscriptions.
@@ -78,6 +81,7 @@ impl Gateway {
             drain: Drain::new(),
             slots: ConnectionSlots::default(),
             handshakes,
+            early: WaitingRoom::new(),
             refusals: Throttle::new(REFUSAL_LOG_PERIOD),
             hub,
             sessions,

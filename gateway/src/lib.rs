@@ -7,6 +7,7 @@ pub mod cli;
 pub mod control;
 pub mod demo;
 pub mod drain;
+pub mod early;
 pub mod error;
 pub mod gateway;
 pub mod http;

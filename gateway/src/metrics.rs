@@ -19,6 +19,10 @@ pub struct Metrics {
     /// TLS session tickets, by `outcome`: `issued`, `opened`, `unknown` (no such key), `refused` (too old, forged,
     /// or of another listener's policy).
     pub tls_tickets: IntCounterVec,
+    /// Early data, by `listener` and `outcome`: what TLS and QUIC did of a connection's (`accepted`,
+    /// `rejected`), and what the fronts did of requests and connections in it (`served` before the handshake
+    /// was complete, `waited` for it, `broken` since it never was, `refused` for want of a place to wait).
+    pub early_data: IntCounterVec,
     /// Password logins, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
@@ -67,6 +71,7 @@ impl Metrics {
             ),
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
             tls_tickets: counters(r, "tls_tickets_total", "TLS session tickets", &["outcome"]),
+            early_data: counters(r, "early_data_total", "Early data (0-RTT)", &["listener", "outcome"]),
             logins: counters(r, "logins_total", "Logins of clients", &["listener", "outcome"]),
             requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
             request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),

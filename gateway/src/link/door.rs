@@ -22,7 +22,9 @@ use super::{
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{Begin, Changed, Consumer, Lease, Opened},
+    session::{Begin, Changed, Consumer, Lease, Login, Opened, Visited},
+    settings::Authentication,
+    transport::{Completion, Handshake},
 };
 
 /// A connection that has been let in.
@@ -32,12 +34,16 @@ pub(super) struct Door {
     pub(super) origin: Arc<Origin>,
     pub(super) lease: Lease,
     session_headers: Vec<HeaderField>,
+    /// Complete once the connection holds its session.
+    pub(super) holds: Handshake,
 }
 
 /// What became of a REQUEST.
 pub(super) enum Opening {
     /// Its answer will come from the consumer; its messages go to the body, or nowhere.
     Answered(Consumer, Option<BodySender>),
+    /// Ask again when the connection holds its session.
+    Later,
     /// Send RESET.
     Refused(RpcError),
 }
@@ -65,26 +71,81 @@ pub(super) async fn login(
         .authenticate(&origin.listener, credentials)
         .await
         .map_err(|error| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
+    let login = (user.is_some()).then(|| Login::of(hello, &gateway.snapshot.load_full()));
     let opened = gateway
         .sessions
         .open(hello, user.clone())
         .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
-    let client_id = Some(Arc::clone(opened.lease.session().client_id()));
-    let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
     let Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions } = opened;
-    let door = Door { gateway, origin, lease, session_headers };
+    login.into_iter().for_each(|login| lease.remember_login(login));
+    let door = Door::new(gateway, origin, lease, session_headers, user, Handshake::complete());
+    let welcome = welcome(resumed, session_id, unknown);
+    Ok(Admission { door, welcome, attached, refused, subscriptions })
+}
+
+/// What HELLO in early data led to, where the gateway knows the client's session.
+pub(super) struct Visit {
+    pub(super) admission: Admission,
+    /// Earlier requests whose answers follow when the connection holds the session.
+    pub(super) awaited: Vec<u64>,
+    /// To be told that it does.
+    pub(super) holds: Completion,
+}
+
+/// Follows HELLO in early data, as far as that changes nothing for others and costs little. `None`: it waits
+/// for the handshake.
+pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> Option<Visit> {
+    let session_headers = session_headers(gateway, hello).ok()?;
+    let user = known_user(gateway, origin, hello)?;
+    let visited = gateway.sessions.visit(hello, user.clone())?;
+    let (holds, handshake) = Handshake::pending();
+    let Visited { lease, session_id, unknown, awaited } = visited;
+    let door = Door::new(Arc::clone(gateway), origin, lease, session_headers, user, handshake);
+    let welcome = welcome(true, session_id, unknown);
+    let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
+    let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
+    Some(Visit { admission, awaited, holds })
+}
+
+/// The user that HELLO claims to be, if nothing has to be checked for that: passwords are not checked for
+/// what may be a repeat, since that is costly.
+fn known_user(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Option<Arc<str>>> {
+    let snapshot = gateway.snapshot.load_full();
+    match snapshot.listener(&origin.listener)?.settings.authentication {
+        Authentication::None => Some(None),
+        Authentication::Password => {
+            let login = Login::of(hello, &snapshot);
+            let known = gateway.sessions.knows_login(&hello.client_id, &login);
+            known.then(|| Some(hello.user.as_str().into()))
+        }
+    }
+}
+
+fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {
     let server_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let welcome = Welcome {
+    Welcome {
         resumed,
         session_id,
         unknown,
         server_time_ms: u64::try_from(server_time_ms).unwrap_or(u64::MAX),
         ..Welcome::default()
-    };
-    Ok(Admission { door, welcome, attached, refused, subscriptions })
+    }
 }
 
 impl Door {
+    fn new(
+        gateway: Arc<Gateway>,
+        origin: &Origin,
+        lease: Lease,
+        session_headers: Vec<HeaderField>,
+        user: Option<Arc<str>>,
+        holds: Handshake,
+    ) -> Self {
+        let client_id = Some(Arc::clone(lease.session().client_id()));
+        let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
+        Self { gateway, origin, lease, session_headers, holds }
+    }
+
     /// Answers a change of subscriptions. The messages that are retained for what is new follow as pushes.
     pub(super) fn subscribed(&self, changed: Changed) -> Subscribed {
         let session = self.lease.session();
@@ -107,6 +168,7 @@ impl Door {
                 return Opening::Refused(RpcError::new(RpcErrorKind::Draining, Execution::NotRun, text));
             }
             Begin::Run(producer, consumer) => (producer, consumer),
+            Begin::Later => return Opening::Later,
             Begin::Attached(consumer) => return Opening::Answered(consumer, None),
             Begin::Refused(error) => return Opening::Refused(error),
         };

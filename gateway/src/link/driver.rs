@@ -1,5 +1,7 @@
 //! The one task of a connection: waits for bytes, for the session and for the time, and tells the machine.
 
+mod early;
+
 use std::{
     io,
     sync::Arc,
@@ -12,8 +14,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     time::{sleep_until, timeout},
 };
-use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkError};
+use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkError, RpcError, Subscribed};
 
+use self::early::Early;
 use super::{
     attendance::{self, Attendance, Published},
     door::{self, Admission},
@@ -21,7 +24,13 @@ use super::{
     quic_stream::QuicStreams,
     requests::TcpRequests,
 };
-use crate::{drain::DrainWatch, gateway::Gateway, request::Origin, session::SessionEvent};
+use crate::{
+    drain::DrainWatch,
+    early::InVain,
+    gateway::Gateway,
+    request::Origin,
+    session::{Consumer, SessionEvent},
+};
 
 /// Bytes asked of the machine at a time: two TLS records, so that an urgent answer waits behind no more.
 const BURST_BYTES: usize = 32 << 10;
@@ -49,6 +58,8 @@ pub(super) struct Driver<S> {
     write_first: bool,
     /// Once HELLO was followed.
     attendance: Option<Box<Attendance>>,
+    /// While the handshake is under way and HELLO has come.
+    early: Option<Box<Early>>,
     /// HELLO must have come by then.
     hello_due: Instant,
     /// When to give memory back; `None` when that was done.
@@ -63,6 +74,10 @@ enum Wake {
     Published(Published),
     /// Backends took bytes, or a stream came or went.
     Requests,
+    /// The handshake is complete.
+    Established,
+    /// It never will be.
+    Abandoned(InVain),
     Time,
     Drain,
 }
@@ -86,7 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             flush_due: false,
             write_first: true,
             attendance: None,
-            hello_due: Instant::now() + limit,
+            early: None,
+            hello_due: super::now() + limit,
             quiet_at: None,
             goaway_sent: false,
         }
@@ -104,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.report(&error);
             self.binding.control().close(error.code, &error.rule);
         }
-        let now = Instant::now();
+        let now = super::now();
         self.binding.poll_transmit(now, &mut self.out, usize::MAX);
         // A peer that is gone hears nothing.
         let _ = timeout(LAST_WORDS_MAX, Box::pin(self.say_last_words())).await;
@@ -128,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Wake::Moved(moved)
             }
             wake = attended(&mut self.attendance) => wake,
+            wake = early::over(&self.early) => wake,
             () = self.binding.wake(admitted) => Wake::Requests,
             () = sleep_until(due.into()) => Wake::Time,
             _ = drain.draining(), if goaway_due => Wake::Drain,
@@ -158,6 +175,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     attendance.on_published(self.binding.control(), published);
                 }
             }
+            Wake::Established => {}
+            Wake::Abandoned(why) => return Err(early::abandoned(why)),
             Wake::Requests => self.binding.serve_requests(self.attendance.as_deref()),
             Wake::Time => self.on_time()?,
             Wake::Drain => self.send_goaway(),
@@ -166,8 +185,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     async fn handle_input(&mut self) -> Result<(), End> {
-        self.quiet_at = Some(Instant::now() + QUIET);
-        let handled = self.binding.handle_bytes(Instant::now(), &mut self.input);
+        self.quiet_at = Some(super::now() + QUIET);
+        let handled = self.binding.handle_bytes(super::now(), &mut self.input);
         if self.input.is_empty() {
             // An idle connection owns no buffer.
             self.input = BytesMut::new();
@@ -178,17 +197,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     async fn follow_events(&mut self) -> Result<(), End> {
-        while let Some(event) = self.binding.poll_event() {
-            match event {
-                Event::Hello(hello) => Box::pin(self.login(&hello)).await?,
-                Event::Close { .. } => return Err(End::Gone),
-                event => {
-                    // The machine lets nothing pass before HELLO.
-                    let Some(attendance) = &mut self.attendance else { continue };
-                    let rest = self.binding.on_event(attendance, event);
-                    if let Some(event) = rest {
-                        attendance.on_event(self.binding.control(), event)?;
-                    }
+        loop {
+            if self.early.is_some() {
+                Box::pin(self.leave_early()).await?;
+            }
+            let Some(event) = self.binding.poll_event() else { return Ok(()) };
+            self.follow_event(event).await?;
+        }
+    }
+
+    async fn follow_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Close { .. } => return Err(End::Gone),
+            Event::Hello(hello) if !self.origin.handshake.is_complete() => self.greet_early(hello)?,
+            Event::Hello(hello) => Box::pin(self.login(&hello)).await?,
+            event if self.early.is_some() => self.follow_early(event)?,
+            event => {
+                // The machine lets nothing pass before HELLO.
+                let Some(attendance) = &mut self.attendance else { return Ok(()) };
+                if let Some(event) = self.binding.on_event(attendance, event) {
+                    attendance.on_event(self.binding.control(), event)?;
                 }
             }
         }
@@ -196,25 +224,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     async fn login(&mut self, hello: &Hello) -> Result<(), LinkError> {
-        let mut admission = door::login(Arc::clone(&self.gateway), &self.origin, hello).await?;
-        self.binding.welcome(&mut admission);
-        let Admission { door, subscriptions, .. } = admission;
-        let subscribed = door.subscribed(subscriptions);
-        let control = self.binding.control();
-        if !subscribed.results.is_empty() {
-            control.subscribed(subscribed);
-        }
-        let door = Arc::new(door);
-        tracing::debug!(client = &**door.lease.session().client_id(), agent = hello.agent, "welcome");
-        let mut attendance = Attendance::new(door, hello.policy_revision);
-        attendance.send_policy(control);
-        self.attendance = Some(Box::new(attendance));
+        let admission = door::login(Arc::clone(&self.gateway), &self.origin, hello).await?;
+        self.attend(admission, hello);
         Ok(())
     }
 
+    /// Says WELCOME, and serves the client from now on.
+    fn attend(&mut self, mut admission: Admission, hello: &Hello) {
+        self.binding.welcome(&mut admission);
+        let Admission { door, subscriptions, .. } = admission;
+        self.subscribed(door.subscribed(subscriptions));
+        let door = Arc::new(door);
+        tracing::debug!(client = &**door.lease.session().client_id(), agent = hello.agent, "welcome");
+        let mut attendance = Attendance::new(door, hello.policy_revision);
+        attendance.send_policy(self.binding.control());
+        self.attendance = Some(Box::new(attendance));
+    }
+
+    fn subscribed(&mut self, subscribed: Subscribed) {
+        if !subscribed.results.is_empty() {
+            self.binding.control().subscribed(subscribed);
+        }
+    }
+
     fn on_time(&mut self) -> Result<(), End> {
-        let now = Instant::now();
-        if self.attendance.is_none() && now >= self.hello_due {
+        let now = super::now();
+        if self.awaits_hello() && now >= self.hello_due {
             self.gateway.metrics.limit_hit("limits.first_message_timeout");
             let rule = "HELLO must come within first_message_timeout";
             return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
@@ -248,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         if self.out.len() < BURST_BYTES {
             let room = BURST_BYTES - self.out.len();
-            self.binding.poll_transmit(Instant::now(), &mut self.out, room);
+            self.binding.poll_transmit(super::now(), &mut self.out, room);
         }
         if self.out.is_empty() && self.out.capacity() > 0 {
             self.out = BytesMut::new();
@@ -256,10 +291,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn next_timeout(&mut self) -> Instant {
-        let hello = self.attendance.is_none().then_some(self.hello_due);
+        let hello = self.awaits_hello().then_some(self.hello_due);
         let machine = self.binding.control().poll_timeout();
         let due = [hello, machine, self.quiet_at].into_iter().flatten().min();
-        due.unwrap_or_else(|| Instant::now() + NOTHING_DUE)
+        due.unwrap_or_else(|| super::now() + NOTHING_DUE)
+    }
+
+    fn awaits_hello(&self) -> bool {
+        self.attendance.is_none() && self.early.is_none()
     }
 
     async fn say_last_words(&mut self) -> io::Result<()> {
@@ -278,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some(limit) = limit {
             self.gateway.metrics.limit_hit(limit);
         }
-        if let Some(held_back) = self.gateway.refusals.pass(Instant::now()) {
+        if let Some(held_back) = self.gateway.refusals.pass(super::now()) {
             tracing::info!(peer = %self.origin.peer, held_back, "link connection closed: {error}");
         }
     }
@@ -350,6 +389,39 @@ impl Binding {
         }
     }
 
+    /// Answers of earlier requests follow WELCOME when the handshake is complete.
+    fn await_answers(&mut self, seqs: &[u64]) {
+        match self {
+            Self::Tcp(requests) => requests.await_answers(seqs),
+            Self::Quic(_) => {}
+        }
+    }
+
+    /// The answers that [`Binding::await_answers`] announced.
+    fn resume(&mut self, attached: Vec<Consumer>, refused: &[(u64, RpcError)]) {
+        match self {
+            Self::Tcp(requests) => requests.resume(attached, refused),
+            Self::Quic(_) => {}
+        }
+    }
+
+    /// Whether request `seq` is being answered here.
+    fn carries(&self, seq: u64) -> bool {
+        match self {
+            Self::Tcp(requests) => requests.carries(seq),
+            Self::Quic(_) => false,
+        }
+    }
+
+    /// Gives back what an event holds that nobody will follow.
+    fn discard(&mut self, event: &Event) {
+        match self {
+            Self::Tcp(requests) => requests.discard(event),
+            Self::Quic(_) => {}
+        }
+    }
+
+    /// Follows what concerns a request; gives back what does not, and what has to wait.
     fn on_event(&mut self, attendance: &Attendance, event: Event) -> Option<Event> {
         match self {
             Self::Tcp(requests) => requests.on_event(&attendance.door, event),

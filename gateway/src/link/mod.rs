@@ -46,7 +46,7 @@ pub fn serve_tcp(
     first_bytes: Bytes,
 ) -> impl Future<Output = ()> + Send {
     let link = Arc::clone(&gateway.snapshot().link);
-    let machine = Connection::server(link, Instant::now());
+    let machine = Connection::server(link, now());
     let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
     Driver::new(gateway, origin, stream, binding, BytesMut::from(&first_bytes[..])).drive()
 }
@@ -83,11 +83,16 @@ async fn begin_quic(
     };
     // The control stream goes before every request.
     let _ = send.set_priority(quic_stream::CONTROL_PRIORITY);
-    let machine = Control::server(link, Instant::now());
+    let machine = Control::server(link, now());
     let streams = QuicStreams::new(connection, machine, limits.streams_max);
     let binding = driver::Binding::Quic(Box::new(streams));
     let stream = tokio::io::join(recv, send);
     Some(Box::pin(Driver::new(gateway, origin, stream, binding, BytesMut::new()).drive()))
+}
+
+/// The driver's clock. Tokio's, so that tests can move it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// How long a client may take to hear the last words.

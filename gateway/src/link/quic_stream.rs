@@ -225,8 +225,8 @@ impl Stream {
             self.read().await?;
             let Some(event) = self.codec.poll_event()? else { continue };
             return match event {
-                Event::Request { seq, head, end } => self.open(seq, &head, end),
-                Event::Attach { seq, messages_received } => self.attach(seq, messages_received),
+                Event::Request { seq, head, end } => self.open(seq, &head, end).await,
+                Event::Attach { seq, messages_received } => self.attach(seq, messages_received).await,
                 _ => {
                     let text = "a request's stream must begin with REQUEST or ATTACH";
                     Err(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text).into())
@@ -235,27 +235,57 @@ impl Stream {
         }
     }
 
-    fn open(&mut self, seq: u64, head: &RequestHead, end: bool) -> Result<Consumer, Over> {
+    async fn open(&mut self, seq: u64, head: &RequestHead, end: bool) -> Result<Consumer, Over> {
         let priority = CONTROL_PRIORITY - 1 - i32::from(head.priority.urgency());
         let _ = self.half.send.set_priority(priority);
-        match self.door.open(seq, head, end, &self.credits) {
-            Opening::Answered(consumer, body) => {
-                self.body = body;
-                Ok(consumer)
+        if !end {
+            self.whole_or_held().await?;
+        }
+        loop {
+            match self.door.open(seq, head, end, &self.credits) {
+                Opening::Later => self.held().await?,
+                Opening::Refused(error) => return Err(error.into()),
+                Opening::Answered(consumer, body) => {
+                    self.body = body;
+                    return Ok(consumer);
+                }
             }
-            Opening::Refused(error) => Err(error.into()),
         }
     }
 
-    fn attach(&mut self, seq: u64, messages_received: u64) -> Result<Consumer, Over> {
-        match self.door.lease.attach(seq, messages_received) {
-            Attach::Attached(consumer) => Ok(consumer),
-            Attach::Refused(error) => Err(error.into()),
-            Attach::Unknown => {
-                let text = "this session has never seen the request: send it again";
-                Err(RpcError::new(RpcErrorKind::SessionLost, Execution::NotRun, text).into())
+    async fn attach(&mut self, seq: u64, messages_received: u64) -> Result<Consumer, Over> {
+        loop {
+            match self.door.lease.attach(seq, messages_received) {
+                Attach::Later => self.held().await?,
+                Attach::Attached(consumer) => return Ok(consumer),
+                Attach::Refused(error) => return Err(error.into()),
+                Attach::Unknown => {
+                    let text = "this session has never seen the request: send it again";
+                    return Err(RpcError::new(RpcErrorKind::SessionLost, Execution::NotRun, text).into());
+                }
             }
         }
+    }
+
+    /// Of early data, a request is begun when it has arrived whole.
+    async fn whole_or_held(&mut self) -> Result<(), Over> {
+        let mut bytes = 0;
+        while !self.door.holds.is_complete() && !self.read_over && bytes < self.window {
+            let door = Arc::clone(&self.door);
+            tokio::select! {
+                held = door.holds.completed() => held.map_err(|_| Over::Lost)?,
+                read = read(&mut self.recv, &mut self.input) => {
+                    bytes += read.as_ref().copied().unwrap_or_default();
+                    self.on_read(read)?;
+                }
+            }
+        }
+        if self.read_over { Ok(()) } else { self.held().await }
+    }
+
+    /// Waits until the connection holds its session; it ends when it never does.
+    async fn held(&self) -> Result<(), Over> {
+        self.door.holds.completed().await.map_err(|_| Over::Lost)
     }
 
     /// Takes the request in and sends its answer, until both are done.

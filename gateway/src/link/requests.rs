@@ -40,10 +40,38 @@ impl TcpRequests {
         attached.into_iter().for_each(|seq| self.send_answer(seq));
     }
 
-    /// Follows what concerns a request; gives back what does not.
+    /// Opens requests whose answers come with [`TcpRequests::resume`].
+    pub(super) fn await_answers(&mut self, seqs: &[u64]) {
+        seqs.iter().for_each(|&seq| self.machine.attach(seq, Priority::NORMAL));
+    }
+
+    /// Sends the answers that were awaited.
+    pub(super) fn resume(&mut self, attached: Vec<Consumer>, refused: &[(u64, RpcError)]) {
+        refused.iter().for_each(|(seq, error)| self.machine.reset(*seq, error));
+        for consumer in attached {
+            let seq = consumer.seq();
+            self.answers.insert(seq, consumer);
+            self.send_answer(seq);
+        }
+    }
+
+    /// Whether request `seq` is being answered.
+    pub(super) fn carries(&self, seq: u64) -> bool {
+        self.answers.contains_key(&seq)
+    }
+
+    /// Gives back the credit of a part that nobody takes.
+    pub(super) fn discard(&mut self, event: &Event) {
+        if let Event::MessagePart { seq, bytes, .. } = event {
+            self.machine.credit(*seq, bytes.len());
+        }
+    }
+
+    /// Follows what concerns a request; gives back what does not, and what has to wait.
     pub(super) fn on_event(&mut self, door: &Door, event: Event) -> Option<Event> {
         match event {
             Event::Request { seq, head, end } => match door.open(seq, &head, end, &self.credits) {
+                Opening::Later => return Some(Event::Request { seq, head, end }),
                 Opening::Answered(consumer, body) => {
                     self.answers.insert(seq, consumer);
                     self.bodies.extend(body.map(|body| (seq, body)));

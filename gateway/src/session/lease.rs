@@ -6,12 +6,12 @@ use std::{
 };
 
 use towline_protocols::{
-    link::{Ack, Execution, RpcError, RpcErrorKind, Subscribe, Subscribed},
+    link::{Ack, Execution, Hello, RpcError, RpcErrorKind, Subscribe, Subscribed},
     varint,
 };
 
 use super::{
-    LinkSession, PendingPush, Revoked, SessionEvent,
+    Established, LinkSession, Login, OpenError, PendingPush, Revoked, SessionEvent,
     exchange::{Consumer, Exchange, Producer},
     link_session::{State, attach},
     signal::Signal,
@@ -32,6 +32,9 @@ pub enum Begin {
     Run(Producer, Consumer),
     /// It runs or has run: its answer, from the beginning. The request's body is to be discarded.
     Attached(Consumer),
+    /// The connection's handshake is under way, and the session has seen the request: ask again when it holds
+    /// the session.
+    Later,
     /// Send RESET.
     Refused(RpcError),
 }
@@ -42,6 +45,8 @@ pub enum Attach {
     Attached(Consumer),
     /// Never seen here: the client may send it again.
     Unknown,
+    /// The connection's handshake is under way: ask again when it holds the session.
+    Later,
     /// Send RESET.
     Refused(RpcError),
 }
@@ -76,15 +81,37 @@ impl Lease {
         self.signal.revoked()
     }
 
-    /// Takes a REQUEST.
+    /// A visitor becomes the holder, now that its handshake is complete. `awaited` are the requests of
+    /// [`Visited::awaited`](super::Visited::awaited).
+    ///
+    /// # Errors
+    /// Another connection was faster; the session stays as it was.
+    pub fn establish(&self, hello: &Hello, awaited: &[u64]) -> Result<Established, OpenError> {
+        if self.revoked().is_some() {
+            return Err(OpenError::TakenOver);
+        }
+        self.session.establish(hello, awaited, &self.signal)
+    }
+
+    /// Notes that the login of this connection was found right.
+    pub fn remember_login(&self, login: Login) {
+        self.session.remember_login(login);
+    }
+
+    /// Takes a REQUEST. A visitor gives only such as have arrived whole.
     pub fn begin(&self, seq: u64) -> Begin {
         if seq == 0 || seq > varint::MAX {
             return refuse(RpcErrorKind::Malformed, "sequence numbers begin with 1");
         }
-        let Some(mut state) = self.session.held_by(&self.signal) else {
+        let mut state = self.session.lock();
+        let visits = state.visitor_mut(&self.signal).is_some();
+        if !visits && !state.is_held_by(&self.signal) {
             return refuse(RpcErrorKind::SessionLost, "another connection holds the session");
-        };
+        }
         let context = &self.session.context;
+        if visits && !state.is_new(seq) {
+            return Begin::Later;
+        }
         match attach(state.ledger_mut(context), seq, 0, &self.signal) {
             Some(Ok(consumer)) => return Begin::Attached(consumer),
             Some(Err(error)) => return Begin::Refused(error),
@@ -107,6 +134,7 @@ impl Lease {
         let exchange =
             Exchange::new(seq, context.settings.load().stream_window as usize, context.held.clone());
         state.ledger_mut(context).begin(seq, exchange.clone());
+        state.visitor_mut(&self.signal).into_iter().for_each(|visitor| visitor.begun.push(seq));
         match exchange.attach(0, &self.signal) {
             Ok(consumer) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),
             Err(error) => Begin::Refused(error),
@@ -116,10 +144,14 @@ impl Lease {
     /// Takes up the answer to a request that an earlier connection carried (QUIC, where HELLO need not
     /// name all of them).
     pub fn attach(&self, seq: u64, messages_received: u64) -> Attach {
-        let Some(mut state) = self.session.held_by(&self.signal) else {
+        let mut state = self.session.lock();
+        if state.visitor_mut(&self.signal).is_some() {
+            return Attach::Later;
+        }
+        if !state.is_held_by(&self.signal) {
             let text = "another connection holds the session";
             return Attach::Refused(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, text));
-        };
+        }
         match attach(state.ledger_mut(&self.session.context), seq, messages_received, &self.signal) {
             None => Attach::Unknown,
             Some(Ok(consumer)) => Attach::Attached(consumer),
@@ -129,9 +161,12 @@ impl Lease {
 
     /// The client has lost interest in a request (RESET), or its stream broke before it had arrived.
     pub fn cancel(&self, seq: u64, why: &str) {
-        let Some(state) = self.session.held_by(&self.signal) else { return };
-        let recorded = state.ledger.as_ref().and_then(|ledger| ledger.get(seq));
-        let exchange = recorded.or_else(|| state.unrecorded.iter().find(|held| held.seq() == seq)).cloned();
+        let mut state = self.session.lock();
+        let began = state.visitor_mut(&self.signal).is_some_and(|visitor| visitor.begun.contains(&seq));
+        if !began && !state.is_held_by(&self.signal) {
+            return;
+        }
+        let exchange = state.exchange(seq).cloned();
         drop(state);
         if let Some(execution) = exchange.and_then(|exchange| exchange.cancel(why)) {
             self.session.cancelled(seq, execution);
@@ -140,7 +175,7 @@ impl Lease {
 
     /// ACK: the client has taken these outcomes.
     pub fn acknowledge(&self, ack: &Ack) {
-        if self.revoked().is_none() {
+        if self.holds() {
             self.session.acknowledge(ack);
         }
     }
@@ -150,6 +185,10 @@ impl Lease {
     pub fn next_push(&self) -> Option<PendingPush> {
         let mut state = self.session.held_by(&self.signal)?;
         self.session.next_push(&mut state)
+    }
+
+    fn holds(&self) -> bool {
+        self.session.held_by(&self.signal).is_some()
     }
 
     /// PUSH_ACK: the client has taken the pushes up to `id`.
@@ -163,7 +202,7 @@ impl Lease {
 
     /// SUBSCRIBE.
     pub fn subscribe(&self, subscribe: &Subscribe) -> Changed {
-        if self.revoked().is_some() {
+        if !self.holds() {
             return Changed { subscribed: Subscribed::default(), new: Vec::new() };
         }
         let changed = self.session.change_subscriptions(&subscribe.add, &subscribe.remove);

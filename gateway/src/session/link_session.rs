@@ -1,6 +1,7 @@
 //! One session: who owns it, which connection holds it, what it remembers.
 
 use std::{
+    collections::BTreeSet,
     mem,
     sync::{
         Arc,
@@ -16,13 +17,14 @@ use towline_protocols::link::{
 };
 
 use super::{
-    Context, OpenError, Opened,
+    Changed, Context, Login, OpenError, Opened,
     exchange::{Consumer, Exchange},
     lease::Lease,
     push_queue::{Given, PushBounds, PushQueue, QueuedPush},
     record::{SessionRecord, encode_push, push_key},
     secret::SecretHash,
     signal::{Revoked, Signal},
+    visit::Visitor,
 };
 use crate::{
     hub::{Delivered, Delivery, Mailbox, Message, RegisterError},
@@ -58,6 +60,10 @@ pub(super) struct State {
     /// Of the last connection; `None` before the first since the start of the gateway.
     epoch: Option<u64>,
     connection: Option<Arc<Signal>>,
+    /// Connections whose handshake is under way.
+    pub(super) visitors: Vec<Visitor>,
+    /// The password that was found right last, so that it need not be checked for a visitor.
+    pub(super) login: Option<Box<Login>>,
     away_since: Option<Instant>,
     ended: bool,
     /// Whether the session stands in `Due::away`, and in `Due::outcomes`.
@@ -112,14 +118,24 @@ impl LinkSession {
     /// Makes a connection whose ownership was checked the holder of the session.
     pub(super) fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<Opened, OpenError> {
         let signal = Arc::new(Signal::default());
-        let (session_id, resumed) = self.take_over(hello, &signal)?;
-        let lease = Lease::new(self.clone(), signal.clone());
+        let adopted = self.adopt_by(hello, &signal)?;
+        let Adopted { session_id, resumed, unknown, attached, refused, subscriptions } = adopted;
+        let lease = Lease::new(self.clone(), signal);
+        Ok(Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions })
+    }
+
+    /// The same for the connection of `signal`, which may have been a visitor.
+    pub(super) fn adopt_by(
+        self: &Arc<Self>,
+        hello: &Hello,
+        signal: &Arc<Signal>,
+    ) -> Result<Adopted, OpenError> {
+        let Holder { session_id, resumed, begun } = self.take_over(hello, signal)?;
         let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
         if differ || !resumed {
             self.persist();
         }
-        let mut opened = Opened {
-            lease,
+        let mut adopted = Adopted {
             session_id,
             resumed,
             unknown: Vec::new(),
@@ -128,37 +144,42 @@ impl LinkSession {
             subscriptions,
         };
         if resumed {
-            self.resolve_waiting(hello, &signal, &mut opened);
+            self.resolve_waiting(hello, &begun, signal, &mut adopted);
         }
-        Ok(opened)
+        Ok(adopted)
     }
 
-    /// The session's id, and whether it is the one that the client speaks of.
-    fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<(u64, bool), OpenError> {
+    fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<Holder, OpenError> {
         let mut state = self.state.lock();
-        if state.epoch.is_some_and(|epoch| hello.epoch <= epoch) {
+        if !state.is_newer(hello.epoch) {
             return Err(OpenError::TakenOver);
         }
-        if let Some(older) = state.connection.take() {
-            older.revoke(Revoked::TakenOver);
-            self.connection_lost(&mut state);
+        let begun = state.visitor_left(signal).unwrap_or_default();
+        let older = state.connection.take().inspect(|older| older.revoke(Revoked::TakenOver));
+        let dismissed = state.dismiss_visitors(hello.epoch, Revoked::TakenOver);
+        if older.is_some() {
+            self.connection_lost(&mut state, &begun);
         }
+        self.begun_left(&mut state, dismissed);
         state.epoch = Some(hello.epoch);
         state.away_since = None;
         state.connection = Some(signal.clone());
         self.connected.store(true, Ordering::Release);
         let knows_pushes = [state.id, state.pushes_known_as].contains(&hello.session_id);
         self.resume_pushes(&mut state, if knows_pushes { hello.push_received } else { 0 }, signal);
-        state.pushes_known_as = state.id;
         let resumed = hello.session_id == state.id;
         if !resumed {
-            // The client counts what it sent before as lost, and numbers on from there.
+            // The client counts what it sent before as lost, and numbers on from there. The id names what is
+            // remembered of requests, so that none that was forgotten passes for one never seen.
             state.forget_requests("the client began the session anew");
+            state.id = fastrand::u64(1..);
+            state.dismiss_visitors(u64::MAX, Revoked::TakenOver);
             let limits = self.context.ledger_limits();
             state.ledger =
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
-        Ok((state.id, resumed))
+        state.pushes_known_as = state.id;
+        Ok(Holder { session_id: state.id, resumed, begun })
     }
 
     fn resume_pushes(&self, state: &mut State, received: u64, signal: &Arc<Signal>) {
@@ -174,11 +195,13 @@ impl LinkSession {
     }
 
     /// Follows what the client says of earlier requests: what it does not wait for has been taken.
-    fn resolve_waiting(&self, hello: &Hello, signal: &Arc<Signal>, opened: &mut Opened) {
+    /// `begun` is what this connection has begun already, behind its HELLO.
+    fn resolve_waiting(&self, hello: &Hello, begun: &[u64], signal: &Arc<Signal>, opened: &mut Adopted) {
         let mut state = self.state.lock();
         let ledger = state.ledger_mut(&self.context);
-        opened.unknown =
-            ledger.reconcile(hello.outcome_floor, hello.waiting.iter().map(|waiting| waiting.seq));
+        let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
+        let wanted = waiting.chain(begun.iter().copied());
+        opened.unknown = ledger.reconcile(hello.outcome_floor, wanted);
         for waiting in &hello.waiting {
             match attach(ledger, waiting.seq, waiting.messages_received, signal) {
                 None => {}
@@ -191,17 +214,41 @@ impl LinkSession {
     /// The state, if `signal` is that of the connection that holds the session.
     pub(super) fn held_by(&self, signal: &Arc<Signal>) -> Option<MutexGuard<'_, State>> {
         let state = self.state.lock();
-        let is_holder = state.connection.as_ref().is_some_and(|held| Arc::ptr_eq(held, signal));
-        is_holder.then_some(state)
+        state.is_held_by(signal).then_some(state)
     }
 
-    /// The connection of `signal` is gone. No effect if a newer one holds the session.
+    /// The connection of `signal` is gone. No effect on the session if another one holds it.
     pub(super) fn detach(self: &Arc<Self>, signal: &Arc<Signal>) {
-        let Some(mut state) = self.held_by(signal) else { return };
+        let Some(mut state) = self.held_by(signal) else { return self.visitor_gone(signal) };
         state.connection = None;
-        self.connection_lost(&mut state);
+        self.connection_lost(&mut state, &[]);
         drop(state);
         self.note_away();
+    }
+
+    /// What a visitor began has arrived whole: it goes on, for who asks for it next.
+    fn visitor_gone(self: &Arc<Self>, signal: &Arc<Signal>) {
+        let mut state = self.state.lock();
+        let begun = state.visitor_left(signal).unwrap_or_default();
+        self.begun_left(&mut state, begun);
+    }
+
+    fn begun_left(self: &Arc<Self>, state: &mut State, begun: Vec<u64>) {
+        for seq in begun {
+            if let Some(exchange) = state.exchange(seq).cloned() {
+                self.exchange_lost(state, &exchange);
+            }
+        }
+        self.queue_outcomes(state);
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The login of a connection that holds the session was found right.
+    pub(super) fn remember_login(&self, login: Login) {
+        self.state.lock().login = Some(Box::new(login));
     }
 
     /// Starts the span after which a session without a connection expires.
@@ -231,19 +278,27 @@ impl LinkSession {
         false
     }
 
-    /// What every loss of a connection means, whether another one follows or not.
-    fn connection_lost(self: &Arc<Self>, state: &mut State) {
+    /// What every loss of the holder means, whether another one follows or not. What visitors have begun,
+    /// and the next holder as such (`begun`), was never the lost one's.
+    fn connection_lost(self: &Arc<Self>, state: &mut State, begun: &[u64]) {
         self.connected.store(false, Ordering::Release);
+        let visitors = state.visitors.iter().flat_map(|visitor| &visitor.begun);
+        let spared: BTreeSet<u64> = visitors.chain(begun).copied().collect();
         let recorded = state.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
-        let exchanges: Vec<_> = recorded.chain(&state.unrecorded).cloned().collect();
-        for exchange in exchanges {
-            if let Some(execution) = exchange.connection_lost() {
-                state.cancelled(exchange.seq(), execution, self.context.clock.now());
-            }
+        let exchanges =
+            recorded.chain(&state.unrecorded).filter(|exchange| !spared.contains(&exchange.seq()));
+        for exchange in exchanges.cloned().collect::<Vec<_>>() {
+            self.exchange_lost(state, &exchange);
         }
         self.queue_outcomes(state);
         let Some(queue) = &mut state.pushes else { return };
         self.context.held_change(queue, PushQueue::connection_lost);
+    }
+
+    fn exchange_lost(&self, state: &mut State, exchange: &Exchange) {
+        if let Some(execution) = exchange.connection_lost() {
+            state.cancelled(exchange.seq(), execution, self.context.clock.now());
+        }
     }
 
     /// Ends the session: nothing of it is kept.
@@ -255,6 +310,7 @@ impl LinkSession {
         if let Some(connection) = state.connection.take() {
             connection.revoke(Revoked::Ended);
         }
+        state.dismiss_visitors(u64::MAX, Revoked::Ended);
         self.connected.store(false, Ordering::Release);
         state.forget_requests("the session has ended");
         if let Some(queue) = state.pushes.take() {
@@ -270,8 +326,9 @@ impl LinkSession {
         let mut state = self.state.lock();
         if let Some(connection) = state.connection.take() {
             connection.revoke(Revoked::Ended);
-            self.connection_lost(&mut state);
+            self.connection_lost(&mut state, &[]);
         }
+        state.dismiss_visitors(u64::MAX, Revoked::Ended);
         drop(state);
         let mailbox: Arc<dyn Mailbox> = self.clone();
         self.context.hub.unregister(&self.identity.client_id, &mailbox);
@@ -347,7 +404,49 @@ impl LinkSession {
     }
 }
 
+/// What became of a session that a connection took.
+struct Holder {
+    session_id: u64,
+    /// Whether the session is the one that the client speaks of.
+    resumed: bool,
+    /// What the connection began as a visitor.
+    begun: Vec<u64>,
+}
+
+/// [`Opened`], but for the lease.
+pub(super) struct Adopted {
+    pub(super) session_id: u64,
+    pub(super) resumed: bool,
+    pub(super) unknown: Vec<u64>,
+    pub(super) attached: Vec<Consumer>,
+    pub(super) refused: Vec<(u64, RpcError)>,
+    pub(super) subscriptions: Changed,
+}
+
 impl State {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(super) fn is_held_by(&self, signal: &Arc<Signal>) -> bool {
+        self.connection.as_ref().is_some_and(|held| Arc::ptr_eq(held, signal))
+    }
+
+    /// Whether a connection of `epoch` may take the session over.
+    pub(super) fn is_newer(&self, epoch: u64) -> bool {
+        self.epoch.is_none_or(|held| epoch > held)
+    }
+
+    /// A request that runs, or whose outcome is kept.
+    pub(super) fn exchange(&self, seq: u64) -> Option<&Arc<Exchange>> {
+        let recorded = self.ledger.as_ref().and_then(|ledger| ledger.get(seq));
+        recorded.or_else(|| self.unrecorded.iter().find(|held| held.seq() == seq))
+    }
+
     pub(super) fn ledger_mut(&mut self, context: &Context) -> &mut Ledger<Arc<Exchange>> {
         self.ledger.get_or_insert_with(|| Box::new(Ledger::new(context.ledger_limits(), 0)))
     }

@@ -18,6 +18,7 @@ mod clock;
 mod exchange;
 mod lease;
 mod link_session;
+mod login;
 mod push_queue;
 mod record;
 mod restore;
@@ -27,6 +28,7 @@ mod subscribe;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod visit;
 
 use std::sync::{
     Arc,
@@ -43,10 +45,12 @@ pub use self::{
     exchange::{Consumer, Ended, Exchange, ExchangePart, Next, Producer},
     lease::{Attach, Begin, Lease, PushNotSent},
     link_session::LinkSession,
+    login::Login,
     push_queue::PendingPush,
     signal::{Revoked, SessionEvent},
     subscribe::Changed,
     sweep::sweep,
+    visit::{Established, Visited},
 };
 use self::{exchange::Held, link_session::Identity, secret::SecretHash, sweep::Due};
 use crate::{

@@ -1,0 +1,190 @@
+//! A connection while its handshake is under way: what arrives is early data, which may be a repeat of what
+//! another connection brought (PROTOCOL.md, section 10).
+//!
+//! ```text
+//!  HELLO --> visits its session? --no--> held, with all behind it --+
+//!               | yes: WELCOME                                      |
+//!               v                                                   v   handshake complete:
+//!  whole REQUEST that the session has never seen --> runs       follow_event, in order
+//!  anything else of the session ------------------> held -----------^
+//! ```
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use towline_protocols::link::{CloseCode, Event, Hello, LinkError};
+
+use super::{Driver, End, Wake};
+use crate::{
+    early::{self, InVain, Wait},
+    gateway::Gateway,
+    link::door,
+    request::Origin,
+    transport::Completion,
+};
+
+/// Events that wait in one connection. A client's first flight is a HELLO and a few requests of one or two
+/// frames each; more come from somebody who counts on an event being larger than its frame.
+const HELD_MAX: usize = 512;
+
+/// What waits for the handshake.
+pub(super) struct Early {
+    hello: Box<Hello>,
+    held: VecDeque<Event>,
+    /// Earlier requests whose answers follow, and who tells the tasks of QUIC streams that the connection
+    /// holds its session; `None` where HELLO has not been answered.
+    visit: Option<(Vec<u64>, Completion)>,
+    wait: Wait,
+}
+
+/// Waits for the end of the handshake; for ever where it is over. Safe to cancel.
+pub(super) async fn over(early: &Option<Box<Early>>) -> Wake {
+    let Some(early) = early else { return std::future::pending().await };
+    // Boxed: the task of an idle connection must not keep room for it.
+    match Box::pin(early.wait.over()).await {
+        Ok(()) => Wake::Established,
+        Err(why) => Wake::Abandoned(why),
+    }
+}
+
+/// How a connection whose handshake does not end ends.
+pub(super) fn abandoned(why: InVain) -> End {
+    match why {
+        InVain::Broken => End::Gone,
+        InVain::Late | InVain::Full => LinkError::new(CloseCode::LimitExceeded, why.to_string()).into(),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// HELLO in early data.
+    pub(super) fn greet_early(&mut self, hello: Box<Hello>) -> Result<(), End> {
+        let mut early = Early::begin(&self.gateway, &self.origin, hello).map_err(abandoned)?;
+        if let Some(visit) = door::visit(&self.gateway, &self.origin, &early.hello) {
+            self.binding.await_answers(&visit.awaited);
+            self.attend(visit.admission, &early.hello);
+            early.visit = Some((visit.awaited, visit.holds));
+        }
+        self.early = Some(Box::new(early));
+        Ok(())
+    }
+
+    /// Follows an event of early data, as far as it is safe.
+    pub(super) fn follow_early(&mut self, event: Event) -> Result<(), End> {
+        let (Some(early), Some(attendance)) = (&mut self.early, &mut self.attendance) else {
+            return self.hold(event);
+        };
+        match event {
+            Event::Writable { .. } => _ = self.binding.on_event(attendance, event),
+            Event::Reset { seq, .. } if self.binding.carries(seq) => {
+                _ = self.binding.on_event(attendance, event);
+            }
+            // The client took it back before it was to be looked at.
+            Event::Reset { seq, .. } if early.holds_request(seq) => {
+                early.take(seq).iter().for_each(|event| self.binding.discard(event));
+            }
+            event => {
+                let whole = ends_request(&event);
+                self.hold(event)?;
+                whole.into_iter().for_each(|seq| self.run_early(seq));
+            }
+        }
+        Ok(())
+    }
+
+    /// The handshake is complete: the session is the connection's own, and what waited is followed.
+    pub(super) async fn leave_early(&mut self) -> Result<(), End> {
+        if !self.origin.handshake.is_complete() {
+            return Ok(());
+        }
+        let Some(early) = self.early.take() else { return Ok(()) };
+        let Early { hello, held, visit, .. } = *early;
+        if visit.is_none() || !held.is_empty() {
+            early::count(&self.gateway, &self.origin, "waited");
+        }
+        match visit {
+            None => Box::pin(self.login(&hello)).await?,
+            Some((awaited, holds)) => {
+                self.establish(&hello, &awaited)?;
+                holds.complete();
+            }
+        }
+        for event in held {
+            self.follow_event(event).await?;
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, event: Event) -> Result<(), End> {
+        let Some(early) = &mut self.early else { return Ok(()) };
+        if early.held.len() >= HELD_MAX {
+            self.gateway.metrics.limit_hit("early_events_max");
+            let rule = "too many frames came as early data (early_events_max)";
+            return Err(LinkError::new(CloseCode::LimitExceeded, rule).into());
+        }
+        early.held.push_back(event);
+        Ok(())
+    }
+
+    /// Request `seq` has arrived whole: it runs now if the session has never seen it.
+    fn run_early(&mut self, seq: u64) {
+        let (Some(early), Some(attendance)) = (&mut self.early, &mut self.attendance) else { return };
+        let mut events = early.take(seq).into_iter();
+        let Some(request) = events.next() else { return };
+        match self.binding.on_event(attendance, request) {
+            Some(known) => early.held.extend(std::iter::once(known).chain(events)),
+            None => {
+                early::count(&self.gateway, &self.origin, "served");
+                events.for_each(|event| _ = self.binding.on_event(attendance, event));
+            }
+        }
+    }
+
+    fn establish(&mut self, hello: &Hello, awaited: &[u64]) -> Result<(), End> {
+        let Some(attendance) = &self.attendance else { return Ok(()) };
+        let door = Arc::clone(&attendance.door);
+        let established = door
+            .lease
+            .establish(hello, awaited)
+            .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
+        self.binding.resume(established.attached, &established.refused);
+        self.subscribed(door.subscribed(established.subscriptions));
+        Ok(())
+    }
+}
+
+impl Early {
+    fn begin(gateway: &Arc<Gateway>, origin: &Arc<Origin>, hello: Box<Hello>) -> Result<Self, InVain> {
+        let wait = Wait::begin(gateway, origin)?;
+        Ok(Self { hello, held: VecDeque::new(), visit: None, wait })
+    }
+
+    fn holds_request(&self, seq: u64) -> bool {
+        self.held.iter().any(|event| request_of(event) == Some(seq))
+    }
+
+    /// Takes out what waits of one request.
+    fn take(&mut self, seq: u64) -> Vec<Event> {
+        let (taken, left) = self.held.drain(..).partition(|event| request_of(event) == Some(seq));
+        self.held = left;
+        Vec::from(taken)
+    }
+}
+
+/// The request that the client's half in `event` belongs to.
+fn request_of(event: &Event) -> Option<u64> {
+    match event {
+        Event::Request { seq, .. }
+        | Event::MessagePart { seq, .. }
+        | Event::End { seq }
+        | Event::Trailers { seq, .. } => Some(*seq),
+        _ => None,
+    }
+}
+
+/// The request that has arrived whole with `event`.
+fn ends_request(event: &Event) -> Option<u64> {
+    match event {
+        Event::Request { end: false, .. } | Event::MessagePart { end: false, .. } => None,
+        event => request_of(event),
+    }
+}

@@ -82,7 +82,7 @@ impl Wait {
     ///
     /// # Errors
     /// It never will be, or not in time.
-    pub(crate) async fn over(&self) -> Result<(), InVain> {
+    pub(crate) async fn over(self) -> Result<(), InVain> {
         let why = match timeout_at(self.due, self.origin.handshake.completed()).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) => InVain::Broken,

@@ -36,6 +36,11 @@ impl Gate {
         Self { demanded, known: Mutex::new(None) }
     }
 
+    /// Whether a password has to be checked, which costs too much for what may be a repeat.
+    pub(super) fn demands_password(&self) -> bool {
+        self.demanded == Authentication::Password
+    }
+
     /// The origin with its user. Takes the credential out of the headers, so that no backend sees it.
     pub(super) async fn admit(
         &self,

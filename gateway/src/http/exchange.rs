@@ -15,7 +15,7 @@ use towline_protocols::link::Priority;
 use super::{
     auth::Gate,
     body::{self, Bounded, WithStatus},
-    problem,
+    early, problem,
     watched::Activity,
 };
 use crate::{
@@ -45,6 +45,11 @@ impl Front {
         self.activity.requested();
         let grpc = is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
+        if self.gate.demands_password()
+            && let Err(refused) = early::complete(&self.gateway, &self.origin, grpc).await
+        {
+            return refused;
+        }
         let admitted = self.gate.admit(&self.gateway, &self.origin, &mut parts.headers).await;
         let Ok(origin) = admitted else {
             return problem::unauthorized(grpc);
@@ -66,7 +71,7 @@ impl Front {
             return problem::answer(&error, grpc);
         }
         let deadline = if grpc { grpc_timeout(&parts.headers) } else { None };
-        let request = Request {
+        let mut request = Request {
             origin,
             deadline: deadline.and_then(|timeout| Instant::now().checked_add(timeout)),
             priority: priority(&parts.headers),
@@ -76,6 +81,9 @@ impl Front {
                 Body::new(Bounded::new(incoming, grpc, self.gateway.clone())),
             ),
         };
+        if let Err(refused) = early::pass(&self.gateway, &mut request, grpc).await {
+            return refused;
+        }
         match router::handle(&self.gateway, request).await {
             Ok(answer) if grpc => answer.map(|body| Body::new(WithStatus::new(body))),
             Ok(answer) => answer,

@@ -6,6 +6,7 @@
 
 mod auth;
 mod body;
+mod early;
 mod exchange;
 mod problem;
 mod watched;

@@ -50,6 +50,12 @@ pub(super) fn unauthorized(grpc: bool) -> Response<Body> {
     response
 }
 
+/// The answer to a request of early data that waited in vain (RFC 8470, section 5.2).
+pub(super) fn too_early(why: &str, grpc: bool) -> Response<Body> {
+    let error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, why);
+    if grpc { trailers_only(grpc_trailers(&error)) } else { problem(StatusCode::TOO_EARLY, &error) }
+}
+
 /// The error as the trailers that end a gRPC answer.
 pub(super) fn grpc_trailers(error: &RpcError) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);

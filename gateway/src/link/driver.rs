@@ -16,7 +16,7 @@ use tokio::{
 };
 use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkError, RpcError, Subscribed};
 
-use self::early::Early;
+use self::early::Beginning;
 use super::{
     attendance::{self, Attendance, Published},
     door::{self, Admission},
@@ -58,10 +58,8 @@ pub(super) struct Driver<S> {
     write_first: bool,
     /// Once HELLO was followed.
     attendance: Option<Box<Attendance>>,
-    /// While the handshake is under way and HELLO has come.
-    early: Option<Box<Early>>,
-    /// HELLO must have come by then.
-    hello_due: Instant,
+    /// Until HELLO was followed and the handshake is complete.
+    beginning: Option<Box<Beginning>>,
     /// When to give memory back; `None` when that was done.
     quiet_at: Option<Instant>,
     goaway_sent: bool,
@@ -101,8 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             flush_due: false,
             write_first: true,
             attendance: None,
-            early: None,
-            hello_due: super::now() + limit,
+            beginning: Some(Box::new(Beginning::Hello { due: super::now() + limit })),
             quiet_at: None,
             goaway_sent: false,
         }
@@ -144,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Wake::Moved(moved)
             }
             wake = attended(&mut self.attendance) => wake,
-            wake = early::over(&self.early) => wake,
+            wake = early::over(&mut self.beginning) => wake,
             () = self.binding.wake(admitted) => Wake::Requests,
             () = sleep_until(due.into()) => Wake::Time,
             _ = drain.draining(), if goaway_due => Wake::Drain,
@@ -198,20 +195,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     async fn follow_events(&mut self) -> Result<(), End> {
         loop {
-            if self.early.is_some() {
+            if self.is_early() {
                 Box::pin(self.leave_early()).await?;
             }
-            let Some(event) = self.binding.poll_event() else { return Ok(()) };
-            self.follow_event(event).await?;
+            match self.binding.poll_event() {
+                None => return Ok(()),
+                Some(Event::Hello(hello)) if self.origin.handshake.is_complete() => {
+                    self.beginning = None;
+                    Box::pin(self.login(&hello)).await?;
+                }
+                Some(event) => self.follow_event(event)?,
+            }
         }
     }
 
-    async fn follow_event(&mut self, event: Event) -> Result<(), End> {
+    fn follow_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Close { .. } => return Err(End::Gone),
-            Event::Hello(hello) if !self.origin.handshake.is_complete() => self.greet_early(hello)?,
-            Event::Hello(hello) => Box::pin(self.login(&hello)).await?,
-            event if self.early.is_some() => self.follow_early(event)?,
+            Event::Hello(hello) => self.greet_early(hello)?,
+            event if self.is_early() => self.follow_early(event)?,
             event => {
                 // The machine lets nothing pass before HELLO.
                 let Some(attendance) = &mut self.attendance else { return Ok(()) };
@@ -249,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn on_time(&mut self) -> Result<(), End> {
         let now = super::now();
-        if self.awaits_hello() && now >= self.hello_due {
+        if self.hello_due().is_some_and(|due| due <= now) {
             self.gateway.metrics.limit_hit("limits.first_message_timeout");
             let rule = "HELLO must come within first_message_timeout";
             return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
@@ -291,14 +293,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn next_timeout(&mut self) -> Instant {
-        let hello = self.awaits_hello().then_some(self.hello_due);
+        let hello = self.hello_due();
         let machine = self.binding.control().poll_timeout();
         let due = [hello, machine, self.quiet_at].into_iter().flatten().min();
         due.unwrap_or_else(|| super::now() + NOTHING_DUE)
     }
 
-    fn awaits_hello(&self) -> bool {
-        self.attendance.is_none() && self.early.is_none()
+    /// HELLO must have come by then.
+    fn hello_due(&self) -> Option<Instant> {
+        match self.beginning.as_deref() {
+            Some(Beginning::Hello { due }) => Some(*due),
+            _ => None,
+        }
     }
 
     async fn say_last_words(&mut self) -> io::Result<()> {

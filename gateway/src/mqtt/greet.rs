@@ -10,7 +10,7 @@ use towline_protocols::mqtt::{
 };
 
 use super::{departures, driver::Driver, io};
-use crate::{gateway::Gateway, request::Origin};
+use crate::{early, gateway::Gateway, request::Origin};
 
 /// How long a refused client is given to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +36,10 @@ where
             return None;
         }
     };
+    if let Err(why) = early::wait(&gateway, &origin).await {
+        tracing::debug!(peer = %origin.peer, %why, "MQTT client gone");
+        return None;
+    }
     match admit(&gateway, &origin, &connect, &settings).await {
         Ok((attachment, origin)) => Some(Driver::new(attachment, origin, settings, stream, input)),
         Err(reason) => {

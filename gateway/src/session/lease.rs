@@ -104,12 +104,12 @@ impl Lease {
             return refuse(RpcErrorKind::Malformed, "sequence numbers begin with 1");
         }
         let mut state = self.session.lock();
-        let visits = state.visitor_mut(&self.signal).is_some();
+        let visits = state.visitors.is_present(&self.signal);
         if !visits && !state.is_held_by(&self.signal) {
             return refuse(RpcErrorKind::SessionLost, "another connection holds the session");
         }
         let context = &self.session.context;
-        if visits && !state.is_new(seq) {
+        if visits && !(state.is_new(seq) && state.visitors.may_begin()) {
             return Begin::Later;
         }
         match attach(state.ledger_mut(context), seq, 0, &self.signal) {
@@ -134,7 +134,7 @@ impl Lease {
         let exchange =
             Exchange::new(seq, context.settings.load().stream_window as usize, context.held.clone());
         state.ledger_mut(context).begin(seq, exchange.clone());
-        state.visitor_mut(&self.signal).into_iter().for_each(|visitor| visitor.begun.push(seq));
+        state.visitors.begins(&self.signal, seq);
         match exchange.attach(0, &self.signal) {
             Ok(consumer) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),
             Err(error) => Begin::Refused(error),
@@ -145,7 +145,7 @@ impl Lease {
     /// name all of them).
     pub fn attach(&self, seq: u64, messages_received: u64) -> Attach {
         let mut state = self.session.lock();
-        if state.visitor_mut(&self.signal).is_some() {
+        if state.visitors.is_present(&self.signal) {
             return Attach::Later;
         }
         if !state.is_held_by(&self.signal) {
@@ -161,8 +161,9 @@ impl Lease {
 
     /// The client has lost interest in a request (RESET), or its stream broke before it had arrived.
     pub fn cancel(&self, seq: u64, why: &str) {
-        let mut state = self.session.lock();
-        let began = state.visitor_mut(&self.signal).is_some_and(|visitor| visitor.begun.contains(&seq));
+        let state = self.session.lock();
+        let visits = state.visitors.is_present(&self.signal);
+        let began = visits && state.visitors.has_begun(&self.signal, seq);
         if !began && !state.is_held_by(&self.signal) {
             return;
         }

@@ -24,7 +24,7 @@ use super::{
     record::{SessionRecord, encode_push, push_key},
     secret::SecretHash,
     signal::{Revoked, Signal},
-    visit::Visitor,
+    visit::Visitors,
 };
 use crate::{
     hub::{Delivered, Delivery, Mailbox, Message, RegisterError},
@@ -61,7 +61,7 @@ pub(super) struct State {
     epoch: Option<u64>,
     connection: Option<Arc<Signal>>,
     /// Connections whose handshake is under way.
-    pub(super) visitors: Vec<Visitor>,
+    pub(super) visitors: Visitors,
     /// The password that was found right last, so that it need not be checked for a visitor.
     pub(super) login: Option<Box<Login>>,
     away_since: Option<Instant>,
@@ -130,7 +130,7 @@ impl LinkSession {
         hello: &Hello,
         signal: &Arc<Signal>,
     ) -> Result<Adopted, OpenError> {
-        let Holder { session_id, resumed, begun } = self.take_over(hello, signal)?;
+        let Holder { session_id, resumed, unspoken } = self.take_over(hello, signal)?;
         let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
         if differ || !resumed {
             self.persist();
@@ -144,7 +144,7 @@ impl LinkSession {
             subscriptions,
         };
         if resumed {
-            self.resolve_waiting(hello, &begun, signal, &mut adopted);
+            self.resolve_waiting(hello, &unspoken, signal, &mut adopted);
         }
         Ok(adopted)
     }
@@ -154,13 +154,14 @@ impl LinkSession {
         if !state.is_newer(hello.epoch) {
             return Err(OpenError::TakenOver);
         }
-        let begun = state.visitor_left(signal).unwrap_or_default();
+        state.visitors.leave(signal);
         let older = state.connection.take().inspect(|older| older.revoke(Revoked::TakenOver));
-        let dismissed = state.dismiss_visitors(hello.epoch, Revoked::TakenOver);
+        state.visitors.dismiss(hello.epoch, Revoked::TakenOver);
+        let handed_over = state.visitors.handed_over(hello.epoch, signal);
         if older.is_some() {
-            self.connection_lost(&mut state, &begun);
+            self.connection_lost(&mut state, &handed_over.own);
         }
-        self.begun_left(&mut state, dismissed);
+        self.begun_left(&mut state, handed_over.others);
         state.epoch = Some(hello.epoch);
         state.away_since = None;
         state.connection = Some(signal.clone());
@@ -173,13 +174,13 @@ impl LinkSession {
             // remembered of requests, so that none that was forgotten passes for one never seen.
             state.forget_requests("the client began the session anew");
             state.id = fastrand::u64(1..);
-            state.dismiss_visitors(u64::MAX, Revoked::TakenOver);
+            state.visitors.dismiss(u64::MAX, Revoked::TakenOver);
             let limits = self.context.ledger_limits();
             state.ledger =
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
         state.pushes_known_as = state.id;
-        Ok(Holder { session_id: state.id, resumed, begun })
+        Ok(Holder { session_id: state.id, resumed, unspoken: handed_over.unspoken })
     }
 
     fn resume_pushes(&self, state: &mut State, received: u64, signal: &Arc<Signal>) {
@@ -195,12 +196,12 @@ impl LinkSession {
     }
 
     /// Follows what the client says of earlier requests: what it does not wait for has been taken.
-    /// `begun` is what this connection has begun already, behind its HELLO.
-    fn resolve_waiting(&self, hello: &Hello, begun: &[u64], signal: &Arc<Signal>, opened: &mut Adopted) {
+    /// It does not speak of `unspoken`.
+    fn resolve_waiting(&self, hello: &Hello, unspoken: &[u64], signal: &Arc<Signal>, opened: &mut Adopted) {
         let mut state = self.state.lock();
         let ledger = state.ledger_mut(&self.context);
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
-        let wanted = waiting.chain(begun.iter().copied());
+        let wanted = waiting.chain(unspoken.iter().copied());
         opened.unknown = ledger.reconcile(hello.outcome_floor, wanted);
         for waiting in &hello.waiting {
             match attach(ledger, waiting.seq, waiting.messages_received, signal) {
@@ -229,7 +230,7 @@ impl LinkSession {
     /// What a visitor began has arrived whole: it goes on, for who asks for it next.
     fn visitor_gone(self: &Arc<Self>, signal: &Arc<Signal>) {
         let mut state = self.state.lock();
-        let begun = state.visitor_left(signal).unwrap_or_default();
+        let begun = state.visitors.leave(signal);
         self.begun_left(&mut state, begun);
     }
 
@@ -282,8 +283,7 @@ impl LinkSession {
     /// and the next holder as such (`begun`), was never the lost one's.
     fn connection_lost(self: &Arc<Self>, state: &mut State, begun: &[u64]) {
         self.connected.store(false, Ordering::Release);
-        let visitors = state.visitors.iter().flat_map(|visitor| &visitor.begun);
-        let spared: BTreeSet<u64> = visitors.chain(begun).copied().collect();
+        let spared: BTreeSet<u64> = state.visitors.begun().chain(begun.iter().copied()).collect();
         let recorded = state.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
         let exchanges =
             recorded.chain(&state.unrecorded).filter(|exchange| !spared.contains(&exchange.seq()));
@@ -310,7 +310,7 @@ impl LinkSession {
         if let Some(connection) = state.connection.take() {
             connection.revoke(Revoked::Ended);
         }
-        state.dismiss_visitors(u64::MAX, Revoked::Ended);
+        state.visitors.dismiss(u64::MAX, Revoked::Ended);
         self.connected.store(false, Ordering::Release);
         state.forget_requests("the session has ended");
         if let Some(queue) = state.pushes.take() {
@@ -328,7 +328,7 @@ impl LinkSession {
             connection.revoke(Revoked::Ended);
             self.connection_lost(&mut state, &[]);
         }
-        state.dismiss_visitors(u64::MAX, Revoked::Ended);
+        state.visitors.dismiss(u64::MAX, Revoked::Ended);
         drop(state);
         let mailbox: Arc<dyn Mailbox> = self.clone();
         self.context.hub.unregister(&self.identity.client_id, &mailbox);
@@ -409,8 +409,8 @@ struct Holder {
     session_id: u64,
     /// Whether the session is the one that the client speaks of.
     resumed: bool,
-    /// What the connection began as a visitor.
-    begun: Vec<u64>,
+    /// Requests of which HELLO does not speak.
+    unspoken: Vec<u64>,
 }
 
 /// [`Opened`], but for the lease.
@@ -459,6 +459,7 @@ impl State {
             exchange.cancel(why);
         }
         self.unrecorded = Vec::new();
+        self.visitors.forget();
     }
 
     /// A request that has not run is as if it had never been seen.

@@ -28,12 +28,30 @@ use super::{
 /// Visitors of one session at one time: a client races a few addresses, and each may carry early data.
 const VISITORS_MAX: usize = 8;
 
+/// Requests of visitors that no holder has taken over; one more waits for its handshake.
+const BEGUN_MAX: usize = 256;
+
+/// Who visits a session, and what they began. Small while nobody does.
+#[derive(Default)]
+pub(super) struct Visitors {
+    present: Vec<Visitor>,
+    /// Kept when its visitor goes, until a holder comes whose HELLO was written behind it.
+    begun: Vec<Begun>,
+}
+
 /// A connection that visits.
-pub(super) struct Visitor {
+struct Visitor {
     epoch: u64,
-    pub(super) signal: Arc<Signal>,
-    /// Requests that it began; bounded by `limits.streams_max` as all that run.
-    pub(super) begun: Vec<u64>,
+    signal: Arc<Signal>,
+}
+
+/// A request that a visitor began. What a HELLO of its epoch or a lower one says of the client's requests
+/// does not speak of it.
+struct Begun {
+    seq: u64,
+    epoch: u64,
+    /// The visitor's.
+    signal: Arc<Signal>,
 }
 
 /// What HELLO in early data led to.
@@ -81,13 +99,12 @@ impl LinkSession {
         if state.has_ended() || hello.session_id != state.id() || !state.is_newer(hello.epoch) {
             return None;
         }
-        if state.visitors.len() >= VISITORS_MAX {
+        if state.visitors.present.len() >= VISITORS_MAX {
             self.context.limit_hit("session_visitors_max");
             return None;
         }
         let signal = Arc::new(Signal::default());
-        let visitor = Visitor { epoch: hello.epoch, signal: Arc::clone(&signal), begun: Vec::new() };
-        state.visitors.push(visitor);
+        state.visitors.present.push(Visitor { epoch: hello.epoch, signal: Arc::clone(&signal) });
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let (unknown, awaited) = waiting.partition(|&seq| state.is_new(seq));
         let session_id = state.id();
@@ -120,34 +137,80 @@ impl State {
     pub(super) fn is_new(&self, seq: u64) -> bool {
         self.ledger.as_ref().is_none_or(|ledger| matches!(ledger.admit(seq), Admission::New))
     }
+}
 
-    pub(super) fn visitor_mut(&mut self, signal: &Arc<Signal>) -> Option<&mut Visitor> {
-        self.visitors.iter_mut().find(|visitor| Arc::ptr_eq(&visitor.signal, signal))
+impl Visitors {
+    pub(super) fn is_present(&self, signal: &Arc<Signal>) -> bool {
+        self.present.iter().any(|visitor| Arc::ptr_eq(&visitor.signal, signal))
     }
 
-    /// The visitor of `signal` is a visitor no more; what it had begun.
-    pub(super) fn visitor_left(&mut self, signal: &Arc<Signal>) -> Option<Vec<u64>> {
-        let place = self.visitors.iter().position(|visitor| Arc::ptr_eq(&visitor.signal, signal))?;
-        let visitor = self.visitors.swap_remove(place);
+    /// Whether request `seq` was begun by the visitor of `signal`.
+    pub(super) fn has_begun(&self, signal: &Arc<Signal>, seq: u64) -> bool {
+        self.begun.iter().any(|begun| begun.seq == seq && Arc::ptr_eq(&begun.signal, signal))
+    }
+
+    pub(super) fn may_begin(&self) -> bool {
+        self.begun.len() < BEGUN_MAX
+    }
+
+    /// Notes that the visitor of `signal` begins request `seq`; no effect for a holder.
+    pub(super) fn begins(&mut self, signal: &Arc<Signal>, seq: u64) {
+        let visitor = self.present.iter().find(|visitor| Arc::ptr_eq(&visitor.signal, signal));
+        let begun = visitor.map(|visitor| Begun { seq, epoch: visitor.epoch, signal: Arc::clone(signal) });
+        self.begun.extend(begun);
+    }
+
+    /// What they have begun.
+    pub(super) fn begun(&self) -> impl Iterator<Item = u64> {
+        self.begun.iter().map(|begun| begun.seq)
+    }
+
+    /// The visitor of `signal` is a visitor no more. What it began, which stays noted.
+    pub(super) fn leave(&mut self, signal: &Arc<Signal>) -> Vec<u64> {
+        self.present.retain(|visitor| !Arc::ptr_eq(&visitor.signal, signal));
         // A session that nobody visits owns no list.
-        self.visitors.shrink_to_fit();
-        Some(visitor.begun)
+        self.present.shrink_to_fit();
+        self.begun.iter().filter(|begun| Arc::ptr_eq(&begun.signal, signal)).map(|begun| begun.seq).collect()
     }
 
-    /// A holder of `epoch` came: visitors that are not newer will never hold the session. What they had
-    /// begun.
-    pub(super) fn dismiss_visitors(&mut self, epoch: u64, why: Revoked) -> Vec<u64> {
-        let mut begun = Vec::new();
-        self.visitors.retain_mut(|visitor| {
+    /// A holder of `epoch` comes: visitors that are not newer will never hold the session.
+    pub(super) fn dismiss(&mut self, epoch: u64, why: Revoked) {
+        self.present.retain(|visitor| {
             let stays = visitor.epoch > epoch;
             if !stays {
                 visitor.signal.revoke(why);
-                begun.append(&mut visitor.begun);
             }
             stays
         });
-        begun
     }
+
+    /// The connection of `signal` became the holder at `epoch`. Takes out what others began that is not
+    /// newer, and what it began itself; and says what the holder's HELLO does not speak of.
+    pub(super) fn handed_over(&mut self, epoch: u64, signal: &Arc<Signal>) -> HandedOver {
+        let begun = std::mem::take(&mut self.begun);
+        let unspoken = begun.iter().filter(|begun| begun.epoch >= epoch).map(|begun| begun.seq).collect();
+        let (newer, rest): (Vec<_>, Vec<_>) = begun.into_iter().partition(|begun| begun.epoch > epoch);
+        self.begun = newer;
+        let (own, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|begun| Arc::ptr_eq(&begun.signal, signal));
+        let seqs = |begun: Vec<Begun>| begun.into_iter().map(|begun| begun.seq).collect();
+        HandedOver { own: seqs(own), others: seqs(others), unspoken }
+    }
+
+    /// The requests of the session are forgotten.
+    pub(super) fn forget(&mut self) {
+        self.begun = Vec::new();
+    }
+}
+
+/// What visitors had begun when one connection became the holder.
+pub(super) struct HandedOver {
+    /// It was the holder itself.
+    pub(super) own: Vec<u64>,
+    /// It was others, who will never hold the session.
+    pub(super) others: Vec<u64>,
+    /// The holder's HELLO was not written behind these.
+    pub(super) unspoken: Vec<u64>,
 }
 
 /// The error of a request whose body the connection before had not sent to its end.

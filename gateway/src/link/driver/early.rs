@@ -1,5 +1,5 @@
 //! A connection while its handshake is under way: what arrives is early data, which may be a repeat of what
-//! another connection brought (PROTOCOL.md, section 10).
+//! another connection brought (PROTOCOL.md, section 17).
 //!
 //! ```text
 //!  HELLO --> visits its session? --no--> held, with all behind it --+
@@ -9,14 +9,21 @@
 //!  anything else of the session ------------------> held -----------^
 //! ```
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Instant,
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use towline_protocols::link::{CloseCode, Event, Hello, LinkError};
 
 use super::{Driver, End, Wake};
 use crate::{
-    early::{self, InVain, Wait},
+    early::{InVain, Wait, count},
     gateway::Gateway,
     link::door,
     request::Origin,
@@ -27,6 +34,17 @@ use crate::{
 /// frames each; more come from somebody who counts on an event being larger than its frame.
 const HELD_MAX: usize = 512;
 
+/// What a connection does first.
+pub(super) enum Beginning {
+    /// HELLO must have come by then.
+    Hello {
+        /// When.
+        due: Instant,
+    },
+    /// HELLO came, as early data.
+    Early(Early),
+}
+
 /// What waits for the handshake.
 pub(super) struct Early {
     hello: Box<Hello>,
@@ -34,17 +52,20 @@ pub(super) struct Early {
     /// Earlier requests whose answers follow, and who tells the tasks of QUIC streams that the connection
     /// holds its session; `None` where HELLO has not been answered.
     visit: Option<(Vec<u64>, Completion)>,
-    wait: Wait,
+    /// The end of the handshake, with a place in the waiting room.
+    over: Pin<Box<dyn Future<Output = Result<(), InVain>> + Send>>,
 }
 
 /// Waits for the end of the handshake; for ever where it is over. Safe to cancel.
-pub(super) async fn over(early: &Option<Box<Early>>) -> Wake {
-    let Some(early) = early else { return std::future::pending().await };
-    // Boxed: the task of an idle connection must not keep room for it.
-    match Box::pin(early.wait.over()).await {
-        Ok(()) => Wake::Established,
-        Err(why) => Wake::Abandoned(why),
-    }
+pub(super) fn over(beginning: &mut Option<Box<Beginning>>) -> impl Future<Output = Wake> + '_ {
+    // Not an `async fn`: the task of an idle connection must keep little room for it.
+    poll_fn(move |cx| {
+        let Some(Beginning::Early(early)) = beginning.as_deref_mut() else { return Poll::Pending };
+        early.over.as_mut().poll(cx).map(|over| match over {
+            Ok(()) => Wake::Established,
+            Err(why) => Wake::Abandoned(why),
+        })
+    })
 }
 
 /// How a connection whose handshake does not end ends.
@@ -56,6 +77,10 @@ pub(super) fn abandoned(why: InVain) -> End {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn is_early(&self) -> bool {
+        matches!(self.beginning.as_deref(), Some(Beginning::Early(_)))
+    }
+
     /// HELLO in early data.
     pub(super) fn greet_early(&mut self, hello: Box<Hello>) -> Result<(), End> {
         let mut early = Early::begin(&self.gateway, &self.origin, hello).map_err(abandoned)?;
@@ -64,13 +89,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.attend(visit.admission, &early.hello);
             early.visit = Some((visit.awaited, visit.holds));
         }
-        self.early = Some(Box::new(early));
+        self.beginning = Some(Box::new(Beginning::Early(early)));
         Ok(())
     }
 
     /// Follows an event of early data, as far as it is safe.
     pub(super) fn follow_early(&mut self, event: Event) -> Result<(), End> {
-        let (Some(early), Some(attendance)) = (&mut self.early, &mut self.attendance) else {
+        let (Some(early), Some(attendance)) = (early(&mut self.beginning), &mut self.attendance) else {
             return self.hold(event);
         };
         match event {
@@ -96,10 +121,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !self.origin.handshake.is_complete() {
             return Ok(());
         }
-        let Some(early) = self.early.take() else { return Ok(()) };
-        let Early { hello, held, visit, .. } = *early;
+        let Some(beginning) = self.beginning.take() else { return Ok(()) };
+        let Beginning::Early(Early { hello, held, visit, .. }) = *beginning else { return Ok(()) };
         if visit.is_none() || !held.is_empty() {
-            early::count(&self.gateway, &self.origin, "waited");
+            count(&self.gateway, &self.origin, "waited");
         }
         match visit {
             None => Box::pin(self.login(&hello)).await?,
@@ -109,13 +134,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
         }
         for event in held {
-            self.follow_event(event).await?;
+            self.follow_event(event)?;
         }
         Ok(())
     }
 
     fn hold(&mut self, event: Event) -> Result<(), End> {
-        let Some(early) = &mut self.early else { return Ok(()) };
+        let Some(early) = early(&mut self.beginning) else { return Ok(()) };
         if early.held.len() >= HELD_MAX {
             self.gateway.metrics.limit_hit("early_events_max");
             let rule = "too many frames came as early data (early_events_max)";
@@ -127,13 +152,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Request `seq` has arrived whole: it runs now if the session has never seen it.
     fn run_early(&mut self, seq: u64) {
-        let (Some(early), Some(attendance)) = (&mut self.early, &mut self.attendance) else { return };
+        let (Some(early), Some(attendance)) = (early(&mut self.beginning), &mut self.attendance) else {
+            return;
+        };
         let mut events = early.take(seq).into_iter();
         let Some(request) = events.next() else { return };
         match self.binding.on_event(attendance, request) {
             Some(known) => early.held.extend(std::iter::once(known).chain(events)),
             None => {
-                early::count(&self.gateway, &self.origin, "served");
+                count(&self.gateway, &self.origin, "served");
                 events.for_each(|event| _ = self.binding.on_event(attendance, event));
             }
         }
@@ -155,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 impl Early {
     fn begin(gateway: &Arc<Gateway>, origin: &Arc<Origin>, hello: Box<Hello>) -> Result<Self, InVain> {
         let wait = Wait::begin(gateway, origin)?;
-        Ok(Self { hello, held: VecDeque::new(), visit: None, wait })
+        Ok(Self { hello, held: VecDeque::new(), visit: None, over: Box::pin(wait.over()) })
     }
 
     fn holds_request(&self, seq: u64) -> bool {
@@ -167,6 +194,13 @@ impl Early {
         let (taken, left) = self.held.drain(..).partition(|event| request_of(event) == Some(seq));
         self.held = left;
         Vec::from(taken)
+    }
+}
+
+fn early(beginning: &mut Option<Box<Beginning>>) -> Option<&mut Early> {
+    match beginning.as_deref_mut()? {
+        Beginning::Early(early) => Some(early),
+        Beginning::Hello { .. } => None,
     }
 }
 
@@ -188,3 +222,6 @@ fn ends_request(event: &Event) -> Option<u64> {
         event => request_of(event),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ mod exchanges;
 mod histories;
 mod ownership;
 mod pushes;
+mod visits;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -95,7 +96,7 @@ fn run(lease: &Lease, seq: u64) -> (Producer, Consumer) {
             producer.forwarded();
             (producer, consumer)
         }
-        Begin::Attached(_) => panic!("{seq} is known"),
+        Begin::Attached(_) | Begin::Later => panic!("{seq} is known"),
         Begin::Refused(error) => panic!("{seq}: {error}"),
     }
 }

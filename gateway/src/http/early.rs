@@ -1,0 +1,52 @@
+//! Requests in early data (RFC 8470). One on a route that the operator declared idempotent goes on, marked, so
+//! that its backend may refuse it with 425; any other waits until the handshake is complete.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Response};
+
+use super::problem;
+use crate::{
+    early::{self, InVain},
+    gateway::Gateway,
+    request::{Body, Request},
+};
+
+/// RFC 8470, section 5.1.
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+const YES: HeaderValue = HeaderValue::from_static("1");
+
+/// Lets a request go on to its route, marked if it came as early data, or holds it until it did not.
+///
+/// # Errors
+/// The answer to a request whose handshake was not completed: 425, to be sent again behind a handshake.
+pub(crate) async fn pass(
+    gateway: &Arc<Gateway>,
+    request: &mut Request,
+    grpc: bool,
+) -> Result<(), Response<Body>> {
+    if request.origin.handshake.is_complete() {
+        return Ok(());
+    }
+    let idempotent = gateway.snapshot().routes.match_request(&request.http).is_some_and(|it| it.idempotent);
+    if idempotent {
+        early::count(gateway, &request.origin, "served");
+        // A client that is an intermediary may have set it; it means the same then, and stays.
+        request.http.headers_mut().entry(EARLY_DATA).or_insert(YES);
+        return Ok(());
+    }
+    let origin = Arc::clone(&request.origin);
+    complete(gateway, &origin, grpc).await
+}
+
+/// Holds what came as early data until the handshake is complete.
+///
+/// # Errors
+/// As [`pass`].
+pub(super) async fn complete(
+    gateway: &Arc<Gateway>,
+    origin: &Arc<crate::request::Origin>,
+    grpc: bool,
+) -> Result<(), Response<Body>> {
+    early::wait(gateway, origin).await.map_err(|why: InVain| problem::too_early(&why.to_string(), grpc))
+}

@@ -140,7 +140,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if let Entry::Occupied(connection) = headers.entry(header::CONNECTION) {
         let (_, values) = connection.remove_entry_mult();
         let named: Vec<HeaderName> = values.flat_map(|value| options(&value)).collect();
-        for name in named {
+        // RFC 8470, section 5.1: that one is never an option of a connection, and the backend must see it.
+        for name in named.into_iter().filter(|name| name != "early-data") {
             headers.remove(name);
         }
     }

@@ -15,7 +15,6 @@ use towline_protocols::detect::Detection;
 use super::{
     Refusal,
     detect::{FirstBytes, Secured},
-    tlcp,
 };
 use crate::{
     gateway::Gateway,
@@ -36,9 +35,6 @@ pub(super) async fn secure(
     mut tcp: TcpStream,
     first: FirstBytes,
 ) -> Result<Secured, Refusal> {
-    if first.detection == Detection::Tlcp {
-        return tlcp::secure(gateway, listener, tcp, first).await;
-    }
     let snapshot = gateway.snapshot.load_full();
     let limits = &snapshot.settings.limits;
     let policy = snapshot.listener(listener).ok_or(Refusal::NoListener)?;

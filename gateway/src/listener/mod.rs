@@ -7,7 +7,6 @@ mod quic;
 mod refusal;
 mod slots;
 mod tcp;
-mod tlcp;
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 

@@ -35,7 +35,6 @@ pub fn listener(authentication: Authentication) -> Listener {
         protocols: vec![ListenerProtocol::Mqtt],
         tls: TlsMode::Off,
         certificate: None,
-        tlcp_certificate: None,
         authentication,
         open_to_network: false,
         connections_max: 100,

@@ -5,6 +5,7 @@
 //! sm4   block cipher              quic  packets and headers
 //!   aead  GCM, CCM with ghash     exchange  the group curveSM2
 //! sm2   keys, signatures          keys  certificates' keys, verification
+//!                                 record  the AEADs alone
 //! ```
 
 mod aead;
@@ -14,6 +15,7 @@ mod ghash;
 pub mod issue;
 mod keys;
 mod quic;
+mod record;
 mod sm2;
 mod sm3;
 mod sm4;
@@ -24,6 +26,9 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 use crate::Provider;
+
+pub use record::RecordKey;
+pub use tls::{CCM as SM4_CCM_SM3, GCM as SM4_GCM_SM3};
 
 /// TLS_SM4_GCM_SM3 and TLS_SM4_CCM_SM3, curveSM2, sm2sig_sm3; TLS 1.3 alone. Random numbers are aws-lc-rs'.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use sm2::{
         rand_core::{TryCryptoRng, TryRng},
         sec1::ToSec1Point as _,
     },
-    pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding},
+    pkcs8::DecodePrivateKey as _,
 };
 use zeroize::Zeroizing;
 
@@ -99,8 +99,10 @@ impl PrivateKey {
     }
 
     /// PKCS#8, PEM.
+    #[cfg(feature = "issue")]
     pub(super) fn to_pem(&self) -> Result<Zeroizing<String>, Invalid> {
-        self.secret.to_pkcs8_pem(LineEnding::LF).map_err(|_| Invalid)
+        sm2::pkcs8::EncodePrivateKey::to_pkcs8_pem(&self.secret, sm2::pkcs8::LineEnding::LF)
+            .map_err(|_| Invalid)
     }
 }
 

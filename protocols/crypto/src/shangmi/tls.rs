@@ -20,14 +20,14 @@ use super::{
 };
 
 /// IANA's numbers (RFC 8998, section 5).
-pub(super) const SM4_GCM_SM3: u16 = 0x00c6;
-pub(super) const SM4_CCM_SM3: u16 = 0x00c7;
+const GCM_NUMBER: u16 = 0x00c6;
+const CCM_NUMBER: u16 = 0x00c7;
 
 /// TLS_SM4_GCM_SM3. Limits are those of AES-128-GCM, a cipher of the same block and key size (RFC 8446,
 /// section 5.5).
-pub(super) static GCM: SupportedCipherSuite = SupportedCipherSuite::Tls13(&Tls13CipherSuite {
+pub static GCM: SupportedCipherSuite = SupportedCipherSuite::Tls13(&Tls13CipherSuite {
     common: CipherSuiteCommon {
-        suite: CipherSuite::Unknown(SM4_GCM_SM3),
+        suite: CipherSuite::Unknown(GCM_NUMBER),
         hash_provider: &SM3,
         confidentiality_limit: 1 << 24,
     },
@@ -37,9 +37,9 @@ pub(super) static GCM: SupportedCipherSuite = SupportedCipherSuite::Tls13(&Tls13
 });
 
 /// TLS_SM4_CCM_SM3. The limit is that of AES-128-CCM (RFC 9147, section 4.5.3).
-pub(super) static CCM: SupportedCipherSuite = SupportedCipherSuite::Tls13(&Tls13CipherSuite {
+pub static CCM: SupportedCipherSuite = SupportedCipherSuite::Tls13(&Tls13CipherSuite {
     common: CipherSuiteCommon {
-        suite: CipherSuite::Unknown(SM4_CCM_SM3),
+        suite: CipherSuite::Unknown(CCM_NUMBER),
         hash_provider: &SM3,
         confidentiality_limit: 1 << 23,
     },

@@ -55,6 +55,8 @@ pub struct Listener {
     pub tls: TlsMode,
     /// Certificate chain and key files; required unless `tls = off` and no QUIC.
     pub certificate: Option<CertificateFiles>,
+    /// The two certificates of TLCP, if the listener speaks it.
+    pub tlcp_certificate: Option<TlcpCertificate>,
     /// How clients prove who they are.
     pub authentication: Authentication,
     /// The operator's word that `authentication = none` may listen beyond loopback.
@@ -92,6 +94,15 @@ pub struct CertificateFiles {
     pub chain: PathBuf,
     /// PKCS#8, SEC1 or PKCS#1 key.
     pub key: PathBuf,
+}
+
+/// TLCP signs with one key and decrypts with another (GB/T 38636, section 6.4.5.3).
+#[derive(Clone, Debug)]
+pub struct TlcpCertificate {
+    /// Its certificate's key usage is digitalSignature.
+    pub sign: CertificateFiles,
+    /// Its certificate's key usage is keyEncipherment, dataEncipherment or keyAgreement.
+    pub encrypt: CertificateFiles,
 }
 
 /// How a listener's clients prove who they are.
@@ -346,6 +357,7 @@ impl Listener {
             protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http, ListenerProtocol::Mqtt],
             tls: TlsMode::Off,
             certificate: None,
+            tlcp_certificate: None,
             authentication: Authentication::None,
             open_to_network: false,
             connections_max: 100_000,

@@ -16,6 +16,7 @@ use crate::{
     settings::{Listener, Settings},
     transport::{
         quic,
+        tlcp::TlcpServer,
         tls::{self, ServerTls, TicketKeys},
     },
 };
@@ -44,6 +45,8 @@ pub struct ListenerSnapshot {
     pub settings: Listener,
     /// What TLS and QUIC offer; `None` without a certificate.
     pub tls: Option<Arc<ServerTls>>,
+    /// For TLCP; `None` without its certificates.
+    pub tlcp: Option<Arc<TlcpServer>>,
     /// For QUIC; `None` without it.
     pub quic: Option<Arc<quinn::ServerConfig>>,
 }
@@ -90,7 +93,10 @@ impl ListenerSnapshot {
         settings: &Settings,
         tickets: &Arc<TicketKeys>,
     ) -> Result<Self, StartError> {
-        let mut snapshot = Self { settings: listener.clone(), tls: None, quic: None };
+        let mut snapshot = Self { settings: listener.clone(), tls: None, tlcp: None, quic: None };
+        if let Some(files) = &listener.tlcp_certificate {
+            snapshot.tlcp = Some(Arc::new(TlcpServer::new(files, &listener.protocols)?));
+        }
         if let Some(files) = &listener.certificate {
             let tls = ServerTls::new(listener, &tls::read_certificate(files)?, tickets)?;
             snapshot.quic = tls.preferred_quic().map(|crypto| quic::server_config(crypto, settings));

@@ -1,6 +1,6 @@
 //! Which protocol a peer speaks, from the first bytes it sends.
 
-use Detection::{Http1, Http2, Link, Mqtt, NeedMore, Tls, Unknown};
+use Detection::{Http1, Http2, Link, Mqtt, NeedMore, Tlcp, Tls, Unknown};
 
 use crate::link::frame::PREFACE;
 
@@ -9,6 +9,8 @@ use crate::link::frame::PREFACE;
 pub enum Detection {
     /// A TLS record with a ClientHello.
     Tls,
+    /// A TLCP record with a ClientHello (GB/T 38636).
+    Tlcp,
     /// The link protocol's TCP preface.
     Link,
     /// An MQTT CONNECT packet.
@@ -63,22 +65,25 @@ fn detect_constant(bytes: &[u8], constant: &[u8], whole: Detection, otherwise: D
     }
 }
 
-/// A TLS record that begins with a ClientHello (RFC 8446, sections 5.1 and 4):
+/// A record that begins with a ClientHello, of TLS (RFC 8446, sections 5.1 and 4) or of TLCP, whose version
+/// is 1.1 (GB/T 38636, sections 6.3.3 and 6.4.5.2):
 ///
 /// ```text
-/// 16 | 03 xx | length of the record, 2 octets | 01 ...
+/// 16 | 03 xx or 01 01 | length of the record, 2 octets | 01 ...
 /// ```
 fn detect_tls(bytes: &[u8]) -> Detection {
     const RECORD_BYTES_MAX: u16 = 1 << 14;
     let plausible = match *bytes {
-        [_, major, ..] if major != 3 => false,
+        [_, major, ..] if major != 3 && major != 1 => false,
         // 3.0 to 3.4: the field says little, as TLS 1.3 freezes it.
-        [_, _, minor, ..] if minor > 4 => false,
+        [_, 3, minor, ..] if minor > 4 => false,
+        [_, 1, minor, ..] if minor != 1 => false,
         [_, _, _, high, ..] if high > (RECORD_BYTES_MAX >> 8) as u8 => false,
         [_, _, _, high, low, ..] if !(1..=RECORD_BYTES_MAX).contains(&u16::from_be_bytes([high, low])) => {
             false
         }
-        [_, _, _, _, _, handshake_type, ..] => return if handshake_type == 1 { Tls } else { Unknown },
+        [_, _, _, _, _, handshake_type, ..] if handshake_type != 1 => false,
+        [_, major, _, _, _, _, ..] => return if major == 3 { Tls } else { Tlcp },
         _ => true,
     };
     if plausible { NeedMore } else { Unknown }
@@ -179,6 +184,15 @@ mod tests {
     }
 
     #[test]
+    fn tlcp() {
+        check(&[0x16, 1, 1, 0, 0x4d, 1, 0, 0, 0x49, 1, 1], 6, Tlcp);
+        check(&[0x16, 1, 0], 3, Unknown);
+        check(&[0x16, 1, 2], 3, Unknown);
+        check(&[0x16, 1, 1, 0x41], 4, Unknown);
+        check(&[0x16, 1, 1, 0, 9, 2], 6, Unknown);
+    }
+
+    #[test]
     fn link() {
         check(b"\xf4TWL\x01\x05", 4, Link);
         check(b"\xf4TWM", 4, Unknown);
@@ -244,7 +258,7 @@ mod tests {
         #[test]
         fn any_bytes_are_decided_in_time_and_for_good(
             opening in prop::sample::select(vec![
-                &b""[..], b"\x16", b"\x16\x03\x01", b"\xf4TW", b"\x10", b"\x10\x80\x80", b"\x10\x0c\0\x04",
+                &b""[..], b"\x16", b"\x16\x03\x01", b"\x16\x01\x01", b"\xf4TW", b"\x10", b"\x10\x80\x80", b"\x10\x0c\0\x04",
                 b"PRI * HTTP/2.0\r\n\r\nSM", b"GET ", b"CONNECT ", b"\r\n",
             ]),
             rest in prop::collection::vec(any::<u8>(), DETECT_BYTES_MAX),

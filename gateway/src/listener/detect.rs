@@ -58,7 +58,9 @@ pub(super) async fn protocol(
         Detection::Link => (Protocol::LinkTcp, ListenerProtocol::Link, "link"),
         Detection::Http1 | Detection::Http2 => (Protocol::Http, ListenerProtocol::Http, "http"),
         Detection::Mqtt => (Protocol::Mqtt, ListenerProtocol::Mqtt, "mqtt"),
-        Detection::Tls | Detection::NeedMore | Detection::Unknown => return Err(Refusal::UnknownProtocol),
+        Detection::Tls | Detection::Tlcp | Detection::NeedMore | Detection::Unknown => {
+            return Err(Refusal::UnknownProtocol);
+        }
     };
     let snapshot = gateway.snapshot();
     let admitted = &snapshot.listener(listener).ok_or(Refusal::NoListener)?.settings.protocols;

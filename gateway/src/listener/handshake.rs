@@ -15,6 +15,7 @@ use towline_protocols::detect::Detection;
 use super::{
     Refusal,
     detect::{FirstBytes, Secured},
+    tlcp,
 };
 use crate::{
     gateway::Gateway,
@@ -35,6 +36,9 @@ pub(super) async fn secure(
     mut tcp: TcpStream,
     first: FirstBytes,
 ) -> Result<Secured, Refusal> {
+    if first.detection == Detection::Tlcp {
+        return tlcp::secure(gateway, listener, tcp, first).await;
+    }
     let snapshot = gateway.snapshot.load_full();
     let limits = &snapshot.settings.limits;
     let policy = snapshot.listener(listener).ok_or(Refusal::NoListener)?;

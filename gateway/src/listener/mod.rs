@@ -7,6 +7,7 @@ mod quic;
 mod refusal;
 mod slots;
 mod tcp;
+mod tlcp;
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 

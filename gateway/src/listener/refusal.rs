@@ -39,6 +39,9 @@ pub enum Refusal {
     /// TLS on a listener that does not speak it.
     #[error("TLS on a listener with tls = \"off\" or without a certificate")]
     Tls,
+    /// TLCP on a listener that does not speak it.
+    #[error("TLCP on a listener without tlcp_certificate")]
+    Tlcp,
     /// The first bytes belong to no protocol that Towline knows.
     #[error("unknown protocol")]
     UnknownProtocol,
@@ -61,6 +64,7 @@ impl Refusal {
             Self::Handshake(_) => "handshake",
             Self::Plaintext => "plaintext",
             Self::Tls => "tls",
+            Self::Tlcp => "tlcp",
             Self::UnknownProtocol => "unknown_protocol",
             Self::NotAdmitted(_) => "not_admitted",
         }

@@ -167,6 +167,20 @@ async fn tls_is_refused_where_it_is_off() {
 }
 
 #[tokio::test]
+async fn tlcp_is_refused_in_its_own_words_where_it_is_not_spoken() {
+    let scene = Scene::start(|_| {}).await;
+    let client_hello = b"\x16\x01\x01\x00\x05\x01\x00\x00\x01\x01";
+    for listener in ["off", "optional", "required"] {
+        let mut stream = scene.tcp(listener).await;
+        stream.write_all(client_hello).await.unwrap();
+        let mut alert = Vec::new();
+        stream.read_to_end(&mut alert).await.unwrap();
+        assert_eq!(alert, [21, 1, 1, 0, 2, 2, 70], "fatal, protocol_version");
+        scene.refused(listener, "tlcp", 1).await;
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_protocol_is_disconnected_and_counted() {
     let scene = Scene::start(|_| {}).await;
     assert_eq!(exchange(scene.tcp("off").await, b"\x00\x01\x02\x03").await, "");

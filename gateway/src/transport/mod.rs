@@ -4,6 +4,7 @@ mod handshake;
 pub mod quic;
 mod rewind;
 mod stream;
+pub mod tlcp;
 pub mod tls;
 
 pub use handshake::{Completion, Ended, Handshake};

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::Rewind;
+use super::{Rewind, tlcp::TlcpStream};
 
 /// A TCP connection, with or without TLS. A peer that takes no byte of what is written for
 /// `write_timeout` makes every write fail with [`io::ErrorKind::TimedOut`].
@@ -41,6 +41,7 @@ enum Io {
     Plain(Rewind<TcpStream>),
     /// Boxed: a TLS connection is a kilobyte, and this value moves between stages.
     Tls(Box<TlsStream<Rewind<TcpStream>>>),
+    Tlcp(Box<TlcpStream>),
 }
 
 impl Stream {
@@ -54,14 +55,19 @@ impl Stream {
         Self { io: Io::Tls(tls), meter: None, write_timeout, stalled: None }
     }
 
+    /// After a TLCP handshake.
+    pub fn tlcp(tlcp: Box<TlcpStream>, write_timeout: Duration) -> Self {
+        Self { io: Io::Tlcp(tlcp), meter: None, write_timeout, stalled: None }
+    }
+
     /// From now on counts its bytes.
     pub fn set_meter(&mut self, meter: Meter) {
         self.meter = Some(meter);
     }
 
-    /// Whether TLS is spoken.
+    /// Whether TLS or TLCP is spoken.
     pub fn is_encrypted(&self) -> bool {
-        matches!(self.io, Io::Tls(_))
+        !matches!(self.io, Io::Plain(_))
     }
 
     /// What the TLS handshake agreed on.
@@ -69,6 +75,7 @@ impl Stream {
         match &self.io {
             Io::Plain(_) => None,
             Io::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+            Io::Tlcp(tlcp) => tlcp.alpn(),
         }
     }
 
@@ -104,6 +111,7 @@ impl AsyncRead for Stream {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Io::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_read(cx, buf),
         };
         if let Some(meter) = &self.meter {
             meter.bytes_in.inc_by((buf.filled().len() - before) as u64);
@@ -117,6 +125,7 @@ impl AsyncWrite for Stream {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Io::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+            Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_write(cx, buf),
         };
         self.wrote(&result);
         self.written(cx, result)
@@ -130,6 +139,7 @@ impl AsyncWrite for Stream {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Io::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
+            Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_write_vectored(cx, bufs),
         };
         self.wrote(&result);
         self.written(cx, result)
@@ -139,6 +149,7 @@ impl AsyncWrite for Stream {
         match &self.io {
             Io::Plain(tcp) => tcp.is_write_vectored(),
             Io::Tls(tls) => tls.is_write_vectored(),
+            Io::Tlcp(tlcp) => tlcp.is_write_vectored(),
         }
     }
 
@@ -146,6 +157,7 @@ impl AsyncWrite for Stream {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Io::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+            Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_flush(cx),
         };
         self.written(cx, result)
     }
@@ -154,6 +166,7 @@ impl AsyncWrite for Stream {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Io::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+            Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_shutdown(cx),
         };
         self.written(cx, result)
     }

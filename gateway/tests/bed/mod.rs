@@ -96,6 +96,7 @@ pub fn listener() -> Listener {
         protocols: vec![ListenerProtocol::Http],
         tls: TlsMode::Off,
         certificate: None,
+        tlcp_certificate: None,
         authentication: Authentication::None,
         open_to_network: false,
         connections_max: 100,

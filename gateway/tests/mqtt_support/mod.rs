@@ -35,6 +35,7 @@ pub fn listener(authentication: Authentication) -> Listener {
         protocols: vec![ListenerProtocol::Mqtt],
         tls: TlsMode::Off,
         certificate: None,
+        tlcp_certificate: None,
         authentication,
         open_to_network: false,
         connections_max: 100,

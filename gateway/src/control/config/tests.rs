@@ -307,6 +307,15 @@ fn the_example_names_every_key_and_its_default() {
     assert_eq!(example.backends[0], Backend::new("orders", BackendKind::Grpc, "127.0.0.1:7081"));
 }
 
+#[cfg(not(feature = "tlcp"))]
+#[test]
+fn tlcp_in_a_build_without_it_is_a_mistake_that_says_how_to_get_it() {
+    let files = "sign_chain = \"a\", sign_key = \"b\", encrypt_chain = \"c\", encrypt_key = \"d\"";
+    let found = mistakes(&format!("{LISTENER}tlcp_certificate = {{ {files} }}\n"));
+    assert!(found.contains("listeners.tlcp_certificate: TLCP is not in this build"), "{found}");
+    assert!(found.contains("--features tlcp"), "{found}");
+}
+
 #[test]
 fn nobody_is_asked_to_leave_after_the_drain() {
     let check = |text: &str, expected: &str| {

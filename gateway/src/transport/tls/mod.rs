@@ -130,7 +130,7 @@ fn tcp_config(
 ) -> Result<ServerConfig, StartError> {
     let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
     let mut config = config(provider, certificate, versions, tickets)?;
-    config.alpn_protocols = protocols.iter().flat_map(|protocol| alpn(*protocol)).collect();
+    config.alpn_protocols = alpn_protocols(protocols);
     Ok(config)
 }
 
@@ -159,6 +159,11 @@ fn config(
     config.ticketer = Arc::new(tickets.clone());
     config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
     Ok(config)
+}
+
+/// The ALPN names of what a listener admits.
+pub fn alpn_protocols(protocols: &[ListenerProtocol]) -> Vec<Vec<u8>> {
+    protocols.iter().flat_map(|protocol| alpn(*protocol)).collect()
 }
 
 /// In the order of preference: a client that offers several is served by the first of them.

@@ -5,8 +5,13 @@ use std::{collections::HashSet, net::SocketAddr};
 use super::{address, name};
 use crate::{
     control::config::reader::Table,
-    settings::{Auth, Authentication, CertificateFiles, Listener, ListenerProtocol, TlsMode},
-    transport::tls,
+    settings::{
+        Auth, Authentication, CertificateFiles, Listener, ListenerProtocol, TlcpCertificate, TlsMode,
+    },
+    transport::{
+        tlcp::{self, TlcpServer},
+        tls,
+    },
 };
 
 const PROTOCOLS: &[(&str, ListenerProtocol)] =
@@ -63,6 +68,7 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
         protocols: protocols(table),
         tls: table.word("tls", TlsMode::Required, TLS_MODES),
         certificate: certificate(table),
+        tlcp_certificate: tlcp_certificate(table),
         authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
         open_to_network: table.boolean("open_to_network", false),
         connections_max: table.count("connections_max", default.connections_max, 1..=10_000_000),
@@ -118,6 +124,35 @@ fn certificate(table: &mut Table<'_, '_>) -> Option<CertificateFiles> {
     certificate
 }
 
+fn tlcp_certificate(table: &mut Table<'_, '_>) -> Option<TlcpCertificate> {
+    let set = table.has("tlcp_certificate");
+    let mut files = table.table("tlcp_certificate");
+    let mut path = |name| {
+        let path = files.optional_path(name);
+        if set && path.is_none() && !files.has(name) {
+            files.mistake(
+                name,
+                "is missing; TLCP signs with one certificate and key and decrypts with another: \
+                write { sign_chain = \"…\", sign_key = \"…\", encrypt_chain = \"…\", encrypt_key = \"…\" }",
+            );
+        }
+        path
+    };
+    let mut pair =
+        |chain, key| path(chain).zip(path(key)).map(|(chain, key)| CertificateFiles { chain, key });
+    let (sign, encrypt) = (pair("sign_chain", "sign_key"), pair("encrypt_chain", "encrypt_key"));
+    files.finish();
+    let certificate = sign.zip(encrypt).map(|(sign, encrypt)| TlcpCertificate { sign, encrypt });
+    if set && !tlcp::BUILT_IN {
+        table.mistake("tlcp_certificate", tlcp::NOT_BUILT_IN);
+    } else if let Some(files_named) = &certificate
+        && let Err(error) = TlcpServer::new(files_named, &[])
+    {
+        table.mistake("tlcp_certificate", error);
+    }
+    certificate
+}
+
 fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
     if !listener.tcp && !listener.quic {
         table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
@@ -126,16 +161,17 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
         table.mistake("quic", "carries the link only; add \"link\" to protocols, or set quic = false");
     }
     let uses_tls = listener.quic || (listener.tcp && listener.tls != TlsMode::Off);
-    if uses_tls && !table.has("certificate") {
+    if uses_tls && !table.has("certificate") && (listener.quic || !table.has("tlcp_certificate")) {
         let text = "is missing, and TLS and QUIC need it; write certificate = { chain = \"chain.pem\", key = \"key.pem\" }, \
                     or tls = \"off\" and quic = false";
         table.mistake("certificate", text);
     }
-    if !uses_tls && table.has("certificate") {
-        table.mistake(
-            "certificate",
-            "would never be used with tls = \"off\" and quic = false; leave it out, or set tls",
-        );
+    for key in ["certificate", "tlcp_certificate"] {
+        let used = uses_tls && (key == "certificate" || listener.tcp && listener.tls != TlsMode::Off);
+        if !used && table.has(key) {
+            let text = "would never be used with tls = \"off\" and quic = false; leave it out, or set tls";
+            table.mistake(key, text);
+        }
     }
 }
 

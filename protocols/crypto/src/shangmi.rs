@@ -27,7 +27,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 use crate::Provider;
 
-pub use record::RecordKey;
+pub use record::{RecordKey, engines};
 pub use tls::{CCM as SM4_CCM_SM3, GCM as SM4_GCM_SM3};
 
 /// TLS_SM4_GCM_SM3 and TLS_SM4_CCM_SM3, curveSM2, sm2sig_sm3; TLS 1.3 alone. Random numbers are aws-lc-rs'.

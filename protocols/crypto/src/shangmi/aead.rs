@@ -5,17 +5,18 @@ use zeroize::Zeroize as _;
 
 use super::{
     ghash,
-    sm4::{Block, Engine, Sm4},
+    sm4::{Block, CHUNK, Engine, Sm4},
 };
 
 pub(super) const KEY: usize = 16;
 pub(super) const NONCE: usize = 12;
 pub(super) const TAG: usize = 16;
 
-/// Blocks of keystream made at a time: what the widest engine has in flight.
-const STREAM: usize = 64;
-
 /// SM4 in GCM (NIST SP 800-38D) or CCM (SP 800-38C).
+#[allow(
+    clippy::large_enum_variant,
+    reason = "GCM is the usual one, and a box would be one more miss per record"
+)]
 #[derive(Clone)]
 pub(super) enum Aead {
     Gcm(Sm4, ghash::Key),
@@ -43,7 +44,7 @@ impl Aead {
         match mode {
             Mode::Gcm => {
                 let h = cipher.encrypt_block(&[0; 16]);
-                Self::Gcm(cipher, ghash::Key::new(&h))
+                Self::Gcm(cipher, ghash::Key::new(&h, engine))
             }
             Mode::Ccm => Self::Ccm(cipher),
         }
@@ -59,17 +60,15 @@ impl Aead {
         match self {
             Self::Gcm(cipher, hash) => {
                 gcm_bound(data)?;
-                let mut stream = Stream::new(cipher, gcm_start(nonce));
-                let mask = stream.mask(data.len());
+                let stream = Stream::new(cipher, gcm_start(nonce), data.len());
                 stream.apply(data);
-                Ok(xor(hash.hash(aad, data), mask))
+                Ok(xor(hash.hash(aad, data), stream.mask()))
             }
             Self::Ccm(cipher) => {
                 let tag = ccm_mac(cipher, nonce, aad, data)?;
-                let mut stream = Stream::new(cipher, ccm_start(nonce));
-                let mask = stream.mask(data.len());
+                let stream = Stream::new(cipher, ccm_start(nonce), data.len());
                 stream.apply(data);
-                Ok(xor(tag, mask))
+                Ok(xor(tag, stream.mask()))
             }
         }
     }
@@ -85,19 +84,17 @@ impl Aead {
         match self {
             Self::Gcm(cipher, hash) => {
                 gcm_bound(data)?;
-                let expected = hash.hash(aad, data);
-                let mut stream = Stream::new(cipher, gcm_start(nonce));
-                equal(xor(expected, stream.mask(data.len())), tag)?;
+                let stream = Stream::new(cipher, gcm_start(nonce), data.len());
+                equal(xor(hash.hash(aad, data), stream.mask()), tag)?;
                 stream.apply(data);
                 Ok(())
             }
             Self::Ccm(cipher) => {
-                let mut stream = Stream::new(cipher, ccm_start(nonce));
-                let mask = stream.mask(data.len());
+                let stream = Stream::new(cipher, ccm_start(nonce), data.len());
                 stream.apply(data);
                 // CCM authenticates the plaintext: a forgery is known only now, and erased.
                 let expected = ccm_mac(cipher, nonce, aad, data)?;
-                equal(xor(expected, mask), tag).inspect_err(|_| data.zeroize())
+                equal(xor(expected, stream.mask()), tag).inspect_err(|_| data.zeroize())
             }
         }
     }
@@ -110,58 +107,47 @@ impl Aead {
     }
 }
 
-/// Counter mode. The counter is the last 32 bits in GCM and 24 in CCM, where the bound on lengths keeps it
-/// from running over.
+/// Counter mode over data of a known length. The counter is the last 32 bits in GCM and 24 in CCM, where the bound on
+/// lengths keeps it from running over.
 struct Stream<'a> {
     cipher: &'a Sm4,
-    next: u128,
-    blocks: [Block; STREAM],
-    /// Of these, `used..made` were not given out yet.
-    used: usize,
-    made: usize,
+    start: u128,
+    /// Bytes in whole chunks, whose keystream is made where it is used.
+    bulk: usize,
+    /// The first block, then those for what follows the chunks: made together, since one costs as much as many.
+    blocks: [Block; 1 + CHUNK / 16],
 }
 
 impl<'a> Stream<'a> {
-    fn new(cipher: &'a Sm4, start: Block) -> Self {
-        let next = u128::from_be_bytes(start);
-        Self { cipher, next, blocks: [[0; 16]; STREAM], used: 0, made: 0 }
+    fn new(cipher: &'a Sm4, start: Block, length: usize) -> Self {
+        let start = u128::from_be_bytes(start);
+        let bulk = length / CHUNK * CHUNK;
+        let mut blocks = [[0; 16]; 1 + CHUNK / 16];
+        let count = 1 + (length - bulk).div_ceil(16);
+        blocks[0] = start.to_be_bytes();
+        for (block, number) in blocks[1..count].iter_mut().zip(1 + bulk as u128 / 16..) {
+            *block = (start + number).to_be_bytes();
+        }
+        cipher.encrypt(&mut blocks[..count]);
+        Self { cipher, start, bulk, blocks }
     }
 
-    /// The first block, which hides the tag. It is made together with those for the first of `length` bytes.
-    fn mask(&mut self, length: usize) -> Block {
-        self.make(1 + length.div_ceil(16));
-        self.used = 1;
+    /// What hides the tag.
+    fn mask(&self) -> Block {
         self.blocks[0]
     }
 
-    fn apply(&mut self, mut data: &mut [u8]) {
-        while !data.is_empty() {
-            if self.used == self.made {
-                self.make(data.len().div_ceil(16));
-            }
-            let stream = self.blocks[self.used..self.made].as_flattened();
-            let (now, later) = data.split_at_mut(stream.len().min(data.len()));
-            now.iter_mut().zip(stream).for_each(|(byte, key)| *byte ^= key);
-            self.used = self.made;
-            data = later;
-        }
-    }
-
-    fn make(&mut self, wanted: usize) {
-        self.made = wanted.min(STREAM);
-        self.used = 0;
-        for block in &mut self.blocks[..self.made] {
-            *block = self.next.to_be_bytes();
-            self.next = self.next.wrapping_add(1);
-        }
-        self.cipher.encrypt(&mut self.blocks[..self.made]);
+    fn apply(&self, data: &mut [u8]) {
+        let (bulk, rest) = data.split_at_mut(self.bulk);
+        self.cipher.count(self.start + 1, bulk);
+        rest.iter_mut().zip(self.blocks[1..].as_flattened()).for_each(|(byte, key)| *byte ^= key);
     }
 }
 
-/// What is left of the keystream would decrypt what it was not used for.
+/// Keystream that was not used would decrypt something.
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
-        self.blocks[..self.made].as_flattened_mut().zeroize();
+        self.blocks.as_flattened_mut().zeroize();
     }
 }
 

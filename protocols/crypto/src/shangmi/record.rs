@@ -6,6 +6,7 @@ use rustls::{Error, SupportedCipherSuite, Tls13CipherSuite};
 
 use super::{
     aead::{Aead, KEY, Mode, NONCE, TAG},
+    sm4::Engine,
     tls,
 };
 
@@ -32,6 +33,12 @@ impl RecordKey {
         Some(Self(Aead::new(mode(suite)?, key)))
     }
 
+    /// With one of [`engines`], to measure it. [`RecordKey::new`] takes the fastest.
+    pub fn with_engine(suite: &'static Tls13CipherSuite, key: &[u8; KEY], engine: &str) -> Option<Self> {
+        let engine = Engine::available().find(|known| known.name() == engine)?;
+        Some(Self(Aead::with_engine(mode(suite)?, key, engine)))
+    }
+
     /// Encrypts `data`, the content with its type and padding, and returns the tag that follows it.
     ///
     /// # Errors
@@ -53,6 +60,11 @@ impl RecordKey {
     ) -> Result<(), Error> {
         self.0.open(nonce, aad, data, tag).map_err(|_| Error::DecryptError)
     }
+}
+
+/// What can carry SM4 on this machine, the fastest last.
+pub fn engines() -> impl Iterator<Item = &'static str> {
+    Engine::available().map(Engine::name)
 }
 
 fn mode(suite: &'static Tls13CipherSuite) -> Option<Mode> {

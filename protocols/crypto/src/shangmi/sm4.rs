@@ -1,28 +1,95 @@
 //! The block cipher SM4 (GB/T 32907-2016), by the best means that the machine has.
 
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 pub(super) type Block = [u8; 16];
 
-/// What carries the S-box. All compute the same and all take a time that depends on the number of blocks alone.
+/// Bytes of counter mode at a time: as many as the widest engine has in flight.
+pub(super) const CHUNK: usize = 1024;
+
+/// What carries the S-box. All compute the same, and all take a time that depends on the number of blocks alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     /// Bitsliced, for any machine.
     Portable,
+    /// AES-NI with SSSE3.
+    #[cfg(target_arch = "x86_64")]
+    AesNi(Found),
+    /// GFNI with AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Gfni256(Found),
+    /// GFNI with AVX-512, and VPCLMULQDQ for GCM.
+    #[cfg(target_arch = "x86_64")]
+    Gfni512(Found),
 }
+
+/// Stands for features that this machine was asked for and has: only [`Engine::available`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found(());
 
 impl Engine {
     /// The best one here.
     pub(super) fn detect() -> Self {
-        Self::Portable
+        Self::available().last().unwrap_or(Self::Portable)
     }
 
-    /// Every one that works here, for tests to compare.
-    #[cfg(test)]
-    pub(super) fn available() -> Vec<Self> {
-        vec![Self::Portable]
+    /// Every one that works here, from the slowest to the fastest.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        [Self::Portable].into_iter()
+    }
+
+    /// Every one that works here, from the slowest to the fastest.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        use std::arch::is_x86_feature_detected as has;
+        let found = |found: bool| found.then_some(Found(()));
+        let aesni = found(has!("aes") && has!("ssse3"));
+        let gfni256 = found(has!("gfni") && has!("avx2"));
+        let gfni512 = found(
+            has!("gfni")
+                && has!("avx512f")
+                && has!("avx512bw")
+                && has!("vpclmulqdq")
+                && has!("pclmulqdq")
+                && has!("sse4.1"),
+        );
+        let engines = [aesni.map(Self::AesNi), gfni256.map(Self::Gfni256), gfni512.map(Self::Gfni512)];
+        [Self::Portable].into_iter().chain(engines.into_iter().flatten())
+    }
+
+    /// For people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi(_) => "AES-NI",
+            #[cfg(target_arch = "x86_64")]
+            Self::Gfni256(_) => "GFNI, AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Gfni512(_) => "GFNI, AVX-512",
+        }
+    }
+
+    /// `tau`: the S-box on each byte of a word (GB/T 32907, section 6.2).
+    #[allow(unsafe_code, reason = "calls of code for features of the machine that an engine stands for")]
+    fn substitute(self, word: u32) -> u32 {
+        match self {
+            Self::Portable => portable::substitute(word),
+            // SAFETY: `Found` is made where these features were found.
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi(_) => unsafe { x86::aesni::substitute(word) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Gfni256(_) => unsafe { x86::gfni256::substitute(word) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Gfni512(_) => unsafe { x86::gfni512::substitute(word) },
+        }
     }
 }
 
@@ -35,14 +102,56 @@ pub(super) struct Sm4 {
 
 impl Sm4 {
     pub(super) fn new(key: &[u8; 16], engine: Engine) -> Self {
-        Self { round_keys: expand(key), engine }
+        Self { round_keys: expand(key, engine), engine }
     }
 
     /// Encrypts each block. Many at once are much faster than one after the other.
+    #[allow(unsafe_code, reason = "calls of code for features of the machine that an engine stands for")]
     pub(super) fn encrypt(&self, blocks: &mut [Block]) {
         match self.engine {
             Engine::Portable => portable::encrypt(&self.round_keys, blocks),
+            // SAFETY: `Found` is made where these features were found.
+            #[cfg(target_arch = "x86_64")]
+            Engine::AesNi(_) => unsafe { x86::aesni::encrypt(&self.round_keys, blocks) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Engine::Gfni256(_) => unsafe { x86::gfni256::encrypt(&self.round_keys, blocks) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Engine::Gfni512(_) => unsafe { x86::gfni512::encrypt(&self.round_keys, blocks) },
         }
+    }
+
+    /// Adds the keystream of counter mode to `data`, whole [`CHUNK`]s: its first block is `counter`, of which the last
+    /// 32 bits count.
+    #[allow(unsafe_code, reason = "calls of code for features of the machine that an engine stands for")]
+    pub(super) fn count(&self, counter: u128, data: &mut [u8]) {
+        debug_assert_eq!(data.len() % CHUNK, 0);
+        match self.engine {
+            Engine::Portable => self.count_blocks(counter, data),
+            // SAFETY: `Found` is made where these features were found.
+            #[cfg(target_arch = "x86_64")]
+            Engine::AesNi(_) => unsafe { x86::aesni::count(&self.round_keys, counter, data) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Engine::Gfni256(_) => unsafe { x86::gfni256::count(&self.round_keys, counter, data) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Engine::Gfni512(_) => unsafe { x86::gfni512::count(&self.round_keys, counter, data) },
+        }
+    }
+
+    fn count_blocks(&self, mut counter: u128, data: &mut [u8]) {
+        let mut stream = [[0; 16]; CHUNK / 16];
+        for data in data.as_chunks_mut::<CHUNK>().0 {
+            for block in &mut stream {
+                *block = counter.to_be_bytes();
+                counter += 1;
+            }
+            self.encrypt(&mut stream);
+            data.iter_mut().zip(stream.as_flattened()).for_each(|(byte, key)| *byte ^= key);
+        }
+        stream.as_flattened_mut().zeroize();
     }
 
     pub(super) fn encrypt_block(&self, block: &Block) -> Block {
@@ -61,7 +170,7 @@ impl Drop for Sm4 {
 impl ZeroizeOnDrop for Sm4 {}
 
 /// The key schedule (GB/T 32907, section 6.4).
-fn expand(key: &[u8; 16]) -> [u32; 32] {
+fn expand(key: &[u8; 16], engine: Engine) -> [u32; 32] {
     /// The family key, FK.
     const FAMILY: [u32; 4] = [0xa3b1_bac6, 0x56aa_3350, 0x677d_9197, 0xb270_22dc];
     let mut x = [0; 4];
@@ -70,7 +179,7 @@ fn expand(key: &[u8; 16]) -> [u32; 32] {
     }
     let mut round_keys = [0; 32];
     for (round, round_key) in round_keys.iter_mut().enumerate() {
-        let t = portable::substitute(x[1] ^ x[2] ^ x[3] ^ constant(round as u8));
+        let t = engine.substitute(x[1] ^ x[2] ^ x[3] ^ constant(round as u8));
         // L'(b) = b ^ (b <<< 13) ^ (b <<< 23)
         *round_key = x[0] ^ t ^ t.rotate_left(13) ^ t.rotate_left(23);
         x = [x[1], x[2], x[3], *round_key];
@@ -104,7 +213,7 @@ mod tests {
     /// GB/T 32907-2016, appendix A.2: encrypted a million times.
     #[test]
     fn the_standards_second_example() {
-        // A bitsliced block alone takes microseconds, so unoptimised builds leave this to the fastest engine.
+        // A bitsliced block alone takes microseconds, so this is left to the fastest engine.
         let cipher = Sm4::new(&KEY, Engine::detect());
         let block = (0..1_000_000).fold(KEY, |block, _| cipher.encrypt_block(&block));
         assert_eq!(block.as_slice(), hex("595298c7c6fd271f0402f804c33d3f66"));

@@ -74,7 +74,7 @@ mod tests {
         let widest = MIN * 32;
         for tenth in 0..10u32 {
             let range = widest * tenth / 10..widest * (tenth + 1) / 10;
-            let within = delays.iter().filter(|delay| range.contains(delay)).count();
+            let within = delays.iter().filter(|delay| range.contains(*delay)).count();
             assert!((50..=200).contains(&within), "{within} of 1000 clients in {range:?}");
         }
     }

@@ -13,6 +13,9 @@ pub struct ClientConfig {
     pub security: Security,
     /// Transports to use.
     pub transports: Transports,
+    /// Whether requests may leave in the first flight of a TLS connection that is resumed (0-RTT). The
+    /// gateway runs each once, whoever sends the flight again.
+    pub early_data: bool,
     /// Name of this installation, 1 to 64 printable ASCII characters; `None` takes the identity file's,
     /// or draws a random one.
     pub client_id: Option<String>,
@@ -53,6 +56,7 @@ impl ClientConfig {
             endpoints,
             security,
             transports: Transports::QuicAndTcp,
+            early_data: true,
             client_id: None,
             identity_file: None,
             credentials: None,
@@ -91,6 +95,7 @@ impl fmt::Debug for ClientConfig {
             .field("endpoints", &self.endpoints)
             .field("security", &self.security)
             .field("transports", &self.transports)
+            .field("early_data", &self.early_data)
             .field("client_id", &self.client_id)
             .field("identity_file", &self.identity_file)
             .field("credentials", &self.credentials)

@@ -40,6 +40,8 @@ pub enum ConnectionState {
         transport: Transport,
         /// Whether the session was still there: its requests and pushes go on.
         resumed: bool,
+        /// Whether the gateway took the first flight as early data (0-RTT).
+        early_data: bool,
     },
     /// Between attempts.
     Offline {
@@ -57,8 +59,11 @@ impl fmt::Display for ConnectionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connecting => f.write_str("connecting"),
-            Self::Online { transport, resumed: true } => write!(f, "online ({transport}, session resumed)"),
-            Self::Online { transport, resumed: false } => write!(f, "online ({transport}, new session)"),
+            Self::Online { transport, resumed, early_data } => {
+                let session = if *resumed { "session resumed" } else { "new session" };
+                let early = if *early_data { ", early data" } else { "" };
+                write!(f, "online ({transport}, {session}{early})")
+            }
             Self::Offline { reason } => write!(f, "offline: {reason}"),
             Self::Closed { reason } => write!(f, "closed: {reason}"),
         }

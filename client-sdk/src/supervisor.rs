@@ -17,7 +17,7 @@ use crate::{
     connect::{ConnectError, Connector, Wire},
     core::Shared,
     error::StartError,
-    line::{self, LineEnd, Next, Setup},
+    line::{self, LineEnd, Next, Opening, Setup},
     state::ConnectionState,
 };
 
@@ -52,12 +52,13 @@ impl Supervisor {
         let (kind, reason) = loop {
             self.shared.set_state(ConnectionState::Connecting);
             let shared = Arc::clone(&self.shared);
+            let opening = Opening::new(self.setup());
             let outcome = tokio::select! {
-                outcome = self.attempt() => outcome,
+                outcome = self.attempt(&opening) => outcome,
                 reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
             };
             let end = match outcome {
-                Ok(wire) => Box::pin(line::run(wire, self.setup())).await,
+                Ok(wire) => Box::pin(line::run(wire, &opening)).await,
                 Err(error) => LineEnd { reason: error.0, was_online: false, next: Next::Again },
             };
             if let Next::Never(kind) = end.next {
@@ -75,10 +76,10 @@ impl Supervisor {
         self.shared.set_state(ConnectionState::Closed { reason });
     }
 
-    async fn attempt(&mut self) -> Result<Wire, ConnectError> {
+    async fn attempt(&mut self, opening: &Arc<Opening>) -> Result<Wire, ConnectError> {
         let endpoint = self.next_endpoint();
         let policy = self.shared.policy.borrow().clone();
-        let wire = self.connector.clone().connect(endpoint, policy).await?;
+        let wire = self.connector.clone().connect(endpoint, policy, opening.first_flight()).await?;
         self.connector.learn(wire.transport(), Instant::now());
         Ok(wire)
     }

@@ -1,6 +1,7 @@
 //! From a list of gateways to one live wire: QUIC first, TCP beside it when QUIC is slow to answer,
 //! the first handshake that completes wins, the others are closed.
 
+mod early;
 mod quic;
 mod tcp;
 mod tls;
@@ -14,6 +15,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::timeout};
 
+pub(crate) use early::FirstFlight;
 pub(crate) use tcp::ByteStream;
 
 use crate::{
@@ -29,10 +31,15 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How long a network where QUIC did not answer is remembered as such: TCP then starts at once.
 const QUIC_BLOCKED_MEMORY: Duration = Duration::from_secs(600);
 
-/// An established connection, handshake done, nothing sent yet.
+/// An established connection: the gateway has answered.
 pub(crate) enum Wire {
     /// TLS or plaintext over TCP.
-    Tcp(ByteStream),
+    Tcp {
+        /// What bytes go by.
+        stream: ByteStream,
+        /// Bytes of the first flight that the gateway has taken as early data.
+        early: usize,
+    },
     /// QUIC.
     Quic(quinn::Connection),
 }
@@ -40,7 +47,7 @@ pub(crate) enum Wire {
 impl Wire {
     pub(crate) fn transport(&self) -> Transport {
         match self {
-            Self::Tcp(_) => Transport::Tcp,
+            Self::Tcp { .. } => Transport::Tcp,
             Self::Quic(_) => Transport::Quic,
         }
     }
@@ -71,7 +78,7 @@ impl Connector {
         let (tls, quic) = match &config.security {
             Security::Plaintext => (None, None),
             Security::Tls { roots_pem } => {
-                let tls = tls::tls_config(roots_pem)?;
+                let tls = tls::tls_config(roots_pem, config.early_data)?;
                 let quic = tls::quic_config(&tls, config.limits.stream_window)?;
                 (Some(tls), Some(quic))
             }
@@ -91,16 +98,27 @@ impl Connector {
         }
     }
 
-    /// One attempt on one endpoint, bounded by the policy's `connect_timeout`.
-    pub(crate) async fn connect(self, endpoint: Endpoint, policy: Policy) -> Result<Wire, ConnectError> {
+    /// One attempt on one endpoint, bounded by the policy's `connect_timeout`. Connections that can carry
+    /// early data carry `flight`.
+    pub(crate) async fn connect(
+        self,
+        endpoint: Endpoint,
+        policy: Policy,
+        flight: FirstFlight,
+    ) -> Result<Wire, ConnectError> {
         let bound = policy.connect_timeout;
-        match timeout(bound, Box::pin(self.race(&endpoint, &policy))).await {
+        match timeout(bound, Box::pin(self.race(&endpoint, &policy, flight))).await {
             Ok(outcome) => outcome.map_err(|error| ConnectError(format!("{endpoint}: {error}"))),
             Err(_) => Err(ConnectError(format!("{endpoint}: no answer within {bound:?} (connect_timeout)"))),
         }
     }
 
-    async fn race(self, endpoint: &Endpoint, policy: &Policy) -> Result<Wire, ConnectError> {
+    async fn race(
+        self,
+        endpoint: &Endpoint,
+        policy: &Policy,
+        flight: FirstFlight,
+    ) -> Result<Wire, ConnectError> {
         let addresses = resolve(endpoint).await?;
         let mut attempts = JoinSet::new();
         if self.transports != Transports::Tcp
@@ -110,7 +128,7 @@ impl Connector {
         }
         if self.transports != Transports::Quic {
             let delay = self.tcp_delay(policy, attempts.is_empty());
-            attempts.spawn(self.tcp_after(delay, endpoint.host.clone(), addresses));
+            attempts.spawn(self.tcp_after(delay, endpoint.host.clone(), addresses, flight));
         }
         first(attempts, Vec::new()).await
     }
@@ -126,9 +144,10 @@ impl Connector {
         delay: Duration,
         host: String,
         addresses: Vec<SocketAddr>,
+        flight: FirstFlight,
     ) -> Result<Wire, ConnectError> {
         tokio::time::sleep(delay).await;
-        tcp::connect(self.tls, host, addresses).await
+        tcp::connect(self.tls, host, addresses, flight).await
     }
 }
 

@@ -7,9 +7,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::client::TlsStream;
 
-use super::{ConnectError, Wire, staggered};
+use super::{ConnectError, FirstFlight, Wire, early, staggered};
 
 /// A byte stream, encrypted or not.
 pub(crate) enum ByteStream {
@@ -23,28 +23,30 @@ pub(super) async fn connect(
     tls: Option<Arc<rustls::ClientConfig>>,
     host: String,
     addresses: Vec<SocketAddr>,
+    flight: FirstFlight,
 ) -> Result<Wire, ConnectError> {
-    staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address)).await
+    staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address, flight.clone())).await
 }
 
 async fn connect_one(
     tls: Option<Arc<rustls::ClientConfig>>,
     host: String,
     address: SocketAddr,
+    flight: FirstFlight,
 ) -> Result<Wire, ConnectError> {
     let failed =
         |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
     let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", &error))?;
     // Frames are written whole; waiting for more would only delay them.
     stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
-    let Some(tls) = tls else { return Ok(Wire::Tcp(ByteStream::Plain(stream))) };
+    let Some(tls) = tls else { return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0 }) };
     let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
-    let stream =
-        TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed("TLS", &error))?;
+    let (stream, early) =
+        early::secure(tls, name, stream, &flight).await.map_err(|error| failed("TLS", &error))?;
     if stream.get_ref().1.alpn_protocol() != Some(super::tls::ALPN) {
         return Err(failed("TLS", &"the peer does not speak towline/1"));
     }
-    Ok(Wire::Tcp(ByteStream::Tls(Box::new(stream))))
+    Ok(Wire::Tcp { stream: ByteStream::Tls(Box::new(stream)), early })
 }
 
 impl AsyncRead for ByteStream {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig as TlsConfig, RootCertStore,
+    client::Resumption,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
@@ -12,12 +13,15 @@ use crate::error::StartError;
 /// The link protocol's name in ALPN.
 pub(super) const ALPN: &[u8] = b"towline/1";
 
+/// Tickets kept, in memory: rustls takes up to 8 of each host, so this is 16 hosts.
+const TICKETS_MAX: usize = 128;
+
 /// QUIC's own idle timeout: a bound for connections whose beats were lost. The beats of the policy keep
 /// the NAT binding; this must be above the longest beat allowed.
 const QUIC_IDLE_MAX: Duration = Duration::from_secs(3700);
 
 /// Reads the roots; none at all is a mistake to tell at the start, not a reason to trust nobody later.
-pub(super) fn tls_config(roots_pem: &[u8]) -> Result<Arc<TlsConfig>, StartError> {
+pub(super) fn tls_config(roots_pem: &[u8], early_data: bool) -> Result<Arc<TlsConfig>, StartError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(roots_pem) {
         let certificate = certificate.map_err(|error| StartError::Roots(format!("not PEM: {error:?}")))?;
@@ -35,6 +39,8 @@ pub(super) fn tls_config(roots_pem: &[u8]) -> Result<Arc<TlsConfig>, StartError>
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_early_data = early_data;
+    config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
     Ok(Arc::new(config))
 }
 
@@ -61,7 +67,7 @@ mod tests {
     use super::*;
 
     fn check(pem: &str, reason: &str) {
-        let error = tls_config(pem.as_bytes()).unwrap_err().to_string();
+        let error = tls_config(pem.as_bytes(), true).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
 

@@ -2,6 +2,7 @@
 //! bytes and wakes.
 
 mod io;
+mod opening;
 mod streams;
 
 use std::{
@@ -19,8 +20,10 @@ use towline_protocols::link::{
     Welcome,
 };
 
+pub(crate) use self::opening::Opening;
 use self::{
     io::{Moved, move_bytes},
+    opening::Opened,
     streams::Streams,
 };
 use crate::{
@@ -62,6 +65,7 @@ pub(crate) enum Next {
 }
 
 /// What a connection needs from its supervisor.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) shared: Arc<Shared>,
     pub(crate) link: Arc<link::Config>,
@@ -73,24 +77,27 @@ pub(crate) struct Setup {
 }
 
 /// Drives a fresh connection to its end.
-pub(crate) async fn run(wire: Wire, setup: Setup) -> LineEnd {
+pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
     let now = Instant::now();
     let transport = wire.transport();
-    let base = setup.base.clone();
-    let hello = match setup.shared.with(|core| core.begin_line(transport, base)) {
-        Ok(hello) => hello,
+    let setup = opening.setup().clone();
+    let opened = match opening.take(transport, now) {
+        Ok(opened) => opened,
         Err(error) => {
             let reason = format!("the identity file cannot be written: {error}");
             return LineEnd { reason, was_online: false, next: Next::Again };
         }
     };
-    match wire {
-        Wire::Tcp(stream) => {
-            let machine =
-                Machine::Tcp(Box::new(Connection::client(Arc::clone(&setup.link), hello.clone(), now)));
-            Line::new(setup, stream, machine, transport, hello, now).drive().await
+    match (wire, opened) {
+        (Wire::Tcp { stream, early }, Opened::Tcp { hello, machine, flight }) => {
+            let machine = Machine::Tcp(machine);
+            let line = Line::new(setup, stream, machine, transport, hello, now);
+            line.beginning_with(&flight, early).drive().await
         }
-        Wire::Quic(connection) => match connection.open_bi().await {
+        (Wire::Tcp { .. }, Opened::Quic { .. }) | (Wire::Quic(_), Opened::Tcp { .. }) => {
+            LineEnd { reason: "the transport changed".to_owned(), was_online: false, next: Next::Again }
+        }
+        (Wire::Quic(connection), Opened::Quic { hello }) => match connection.open_bi().await {
             Ok((send, recv)) => {
                 let control = link::Control::client(Arc::clone(&setup.link), hello.clone(), now);
                 // The control stream goes before every request.
@@ -124,6 +131,8 @@ struct Line<S> {
     out: BytesMut,
     flush_due: bool,
     online: bool,
+    /// The gateway took the first flight as early data.
+    early_data: bool,
     welcome_due: Instant,
     leaving: Option<Leaving>,
 }
@@ -158,8 +167,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             out: BytesMut::new(),
             flush_due: false,
             online: false,
+            early_data: false,
             leaving: None,
         }
+    }
+
+    /// The machine's first bytes were made before the connection; it has carried `early` of them.
+    fn beginning_with(mut self, flight: &[u8], early: usize) -> Self {
+        self.out.extend_from_slice(&flight[early.min(flight.len())..]);
+        self.early_data = early > 0;
+        self
     }
 
     /// Steps until the end, then says the last words.
@@ -274,7 +291,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 machine.attach(core, key, messages_received);
             }
         });
-        let state = ConnectionState::Online { transport: self.transport, resumed: welcome.resumed };
+        let state = ConnectionState::Online {
+            transport: self.transport,
+            resumed: welcome.resumed,
+            early_data: self.early_data,
+        };
         self.shared.set_state(state);
     }
 

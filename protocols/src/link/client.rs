@@ -120,6 +120,11 @@ impl Session {
         self
     }
 
+    /// Whether a server has said which session it keeps for this one: only then may HELLO go as early data.
+    pub fn is_known(&self) -> bool {
+        self.session_id != 0
+    }
+
     /// The epoch of the newest connection.
     pub fn epoch(&self) -> u64 {
         self.epoch

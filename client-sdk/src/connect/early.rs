@@ -1,0 +1,54 @@
+//! The first flight of a line, sent as early data where a ticket allows (RFC 8446, section 2.3).
+//!
+//! ```text
+//!  client                                        gateway
+//!    | ClientHello with ticket, {first flight}      |
+//!    |--------------------------------------------->| accepts: {WELCOME, answers} behind its Finished
+//!    |<---------------------------------------------| rejects: the flight is sent again, see `line`
+//!    | Finished                                     |
+//!    |--------------------------------------------->|
+//! ```
+
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Makes the bytes that a line says first, when a connection can carry them early. All attempts of a race are
+/// given the same bytes, so that it does not matter to the gateway which of them wins. `None`: nothing may be
+/// said early.
+pub(crate) type FirstFlight = Arc<dyn Fn() -> Option<Bytes> + Send + Sync>;
+
+/// A TLS connection whose handshake is complete: the gateway has answered. Also says how many bytes of the
+/// flight it has taken as early data; the others are to be sent, all of them when it is 0.
+pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+    tls: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    stream: S,
+    flight: &FirstFlight,
+) -> io::Result<(TlsStream<S>, usize)> {
+    let mut sent = 0;
+    let handshake = TlsConnector::from(tls).connect_with(name, stream, |session| {
+        sent = send_early(session, flight);
+    });
+    let stream = handshake.await?;
+    let accepted = stream.get_ref().1.is_early_data_accepted();
+    Ok((stream, if accepted { sent } else { 0 }))
+}
+
+/// Queues the flight behind ClientHello, as far as the ticket admits.
+fn send_early(session: &mut ClientConnection, flight: &FirstFlight) -> usize {
+    if session.early_data().is_none() {
+        return 0;
+    }
+    let Some(bytes) = flight() else { return 0 };
+    session.early_data().and_then(|mut early| early.write(&bytes).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ enum Stage {
     /// Nothing was said.
     Waiting,
     /// The first flight is out, on one connection or several.
-    Flying(Flying),
+    Flying(Box<Flying>),
     /// A connection won, or the attempt is over.
     Over,
 }
@@ -61,7 +61,8 @@ impl Opening {
     /// sort out: HELLO names the requests.
     pub(super) fn take(&self, transport: Transport, now: Instant) -> io::Result<Opened> {
         match (std::mem::replace(&mut *self.stage.lock(), Stage::Over), transport) {
-            (Stage::Flying(Flying { hello, machine, flight }), Transport::Tcp) => {
+            (Stage::Flying(flying), Transport::Tcp) => {
+                let Flying { hello, machine, flight } = *flying;
                 Ok(Opened::Tcp { hello, machine, flight })
             }
             (_, Transport::Tcp) => {
@@ -94,7 +95,7 @@ impl Opening {
         let mut flight = BytesMut::new();
         machine.poll_transmit(now, &mut flight, FLIGHT_BYTES_MAX);
         let flight = flight.freeze();
-        *stage = Stage::Flying(Flying { hello, machine, flight: flight.clone() });
+        *stage = Stage::Flying(Box::new(Flying { hello, machine, flight: flight.clone() }));
         Some(flight)
     }
 

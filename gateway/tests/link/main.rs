@@ -9,6 +9,7 @@ mod bed;
 mod chaos;
 mod dictionaries;
 mod drain;
+mod early_quic;
 mod faults;
 mod limits;
 mod pushes;

@@ -10,3 +10,4 @@ mod bed;
 mod clients;
 mod peer;
 mod servers;
+mod shangmi;

@@ -32,6 +32,11 @@ impl Peer {
         Self::find("openssl")
     }
 
+    /// Tongsuo 8.5, or `None` with a message where it is not built.
+    pub fn tongsuo() -> Option<Self> {
+        Self::find("tongsuo")
+    }
+
     fn find(name: &str) -> Option<Self> {
         let home = peers_dir()?.join(name);
         if home.join("bin/openssl").exists() {
@@ -42,6 +47,16 @@ impl Peer {
             home.display()
         );
         None
+    }
+
+    /// Runs a command to its end in `folder` and returns what it printed.
+    pub async fn run(&self, folder: &Path, arguments: &[&str]) -> String {
+        let output = self.command(folder, arguments).stdin(Stdio::null()).output();
+        let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "openssl {arguments:?}: {}\n{said}", output.status);
+        said
     }
 
     /// Starts a command that reads what the test says to it.

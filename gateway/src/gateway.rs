@@ -10,9 +10,10 @@ use crate::{
     drain::Drain,
     early::WaitingRoom,
     hub::Hub,
-    listener::ConnectionSlots,
+    listener::{ConnectionSlots, Parked},
     metrics::Metrics,
     mqtt,
+    parking::Lot,
     session::{Clock, Sessions},
     settings::{Authentication, Settings},
     snapshot::Snapshot,
@@ -43,6 +44,8 @@ pub struct Gateway {
     pub hub: Hub,
     /// Link sessions.
     pub sessions: Sessions,
+    /// Quiet connections, which wait without a task.
+    pub parking: Lot<Parked>,
     /// What survives a restart.
     pub store: Store,
     /// MQTT sessions and retained messages.
@@ -85,6 +88,7 @@ impl Gateway {
             refusals: Throttle::new(REFUSAL_LOG_PERIOD),
             hub,
             sessions,
+            parking: Lot::default(),
             store,
             mqtt,
         }))

@@ -16,6 +16,7 @@ pub mod link;
 pub mod listener;
 pub mod metrics;
 pub mod mqtt;
+pub mod parking;
 pub mod proto;
 pub mod push;
 pub mod request;

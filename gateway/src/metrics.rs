@@ -12,6 +12,10 @@ pub struct Metrics {
     pub connections_accepted: IntCounterVec,
     /// Connections open, by `listener` and `protocol` (`detecting` until it is known).
     pub connections_open: IntGaugeVec,
+    /// Of them, those that wait without a task.
+    pub connections_parked: IntGauge,
+    /// Times that a connection was parked.
+    pub parkings: IntCounter,
     /// Connections ended before a protocol served them, by `listener` and `reason`.
     pub connections_refused: IntCounterVec,
     /// Handshakes, by `listener` and `outcome` (`ok`, `timeout`, `failed`).
@@ -63,6 +67,17 @@ impl Metrics {
                 &["listener"],
             ),
             connections_open: gauges(r, "connections_open", "Connections open", &["listener", "protocol"]),
+            connections_parked: registered(
+                r,
+                IntGauge::with_opts(options(
+                    "connections_parked",
+                    "Open connections that wait without a task",
+                )),
+            ),
+            parkings: registered(
+                r,
+                IntCounter::with_opts(options("parkings_total", "Times that a connection was parked")),
+            ),
             connections_refused: counters(
                 r,
                 "connections_refused_total",

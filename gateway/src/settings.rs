@@ -216,6 +216,8 @@ pub struct Limits {
     pub tcp_user_timeout: Duration,
     /// A peer that takes no byte of what is queued for it for this long is closed.
     pub write_timeout: Duration,
+    /// A link or MQTT connection over TCP that was quiet for this long gives its task back; zero: never.
+    pub park_after: Duration,
 }
 
 /// Link sessions.
@@ -405,6 +407,13 @@ impl Default for Admin {
     }
 }
 
+impl Limits {
+    /// The silence after which a connection may park, if it may.
+    pub fn parking(&self) -> Option<Duration> {
+        (!self.park_after.is_zero()).then_some(self.park_after)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -420,6 +429,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             tcp_user_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
+            park_after: Duration::from_secs(2),
         }
     }
 }

@@ -51,6 +51,16 @@ impl Attendance {
         }
     }
 
+    /// Whether no publish is under way and no push waits for room.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_none() && !self.pushes_left
+    }
+
+    /// The revision of the policy that the client was told last.
+    pub(super) fn policy_revision(&self) -> u64 {
+        self.policy_revision
+    }
+
     /// Follows what concerns no request.
     pub(super) fn on_event(&mut self, control: &mut Control, event: Event) -> Result<(), LinkError> {
         match event {

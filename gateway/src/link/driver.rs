@@ -60,6 +60,8 @@ pub(super) struct Driver<S> {
     attendance: Option<Box<Attendance>>,
     /// Until HELLO was followed and the handshake is complete.
     beginning: Option<Box<Beginning>>,
+    /// The silence after which it may park; `None` never does.
+    park_after: Option<Duration>,
     /// When to give memory back; `None` when that was done.
     quiet_at: Option<Instant>,
     goaway_sent: bool,
@@ -87,6 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         stream: S,
         binding: Binding,
         input: BytesMut,
+        park_after: Option<Duration>,
     ) -> Self {
         let limit = gateway.snapshot().settings.limits.first_message_timeout;
         Self {
@@ -100,18 +103,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             write_first: true,
             attendance: None,
             beginning: Some(Box::new(Beginning::Hello { due: super::now() + limit })),
+            park_after,
             quiet_at: None,
             goaway_sent: false,
         }
     }
 
-    /// Serves until either side ends the connection.
-    pub(super) async fn drive(mut self) {
+    /// Goes on with a connection that was parked.
+    pub(super) fn resume(self, attendance: Attendance, goaway_sent: bool) -> Self {
+        Self { attendance: Some(Box::new(attendance)), beginning: None, goaway_sent, ..self }
+    }
+
+    /// Serves until either side ends the connection, or until it may park.
+    pub(super) async fn drive(&mut self) -> Rest {
         let mut drain = self.gateway.drain.watch();
         let mut end = self.handle_input().await;
         while end.is_ok() {
             let wake = self.wait(&mut drain).await;
             end = self.follow(wake).await;
+        }
+        if let Err(End::Quiet) = end {
+            return Rest::Quiet;
         }
         if let Err(End::Broken(error)) = end {
             self.report(&error);
@@ -121,6 +133,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.binding.poll_transmit(now, &mut self.out, usize::MAX);
         // A peer that is gone hears nothing.
         let _ = timeout(LAST_WORDS_MAX, Box::pin(self.say_last_words())).await;
+        Rest::Ended
+    }
+
+    /// Its parts, to be parked; `None` before HELLO.
+    pub(super) fn into_parts(self) -> Option<(S, Binding, Attendance, bool)> {
+        Some((self.stream, self.binding, *self.attendance?, self.goaway_sent))
+    }
+
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
     }
 
     /// Offers the machine's bytes to the socket and waits for whatever comes first.
@@ -156,6 +178,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     async fn follow(&mut self, wake: Wake) -> Result<(), End> {
         self.write_first = !matches!(wake, Wake::Moved(Ok(Moved::Wrote)));
+        if !matches!(wake, Wake::Time) {
+            self.quiet_at = Some(super::now() + self.park_after.unwrap_or(QUIET));
+        }
         match wake {
             Wake::Moved(Ok(Moved::Read(0)) | Err(_)) => return Err(End::Gone),
             Wake::Moved(Ok(Moved::Read(_))) => return self.handle_input().await,
@@ -182,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     async fn handle_input(&mut self) -> Result<(), End> {
-        self.quiet_at = Some(super::now() + QUIET);
+        self.quiet_at = Some(super::now() + self.park_after.unwrap_or(QUIET));
         let handled = self.binding.handle_bytes(super::now(), &mut self.input);
         if self.input.is_empty() {
             // An idle connection owns no buffer.
@@ -256,15 +281,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let rule = "HELLO must come within first_message_timeout";
             return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
         }
-        if self.quiet_at.is_some_and(|at| at <= now) {
-            self.quiet_at = None;
+        let is_quiet = self.quiet_at.take_if(|at| *at <= now).is_some();
+        if is_quiet {
             self.out = BytesMut::from(&self.out[..]);
             self.binding.compact();
         }
         if let Some(attendance) = &mut self.attendance {
             attendance.send_policy(self.binding.control());
         }
-        self.binding.control().handle_timeout(now).map_err(End::from)
+        self.binding.control().handle_timeout(now)?;
+        if is_quiet && self.park_after.is_some() && self.is_idle() { Err(End::Quiet) } else { Ok(()) }
+    }
+
+    /// Whether nothing is buffered here and nothing is under way. What the session has for the client is asked
+    /// when the connection parks.
+    fn is_idle(&self) -> bool {
+        let has_bytes = !self.input.is_empty() || !self.out.is_empty() || self.flush_due;
+        let is_open = self.beginning.is_none() && self.origin.handshake.is_complete();
+        is_open && !has_bytes && self.attendance.as_ref().is_some_and(|held| held.is_idle()) && self.binding.is_idle()
     }
 
     fn send_goaway(&mut self) {
@@ -334,8 +368,19 @@ const GOAWAY_DRAIN: i32 = towline_protocols::link::proto::Reason::Drain as i32;
 /// A look at the clock where no machine asks for one.
 const NOTHING_DUE: Duration = Duration::from_secs(600);
 
+/// How a driver's run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// The connection is over.
+    Ended,
+    /// It has been quiet for a while.
+    Quiet,
+}
+
 /// Why a connection ends.
 enum End {
+    /// It does not: it may park.
+    Quiet,
     /// The peer is gone, or said good-bye.
     Gone,
     /// A rule was broken, or this side has to go: CLOSE says why.
@@ -457,6 +502,13 @@ impl Binding {
             (Self::Tcp(requests), _) => requests.give_credit(),
             (Self::Quic(streams), Some(attendance)) => streams.serve(&attendance.door),
             (Self::Quic(_), None) => {}
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Tcp(requests) => requests.is_idle(),
+            Self::Quic(_) => false,
         }
     }
 

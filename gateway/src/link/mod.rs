@@ -20,6 +20,7 @@ mod door;
 mod driver;
 mod head;
 mod io;
+mod parked;
 mod quic_stream;
 mod requests;
 
@@ -33,10 +34,11 @@ use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{Connection, Control};
 
 pub(crate) use self::config::config;
+pub use self::parked::Parked;
 use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
 use crate::{gateway::Gateway, request::Origin, transport::Stream};
 
-/// Serves one TCP connection, of which `first_bytes` were read already, until it ends.
+/// Serves one TCP connection, of which `first_bytes` were read already, until it ends or may park.
 ///
 /// Not an `async fn`: that would keep room for its arguments beside the driver that takes them.
 pub fn serve_tcp(
@@ -44,11 +46,15 @@ pub fn serve_tcp(
     origin: Arc<Origin>,
     stream: Stream,
     first_bytes: Bytes,
-) -> impl Future<Output = ()> + Send {
-    let link = Arc::clone(&gateway.snapshot().link);
+) -> impl Future<Output = Option<Box<Parked>>> + Send {
+    let (link, park_after) = {
+        let snapshot = gateway.snapshot();
+        (Arc::clone(&snapshot.link), snapshot.settings.limits.parking())
+    };
     let machine = Connection::server(link, now());
     let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
-    Driver::new(gateway, origin, stream, binding, BytesMut::from(&first_bytes[..])).drive()
+    let input = BytesMut::from(&first_bytes[..]);
+    parked::run(Driver::new(gateway, origin, stream, binding, input, park_after))
 }
 
 /// Serves one QUIC connection until it ends.
@@ -87,7 +93,10 @@ async fn begin_quic(
     let streams = QuicStreams::new(connection, machine, limits.streams_max);
     let binding = driver::Binding::Quic(Box::new(streams));
     let stream = tokio::io::join(recv, send);
-    Some(Box::pin(Driver::new(gateway, origin, stream, binding, BytesMut::new()).drive()))
+    let mut driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), None);
+    Some(Box::pin(async move {
+        driver.drive().await;
+    }))
 }
 
 /// The driver's clock. Tokio's, so that tests can move it.

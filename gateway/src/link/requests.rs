@@ -146,6 +146,11 @@ impl TcpRequests {
         }
     }
 
+    /// Whether no request is open and nothing waits to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.answers.is_empty() && self.bodies.is_empty() && self.machine.is_idle()
+    }
+
     /// Gives back memory when nothing runs.
     pub(super) fn compact(&mut self) {
         if self.answers.is_empty() && self.bodies.is_empty() {

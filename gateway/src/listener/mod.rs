@@ -3,18 +3,21 @@
 mod bind;
 mod detect;
 mod handshake;
+mod parked;
 mod quic;
 mod refusal;
 mod slots;
 mod tcp;
 mod tlcp;
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{net::TcpStream, task::JoinHandle};
 
+use self::parked::{Held, Serving};
 pub use self::{
+    parked::Parked,
     refusal::Refusal,
     slots::{ConnectionSlots, Slot},
 };
@@ -33,9 +36,11 @@ use crate::{
 ///   │          │               │             │               └ authenticates in its first message
 ///   └──────────┴───────────────┴─────────────┴──> refused: told where its protocol allows, counted
 /// ```
+///
+/// A quiet link or MQTT connection parks, which ends the task; what happens then begins another one.
 pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: TcpStream, peer: SocketAddr) {
     let mut drain = gateway.drain.watch();
-    let _at_work = gateway.drain.guard();
+    let at_work = gateway.drain.guard();
     // Boxed: the task of an idle connection must not keep room for its handshake.
     let established = Box::pin(async {
         let slot = slots::admit(&gateway, &listener)?;
@@ -43,7 +48,7 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
         let secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
         let (protocol, first_bytes, mut stream) = detect::protocol(&gateway, &listener, secured).await?;
         let open = slot.serving(&gateway, &listener, protocol);
-        stream.set_meter(meter(&gateway, protocol));
+        stream.set_meter(Meter::new(&gateway.metrics, protocol));
         let origin = origin(Arc::clone(&listener), peer, protocol, stream.is_encrypted());
         Ok((open, serve(Arc::clone(&gateway), origin, stream, first_bytes)))
     });
@@ -52,14 +57,11 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
         _ = drain.draining() => Err(Refusal::Draining),
         established = established => established,
     };
-    let (_open, serving) = match established {
-        Ok(established) => established,
-        Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
-    };
-    tokio::select! {
-        () = serving => {}
-        // What still runs at the drain's deadline is cut: dropping the stream closes it.
-        () = drain.over() => {}
+    match established {
+        Ok((slot, serving)) => {
+            parked::attend(Held { gateway, _slot: slot, _at_work: at_work }, serving).await
+        }
+        Err(refusal) => refusal::report(&gateway, &listener, peer, &refusal),
     }
 }
 
@@ -68,16 +70,15 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
 /// arguments beside the server that takes them.
 fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) -> Serving {
     match origin.protocol {
-        Protocol::Http => Box::pin(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes))),
-        Protocol::Mqtt => Box::pin(crate::mqtt::serve(gateway, origin, stream, first_bytes)),
+        Protocol::Http => {
+            parked::never(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes)))
+        }
+        Protocol::Mqtt => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
         Protocol::LinkTcp | Protocol::LinkQuic => {
-            Box::pin(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
+            parked::link(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }
     }
 }
-
-/// A connection being served.
-type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Opens the sockets of every listener, or none.
 ///
@@ -107,14 +108,6 @@ impl Open {
 
 fn origin(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Arc<Origin> {
     Arc::new(Origin::new(listener, peer, protocol, encrypted))
-}
-
-fn meter(gateway: &Gateway, protocol: Protocol) -> Meter {
-    let label = &[protocol.label()];
-    Meter {
-        bytes_in: gateway.metrics.bytes_in.with_label_values(label),
-        bytes_out: gateway.metrics.bytes_out.with_label_values(label),
-    }
 }
 
 #[cfg(test)]

@@ -87,18 +87,25 @@ impl Broker {
 
     /// Gives a client its session, new or old, and makes this connection the session's only one.
     ///
+    /// Also returns the origin with client id and user.
+    ///
     /// # Errors
     /// Why the client is refused.
     pub(super) fn attach(
         &self,
         gateway: &Arc<Gateway>,
         connect: &Connect,
-        origin: &Arc<Origin>,
+        origin: &Origin,
         user: Option<Arc<str>>,
         settings: &Arc<Settings>,
-    ) -> Result<Attachment, ReasonCode> {
+    ) -> Result<(Attachment, Arc<Origin>), ReasonCode> {
         let assigned = connect.client_id.is_empty().then(assigned_id).transpose()?;
-        let id: Arc<str> = assigned.as_ref().unwrap_or(&connect.client_id).as_str().into();
+        let mut id: Arc<str> = assigned.as_ref().unwrap_or(&connect.client_id).as_str().into();
+        if let Some(held) = self.clients.get(&id) {
+            // One copy of the id, however often its client comes.
+            id = held.id.clone();
+        }
+        let origin = &Arc::new(Origin { user: user.clone(), client_id: Some(id.clone()), ..origin.clone() });
         let is_full = self.clients.len() >= gateway.snapshot().settings.mqtt.sessions_max;
         let seated = |client: &Arc<Client>, is_present| {
             self.seat(
@@ -141,7 +148,8 @@ impl Broker {
         if let Some(will) = orphaned {
             publish::publish_will(gateway, *will);
         }
-        Ok(Attachment { gateway: gateway.clone(), client, epoch, is_detached: false })
+        let attachment = Attachment { gateway: gateway.clone(), client, epoch, is_detached: false };
+        Ok((attachment, origin.clone()))
     }
 
     /// Makes a connection the client's only one. Returns its number, and a will that its predecessor leaves.

@@ -126,6 +126,17 @@ impl Inner {
         }
     }
 
+    /// Makes `waker` the one to wake, if the connection is still the one of `epoch` and there is nothing to do.
+    pub(super) fn settle(&mut self, epoch: u64, waker: &Waker) -> bool {
+        let is_closing = self.closing.is_some();
+        let is_quiet = self.current(epoch).is_some_and(|(connection, session)| connection.is_quiet(session))
+            && !is_closing;
+        if is_quiet {
+            self.waker = Some(waker.clone());
+        }
+        is_quiet
+    }
+
     pub(super) fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();

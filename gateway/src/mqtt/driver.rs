@@ -1,12 +1,11 @@
 //! One connection while its client is there: the machine's bytes, events and clock.
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -53,14 +52,27 @@ pub(super) struct Driver<S> {
     output: Output,
     inbox: Inbox,
     receipts: Receipts,
-    /// Set while the client has a keep-alive.
+    /// Set while the client has a keep-alive, or the connection may park.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When something last came or went.
+    active_at: Instant,
+    /// The silence after which it may park; `None` never does.
+    park_after: Option<Duration>,
     /// The stream holds written bytes that it has not flushed.
     is_unflushed: bool,
     /// The client does not take what is written.
     is_blocked: bool,
     /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent.
     is_paused: bool,
+}
+
+/// How a driver's run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// The connection is over.
+    Ended,
+    /// It has been quiet for a while.
+    Quiet,
 }
 
 /// How a connection ends.
@@ -83,7 +95,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         settings: Arc<Settings>,
         stream: S,
         input: BytesMut,
+        park_after: Option<Duration>,
     ) -> Self {
+        let active_at = super::now();
         let (version, deadline) = {
             let mut inner = attachment.client.lock();
             let current = inner.current(attachment.epoch);
@@ -91,6 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 (connection.version(), connection.poll_timeout())
             })
         };
+        let timer = deadline.into_iter().chain(park_after.map(|after| active_at + after)).min();
         Self {
             attachment,
             version,
@@ -101,16 +116,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             output: Output::default(),
             inbox: Inbox::default(),
             receipts: Receipts::default(),
-            timer: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
+            timer: timer.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
+            active_at,
+            park_after,
             is_unflushed: false,
             is_blocked: false,
             is_paused: false,
         }
     }
 
-    /// Runs until the connection ends, and says goodbye.
-    pub(super) async fn run(&mut self) {
-        let Err(end) = poll_fn(|cx| self.poll(cx)).await;
+    /// Runs until the connection ends, and says goodbye; or until it may park.
+    pub(super) async fn run(&mut self) -> Rest {
+        let Err(end) = poll_fn(|cx| self.poll(cx)).await else { return Rest::Quiet };
         tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
         let (with_will, last_words) = match end {
             End::Lost => (true, None),
@@ -127,10 +144,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         // The session is free from here on, however long the goodbye takes.
         self.attachment.detach(with_will);
         Box::pin(self.farewell(last_words)).await;
+        Rest::Ended
     }
 
     /// What there is to do, again and again until everything waits.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, End>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
             self.handle_input()?;
             let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
@@ -140,6 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if !is_answered && !is_read {
                 break;
             }
+            self.active_at = super::now();
         }
         self.poll_timer(cx)
     }
@@ -261,6 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 break;
             }
             self.is_unflushed = true;
+            self.active_at = super::now();
         }
         self.output.release();
         if self.is_unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
@@ -295,20 +315,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// The timer is not moved for each packet: when it is due, it looks for how long the client was silent.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, End>> {
-        let Some(timer) = &mut self.timer else { return Poll::Pending };
-        loop {
-            ready!(timer.as_mut().poll(cx));
+    /// Ready without an error when the connection may park.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let Some(mut timer) = self.timer.take() else { return Poll::Pending };
+        while timer.as_mut().poll(cx).is_ready() {
             let now = super::now();
-            let mut inner = self.attachment.client.lock();
-            let Some((connection, _)) = inner.current(self.attachment.epoch) else { return Poll::Pending };
-            if self.is_paused {
-                connection.touch(now);
+            let silence = self.check_silence(now)?;
+            if self.park_after.is_some_and(|after| self.active_at + after <= now) {
+                if self.is_idle() {
+                    return Poll::Ready(Ok(()));
+                }
+                // What it waits for may take long; it is looked at again later.
+                self.active_at = now;
             }
-            connection.handle_timeout(now).map_err(End::Broken)?;
-            let Some(deadline) = connection.poll_timeout() else { return Poll::Pending };
-            timer.as_mut().reset(deadline.into());
+            let park = self.park_after.map(|after| self.active_at + after);
+            let Some(next) = silence.into_iter().chain(park).min() else { return Poll::Pending };
+            timer.as_mut().reset(next.into());
         }
+        self.timer = Some(timer);
+        Poll::Pending
+    }
+
+    /// Says when the client will have been silent for too long.
+    fn check_silence(&self, now: Instant) -> Result<Option<Instant>, End> {
+        let mut inner = self.attachment.client.lock();
+        let Some((connection, _)) = inner.current(self.attachment.epoch) else { return Ok(None) };
+        if self.is_paused {
+            connection.touch(now);
+        }
+        connection.handle_timeout(now).map_err(End::Broken)?;
+        Ok(connection.poll_timeout())
+    }
+
+    /// Whether nothing is buffered here and nothing is under way. What the session has for the client is asked
+    /// when the connection parks.
+    fn is_idle(&self) -> bool {
+        let has_bytes = !self.input.is_empty() || !self.output.is_empty() || self.is_unflushed;
+        let waits = self.is_blocked || self.is_paused || !self.inbox.is_empty() || !self.receipts.is_empty();
+        !has_bytes && !waits
     }
 
     /// The bytes of a DISCONNECT, where the version has one.
@@ -338,6 +382,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             stream.shutdown().await
         };
         let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+    }
+
+    /// It cannot park now; it is looked at again later.
+    pub(super) fn stay(&mut self) {
+        self.active_at = super::now();
+        let silence = self.check_silence(self.active_at).ok().flatten();
+        let park = self.park_after.map(|after| self.active_at + after);
+        let next = silence.into_iter().chain(park).min();
+        self.timer = next.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+    }
+
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Its parts, to be parked: the rest is empty while it is idle.
+    pub(super) fn into_parts(self) -> (Attachment, Arc<Origin>, S) {
+        (self.attachment, self.origin, self.stream)
     }
 
     fn count_limit(&self, reason: ReasonCode) {

@@ -21,6 +21,7 @@ pub(super) async fn greet<S>(
     origin: Arc<Origin>,
     mut stream: S,
     first_bytes: Bytes,
+    park_after: Option<Duration>,
 ) -> Option<Driver<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -41,7 +42,9 @@ where
         return None;
     }
     match admit(&gateway, &origin, &connect, &settings).await {
-        Ok((attachment, origin)) => Some(Driver::new(attachment, origin, settings, stream, input)),
+        Ok((attachment, origin)) => {
+            Some(Driver::new(attachment, origin, settings, stream, input, park_after))
+        }
         Err(reason) => {
             tracing::debug!(peer = %origin.peer, ?reason, "MQTT client refused");
             refuse(&mut stream, Some(connect.version), reason).await;
@@ -93,18 +96,10 @@ async fn admit(
             // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
             _ => ReasonCode::NotAuthorized,
         })?;
-    let mut origin = Origin { user: user.clone(), ..origin.clone() };
-    if !connect.client_id.is_empty() {
-        origin.client_id = Some(connect.client_id.as_str().into());
-    }
-    let mut origin = Arc::new(origin);
-    let attachment = gateway.mqtt.attach(gateway, connect, &origin, user, settings)?;
+    let (attachment, origin) = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
     if gateway.drain.is_draining() {
         // It came while the others were sent away.
         attachment.client.close(departures::SHUTTING_DOWN);
-    }
-    if origin.client_id.is_none() {
-        origin = Arc::new(Origin { client_id: Some(attachment.client.id.clone()), ..(*origin).clone() });
     }
     Ok((attachment, origin))
 }

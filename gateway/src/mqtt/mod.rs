@@ -17,6 +17,7 @@ mod greet;
 mod inbox;
 mod io;
 mod message;
+mod parked;
 mod publish;
 mod receipts;
 mod retained;
@@ -29,17 +30,31 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::{
     broker::Broker,
+    parked::Parked,
     retained::{Retained, RetainedFull},
 };
-use crate::{gateway::Gateway, request::Origin};
+use crate::{gateway::Gateway, request::Origin, transport::Stream};
 
-/// Serves one connection until it ends. `first_bytes` were read from the stream already.
+/// Serves one connection until it ends, or until it may park. `first_bytes` were read from the stream already.
+pub async fn serve_parking(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    stream: Stream,
+    first_bytes: Bytes,
+) -> Option<Parked> {
+    let park_after = gateway.snapshot().settings.limits.parking();
+    // Boxed: the task of an idle connection must not keep room for its beginning.
+    let driver = Box::pin(greet::greet(gateway, origin, stream, first_bytes, park_after)).await?;
+    parked::run(driver).await
+}
+
+/// Serves one connection, on a stream of whatever kind, until it ends.
 pub async fn serve<S>(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: S, first_bytes: Bytes)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Boxed: the task of an idle connection must not keep room for its beginning.
-    if let Some(mut driver) = Box::pin(greet::greet(gateway, origin, stream, first_bytes)).await {
+    if let Some(mut driver) = Box::pin(greet::greet(gateway, origin, stream, first_bytes, None)).await {
         driver.run().await;
     }
 }

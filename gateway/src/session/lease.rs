@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
+    task::Waker,
 };
 
 use towline_protocols::{
@@ -74,6 +75,11 @@ impl Lease {
     /// What to do next, if there is something.
     pub fn poll_event(&self) -> Option<SessionEvent> {
         self.signal.poll()
+    }
+
+    /// Makes `waker` the one that the next event wakes; false when there is one already.
+    pub fn settle(&self, waker: &Waker) -> bool {
+        self.signal.settle(waker)
     }
 
     /// Whether the connection has lost the session.

@@ -1,9 +1,12 @@
 //! How a session tells the task of its connection that there is something to do.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    task::{Poll, Waker},
+};
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use parking_lot::{Mutex, MutexGuard};
 
 /// What the task of a connection is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,35 +32,41 @@ pub enum Revoked {
 #[derive(Default)]
 pub(super) struct Signal {
     pending: Mutex<Pending>,
-    notify: Notify,
 }
 
 #[derive(Default)]
 struct Pending {
-    /// Each request stands here at most once, so the list is bounded by those that run or are kept.
-    ready: VecDeque<u64>,
+    /// Each request stands here at most once, so the list is bounded by those that run or are kept. Boxed,
+    /// and given back when the connection parks.
+    #[allow(clippy::box_collection, reason = "three words less for each idle connection")]
+    ready: Option<Box<VecDeque<u64>>>,
     pushes: bool,
     revoked: Option<Revoked>,
+    /// Of the task that drives the connection, or of its place in the parking lot.
+    waker: Option<Waker>,
 }
 
 impl Signal {
     pub(super) fn ready(&self, seq: u64) {
         let mut pending = self.pending.lock();
-        if !pending.ready.contains(&seq) {
-            pending.ready.push_back(seq);
-            self.notify.notify_one();
+        let ready = pending.ready.get_or_insert_default();
+        if !ready.contains(&seq) {
+            ready.push_back(seq);
+            wake(pending);
         }
     }
 
     pub(super) fn pushes(&self) {
-        if !std::mem::replace(&mut self.pending.lock().pushes, true) {
-            self.notify.notify_one();
+        let mut pending = self.pending.lock();
+        if !std::mem::replace(&mut pending.pushes, true) {
+            wake(pending);
         }
     }
 
     pub(super) fn revoke(&self, why: Revoked) {
-        self.pending.lock().revoked.get_or_insert(why);
-        self.notify.notify_one();
+        let mut pending = self.pending.lock();
+        pending.revoked.get_or_insert(why);
+        wake(pending);
     }
 
     pub(super) fn revoked(&self) -> Option<Revoked> {
@@ -66,23 +75,52 @@ impl Signal {
 
     /// The next event, or `None` when there is nothing to do. A revocation stays and comes first.
     pub(super) fn poll(&self) -> Option<SessionEvent> {
-        let mut pending = self.pending.lock();
-        if let Some(why) = pending.revoked {
-            return Some(SessionEvent::Revoked(why));
-        }
-        if std::mem::take(&mut pending.pushes) {
-            return Some(SessionEvent::Pushes);
-        }
-        pending.ready.pop_front().map(SessionEvent::Ready)
+        self.pending.lock().take()
     }
 
-    /// Waits for the next event. Safe to cancel.
+    /// Waits for the next event. Safe to cancel; for one task at a time.
     pub(super) async fn next(&self) -> SessionEvent {
-        loop {
-            if let Some(event) = self.poll() {
-                return event;
+        poll_fn(|cx| {
+            let mut pending = self.pending.lock();
+            if let Some(event) = pending.take() {
+                return Poll::Ready(event);
             }
-            self.notify.notified().await;
-        }
+            if !pending.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                pending.waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
     }
+
+    /// Makes `waker` the one to wake, unless there is an event already.
+    pub(super) fn settle(&self, waker: &Waker) -> bool {
+        let mut pending = self.pending.lock();
+        let has_ready = pending.ready.as_ref().is_some_and(|ready| !ready.is_empty());
+        let is_quiet = pending.revoked.is_none() && !pending.pushes && !has_ready;
+        if is_quiet {
+            pending.ready = None;
+            pending.waker = Some(waker.clone());
+        }
+        is_quiet
+    }
+}
+
+impl Pending {
+    fn take(&mut self) -> Option<SessionEvent> {
+        if let Some(why) = self.revoked {
+            return Some(SessionEvent::Revoked(why));
+        }
+        if std::mem::take(&mut self.pushes) {
+            return Some(SessionEvent::Pushes);
+        }
+        self.ready.as_mut()?.pop_front().map(SessionEvent::Ready)
+    }
+}
+
+/// Wakes whoever waits, outside the lock.
+fn wake(mut pending: MutexGuard<'_, Pending>) {
+    let waker = pending.waker.take();
+    drop(pending);
+    waker.into_iter().for_each(Waker::wake);
 }

@@ -9,4 +9,4 @@ pub mod tls;
 
 pub use handshake::{Completion, Ended, Handshake};
 pub use rewind::Rewind;
-pub use stream::{Meter, Stream};
+pub use stream::{Meter, ParkedStream, Stream};

@@ -22,6 +22,16 @@ impl<S> Rewind<S> {
         Self { first_bytes, inner }
     }
 
+    /// Whether the first bytes were read.
+    pub fn is_drained(&self) -> bool {
+        self.first_bytes.is_empty()
+    }
+
+    /// The stream below; what was not read of the first bytes is lost.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
     /// The stream below.
     pub fn get_ref(&self) -> &S {
         &self.inner

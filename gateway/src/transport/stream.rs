@@ -3,11 +3,13 @@
 use std::{
     future::Future,
     io,
+    os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use prometheus::IntCounter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -17,6 +19,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{Rewind, tlcp::TlcpStream};
+use crate::{metrics::Metrics, request::Protocol};
 
 /// A TCP connection, with or without TLS. A peer that takes no byte of what is written for
 /// `write_timeout` makes every write fail with [`io::ErrorKind::TimedOut`].
@@ -35,6 +38,17 @@ pub struct Meter {
     pub bytes_in: IntCounter,
     /// Bytes written to the peer.
     pub bytes_out: IntCounter,
+}
+
+impl Meter {
+    /// That of all connections that speak `protocol`.
+    pub fn new(metrics: &Metrics, protocol: Protocol) -> Self {
+        let label = &[protocol.label()];
+        Self {
+            bytes_in: metrics.bytes_in.with_label_values(label),
+            bytes_out: metrics.bytes_out.with_label_values(label),
+        }
+    }
 }
 
 enum Io {
@@ -79,6 +93,25 @@ impl Stream {
         }
     }
 
+    /// Whether nothing of it is in a buffer or under way.
+    pub fn is_idle(&self) -> bool {
+        self.stalled.is_none()
+            && match &self.io {
+                Io::Plain(tcp) => tcp.is_drained(),
+                Io::Tls(_) | Io::Tlcp(_) => false,
+            }
+    }
+
+    /// Takes an idle stream out of tokio's reactor. An error is the end of the connection.
+    pub fn park(self) -> io::Result<ParkedStream> {
+        match self.io {
+            Io::Plain(tcp) => {
+                Ok(ParkedStream { socket: tcp.into_inner().into_std()?, write_timeout: self.write_timeout })
+            }
+            Io::Tls(_) | Io::Tlcp(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Passes a write's result on, and turns a wait that lasts too long into an error.
     fn written<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
@@ -98,6 +131,26 @@ impl Stream {
         if let (Some(meter), Poll::Ready(Ok(count))) = (&self.meter, count) {
             meter.bytes_out.inc_by(*count as u64);
         }
+    }
+}
+
+/// What is kept of an idle stream: the socket, and nothing in the reactor.
+pub struct ParkedStream {
+    socket: std::net::TcpStream,
+    write_timeout: Duration,
+}
+
+impl ParkedStream {
+    /// The stream as it was, but without a meter. An error is the end of the connection.
+    pub fn unpark(self) -> io::Result<Stream> {
+        let tcp = TcpStream::from_std(self.socket)?;
+        Ok(Stream::plain(Rewind::new(tcp, Bytes::new()), self.write_timeout))
+    }
+}
+
+impl AsFd for ParkedStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -174,7 +227,6 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use tokio::{io::AsyncWriteExt, net::TcpListener, time::Instant};
 
     use super::*;

@@ -58,6 +58,7 @@ impl Bed {
             ..Settings::side_by_side()
         };
         settings.auth.password_file = Some(users);
+        settings.limits.park_after = crate::PARK_AFTER;
         change(&mut settings);
         let serving = run::serve(Gateway::build(settings).unwrap()).await.unwrap();
         let ca = std::fs::read(&certificates.ca).unwrap();

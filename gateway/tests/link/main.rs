@@ -15,3 +15,6 @@ mod limits;
 mod pushes;
 mod requests;
 mod slow_readers;
+
+/// Connections do not get quiet for so long here; `link_parked` has the same tests with ones that park.
+const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(2);

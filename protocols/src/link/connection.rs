@@ -1,5 +1,6 @@
 //! The machine of a TCP connection, either side.
 
+mod dormant;
 mod inbox;
 mod receive;
 mod stream;
@@ -19,6 +20,7 @@ use super::{
     message::{OutPart, misuse},
 };
 use crate::hpack::{Decoder, Encoder, HeaderField};
+pub use dormant::Dormant;
 use stream::{Inbound, Item, Receiving, Sending, Stream};
 
 /// One TCP connection of the link protocol: bytes in, events out; commands in, bytes out.

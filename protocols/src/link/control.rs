@@ -1,5 +1,6 @@
 //! What a connection carries beside its requests: introduction, heartbeat, pushes, drain, policy.
 
+mod dormant;
 mod heartbeat;
 mod receive;
 
@@ -16,6 +17,7 @@ use super::{
     RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
+pub(super) use dormant::Dormant;
 use heartbeat::{Due, Heartbeat};
 
 /// Control frames that may wait for a peer that does not read. A peer that makes this side answer more

@@ -20,7 +20,7 @@ pub mod server;
 mod stream_codec;
 
 pub use config::{Config, Limits, Peer};
-pub use connection::Connection;
+pub use connection::{Connection, Dormant};
 pub use control::Control;
 pub use error::{Execution, Priority, RpcError, RpcErrorKind};
 pub use event::{Event, Publish, Push, RequestHead};

@@ -236,6 +236,11 @@ impl Connection {
         }
     }
 
+    /// Whether nothing waits to be transmitted, and nothing in flight for an acknowledgement.
+    pub fn is_quiet<M: ApplicationMessage>(&self, session: &Session<M>) -> bool {
+        self.control.is_empty() && session.is_empty()
+    }
+
     /// Bytes of answers that wait to be transmitted: a driver stops reading from a client that reads none.
     pub fn control_bytes(&self) -> usize {
         self.control.len()

@@ -34,6 +34,7 @@ pub(super) fn limits(mut t: Table<'_, '_>) -> Limits {
         idle_timeout: t.duration("idle_timeout", d.idle_timeout, s(1)..=s(86_400)),
         tcp_user_timeout: t.duration("tcp_user_timeout", d.tcp_user_timeout, s(1)..=s(3600)),
         write_timeout: t.duration("write_timeout", d.write_timeout, s(1)..=s(3600)),
+        park_after: t.duration("park_after", d.park_after, s(0)..=s(3600)),
     };
     t.finish();
     limits

@@ -1,0 +1,87 @@
+//! A connection that waits without a task.
+
+use std::{
+    future::Future,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    task::Waker,
+};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+use towline_protocols::link::Dormant;
+
+use super::{
+    attendance::Attendance,
+    door::Door,
+    driver::{Binding, Driver, Rest},
+    requests::TcpRequests,
+};
+use crate::transport::{Meter, ParkedStream, Stream};
+
+/// What is kept of a quiet connection.
+pub struct Parked {
+    door: Arc<Door>,
+    policy_revision: u64,
+    goaway_sent: bool,
+    machine: Dormant,
+    stream: ParkedStream,
+}
+
+/// Drives a connection until it ends, or has been quiet for a while.
+pub(super) async fn run(mut driver: Driver<Stream>) -> Option<Box<Parked>> {
+    loop {
+        match driver.drive().await {
+            Rest::Ended => return None,
+            Rest::Quiet if driver.stream().is_idle() => break,
+            Rest::Quiet => {}
+        }
+    }
+    park(driver)
+}
+
+/// An idle driver has all of these parts, and its machine is at rest.
+fn park(driver: Driver<Stream>) -> Option<Box<Parked>> {
+    let (stream, binding, attendance, goaway_sent) = driver.into_parts()?;
+    let Binding::Tcp(requests) = binding else { return None };
+    let machine = requests.machine.rest()?;
+    let policy_revision = attendance.policy_revision();
+    let stream = stream.park().ok()?;
+    Some(Box::new(Parked { door: attendance.door, policy_revision, goaway_sent, machine, stream }))
+}
+
+impl Parked {
+    /// The socket.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// When the client's promise of a beat is broken.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.machine.poll_timeout().map(Instant::from)
+    }
+
+    /// Makes `waker` the one that the session wakes; false when it has something for the client already.
+    pub fn settle(&self, waker: &Waker) -> bool {
+        self.door.lease.settle(waker)
+    }
+
+    /// Whether it has not told its client of a drain.
+    pub fn hears_drain(&self) -> bool {
+        !self.goaway_sent
+    }
+
+    /// Serves the connection again.
+    pub fn resume(self: Box<Self>) -> impl Future<Output = Option<Box<Self>>> + Send {
+        async move {
+            let Self { door, policy_revision, goaway_sent, machine, stream } = *self;
+            let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
+            let mut stream = stream.unpark().ok()?;
+            stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
+            let park_after = gateway.snapshot().settings.limits.parking();
+            let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
+            let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
+            run(driver.resume(Attendance::new(door, policy_revision), goaway_sent)).await
+        }
+    }
+}

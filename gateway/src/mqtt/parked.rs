@@ -1,0 +1,73 @@
+//! A connection that waits without a task.
+
+use std::{
+    future::Future,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    task::Waker,
+};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::{
+    broker::Attachment,
+    driver::{Driver, Rest},
+};
+use crate::{
+    request::Origin,
+    transport::{Meter, ParkedStream, Stream},
+};
+
+/// What is kept of a quiet connection; its machine is in its client's session all the time.
+pub struct Parked {
+    attachment: Attachment,
+    origin: Arc<Origin>,
+    stream: ParkedStream,
+}
+
+/// Drives a connection until it ends, or has been quiet for a while.
+pub(super) async fn run(mut driver: Driver<Stream>) -> Option<Parked> {
+    loop {
+        match driver.run().await {
+            Rest::Ended => return None,
+            Rest::Quiet if driver.stream().is_idle() => break,
+            Rest::Quiet => driver.stay(),
+        }
+    }
+    let (attachment, origin, stream) = driver.into_parts();
+    // Without its socket the connection is lost, which dropping the attachment says.
+    let stream = stream.park().ok()?;
+    Some(Parked { attachment, origin, stream })
+}
+
+impl Parked {
+    /// The socket.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// The end of the client's keep-alive.
+    pub fn deadline(&self) -> Option<Instant> {
+        let mut inner = self.attachment.client.lock();
+        let (connection, _) = inner.current(self.attachment.epoch)?;
+        connection.poll_timeout().map(Instant::from)
+    }
+
+    /// Makes `waker` the one that the session wakes; false when it has something for the client already.
+    pub fn settle(&self, waker: &Waker) -> bool {
+        self.attachment.client.lock().settle(self.attachment.epoch, waker)
+    }
+
+    /// Serves the connection again.
+    pub fn resume(self) -> impl Future<Output = Option<Self>> + Send {
+        let Self { attachment, origin, stream } = self;
+        async move {
+            let settings = attachment.client.lock().settings.clone();
+            let park_after = attachment.gateway.snapshot().settings.limits.parking();
+            let mut stream = stream.unpark().ok()?;
+            stream.set_meter(Meter::new(&attachment.gateway.metrics, origin.protocol));
+            run(Driver::new(attachment, origin, settings, stream, BytesMut::new(), park_after)).await
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where quiet connections wait without a task.
+//!
+//! A task, its futures and its place in tokio's reactor are most of what an idle connection costs. A
+//! connection with nothing to do gives them up: what is left of it is one compact value in a [`Lot`], which
+//! watches all sockets with an epoll instance of its own, and all deadlines in one ordered set. Whatever
+//! concerns the connection makes a task of it again.
+//!
+//! ```text
+//!  task --park--> Place --+-- its socket has bytes, or its end --+
+//!    ^                    +-- its session has something for it --+--> called --+
+//!    |                    +-- its deadline has passed -----------+             |
+//!    |                    +-- the gateway drains ----------------+             |
+//!    +------------------------- spawned by the lot's task ---------------------+
+//! ```
+
+mod lot;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    os::fd::BorrowedFd,
+    sync::{Arc, OnceLock, Weak},
+    task::Waker,
+};
+
+use tokio::time::Instant;
+
+use self::{
+    lot::{Attended, Inner},
+    place::Place,
+};
+use crate::{drain::DrainWatch, metrics::Metrics};
+
+/// A connection that can wait without a task.
+pub trait Idle: Send + Sized + 'static {
+    /// Readable when the peer has sent something or has gone.
+    fn socket(&self) -> BorrowedFd<'_>;
+
+    /// When it has to act of itself.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Tells its session whom to wake from now on. False when the session has something for it already: then
+    /// it does not park. Both are decided under the session's own lock, so that nothing falls between.
+    fn settle(&self, waker: &Waker) -> bool;
+
+    /// Whether the beginning of a drain concerns it.
+    fn hears_drain(&self) -> bool;
+
+    /// Serves it. The first thing it does is to look at everything that may have called it.
+    fn resume(self) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// The parked connections of one gateway.
+pub struct Lot<T: Idle> {
+    /// Owned by the lot's task, which starts with the first connection and ends with the drain or the
+    /// runtime; what is parked then is dropped.
+    inner: OnceLock<Weak<Inner<T>>>,
+}
+
+impl<T: Idle> Lot<T> {
+    /// Parks a connection, or gives it back if it has something to do, or if there is no place.
+    pub fn park(&self, connection: T, drain: DrainWatch, metrics: &Metrics) -> Result<(), T> {
+        let Some(inner) = self.inner(drain, metrics) else { return Err(connection) };
+        let place = Arc::new(Place::new(Arc::downgrade(&inner)));
+        if !connection.settle(&Waker::from(place.clone())) {
+            return Err(connection);
+        }
+        place.commit(connection, |connection| inner.admit(&place, connection))
+    }
+
+    fn inner(&self, drain: DrainWatch, metrics: &Metrics) -> Option<Arc<Inner<T>>> {
+        let mut begun = None;
+        let inner = self.inner.get_or_init(|| {
+            begun = Inner::new(drain, metrics).map(Arc::new).ok();
+            begun.as_ref().map(Arc::downgrade).unwrap_or_default()
+        });
+        if let Some(begun) = &begun {
+            tokio::spawn(lot::attend(Attended(begun.clone())));
+        }
+        begun.or_else(|| inner.upgrade())
+    }
+}
+
+impl<T: Idle> Default for Lot<T> {
+    fn default() -> Self {
+        Self { inner: OnceLock::new() }
+    }
+}

@@ -1,7 +1,6 @@
 //! A connection that waits without a task.
 
 use std::{
-    future::Future,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     task::Waker,
@@ -72,16 +71,14 @@ impl Parked {
     }
 
     /// Serves the connection again.
-    pub fn resume(self: Box<Self>) -> impl Future<Output = Option<Box<Self>>> + Send {
-        async move {
-            let Self { door, policy_revision, goaway_sent, machine, stream } = *self;
-            let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
-            let mut stream = stream.unpark().ok()?;
-            stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
-            let park_after = gateway.snapshot().settings.limits.parking();
-            let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
-            let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
-            run(driver.resume(Attendance::new(door, policy_revision), goaway_sent)).await
-        }
+    pub async fn resume(self: Box<Self>) -> Option<Box<Self>> {
+        let Self { door, policy_revision, goaway_sent, machine, stream } = *self;
+        let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
+        let mut stream = stream.unpark().ok()?;
+        stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
+        let park_after = gateway.snapshot().settings.limits.parking();
+        let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
+        let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
+        run(driver.resume(Attendance::new(door, policy_revision), goaway_sent)).await
     }
 }

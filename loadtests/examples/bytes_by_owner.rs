@@ -201,9 +201,12 @@ fn target(address: SocketAddr, transport: Transport, protocol: Protocol, ca: Pat
     Target { name: "gateway".into(), address, host: "localhost".into(), transport, protocol, ca }
 }
 
+/// Bytes and allocations by the place that made them.
+type Places = BTreeMap<String, (f64, f64)>;
+
 /// Bytes and allocations per connection, by owner and by the function that allocated.
 fn table(kind: Kind, count: usize, live: Vec<Allocation>) -> String {
-    let mut owners: BTreeMap<&str, (f64, BTreeMap<String, (f64, f64)>)> = BTreeMap::new();
+    let mut owners: BTreeMap<&str, (f64, Places)> = BTreeMap::new();
     let each = 1.0 / count as f64;
     for Allocation { bytes, stack } in live {
         let (owner, place) = owner(&stack.to_string());

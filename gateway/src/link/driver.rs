@@ -298,7 +298,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn is_idle(&self) -> bool {
         let has_bytes = !self.input.is_empty() || !self.out.is_empty() || self.flush_due;
         let is_open = self.beginning.is_none() && self.origin.handshake.is_complete();
-        is_open && !has_bytes && self.attendance.as_ref().is_some_and(|held| held.is_idle()) && self.binding.is_idle()
+        is_open
+            && !has_bytes
+            && self.attendance.as_ref().is_some_and(|held| held.is_idle())
+            && self.binding.is_idle()
     }
 
     fn send_goaway(&mut self) {

@@ -87,7 +87,8 @@ impl Client {
         let origin = Arc::new(Origin { handshake, ..origin });
         let machine = Connection::server(Arc::clone(&gateway.snapshot().link), crate::link::now());
         let binding = Binding::Tcp(Box::new(TcpRequests::new(machine)));
-        tokio::spawn(Driver::new(Arc::clone(gateway), origin, far, binding, BytesMut::new()).drive());
+        let mut driver = Driver::new(Arc::clone(gateway), origin, far, binding, BytesMut::new(), None);
+        tokio::spawn(async move { driver.drive().await });
         let machine = Connection::client(Arc::new(link::Config::default()), hello, crate::link::now());
         let (sent, input, events) = (Vec::new(), BytesMut::new(), Vec::new());
         Self { machine, stream, sent, handshake: completion, input, events }

@@ -32,11 +32,11 @@ pub struct StandArgs {
     #[arg(long)]
     pub bind: SocketAddr,
     /// PEM file of its certificate
-    #[arg(long, default_value = "")]
-    pub chain: PathBuf,
+    #[arg(long)]
+    pub chain: Option<PathBuf>,
     /// PEM file of its key
-    #[arg(long, default_value = "")]
-    pub key: PathBuf,
+    #[arg(long)]
+    pub key: Option<PathBuf>,
 }
 
 /// The stand-ins.
@@ -123,9 +123,12 @@ where
 
 fn tls(args: &StandArgs) -> Result<ServerConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = CertificateDer::pem_file_iter(&args.chain).map_err(|error| error.to_string())?;
+    let (Some(chain), Some(key)) = (&args.chain, &args.key) else {
+        return Err("give --chain and --key".into());
+    };
+    let chain = CertificateDer::pem_file_iter(chain).map_err(|error| error.to_string())?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    let key = PrivateKeyDer::from_pem_file(&args.key).map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| error.to_string())?;
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?;

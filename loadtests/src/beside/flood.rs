@@ -165,7 +165,7 @@ fn first_fault(round: &Round) -> String {
 /// Floods from this thread and others until told to stop.
 fn flood_until(args: &FloodArgs, address: SocketAddr, flood: Flood, stop: &AtomicBool, made: &AtomicU64) {
     let provider = provider(&[kx_group::X25519]);
-    let offer = Offer { address, alpn: b"h2", provider, resume: false };
+    let offer = Offer { address, alpn: b"h2", provider, resume: false, early: false };
     std::thread::scope(|scope| {
         for _ in 0..args.threads {
             let offer = &offer;

@@ -9,10 +9,12 @@
 
 mod certificates;
 mod cores;
+mod early;
 mod flood;
 mod ground;
 mod handshakes;
 mod memory;
+mod records;
 mod servers;
 pub mod stand;
 mod table;
@@ -21,7 +23,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-pub use self::{flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs};
+pub use self::{
+    early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs, records::RecordsArgs,
+};
 use self::{ground::Ground, table::Report};
 
 /// What can be compared.
@@ -33,6 +37,10 @@ pub enum Benchmark {
     Handshakes(HandshakesArgs),
     /// Latency of established traffic during a flood of handshakes, beside nginx and HAProxy
     Flood(FloodArgs),
+    /// Round trips to the first answer: full handshake, resumption, early data
+    Early(EarlyArgs),
+    /// Time to the first usable byte on slow links, and bulk throughput, by size of TLS records
+    Records(RecordsArgs),
 }
 
 /// Options of every side-by-side run.
@@ -70,6 +78,8 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Memory(args) => &args.common,
         Benchmark::Handshakes(args) => &args.common,
         Benchmark::Flood(args) => &args.common,
+        Benchmark::Early(args) => &args.common,
+        Benchmark::Records(args) => &args.common,
     };
     let ground = Ground::new(common.towline.as_deref())?;
     let mut report = Report::begin();
@@ -77,6 +87,8 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Memory(args) => memory::run(args, &ground, &mut report)?,
         Benchmark::Handshakes(args) => handshakes::run(args, &ground, &mut report)?,
         Benchmark::Flood(args) => flood::run(args, &ground, &mut report)?,
+        Benchmark::Early(args) => early::run(args, &ground, &mut report)?,
+        Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
     }
     report.publish(common.json.as_deref())?;
     Ok(report.is_complete())

@@ -2,7 +2,7 @@
 //! so that one core of it keeps one core of server busy.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -36,6 +36,8 @@ pub(in crate::beside) struct Offer {
     pub(in crate::beside) alpn: &'static [u8],
     pub(in crate::beside) provider: Arc<CryptoProvider>,
     pub(in crate::beside) resume: bool,
+    /// Offer early data with tickets that allow it.
+    pub(in crate::beside) early: bool,
 }
 
 /// What came of them.
@@ -111,6 +113,8 @@ impl Shaker {
             .with_custom_certificate_verifier(verifier.clone())
             .with_no_client_auth();
         config.resumption = Resumption::store(tickets.clone());
+        // Offered where a ticket allows it; sent only by who asks the session to.
+        config.enable_early_data = offer.early;
         config.alpn_protocols = vec![offer.alpn.to_vec()];
         Ok(Self { address: offer.address, config: Arc::new(config), tickets, verifier })
     }
@@ -149,17 +153,22 @@ impl Shaker {
         Ok((socket, session))
     }
 
-    /// One handshake, up to the first ticket: then the server has read and answered everything.
-    fn handshake(&self) -> io::Result<(HandshakeKind, Option<NamedGroup>)> {
+    /// A connection after its handshake and the first ticket: the server has read and answered everything.
+    pub(in crate::beside) fn connect(&self) -> io::Result<(TcpStream, ClientConnection)> {
         let (mut socket, mut session) = self.begin()?;
         let tickets = self.tickets.received();
         while session.is_handshaking() || self.tickets.received() == tickets {
             while session.wants_write() {
                 session.write_tls(&mut socket)?;
             }
-            socket.flush()?;
             read_some(&mut socket, &mut session)?;
         }
+        Ok((socket, session))
+    }
+
+    /// One handshake.
+    fn handshake(&self) -> io::Result<(HandshakeKind, Option<NamedGroup>)> {
+        let (_, session) = self.connect()?;
         let kind = session.handshake_kind().ok_or_else(|| io::Error::other("no handshake"))?;
         Ok((kind, session.negotiated_key_exchange_group().map(|group| group.name())))
     }

@@ -129,7 +129,13 @@ impl Stage {
 
     fn seats(&self, case: &Case, resume: bool, name: &str) -> Vec<Seat<'_>> {
         let which = usize::from(case.rsa);
-        let offer = |address| Offer { address, alpn: case.alpn, provider: case.provider.clone(), resume };
+        let offer = |address| Offer {
+            address,
+            alpn: case.alpn,
+            provider: case.provider.clone(),
+            resume,
+            early: false,
+        };
         let towline = self.towline.as_ref();
         let address = towline.ok().map(|(_, addresses)| offer(addresses[which]));
         let mut seats = vec![Seat::new(name, TOWLINE, towline.map(|(server, _)| server), address)];

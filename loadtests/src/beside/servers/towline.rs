@@ -39,11 +39,11 @@ impl Towline {
         Ok(address)
     }
 
-    /// Sends every request to an HTTP/1.1 backend.
+    /// Sends every request to an HTTP/1.1 backend; all of them may be repeated, so early data may hold them.
     pub(in crate::beside) fn forward(&mut self, backend: SocketAddr) {
         self.text += &format!(
             "[[backends]]\nname = \"echo\"\nkind = \"http1\"\naddress = \"{backend}\"\n\
-             [[routes]]\nname = \"all\"\nbackend = \"echo\"\n"
+             [[routes]]\nname = \"all\"\nbackend = \"echo\"\nidempotent = true\n"
         );
     }
 

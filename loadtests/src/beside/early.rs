@@ -78,7 +78,7 @@ fn servers(ground: &Ground, backend: SocketAddr) -> [(&'static str, Result<Serve
     [
         (TOWLINE, towline()),
         ("nginx", nginx(ground, files, answer, "ssl_early_data on;")),
-        ("haproxy", haproxy(ground, files, answer, "ssl-default-bind-options allow-0rtt")),
+        ("haproxy", haproxy(ground, files, answer, "", "allow-0rtt")),
     ]
 }
 

@@ -101,7 +101,7 @@ fn seats(ground: &Ground, backend: SocketAddr) -> Vec<Seat> {
         Seat { name: "towline (link)", kind: Kind::Link, server: towline() },
         Seat { name: TOWLINE, kind: Kind::H2, server: towline() },
         Seat { name: "nginx", kind: Kind::H2, server: nginx(ground, files, answer, "") },
-        Seat { name: "haproxy", kind: Kind::H2, server: haproxy(ground, files, answer, "") },
+        Seat { name: "haproxy", kind: Kind::H2, server: haproxy(ground, files, answer, "", "") },
     ]
 }
 

@@ -75,7 +75,7 @@ const CASES: [Case; 7] = [
         servers: &[
             (TOWLINE, towline_tls),
             ("nginx", |ground| nginx(ground, ecdsa(ground), Answer::Empty, "")),
-            ("haproxy", |ground| haproxy(ground, ecdsa(ground), Answer::Empty, "")),
+            ("haproxy", |ground| haproxy(ground, ecdsa(ground), Answer::Empty, "", "")),
         ],
     },
     Case {

@@ -16,6 +16,7 @@ mod handshakes;
 mod memory;
 mod records;
 mod servers;
+mod shangmi;
 pub mod stand;
 mod table;
 
@@ -25,6 +26,7 @@ use clap::{Args, Subcommand};
 
 pub use self::{
     early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs, records::RecordsArgs,
+    shangmi::ShangMiArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -41,6 +43,8 @@ pub enum Benchmark {
     Early(EarlyArgs),
     /// Time to the first usable byte on slow links, and bulk throughput, by size of TLS records
     Records(RecordsArgs),
+    /// SM4-GCM, SM3 and SM2 beside RustCrypto, OpenSSL and Tongsuo
+    Shangmi(ShangMiArgs),
 }
 
 /// Options of every side-by-side run.
@@ -80,6 +84,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Flood(args) => &args.common,
         Benchmark::Early(args) => &args.common,
         Benchmark::Records(args) => &args.common,
+        Benchmark::Shangmi(args) => &args.common,
     };
     let ground = Ground::new(common.towline.as_deref())?;
     let mut report = Report::begin();
@@ -89,6 +94,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Flood(args) => flood::run(args, &ground, &mut report)?,
         Benchmark::Early(args) => early::run(args, &ground, &mut report)?,
         Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
+        Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
     }
     report.publish(common.json.as_deref())?;
     Ok(report.is_complete())

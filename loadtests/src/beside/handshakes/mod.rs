@@ -123,7 +123,7 @@ impl Stage {
         Self {
             towline: start_towline(ground),
             nginx: files.map(|files| nginx(ground, files, Answer::Empty, "")),
-            haproxy: files.map(|files| haproxy(ground, files, Answer::Empty, "")),
+            haproxy: files.map(|files| haproxy(ground, files, Answer::Empty, "", "")),
         }
     }
 

@@ -104,8 +104,8 @@ fn seats(ground: &Ground, backend: SocketAddr) -> Vec<Seat> {
         seat("towline, 16 KiB", towline(FIXED_LARGE)),
         seat("nginx, 16 KiB", nginx(ground, files, answer, "")),
         seat("nginx, 1300 B", nginx(ground, files, answer, "ssl_buffer_size 1300;")),
-        seat("haproxy, 16 KiB", haproxy(ground, files, answer, "")),
-        seat("haproxy, dynamic", haproxy(ground, files, answer, "tune.ssl.maxrecord 1300")),
+        seat("haproxy, 16 KiB", haproxy(ground, files, answer, "", "")),
+        seat("haproxy, dynamic", haproxy(ground, files, answer, "tune.ssl.maxrecord 1300", "")),
     ]
 }
 

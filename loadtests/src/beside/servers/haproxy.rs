@@ -19,16 +19,18 @@ defaults
     timeout http-request @IDLE@s
     timeout http-keep-alive @IDLE@s
 frontend front
-    bind @ADDRESS@ ssl crt @PEM@ alpn h2,http/1.1 backlog 4096
+    bind @ADDRESS@ ssl crt @PEM@ alpn h2,http/1.1 backlog 4096 @BIND@
     @ANSWER@
 ";
 
-/// HTTPS with HTTP/1.1 and HTTP/2; `extra` are lines of the global section.
+/// HTTPS with HTTP/1.1 and HTTP/2; `extra` are lines of the global section, `bind`
+/// options of the listener.
 pub(in crate::beside) fn haproxy(
     ground: &Ground,
     files: &Files,
     answer: Answer,
     extra: &str,
+    bind: &str,
 ) -> Result<Server, String> {
     let program = program("haproxy")?;
     let address = free_address()?;
@@ -43,6 +45,7 @@ pub(in crate::beside) fn haproxy(
     let text = CONFIG
         .replace("@CONNECTIONS@", &connections)
         .replace("@EXTRA@", extra)
+        .replace("@BIND@", bind)
         .replace("@IDLE@", &IDLE_TIMEOUT_S.to_string())
         .replace("@ADDRESS@", &address.to_string())
         .replace("@PEM@", &files.both.to_string_lossy())

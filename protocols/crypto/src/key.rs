@@ -9,6 +9,7 @@ use rustls::pki_types::{
     PrivateKeyDer,
     pem::{self, PemObject as _},
 };
+use zeroize::Zeroizing;
 
 /// What stands behind `key = "..."`: a file, or the name of a key that a module holds and never shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl KeyReference {
     /// [`KeyError`] says what is wrong with the file; [`KeyError::Uri`] if only a module could read it.
     pub fn read(&self) -> Result<PrivateKeyDer<'static>, KeyError> {
         match self {
-            Self::File(path) => from_pem(&fs::read(path).map_err(KeyError::Read)?),
+            Self::File(path) => from_pem(&Zeroizing::new(fs::read(path).map_err(KeyError::Read)?)),
             Self::Pem(text) => from_pem(text),
             Self::Uri(_) => Err(KeyError::Uri),
         }
@@ -81,10 +82,22 @@ pub enum KeyError {
 }
 
 fn from_pem(text: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
-    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+    let text = with_known_label(text);
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         pem::Error::NoItemsFound => KeyError::NoKey,
         other => KeyError::Pem(other),
     })
+}
+
+/// OpenSSL 3 writes SEC1 keys of SM2 under a label of their own.
+fn with_known_label(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    const SM2: &str = "SM2 PRIVATE KEY-----";
+    match str::from_utf8(text) {
+        Ok(text) if text.contains(SM2) => {
+            Zeroizing::new(text.replace(SM2, "EC PRIVATE KEY-----").into_bytes())
+        }
+        _ => Zeroizing::new(text.to_vec()),
+    }
 }
 
 /// RFC 3986, section 3.1; of at least two characters, so that `C:\key.pem` stays a file.

@@ -12,7 +12,7 @@
 //! tongsuo -> tongsuo-850.1.1+8.5.0     bin/openssl  openssl.cnf  include/  lib/
 //! ```
 //!
-//! A version that is there already is not built again; a run that was interrupted leaves nothing behind
+//! A version that is there already is not built again unless its recipe here has changed; a run that was interrupted leaves nothing behind
 //! that looks finished, because a folder takes its name only when it is whole.
 
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ struct Peer {
     name: &'static str,
     version: &'static str,
     source: PathBuf,
-    configure: &'static [&'static str],
+    /// Arguments of its own, beside [`CONFIGURE`].
+    configure: &'static str,
     /// What to make, in this order.
     targets: &'static [&'static str],
 }
@@ -47,27 +48,8 @@ fn openssl() -> Peer {
         name: "openssl",
         version: openssl_src::version(),
         source: openssl_src::source_dir(),
-        configure: &[
-            "no-docs",
-            "no-dtls",
-            "no-slh-dsa",
-            "no-ml-dsa",
-            "no-lms",
-            "no-argon2",
-            "no-dsa",
-            "no-aria",
-            "no-bf",
-            "no-camellia",
-            "no-cast",
-            "no-idea",
-            "no-md4",
-            "no-mdc2",
-            "no-rc2",
-            "no-rmd160",
-            "no-seed",
-            "no-gost",
-            "no-whirlpool",
-        ],
+        configure: "no-docs no-slh-dsa no-ml-dsa no-lms no-argon2 no-dsa no-aria no-bf no-camellia no-cast no-idea \
+                    no-md4 no-mdc2 no-rc2 no-rmd160 no-seed no-gost no-whirlpool",
         targets: &["build_programs"],
     }
 }
@@ -78,8 +60,15 @@ fn tongsuo() -> Peer {
         name: "tongsuo",
         version: tongsuo_src::version(),
         source: tongsuo_src::source_dir(),
-        configure: &["enable-ntls", "no-slh-dsa", "no-ml-dsa", "no-engine"],
+        configure: "enable-ntls no-slh-dsa no-ml-dsa no-engine",
         targets: &["build_programs", "install_dev"],
+    }
+}
+
+impl Peer {
+    /// How it is built, to know whether a build is of today's.
+    fn recipe(&self) -> String {
+        format!("{CONFIGURE} {} {}", self.configure, self.targets.join(" "))
     }
 }
 
@@ -99,14 +88,15 @@ fn peers_dir() -> Fallible<PathBuf> {
 /// Builds the peer if this version of it is not there, and points its link at it.
 fn provide(peer: &Peer, dir: &Path) -> Fallible<()> {
     let home = dir.join(format!("{}-{}", peer.name, peer.version));
-    if !home.join("bin/openssl").exists() {
+    if fs::read_to_string(home.join("recipe")).is_ok_and(|recipe| recipe == peer.recipe()) {
+        println!("peers: {} is there", home.display());
+    } else {
         println!("peers: building {}", home.display());
         let scratch = dir.join(format!(".{}-{}", peer.name, std::process::id()));
         let built = build(peer, &scratch, &home);
         at(&scratch, remove(&scratch))?;
         built?;
     }
-    println!("peers: {}", home.display());
     link(&dir.join(peer.name), &home)
 }
 
@@ -121,6 +111,7 @@ fn build(peer: &Peer, scratch: &Path, home: &Path) -> Fallible<()> {
     at(&bin, fs::create_dir_all(&bin))?;
     at(&bin, fs::copy(tree.join("apps/openssl"), bin.join("openssl")))?;
     at(&prefix, fs::write(prefix.join("openssl.cnf"), CONFIGURATION))?;
+    at(&prefix, fs::write(prefix.join("recipe"), peer.recipe()))?;
     at(home, remove(home))?;
     at(home, fs::rename(&prefix, home))
 }
@@ -130,12 +121,15 @@ fn configure(peer: &Peer, tree: &Path, prefix: &Path) -> Fallible<()> {
     run(nice("perl")
         .arg(peer.source.join("Configure"))
         .arg(format!("--prefix={}", prefix.display()))
-        .args(["--libdir=lib", "CFLAGS=-O1 -w", "no-shared", "no-module", "no-tests", "no-legacy"])
-        .args(["no-comp", "no-cmp", "no-cms", "no-ct", "no-ts", "no-srp", "no-rc4", "no-rfc3779"])
-        .args(["no-ec2m", "no-siphash"])
-        .args(peer.configure)
+        .args(["--libdir=lib", "CFLAGS=-O1 -w"])
+        .args(CONFIGURE.split_whitespace())
+        .args(peer.configure.split_whitespace())
         .current_dir(tree))
 }
+
+/// What no test asks for costs time to build.
+const CONFIGURE: &str = "no-shared no-module no-tests no-legacy no-comp no-cmp no-cms no-ct no-ts no-srp no-rc4 \
+                         no-rfc3779 no-ec2m no-siphash";
 
 /// Without modules, the configuration that is built in has nothing to load; `req` wants a section.
 const CONFIGURATION: &str = "[req]\ndistinguished_name = dn\n[dn]\n";

@@ -1,4 +1,4 @@
-//! `openssl s_client` at the gateway's door.
+//! `openssl s_client`, OpenSSL's and Tongsuo's, at the gateway's door.
 
 use crate::{
     bed::{Bed, GET, GET_AND_STAY, HELLO, echo},
@@ -23,68 +23,73 @@ async fn get(peer: &Peer, bed: &Bed, arguments: &[&str]) -> String {
 
 #[tokio::test]
 async fn every_suite_and_group_of_tls_1_3() {
-    let Some(openssl) = Peer::openssl() else { return };
     let bed = Bed::start().await;
-    for suite in ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"] {
-        let said = get(&openssl, &bed, &["-tls1_3", "-ciphersuites", suite]).await;
-        check(&said, &[&format!("New, TLSv1.3, Cipher is {suite}"), "Verify return code: 0 (ok)", HELLO]);
-        check(&said, &["Negotiated TLS1.3 group: X25519MLKEM768"]);
-    }
-    for (group, shown) in
-        [("X25519", "Peer Temp Key: X25519"), ("P-256", "prime256v1"), ("P-384", "secp384r1")]
-    {
-        let said = get(&openssl, &bed, &["-tls1_3", "-groups", group]).await;
-        check(&said, &[shown, "Verify return code: 0 (ok)", HELLO]);
+    for peer in Peer::built() {
+        for suite in ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"] {
+            let said = get(&peer, &bed, &["-tls1_3", "-ciphersuites", suite]).await;
+            check(&said, &[&format!("New, TLSv1.3, Cipher is {suite}"), "Verify return code: 0 (ok)", HELLO]);
+            check(&said, &["Negotiated TLS1.3 group: X25519MLKEM768"]);
+        }
+        for (group, shown) in
+            [("X25519", "Peer Temp Key: X25519"), ("P-256", "prime256v1"), ("P-384", "secp384r1")]
+        {
+            let said = get(&peer, &bed, &["-tls1_3", "-groups", group]).await;
+            check(&said, &[shown, "Verify return code: 0 (ok)", HELLO]);
+        }
     }
 }
 
 #[tokio::test]
 async fn tls_1_2() {
-    let Some(openssl) = Peer::openssl() else { return };
     let bed = Bed::start().await;
-    for suite in ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"] {
-        let said = get(&openssl, &bed, &["-tls1_2", "-cipher", suite]).await;
-        check(&said, &[&format!("New, TLSv1.2, Cipher is {suite}"), HELLO]);
+    for peer in Peer::built() {
+        for suite in ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"] {
+            let said = get(&peer, &bed, &["-tls1_2", "-cipher", suite]).await;
+            check(&said, &[&format!("New, TLSv1.2, Cipher is {suite}"), HELLO]);
+        }
     }
 }
 
 #[tokio::test]
 async fn sessions_are_resumed() {
-    let Some(openssl) = Peer::openssl() else { return };
     let bed = Bed::start().await;
-    for version in ["-tls1_3", "-tls1_2"] {
-        let first = get(&openssl, &bed, &[version, "-sess_out", "session.pem"]).await;
-        check(&first, &["New, ", HELLO]);
-        let second = get(&openssl, &bed, &[version, "-sess_in", "session.pem"]).await;
-        check(&second, &["Reused, ", HELLO]);
+    for peer in Peer::built() {
+        for version in ["-tls1_3", "-tls1_2"] {
+            let first = get(&peer, &bed, &[version, "-sess_out", "session.pem"]).await;
+            check(&first, &["New, ", HELLO]);
+            let second = get(&peer, &bed, &[version, "-sess_in", "session.pem"]).await;
+            check(&second, &["Reused, ", HELLO]);
+        }
     }
 }
 
 #[tokio::test]
 async fn bulk_goes_both_ways() {
-    let Some(openssl) = Peer::openssl() else { return };
     let bed = Bed::start().await;
-    let mut talk = s_client(&openssl, &bed, &["-ign_eof"]);
-    talk.say(echo(1_000_000, "the last bytes")).await;
-    let said = talk.end().await;
-    check(&said, &["HTTP/1.1 200", "the last bytes"]);
-    assert!(said.len() > 1_000_000);
+    for peer in Peer::built() {
+        let mut talk = s_client(&peer, &bed, &["-ign_eof"]);
+        talk.say(echo(1_000_000, "the last bytes")).await;
+        let said = talk.end().await;
+        check(&said, &["HTTP/1.1 200", "the last bytes"]);
+        assert!(said.len() > 1_000_000);
+    }
 }
 
 #[tokio::test]
 async fn keys_are_updated_while_requests_run() {
-    let Some(openssl) = Peer::openssl() else { return };
     let bed = Bed::start().await;
-    let mut talk = s_client(&openssl, &bed, &["-tls1_3"]);
-    talk.hear("Verify return code: 0 (ok)").await;
-    // "k" updates the client's own key, "K" asks the gateway to update its key too.
-    for (round, command) in ["k\n", "K\n", "K\n"].into_iter().enumerate() {
-        talk.say(command).await;
-        talk.hear_times(round + 1, "KEYUPDATE").await;
-        talk.say(GET_AND_STAY).await;
-        talk.hear_times(round + 1, HELLO).await;
+    for peer in Peer::built() {
+        let mut talk = s_client(&peer, &bed, &["-tls1_3"]);
+        talk.hear("Verify return code: 0 (ok)").await;
+        // "k" updates the client's own key, "K" asks the gateway to update its key too.
+        for (round, command) in ["k\n", "K\n", "K\n"].into_iter().enumerate() {
+            talk.say(command).await;
+            talk.hear_times(round + 1, "KEYUPDATE").await;
+            talk.say(GET_AND_STAY).await;
+            talk.hear_times(round + 1, HELLO).await;
+        }
+        talk.finish().await;
     }
-    talk.finish().await;
 }
 
 #[tokio::test]

@@ -9,5 +9,6 @@
 mod bed;
 mod clients;
 mod peer;
+mod quic;
 mod servers;
 mod shangmi;

@@ -37,6 +37,11 @@ impl Peer {
         Self::find("tongsuo")
     }
 
+    /// Those that are built.
+    pub fn built() -> impl Iterator<Item = Self> {
+        [Self::openssl(), Self::tongsuo()].into_iter().flatten()
+    }
+
     fn find(name: &str) -> Option<Self> {
         let home = peers_dir()?.join(name);
         if home.join("bin/openssl").exists() {

@@ -120,3 +120,74 @@ fn tell_calls(machine: &mut Connection, core: &mut Core, now: Instant) {
     }
     core.put_back(waiting);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use towline_protocols::link::{RequestHead, Welcome};
+
+    use super::*;
+    use crate::{
+        config::ClientConfig,
+        core::{Outgoing, Shared},
+    };
+
+    /// A client with one call and one stream; `known`: it has been told a session.
+    fn setup(known: bool) -> Setup {
+        let config = ClientConfig::plaintext(Vec::new());
+        let shared = Arc::new(Shared::new(&config).unwrap());
+        let now = Instant::now();
+        shared.with(|core| {
+            let hello = core.begin_line(Transport::Tcp, Hello::default()).unwrap();
+            let session_id = if known { 7 } else { 0 };
+            core.welcomed(&hello, &Welcome { session_id, ..Welcome::default() });
+            for message in [Some(Bytes::from_static(b"x")), None] {
+                let (head, deadline) = (RequestHead::default(), now + Duration::from_secs(60));
+                core.open(Outgoing { head, deadline, message, bodiless: false }, now).unwrap();
+            }
+        });
+        let welcome_timeout = Duration::from_secs(10);
+        Setup { shared, link: Arc::default(), base: Hello::default(), spread_share: 0.0, welcome_timeout }
+    }
+
+    #[test]
+    fn all_connections_of_a_race_carry_the_same_flight() {
+        let opening = Opening::new(setup(true));
+        let fly = opening.first_flight();
+        let bytes = fly().unwrap();
+        assert_eq!(fly(), Some(bytes.clone()));
+        let Ok(Opened::Tcp { hello, flight, .. }) = opening.take(Transport::Tcp, Instant::now()) else {
+            panic!("TCP won")
+        };
+        assert_eq!((flight, hello.epoch, hello.session_id), (bytes, 2, 7));
+        assert_eq!(fly(), None, "a connection that lost the race says nothing any more");
+    }
+
+    #[test]
+    fn streams_wait_for_the_connection() {
+        let opening = Opening::new(setup(true));
+        opening.first_flight()().unwrap();
+        let on_line = |core: &mut Core, key| core.call(key).unwrap().is_on_line();
+        assert_eq!(opening.setup.shared.with(|core| (on_line(core, 0), on_line(core, 1))), (true, false));
+    }
+
+    #[test]
+    fn nothing_flies_before_the_gateway_has_named_a_session() {
+        let opening = Opening::new(setup(false));
+        assert_eq!(opening.first_flight()(), None);
+        let opened = opening.take(Transport::Tcp, Instant::now());
+        assert!(matches!(opened, Ok(Opened::Tcp { flight, .. }) if flight.is_empty()));
+    }
+
+    #[test]
+    fn what_flew_before_quic_won_is_asked_for() {
+        let opening = Opening::new(setup(true));
+        opening.first_flight()().unwrap();
+        let Ok(Opened::Quic { hello }) = opening.take(Transport::Quic, Instant::now()) else {
+            panic!("QUIC won")
+        };
+        let waiting: Vec<_> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
+        assert_eq!((hello.epoch, waiting), (3, vec![1]));
+    }
+}

@@ -7,10 +7,13 @@ use rustls::{
     pki_types::{PrivateKeyDer, pem::PemObject as _},
     server::ServerSessionMemoryCache,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use super::*;
-use crate::connect::tls;
+use crate::connect::{Wire, tcp, tls};
 
 const FLIGHT: &[u8] = b"HELLO and a request";
 const ANSWER: &[u8] = b"WELCOME and the answer";
@@ -71,15 +74,15 @@ impl Rig {
 }
 
 /// Answers when `expected` bytes are there.
-async fn serve(mut io: DuplexStream, config: Arc<ServerConfig>, expected: usize) -> Seen {
+async fn serve<S>(mut io: S, config: Arc<ServerConfig>, expected: usize) -> Seen
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut tls, mut seen) = (ServerConnection::new(config).unwrap(), Seen::default());
     let mut answered = false;
     let mut bytes = vec![0; 1 << 16];
     loop {
-        let count = io.read(&mut bytes).await.unwrap();
-        if count == 0 {
-            return seen;
-        }
+        let Ok(count @ 1..) = io.read(&mut bytes).await else { return seen };
         seen.flights += usize::from(!answered);
         let mut rest = &bytes[..count];
         while !rest.is_empty() {
@@ -151,4 +154,38 @@ async fn a_ticket_is_used_once() {
     rig.server.send_tls13_tickets = 0;
     assert_eq!(rig.connect(Some(FLIGHT)).await.0, FLIGHT.len());
     assert_eq!(rig.connect(Some(FLIGHT)).await.0, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_takes_the_flight_and_never_answers_loses_the_race() {
+    let rig = Rig::new(true);
+    let listen = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    };
+    let ((silent, silent_address), (real, address)) = (listen().await, listen().await);
+    let config = Arc::new(rig.server.clone());
+    tokio::spawn(async move {
+        while let Ok((io, _)) = real.accept().await {
+            tokio::spawn(serve(io, Arc::clone(&config), FLIGHT.len()));
+        }
+    });
+    let flight: FirstFlight = Arc::new(|| Some(Bytes::from_static(FLIGHT)));
+    let connect = async |addresses| {
+        let host = "gateway.example".to_owned();
+        tcp::connect(Some(rig.client.clone()), host, addresses, flight.clone()).await.unwrap()
+    };
+    let Wire::Tcp { mut stream, early: 0 } = connect(vec![address]).await else {
+        panic!("there is no ticket yet")
+    };
+    stream.write_all(FLIGHT).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.read_exact(&mut [0; ANSWER.len()]).await.unwrap();
+    let raced = connect(vec![silent_address, address]).await;
+    assert!(matches!(raced, Wire::Tcp { early, .. } if early == FLIGHT.len()));
+    let (mut io, _) = silent.accept().await.unwrap();
+    let mut hello = Vec::new();
+    io.read_to_end(&mut hello).await.unwrap();
+    assert!(hello.len() > FLIGHT.len(), "it was given the flight too, and is closed");
 }

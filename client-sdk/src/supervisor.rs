@@ -29,6 +29,9 @@ pub(crate) struct Supervisor {
     backoff: Backoff,
     /// The next endpoint to try.
     place: usize,
+    /// Whether calls may leave before there is a connection: not when the gateway said that it goes, since then
+    /// nobody would know any more whether they ran.
+    flies: bool,
     /// Endpoints that a GOAWAY named, tried before the configured ones.
     advised: Vec<Endpoint>,
 }
@@ -44,7 +47,7 @@ impl Supervisor {
         let link = Arc::new(link_config(&config)?);
         let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
         let place = backoff.pick(config.endpoints.len());
-        Ok(Self { shared, config, link, connector, backoff, place, advised: Vec::new() })
+        Ok(Self { shared, config, link, connector, backoff, place, flies: true, advised: Vec::new() })
     }
 
     /// Runs until the client is closed.
@@ -52,7 +55,7 @@ impl Supervisor {
         let (kind, reason) = loop {
             self.shared.set_state(ConnectionState::Connecting);
             let shared = Arc::clone(&self.shared);
-            let opening = Opening::new(self.setup());
+            let opening = Opening::new(self.setup(), self.flies);
             let outcome = tokio::select! {
                 outcome = self.attempt(&opening) => outcome,
                 reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
@@ -96,6 +99,7 @@ impl Supervisor {
     /// What is to be remembered of a connection's end, and how long to wait.
     fn after(&mut self, end: &LineEnd) -> Duration {
         if end.was_online {
+            self.flies = !matches!(end.next, Next::Elsewhere(_));
             self.backoff.reset();
             // What worked is tried first.
             self.place = self.place.wrapping_sub(1);

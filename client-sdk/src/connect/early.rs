@@ -4,7 +4,7 @@
 //!  client                                        gateway
 //!    | ClientHello with ticket, {first flight}      |
 //!    |--------------------------------------------->| accepts: {WELCOME, answers} behind its Finished
-//!    |<---------------------------------------------| rejects: the flight is sent again, see `line`
+//!    |<---------------------------------------------| rejects: see `line::Opening`
 //!    | Finished                                     |
 //!    |--------------------------------------------->|
 //! ```
@@ -19,13 +19,12 @@ use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Makes the bytes that a line says first, when a connection can carry them early. All attempts of a race are
-/// given the same bytes, so that it does not matter to the gateway which of them wins. `None`: nothing may be
-/// said early.
+/// Makes the bytes that a line says first, when a connection can carry them early. `None`: nothing may be said
+/// early, or another connection of the race has been given them.
 pub(crate) type FirstFlight = Arc<dyn Fn() -> Option<Bytes> + Send + Sync>;
 
 /// A TLS connection whose handshake is complete: the gateway has answered. Also says how many bytes of the
-/// flight it has taken as early data; the others are to be sent, all of them when it is 0.
+/// flight it has taken as early data.
 pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     tls: Arc<ClientConfig>,
     name: ServerName<'static>,

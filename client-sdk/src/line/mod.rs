@@ -81,7 +81,11 @@ pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
     let now = Instant::now();
     let transport = wire.transport();
     let setup = opening.setup().clone();
-    let opened = match opening.take(transport, now) {
+    let early = match &wire {
+        Wire::Tcp { early, .. } => *early,
+        Wire::Quic(_) => 0,
+    };
+    let opened = match opening.take(transport, early, now) {
         Ok(opened) => opened,
         Err(error) => {
             let reason = format!("the identity file cannot be written: {error}");
@@ -89,10 +93,10 @@ pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
         }
     };
     match (wire, opened) {
-        (Wire::Tcp { stream, early }, Opened::Tcp { hello, machine, flight }) => {
+        (Wire::Tcp { stream, .. }, Opened::Tcp { hello, machine, owed }) => {
             let machine = Machine::Tcp(machine);
             let line = Line::new(setup, stream, machine, transport, hello, now);
-            line.beginning_with(&flight, early).drive().await
+            line.going_on(&owed, early > 0).drive().await
         }
         (Wire::Tcp { .. }, Opened::Quic { .. }) | (Wire::Quic(_), Opened::Tcp { .. }) => {
             LineEnd { reason: "the transport changed".to_owned(), was_online: false, next: Next::Again }
@@ -172,10 +176,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// The machine's first bytes were made before the connection; it has carried `early` of them.
-    fn beginning_with(mut self, flight: &[u8], early: usize) -> Self {
-        self.out.extend_from_slice(&flight[early.min(flight.len())..]);
-        self.early_data = early > 0;
+    /// The machine has said something already, and `owed` is still to be sent of it.
+    fn going_on(mut self, owed: &[u8], early_data: bool) -> Self {
+        self.out.extend_from_slice(owed);
+        self.early_data = early_data;
         self
     }
 

@@ -13,7 +13,9 @@ use crate::{connect::FirstFlight, core::Core, state::Transport};
 /// the app's requests follows on the connection.
 const FLIGHT_BYTES_MAX: usize = 16 << 10;
 
-/// The beginning of one line, for all connections that race for it.
+/// The beginning of one line, while connections race for it. One of them may carry its first flight, once: the
+/// gateway that issued the ticket is then the only one that can have run what was in it, whoever else sends the
+/// same bytes, and wherever the others of the race lead.
 pub(crate) struct Opening {
     setup: Setup,
     stage: Mutex<Stage>,
@@ -22,7 +24,7 @@ pub(crate) struct Opening {
 enum Stage {
     /// Nothing was said.
     Waiting,
-    /// The first flight is out, on one connection or several.
+    /// The first flight is out.
     Flying(Box<Flying>),
     /// A connection won, or the attempt is over.
     Over,
@@ -31,23 +33,26 @@ enum Stage {
 struct Flying {
     hello: Hello,
     machine: Box<Connection>,
+    /// What the machine has said first.
     flight: Bytes,
 }
 
 /// What a line begins with on the connection that it got.
 pub(super) enum Opened {
-    /// `flight` are the machine's first bytes, if it was asked for them before.
-    Tcp { hello: Hello, machine: Box<Connection>, flight: Bytes },
+    /// `owed` is what the machine has said and the gateway has not.
+    Tcp { hello: Hello, machine: Box<Connection>, owed: Bytes },
     /// Frames go by streams.
     Quic { hello: Hello },
 }
 
 impl Opening {
-    pub(crate) fn new(setup: Setup) -> Arc<Self> {
-        Arc::new(Self { setup, stage: Mutex::new(Stage::Waiting) })
+    /// With `flies` false nothing is said before there is a connection.
+    pub(crate) fn new(setup: Setup, flies: bool) -> Arc<Self> {
+        let stage = if flies { Stage::Waiting } else { Stage::Over };
+        Arc::new(Self { setup, stage: Mutex::new(stage) })
     }
 
-    /// For connections that can carry early data.
+    /// For a connection that can carry early data.
     pub(crate) fn first_flight(self: &Arc<Self>) -> FirstFlight {
         let opening = Arc::clone(self);
         Arc::new(move || opening.fly(Instant::now()))
@@ -57,17 +62,19 @@ impl Opening {
         &self.setup
     }
 
-    /// What the connection that won begins with. What was said over TCP when QUIC won is for the gateway to
-    /// sort out: HELLO names the requests.
-    pub(super) fn take(&self, transport: Transport, now: Instant) -> io::Result<Opened> {
+    /// What the connection that won begins with, of which `early` bytes of the first flight were taken. A
+    /// flight that was rejected, or flew on another connection, is one that a lost connection carried: it may
+    /// have run where somebody else sent it, so HELLO asks for its requests.
+    pub(super) fn take(&self, transport: Transport, early: usize, now: Instant) -> io::Result<Opened> {
         match (std::mem::replace(&mut *self.stage.lock(), Stage::Over), transport) {
-            (Stage::Flying(flying), Transport::Tcp) => {
-                let Flying { hello, machine, flight } = *flying;
-                Ok(Opened::Tcp { hello, machine, flight })
+            (Stage::Flying(flying), Transport::Tcp) if early > 0 => {
+                let Flying { hello, machine, mut flight } = *flying;
+                let owed = flight.split_off(early.min(flight.len()));
+                Ok(Opened::Tcp { hello, machine, owed })
             }
             (_, Transport::Tcp) => {
                 let (hello, machine) = self.begin(now)?;
-                Ok(Opened::Tcp { hello, machine, flight: Bytes::new() })
+                Ok(Opened::Tcp { hello, machine, owed: Bytes::new() })
             }
             (_, Transport::Quic) => {
                 let base = self.setup.base.clone();
@@ -81,11 +88,7 @@ impl Opening {
     /// has named.
     fn fly(&self, now: Instant) -> Option<Bytes> {
         let mut stage = self.stage.lock();
-        match &*stage {
-            Stage::Flying(flying) => return Some(flying.flight.clone()),
-            Stage::Over => return None,
-            Stage::Waiting => {}
-        }
+        let Stage::Waiting = &*stage else { return None };
         if !self.setup.shared.with(|core| core.session.is_known()) {
             return None;
         }
@@ -152,42 +155,45 @@ mod tests {
     }
 
     #[test]
-    fn all_connections_of_a_race_carry_the_same_flight() {
-        let opening = Opening::new(setup(true));
+    fn one_connection_carries_the_flight_and_goes_on_behind_it() {
+        let opening = Opening::new(setup(true), true);
         let fly = opening.first_flight();
         let bytes = fly().unwrap();
-        assert_eq!(fly(), Some(bytes.clone()));
-        let Ok(Opened::Tcp { hello, flight, .. }) = opening.take(Transport::Tcp, Instant::now()) else {
+        assert_eq!(fly(), None, "another connection of the race may lead elsewhere");
+        let Ok(Opened::Tcp { hello, owed, .. }) = opening.take(Transport::Tcp, 3, Instant::now()) else {
             panic!("TCP won")
         };
-        assert_eq!((flight, hello.epoch, hello.session_id), (bytes, 2, 7));
-        assert_eq!(fly(), None, "a connection that lost the race says nothing any more");
+        assert_eq!((&owed[..], hello.epoch, hello.session_id), (&bytes[3..], 2, 7));
+        assert_eq!(fly(), None);
     }
 
     #[test]
     fn streams_wait_for_the_connection() {
-        let opening = Opening::new(setup(true));
+        let opening = Opening::new(setup(true), true);
         opening.first_flight()().unwrap();
         let on_line = |core: &mut Core, key| core.call(key).unwrap().is_on_line();
         assert_eq!(opening.setup.shared.with(|core| (on_line(core, 0), on_line(core, 1))), (true, false));
     }
 
     #[test]
-    fn nothing_flies_before_the_gateway_has_named_a_session() {
-        let opening = Opening::new(setup(false));
-        assert_eq!(opening.first_flight()(), None);
-        let opened = opening.take(Transport::Tcp, Instant::now());
-        assert!(matches!(opened, Ok(Opened::Tcp { flight, .. }) if flight.is_empty()));
+    fn nothing_flies_before_the_gateway_has_named_a_session_or_when_it_goes() {
+        for opening in [Opening::new(setup(false), true), Opening::new(setup(true), false)] {
+            assert_eq!(opening.first_flight()(), None);
+            let opened = opening.take(Transport::Tcp, 0, Instant::now());
+            assert!(matches!(opened, Ok(Opened::Tcp { owed, .. }) if owed.is_empty()));
+        }
     }
 
     #[test]
-    fn what_flew_before_quic_won_is_asked_for() {
-        let opening = Opening::new(setup(true));
-        opening.first_flight()().unwrap();
-        let Ok(Opened::Quic { hello }) = opening.take(Transport::Quic, Instant::now()) else {
-            panic!("QUIC won")
-        };
-        let waiting: Vec<_> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
-        assert_eq!((hello.epoch, waiting), (3, vec![1]));
+    fn what_flew_in_vain_is_asked_for() {
+        for transport in [Transport::Tcp, Transport::Quic] {
+            let opening = Opening::new(setup(true), true);
+            opening.first_flight()().unwrap();
+            let hello = match opening.take(transport, 0, Instant::now()).unwrap() {
+                Opened::Tcp { hello, .. } | Opened::Quic { hello } => hello,
+            };
+            let waiting: Vec<_> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
+            assert_eq!((hello.epoch, waiting), (3, vec![1]), "{transport}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions as their connections see them. Time is simulated; nothing waits.
 
 mod exchanges;
+mod flights;
 mod histories;
 mod ownership;
 mod pushes;

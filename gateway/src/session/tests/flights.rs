@@ -86,7 +86,9 @@ impl World {
             Step::Fly(count) => self.fly(count),
             Step::Copy(index) if index < self.flights.len() => self.copy(index),
             Step::Copy(_) => {}
-            Step::Land if self.flying && self.flights.last().is_some_and(|flight| !flight.spent) => self.land(),
+            Step::Land if self.flying && self.flights.last().is_some_and(|flight| !flight.spent) => {
+                self.land()
+            }
             Step::Land | Step::Reject if self.flying => self.reconnect(),
             Step::Land | Step::Reject => {}
             Step::Finish if !self.producers.is_empty() => self.producers.remove(0).end(),

@@ -8,8 +8,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 pub(super) type Block = [u8; 16];
 
-/// Bytes of counter mode at a time: as many as the widest engine has in flight.
-pub(super) const CHUNK: usize = 1024;
+/// Bytes of counter mode that every engine makes whole groups of.
+pub(super) const CHUNK: usize = 256;
 
 /// What carries the S-box. All compute the same, and all take a time that depends on the number of blocks alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,13 +142,14 @@ impl Sm4 {
     }
 
     fn count_blocks(&self, mut counter: u128, data: &mut [u8]) {
-        let mut stream = [[0; 16]; CHUNK / 16];
-        for data in data.as_chunks_mut::<CHUNK>().0 {
-            for block in &mut stream {
+        let mut stream = [[0; 16]; 4 * CHUNK / 16];
+        for data in data.chunks_mut(4 * CHUNK) {
+            let stream = &mut stream[..data.len() / 16];
+            for block in stream.iter_mut() {
                 *block = counter.to_be_bytes();
                 counter += 1;
             }
-            self.encrypt(&mut stream);
+            self.encrypt(stream);
             data.iter_mut().zip(stream.as_flattened()).for_each(|(byte, key)| *byte ^= key);
         }
         stream.as_flattened_mut().zeroize();

@@ -9,7 +9,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "loads and stores of vectors; 2.4 GB/s on AVX-512 where the portable code reaches 0.1 (one thread)"
+    reason = "loads and stores of vectors; SM4-GCM at 16 KiB: 2.6 GB/s on AVX-512, 0.2 portable (one thread)"
 )]
 
 use std::arch::x86_64::*;
@@ -58,9 +58,19 @@ macro_rules! engine {
             #[target_feature(enable = $features)]
             pub(in super::super) fn count(round_keys: &[u32; 32], counter: u128, data: &mut [u8]) {
                 let mut next = counter as u32;
-                for bytes in data.as_chunks_mut::<{ WIDE * 16 }>().0 {
+                let (wide, rest) = data.as_chunks_mut::<{ WIDE * 16 }>();
+                for bytes in wide {
                     count_groups::<$groups>(round_keys, counter, next, bytes);
                     next = next.wrapping_add(WIDE as u32);
+                }
+                let (pairs, rest) = rest.as_chunks_mut::<{ 2 * LANES * 16 }>();
+                for bytes in pairs {
+                    count_groups::<2>(round_keys, counter, next, bytes);
+                    next = next.wrapping_add(2 * LANES as u32);
+                }
+                for bytes in rest.as_chunks_mut::<{ LANES * 16 }>().0 {
+                    count_groups::<1>(round_keys, counter, next, bytes);
+                    next = next.wrapping_add(LANES as u32);
                 }
             }
 

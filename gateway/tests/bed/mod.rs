@@ -99,6 +99,7 @@ pub fn listener() -> Listener {
         tlcp_certificate: None,
         authentication: Authentication::None,
         open_to_network: false,
+        alt_svc_port: None,
         connections_max: 100,
     }
 }

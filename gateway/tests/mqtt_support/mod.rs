@@ -38,6 +38,7 @@ pub fn listener(authentication: Authentication) -> Listener {
         tlcp_certificate: None,
         authentication,
         open_to_network: false,
+        alt_svc_port: None,
         connections_max: 100,
     }
 }

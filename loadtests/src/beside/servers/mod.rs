@@ -99,9 +99,13 @@ impl Drop for Server {
     }
 }
 
+/// The rest of a longer explanation would push the table apart.
+const EXPLANATION_MAX: usize = 160;
+
 fn last_line(log: &std::path::Path) -> String {
     let mut text = String::new();
     // A log that is not UTF-8 explains nothing.
     let _ = File::open(log).and_then(|mut file| file.read_to_string(&mut text));
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned()
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    line.chars().take(EXPLANATION_MAX).collect()
 }

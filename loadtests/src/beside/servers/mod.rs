@@ -3,6 +3,7 @@
 mod haproxy;
 mod mosquitto;
 mod nginx;
+mod openssl;
 mod own;
 mod towline;
 
@@ -18,6 +19,7 @@ pub(super) use self::{
     haproxy::haproxy,
     mosquitto::mosquitto,
     nginx::nginx,
+    openssl::openssl_shangmi,
     own::{Own, own},
     towline::{Listener, Towline},
 };

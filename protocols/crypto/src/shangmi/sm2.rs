@@ -1,23 +1,23 @@
 //! SM2 (GB/T 32918-2016): keys and signatures, as bytes in and bytes out.
 //!
-//! The arithmetic is the crate `sm2`'s: formally verified field operations, complete addition formulas and
-//! tables read in whole, so that neither signing nor key exchange branches or indexes by a secret.
+//! Keys are read, and numbers modulo the group's order reckoned with, by the crate `sm2`. Points are multiplied here,
+//! in half of the crate's time and as independently of secrets.
 
-use rustls::pki_types::PrivateKeyDer;
+mod field;
+mod point;
+
+use rustls::{crypto::hmac::Hmac as _, pki_types::PrivateKeyDer};
 use sm2::{
-    ProjectivePoint, PublicKey, Scalar, SecretKey,
-    dsa::{
-        Signature, SigningKey, VerifyingKey,
-        signature::{RandomizedSigner as _, Verifier as _},
-    },
-    elliptic_curve::{
-        point::AffineCoordinates as _,
-        rand_core::{TryCryptoRng, TryRng},
-        sec1::ToSec1Point as _,
-    },
+    FieldBytes, Scalar, SecretKey,
+    dsa::Signature,
+    elliptic_curve::{ff::PrimeField as _, ops::Reduce as _},
     pkcs8::DecodePrivateKey as _,
 };
-use zeroize::Zeroizing;
+use sm3::{Digest as _, Sm3};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use self::point::Affine;
+use super::sm3::HMAC_SM3;
 
 /// The signer's identifier in certificates, the standard's default (GM/T 0009-2012, section 10).
 pub(super) const ID_DEFAULT: &str = "1234567812345678";
@@ -76,7 +76,8 @@ impl PrivateKey {
         if *secret.to_nonzero_scalar() == -Scalar::ONE {
             return Err(Invalid);
         }
-        let public = encode(&secret.public_key())?;
+        let scalar = Zeroizing::new(<[u8; 32]>::from(secret.to_bytes()));
+        let public = point::multiply_generator(&scalar).to_affine().ok_or(Invalid)?.to_bytes();
         Ok(Self { secret, public })
     }
 
@@ -87,15 +88,18 @@ impl PrivateKey {
 
     /// Ready to sign under an identifier.
     pub(super) fn signer(&self, id: &str) -> Result<Signer, Invalid> {
-        SigningKey::new(id, &self.secret).map(Signer).map_err(|_| Invalid)
+        let d = *self.secret.to_nonzero_scalar();
+        let inverse = (d + Scalar::ONE).invert().into_option().ok_or(Invalid)?;
+        Ok(Signer { d, inverse, z: identity(id, &self.public)? })
     }
 
     /// The x coordinate of the point that both sides come to: plain Diffie-Hellman, as RFC 8998, section 3.3,
     /// uses the curve.
     pub(super) fn agree(&self, peer: &[u8]) -> Result<Zeroizing<[u8; 32]>, Invalid> {
-        let peer = decode(peer)?;
-        let shared = ProjectivePoint::from(*peer.as_affine()) * *self.secret.to_nonzero_scalar();
-        Ok(Zeroizing::new(shared.to_affine().x().into()))
+        let peer = Affine::from_bytes(peer).ok_or(Invalid)?;
+        let scalar = Zeroizing::new(<[u8; 32]>::from(self.secret.to_bytes()));
+        let shared = point::multiply(&peer, &scalar).to_affine().ok_or(Invalid)?;
+        Ok(Zeroizing::new(shared.x()))
     }
 
     /// PKCS#8, PEM.
@@ -106,67 +110,97 @@ impl PrivateKey {
     }
 }
 
-/// A private key and the hash of its identifier, curve and public half (`Z` in GB/T 32918.2, section 5.5).
-#[derive(Clone)]
-pub(super) struct Signer(SigningKey);
+/// A private key and the hash of its identifier, curve and public half. It erases itself.
+pub(super) struct Signer {
+    d: Scalar,
+    /// `1 / (1 + d)`.
+    inverse: Scalar,
+    z: [u8; 32],
+}
 
 impl Signer {
-    /// `r` and `s` over a message, in DER (GB/T 32918.2, section 6.1). The nonce is derived from key, message and
-    /// fresh random numbers together, so a weak generator alone does not give the key away.
+    /// `r` and `s` over a message, in DER (GB/T 32918.2, section 6.1). The nonce comes from key, message and fresh
+    /// random numbers together, so a weak generator alone does not give the key away.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Invalid> {
-        let signature: Signature = self.0.try_sign_with_rng(&mut SystemRng, message).map_err(|_| Invalid)?;
-        Ok(signature.to_der().as_bytes().to_vec())
+        // A draw fails with a chance of 2^-32; that many in a row mean that something is broken.
+        const DRAWS_MAX: u8 = 8;
+        let e = digest(&self.z, message);
+        let mut fresh = Zeroizing::new([0; 32]);
+        aws_lc_rs::rand::fill(fresh.as_mut()).map_err(|_| Invalid)?;
+        let key = HMAC_SM3.with_key(&Zeroizing::new(<[u8; 32]>::from(self.d.to_repr()))[..]);
+        for draw in 0..DRAWS_MAX {
+            let nonce = key.sign_concat(&[draw], &[&fresh[..]], &e);
+            if let Some(signature) = self.sign_with(&e, nonce.as_ref()) {
+                return Ok(signature.to_der().as_bytes().to_vec());
+            }
+        }
+        Err(Invalid)
+    }
+
+    /// Steps A4 to A7; `None` where A3 has to draw again.
+    fn sign_with(&self, e: &[u8; 32], nonce: &[u8]) -> Option<Signature> {
+        let nonce = Zeroizing::new(<[u8; 32]>::try_from(nonce).ok()?);
+        let k = Zeroizing::new(Scalar::from_repr((*nonce).into()).into_option()?);
+        let x = point::multiply_generator(&nonce).to_affine()?.x();
+        let r = reduce(e) + reduce(&x);
+        if bool::from(r.is_zero() | (r + *k).is_zero()) {
+            return None;
+        }
+        let s = self.inverse * (*k - r * self.d);
+        // Refuses an s of zero.
+        Signature::from_scalars(r, s).ok()
+    }
+}
+
+impl Drop for Signer {
+    fn drop(&mut self) {
+        self.d.zeroize();
+        self.inverse.zeroize();
     }
 }
 
 /// Checks a DER signature (GB/T 32918.2, section 7.1).
 pub(super) fn verify(public: &[u8], id: &str, message: &[u8], signature: &[u8]) -> Result<(), Invalid> {
-    let key = VerifyingKey::new(id, decode(public)?).map_err(|_| Invalid)?;
-    let signature = Signature::from_der(signature).map_err(|_| Invalid)?;
-    key.verify(message, &signature).map_err(|_| Invalid)
-}
-
-/// A point of the curve, never that at infinity. TLS knows uncompressed points only (RFC 8446, section 4.2.8.2).
-fn decode(point: &[u8]) -> Result<PublicKey, Invalid> {
-    const UNCOMPRESSED: u8 = 4;
-    if point.first() != Some(&UNCOMPRESSED) {
+    let point = Affine::from_bytes(public).ok_or(Invalid)?;
+    let z = identity(id, &point.to_bytes())?;
+    // Both halves are in 1..n-1.
+    let (r, s) = Signature::from_der(signature).map_err(|_| Invalid)?.split_scalars();
+    let t = *r + *s;
+    if t.is_zero().into() {
         return Err(Invalid);
     }
-    PublicKey::from_sec1_bytes(point).map_err(|_| Invalid)
+    let with_generator = point::multiply_generator(&s.to_repr().into());
+    let sum = point::multiply(&point, &t.to_repr().into()).add(&with_generator);
+    let x = sum.to_affine().ok_or(Invalid)?.x();
+    if *r == reduce(&digest(&z, message)) + reduce(&x) { Ok(()) } else { Err(Invalid) }
 }
 
-fn encode(public: &PublicKey) -> Result<Point, Invalid> {
-    public.to_sec1_point(false).as_bytes().try_into().map_err(|_| Invalid)
+/// `Z`: the hash of the signer's identifier, the curve and the public key (GB/T 32918.2, section 5.5).
+fn identity(id: &str, public: &Point) -> Result<[u8; 32], Invalid> {
+    let bits = u16::try_from(id.len() * 8).map_err(|_| Invalid)?.to_be_bytes();
+    let hash = Sm3::new().chain_update(bits).chain_update(id).chain_update(CURVE).chain_update(&public[1..]);
+    Ok(hash.finalize().into())
 }
 
-/// The system's random numbers, as the crate `sm2` wants them.
-struct SystemRng;
-
-impl TryRng for SystemRng {
-    type Error = Unavailable;
-
-    fn try_next_u32(&mut self) -> Result<u32, Unavailable> {
-        let mut bytes = [0; 4];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u32::from_ne_bytes(bytes))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Unavailable> {
-        let mut bytes = [0; 8];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u64::from_ne_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Unavailable> {
-        aws_lc_rs::rand::fill(bytes).map_err(|_| Unavailable)
-    }
+/// `e`: the hash of `Z` and the message.
+fn digest(z: &[u8; 32], message: &[u8]) -> [u8; 32] {
+    Sm3::new().chain_update(z).chain_update(message).finalize().into()
 }
 
-impl TryCryptoRng for SystemRng {}
+fn reduce(bytes: &[u8; 32]) -> Scalar {
+    Scalar::reduce(&FieldBytes::from(*bytes))
+}
 
-#[derive(Debug, thiserror::Error)]
-#[error("the system has no random numbers")]
-struct Unavailable;
+/// `a`, `b` and the generator's coordinates (GB/T 32918.5-2017, section 2).
+const CURVE: &[u8] = b"\
+    \xff\xff\xff\xfe\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\
+    \xff\xff\xff\xff\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xfc\
+    \x28\xe9\xfa\x9e\x9d\x9f\x5e\x34\x4d\x5a\x9e\x4b\xcf\x65\x09\xa7\
+    \xf3\x97\x89\xf5\x15\xab\x8f\x92\xdd\xbc\xbd\x41\x4d\x94\x0e\x93\
+    \x32\xc4\xae\x2c\x1f\x19\x81\x19\x5f\x99\x04\x46\x6a\x39\xc9\x94\
+    \x8f\xe3\x0b\xbf\xf2\x66\x0b\xe1\x71\x5a\x45\x89\x33\x4c\x74\xc7\
+    \xbc\x37\x36\xa2\xf4\xf6\x77\x9c\x59\xbd\xce\xe3\x6b\x69\x21\x53\
+    \xd0\xa9\x87\x7c\xc6\x2a\x47\x40\x02\xdf\x32\xe5\x21\x39\xf0\xa0";
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,8 @@ const OUTER_PAD: u8 = 0x5c;
 /// The hash of RFC 8998's suites.
 pub(super) static SM3: Sm3 = Sm3;
 /// HKDF (RFC 5869) of RFC 8998's suites.
-pub(super) static HKDF_SM3: HkdfUsingHmac<'static> = HkdfUsingHmac(&HmacSm3);
+pub(super) static HKDF_SM3: HkdfUsingHmac<'static> = HkdfUsingHmac(&HMAC_SM3);
+pub(super) static HMAC_SM3: HmacSm3 = HmacSm3;
 
 #[derive(Debug)]
 pub(super) struct Sm3;
@@ -60,7 +61,7 @@ impl hash::Context for Context {
     }
 }
 
-struct HmacSm3;
+pub(super) struct HmacSm3;
 
 impl hmac::Hmac for HmacSm3 {
     fn with_key(&self, key: &[u8]) -> Box<dyn hmac::Key> {
@@ -134,7 +135,7 @@ mod tests {
     #[track_caller]
     fn check_hmac(key: &[u8], message: &[u8], expected: &str) {
         let (first, last) = message.split_at(message.len() / 2);
-        assert_eq!(HmacSm3.with_key(key).sign_concat(first, &[], last).as_ref(), hex(expected));
+        assert_eq!(HMAC_SM3.with_key(key).sign_concat(first, &[], last).as_ref(), hex(expected));
     }
 
     /// Computed with OpenSSL 3.0.19, `openssl dgst -sm3 -mac hmac -macopt hexkey:...`.

@@ -11,7 +11,6 @@ pub mod early;
 pub mod error;
 pub mod gateway;
 pub mod http;
-pub mod http3;
 pub mod hub;
 pub mod link;
 pub mod listener;

@@ -3,6 +3,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use towline_protocols::tls::RecordSizes;
+
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -61,11 +63,12 @@ pub struct Listener {
     pub authentication: Authentication,
     /// The operator's word that `authentication = none` may listen beyond loopback.
     pub open_to_network: bool,
-    /// The UDP port at which HTTP/1.1 and HTTP/2 clients are told to find HTTP/3 (RFC 7838); `None` is the
-    /// port of `bind`, 0 tells them nothing.
-    pub alt_svc_port: Option<u16>,
     /// Connections at one time on this listener.
     pub connections_max: usize,
+    /// Early data (0-RTT) accepted on a TLS connection, octets; 0 is none.
+    pub early_data_bytes_max: u32,
+    /// How TLS records grow with a flow.
+    pub record_size: RecordSizes,
 }
 
 /// A protocol that a listener may admit.
@@ -73,7 +76,7 @@ pub struct Listener {
 pub enum ListenerProtocol {
     /// `towline/1`.
     Link,
-    /// HTTP/1.1 and HTTP/2; HTTP/3 where QUIC is accepted.
+    /// HTTP/1.1 and HTTP/2.
     Http,
     /// MQTT.
     Mqtt,
@@ -365,8 +368,9 @@ impl Listener {
             tlcp_certificate: None,
             authentication: Authentication::None,
             open_to_network: false,
-            alt_svc_port: None,
             connections_max: 100_000,
+            early_data_bytes_max: 16 * 1024,
+            record_size: RecordSizes::default(),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! TLS where the listener's policy and the first bytes ask for it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::TcpStream,
     sync::Semaphore,
-    time::{timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::LazyConfigAcceptor;
-use towline_protocols::detect::Detection;
+use towline_protocols::{
+    detect::Detection,
+    tls::{Alert, ClientHello, RecordSizes},
+};
 
 use super::{
     Refusal,
@@ -22,7 +24,7 @@ use crate::{
     settings::TlsMode,
     transport::{
         Rewind, Stream,
-        tls::{HelloFacts, ServerTls},
+        tls::{Accepted, Hello, HelloFacts, NoOverlap, ServerTls, early::EarlyOutcome},
     },
 };
 
@@ -45,20 +47,11 @@ pub(super) async fn secure(
     let (mode, tls) = (policy.settings.tls, policy.tls.clone());
     match (first.detection, mode, tls) {
         (Detection::Tls, TlsMode::Required | TlsMode::Optional, Some(tls)) => {
-            let handshake = handshake(gateway, Rewind::new(tcp, first.bytes), tls);
-            let stream = match handshake.await {
-                Ok(stream) => stream,
-                Err(refusal) => {
-                    count(
-                        gateway,
-                        listener,
-                        if let Refusal::HandshakeTimeout = refusal { "timeout" } else { "failed" },
-                    );
-                    return Err(refusal);
-                }
-            };
-            count(gateway, listener, "ok");
-            Ok(Secured { stream: Stream::tls(Box::new(stream), limits.write_timeout), plaintext: None })
+            let accepted =
+                handshake(gateway, listener, tcp, &first.bytes, tls, policy.settings.record_size).await;
+            count(gateway, listener, outcome(&accepted));
+            let stream = Stream::tls(accepted?.stream, limits.write_timeout);
+            Ok(Secured { stream, plaintext: None })
         }
         (Detection::Tls, ..) => Err(Refusal::Tls),
         (_, TlsMode::Required, _) => {
@@ -74,36 +67,57 @@ pub(super) async fn secure(
 
 /// The ClientHello is awaited before a place among the running handshakes is taken, so that peers who
 /// send half of one keep nobody waiting.
-async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+async fn handshake(
     gateway: &Gateway,
-    stream: S,
+    listener: &str,
+    tcp: TcpStream,
+    first_bytes: &[u8],
     tls: Arc<ServerTls>,
-) -> Result<tokio_rustls::server::TlsStream<S>, Refusal> {
-    let deadline = tokio::time::Instant::now() + gateway.snapshot().settings.limits.handshake_timeout;
-    let timed_out = |_| {
-        gateway.metrics.limit_hit("limits.handshake_timeout");
-        Refusal::HandshakeTimeout
-    };
-    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
-    let hello = timeout_at(deadline, hello).await.map_err(timed_out)?.map_err(Refusal::Handshake)?;
-    let config = choose(&tls, &hello).map_err(Refusal::Handshake)?;
+    sizes: RecordSizes,
+) -> Result<Accepted, Refusal> {
+    let deadline = Instant::now() + gateway.snapshot().settings.limits.handshake_timeout;
     let running = async {
+        let hello = Hello::read(tcp, first_bytes).await?;
         let _place = place(gateway, &gateway.handshakes).await;
-        hello.into_stream(config).await
+        let config = match hello.look(|hello| choose(&tls, hello)) {
+            Ok(config) => config,
+            Err(none) => return Err(hello.refuse(Alert::HandshakeFailure, &none).await.into()),
+        };
+        let accepted = hello.accept(config, sizes, deadline).await?;
+        early_data(gateway, listener, accepted.early_data);
+        Ok(accepted)
     };
-    timeout_at(deadline, running).await.map_err(timed_out)?.map_err(Refusal::Handshake)
+    timeout_at(deadline, running).await.unwrap_or_else(|_| {
+        gateway.metrics.limit_hit("limits.handshake_timeout");
+        Err(Refusal::HandshakeTimeout)
+    })
 }
 
-fn choose<S: AsyncRead + AsyncWrite + Unpin>(
-    tls: &ServerTls,
-    hello: &tokio_rustls::StartHandshake<S>,
-) -> io::Result<Arc<rustls::ServerConfig>> {
-    let hello = hello.client_hello();
-    let suites: Vec<u16> = hello.cipher_suites().iter().map(|suite| u16::from(*suite)).collect();
-    let groups = hello.named_groups().unwrap_or_default();
-    let groups: Vec<u16> = groups.iter().map(|group| u16::from(*group)).collect();
-    let facts = HelloFacts { cipher_suites: &suites, named_groups: &groups };
-    tls.choose(&facts).map_err(io::Error::other)
+fn outcome(accepted: &Result<Accepted, Refusal>) -> &'static str {
+    match accepted {
+        Ok(_) => "ok",
+        Err(Refusal::HandshakeTimeout) => "timeout",
+        Err(_) => "failed",
+    }
+}
+
+fn early_data(gateway: &Gateway, listener: &str, outcome: EarlyOutcome) {
+    let outcome = match outcome {
+        EarlyOutcome::NotAsked => return,
+        EarlyOutcome::FirstUse => "accepted",
+        EarlyOutcome::Repeated | EarlyOutcome::Foreign => "rejected",
+        EarlyOutcome::Full => {
+            gateway.metrics.limit_hit("tls_tickets_used");
+            "rejected"
+        }
+    };
+    gateway.metrics.early_data.with_label_values(&[listener, outcome]).inc();
+}
+
+fn choose(tls: &ServerTls, hello: &ClientHello<'_>) -> Result<Arc<rustls::ServerConfig>, NoOverlap> {
+    let suites: Vec<u16> = hello.cipher_suites().collect();
+    let groups: Vec<u16> = hello.named_groups().collect();
+    tls.choose(&HelloFacts { cipher_suites: &suites, named_groups: &groups })
 }
 
 /// Waits for a place among the running handshakes; the wait counts as the limit being met.
@@ -156,13 +170,16 @@ mod tests {
     async fn half_a_client_hello_meets_the_timeout_and_takes_no_place() {
         let folder = tempfile::tempdir().unwrap();
         let (gateway, tls) = gateway(folder.path());
-        let (near, mut far) = tokio::io::duplex(4096);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
         far.write_all(b"\x16\x03\x01\x02\x00\x01\x00").await.unwrap();
         let places = gateway.handshakes.available_permits();
-        let (result, ()) = tokio::join!(handshake(&gateway, near, tls), async {
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            assert_eq!(gateway.handshakes.available_permits(), places);
-        });
+        let (result, ()) =
+            tokio::join!(handshake(&gateway, "a", near, b"", tls, RecordSizes::default()), async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                assert_eq!(gateway.handshakes.available_permits(), places);
+            });
         assert!(matches!(result, Err(Refusal::HandshakeTimeout)));
         assert!(gateway.metrics.render().contains("limit_hits_total{limit=\"limits.handshake_timeout\"} 1"));
     }

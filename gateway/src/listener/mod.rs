@@ -49,7 +49,8 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
         let (protocol, first_bytes, mut stream) = detect::protocol(&gateway, &listener, secured).await?;
         let open = slot.serving(&gateway, &listener, protocol);
         stream.set_meter(Meter::new(&gateway.metrics, protocol));
-        let origin = origin(Arc::clone(&listener), peer, protocol, stream.is_encrypted());
+        let origin = Origin::new(Arc::clone(&listener), peer, protocol, stream.is_encrypted());
+        let origin = Arc::new(Origin { handshake: stream.handshake(), ..origin });
         Ok((open, serve(Arc::clone(&gateway), origin, stream, first_bytes)))
     });
     let established = tokio::select! {
@@ -74,7 +75,7 @@ fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes
             parked::never(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes)))
         }
         Protocol::Mqtt => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
-        Protocol::LinkTcp | Protocol::LinkQuic | Protocol::Http3 => {
+        Protocol::LinkTcp | Protocol::LinkQuic => {
             parked::link(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }
     }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Instant};
 
 use tracing::{debug, info};
 
-use crate::gateway::Gateway;
+use crate::{gateway::Gateway, transport::tls::HandshakeError};
 
 /// Why a connection ended before a protocol served it. None of these is worth a warning: peers cause them.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum Refusal {
     HandshakeTimeout,
     /// The handshake failed.
     #[error("the handshake failed: {0}")]
-    Handshake(io::Error),
+    Handshake(#[from] HandshakeError),
     /// Plaintext on a listener that demands TLS.
     #[error("plaintext on a listener with tls = \"required\"")]
     Plaintext,

@@ -65,7 +65,7 @@ async fn handshake(
     let running = async {
         let hello = whole_record(&mut tcp, first_bytes).await?;
         let _place = place(gateway, &gateway.handshakes).await;
-        tlcp.accept(Rewind::new(tcp, hello)).await.map_err(Refusal::Handshake)
+        tlcp.accept(Rewind::new(tcp, hello)).await.map_err(|error| Refusal::Handshake(error.into()))
     };
     timeout_at(deadline, running).await.unwrap_or_else(|_| {
         gateway.metrics.limit_hit("limits.handshake_timeout");

@@ -16,9 +16,12 @@ use tokio::{
     net::TcpStream,
     time::Sleep,
 };
-use tokio_rustls::server::TlsStream;
 
-use super::{Rewind, tlcp::TlcpStream};
+use super::{
+    Handshake, Rewind,
+    tlcp::TlcpStream,
+    tls::{IdleTls, TlsStream},
+};
 use crate::{metrics::Metrics, request::Protocol};
 
 /// A TCP connection, with or without TLS. A peer that takes no byte of what is written for
@@ -53,8 +56,7 @@ impl Meter {
 
 enum Io {
     Plain(Rewind<TcpStream>),
-    /// Boxed: a TLS connection is a kilobyte, and this value moves between stages.
-    Tls(Box<TlsStream<Rewind<TcpStream>>>),
+    Tls(TlsStream),
     Tlcp(Box<TlcpStream>),
 }
 
@@ -64,8 +66,8 @@ impl Stream {
         Self { io: Io::Plain(tcp), meter: None, write_timeout, stalled: None }
     }
 
-    /// After a TLS handshake.
-    pub fn tls(tls: Box<TlsStream<Rewind<TcpStream>>>, write_timeout: Duration) -> Self {
+    /// After a TLS handshake, or while it ends and early data is read.
+    pub fn tls(tls: TlsStream, write_timeout: Duration) -> Self {
         Self { io: Io::Tls(tls), meter: None, write_timeout, stalled: None }
     }
 
@@ -88,8 +90,16 @@ impl Stream {
     pub fn alpn(&self) -> Option<&[u8]> {
         match &self.io {
             Io::Plain(_) => None,
-            Io::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+            Io::Tls(tls) => tls.alpn(),
             Io::Tlcp(tlcp) => tlcp.alpn(),
+        }
+    }
+
+    /// Whether the handshake is over. Until it is, what is read came as early data.
+    pub fn handshake(&self) -> Handshake {
+        match &self.io {
+            Io::Plain(_) | Io::Tlcp(_) => Handshake::complete(),
+            Io::Tls(tls) => tls.handshake(),
         }
     }
 
@@ -98,18 +108,19 @@ impl Stream {
         self.stalled.is_none()
             && match &self.io {
                 Io::Plain(tcp) => tcp.is_drained(),
-                Io::Tls(_) | Io::Tlcp(_) => false,
+                Io::Tls(tls) => tls.is_idle(),
+                Io::Tlcp(_) => false,
             }
     }
 
     /// Takes an idle stream out of tokio's reactor. An error is the end of the connection.
     pub fn park(self) -> io::Result<ParkedStream> {
-        match self.io {
-            Io::Plain(tcp) => {
-                Ok(ParkedStream { socket: tcp.into_inner().into_std()?, write_timeout: self.write_timeout })
-            }
-            Io::Tls(_) | Io::Tlcp(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
+        let (tcp, tls) = match self.io {
+            Io::Plain(tcp) => (tcp.into_inner(), None),
+            Io::Tls(tls) => tls.into_idle().map(|(tcp, idle)| (tcp, Some(idle)))?,
+            Io::Tlcp(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok(ParkedStream { socket: tcp.into_std()?, tls, write_timeout: self.write_timeout })
     }
 
     /// Passes a write's result on, and turns a wait that lasts too long into an error.
@@ -137,6 +148,7 @@ impl Stream {
 /// What is kept of an idle stream: the socket, and nothing in the reactor.
 pub struct ParkedStream {
     socket: std::net::TcpStream,
+    tls: Option<IdleTls>,
     write_timeout: Duration,
 }
 
@@ -144,7 +156,10 @@ impl ParkedStream {
     /// The stream as it was, but without a meter. An error is the end of the connection.
     pub fn unpark(self) -> io::Result<Stream> {
         let tcp = TcpStream::from_std(self.socket)?;
-        Ok(Stream::plain(Rewind::new(tcp, Bytes::new()), self.write_timeout))
+        Ok(match self.tls {
+            None => Stream::plain(Rewind::new(tcp, Bytes::new()), self.write_timeout),
+            Some(idle) => Stream::tls(TlsStream::from_idle(tcp, idle), self.write_timeout),
+        })
     }
 }
 
@@ -163,7 +178,7 @@ impl AsyncRead for Stream {
         let before = buf.filled().len();
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_read(cx, buf),
         };
         if let Some(meter) = &self.meter {
@@ -177,7 +192,7 @@ impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+            Io::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_write(cx, buf),
         };
         self.wrote(&result);
@@ -191,7 +206,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
+            Io::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_write_vectored(cx, bufs),
         };
         self.wrote(&result);
@@ -209,7 +224,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_flush(cx),
         };
         self.written(cx, result)
@@ -218,7 +233,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_shutdown(cx),
         };
         self.written(cx, result)

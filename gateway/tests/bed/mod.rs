@@ -19,7 +19,7 @@ use towline_gateway::{
     gateway::Gateway,
     http as front,
     request::{Origin, Protocol},
-    settings::{Authentication, Backend, BackendKind, Listener, ListenerProtocol, Route, Settings, TlsMode},
+    settings::{Backend, BackendKind, Listener, ListenerProtocol, Route, Settings},
 };
 
 /// The one listener's name.
@@ -89,18 +89,9 @@ pub fn topic_route(filter: &str, backend: &str, call: Option<&str>) -> Route {
 
 pub fn listener() -> Listener {
     Listener {
-        name: LISTENER.into(),
-        bind: ([127, 0, 0, 1], 0).into(),
-        tcp: true,
-        quic: false,
         protocols: vec![ListenerProtocol::Http],
-        tls: TlsMode::Off,
-        certificate: None,
-        tlcp_certificate: None,
-        authentication: Authentication::None,
-        open_to_network: false,
-        alt_svc_port: None,
         connections_max: 100,
+        ..Listener::plain(LISTENER, ([127, 0, 0, 1], 0).into())
     }
 }
 

@@ -11,7 +11,7 @@ use towline_gateway::{
     gateway::Gateway,
     mqtt,
     request::{Origin, Protocol},
-    settings::{Authentication, Listener, ListenerProtocol, Settings, TlsMode},
+    settings::{Authentication, Listener, ListenerProtocol, Settings},
 };
 use towline_protocols::mqtt::*;
 
@@ -28,18 +28,10 @@ pub fn settings() -> Settings {
 
 pub fn listener(authentication: Authentication) -> Listener {
     Listener {
-        name: LISTENER.into(),
-        bind: ([127, 0, 0, 1], 0).into(),
-        tcp: true,
-        quic: false,
         protocols: vec![ListenerProtocol::Mqtt],
-        tls: TlsMode::Off,
-        certificate: None,
-        tlcp_certificate: None,
         authentication,
-        open_to_network: false,
-        alt_svc_port: None,
         connections_max: 100,
+        ..Listener::plain(LISTENER, ([127, 0, 0, 1], 0).into())
     }
 }
 

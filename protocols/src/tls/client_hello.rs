@@ -10,10 +10,10 @@ pub const EXTENSIONS_MAX: usize = 64;
 
 /// A ClientHello, borrowed from the message's bytes. Every list was walked once, so its iterator yields what
 /// the client sent, whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClientHello<'a> {
     legacy_version: u16,
-    random: &'a [u8; 32],
+    random: [u8; 32],
     cipher_suites: &'a [u8],
     extensions: Extensions<'a>,
 }
@@ -92,7 +92,7 @@ impl<'a> ClientHello<'a> {
         let mut body = Reader(message.list_u24("length")?);
         message.end("length")?;
         let legacy_version = body.u16("version")?;
-        let random = body.array("random")?;
+        let random = *body.array("random")?;
         body.list_u8("session id")?;
         let cipher_suites = body.list_u16("cipher suites")?;
         pairs(cipher_suites, "cipher suites")?;
@@ -107,8 +107,8 @@ impl<'a> ClientHello<'a> {
     }
 
     /// The client's random.
-    pub fn random(&self) -> &'a [u8; 32] {
-        self.random
+    pub fn random(&self) -> &[u8; 32] {
+        &self.random
     }
 
     /// The DNS name that the client wants to reach (RFC 6066, section 3), as it was sent.

@@ -11,7 +11,7 @@
 //!     └───────────────────────────┴──────────── idle ────────────────────┘
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::record::CONTENT_BYTES_MAX;
 
@@ -22,13 +22,13 @@ pub struct RecordSizes {
     pub first: u16,
     /// Octets of a flow that go in small records.
     pub first_bytes: u32,
-    /// A pause that makes what follows a new flow.
-    pub idle: Duration,
+    /// A pause, in milliseconds, that makes what follows a new flow.
+    pub idle_ms: u32,
 }
 
 impl Default for RecordSizes {
     fn default() -> Self {
-        Self { first: 1300, first_bytes: 64 * 1024, idle: Duration::from_secs(1) }
+        Self { first: 1300, first_bytes: 64 * 1024, idle_ms: 1000 }
     }
 }
 
@@ -48,8 +48,7 @@ impl RecordSizer {
     /// The most that the next record should hold. `epoch` is a moment in the past, always the same.
     pub fn next(&mut self, sizes: &RecordSizes, epoch: Instant, now: Instant) -> usize {
         let now_ms = now.saturating_duration_since(epoch).as_millis() as u32;
-        let pause = Duration::from_millis(now_ms.wrapping_sub(self.last_ms).into());
-        if pause >= sizes.idle {
+        if now_ms.wrapping_sub(self.last_ms) >= sizes.idle_ms {
             (self.sent_bytes, self.grown) = (0, 0);
         }
         self.last_ms = now_ms;
@@ -72,11 +71,13 @@ impl RecordSizer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const SIZES: RecordSizes = RecordSizes { first: 1000, first_bytes: 3000, idle: Duration::from_secs(1) };
+    const SIZES: RecordSizes = RecordSizes { first: 1000, first_bytes: 3000, idle_ms: 1000 };
 
     #[expect(
         clippy::disallowed_methods,
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!(records(&mut sizer, epoch, now, grown.iter().sum()), grown);
         now += Duration::from_millis(900);
         assert_eq!(records(&mut sizer, epoch, now, 16_384), [16_384], "no pause yet");
-        now += SIZES.idle;
+        now += Duration::from_secs(1);
         assert_eq!(records(&mut sizer, epoch, now, 4500), [1000, 1000, 1000, 1500]);
         now += Duration::from_millis(500);
         assert_eq!(records(&mut sizer, epoch, now, 10), [10]);
@@ -127,9 +128,9 @@ mod tests {
         #[test]
         fn no_record_is_empty_or_too_long(
             steps in prop::collection::vec((0u64..3000, 1usize..100_000), 1..40),
-            first in 1u16..=16_384, first_bytes in any::<u32>(), idle in 0u64..5000,
+            first in 1u16..=16_384, first_bytes in any::<u32>(), idle_ms in 0u32..5000,
         ) {
-            let sizes = RecordSizes { first, first_bytes, idle: Duration::from_millis(idle) };
+            let sizes = RecordSizes { first, first_bytes, idle_ms };
             let epoch = start();
             let mut now = epoch;
             let mut sizer = RecordSizer::default();

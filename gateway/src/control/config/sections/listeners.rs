@@ -1,6 +1,8 @@
 //! `[[listeners]]`.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::{collections::HashSet, net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use towline_protocols::tls::{RecordSizes, record::CONTENT_BYTES_MAX};
 
 use super::{address, name};
 use crate::{
@@ -20,6 +22,14 @@ const TLS_MODES: &[(&str, TlsMode)] =
     &[("required", TlsMode::Required), ("optional", TlsMode::Optional), ("off", TlsMode::Off)];
 const AUTHENTICATIONS: &[(&str, Authentication)] =
     &[("none", Authentication::None), ("password", Authentication::Password)];
+
+/// One record's worth: what came early is held until the handshake ends, and by anybody who has a ticket.
+const EARLY_DATA_BYTES_MAX: usize = 16 * 1024;
+/// Below, records are mostly overhead; above, there are none.
+const FIRST_RECORD_BYTES: RangeInclusive<usize> = 256..=CONTENT_BYTES_MAX;
+/// Gigabytes in small records are small records always.
+const FIRST_BYTES_MAX: usize = u32::MAX as usize;
+const IDLE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
 pub(super) fn listeners(root: &mut Table<'_, '_>, auth: &Auth, admin: SocketAddr) -> Vec<Listener> {
     let mut names = HashSet::new();
@@ -71,17 +81,28 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
         tlcp_certificate: tlcp_certificate(table),
         authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
         open_to_network: table.boolean("open_to_network", false),
-        alt_svc_port: alt_svc_port(table),
         connections_max: table.count("connections_max", default.connections_max, 1..=10_000_000),
+        early_data_bytes_max: table.size(
+            "early_data_bytes_max",
+            default.early_data_bytes_max as usize,
+            0..=EARLY_DATA_BYTES_MAX,
+        ) as u32,
+        record_size: record_size(table.table("record_size")),
     };
     check_transports(table, &listener);
     listener
 }
 
-fn alt_svc_port(table: &mut Table<'_, '_>) -> Option<u16> {
-    let set = table.has("alt_svc_port");
-    let port = table.count("alt_svc_port", 0, 0..=usize::from(u16::MAX));
-    set.then(|| u16::try_from(port).ok())?
+fn record_size(mut table: Table<'_, '_>) -> RecordSizes {
+    let default = RecordSizes::default();
+    let sizes = RecordSizes {
+        first: table.size("first", default.first.into(), FIRST_RECORD_BYTES) as u16,
+        first_bytes: table.size("first_bytes", default.first_bytes as usize, 0..=FIRST_BYTES_MAX) as u32,
+        idle_ms: table.duration("idle", Duration::from_millis(default.idle_ms.into()), IDLE).as_millis()
+            as u32,
+    };
+    table.finish();
+    sizes
 }
 
 fn protocols(table: &mut Table<'_, '_>) -> Vec<ListenerProtocol> {
@@ -164,11 +185,8 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
     if !listener.tcp && !listener.quic {
         table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
     }
-    let by_quic = |protocol| matches!(protocol, &ListenerProtocol::Link | &ListenerProtocol::Http);
-    if listener.quic && !listener.protocols.iter().any(by_quic) {
-        let text =
-            "carries the link and HTTP/3 only; add \"link\" or \"http\" to protocols, or set quic = false";
-        table.mistake("quic", text);
+    if listener.quic && !listener.protocols.contains(&ListenerProtocol::Link) {
+        table.mistake("quic", "carries the link only; add \"link\" to protocols, or set quic = false");
     }
     let uses_tls = listener.quic || (listener.tcp && listener.tls != TlsMode::Off);
     if uses_tls && !table.has("certificate") && (listener.quic || !table.has("tlcp_certificate")) {

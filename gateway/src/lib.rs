@@ -11,6 +11,7 @@ pub mod early;
 pub mod error;
 pub mod gateway;
 pub mod http;
+pub mod http3;
 pub mod hub;
 pub mod link;
 pub mod listener;

@@ -20,6 +20,8 @@ pub enum Protocol {
     LinkQuic,
     /// HTTP/1.1 or HTTP/2.
     Http,
+    /// HTTP/3.
+    Http3,
     /// MQTT 3.1, 3.1.1 or 5.0.
     Mqtt,
 }
@@ -31,6 +33,7 @@ impl Protocol {
             Self::LinkTcp => "link_tcp",
             Self::LinkQuic => "link_quic",
             Self::Http => "http",
+            Self::Http3 => "http3",
             Self::Mqtt => "mqtt",
         }
     }

@@ -63,6 +63,9 @@ pub struct Listener {
     pub authentication: Authentication,
     /// The operator's word that `authentication = none` may listen beyond loopback.
     pub open_to_network: bool,
+    /// The UDP port at which HTTP/1.1 and HTTP/2 clients are told to find HTTP/3 (RFC 7838); `None` is the
+    /// port of `bind`, 0 tells them nothing.
+    pub alt_svc_port: Option<u16>,
     /// Connections at one time on this listener.
     pub connections_max: usize,
     /// Early data (0-RTT) accepted on a TLS connection, octets; 0 is none.
@@ -76,7 +79,7 @@ pub struct Listener {
 pub enum ListenerProtocol {
     /// `towline/1`.
     Link,
-    /// HTTP/1.1 and HTTP/2.
+    /// HTTP/1.1 and HTTP/2; HTTP/3 where QUIC is accepted.
     Http,
     /// MQTT.
     Mqtt,
@@ -368,6 +371,7 @@ impl Listener {
             tlcp_certificate: None,
             authentication: Authentication::None,
             open_to_network: false,
+            alt_svc_port: None,
             connections_max: 100_000,
             early_data_bytes_max: 16 * 1024,
             record_size: RecordSizes::default(),

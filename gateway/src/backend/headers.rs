@@ -112,7 +112,11 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The protocol that the message was received by (RFC 9110, section 7.6.3).
 fn via(version: Version) -> &'static str {
-    if version == Version::HTTP_2 { "2.0 towline" } else { "1.1 towline" }
+    match version {
+        Version::HTTP_3 => "3.0 towline",
+        Version::HTTP_2 => "2.0 towline",
+        _ => "1.1 towline",
+    }
 }
 
 /// Whether a backend would take the field for the gateway's word. Some read `_` as `-`, as CGI made usual.

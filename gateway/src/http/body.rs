@@ -1,6 +1,7 @@
 //! Bodies between hyper and the router.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -8,7 +9,6 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::problem;
 use crate::{
@@ -22,8 +22,8 @@ const GRPC_PREFIX_BYTES: usize = 5;
 
 /// A client's body within its bound: the whole of it for plain HTTP, every message of it for gRPC, whose
 /// streams have no end to speak of.
-pub(super) struct Bounded {
-    incoming: Incoming,
+pub(super) struct Bounded<B> {
+    incoming: B,
     gateway: Arc<Gateway>,
     bound: Bound,
     bytes_max: usize,
@@ -46,8 +46,8 @@ struct Prefixes {
     prefix_len: usize,
 }
 
-impl Bounded {
-    pub(super) fn new(incoming: Incoming, grpc: bool, gateway: Arc<Gateway>) -> Self {
+impl<B> Bounded<B> {
+    pub(super) fn new(incoming: B, grpc: bool, gateway: Arc<Gateway>) -> Self {
         let bytes_max = gateway.snapshot().settings.limits.message_bytes_max;
         let bound = match grpc {
             true => Bound::Messages(Prefixes::default()),
@@ -105,7 +105,10 @@ pub(super) fn too_large(gateway: &Gateway, bytes_max: usize) -> RpcError {
     RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, message)
 }
 
-impl http_body::Body for Bounded {
+impl<B> http_body::Body for Bounded<B>
+where
+    B: http_body::Body<Data = Bytes, Error: fmt::Display> + Unpin,
+{
     type Data = Bytes;
     type Error = RpcError;
 
@@ -136,7 +139,7 @@ impl http_body::Body for Bounded {
     }
 }
 
-fn client_left(error: &hyper::Error) -> RpcError {
+fn client_left(error: &impl fmt::Display) -> RpcError {
     let message = format!("the request's body broke off: {error}");
     RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, message)
 }

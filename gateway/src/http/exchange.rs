@@ -1,48 +1,64 @@
 //! One request on an HTTP connection and its answer.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request as HttpRequest, Response, Version,
-    header::{CONTENT_LENGTH, HOST},
+    HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, Version,
+    header::{ALT_SVC, CONTENT_LENGTH, HOST},
 };
-use hyper::body::Incoming;
 use towline_protocols::link::Priority;
 
 use super::{
     auth::Gate,
     body::{self, Bounded, WithStatus},
     early, problem,
-    watched::Activity,
 };
 use crate::{
     backend::is_grpc,
     error::{Execution, RpcError, RpcErrorKind},
     gateway::Gateway,
-    request::{Body, Origin, Request},
+    request::{Body, Origin, Protocol, Request},
     router,
+    settings::ListenerProtocol,
 };
 
 /// What the requests of one connection share.
-pub(super) struct Front {
+pub(crate) struct Front {
     gateway: Arc<Gateway>,
     origin: Arc<Origin>,
     gate: Gate,
-    activity: Arc<Activity>,
+    /// Where HTTP/3 is found.
+    alt_svc: Option<HeaderValue>,
 }
 
 impl Front {
-    pub(super) fn new(gateway: Arc<Gateway>, origin: Arc<Origin>, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, origin: Arc<Origin>) -> Self {
         let gate = Gate::new(&gateway, &origin);
-        Self { gateway, origin, gate, activity }
+        let alt_svc = alt_svc(&gateway, &origin);
+        Self { gateway, origin, gate, alt_svc }
     }
 
     /// Takes a request to its backend. Whatever goes wrong becomes an answer.
-    pub(super) async fn answer(&self, request: HttpRequest<Incoming>) -> Response<Body> {
-        self.activity.requested();
+    pub(crate) async fn answer<B>(&self, request: HttpRequest<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error: fmt::Display> + Unpin + Send + 'static,
+    {
+        let mut response = self.ask(request).await;
+        if let Some(alt_svc) = &self.alt_svc {
+            response.headers_mut().entry(ALT_SVC).or_insert_with(|| alt_svc.clone());
+        }
+        response
+    }
+
+    async fn ask<B>(&self, request: HttpRequest<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error: fmt::Display> + Unpin + Send + 'static,
+    {
         let grpc = is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         if self.gate.demands_password()
@@ -92,6 +108,19 @@ impl Front {
     }
 }
 
+/// How long a client may remember where HTTP/3 is, seconds.
+const ALT_SVC_SECONDS: u32 = 86_400;
+
+/// RFC 7838, section 2.1: only who proved to be the origin may say where else it is.
+fn alt_svc(gateway: &Gateway, origin: &Origin) -> Option<HeaderValue> {
+    let snapshot = gateway.snapshot();
+    let listener = &snapshot.listener(&origin.listener)?.settings;
+    let serves = listener.quic && listener.protocols.contains(&ListenerProtocol::Http);
+    let port = listener.alt_svc_port.unwrap_or(listener.bind.port());
+    let tells = origin.protocol == Protocol::Http && origin.encrypted && serves && port != 0;
+    tells.then(|| HeaderValue::try_from(format!("h3=\":{port}\"; ma={ALT_SVC_SECONDS}")).ok())?
+}
+
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -116,7 +145,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The urgency of the `priority` header (RFC 9218, section 4).
-fn priority(headers: &HeaderMap) -> Priority {
+pub(crate) fn priority(headers: &HeaderMap) -> Priority {
     let Some(value) = headers.get("priority").and_then(|value| value.to_str().ok()) else {
         return Priority::NORMAL;
     };

@@ -24,10 +24,8 @@ use tokio::{
 };
 use tracing::debug;
 
-use self::{
-    exchange::Front,
-    watched::{Activity, Watched},
-};
+pub(crate) use self::exchange::{Front, priority};
+use self::watched::{Activity, Watched};
 use crate::{backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits};
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
@@ -47,8 +45,10 @@ where
 {
     let limits = gateway.snapshot().settings.limits.clone();
     let activity = Arc::new(Activity::new(Instant::now()));
-    let front = Arc::new(Front::new(gateway.clone(), origin, activity.clone()));
+    let front = Arc::new(Front::new(gateway.clone(), origin));
+    let asked = activity.clone();
     let service = service_fn(move |request| {
+        asked.requested();
         let front = front.clone();
         async move { Ok::<_, Infallible>(front.answer(request).await) }
     });

@@ -1,13 +1,17 @@
 //! The accept loop of a QUIC endpoint, and the life of a QUIC connection.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
-use quinn::{Connection, Endpoint, Incoming, VarInt};
+use quinn::{Connection, Endpoint, Incoming, VarInt, crypto::rustls::HandshakeData};
 use tokio::time::timeout;
 use tracing::info;
 
 use super::{Refusal, handshake, origin, refusal, slots};
-use crate::{gateway::Gateway, request::Protocol};
+use crate::{
+    gateway::Gateway,
+    request::{Origin, Protocol},
+    transport::tls,
+};
 
 /// When this share of the handshakes is running, new peers prove their address first (RFC 9000,
 /// section 8.1.2), so that spoofed ones cost no signature.
@@ -60,13 +64,38 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
         Ok(established) => established,
         Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
     };
-    let _open = slot.serving(&gateway, &listener, Protocol::LinkQuic);
-    let origin = origin(listener, peer, Protocol::LinkQuic, true);
+    let Some(protocol) = protocol(&connection) else {
+        return refusal::report(&gateway, &listener, peer, &Refusal::UnknownProtocol);
+    };
+    let _open = slot.serving(&gateway, &listener, protocol);
+    let origin = origin(listener, peer, protocol, true);
     tokio::select! {
-        () = crate::link::serve_quic(Arc::clone(&gateway), origin, connection.clone()) => {}
+        () = serve(Arc::clone(&gateway), origin, connection.clone()) => {}
         () = drain.over() => connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down"),
     }
-    count_bytes(&gateway, &connection);
+    count_bytes(&gateway, protocol, &connection);
+}
+
+/// ALPN says what is spoken: the handshake let nothing pass that the listener does not admit.
+fn protocol(connection: &Connection) -> Option<Protocol> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    match data.protocol.as_deref() {
+        Some(tls::ALPN_LINK) => Some(Protocol::LinkQuic),
+        Some(tls::ALPN_HTTP3) => Some(Protocol::Http3),
+        _ => None,
+    }
+}
+
+/// As [`super::serve`]; nothing of it parks.
+fn serve(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    connection: Connection,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match origin.protocol {
+        Protocol::Http3 => Box::pin(crate::http3::serve(gateway, origin, connection)),
+        _ => Box::pin(crate::link::serve_quic(gateway, origin, connection)),
+    }
 }
 
 async fn secure(gateway: &Gateway, listener: &Arc<str>, incoming: Incoming) -> Result<Connection, Refusal> {
@@ -102,9 +131,9 @@ fn must_prove_address(gateway: &Gateway, incoming: &Incoming) -> bool {
 }
 
 /// QUIC counts for itself; its sums are taken over when the connection is over.
-fn count_bytes(gateway: &Gateway, connection: &Connection) {
+fn count_bytes(gateway: &Gateway, protocol: Protocol, connection: &Connection) {
     let stats = connection.stats();
-    let label = &[Protocol::LinkQuic.label()];
+    let label = &[protocol.label()];
     gateway.metrics.bytes_in.with_label_values(label).inc_by(stats.udp_rx.bytes);
     gateway.metrics.bytes_out.with_label_values(label).inc_by(stats.udp_tx.bytes);
 }

@@ -273,7 +273,7 @@ async fn truncated_and_random_bytes_leave_every_listener_in_service() {
 }
 
 #[tokio::test]
-async fn quic_shares_the_port_number_and_speaks_the_link_only() {
+async fn quic_shares_the_port_number_and_speaks_what_the_listener_admits() {
     let scene = Scene::start(|_| {}).await;
     let connect = async |alpn: &[u8]| {
         let config = client_config(&scene.certificates.ca, &[alpn]);

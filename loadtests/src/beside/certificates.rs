@@ -7,6 +7,8 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
 };
 
+use towline_crypto::shangmi::issue::{self, Sm2KeyPair};
+
 /// PEM files of one certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -23,6 +25,8 @@ pub(super) struct Certificates {
     pub(super) ca: PathBuf,
     pub(super) ecdsa: Files,
     pub(super) rsa: Files,
+    /// Its own issuer: the root has a key of another kind.
+    pub(super) sm2: Files,
 }
 
 /// Makes the certificates in `folder`.
@@ -42,7 +46,14 @@ pub(super) fn make(folder: &Path) -> Result<Certificates, String> {
         ca: write(folder, "ca.pem", &ca_pem)?,
         ecdsa: leaf("ecdsa", KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?)?,
         rsa: leaf("rsa", KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).map_err(failed)?)?,
+        sm2: sm2_leaf(folder).map_err(failed)??,
     })
+}
+
+fn sm2_leaf(folder: &Path) -> Result<Result<Files, String>, rcgen::Error> {
+    let key = Sm2KeyPair::generate()?;
+    let chain = issue::to_pem(&issue::self_signed(&leaf_params()?, &key)?)?;
+    Ok(write_leaf(folder, "sm2", &chain, &key.to_pem()?))
 }
 
 fn leaf_params() -> Result<CertificateParams, rcgen::Error> {

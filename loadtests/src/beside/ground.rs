@@ -66,6 +66,14 @@ pub(super) fn program(name: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("{name} is not installed"))
 }
 
+/// A program of the foreign TLS stacks that `.ci/peers` builds: `openssl` or `tongsuo`.
+pub(super) fn foreign_openssl(peer: &str) -> Result<PathBuf, String> {
+    let cache = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/towline/peers"));
+    let folder = std::env::var_os("TOWLINE_PEERS").map(PathBuf::from).or_else(cache);
+    let program = folder.map(|folder| folder.join(peer).join("bin/openssl")).filter(|file| file.is_file());
+    program.ok_or_else(|| format!("{peer} is not built: cargo run --manifest-path .ci/peers/Cargo.toml"))
+}
+
 /// An address on loopback that nobody uses at the moment.
 pub(super) fn free_address() -> Result<SocketAddr, String> {
     let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());

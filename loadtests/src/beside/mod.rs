@@ -14,6 +14,7 @@ mod flood;
 mod ground;
 mod handshakes;
 mod memory;
+mod quic;
 mod records;
 mod servers;
 mod shangmi;
@@ -25,8 +26,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use self::{
-    early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs, records::RecordsArgs,
-    shangmi::ShangMiArgs,
+    early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs, quic::QuicArgs,
+    records::RecordsArgs, shangmi::ShangMiArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -43,6 +44,8 @@ pub enum Benchmark {
     Early(EarlyArgs),
     /// Time to the first usable byte on slow links, and bulk throughput, by size of TLS records
     Records(RecordsArgs),
+    /// CPU time and system calls of the link over QUIC, beside the link over TLS
+    Quic(QuicArgs),
     /// SM4-GCM, SM3 and SM2 beside RustCrypto, OpenSSL and Tongsuo
     Shangmi(ShangMiArgs),
 }
@@ -84,6 +87,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Flood(args) => &args.common,
         Benchmark::Early(args) => &args.common,
         Benchmark::Records(args) => &args.common,
+        Benchmark::Quic(args) => &args.common,
         Benchmark::Shangmi(args) => &args.common,
     };
     let ground = Ground::new(common.towline.as_deref())?;
@@ -94,6 +98,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Flood(args) => flood::run(args, &ground, &mut report)?,
         Benchmark::Early(args) => early::run(args, &ground, &mut report)?,
         Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
+        Benchmark::Quic(args) => quic::run(args, &ground, &mut report)?,
         Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
     }
     report.publish(common.json.as_deref())?;

@@ -40,6 +40,8 @@ use crate::{
 pub const ALPN_LINK: &[u8] = b"towline/1";
 /// ALPN of HTTP/2 (RFC 9113, section 3.2).
 pub const ALPN_HTTP2: &[u8] = b"h2";
+/// ALPN of HTTP/3 (RFC 9114, section 3.1).
+pub const ALPN_HTTP3: &[u8] = b"h3";
 /// ALPN of HTTP/1.1 (RFC 7301, section 6).
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// ALPN of MQTT, as IANA lists it.
@@ -93,8 +95,11 @@ impl ServerTls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tickets = Tickets::new(keys, b"");
         let tcp = tcp_config(&provider, certificate, listener, &tickets)?;
-        let quic =
-            listener.quic.then(|| quic_config(&provider, certificate, &tickets)).transpose()?.map(Arc::new);
+        let quic = listener
+            .quic
+            .then(|| quic_config(&provider, certificate, &listener.protocols, &tickets))
+            .transpose()?
+            .map(Arc::new);
         let suites = provider.cipher_suites.iter().map(|suite| u16::from(suite.suite())).collect();
         let groups = provider.kx_groups.iter().map(|group| u16::from(group.name())).collect();
         Ok(Self { offers: vec![Offer { suites, groups, tcp: Arc::new(tcp), quic }] })
@@ -149,14 +154,15 @@ fn tcp_config(
     Ok(config)
 }
 
-/// TLS 1.3 inside QUIC, which carries the link alone.
+/// TLS 1.3 inside QUIC, which carries the link and HTTP/3.
 fn quic_config(
     provider: &Arc<CryptoProvider>,
     certificate: &Arc<CertifiedKey>,
+    protocols: &[ListenerProtocol],
     tickets: &Tickets,
 ) -> Result<QuicServerConfig, StartError> {
     let mut config = config(provider, certificate, &[&rustls::version::TLS13], tickets)?;
-    config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+    config.alpn_protocols = protocols.iter().filter_map(|protocol| quic_alpn(*protocol)).collect();
     QuicServerConfig::try_from(config).map_err(|error| StartError::Settings(format!("QUIC: {error}")))
 }
 
@@ -179,6 +185,15 @@ fn config(
 /// The ALPN names of what a listener admits.
 pub fn alpn_protocols(protocols: &[ListenerProtocol]) -> Vec<Vec<u8>> {
     protocols.iter().flat_map(|protocol| alpn(*protocol)).collect()
+}
+
+fn quic_alpn(protocol: ListenerProtocol) -> Option<Vec<u8>> {
+    match protocol {
+        ListenerProtocol::Link => Some(ALPN_LINK.to_vec()),
+        ListenerProtocol::Http => Some(ALPN_HTTP3.to_vec()),
+        // Devices that speak it over QUIC do not agree on how.
+        ListenerProtocol::Mqtt => None,
+    }
 }
 
 /// In the order of preference: a client that offers several is served by the first of them.

@@ -7,12 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use rustls::crypto::{CryptoProvider, aws_lc_rs::kx_group};
+use towline_crypto::{Provider, ShangMi};
 
 pub(super) use self::client::{Crowd, Made, Offer, Shaker, provider};
 use super::{
-    CommonArgs, cores,
+    CommonArgs,
+    certificates::Files,
+    cores,
     ground::Ground,
-    servers::{Answer, Listener, Server, Towline, haproxy, nginx},
+    servers::{Answer, Listener, Server, Towline, haproxy, nginx, openssl_shangmi},
     table::{Report, TOWLINE, Table},
 };
 use crate::clock;
@@ -40,18 +43,21 @@ const HTTP1: &[u8] = b"http/1.1";
 /// Clients with this name may be shown a delegated certificate.
 const LINK: &[u8] = b"towline/1";
 
-/// Servers that handshakes are made with, by the certificate that they show.
-struct Stage {
-    /// Two listeners: ECDSA, RSA.
-    towline: Result<(Server, [std::net::SocketAddr; 2]), String>,
-    nginx: [Result<Server, String>; 2],
-    haproxy: [Result<Server, String>; 2],
+/// What a server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    Ecdsa,
+    Rsa,
+    Sm2,
 }
+
+/// The servers, each with the certificate that it shows.
+struct Stage(Vec<(Shows, &'static str, Result<Server, String>)>);
 
 /// What is offered in one case.
 struct Case {
     name: &'static str,
-    rsa: bool,
+    shows: Shows,
     alpn: &'static [u8],
     provider: Arc<CryptoProvider>,
     peers: bool,
@@ -73,11 +79,12 @@ struct Seat<'a> {
 pub(super) fn run(args: &HandshakesArgs, ground: &Ground, report: &mut Report) -> Result<(), String> {
     let stage = Stage::start(ground);
     let mut seats = Vec::new();
-    for case in cases() {
+    let cases = cases();
+    for case in &cases {
         for resume in [false, true] {
             let name = format!("{}, {}", case.name, if resume { "resumed" } else { "full" });
             if args.common.wants(&name) {
-                seats.extend(stage.seats(&case, resume, &name));
+                seats.extend(stage.seats(case, resume, name));
             }
         }
     }
@@ -101,60 +108,60 @@ pub(super) fn run(args: &HandshakesArgs, ground: &Ground, report: &mut Report) -
 fn cases() -> Vec<Case> {
     let x25519 = provider(&[kx_group::X25519]);
     let hybrid = provider(&[kx_group::X25519MLKEM768]);
-    let case = |name, rsa, alpn, provider: &Arc<CryptoProvider>, peers| Case {
+    let case = |name, shows, alpn, provider: &Arc<CryptoProvider>, peers| Case {
         name,
-        rsa,
+        shows,
         alpn,
         provider: provider.clone(),
         peers,
     };
     vec![
-        case("ECDSA P-256", false, HTTP1, &x25519, true),
-        case("RSA-2048", true, HTTP1, &x25519, true),
-        case("RSA-2048, delegated", true, LINK, &x25519, false),
-        case("ECDSA P-256, hybrid", false, HTTP1, &hybrid, false),
-        case("RSA-2048, delegated, hybrid", true, LINK, &hybrid, false),
+        case("ECDSA P-256", Shows::Ecdsa, HTTP1, &x25519, true),
+        case("RSA-2048", Shows::Rsa, HTTP1, &x25519, true),
+        case("RSA-2048, delegated", Shows::Rsa, LINK, &x25519, false),
+        case("ECDSA P-256, hybrid", Shows::Ecdsa, HTTP1, &hybrid, false),
+        case("RSA-2048, delegated, hybrid", Shows::Rsa, LINK, &hybrid, false),
+        case("ShangMi", Shows::Sm2, HTTP1, &ShangMi::default().crypto(), true),
     ]
 }
 
 impl Stage {
     fn start(ground: &Ground) -> Self {
-        let files = [&ground.certificates.ecdsa, &ground.certificates.rsa];
-        Self {
-            towline: start_towline(ground),
-            nginx: files.map(|files| nginx(ground, files, Answer::Empty, "")),
-            haproxy: files.map(|files| haproxy(ground, files, Answer::Empty, "", "")),
+        let certificates = &ground.certificates;
+        let mut servers = Vec::new();
+        for (shows, files) in [(Shows::Ecdsa, &certificates.ecdsa), (Shows::Rsa, &certificates.rsa)] {
+            servers.push((shows, TOWLINE, start_towline(ground, files, "")));
+            servers.push((shows, "nginx", nginx(ground, files, Answer::Empty, "")));
+            servers.push((shows, "haproxy", haproxy(ground, files, Answer::Empty, "", "")));
         }
+        let files = &certificates.sm2;
+        servers.push((Shows::Sm2, TOWLINE, start_towline(ground, files, "crypto = [\"shangmi\"]")));
+        servers.push((Shows::Sm2, "openssl", openssl_shangmi(ground, files)));
+        Self(servers)
     }
 
-    fn seats(&self, case: &Case, resume: bool, name: &str) -> Vec<Seat<'_>> {
-        let which = usize::from(case.rsa);
-        let offer = |address| Offer {
-            address,
-            alpn: case.alpn,
-            provider: case.provider.clone(),
-            resume,
-            early: false,
-        };
-        let towline = self.towline.as_ref();
-        let address = towline.ok().map(|(_, addresses)| offer(addresses[which]));
-        let mut seats = vec![Seat::new(name, TOWLINE, towline.map(|(server, _)| server), address)];
-        if case.peers {
-            for (peer, servers) in [("nginx", &self.nginx), ("haproxy", &self.haproxy)] {
-                let server = servers[which].as_ref();
-                seats.push(Seat::new(name, peer, server, server.ok().map(|server| offer(server.address))));
-            }
-        }
-        seats
+    fn seats<'a>(&'a self, case: &'a Case, resume: bool, name: String) -> impl Iterator<Item = Seat<'a>> {
+        let there = self.0.iter().filter(|(shows, ..)| *shows == case.shows);
+        there.filter(|(_, server_name, _)| case.peers || *server_name == TOWLINE).map(
+            move |(_, server_name, server)| {
+                let offer = |server: &Server| Offer {
+                    address: server.address,
+                    alpn: case.alpn,
+                    provider: case.provider.clone(),
+                    resume,
+                    early: false,
+                };
+                let address = server.as_ref().ok().map(offer);
+                Seat::new(&name, server_name, server.as_ref(), address)
+            },
+        )
     }
 }
 
-fn start_towline(ground: &Ground) -> Result<(Server, [std::net::SocketAddr; 2]), String> {
+fn start_towline(ground: &Ground, files: &Files, extra: &str) -> Result<Server, String> {
     let mut towline = Towline::default();
-    let (ecdsa, rsa) = (Some(&ground.certificates.ecdsa), Some(&ground.certificates.rsa));
-    let ecdsa = towline.listen(Listener { name: "ecdsa", files: ecdsa, quic: false, extra: "" })?;
-    let rsa = towline.listen(Listener { name: "rsa", files: rsa, quic: false, extra: "" })?;
-    Ok((towline.start(ground)?, [ecdsa, rsa]))
+    towline.listen(Listener { name: "edge", files: Some(files), quic: false, extra })?;
+    towline.start(ground)
 }
 
 impl<'a> Seat<'a> {

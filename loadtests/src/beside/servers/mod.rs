@@ -3,6 +3,7 @@
 mod haproxy;
 mod mosquitto;
 mod nginx;
+mod openssl;
 mod own;
 mod towline;
 
@@ -18,6 +19,7 @@ pub(super) use self::{
     haproxy::haproxy,
     mosquitto::mosquitto,
     nginx::nginx,
+    openssl::openssl_shangmi,
     own::{Own, own},
     towline::{Listener, Towline},
 };
@@ -99,9 +101,13 @@ impl Drop for Server {
     }
 }
 
+/// The rest of a longer explanation would push the table apart.
+const EXPLANATION_MAX: usize = 160;
+
 fn last_line(log: &std::path::Path) -> String {
     let mut text = String::new();
     // A log that is not UTF-8 explains nothing.
     let _ = File::open(log).and_then(|mut file| file.read_to_string(&mut text));
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned()
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    line.chars().take(EXPLANATION_MAX).collect()
 }

@@ -47,14 +47,16 @@ impl Towline {
         );
     }
 
-    /// Starts the gateway; its address is that of the first listener.
+    /// Starts the gateway, which leaves answers as they are, as its peers do. Its address is that of the first
+    /// listener.
     pub(in crate::beside) fn start(&self, ground: &Ground) -> Result<Server, String> {
         let first = self.first.ok_or("a gateway without listeners")?;
         let admin = free_address()?;
         let name = format!("towline-{}", first.port());
         let data = ground.folder().join(&name);
         let text = format!(
-            "data_dir = {data:?}\n{}\n[admin]\nbind = \"{admin}\"\n[log]\nfilter = \"error\"\n",
+            "data_dir = {data:?}\n{}\n[admin]\nbind = \"{admin}\"\n[log]\nfilter = \"error\"\n\
+             [compression]\nenabled = false\n",
             self.text
         );
         let file = ground.write(&format!("{name}.toml"), &text)?;

@@ -1,34 +1,23 @@
 //! What `openssl speed` says of ShangMi, OpenSSL's or Tongsuo's.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use super::{Signatures, seconds};
-use crate::beside::cores;
+use crate::beside::{cores, ground::foreign_openssl};
 
 /// The peers that `.ci/peers` builds, with the names of their folders.
 pub(super) const PEERS: [&str; 2] = ["openssl", "tongsuo"];
 
-/// Where a peer's program is.
-pub(super) fn program(peer: &str) -> Result<PathBuf, String> {
-    let cache = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/towline/peers"));
-    let folder = std::env::var_os("TOWLINE_PEERS").map(PathBuf::from).or_else(cache);
-    let program = folder.map(|folder| folder.join(peer).join("bin/openssl")).filter(|file| file.is_file());
-    program.ok_or_else(|| format!("{peer} is not built: cargo run --manifest-path .ci/peers/Cargo.toml"))
-}
-
 /// Bytes per second of CPU time of a cipher or hash, in pieces of `bytes`.
 pub(super) fn bulk(peer: &str, algorithm: &str, bytes: usize, core: Option<usize>) -> Result<f64, String> {
     let bytes = bytes.to_string();
-    let text = speed(&program(peer)?, &["-evp", algorithm, "-bytes", &bytes], core)?;
+    let text = speed(&foreign_openssl(peer)?, &["-evp", algorithm, "-bytes", &bytes], core)?;
     bytes_per_second(&text).ok_or_else(|| format!("{peer} knows no {algorithm}"))
 }
 
 /// Signatures per second of CPU time.
 pub(super) fn signatures(peer: &str, core: Option<usize>) -> Result<Signatures, String> {
-    let program = program(peer)?;
+    let program = foreign_openssl(peer)?;
     // OpenSSL 4 takes the name of the algorithm, Tongsuo that of the older list.
     let found =
         ["SM2", "sm2"].iter().find_map(|name| signs_per_second(&speed(&program, &[name], core).ok()?));

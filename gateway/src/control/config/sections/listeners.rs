@@ -81,6 +81,7 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
         tlcp_certificate: tlcp_certificate(table),
         authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
         open_to_network: table.boolean("open_to_network", false),
+        alt_svc_port: alt_svc_port(table),
         connections_max: table.count("connections_max", default.connections_max, 1..=10_000_000),
         early_data_bytes_max: table.size(
             "early_data_bytes_max",
@@ -91,6 +92,12 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
     };
     check_transports(table, &listener);
     listener
+}
+
+fn alt_svc_port(table: &mut Table<'_, '_>) -> Option<u16> {
+    let set = table.has("alt_svc_port");
+    let port = table.count("alt_svc_port", 0, 0..=usize::from(u16::MAX));
+    set.then(|| u16::try_from(port).ok())?
 }
 
 fn record_size(mut table: Table<'_, '_>) -> RecordSizes {
@@ -185,8 +192,11 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
     if !listener.tcp && !listener.quic {
         table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
     }
-    if listener.quic && !listener.protocols.contains(&ListenerProtocol::Link) {
-        table.mistake("quic", "carries the link only; add \"link\" to protocols, or set quic = false");
+    let by_quic = |protocol| matches!(protocol, &ListenerProtocol::Link | &ListenerProtocol::Http);
+    if listener.quic && !listener.protocols.iter().any(by_quic) {
+        let text =
+            "carries the link and HTTP/3 only; add \"link\" or \"http\" to protocols, or set quic = false";
+        table.mistake("quic", text);
     }
     let uses_tls = listener.quic || (listener.tcp && listener.tls != TlsMode::Off);
     if uses_tls && !table.has("certificate") && (listener.quic || !table.has("tlcp_certificate")) {

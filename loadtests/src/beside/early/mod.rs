@@ -1,5 +1,8 @@
 //! Round trips to the first answer of a fresh connection: full handshake, resumption, early data.
 
+mod link;
+mod relay;
+
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -62,7 +65,14 @@ pub(super) fn run(args: &EarlyArgs, ground: &Ground, report: &mut Report) -> Res
             table.row(case, name, count(server, *start));
         }
     }
+    if args.common.wants("link") {
+        args.common.say("early: link");
+        link_rows(ground, &servers[0].1, &mut table);
+    }
     table.note("Counted, not timed: the client sends its next flight only when the server has gone silent.");
+    table.note(
+        "link: the SDK through a relay that delays by 150 ms each way; time to the answer in round trips.",
+    );
     report.add(table);
     Ok(())
 }
@@ -80,6 +90,18 @@ fn servers(ground: &Ground, backend: SocketAddr) -> [(&'static str, Result<Serve
         ("nginx", nginx(ground, files, answer, "ssl_early_data on;")),
         ("haproxy", haproxy(ground, files, answer, "", "allow-0rtt")),
     ]
+}
+
+fn link_rows(ground: &Ground, server: &Result<Server, String>, table: &mut Table) {
+    let roots = std::fs::read(&ground.certificates.ca).map_err(|error| error.to_string());
+    let counted = server.as_ref().map_err(String::clone).and_then(|server| {
+        let (first, again, early) = link::round_trips(server.address, roots?)?;
+        Ok([(first, ""), (again, if early { "early data" } else { "no early data" })])
+    });
+    for (at, case) in ["link, first connection", "link, after a break"].into_iter().enumerate() {
+        let row = counted.as_ref().map(|rows| (vec![rows[at].0], rows[at].1.to_owned()));
+        table.row(case, TOWLINE, row.map_err(String::clone));
+    }
 }
 
 fn count(server: &Result<Server, String>, start: Start) -> Result<(Vec<f64>, String), String> {

@@ -17,6 +17,9 @@ const CONTROL_STREAMS: u64 = 1;
 /// Requests that a fresh connection may have open. quinn keeps tables as large as the limit, 9 KB at 128,
 /// so the limit grows with use ([`allow_requests`]) and an idle connection does not pay for it.
 pub(crate) const REQUESTS_AT_FIRST: usize = 16;
+/// RFC 9114, section 6.2: HTTP/3's control stream and QPACK's two, which must be allowed before it is known
+/// that HTTP/3 is spoken. The link opens none.
+const HTTP3_STREAMS: u32 = 3;
 /// Half-open connections that wait for their turn, all together: beyond it, Initial packets are dropped.
 const INCOMING_MAX: usize = 4096;
 /// Early data of connections that wait for their turn, bytes, each and all together.
@@ -47,7 +50,7 @@ fn transport(settings: &Settings) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(streams(settings.limits.streams_max.min(REQUESTS_AT_FIRST)))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(HTTP3_STREAMS))
         .stream_receive_window(VarInt::from_u32(settings.session.stream_window))
         .receive_window(VarInt::from_u32(settings.session.connection_window))
         .send_window(u64::from(settings.session.connection_window))

@@ -9,12 +9,14 @@ mod bed;
 mod chaos;
 mod dictionaries;
 mod drain;
+mod early_data;
 mod early_quic;
 mod faults;
 mod limits;
 mod pushes;
 mod requests;
 mod slow_readers;
+mod tape;
 
 /// Connections do not get quiet for so long here; `link_parked` has the same tests with ones that park.
 const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(2);

@@ -126,7 +126,7 @@ async fn a_session_that_the_gateway_does_not_know_waits_for_the_handshake() {
     let scene = Scene::new().await;
     let sessions = &scene.bed.gateway().sessions;
     let much_later = std::time::Instant::now() + Duration::from_secs(1_000_000);
-    while sessions.len() > 0 {
+    while !sessions.is_empty() {
         sessions.expire(much_later);
         tokio::task::yield_now().await;
     }

@@ -47,7 +47,8 @@ pub(super) struct Key {
 /// An expanded key.
 enum Aead {
     Aws(LessSafeKey),
-    Sm4(RecordKey),
+    /// Boxed: its round keys are ten times an AES key's handle.
+    Sm4(Box<RecordKey>),
 }
 
 /// A suite's AEAD, if the record layer has it.
@@ -97,7 +98,7 @@ impl Algorithm {
     fn expand(self, suite: &'static Tls13CipherSuite, key: &[u8]) -> Option<Aead> {
         match self {
             Self::Aws(algorithm) => Some(Aead::Aws(LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?))),
-            Self::Sm4 => RecordKey::new(suite, key.try_into().ok()?).map(Aead::Sm4),
+            Self::Sm4 => RecordKey::new(suite, key.try_into().ok()?).map(|key| Aead::Sm4(Box::new(key))),
         }
     }
 }

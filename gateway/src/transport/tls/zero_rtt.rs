@@ -96,7 +96,7 @@ impl ZeroRtt {
     ) -> Option<Poll<io::Result<usize>>> {
         let mut inner = self.shared.inner.lock();
         let machine = inner.machine.as_mut()?;
-        if let Poll::Pending = self.shared.poll_send(machine, cx) {
+        if self.shared.poll_send(machine, cx).is_pending() {
             return Some(Poll::Pending);
         }
         let mut content = Gather::new(slices);

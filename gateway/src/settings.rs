@@ -419,13 +419,6 @@ impl Default for Admin {
     }
 }
 
-impl Limits {
-    /// The silence after which a connection may park, if it may.
-    pub fn parking(&self) -> Option<Duration> {
-        (!self.park_after.is_zero()).then_some(self.park_after)
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Self {

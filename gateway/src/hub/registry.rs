@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 
 use dashmap::{DashMap, Entry};
@@ -16,7 +16,7 @@ pub(super) struct Client {
     pub(super) mailbox: Arc<dyn Mailbox>,
     user: Option<Arc<str>>,
     /// Index into the user's list; written under that list's lock.
-    user_slot: AtomicUsize,
+    user_slot: AtomicU32,
     /// What it subscribed to; touched only under the tree's lock.
     pub(super) places: Mutex<Places>,
 }
@@ -59,7 +59,7 @@ impl Registry {
                     id: client_id.clone(),
                     mailbox,
                     user,
-                    user_slot: AtomicUsize::new(0),
+                    user_slot: AtomicU32::new(0),
                     places: Mutex::default(),
                 });
                 // Both maps change under the client's entry, so that a racing unregister finds both.
@@ -92,7 +92,7 @@ impl Registry {
     fn join_user(&self, client: &Arc<Client>) {
         if let Some(user) = &client.user {
             let mut clients = self.users.entry(user.clone()).or_default();
-            client.user_slot.store(clients.len(), Ordering::Relaxed);
+            client.user_slot.store(clients.len() as u32, Ordering::Relaxed);
             clients.push(client.clone());
         }
     }
@@ -101,11 +101,11 @@ impl Registry {
         let Some(user) = &client.user else { return };
         let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
         let clients = entry.get_mut();
-        let slot = client.user_slot.load(Ordering::Relaxed);
+        let slot = client.user_slot.load(Ordering::Relaxed) as usize;
         if clients.get(slot).is_some_and(|held| Arc::ptr_eq(held, client)) {
             clients.swap_remove(slot);
             if let Some(moved) = clients.get(slot) {
-                moved.user_slot.store(slot, Ordering::Relaxed);
+                moved.user_slot.store(slot as u32, Ordering::Relaxed);
             }
         }
         if clients.is_empty() {

@@ -53,7 +53,9 @@ impl Attendance {
 
     /// Whether no publish is under way and no push waits for room.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_none() && !self.pushes_left
+        let is_done = self.waiting.is_empty() && self.running.is_none() && !self.pushes_left;
+        // Alone at the door: nothing that was begun there is under way.
+        is_done && self.door.holds.is_complete() && Arc::strong_count(&self.door) == 1
     }
 
     /// The revision of the policy that the client was told last.

@@ -36,7 +36,7 @@ use towline_protocols::link::{Connection, Control};
 pub(crate) use self::config::config;
 pub use self::parked::Parked;
 use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
-use crate::{gateway::Gateway, request::Origin, transport::Stream};
+use crate::{gateway::Gateway, parking, request::Origin, transport::Stream};
 
 /// Serves one TCP connection, of which `first_bytes` were read already, until it ends or may park.
 ///
@@ -47,14 +47,14 @@ pub fn serve_tcp(
     stream: Stream,
     first_bytes: Bytes,
 ) -> impl Future<Output = Option<Box<Parked>>> + Send {
-    let (link, park_after) = {
+    let (link, patience) = {
         let snapshot = gateway.snapshot();
-        (Arc::clone(&snapshot.link), snapshot.settings.limits.parking())
+        (Arc::clone(&snapshot.link), parking::patience(snapshot.settings.limits.park_after, None))
     };
     let machine = Connection::server(link, now());
     let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
     let input = BytesMut::from(&first_bytes[..]);
-    parked::run(Driver::new(gateway, origin, stream, binding, input, park_after))
+    parked::run(Driver::new(gateway, origin, stream, binding, input, patience))
 }
 
 /// Serves one QUIC connection until it ends.

@@ -4,6 +4,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     task::Waker,
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -16,11 +17,14 @@ use super::{
     driver::{Binding, Driver, Rest},
     requests::TcpRequests,
 };
-use crate::transport::{Meter, ParkedStream, Stream};
+use crate::{
+    parking,
+    transport::{Meter, ParkedStream, Stream},
+};
 
 /// What is kept of a quiet connection.
 pub struct Parked {
-    door: Arc<Door>,
+    door: Door,
     policy_revision: u64,
     goaway_sent: bool,
     machine: Dormant,
@@ -46,7 +50,9 @@ fn park(driver: Driver<Stream>) -> Option<Box<Parked>> {
     let machine = requests.machine.rest()?;
     let policy_revision = attendance.policy_revision();
     let stream = stream.park().ok()?;
-    Some(Box::new(Parked { door: attendance.door, policy_revision, goaway_sent, machine, stream }))
+    // Requests and publishes are over, so nobody else is at the door.
+    let door = Arc::into_inner(attendance.door)?;
+    Some(Box::new(Parked { door, policy_revision, goaway_sent, machine, stream }))
 }
 
 impl Parked {
@@ -71,14 +77,14 @@ impl Parked {
     }
 
     /// Serves the connection again.
-    pub async fn resume(self: Box<Self>) -> Option<Box<Self>> {
+    pub async fn resume(self: Box<Self>, stay: Duration) -> Option<Box<Self>> {
         let Self { door, policy_revision, goaway_sent, machine, stream } = *self;
         let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
         let mut stream = stream.unpark().ok()?;
         stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
-        let park_after = gateway.snapshot().settings.limits.parking();
+        let patience = parking::patience(gateway.snapshot().settings.limits.park_after, Some(stay));
         let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
-        let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
-        run(driver.resume(Attendance::new(door, policy_revision), goaway_sent)).await
+        let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), patience);
+        run(driver.resume(Attendance::new(Arc::new(door), policy_revision), goaway_sent)).await
     }
 }

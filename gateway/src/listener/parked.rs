@@ -1,6 +1,6 @@
 //! Connections with and without a task.
 
-use std::{future::Future, os::fd::BorrowedFd, pin::Pin, sync::Arc, task::Waker};
+use std::{future::Future, os::fd::BorrowedFd, pin::Pin, sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ pub(super) async fn attend(mut held: Held, mut serving: Serving) {
         let parked = gateway.parking.park(Parked { held, quiet }, drain.clone(), &gateway.metrics);
         // Given back, it has something to do.
         let Err(back) = parked else { return };
-        (held, serving) = (back.held, back.quiet.resume());
+        (held, serving) = (back.held, back.quiet.resume(Duration::ZERO));
     }
 }
 
@@ -67,10 +67,10 @@ pub(super) fn never(serving: impl Future<Output = ()> + Send + 'static) -> Servi
 }
 
 impl Quiet {
-    fn resume(self) -> Serving {
+    fn resume(self, stay: Duration) -> Serving {
         match self {
-            Self::Mqtt(parked) => mqtt(parked.resume()),
-            Self::Link(parked) => link(parked.resume()),
+            Self::Mqtt(parked) => mqtt(parked.resume(stay)),
+            Self::Link(parked) => link(parked.resume(stay)),
         }
     }
 }
@@ -105,8 +105,8 @@ impl Idle for Parked {
         }
     }
 
-    fn resume(self) -> impl Future<Output = ()> + Send + 'static {
+    fn resume(self, stay: Duration) -> impl Future<Output = ()> + Send + 'static {
         let Self { held, quiet } = self;
-        attend(held, quiet.resume())
+        attend(held, quiet.resume(stay))
     }
 }

@@ -207,7 +207,8 @@ impl Broker {
         }
         let Some(mut connection) = inner.connection.take() else { return };
         inner.closing = None;
-        let lost = inner.session.detach() as u64 + connection.take_dropped();
+        let lost = inner.session().detach() as u64 + connection.take_dropped();
+        inner.compact();
         self.counters.dropped.inc_by(lost);
         let expiry = connection.session_expiry();
         inner.will.take_if(|_| !with_will);
@@ -241,9 +242,9 @@ impl Broker {
         let was_connected = inner.connection.take().is_some();
         inner.dismiss();
         if was_connected {
-            self.counters.dropped.inc_by(inner.session.detach() as u64);
+            self.counters.dropped.inc_by(inner.session().detach() as u64);
         }
-        inner.session.resume();
+        inner.session().resume();
         inner.will.take().filter(|will| was_connected && will.delay.is_zero())
     }
 

@@ -28,21 +28,22 @@ pub(super) struct Client {
 
 /// Guarded together: a message that arrives while a connection comes or goes is either sent or stored.
 pub(super) struct Inner {
-    pub(super) session: Session<Shared>,
+    /// Made when first used, and given up when the connection parks with nothing in it.
+    session: Option<Box<Session<Shared>>>,
     /// Of the newest connection.
     pub(super) settings: Arc<Settings>,
     pub(super) connection: Option<Connection>,
     /// Counts connections, so that one that was taken over knows that it is not the one at hand.
     pub(super) epoch: u64,
     /// Topic filters in the hub.
-    pub(super) subscriptions: usize,
+    pub(super) subscriptions: u32,
     pub(super) will: Option<Box<Will>>,
     /// When the absent client's will or session is due; its place in the broker's departures.
     pub(super) departure: Option<Instant>,
     /// When its session ends.
     pub(super) ends: Option<Instant>,
     /// Set when the server wants the present connection to end.
-    pub(super) closing: Option<Closing>,
+    pub(super) closing: Option<&'static Closing>,
     /// Of the present connection's driver.
     waker: Option<Waker>,
 }
@@ -75,7 +76,7 @@ impl Client {
         dropped: IntCounter,
     ) -> Self {
         let inner = Inner {
-            session: Session::new(),
+            session: None,
             settings,
             connection: None,
             epoch: 0,
@@ -101,7 +102,7 @@ impl Client {
     }
 
     /// Asks the present connection's driver to end it.
-    pub(super) fn close(&self, closing: Closing) {
+    pub(super) fn close(&self, closing: &'static Closing) {
         let mut inner = self.lock();
         if inner.connection.is_some() {
             inner.closing = Some(closing);
@@ -116,7 +117,22 @@ impl Inner {
         if self.epoch != epoch {
             return None;
         }
-        Some((self.connection.as_mut()?, &mut self.session))
+        Some((self.connection.as_mut()?, self.session.get_or_insert_default()))
+    }
+
+    /// When the connection of `epoch` is to be looked at next.
+    pub(super) fn deadline(&self, epoch: u64) -> Option<Instant> {
+        self.connection.as_ref().filter(|_| self.epoch == epoch)?.poll_timeout()
+    }
+
+    /// Gives the memory of a session without messages back.
+    pub(super) fn compact(&mut self) {
+        self.session.take_if(|session| session.is_blank());
+    }
+
+    /// The session's messages.
+    pub(super) fn session(&mut self) -> &mut Session<Shared> {
+        self.session.get_or_insert_default()
     }
 
     /// Whom to wake when there is something to do.
@@ -132,6 +148,7 @@ impl Inner {
         let is_quiet = self.current(epoch).is_some_and(|(connection, session)| connection.is_quiet(session))
             && !is_closing;
         if is_quiet {
+            self.compact();
             self.waker = Some(waker.clone());
         }
         is_quiet
@@ -162,6 +179,7 @@ impl Mailbox for Client {
         }
         let (qos, message) = (qos(delivery.qos), Shared(message.clone()));
         let Inner { session, settings, .. } = &mut *inner;
+        let session = session.get_or_insert_default();
         match session.push(message, qos, delivery.retain, delivery.identifiers, settings) {
             Push::Queued => {}
             Push::QueuedInsteadOf(evicted) => self.dropped.inc_by(evicted as u64),

@@ -19,7 +19,7 @@ use crate::gateway::Gateway;
 /// In how many batches at the most clients are sent away: few enough to be cheap, many enough to be a slope.
 const SPREAD_STEPS_MAX: usize = 256;
 /// What connected clients are told when the gateway drains.
-pub(super) const SHUTTING_DOWN: Closing =
+pub(super) static SHUTTING_DOWN: Closing =
     Closing { reason: ReasonCode::ServerShuttingDown, text: "the gateway is shutting down" };
 
 /// At most one entry for each absent client, in the order of time.
@@ -91,7 +91,7 @@ async fn send_away(gateway: &Gateway) {
     let step = spread.min(timeout).div_f64(batches as f64);
     for batch in clients.chunks(clients.len().div_ceil(batches).max(1)) {
         for client in batch {
-            client.close(SHUTTING_DOWN);
+            client.close(&SHUTTING_DOWN);
         }
         tokio::time::sleep(step).await;
     }

@@ -259,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         match closing {
             _ if inner.current(self.attachment.epoch).is_none() => Err(End::Closed(TAKEN_OVER)),
             // What a backend or the store works on is answered first.
-            Some(closing) if self.inbox.is_empty() && self.receipts.is_empty() => Err(End::Closed(closing)),
+            Some(closing) if self.inbox.is_empty() && self.receipts.is_empty() => Err(End::Closed(*closing)),
             _ => Ok(()),
         }
     }

@@ -99,7 +99,7 @@ async fn admit(
     let (attachment, origin) = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
     if gateway.drain.is_draining() {
         // It came while the others were sent away.
-        attachment.client.close(departures::SHUTTING_DOWN);
+        attachment.client.close(&departures::SHUTTING_DOWN);
     }
     Ok((attachment, origin))
 }

@@ -33,7 +33,7 @@ pub use self::{
     parked::Parked,
     retained::{Retained, RetainedFull},
 };
-use crate::{gateway::Gateway, request::Origin, transport::Stream};
+use crate::{gateway::Gateway, parking, request::Origin, transport::Stream};
 
 /// Serves one connection until it ends, or until it may park. `first_bytes` were read from the stream already.
 pub async fn serve_parking(
@@ -42,9 +42,9 @@ pub async fn serve_parking(
     stream: Stream,
     first_bytes: Bytes,
 ) -> Option<Parked> {
-    let park_after = gateway.snapshot().settings.limits.parking();
+    let patience = parking::patience(gateway.snapshot().settings.limits.park_after, None);
     // Boxed: the task of an idle connection must not keep room for its beginning.
-    let driver = Box::pin(greet::greet(gateway, origin, stream, first_bytes, park_after)).await?;
+    let driver = Box::pin(greet::greet(gateway, origin, stream, first_bytes, patience)).await?;
     parked::run(driver).await
 }
 

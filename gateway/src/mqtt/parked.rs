@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     task::Waker,
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -15,6 +16,7 @@ use super::{
     driver::{Driver, Rest},
 };
 use crate::{
+    parking,
     request::Origin,
     transport::{Meter, ParkedStream, Stream},
 };
@@ -49,9 +51,7 @@ impl Parked {
 
     /// The end of the client's keep-alive.
     pub fn deadline(&self) -> Option<Instant> {
-        let mut inner = self.attachment.client.lock();
-        let (connection, _) = inner.current(self.attachment.epoch)?;
-        connection.poll_timeout().map(Instant::from)
+        self.attachment.client.lock().deadline(self.attachment.epoch).map(Instant::from)
     }
 
     /// Makes `waker` the one that the session wakes; false when it has something for the client already.
@@ -60,14 +60,15 @@ impl Parked {
     }
 
     /// Serves the connection again.
-    pub fn resume(self) -> impl Future<Output = Option<Self>> + Send {
+    pub fn resume(self, stay: Duration) -> impl Future<Output = Option<Self>> + Send {
         let Self { attachment, origin, stream } = self;
         async move {
             let settings = attachment.client.lock().settings.clone();
-            let park_after = attachment.gateway.snapshot().settings.limits.parking();
+            let park_after = attachment.gateway.snapshot().settings.limits.park_after;
+            let patience = parking::patience(park_after, Some(stay));
             let mut stream = stream.unpark().ok()?;
             stream.set_meter(Meter::new(&attachment.gateway.metrics, origin.protocol));
-            run(Driver::new(attachment, origin, settings, stream, BytesMut::new(), park_after)).await
+            run(Driver::new(attachment, origin, settings, stream, BytesMut::new(), patience)).await
         }
     }
 }

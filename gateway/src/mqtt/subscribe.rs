@@ -66,13 +66,13 @@ fn subscribe_one(
         inner.subscriptions
     };
     // A full client may still change the options of what it has, which the hub alone can tell.
-    if held >= max && !has_subscription(attachment, filter) {
+    if held as usize >= max && !has_subscription(attachment, filter) {
         gateway.metrics.limit_hit("mqtt.subscriptions_max");
         return Err(ReasonCode::QuotaExceeded);
     }
     match gateway.hub.subscribe(&client.id, filter, hub_options(subscription, identifier)) {
         Ok(is_new) => {
-            client.lock().subscriptions += usize::from(is_new);
+            client.lock().subscriptions += u32::from(is_new);
             Ok(is_new)
         }
         Err(SubscribeError::Filter(error)) => {

@@ -98,18 +98,24 @@ impl<T: Idle> Inner<T> {
     }
 
     /// Stops to watch a connection, and returns it if it was still parked.
-    fn release(&self, place: &Place<T>) -> Option<T> {
-        let (connection, ticket) = place.take()?;
+    fn release(&self, place: &Place<T>) -> Option<(T, Duration)> {
+        let (connection, ticket, since_ms) = place.take()?;
         // The socket is open, so it is there to be removed.
         _ = epoll::delete(self.epoll.get_ref(), connection.socket());
         self.table.lock().remove(ticket);
         self.parked.dec();
-        Some(connection)
+        let stay_ms = self.now_ms().wrapping_sub(since_ms);
+        Some((connection, Duration::from_millis(stay_ms.into())))
+    }
+
+    /// In a circle of 49 days.
+    pub(super) fn now_ms(&self) -> u32 {
+        self.begun.elapsed().as_millis() as u32
     }
 
     fn resume(&self, place: &Place<T>) {
-        if let Some(connection) = self.release(place) {
-            tokio::spawn(connection.resume());
+        if let Some((connection, stay)) = self.release(place) {
+            tokio::spawn(connection.resume(stay));
         }
     }
 

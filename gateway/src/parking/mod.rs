@@ -23,6 +23,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{Arc, OnceLock, Weak},
     task::Waker,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -48,8 +49,21 @@ pub trait Idle: Send + Sized + 'static {
     /// Whether the beginning of a drain concerns it.
     fn hears_drain(&self) -> bool;
 
-    /// Serves it. The first thing it does is to look at everything that may have called it.
-    fn resume(self) -> impl Future<Output = ()> + Send + 'static;
+    /// Serves it; `stay` is how long it was parked. The first thing it does is to look at everything that may
+    /// have called it.
+    fn resume(self, stay: Duration) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// A connection parks soon at first, since most have nothing to say after they have come, so that what their
+/// tasks took serves those that come next. One that is called back sooner than `park_after` waits for all of
+/// that from then on: it has more to say than parking saves.
+const SOON: u32 = 16;
+
+/// How long a connection is to be quiet before it parks; `None` never parks. `stay` is how long it was parked
+/// before, if it was.
+pub fn patience(park_after: Duration, stay: Option<Duration>) -> Option<Duration> {
+    let is_chatty = stay.is_some_and(|stay| stay < park_after);
+    (!park_after.is_zero()).then_some(if is_chatty { park_after } else { park_after / SOON })
 }
 
 /// The parked connections of one gateway.
@@ -67,7 +81,7 @@ impl<T: Idle> Lot<T> {
         if !connection.settle(&Waker::from(place.clone())) {
             return Err(connection);
         }
-        place.commit(connection, |connection| inner.admit(&place, connection))
+        place.commit(connection, inner.now_ms(), |connection| inner.admit(&place, connection))
     }
 
     fn inner(&self, drain: DrainWatch, metrics: &Metrics) -> Option<Arc<Inner<T>>> {

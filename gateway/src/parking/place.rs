@@ -32,6 +32,8 @@ pub(super) struct Place<T: Idle> {
 struct Inside<T> {
     connection: Option<T>,
     ticket: Ticket,
+    /// When it was parked, milliseconds since the lot began, in a circle of 49 days.
+    since_ms: u32,
     stage: Stage,
 }
 
@@ -70,7 +72,8 @@ impl Ticket {
 
 impl<T: Idle> Place<T> {
     pub(super) fn new(lot: Weak<Inner<T>>) -> Self {
-        let inside = Inside { connection: None, ticket: Ticket::default(), stage: Stage::Arriving };
+        let inside =
+            Inside { connection: None, ticket: Ticket::default(), since_ms: 0, stage: Stage::Arriving };
         Self { lot, inside: Mutex::new(inside) }
     }
 
@@ -78,6 +81,7 @@ impl<T: Idle> Place<T> {
     pub(super) fn commit(
         &self,
         connection: T,
+        since_ms: u32,
         admit: impl FnOnce(&T) -> io::Result<Ticket>,
     ) -> Result<(), T> {
         let mut inside = self.inside.lock();
@@ -86,16 +90,16 @@ impl<T: Idle> Place<T> {
             inside.stage = Stage::Left;
             return Err(connection);
         };
-        *inside = Inside { connection: Some(connection), ticket, stage: Stage::Parked };
+        *inside = Inside { connection: Some(connection), ticket, since_ms, stage: Stage::Parked };
         Ok(())
     }
 
-    /// The connection, if it is still here.
-    pub(super) fn take(&self) -> Option<(T, Ticket)> {
+    /// The connection, if it is still here, and since when it was.
+    pub(super) fn take(&self) -> Option<(T, Ticket, u32)> {
         let mut inside = self.inside.lock();
         let connection = inside.connection.take()?;
         inside.stage = Stage::Left;
-        Some((connection, inside.ticket))
+        Some((connection, inside.ticket, inside.since_ms))
     }
 
     /// Whether the connection is here and wants to hear of a drain.

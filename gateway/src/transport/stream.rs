@@ -115,12 +115,13 @@ impl Stream {
 
     /// Takes an idle stream out of tokio's reactor. An error is the end of the connection.
     pub fn park(self) -> io::Result<ParkedStream> {
+        let write_timeout_ms = self.write_timeout.as_millis().try_into().unwrap_or(u32::MAX);
         let (tcp, tls) = match self.io {
             Io::Plain(tcp) => (tcp.into_inner(), None),
-            Io::Tls(tls) => tls.into_idle().map(|(tcp, idle)| (tcp, Some(idle)))?,
+            Io::Tls(tls) => tls.into_idle().map(|(tcp, idle)| (tcp, Some(Box::new(idle))))?,
             Io::Tlcp(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(ParkedStream { socket: tcp.into_std()?, tls, write_timeout: self.write_timeout })
+        Ok(ParkedStream { socket: tcp.into_std()?, write_timeout_ms, tls })
     }
 
     /// Passes a write's result on, and turns a wait that lasts too long into an error.
@@ -148,17 +149,19 @@ impl Stream {
 /// What is kept of an idle stream: the socket, and nothing in the reactor.
 pub struct ParkedStream {
     socket: std::net::TcpStream,
-    tls: Option<IdleTls>,
-    write_timeout: Duration,
+    write_timeout_ms: u32,
+    /// Boxed: what has no TLS is not to pay for it.
+    tls: Option<Box<IdleTls>>,
 }
 
 impl ParkedStream {
     /// The stream as it was, but without a meter. An error is the end of the connection.
     pub fn unpark(self) -> io::Result<Stream> {
         let tcp = TcpStream::from_std(self.socket)?;
+        let write_timeout = Duration::from_millis(self.write_timeout_ms.into());
         Ok(match self.tls {
-            None => Stream::plain(Rewind::new(tcp, Bytes::new()), self.write_timeout),
-            Some(idle) => Stream::tls(TlsStream::from_idle(tcp, idle), self.write_timeout),
+            None => Stream::plain(Rewind::new(tcp, Bytes::new()), write_timeout),
+            Some(idle) => Stream::tls(TlsStream::from_idle(tcp, *idle), write_timeout),
         })
     }
 }

@@ -12,7 +12,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Dormant {
     control: control::Dormant,
-    turn: u64,
     send_window: i64,
     receive_window: i64,
     credit_pending: i64,
@@ -34,7 +33,6 @@ impl Connection {
         }
         Some(Dormant {
             control: self.control.rest(),
-            turn: self.turn,
             send_window: self.send_window,
             receive_window: self.receive_window,
             credit_pending: self.credit_pending,
@@ -49,7 +47,6 @@ impl Dormant {
     /// The connection as it was.
     pub fn wake(self, now: Instant) -> Connection {
         Connection {
-            turn: self.turn,
             send_window: self.send_window,
             receive_window: self.receive_window,
             credit_pending: self.credit_pending,

@@ -1,6 +1,9 @@
 //! The control machine of an open connection at rest.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Control, Heartbeat, Phase};
 use crate::link::{Config, Peer, Role};
@@ -10,7 +13,9 @@ use crate::link::{Config, Peer, Role};
 pub(in crate::link) struct Dormant {
     config: Arc<Config>,
     peer: Peer,
-    heartbeat: Heartbeat,
+    /// All that a server's heartbeat is judged by.
+    last_received: Instant,
+    silence_max: Option<Duration>,
 }
 
 impl Control {
@@ -21,19 +26,20 @@ impl Control {
     }
 
     pub(in crate::link) fn rest(self) -> Dormant {
-        Dormant { config: self.config, peer: self.peer, heartbeat: self.heartbeat }
+        let (last_received, silence_max) = self.heartbeat.promise();
+        Dormant { config: self.config, peer: self.peer, last_received, silence_max }
     }
 }
 
 impl Dormant {
     pub(in crate::link) fn wake(self, now: Instant) -> Control {
-        let Self { config, peer, heartbeat } = self;
+        let Self { config, peer, last_received, silence_max } = self;
         let control = Control::new(config, Role::Server, Phase::Open, now);
+        let heartbeat = Heartbeat::promised(last_received, silence_max);
         Control { introduced: true, peer, heartbeat, ..control }
     }
 
     pub(in crate::link) fn poll_timeout(&self) -> Option<Instant> {
-        // Only clients wait for the answers to PINGs.
-        self.heartbeat.next(None)
+        Some(self.last_received + self.silence_max?)
     }
 }

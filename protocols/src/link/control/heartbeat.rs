@@ -38,6 +38,16 @@ impl Heartbeat {
         }
     }
 
+    /// A server's, whose peer was last heard of then and promised so much.
+    pub(super) fn promised(last_received: Instant, silence_max: Option<Duration>) -> Self {
+        Self { silence_max, ..Self::new(last_received) }
+    }
+
+    /// When something was last received, and how long the peer may be silent.
+    pub(super) fn promise(&self) -> (Instant, Option<Duration>) {
+        (self.last_received, self.silence_max)
+    }
+
     pub(super) fn on_sent(&mut self, now: Instant) {
         self.last_sent = now;
         self.unanswered_since.get_or_insert(now);

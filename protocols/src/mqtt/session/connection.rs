@@ -28,24 +28,30 @@ pub struct Connection {
     version: Version,
     /// What the server answers, ahead of messages.
     control: BytesMut,
-    /// One and a half keep-alive periods; zero when keep-alive is off.
-    silence_max: Duration,
+    /// Seconds; zero when keep-alive is off.
+    keep_alive: u16,
     deadline: Option<Instant>,
     expiry: Duration,
-    expiry_max: Duration,
     /// QoS 1 and 2 publishes of the client that are not finished.
     unfinished: u16,
     /// QoS 1 and 2 messages sent on this connection and not finished.
     outstanding: u16,
     outstanding_max: u16,
     /// Largest packet that the client takes.
-    packet_bytes_max: usize,
-    aliases_in: Vec<Option<Text>>,
-    aliases_out: HashMap<Box<str>, u16>,
+    packet_bytes_max: u32,
+    /// Made when first used: most clients use none.
+    aliases: Option<Box<Aliases>>,
     aliases_out_max: u16,
-    dropped: u64,
+    dropped: u32,
     /// After the server's last word nothing follows.
     is_closed: bool,
+}
+
+/// Topics that numbers stand for (MQTT 5, section 3.3.2.3.4).
+#[derive(Debug, Default)]
+struct Aliases {
+    incoming: Vec<Option<Text>>,
+    outgoing: HashMap<Box<str>, u16>,
 }
 
 /// What the client wants.
@@ -80,19 +86,17 @@ impl Connection {
         let mut connection = Self {
             version: connect.version,
             control: BytesMut::new(),
-            silence_max: Duration::from_secs(u64::from(keep_alive)) * 3 / 2,
+            keep_alive,
             deadline: None,
             expiry: expiry(connect, settings),
-            expiry_max: settings.session_expiry_max,
             unfinished: 0,
             outstanding: 0,
             outstanding_max: asked
                 .receive_maximum
                 .map_or(u16::MAX, |max| max.get())
                 .min(settings.receive_maximum),
-            packet_bytes_max: asked.packet_bytes_max.map_or(usize::MAX, |max| max.get() as usize),
-            aliases_in: Vec::new(),
-            aliases_out: HashMap::new(),
+            packet_bytes_max: asked.packet_bytes_max.map_or(u32::MAX, |max| max.get()),
+            aliases: None,
             aliases_out_max: asked.topic_alias_maximum.unwrap_or(0).min(settings.topic_alias_max),
             dropped: 0,
             is_closed: false,
@@ -122,7 +126,7 @@ impl Connection {
 
     /// Messages that were neither sent nor kept since the last call: expired, or larger than the client takes.
     pub fn take_dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.dropped)
+        std::mem::take(&mut self.dropped).into()
     }
 
     /// Takes packets off the input up to the next event; `None` when more bytes are needed.
@@ -159,7 +163,7 @@ impl Connection {
             Packet::Subscribe(subscribe) => return Ok(Some(Event::Subscribe(subscribe))),
             Packet::Unsubscribe(unsubscribe) => return Ok(Some(Event::Unsubscribe(unsubscribe))),
             Packet::Pingreq => self.control(&Packet::Pingresp),
-            Packet::Disconnect(disconnect) => return self.handle_disconnect(&disconnect).map(Some),
+            Packet::Disconnect(disconnect) => return self.handle_disconnect(&disconnect, settings).map(Some),
             Packet::Connect(_) => {
                 return Err(MqttError::protocol("MQTT-3.1.0-2: a second CONNECT on one connection"));
             }
@@ -312,7 +316,9 @@ impl Connection {
 
     /// Starts the keep-alive anew: after each packet, and when the server itself had stopped reading.
     pub fn touch(&mut self, now: Instant) {
-        self.deadline = (!self.silence_max.is_zero()).then(|| now + self.silence_max);
+        // MQTT-3.1.2-22: one and a half periods.
+        let silence_max = Duration::from_secs(self.keep_alive.into()) * 3 / 2;
+        self.deadline = (!silence_max.is_zero()).then(|| now + silence_max);
     }
 
     fn handle_publish<M: ApplicationMessage>(
@@ -389,14 +395,16 @@ impl Connection {
         }
         let index = usize::from(alias) - 1;
         if !publish.topic.is_empty() {
-            if self.aliases_in.len() <= index {
-                self.aliases_in.resize(index + 1, None);
+            let incoming = &mut self.aliases.get_or_insert_default().incoming;
+            if incoming.len() <= index {
+                incoming.resize(index + 1, None);
             }
             // A copy, so that the alias does not hold on to the packet it came in.
-            self.aliases_in[index] = Text::try_from(publish.topic.as_str()).ok();
+            incoming[index] = Text::try_from(publish.topic.as_str()).ok();
             return Ok(());
         }
-        publish.topic = self.aliases_in.get(index).cloned().flatten().ok_or(MqttError::new(
+        let known = self.aliases.as_ref().and_then(|aliases| aliases.incoming.get(index).cloned().flatten());
+        publish.topic = known.ok_or(MqttError::new(
             ReasonCode::TopicAliasInvalid,
             "3.3.2.3.4: a topic alias that stands for nothing yet",
         ))?;
@@ -454,14 +462,18 @@ impl Connection {
         }
     }
 
-    fn handle_disconnect(&mut self, disconnect: &Disconnect) -> Result<Event, MqttError> {
+    fn handle_disconnect(
+        &mut self,
+        disconnect: &Disconnect,
+        settings: &Settings,
+    ) -> Result<Event, MqttError> {
         if let Some(seconds) = disconnect.properties.session_expiry {
             if self.expiry.is_zero() && seconds != 0 {
                 return Err(MqttError::protocol(
                     "3.14.2.2.2: a session that was to end with its connection cannot be prolonged",
                 ));
             }
-            self.expiry = interval(seconds).min(self.expiry_max);
+            self.expiry = interval(seconds).min(settings.session_expiry_max);
         }
         Ok(Event::Disconnect { with_will: disconnect.reason != ReasonCode::Success })
     }
@@ -527,13 +539,13 @@ impl Connection {
         let start = out.len();
         let is_encoded = head.encode(self.version, out).is_ok();
         // MQTT-3.1.2-24: nothing larger than the client's Maximum Packet Size.
-        if !is_encoded || out.len() - start + message.payload.len() > self.packet_bytes_max {
+        if !is_encoded || out.len() - start + message.payload.len() > self.packet_bytes_max as usize {
             out.truncate(start);
-            self.dropped += 1;
+            self.dropped = self.dropped.saturating_add(1);
             return None;
         }
         if let (Some(alias), false) = (topic_alias, is_known) {
-            self.aliases_out.insert(message.topic.into(), alias);
+            self.aliases.get_or_insert_default().outgoing.insert(message.topic.into(), alias);
         }
         if message.payload.len() >= PAYLOAD_BYTES_COPIED_MAX {
             return Some(message.payload.clone());
@@ -547,10 +559,11 @@ impl Connection {
         if self.aliases_out_max == 0 {
             return (None, false);
         }
-        if let Some(alias) = self.aliases_out.get(topic) {
+        let known = self.aliases.as_ref().map(|aliases| &aliases.outgoing);
+        if let Some(alias) = known.and_then(|known| known.get(topic)) {
             return (Some(*alias), true);
         }
-        let next = self.aliases_out.len() + 1;
+        let next = known.map_or(0, HashMap::len) + 1;
         ((next <= usize::from(self.aliases_out_max)).then_some(next as u16), false)
     }
 
@@ -558,7 +571,7 @@ impl Connection {
     fn control(&mut self, packet: &Packet) {
         let start = self.control.len();
         let is_encoded = encode(packet, self.version, &mut self.control).is_ok();
-        if !is_encoded || self.control.len() - start > self.packet_bytes_max {
+        if !is_encoded || self.control.len() - start > self.packet_bytes_max as usize {
             self.control.truncate(start);
         }
     }

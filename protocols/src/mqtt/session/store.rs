@@ -119,6 +119,11 @@ impl<M: ApplicationMessage> Session<M> {
         self.queue.len() + self.in_flight.len()
     }
 
+    /// Whether nothing is kept but the last identifier: the session may as well begin anew.
+    pub fn is_blank(&self) -> bool {
+        self.is_empty() && self.received.is_empty()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -130,10 +135,10 @@ impl<M: ApplicationMessage> Session<M> {
     }
 
     /// The first waiting message that has not expired; `dropped` counts those that had.
-    pub(super) fn next_queued(&mut self, now: Instant, dropped: &mut u64) -> Option<&Outgoing<M>> {
+    pub(super) fn next_queued(&mut self, now: Instant, dropped: &mut u32) -> Option<&Outgoing<M>> {
         while self.queue.front().is_some_and(|next| next.message.view().expires.is_some_and(|at| at <= now)) {
             self.dequeue();
-            *dropped += 1;
+            *dropped = dropped.saturating_add(1);
         }
         self.queue.front()
     }

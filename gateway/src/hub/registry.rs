@@ -1,8 +1,12 @@
 //! Clients by id and by user.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    borrow::Borrow,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use dashmap::{DashMap, Entry};
@@ -37,9 +41,32 @@ pub enum RegisterError {
     ClientIdTaken,
 }
 
+/// A client in the table of all, found by its id, which is kept once.
+struct ById(Arc<Client>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
+
 #[derive(Default)]
 pub(super) struct Registry {
-    clients: DashMap<Arc<str>, Arc<Client>>,
+    clients: DashMap<ById, ()>,
     /// A user without clients has no entry.
     users: DashMap<Arc<str>, Vec<Arc<Client>>>,
 }
@@ -51,34 +78,34 @@ impl Registry {
         user: Option<Arc<str>>,
         mailbox: Arc<dyn Mailbox>,
     ) -> Result<(), RegisterError> {
-        match self.clients.entry(client_id.clone()) {
-            Entry::Occupied(held) if Arc::ptr_eq(&held.get().mailbox, &mailbox) => Ok(()),
+        let client = Arc::new(Client {
+            id: client_id.clone(),
+            mailbox,
+            user,
+            user_slot: AtomicU32::new(0),
+            places: Mutex::default(),
+        });
+        match self.clients.entry(ById(client.clone())) {
+            Entry::Occupied(held) if Arc::ptr_eq(&held.key().0.mailbox, &client.mailbox) => Ok(()),
             Entry::Occupied(_) => Err(RegisterError::ClientIdTaken),
             Entry::Vacant(vacant) => {
-                let client = Arc::new(Client {
-                    id: client_id.clone(),
-                    mailbox,
-                    user,
-                    user_slot: AtomicU32::new(0),
-                    places: Mutex::default(),
-                });
                 // Both maps change under the client's entry, so that a racing unregister finds both.
                 self.join_user(&client);
-                vacant.insert(client);
+                vacant.insert(());
                 Ok(())
             }
         }
     }
 
     pub(super) fn unregister(&self, client_id: &str, mailbox: &Arc<dyn Mailbox>) -> Option<Arc<Client>> {
-        let is_same = |_: &Arc<str>, client: &Arc<Client>| Arc::ptr_eq(&client.mailbox, mailbox);
-        let (_, client) = self.clients.remove_if(client_id, is_same)?;
+        let is_same = |held: &ById, (): &()| Arc::ptr_eq(&held.0.mailbox, mailbox);
+        let (ById(client), ()) = self.clients.remove_if(client_id, is_same)?;
         self.leave_user(&client);
         Some(client)
     }
 
     pub(super) fn client(&self, client_id: &str) -> Option<Arc<Client>> {
-        self.clients.get(client_id).map(|client| client.clone())
+        self.clients.get(client_id).map(|held| held.key().0.clone())
     }
 
     pub(super) fn clients_of(&self, user: &str) -> Vec<Arc<Client>> {

@@ -36,7 +36,7 @@ use towline_protocols::link::{Connection, Control};
 pub(crate) use self::config::config;
 pub use self::parked::Parked;
 use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
-use crate::{gateway::Gateway, parking, request::Origin, transport::Stream};
+use crate::{gateway::Gateway, parking::Patience, request::Origin, transport::Stream};
 
 /// Serves one TCP connection, of which `first_bytes` were read already, until it ends or may park.
 ///
@@ -49,7 +49,7 @@ pub fn serve_tcp(
 ) -> impl Future<Output = Option<Box<Parked>>> + Send {
     let (link, patience) = {
         let snapshot = gateway.snapshot();
-        (Arc::clone(&snapshot.link), parking::patience(snapshot.settings.limits.park_after, None))
+        (Arc::clone(&snapshot.link), Patience::default().wait(snapshot.settings.limits.park_after))
     };
     let machine = Connection::server(link, now());
     let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));

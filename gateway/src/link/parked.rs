@@ -4,7 +4,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     task::Waker,
-    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -18,7 +17,7 @@ use super::{
     requests::TcpRequests,
 };
 use crate::{
-    parking,
+    parking::Patience,
     transport::{Meter, ParkedStream, Stream},
 };
 
@@ -77,14 +76,14 @@ impl Parked {
     }
 
     /// Serves the connection again.
-    pub async fn resume(self: Box<Self>, stay: Duration) -> Option<Box<Self>> {
+    pub async fn resume(self: Box<Self>, patience: Patience) -> Option<Box<Self>> {
         let Self { door, policy_revision, goaway_sent, machine, stream } = *self;
         let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
         let mut stream = stream.unpark().ok()?;
         stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
-        let patience = parking::patience(gateway.snapshot().settings.limits.park_after, Some(stay));
+        let park_after = patience.wait(gateway.snapshot().settings.limits.park_after);
         let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
-        let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), patience);
+        let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
         run(driver.resume(Attendance::new(Arc::new(door), policy_revision), goaway_sent)).await
     }
 }

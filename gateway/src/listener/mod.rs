@@ -23,6 +23,7 @@ pub use self::{
 };
 use crate::{
     gateway::{Gateway, StartError},
+    parking::Patience,
     request::{Origin, Protocol},
     run::Bound,
     settings::Listener,
@@ -60,7 +61,8 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
     };
     match established {
         Ok((slot, serving)) => {
-            parked::attend(Held { gateway, _slot: slot, _at_work: at_work }, serving).await
+            parked::attend(Held { gateway, _slot: slot, _at_work: at_work }, serving, Patience::default())
+                .await
         }
         Err(refusal) => refusal::report(&gateway, &listener, peer, &refusal),
     }

@@ -5,7 +5,12 @@ use std::{future::Future, os::fd::BorrowedFd, pin::Pin, sync::Arc, task::Waker, 
 use tokio::time::Instant;
 
 use super::Slot;
-use crate::{drain::DrainGuard, gateway::Gateway, link, mqtt, parking::Idle};
+use crate::{
+    drain::DrainGuard,
+    gateway::Gateway,
+    link, mqtt,
+    parking::{Idle, Patience},
+};
 
 /// A connection being served: ends when the connection does, or when it may park.
 pub(super) type Serving = Pin<Box<dyn Future<Output = Option<Quiet>> + Send>>;
@@ -33,7 +38,7 @@ pub(super) enum Quiet {
 }
 
 /// Serves a connection until it ends or is parked.
-pub(super) async fn attend(mut held: Held, mut serving: Serving) {
+pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: Patience) {
     let mut drain = held.gateway.drain.watch();
     loop {
         let quiet = tokio::select! {
@@ -43,10 +48,11 @@ pub(super) async fn attend(mut held: Held, mut serving: Serving) {
         };
         let Some(quiet) = quiet else { return };
         let gateway = held.gateway.clone();
-        let parked = gateway.parking.park(Parked { held, quiet }, drain.clone(), &gateway.metrics);
+        let parked = gateway.parking.park(Parked { held, quiet }, patience, drain.clone(), &gateway.metrics);
         // Given back, it has something to do.
         let Err(back) = parked else { return };
-        (held, serving) = (back.held, back.quiet.resume(Duration::ZERO));
+        patience = patience.after(Duration::ZERO, park_after(&gateway));
+        (held, serving) = (back.held, back.quiet.resume(patience));
     }
 }
 
@@ -66,11 +72,15 @@ pub(super) fn never(serving: impl Future<Output = ()> + Send + 'static) -> Servi
     })
 }
 
+fn park_after(gateway: &Gateway) -> Duration {
+    gateway.snapshot().settings.limits.park_after
+}
+
 impl Quiet {
-    fn resume(self, stay: Duration) -> Serving {
+    fn resume(self, patience: Patience) -> Serving {
         match self {
-            Self::Mqtt(parked) => mqtt(parked.resume(stay)),
-            Self::Link(parked) => link(parked.resume(stay)),
+            Self::Mqtt(parked) => mqtt(parked.resume(patience)),
+            Self::Link(parked) => link(parked.resume(patience)),
         }
     }
 }
@@ -105,8 +115,9 @@ impl Idle for Parked {
         }
     }
 
-    fn resume(self, stay: Duration) -> impl Future<Output = ()> + Send + 'static {
+    fn resume(self, patience: Patience, stay: Duration) -> impl Future<Output = ()> + Send + 'static {
         let Self { held, quiet } = self;
-        attend(held, quiet.resume(stay))
+        let patience = patience.after(stay, park_after(&held.gateway));
+        attend(held, quiet.resume(patience), patience)
     }
 }

@@ -33,7 +33,7 @@ pub use self::{
     parked::Parked,
     retained::{Retained, RetainedFull},
 };
-use crate::{gateway::Gateway, parking, request::Origin, transport::Stream};
+use crate::{gateway::Gateway, parking::Patience, request::Origin, transport::Stream};
 
 /// Serves one connection until it ends, or until it may park. `first_bytes` were read from the stream already.
 pub async fn serve_parking(
@@ -42,7 +42,7 @@ pub async fn serve_parking(
     stream: Stream,
     first_bytes: Bytes,
 ) -> Option<Parked> {
-    let patience = parking::patience(gateway.snapshot().settings.limits.park_after, None);
+    let patience = Patience::default().wait(gateway.snapshot().settings.limits.park_after);
     // Boxed: the task of an idle connection must not keep room for its beginning.
     let driver = Box::pin(greet::greet(gateway, origin, stream, first_bytes, patience)).await?;
     parked::run(driver).await

@@ -5,7 +5,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     task::Waker,
-    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -16,7 +15,7 @@ use super::{
     driver::{Driver, Rest},
 };
 use crate::{
-    parking,
+    parking::Patience,
     request::Origin,
     transport::{Meter, ParkedStream, Stream},
 };
@@ -60,15 +59,15 @@ impl Parked {
     }
 
     /// Serves the connection again.
-    pub fn resume(self, stay: Duration) -> impl Future<Output = Option<Self>> + Send {
+    pub fn resume(self, patience: Patience) -> impl Future<Output = Option<Self>> + Send {
         let Self { attachment, origin, stream } = self;
         async move {
             let settings = attachment.client.lock().settings.clone();
             let park_after = attachment.gateway.snapshot().settings.limits.park_after;
-            let patience = parking::patience(park_after, Some(stay));
+            let park_after = patience.wait(park_after);
             let mut stream = stream.unpark().ok()?;
             stream.set_meter(Meter::new(&attachment.gateway.metrics, origin.protocol));
-            run(Driver::new(attachment, origin, settings, stream, BytesMut::new(), patience)).await
+            run(Driver::new(attachment, origin, settings, stream, BytesMut::new(), park_after)).await
         }
     }
 }

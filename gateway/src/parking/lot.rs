@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Idle,
-    place::{Place, Ticket},
+    place::{Arrival, Place, Ticket},
 };
 use crate::{drain::DrainWatch, metrics::Metrics};
 
@@ -98,14 +98,13 @@ impl<T: Idle> Inner<T> {
     }
 
     /// Stops to watch a connection, and returns it if it was still parked.
-    fn release(&self, place: &Place<T>) -> Option<(T, Duration)> {
-        let (connection, ticket, since_ms) = place.take()?;
+    fn release(&self, place: &Place<T>) -> Option<(T, Arrival)> {
+        let (connection, ticket, arrival) = place.take()?;
         // The socket is open, so it is there to be removed.
         _ = epoll::delete(self.epoll.get_ref(), connection.socket());
         self.table.lock().remove(ticket);
         self.parked.dec();
-        let stay_ms = self.now_ms().wrapping_sub(since_ms);
-        Some((connection, Duration::from_millis(stay_ms.into())))
+        Some((connection, arrival))
     }
 
     /// In a circle of 49 days.
@@ -114,8 +113,9 @@ impl<T: Idle> Inner<T> {
     }
 
     fn resume(&self, place: &Place<T>) {
-        if let Some((connection, stay)) = self.release(place) {
-            tokio::spawn(connection.resume(stay));
+        if let Some((connection, arrival)) = self.release(place) {
+            let stay_ms = self.now_ms().wrapping_sub(arrival.since_ms);
+            tokio::spawn(connection.resume(arrival.patience, Duration::from_millis(stay_ms.into())));
         }
     }
 

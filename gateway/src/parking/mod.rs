@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use self::{
     lot::{Attended, Inner},
-    place::Place,
+    place::{Arrival, Place},
 };
 use crate::{drain::DrainWatch, metrics::Metrics};
 
@@ -49,21 +49,32 @@ pub trait Idle: Send + Sized + 'static {
     /// Whether the beginning of a drain concerns it.
     fn hears_drain(&self) -> bool;
 
-    /// Serves it; `stay` is how long it was parked. The first thing it does is to look at everything that may
+    /// Serves it, after it was parked for so long. The first thing it does is to look at everything that may
     /// have called it.
-    fn resume(self, stay: Duration) -> impl Future<Output = ()> + Send + 'static;
+    fn resume(self, patience: Patience, stay: Duration) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// A connection parks soon at first, since most have nothing to say after they have come, so that what their
-/// tasks took serves those that come next. One that is called back sooner than `park_after` waits for all of
-/// that from then on: it has more to say than parking saves.
-const SOON: u32 = 16;
+/// How long a connection has to be quiet before it parks.
+///
+/// Soon at first, since most have nothing to say once they have come, and what their tasks took then serves
+/// those that come next. One that is called back sooner than `park_after` waits four times as long the next
+/// time, up to `park_after` itself: it has more to say than parking saves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience(u8);
 
-/// How long a connection is to be quiet before it parks; `None` never parks. `stay` is how long it was parked
-/// before, if it was.
-pub fn patience(park_after: Duration, stay: Option<Duration>) -> Option<Duration> {
-    let is_chatty = stay.is_some_and(|stay| stay < park_after);
-    (!park_after.is_zero()).then_some(if is_chatty { park_after } else { park_after / SOON })
+impl Patience {
+    const STEPS: u8 = 3;
+
+    /// The time to wait now; `None` never parks.
+    pub fn wait(self, park_after: Duration) -> Option<Duration> {
+        (!park_after.is_zero()).then(|| park_after / 4_u32.pow((Self::STEPS - self.0).into()))
+    }
+
+    /// What follows a stay of that length.
+    #[must_use]
+    pub fn after(self, stay: Duration, park_after: Duration) -> Self {
+        if stay < park_after { Self((self.0 + 1).min(Self::STEPS)) } else { Self::default() }
+    }
 }
 
 /// The parked connections of one gateway.
@@ -75,13 +86,20 @@ pub struct Lot<T: Idle> {
 
 impl<T: Idle> Lot<T> {
     /// Parks a connection, or gives it back if it has something to do, or if there is no place.
-    pub fn park(&self, connection: T, drain: DrainWatch, metrics: &Metrics) -> Result<(), T> {
+    pub fn park(
+        &self,
+        connection: T,
+        patience: Patience,
+        drain: DrainWatch,
+        metrics: &Metrics,
+    ) -> Result<(), T> {
         let Some(inner) = self.inner(drain, metrics) else { return Err(connection) };
         let place = Arc::new(Place::new(Arc::downgrade(&inner)));
         if !connection.settle(&Waker::from(place.clone())) {
             return Err(connection);
         }
-        place.commit(connection, inner.now_ms(), |connection| inner.admit(&place, connection))
+        let arrival = Arrival { patience, since_ms: inner.now_ms() };
+        place.commit(connection, arrival, |connection| inner.admit(&place, connection))
     }
 
     fn inner(&self, drain: DrainWatch, metrics: &Metrics) -> Option<Arc<Inner<T>>> {

@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Idle, lot::Inner};
+use super::{Idle, Patience, lot::Inner};
 
 /// A place in the lot. Its waker calls the connection.
 ///
@@ -32,9 +32,16 @@ pub(super) struct Place<T: Idle> {
 struct Inside<T> {
     connection: Option<T>,
     ticket: Ticket,
-    /// When it was parked, milliseconds since the lot began, in a circle of 49 days.
-    since_ms: u32,
+    arrival: Arrival,
     stage: Stage,
+}
+
+/// How a connection came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Arrival {
+    pub(super) patience: Patience,
+    /// Milliseconds since the lot began, in a circle of 49 days.
+    pub(super) since_ms: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +79,12 @@ impl Ticket {
 
 impl<T: Idle> Place<T> {
     pub(super) fn new(lot: Weak<Inner<T>>) -> Self {
-        let inside =
-            Inside { connection: None, ticket: Ticket::default(), since_ms: 0, stage: Stage::Arriving };
+        let inside = Inside {
+            connection: None,
+            ticket: Ticket::default(),
+            arrival: Arrival::default(),
+            stage: Stage::Arriving,
+        };
         Self { lot, inside: Mutex::new(inside) }
     }
 
@@ -81,7 +92,7 @@ impl<T: Idle> Place<T> {
     pub(super) fn commit(
         &self,
         connection: T,
-        since_ms: u32,
+        arrival: Arrival,
         admit: impl FnOnce(&T) -> io::Result<Ticket>,
     ) -> Result<(), T> {
         let mut inside = self.inside.lock();
@@ -90,16 +101,16 @@ impl<T: Idle> Place<T> {
             inside.stage = Stage::Left;
             return Err(connection);
         };
-        *inside = Inside { connection: Some(connection), ticket, since_ms, stage: Stage::Parked };
+        *inside = Inside { connection: Some(connection), ticket, arrival, stage: Stage::Parked };
         Ok(())
     }
 
-    /// The connection, if it is still here, and since when it was.
-    pub(super) fn take(&self) -> Option<(T, Ticket, u32)> {
+    /// The connection, if it is still here, and how it came.
+    pub(super) fn take(&self) -> Option<(T, Ticket, Arrival)> {
         let mut inside = self.inside.lock();
         let connection = inside.connection.take()?;
         inside.stage = Stage::Left;
-        Some((connection, inside.ticket, inside.since_ms))
+        Some((connection, inside.ticket, inside.arrival))
     }
 
     /// Whether the connection is here and wants to hear of a drain.

@@ -49,7 +49,7 @@ impl Idle for Guest {
         self.hears_drain
     }
 
-    async fn resume(self, _: Duration) {
+    async fn resume(self, _: Patience, _: Duration) {
         let messages = std::mem::take(&mut self.session.lock().messages);
         _ = self.resumed.send(messages);
     }
@@ -86,7 +86,7 @@ impl Bed {
     }
 
     fn park(&self, guest: Guest) -> bool {
-        self.lot.park(guest, self.drain.watch(), &self.metrics).is_ok()
+        self.lot.park(guest, Patience::default(), self.drain.watch(), &self.metrics).is_ok()
     }
 
     fn parked(&self) -> i64 {
@@ -173,11 +173,14 @@ async fn a_drain_resumes_who_wants_to_hear_of_it_and_its_end_closes_the_rest() {
 
 #[test]
 fn who_is_called_back_soon_waits_longer_the_next_time() {
-    let (after, soon) = (Duration::from_secs(2), Duration::from_millis(125));
-    assert_eq!(patience(after, None), Some(soon));
-    assert_eq!(patience(after, Some(Duration::from_secs(1))), Some(after));
-    assert_eq!(patience(after, Some(Duration::from_secs(30))), Some(soon));
-    assert_eq!(patience(Duration::ZERO, None), None);
+    let after = Duration::from_secs(64);
+    let mut patience = Patience::default();
+    for seconds in [1, 4, 16, 64, 64] {
+        assert_eq!(patience.wait(after), Some(Duration::from_secs(seconds)));
+        patience = patience.after(Duration::from_secs(63), after);
+    }
+    assert_eq!(patience.after(after, after), Patience::default());
+    assert_eq!(patience.wait(Duration::ZERO), None);
 }
 
 #[test]
@@ -206,7 +209,7 @@ async fn a_wake_is_not_lost_wherever_it_falls() {
         let settled = guest.settle(&Waker::from(place.clone()));
         assert_eq!(settled, step > 0, "what was there before is seen");
         publish_at(1);
-        let committed = place.commit(guest, 0, |guest| inner.admit(&place, guest)).is_ok();
+        let committed = place.commit(guest, Arrival::default(), |guest| inner.admit(&place, guest)).is_ok();
         assert_eq!(committed, step != 1, "what came meanwhile is remembered");
         publish_at(2);
         assert_eq!(inner.calls(), usize::from(step == 2), "what comes later calls");

@@ -31,9 +31,12 @@ const VISITORS_MAX: usize = 8;
 /// Requests of visitors that no holder has taken over; one more waits for its handshake.
 const BEGUN_MAX: usize = 256;
 
-/// Who visits a session, and what they began. Small while nobody does.
+/// Who visits a session, and what they began. One word while nobody does.
 #[derive(Default)]
-pub(super) struct Visitors {
+pub(super) struct Visitors(Option<Box<Lists>>);
+
+#[derive(Default)]
+struct Lists {
     present: Vec<Visitor>,
     /// Kept when its visitor goes, until a holder comes whose HELLO was written behind it.
     begun: Vec<Begun>,
@@ -99,12 +102,12 @@ impl LinkSession {
         if state.has_ended() || hello.session_id != state.id() || !state.is_newer(hello.epoch) {
             return None;
         }
-        if state.visitors.present.len() >= VISITORS_MAX {
+        if state.visitors.lists().present.len() >= VISITORS_MAX {
             self.context.limit_hit("session_visitors_max");
             return None;
         }
         let signal = Arc::new(Signal::default());
-        state.visitors.present.push(Visitor { epoch: hello.epoch, signal: Arc::clone(&signal) });
+        state.visitors.lists().present.push(Visitor { epoch: hello.epoch, signal: Arc::clone(&signal) });
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let (unknown, awaited) = waiting.partition(|&seq| state.is_new(seq));
         let session_id = state.id();
@@ -140,42 +143,61 @@ impl State {
 }
 
 impl Visitors {
+    fn lists(&mut self) -> &mut Lists {
+        self.0.get_or_insert_default()
+    }
+
+    fn present(&self) -> &[Visitor] {
+        self.0.as_ref().map_or(&[], |lists| &lists.present)
+    }
+
+    fn all_begun(&self) -> &[Begun] {
+        self.0.as_ref().map_or(&[], |lists| &lists.begun)
+    }
+
     pub(super) fn is_present(&self, signal: &Arc<Signal>) -> bool {
-        self.present.iter().any(|visitor| Arc::ptr_eq(&visitor.signal, signal))
+        self.present().iter().any(|visitor| Arc::ptr_eq(&visitor.signal, signal))
     }
 
     /// Whether request `seq` was begun by the visitor of `signal`.
     pub(super) fn has_begun(&self, signal: &Arc<Signal>, seq: u64) -> bool {
-        self.begun.iter().any(|begun| begun.seq == seq && Arc::ptr_eq(&begun.signal, signal))
+        self.all_begun().iter().any(|begun| begun.seq == seq && Arc::ptr_eq(&begun.signal, signal))
     }
 
     pub(super) fn may_begin(&self) -> bool {
-        self.begun.len() < BEGUN_MAX
+        self.all_begun().len() < BEGUN_MAX
     }
 
     /// Notes that the visitor of `signal` begins request `seq`; no effect for a holder.
     pub(super) fn begins(&mut self, signal: &Arc<Signal>, seq: u64) {
-        let visitor = self.present.iter().find(|visitor| Arc::ptr_eq(&visitor.signal, signal));
+        let visitor = self.present().iter().find(|visitor| Arc::ptr_eq(&visitor.signal, signal));
         let begun = visitor.map(|visitor| Begun { seq, epoch: visitor.epoch, signal: Arc::clone(signal) });
-        self.begun.extend(begun);
+        let Some(begun) = begun else { return };
+        self.lists().begun.push(begun);
     }
 
     /// What they have begun.
     pub(super) fn begun(&self) -> impl Iterator<Item = u64> {
-        self.begun.iter().map(|begun| begun.seq)
+        self.all_begun().iter().map(|begun| begun.seq)
     }
 
     /// The visitor of `signal` is a visitor no more. What it began, which stays noted.
     pub(super) fn leave(&mut self, signal: &Arc<Signal>) -> Vec<u64> {
-        self.present.retain(|visitor| !Arc::ptr_eq(&visitor.signal, signal));
+        let Some(lists) = &mut self.0 else { return Vec::new() };
+        lists.present.retain(|visitor| !Arc::ptr_eq(&visitor.signal, signal));
         // A session that nobody visits owns no list.
-        self.present.shrink_to_fit();
-        self.begun.iter().filter(|begun| Arc::ptr_eq(&begun.signal, signal)).map(|begun| begun.seq).collect()
+        self.0.take_if(|lists| lists.present.is_empty() && lists.begun.is_empty());
+        self.all_begun()
+            .iter()
+            .filter(|begun| Arc::ptr_eq(&begun.signal, signal))
+            .map(|begun| begun.seq)
+            .collect()
     }
 
     /// A holder of `epoch` comes: visitors that are not newer will never hold the session.
     pub(super) fn dismiss(&mut self, epoch: u64, why: Revoked) {
-        self.present.retain(|visitor| {
+        let Some(lists) = &mut self.0 else { return };
+        lists.present.retain(|visitor| {
             let stays = visitor.epoch > epoch;
             if !stays {
                 visitor.signal.revoke(why);
@@ -187,10 +209,13 @@ impl Visitors {
     /// The connection of `signal` became the holder at `epoch`. Takes out what others began that is not
     /// newer, and what it began itself; and says what the holder's HELLO does not speak of.
     pub(super) fn handed_over(&mut self, epoch: u64, signal: &Arc<Signal>) -> HandedOver {
-        let begun = std::mem::take(&mut self.begun);
+        let begun = self.0.as_mut().map(|lists| std::mem::take(&mut lists.begun)).unwrap_or_default();
         let unspoken = begun.iter().filter(|begun| begun.epoch >= epoch).map(|begun| begun.seq).collect();
         let (newer, rest): (Vec<_>, Vec<_>) = begun.into_iter().partition(|begun| begun.epoch > epoch);
-        self.begun = newer;
+        if let Some(lists) = &mut self.0 {
+            lists.begun = newer;
+        }
+        self.0.take_if(|lists| lists.present.is_empty() && lists.begun.is_empty());
         let (own, others): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|begun| Arc::ptr_eq(&begun.signal, signal));
         let seqs = |begun: Vec<Begun>| begun.into_iter().map(|begun| begun.seq).collect();
@@ -199,7 +224,9 @@ impl Visitors {
 
     /// The requests of the session are forgotten.
     pub(super) fn forget(&mut self) {
-        self.begun = Vec::new();
+        if let Some(lists) = &mut self.0 {
+            lists.begun = Vec::new();
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use towline_protocols::mqtt::{
-    Connect, Limits, ReasonCode, Text,
+    Connect, Limits, ReasonCode, Text, Version,
     session::{Connection, Settings},
 };
 
@@ -53,6 +53,8 @@ pub(super) struct Attachment {
     pub(super) gateway: Arc<Gateway>,
     pub(super) client: Arc<Client>,
     pub(super) epoch: u64,
+    /// What the connection speaks, also when the session is another's.
+    pub(super) version: Version,
     is_detached: bool,
 }
 
@@ -148,7 +150,8 @@ impl Broker {
         if let Some(will) = orphaned {
             publish::publish_will(gateway, *will);
         }
-        let attachment = Attachment { gateway: gateway.clone(), client, epoch, is_detached: false };
+        let (gateway, version) = (gateway.clone(), connect.version);
+        let attachment = Attachment { gateway, client, epoch, version, is_detached: false };
         Ok((attachment, origin.clone()))
     }
 

@@ -43,7 +43,6 @@ const NOT_ACCEPTED: Closing =
 /// Drives one connection.
 pub(super) struct Driver<S> {
     attachment: Attachment,
-    version: Version,
     origin: Arc<Origin>,
     settings: Arc<Settings>,
     stream: S,
@@ -98,17 +97,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         park_after: Option<Duration>,
     ) -> Self {
         let active_at = super::now();
-        let (version, deadline) = {
-            let mut inner = attachment.client.lock();
-            let current = inner.current(attachment.epoch);
-            current.map_or((Version::V311, None), |(connection, _)| {
-                (connection.version(), connection.poll_timeout())
-            })
-        };
+        let deadline = attachment.client.lock().deadline(attachment.epoch);
         let timer = deadline.into_iter().chain(park_after.map(|after| active_at + after)).min();
         Self {
             attachment,
-            version,
             origin,
             settings,
             stream,
@@ -362,10 +354,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some((connection, session)) = inner.current(self.attachment.epoch) {
             connection.disconnect(closing.reason, closing.text);
             connection.poll_transmit(session, &mut out, super::now());
-        } else if self.version == Version::V5 {
+        } else if self.attachment.version == Version::V5 {
             // Taken over: the session and its machine belong to another connection.
             let disconnect = Packet::Disconnect(Disconnect::new(closing.reason));
-            let _ = encode(&disconnect, self.version, &mut out);
+            let _ = encode(&disconnect, self.attachment.version, &mut out);
         }
         Some(out)
     }

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     metrics::Metrics,
     mqtt,
     parking::Lot,
+    request::Origin,
     session::{Clock, Sessions},
     settings::{Authentication, Settings},
     snapshot::Snapshot,
@@ -28,6 +30,8 @@ const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(1);
 pub struct Gateway {
     /// What control published last; the path reads it, never writes.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Held while a snapshot is made from the one before and put in force.
+    pub publishing: Mutex<()>,
     /// Counters and histograms.
     pub metrics: Metrics,
     /// Whether the gateway is on its way out, and who is still at work.
@@ -80,6 +84,7 @@ impl Gateway {
         let snapshot = Snapshot::build(settings, &metrics)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            publishing: Mutex::new(()),
             metrics,
             drain: Drain::new(),
             slots: ConnectionSlots::default(),
@@ -99,17 +104,19 @@ impl Gateway {
         self.snapshot.load()
     }
 
-    /// Decides whether a client of `listener` may use the gateway, and as whom. A listener without
-    /// authentication admits everybody without a user, whatever they claim to be.
+    /// Decides whether a client may use the gateway, and as whom. A listener without authentication admits
+    /// everybody without a user, whatever they claim to be; one that goes by certificates asks nobody for
+    /// a password.
     ///
     /// # Errors
-    /// [`Unauthorized`] for a missing or wrong user or password.
+    /// [`Unauthorized`] for a missing or wrong user or password, or a missing certificate.
     pub async fn authenticate(
         &self,
-        listener: &str,
+        origin: &Origin,
         credentials: Option<(&str, &[u8])>,
     ) -> Result<Option<Arc<str>>, Unauthorized> {
         let snapshot = self.snapshot.load_full();
+        let listener = &*origin.listener;
         match snapshot.listener(listener).map(|listener| listener.settings.authentication) {
             Some(Authentication::None) => Ok(None),
             Some(Authentication::Password) => {
@@ -119,14 +126,20 @@ impl Gateway {
                 self.metrics.logins.with_label_values(&[listener, outcome]).inc();
                 admitted.then(|| Some(user.into())).ok_or(Unauthorized)
             }
+            Some(Authentication::Certificate) => {
+                let user = origin.identity.as_ref().and_then(|identity| identity.user());
+                let outcome = if user.is_some() { "ok" } else { "refused" };
+                self.metrics.logins.with_label_values(&[listener, outcome]).inc();
+                user.cloned().map(Some).ok_or(Unauthorized)
+            }
             None => Err(Unauthorized),
         }
     }
 }
 
-/// No user, an unknown user or a wrong password; which of them is nobody's business.
+/// No user, an unknown user, a wrong password or no certificate; which of them is nobody's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown user or wrong password")]
+#[error("unknown user, wrong password or no certificate")]
 pub struct Unauthorized;
 
 /// Why a gateway did not start.

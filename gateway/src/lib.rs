@@ -9,6 +9,7 @@ pub mod demo;
 pub mod drain;
 pub mod early;
 pub mod error;
+mod files;
 pub mod gateway;
 pub mod http;
 pub mod http3;

@@ -27,7 +27,11 @@ pub struct Metrics {
     /// `rejected`), and what the fronts did of requests and connections in it (`served` before the handshake
     /// was complete, `waited` for it, `broken` since it never was, `refused` for want of a place to wait).
     pub early_data: IntCounterVec,
-    /// Password logins, by `listener` and `outcome` (`ok`, `refused`).
+    /// Seconds until a certificate's end, by `listener`, `name` and `kind`.
+    pub certificate_expiry_seconds: IntGaugeVec,
+    /// Certificates and keys read again because their files changed, by `outcome` (`ok`, `refused`).
+    pub certificate_reloads: IntCounterVec,
+    /// Logins by password or certificate, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
     pub requests: IntCounterVec,
@@ -87,6 +91,18 @@ impl Metrics {
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
             tls_tickets: counters(r, "tls_tickets_total", "TLS session tickets", &["outcome"]),
             early_data: counters(r, "early_data_total", "Early data (0-RTT)", &["listener", "outcome"]),
+            certificate_expiry_seconds: gauges(
+                r,
+                "certificate_expiry_seconds",
+                "Seconds until a certificate's end",
+                &["listener", "name", "kind"],
+            ),
+            certificate_reloads: counters(
+                r,
+                "certificate_reloads_total",
+                "Certificates and keys read again because their files changed",
+                &["outcome"],
+            ),
             logins: counters(r, "logins_total", "Logins of clients", &["listener", "outcome"]),
             requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
             request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use towline_protocols::link::{Priority, RpcError};
 
-use crate::transport::Handshake;
+use crate::transport::{Handshake, tls::PeerIdentity};
 
 /// A streamed request or answer body with trailers; dropping it cancels what produces it.
 pub type Body = UnsyncBoxBody<Bytes, RpcError>;
@@ -54,6 +54,8 @@ pub struct Origin {
     pub client_id: Option<Arc<str>>,
     /// The authenticated user, if the listener authenticates.
     pub user: Option<Arc<str>>,
+    /// Who the client is by its certificate, if it showed one.
+    pub identity: Option<Arc<PeerIdentity>>,
     /// Until it is complete, what arrives came as early data and may be a repeat of what another sent.
     pub handshake: Handshake,
 }
@@ -62,7 +64,7 @@ impl Origin {
     /// Of a peer of which nothing more is known yet, and whose handshake, if any, is over.
     pub fn new(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Self {
         let handshake = Handshake::complete();
-        Self { listener, peer, protocol, encrypted, client_id: None, user: None, handshake }
+        Self { listener, peer, protocol, encrypted, client_id: None, user: None, identity: None, handshake }
     }
 }
 

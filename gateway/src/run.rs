@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    control::admin::Admin,
+    control::{admin::Admin, certificates},
     gateway::{Gateway, StartError},
     listener, session,
 };
@@ -47,6 +47,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     let listeners = open.iter().map(|open| open.bound.clone()).collect();
     let tasks = open.into_iter().flat_map(|listener| listener.serve(&gateway)).collect();
     tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
+    tokio::spawn(certificates::watch(Arc::downgrade(&gateway)));
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));
     Ok(Serving { gateway, listeners, admin: address, tasks: Mutex::new(tasks) })

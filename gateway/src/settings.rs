@@ -1,7 +1,14 @@
 //! The configuration as the data path reads it: plain values, already validated. `control::config`
 //! makes them from TOML; nothing here parses.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use towline_crypto::{International, KeyReference, Providers};
 
 use towline_protocols::tls::RecordSizes;
 
@@ -22,6 +29,8 @@ pub struct Settings {
     pub backends: Vec<Backend>,
     /// Which request goes where; the first match wins.
     pub routes: Vec<Route>,
+    /// What listeners with TLS share.
+    pub tls: Tls,
     /// Who may connect.
     pub auth: Auth,
     /// Admin listener.
@@ -38,6 +47,8 @@ pub struct Settings {
     pub compression: Compression,
     /// Log output.
     pub log: Log,
+    /// Kinds of cryptography that listeners may name; no part of the file.
+    pub providers: Providers,
 }
 
 /// One address, one port number, TCP or UDP or both.
@@ -55,8 +66,20 @@ pub struct Listener {
     pub protocols: Vec<ListenerProtocol>,
     /// Whether TLS is demanded on TCP.
     pub tls: TlsMode,
-    /// Certificate chain and key files; required unless `tls = off` and no QUIC.
-    pub certificate: Option<CertificateFiles>,
+    /// Certificates, the default first; needed unless `tls = off` and no QUIC.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients show certificates.
+    pub client_certificates: ClientCertificates,
+    /// PEM file of the authorities that sign clients' certificates; needed unless `client_certificates = off`.
+    pub client_ca: Option<PathBuf>,
+    /// Whether backends get a client's certificate in the header field `Client-Cert` (RFC 9440).
+    pub forward_client_certificate: bool,
+    /// Names of providers of cryptography, in the order of preference; at least one.
+    pub crypto: Vec<Arc<str>>,
+    /// Whether link clients get a delegated ECDSA certificate in place of an RSA certificate.
+    pub delegated_ecdsa: bool,
+    /// How long a delegated certificate lives.
+    pub delegated_life: Duration,
     /// The two certificates of TLCP, if the listener speaks it.
     pub tlcp_certificate: Option<TlcpCertificate>,
     /// How clients prove who they are.
@@ -96,13 +119,50 @@ pub enum TlsMode {
     Off,
 }
 
-/// PEM files.
-#[derive(Clone, Debug)]
+/// Where a certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// Chain, leaf first.
+    /// PEM file of the chain, leaf first.
     pub chain: PathBuf,
-    /// PKCS#8, SEC1 or PKCS#1 key.
-    pub key: PathBuf,
+    /// PEM file with a PKCS#8, SEC1 or PKCS#1 key, or a URI that the provider knows.
+    pub key: KeyReference,
+}
+
+impl CertificateFiles {
+    /// Both in PEM files.
+    pub fn pem(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self { chain: chain.into(), key: KeyReference::File(key.into()) }
+    }
+
+    /// What to name when the key is at fault.
+    pub fn key_path(&self) -> PathBuf {
+        match &self.key {
+            KeyReference::File(path) => path.clone(),
+            other => Path::new(&format!("{other:?}")).into(),
+        }
+    }
+}
+
+/// Whether a listener's clients show certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    Off,
+    /// They are asked, and may have none.
+    Optional,
+    /// Who has none is refused.
+    Required,
+}
+
+/// What listeners with TLS share.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Keys of session tickets that several nodes share; without it the gateway has its own.
+    pub ticket_keys: Option<PathBuf>,
+    /// How long a ticket resumes a session.
+    pub ticket_life: Duration,
+    /// From how long before a certificate's end on the log warns of it.
+    pub expiry_warning: Duration,
 }
 
 /// TLCP signs with one key and decrypts with another (GB/T 38636, section 6.4.5.3).
@@ -121,6 +181,8 @@ pub enum Authentication {
     None,
     /// User and password: HELLO, HTTP Basic, MQTT CONNECT.
     Password,
+    /// The client's certificate, whose name is the user.
+    Certificate,
 }
 
 /// A named place that answers requests or takes messages.
@@ -176,6 +238,8 @@ pub struct Route {
     pub call: Option<String>,
     /// Bound on the time to the answer's head; `None` takes the backend's.
     pub timeout: Option<Duration>,
+    /// Name that the client's certificate bears, exactly or as `*.suffix`; `*` takes every certificate.
+    pub client_certificate: Option<String>,
     /// Refuse requests that came over an unencrypted transport.
     pub encrypted_only: bool,
     /// Running it twice does no harm: it may be retried.
@@ -335,6 +399,7 @@ impl Default for Settings {
             listeners: Vec::new(),
             backends: Vec::new(),
             routes: Vec::new(),
+            tls: Tls::default(),
             auth: Auth::default(),
             admin: Admin::default(),
             limits: Limits::default(),
@@ -343,6 +408,7 @@ impl Default for Settings {
             client_policy: ClientPolicy::default(),
             compression: Compression::default(),
             log: Log::default(),
+            providers: Providers::default(),
         }
     }
 }
@@ -367,7 +433,13 @@ impl Listener {
             quic: false,
             protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http, ListenerProtocol::Mqtt],
             tls: TlsMode::Off,
-            certificate: None,
+            certificates: Vec::new(),
+            client_certificates: ClientCertificates::Off,
+            client_ca: None,
+            forward_client_certificate: false,
+            crypto: vec![International::NAME.into()],
+            delegated_ecdsa: true,
+            delegated_life: Duration::from_secs(86_400),
             tlcp_certificate: None,
             authentication: Authentication::None,
             open_to_network: false,
@@ -407,8 +479,19 @@ impl Route {
             backend: backend.into(),
             call: None,
             timeout: None,
+            client_certificate: None,
             encrypted_only: false,
             idempotent: false,
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            ticket_keys: None,
+            ticket_life: Duration::from_secs(12 * 3600),
+            expiry_warning: Duration::from_secs(30 * 86_400),
         }
     }
 }

@@ -1,14 +1,10 @@
 //! What control publishes and the path reads: immutable, swapped as a whole.
 
-use std::{
-    collections::HashMap,
-    fs,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, fs, sync::Arc, time::SystemTime};
 
 use crate::{
     auth::Users,
+    files::Stamps,
     gateway::StartError,
     link,
     metrics::Metrics,
@@ -17,24 +13,23 @@ use crate::{
     transport::{
         quic,
         tlcp::TlcpServer,
-        tls::{self, ServerTls, TicketKeys},
+        tls::{NextKeys, ServerTls, TicketKeys},
     },
 };
-
-/// How long a session ticket opens.
-const TICKET_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// One consistent state of everything that a reload can change.
 pub struct Snapshot {
     /// The configuration.
     pub settings: Settings,
     /// Who may connect.
-    pub users: Users,
+    pub users: Arc<Users>,
     /// Which request goes where.
-    pub routes: RouteTable,
+    pub routes: Arc<RouteTable>,
     /// How the link is spoken, with its dictionaries.
     pub link: Arc<towline_protocols::link::Config>,
     listeners: HashMap<Arc<str>, ListenerSnapshot>,
+    /// Of the files of certificates and keys, as they were before they were read.
+    tls_files: Stamps,
     /// Kept through reloads, so that they do not cost clients their TLS sessions.
     tickets: Arc<TicketKeys>,
 }
@@ -57,8 +52,9 @@ impl Snapshot {
     /// # Errors
     /// Names the first file that could not be used and why.
     pub fn build(settings: Settings, metrics: &Metrics) -> Result<Self, StartError> {
-        let tickets = TicketKeys::own(TICKET_LIFE, metrics.tls_tickets.clone(), SystemTime::now())?;
-        Self::after(&RouteTable::default(), Arc::new(tickets), settings)
+        let tls_files = Stamps::of(&settings);
+        let tickets = TicketKeys::new(&settings.tls, metrics.tls_tickets.clone(), SystemTime::now())?;
+        Self::after(&RouteTable::default(), Arc::new(tickets), settings, tls_files)
     }
 
     /// The snapshot of a reload: backends that did not change keep their connections.
@@ -66,7 +62,50 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::build`].
     pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
-        Self::after(&self.routes, Arc::clone(&self.tickets), settings)
+        let tls_files = Stamps::of(&settings);
+        let keys = self.next_keys(&settings)?;
+        let snapshot = Self::after(&self.routes, Arc::clone(&self.tickets), settings, tls_files)?;
+        self.tickets.install(keys);
+        Ok(snapshot)
+    }
+
+    /// The same snapshot with certificates and ticket keys read again.
+    ///
+    /// # Errors
+    /// As [`Snapshot::build`].
+    pub fn with_tls_read_again(&self) -> Result<Self, StartError> {
+        let tls_files = Stamps::of(&self.settings);
+        let keys = self.next_keys(&self.settings)?;
+        let listeners = listeners(&self.settings, &self.tickets)?;
+        self.tickets.install(keys);
+        Ok(Self {
+            settings: self.settings.clone(),
+            users: Arc::clone(&self.users),
+            routes: Arc::clone(&self.routes),
+            link: Arc::clone(&self.link),
+            listeners,
+            tls_files,
+            tickets: Arc::clone(&self.tickets),
+        })
+    }
+
+    /// Every listener.
+    pub fn listeners(&self) -> impl Iterator<Item = &ListenerSnapshot> {
+        self.listeners.values()
+    }
+
+    /// What the files of certificates and keys looked like before they were read.
+    pub fn tls_files(&self) -> &Stamps {
+        &self.tls_files
+    }
+
+    /// The keys of session tickets.
+    pub fn tickets(&self) -> &TicketKeys {
+        &self.tickets
+    }
+
+    fn next_keys(&self, settings: &Settings) -> Result<NextKeys, StartError> {
+        self.tickets.prepare(&settings.tls, SystemTime::now())
     }
 
     /// The listener called `name`.
@@ -74,16 +113,18 @@ impl Snapshot {
         self.listeners.get(name)
     }
 
-    fn after(routes: &RouteTable, tickets: Arc<TicketKeys>, settings: Settings) -> Result<Self, StartError> {
-        let users = read_users(&settings)?;
+    fn after(
+        routes: &RouteTable,
+        tickets: Arc<TicketKeys>,
+        settings: Settings,
+        tls_files: Stamps,
+    ) -> Result<Self, StartError> {
+        let users = Arc::new(read_users(&settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let link = link::config(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
-        let mut listeners = HashMap::new();
-        for listener in &settings.listeners {
-            listeners
-                .insert(Arc::clone(&listener.name), ListenerSnapshot::build(listener, &settings, &tickets)?);
-        }
-        Ok(Self { settings, users, routes, link: Arc::new(link), listeners, tickets })
+        let (routes, link) = (Arc::new(routes), Arc::new(link));
+        let listeners = listeners(&settings, &tickets)?;
+        Ok(Self { settings, users, routes, link, listeners, tls_files, tickets })
     }
 }
 
@@ -97,13 +138,24 @@ impl ListenerSnapshot {
         if let Some(files) = &listener.tlcp_certificate {
             snapshot.tlcp = Some(Arc::new(TlcpServer::new(files, &listener.protocols)?));
         }
-        if let Some(files) = &listener.certificate {
-            let tls = ServerTls::new(listener, &tls::read_certificate(files)?, tickets)?;
+        if !listener.certificates.is_empty() {
+            let tls = ServerTls::new(listener, &settings.providers, tickets, SystemTime::now())?;
             snapshot.quic = tls.preferred_quic().map(|crypto| quic::server_config(crypto, settings));
             snapshot.tls = Some(Arc::new(tls));
         }
         Ok(snapshot)
     }
+}
+
+fn listeners(
+    settings: &Settings,
+    tickets: &Arc<TicketKeys>,
+) -> Result<HashMap<Arc<str>, ListenerSnapshot>, StartError> {
+    let built = settings.listeners.iter().map(|listener| {
+        let snapshot = ListenerSnapshot::build(listener, settings, tickets)?;
+        Ok((Arc::clone(&listener.name), snapshot))
+    });
+    built.collect()
 }
 
 fn read_users(settings: &Settings) -> Result<Users, StartError> {

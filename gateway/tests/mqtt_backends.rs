@@ -118,6 +118,7 @@ fn gateway_to(address: SocketAddr, receive_maximum: u16) -> Arc<Gateway> {
         backend: "hook".into(),
         call: Some("/telemetry".to_owned()),
         timeout: None,
+        client_certificate: None,
         encrypted_only: false,
         idempotent: false,
     });

@@ -121,7 +121,7 @@ fn a_key_of_another_certificate_is_a_mistake_of_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     fs::copy(folder.path().join("encrypt.key"), folder.path().join("sign.key")).unwrap();
-    let text = configuration("127.0.0.1:1".parse().unwrap(), "");
+    let text = configuration("127.0.0.1:1".parse().unwrap(), "crypto = [\"tlcp\"]");
     let mistakes = config::parse(&folder.path().join("towline.toml"), &text).unwrap_err().to_string();
     assert!(mistakes.contains("is not the key of the first certificate"), "{mistakes}");
 }
@@ -138,7 +138,8 @@ impl Bed {
         towline_gateway::cli::development_certificates(folder.path()).unwrap();
         certificates(folder.path());
         let demo = demo::start(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let beside = "certificate = { chain = \"dev-cert.pem\", key = \"dev-key.pem\" }";
+        let beside = "certificate = { chain = \"dev-cert.pem\", key = \"dev-key.pem\" }\n\
+                      crypto = [\"international\", \"tlcp\"]";
         let text = configuration(demo.address, beside);
         let settings = config::parse(&folder.path().join("towline.toml"), &text)
             .unwrap_or_else(|mistakes| panic!("{mistakes}"));

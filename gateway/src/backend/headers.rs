@@ -13,6 +13,8 @@ use crate::request::{Origin, Protocol};
 const CLIENT: HeaderName = HeaderName::from_static("x-towline-client");
 /// The authenticated user.
 const USER: HeaderName = HeaderName::from_static("x-towline-user");
+/// The client's certificate (RFC 9440).
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -31,7 +33,9 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 /// The gateway's word, which a client must not speak for it.
-const GATEWAY_OWNED: [HeaderName; 4] = [
+const GATEWAY_OWNED: [HeaderName; 6] = [
+    CLIENT_CERT,
+    HeaderName::from_static("client-cert-chain"),
     HeaderName::from_static("forwarded"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-real-ip"),
@@ -73,6 +77,9 @@ pub(super) fn outgoing(
     }
     if let Some(user) = &origin.user {
         headers.insert(USER, text(user));
+    }
+    if let Some(certificate) = origin.identity.as_ref().and_then(|identity| identity.client_cert.clone()) {
+        headers.insert(CLIENT_CERT, certificate);
     }
     if is_grpc(headers) {
         headers.insert(header::TE, TRAILERS);

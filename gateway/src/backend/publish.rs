@@ -52,10 +52,11 @@ pub async fn publish(
     message: &Message,
 ) -> Result<Option<Reply>, RpcError> {
     let started = Instant::now();
-    let (route, captures) = match gateway.snapshot().routes.match_topic(&message.topic) {
-        None => return Ok(None),
-        Some((route, captures)) => (route.clone(), captures),
-    };
+    let (route, captures) =
+        match gateway.snapshot().routes.match_topic(&message.topic, origin.identity.as_deref()) {
+            None => return Ok(None),
+            Some((route, captures)) => (route.clone(), captures),
+        };
     let outcome = match router::admit(&route, origin) {
         Ok(()) => forward(&route, captures, origin, message).await,
         Err(error) => Err(error),

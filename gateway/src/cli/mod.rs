@@ -13,6 +13,7 @@ mod serve;
 use std::{io, path::Path};
 
 use clap::Subcommand;
+use towline_crypto::Providers;
 
 pub use self::certificates::DevelopmentCertificates;
 use crate::{
@@ -44,12 +45,20 @@ pub enum Command {
 /// # Errors
 /// What to tell the user.
 pub fn run(command: Command) -> Result<(), Failure> {
+    run_with(command, &Providers::default())
+}
+
+/// As [`run`], in a program that brings providers of its own: listeners may name each in `crypto`.
+///
+/// # Errors
+/// What to tell the user.
+pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> {
     match command {
         Command::Dev(arguments) => runtime()?.block_on(dev::run(arguments)),
-        Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments)),
+        Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments, providers)),
         Command::Call(arguments) => runtime()?.block_on(call::run(arguments)).map_err(Failure::Other),
         Command::Listen(arguments) => runtime()?.block_on(listen::run(arguments)).map_err(Failure::Other),
-        Command::Check(arguments) => check::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments, providers),
         Command::Dict(arguments) => dict::run(arguments).map_err(|error| Failure::Other(error.to_string())),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }
@@ -64,6 +73,9 @@ pub enum Failure {
     /// The gateway did not start.
     #[error("towline: {0}")]
     Start(#[from] StartError),
+    /// What the configuration names works, but its clients would complain.
+    #[error("{0}")]
+    Problems(String),
     /// Anything else.
     #[error("towline: {0}")]
     Other(String),

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use towline_crypto::Providers;
 use tracing::{error, info};
 
 use super::{
@@ -25,8 +26,8 @@ pub struct Arguments {
     config: PathBuf,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let settings = config::load(&arguments.config)?;
+pub(super) async fn run(arguments: Arguments, providers: &Providers) -> Result<(), Failure> {
+    let settings = config::load(&arguments.config, providers)?;
     let signals = Signals::listen()?;
     let serving = start(settings).await?;
     until_told_to_end(serving, signals, Some(&arguments.config)).await;

@@ -2,6 +2,7 @@
 //! imports it; it publishes snapshots, which the path reads.
 
 pub mod admin;
+pub mod certificates;
 pub mod config;
 pub mod reload;
 pub mod telemetry;

@@ -26,7 +26,8 @@ pub enum ReloadError {
 /// # Errors
 /// What is wrong with the file or with what it names; the gateway goes on as before.
 pub fn from_file(gateway: &Gateway, path: &Path) -> Result<(), ReloadError> {
-    let settings = config::load(path).inspect_err(|_| count(gateway, "refused"))?;
+    let providers = gateway.snapshot().settings.providers.clone();
+    let settings = config::load(path, &providers).inspect_err(|_| count(gateway, "refused"))?;
     Ok(apply(gateway, settings)?)
 }
 
@@ -35,8 +36,11 @@ pub fn from_file(gateway: &Gateway, path: &Path) -> Result<(), ReloadError> {
 ///
 /// # Errors
 /// A file that the settings name cannot be used; the gateway goes on as before.
-pub fn apply(gateway: &Gateway, settings: Settings) -> Result<(), StartError> {
+pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError> {
+    let _publishing = gateway.publishing.lock();
     let old = gateway.snapshot.load_full();
+    // They are the program's, not the file's.
+    settings.providers = old.settings.providers.clone();
     let settings = keep_what_needs_a_restart(&old.settings, settings);
     let handshakes = (old.settings.limits.handshakes_max, settings.limits.handshakes_max);
     let snapshot = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;

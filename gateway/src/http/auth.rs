@@ -1,6 +1,6 @@
 //! HTTP Basic (RFC 7617), checked once per connection, credential and configuration.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -18,6 +18,8 @@ pub(super) struct Gate {
     demanded: Authentication,
     /// The credential that was found right last: a check costs a thousand hashes.
     known: Mutex<Option<Known>>,
+    /// With the user whom the certificate names.
+    by_certificate: OnceLock<Arc<Origin>>,
 }
 
 struct Known {
@@ -33,7 +35,7 @@ impl Gate {
         let listener = snapshot.settings.listeners.iter().find(|each| each.name == origin.listener);
         // A listener that a reload took away admits nobody new.
         let demanded = listener.map_or(Authentication::Password, |each| each.authentication);
-        Self { demanded, known: Mutex::new(None) }
+        Self { demanded, known: Mutex::new(None), by_certificate: OnceLock::new() }
     }
 
     /// Whether a password has to be checked, which costs too much for what may be a repeat.
@@ -51,6 +53,9 @@ impl Gate {
         if self.demanded == Authentication::None {
             return Ok(origin.clone());
         }
+        if self.demanded == Authentication::Certificate {
+            return self.admit_by_certificate(gateway, origin).await;
+        }
         let credential = headers.remove(AUTHORIZATION).ok_or(Unauthorized)?;
         let snapshot = Arc::downgrade(&gateway.snapshot());
         if let Some(known) = &*self.known.lock()
@@ -60,10 +65,27 @@ impl Gate {
             return Ok(known.origin.clone());
         }
         let (user, password) = parse(&credential).ok_or(Unauthorized)?;
-        let user = gateway.authenticate(&origin.listener, Some((&user, &password))).await?;
+        let user = gateway.authenticate(origin, Some((&user, &password))).await?;
         let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
         *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot });
         Ok(admitted)
+    }
+}
+
+impl Gate {
+    /// Once per connection: its certificate does not change. What the client says in Authorization is between
+    /// it and the backend.
+    async fn admit_by_certificate(
+        &self,
+        gateway: &Gateway,
+        origin: &Arc<Origin>,
+    ) -> Result<Arc<Origin>, Unauthorized> {
+        if let Some(admitted) = self.by_certificate.get() {
+            return Ok(Arc::clone(admitted));
+        }
+        let user = gateway.authenticate(origin, None).await?;
+        let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
+        Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted)))
     }
 }
 

@@ -28,7 +28,11 @@ pub(crate) async fn pass(
     if request.origin.handshake.is_complete() {
         return Ok(());
     }
-    let idempotent = gateway.snapshot().routes.match_request(&request.http).is_some_and(|it| it.idempotent);
+    let identity = request.origin.identity.as_deref();
+    let snapshot = gateway.snapshot();
+    let route = snapshot.routes.match_request(&request.http, identity);
+    let idempotent = route.is_some_and(|route| route.idempotent);
+    drop(snapshot);
     if idempotent {
         early::count(gateway, &request.origin, "served");
         // A client that is an intermediary may have set it; it means the same then, and stays.

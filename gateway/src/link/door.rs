@@ -68,7 +68,7 @@ pub(super) async fn login(
     let session_headers = session_headers(&gateway, hello)?;
     let credentials = (!hello.user.is_empty()).then_some((&*hello.user, hello.password.as_bytes()));
     let user = gateway
-        .authenticate(&origin.listener, credentials)
+        .authenticate(origin, credentials)
         .await
         .map_err(|error| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
     let login = (user.is_some()).then(|| Login::of(hello, &gateway.snapshot.load_full()));
@@ -113,6 +113,8 @@ fn known_user(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Optio
     let snapshot = gateway.snapshot.load_full();
     match snapshot.listener(&origin.listener)?.settings.authentication {
         Authentication::None => Some(None),
+        // The ticket vouches for the certificate that was shown when the TLS session began.
+        Authentication::Certificate => Some(Some(origin.identity.as_ref()?.user()?.clone())),
         Authentication::Password => {
             let login = Login::of(hello, &snapshot);
             let known = gateway.sessions.knows_login(&hello.client_id, &login);

@@ -15,7 +15,10 @@ use crate::{
     gateway::Gateway,
     request::Protocol,
     settings::ListenerProtocol,
-    transport::{Stream, tls},
+    transport::{
+        Stream,
+        tls::{self, PeerIdentity},
+    },
 };
 
 /// Read at once while detecting; more than any protocol needs to be told apart.
@@ -44,7 +47,7 @@ pub(super) async fn protocol(
     listener: &Arc<str>,
     secured: Secured,
 ) -> Result<(Protocol, Bytes, Stream), Refusal> {
-    let Secured { mut stream, plaintext } = secured;
+    let Secured { mut stream, plaintext, .. } = secured;
     let (detection, bytes) = match (plaintext, stream.alpn().and_then(by_alpn)) {
         (Some(FirstBytes { detection, bytes }), _) => (detection, bytes),
         (None, Some(detection)) => (detection, Bytes::new()),
@@ -75,6 +78,8 @@ pub(super) struct Secured {
     pub(super) stream: Stream,
     /// What was read before, if there was no handshake.
     pub(super) plaintext: Option<FirstBytes>,
+    /// Who the peer is by its certificate, if it showed one.
+    pub(super) identity: Option<Arc<PeerIdentity>>,
 }
 
 fn by_alpn(alpn: &[u8]) -> Option<Detection> {

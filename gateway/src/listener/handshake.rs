@@ -11,7 +11,7 @@ use tokio::{
 };
 use towline_protocols::{
     detect::Detection,
-    tls::{Alert, ClientHello, RecordSizes},
+    tls::{Alert, RecordSizes},
 };
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
     settings::TlsMode,
     transport::{
         Rewind, Stream,
-        tls::{Accepted, Hello, HelloFacts, NoOverlap, ServerTls, early::EarlyOutcome},
+        tls::{Accepted, Hello, ServerTls, early::EarlyOutcome},
     },
 };
 
@@ -50,8 +50,10 @@ pub(super) async fn secure(
             let accepted =
                 handshake(gateway, listener, tcp, &first.bytes, tls, policy.settings.record_size).await;
             count(gateway, listener, outcome(&accepted));
-            let stream = Stream::tls(accepted?.stream, limits.write_timeout);
-            Ok(Secured { stream, plaintext: None })
+            let accepted = accepted?;
+            let identity = super::identity(gateway, listener, accepted.peer_certificates.as_deref())?;
+            let stream = Stream::tls(accepted.stream, limits.write_timeout);
+            Ok(Secured { stream, plaintext: None, identity })
         }
         (Detection::Tls, ..) => Err(Refusal::Tls),
         (_, TlsMode::Required, _) => {
@@ -60,7 +62,7 @@ pub(super) async fn secure(
         }
         (_, TlsMode::Optional | TlsMode::Off, _) => {
             let stream = Stream::plain(Rewind::new(tcp, Bytes::new()), limits.write_timeout);
-            Ok(Secured { stream, plaintext: Some(first) })
+            Ok(Secured { stream, plaintext: Some(first), identity: None })
         }
     }
 }
@@ -79,7 +81,7 @@ async fn handshake(
     let running = async {
         let hello = Hello::read(tcp, first_bytes).await?;
         let _place = place(gateway, &gateway.handshakes).await;
-        let config = match hello.look(|hello| choose(&tls, hello)) {
+        let config = match hello.look(|hello| tls.choose(hello)) {
             Ok(config) => config,
             Err(none) => return Err(hello.refuse(Alert::HandshakeFailure, &none).await.into()),
         };
@@ -112,12 +114,6 @@ fn early_data(gateway: &Gateway, listener: &str, outcome: EarlyOutcome) {
         }
     };
     gateway.metrics.early_data.with_label_values(&[listener, outcome]).inc();
-}
-
-fn choose(tls: &ServerTls, hello: &ClientHello<'_>) -> Result<Arc<rustls::ServerConfig>, NoOverlap> {
-    let suites: Vec<u16> = hello.cipher_suites().collect();
-    let groups: Vec<u16> = hello.named_groups().collect();
-    tls.choose(&HelloFacts { cipher_suites: &suites, named_groups: &groups })
 }
 
 /// Waits for a place among the running handshakes; the wait counts as the limit being met.
@@ -159,7 +155,7 @@ mod tests {
         let files = development_certificates(folder).unwrap();
         let mut settings = Settings::default();
         let mut listener = Listener::plain("a", ([127, 0, 0, 1], 0).into());
-        listener.certificate = Some(CertificateFiles { chain: files.chain, key: files.key });
+        listener.certificates = vec![CertificateFiles::pem(files.chain, files.key)];
         settings.listeners.push(listener);
         let gateway = Gateway::build(settings).unwrap();
         let tls = gateway.snapshot().listener("a").unwrap().tls.clone().unwrap();

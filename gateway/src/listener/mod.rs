@@ -10,9 +10,10 @@ mod slots;
 mod tcp;
 mod tlcp;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
+use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::JoinHandle};
 
 use self::parked::{Held, Serving};
@@ -27,7 +28,10 @@ use crate::{
     request::{Origin, Protocol},
     run::Bound,
     settings::Listener,
-    transport::{Meter, Rewind, Stream},
+    transport::{
+        Meter, Rewind, Stream,
+        tls::{HandshakeError, PeerIdentity},
+    },
 };
 
 /// The life of one TCP connection, stage by stage.
@@ -46,12 +50,13 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
     let established = Box::pin(async {
         let slot = slots::admit(&gateway, &listener)?;
         let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp).await?;
-        let secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
+        let mut secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
+        let identity = secured.identity.take();
         let (protocol, first_bytes, mut stream) = detect::protocol(&gateway, &listener, secured).await?;
         let open = slot.serving(&gateway, &listener, protocol);
         stream.set_meter(Meter::new(&gateway.metrics, protocol));
         let origin = Origin::new(Arc::clone(&listener), peer, protocol, stream.is_encrypted());
-        let origin = Arc::new(Origin { handshake: stream.handshake(), ..origin });
+        let origin = Arc::new(Origin { handshake: stream.handshake(), identity, ..origin });
         Ok((open, serve(Arc::clone(&gateway), origin, stream, first_bytes)))
     });
     let established = tokio::select! {
@@ -109,8 +114,26 @@ impl Open {
     }
 }
 
-fn origin(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Arc<Origin> {
-    Arc::new(Origin::new(listener, peer, protocol, encrypted))
+/// Who the peer is by its certificate, if it showed one.
+fn identity(
+    gateway: &Gateway,
+    listener: &str,
+    chain: Option<&[CertificateDer<'_>]>,
+) -> Result<Option<Arc<PeerIdentity>>, Refusal> {
+    let snapshot = gateway.snapshot();
+    let forward = snapshot.listener(listener).is_some_and(|each| each.settings.forward_client_certificate);
+    PeerIdentity::of(chain, forward, SystemTime::now())
+        .map_err(|error| HandshakeError::Peer(error.to_string()).into())
+}
+
+fn origin(
+    listener: Arc<str>,
+    peer: SocketAddr,
+    protocol: Protocol,
+    encrypted: bool,
+    identity: Option<Arc<PeerIdentity>>,
+) -> Arc<Origin> {
+    Arc::new(Origin { identity, ..Origin::new(listener, peer, protocol, encrypted) })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use quinn::{Connection, Endpoint, Incoming, VarInt, crypto::rustls::HandshakeData};
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 use tracing::info;
 
@@ -10,7 +11,7 @@ use super::{Refusal, handshake, origin, refusal, slots};
 use crate::{
     gateway::Gateway,
     request::{Origin, Protocol},
-    transport::tls,
+    transport::tls::{self, PeerIdentity},
 };
 
 /// When this share of the handshakes is running, new peers prove their address first (RFC 9000,
@@ -18,6 +19,8 @@ use crate::{
 const RETRY_SHARE: usize = 4;
 /// The transport's last words to connections that a drain cut.
 const CLOSE_DRAINED: u32 = 0;
+/// RFC 9001, section 4.8: the alert certificate_expired as a code of QUIC's; here an application's.
+const CLOSE_CERTIFICATE: u32 = 0x012d;
 /// How long the last packets of a closed endpoint may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -53,14 +56,16 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
     let _at_work = gateway.drain.guard();
     let established = Box::pin(async {
         let slot = slots::admit(&gateway, &listener)?;
-        Ok((slot, secure(&gateway, &listener, incoming).await?))
+        let connection = secure(&gateway, &listener, incoming).await?;
+        let identity = identity(&gateway, &listener, &connection)?;
+        Ok((slot, connection, identity))
     });
     let established = tokio::select! {
         biased;
         _ = drain.draining() => Err(Refusal::Draining),
         established = established => established,
     };
-    let (slot, connection) = match established {
+    let (slot, connection, identity) = match established {
         Ok(established) => established,
         Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
     };
@@ -68,7 +73,7 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
         return refusal::report(&gateway, &listener, peer, &Refusal::UnknownProtocol);
     };
     let _open = slot.serving(&gateway, &listener, protocol);
-    let origin = origin(listener, peer, protocol, true);
+    let origin = origin(listener, peer, protocol, true, identity);
     tokio::select! {
         () = serve(Arc::clone(&gateway), origin, connection.clone()) => {}
         () = drain.over() => connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down"),
@@ -122,6 +127,20 @@ async fn secure(gateway: &Gateway, listener: &Arc<str>, incoming: Incoming) -> R
     };
     handshake::count(gateway, listener, outcome);
     result
+}
+
+/// Who the peer is by its certificate.
+fn identity(
+    gateway: &Gateway,
+    listener: &str,
+    connection: &Connection,
+) -> Result<Option<Arc<PeerIdentity>>, Refusal> {
+    let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'_>>>().ok());
+    let identity = super::identity(gateway, listener, chain.as_ref().map(|chain| &chain[..]));
+    identity.map_err(|error| {
+        connection.close(VarInt::from_u32(CLOSE_CERTIFICATE), error.to_string().as_bytes());
+        error
+    })
 }
 
 fn must_prove_address(gateway: &Gateway, incoming: &Incoming) -> bool {

@@ -1,10 +1,6 @@
 //! Connections of every kind, over real sockets.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tempfile::TempDir;
@@ -45,7 +41,7 @@ impl Scene {
             listener.tls = tls;
             if tls != TlsMode::Off {
                 listener.quic = tls == TlsMode::Required;
-                listener.certificate = Some(files(&certificates));
+                listener.certificates = vec![files(&certificates)];
             }
             settings.listeners.push(listener);
         }
@@ -90,7 +86,7 @@ async fn eventually(condition: impl Fn() -> bool) {
 }
 
 fn files(certificates: &DevelopmentCertificates) -> CertificateFiles {
-    CertificateFiles { chain: certificates.chain.clone(), key: certificates.key.clone() }
+    CertificateFiles::pem(&certificates.chain, &certificates.key)
 }
 
 fn client_config(ca: &Path, alpn: &[&[u8]]) -> ClientConfig {
@@ -297,20 +293,18 @@ async fn a_reload_changes_certificates_and_a_bad_one_changes_nothing() {
     let other = development_certificates(other_folder.path()).unwrap();
 
     let mut broken = settings();
-    broken.listeners[0].certificate =
-        Some(CertificateFiles { chain: PathBuf::from("gone"), key: "gone".into() });
+    broken.listeners[0].certificates = vec![CertificateFiles::pem("gone", "gone")];
     let error = reload::apply(scene.gateway(), broken).unwrap_err();
     assert!(error.to_string().starts_with("gone: "), "{error}");
     assert_served(&exchange(scene.tls("required", &[]).await.unwrap(), GET).await);
 
     let mut mismatched = settings();
-    mismatched.listeners[0].certificate =
-        Some(CertificateFiles { chain: other.chain.clone(), key: scene.certificates.key.clone() });
+    mismatched.listeners[0].certificates = vec![CertificateFiles::pem(&other.chain, &scene.certificates.key)];
     let error = reload::apply(scene.gateway(), mismatched).unwrap_err();
     assert!(error.to_string().contains("is not the key of the first certificate"), "{error}");
 
     let mut renewed = settings();
-    renewed.listeners[0].certificate = Some(files(&other));
+    renewed.listeners[0].certificates = vec![files(&other)];
     renewed.listeners[2].connections_max = 0;
     reload::apply(scene.gateway(), renewed).unwrap();
     assert!(scene.tls("required", &[]).await.is_err(), "the old CA did not sign the new certificate");

@@ -50,7 +50,7 @@ pub(super) async fn secure(
     };
     count(gateway, listener, label);
     let stream = Stream::tlcp(Box::new(outcome?), limits.write_timeout);
-    Ok(Secured { stream, plaintext: None })
+    Ok(Secured { stream, plaintext: None, identity: None })
 }
 
 /// As for TLS, the ClientHello is awaited before a place among the running handshakes is taken.

@@ -90,12 +90,11 @@ async fn admit(
     }
     let password = connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default();
     let credentials = connect.user_name.as_ref().map(|user| (user.as_str(), password));
-    let user =
-        gateway.authenticate(&origin.listener, credentials).await.map_err(|_| match connect.version {
-            Version::V5 => ReasonCode::BadUserNameOrPassword,
-            // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
-            _ => ReasonCode::NotAuthorized,
-        })?;
+    let user = gateway.authenticate(origin, credentials).await.map_err(|_| match connect.version {
+        Version::V5 => ReasonCode::BadUserNameOrPassword,
+        // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
+        _ => ReasonCode::NotAuthorized,
+    })?;
     let (attachment, origin) = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
     if gateway.drain.is_draining() {
         // It came while the others were sent away.

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Whether the message has to be accepted by a backend first.
-pub(super) fn has_route(gateway: &Gateway, topic: &str) -> bool {
-    gateway.snapshot().routes.match_topic(topic).is_some()
+pub(super) fn has_route(gateway: &Gateway, origin: &Origin, topic: &str) -> bool {
+    gateway.snapshot().routes.match_topic(topic, origin.identity.as_deref()).is_some()
 }
 
 /// Takes a message to the backend of its route; what that answers goes to the response topic.
@@ -62,7 +62,9 @@ pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     let message = Arc::new(Message { expires, ..message });
     distribute(gateway, &message);
     // Without a runtime the process is ending, and its backends with it.
-    if let (true, Ok(runtime)) = (has_route(gateway, &message.topic), tokio::runtime::Handle::try_current()) {
+    if let (true, Ok(runtime)) =
+        (has_route(gateway, &origin, &message.topic), tokio::runtime::Handle::try_current())
+    {
         // A failure is counted and logged there; a will has no publisher to be told.
         runtime.spawn(forward(gateway.clone(), origin, message));
     }

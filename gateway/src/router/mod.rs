@@ -20,7 +20,7 @@ pub use self::{
     table::{RouteError, RouteTable},
     topic::{InvalidFilter, TopicFilter},
 };
-use crate::{backend::Backend, metrics::Metrics};
+use crate::{backend::Backend, metrics::Metrics, transport::tls::PeerIdentity};
 
 /// One rule of the table, with its backend at hand.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct Route {
     pub call: Option<PathAndQuery>,
     /// Bound on the time to the answer's head; `None` takes the backend's.
     pub timeout: Option<Duration>,
+    /// The name that the client's certificate must bear; `None` asks for none.
+    pub client_certificate: Option<String>,
     /// Refuses what came over an unencrypted transport.
     pub encrypted_only: bool,
     /// Running it twice does no harm.
@@ -52,6 +54,12 @@ impl Route {
     /// The time that the backend has to begin its answer.
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(self.backend.settings().timeout)
+    }
+
+    /// Whether the client's certificate is one that the route is for.
+    fn is_for(&self, identity: Option<&PeerIdentity>) -> bool {
+        let Some(pattern) = &self.client_certificate else { return true };
+        identity.is_some_and(|identity| identity.is_named(pattern))
     }
 
     fn meters(&self, metrics: &Metrics) -> &Meters {

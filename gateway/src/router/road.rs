@@ -46,7 +46,7 @@ pub(crate) fn admit(route: &Route, origin: &Origin) -> Result<(), RpcError> {
 
 fn find(gateway: &Gateway, request: &Request) -> Option<Arc<Route>> {
     // The path and headers are matched in place: the URI and header map are borrowed, not copied.
-    gateway.snapshot().routes.match_request(&request.http).cloned()
+    gateway.snapshot().routes.match_request(&request.http, request.origin.identity.as_deref()).cloned()
 }
 
 fn dot_segment() -> RpcError {

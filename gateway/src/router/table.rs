@@ -11,6 +11,7 @@ use super::{InvalidFilter, Route, TopicFilter};
 use crate::{
     backend::Backend,
     settings::{self, BackendKind, Settings},
+    transport::tls::PeerIdentity,
 };
 
 /// Every route, in the order of the configuration; the first match wins.
@@ -101,23 +102,32 @@ impl RouteTable {
     }
 
     /// The first route that a request matches.
-    pub fn match_request<B>(&self, request: &Request<B>) -> Option<&Arc<Route>> {
+    pub fn match_request<B>(
+        &self,
+        request: &Request<B>,
+        identity: Option<&PeerIdentity>,
+    ) -> Option<&Arc<Route>> {
         let path = request.uri().path();
         let exact = self.exact.get(path).map(Vec::as_slice).unwrap_or_default();
-        let exact = exact.iter().copied().find(|&index| self.requests[index].matches(request));
+        let exact = exact.iter().copied().find(|&index| self.requests[index].matches(request, identity));
         let inexact = self
             .inexact
             .iter()
             .copied()
             .take_while(|&index| exact.is_none_or(|exact| index < exact))
-            .find(|&index| self.requests[index].matches(request));
+            .find(|&index| self.requests[index].matches(request, identity));
         inexact.or(exact).map(|index| &self.requests[index].route)
     }
 
     /// The first route whose filter matches a topic name, and what its wildcards matched: one entry for
     /// each `+`, one for `#` with the remaining levels.
-    pub fn match_topic<'t>(&self, topic: &'t str) -> Option<(&Arc<Route>, Vec<&'t str>)> {
-        self.topics.iter().find_map(|(filter, route)| Some((route, filter.captures(topic)?)))
+    pub fn match_topic<'t>(
+        &self,
+        topic: &'t str,
+        identity: Option<&PeerIdentity>,
+    ) -> Option<(&Arc<Route>, Vec<&'t str>)> {
+        let topics = self.topics.iter().filter(|(_, route)| route.is_for(identity));
+        topics.into_iter().find_map(|(filter, route)| Some((route, filter.captures(topic)?)))
     }
 
     /// The backends by name.
@@ -163,6 +173,7 @@ impl RouteTable {
             backend,
             call,
             timeout: rule.timeout,
+            client_certificate: rule.client_certificate.clone(),
             encrypted_only: rule.encrypted_only,
             idempotent: rule.idempotent,
             meters: OnceLock::new(),
@@ -186,8 +197,9 @@ impl RequestRule {
         Ok(Self { path, host: rule.host.as_deref().map(HostPattern::compile), header, route })
     }
 
-    fn matches<B>(&self, request: &Request<B>) -> bool {
-        self.path.matches(request.uri().path())
+    fn matches<B>(&self, request: &Request<B>, identity: Option<&PeerIdentity>) -> bool {
+        self.route.is_for(identity)
+            && self.path.matches(request.uri().path())
             && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|h| host.matches(h)))
             && self.header.as_ref().is_none_or(|(name, value)| {
                 request.headers().get_all(name).iter().any(|candidate| candidate == value)
@@ -269,18 +281,7 @@ mod tests {
     }
 
     fn route(name: &str, path: Option<&str>) -> settings::Route {
-        settings::Route {
-            name: name.into(),
-            path: path.map(str::to_owned),
-            host: None,
-            header: None,
-            topic: None,
-            backend: "b".into(),
-            call: None,
-            timeout: None,
-            encrypted_only: false,
-            idempotent: false,
-        }
+        settings::Route { path: path.map(str::to_owned), ..settings::Route::new(name, "b") }
     }
 
     fn settings(routes: Vec<settings::Route>) -> Settings {
@@ -294,7 +295,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).expect("a request");
-        let name = table.match_request(&request).map_or("", |route| &*route.name);
+        let name = table.match_request(&request, None).map_or("", |route| &*route.name);
         assert_eq!(name, expected, "{uri} {fields:?}");
     }
 

@@ -64,18 +64,7 @@ pub fn backend(name: &str, kind: BackendKind, address: SocketAddr) -> Backend {
 }
 
 pub fn route(path: &str, backend: &str) -> Route {
-    Route {
-        name: path.into(),
-        path: Some(path.to_owned()),
-        host: None,
-        header: None,
-        topic: None,
-        backend: backend.into(),
-        call: None,
-        timeout: None,
-        encrypted_only: false,
-        idempotent: false,
-    }
+    Route { path: Some(path.to_owned()), ..Route::new(path, backend) }
 }
 
 pub fn topic_route(filter: &str, backend: &str, call: Option<&str>) -> Route {

@@ -40,12 +40,12 @@ impl Bed {
         let certificates = towline_gateway::cli::development_certificates(folder.path()).unwrap();
         let backend = Backend::start().await;
         let address = backend.address().to_string();
-        let files = CertificateFiles { chain: certificates.chain.clone(), key: certificates.key.clone() };
+        let files = CertificateFiles::pem(&certificates.chain, &certificates.key);
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let edge = Listener {
             quic: true,
             tls: TlsMode::Required,
-            certificate: Some(files.clone()),
+            certificates: vec![files.clone()],
             ..Listener::plain("edge", loopback)
         };
         let door = Listener { authentication: Authentication::Password, ..Listener::plain("door", loopback) };

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use quinn::{RecvStream, SendStream, crypto::rustls::QuicClientConfig, crypto::rustls::QuicServerConfig};
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, pem::PemObject as _},
 };
 use towline_client::{Client, Transports};
 use towline_protocols::{
@@ -189,7 +189,7 @@ async fn connect(bed: &Bed) -> quinn::Connection {
 fn listen(bed: &Bed) -> quinn::Endpoint {
     let chain = CertificateDer::pem_file_iter(&bed.certificates.chain).unwrap();
     let chain = chain.map(|certificate| certificate.unwrap()).collect();
-    let key = PrivateKeyDer::from_pem_file(&bed.certificates.key).unwrap();
+    let key = bed.certificates.key.read().unwrap();
     let mut tls =
         rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&rustls::version::TLS13])

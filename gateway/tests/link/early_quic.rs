@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use quinn::crypto::rustls::QuicServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::sync::mpsc;
 use towline_client::{Client, Transports};
 use towline_gateway::{
@@ -18,7 +18,7 @@ use crate::bed::{Bed, answer, call, endpoint, online};
 fn endpoint_with(bed: &Bed) -> (SocketAddr, mpsc::UnboundedSender<Handshake>, quinn::Endpoint) {
     let chain = CertificateDer::pem_file_iter(&bed.certificates.chain).unwrap();
     let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_file(&bed.certificates.key).unwrap();
+    let key = bed.certificates.key.read().unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -7,32 +7,43 @@ mod units;
 
 use std::{fs, path::Path};
 
+use towline_crypto::Providers;
+
 pub use self::mistakes::{Mistake, Mistakes};
 use self::reader::Reader;
 pub(crate) use self::units::parse_duration;
 use crate::settings::Settings;
 
-/// Reads and checks a configuration file and the files that it names.
+/// Reads and checks a configuration file and the files that it names; listeners may name `providers`.
 ///
 /// # Errors
 /// Every mistake that was found, in the order of the file.
-pub fn load(path: &Path) -> Result<Settings, Mistakes> {
+pub fn load(path: &Path, providers: &Providers) -> Result<Settings, Mistakes> {
     let source = fs::read_to_string(path).map_err(|error| Mistakes::of_file(path, &error))?;
-    parse(path, &source)
+    parse_with(path, &source, providers)
 }
 
-/// As [`load`], from text. `path` is named in mistakes, and relative paths start from its folder.
+/// As [`load`], from text, with the providers that are built in. `path` is named in mistakes, and relative paths
+/// start from its folder.
 ///
 /// # Errors
 /// Every mistake that was found, in the order of the file.
 pub fn parse(path: &Path, source: &str) -> Result<Settings, Mistakes> {
+    parse_with(path, source, &Providers::default())
+}
+
+/// As [`parse`]; listeners may name `providers`.
+///
+/// # Errors
+/// Every mistake that was found, in the order of the file.
+pub fn parse_with(path: &Path, source: &str, providers: &Providers) -> Result<Settings, Mistakes> {
     let base = path.parent().unwrap_or(Path::new(""));
-    let (settings, mistakes) = read(base, source);
+    let (settings, mistakes) = read(base, source, providers);
     if mistakes.is_empty() { Ok(settings) } else { Err(Mistakes::new(path, source, mistakes)) }
 }
 
-fn read(base: &Path, source: &str) -> (Settings, Vec<Mistake>) {
-    let reader = Reader::new(base);
+fn read(base: &Path, source: &str, providers: &Providers) -> (Settings, Vec<Mistake>) {
+    let reader = Reader::new(base, providers);
     let document = reader.document(source);
     // After a syntax error the tables are best-effort: complaints about what is missing would mislead.
     let settings = if reader.is_clean() {

@@ -14,6 +14,7 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+use towline_crypto::Providers;
 
 use super::{
     mistakes::Mistake,
@@ -26,14 +27,20 @@ const SUGGESTION_EDITS_MAX: usize = 3;
 /// Collects the mistakes of one file.
 pub(super) struct Reader {
     base: PathBuf,
+    providers: Providers,
     mistakes: RefCell<Vec<Mistake>>,
     /// Every key that was asked for, as `limits.streams_max`.
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl Reader {
-    pub(super) fn new(base: &Path) -> Self {
-        Self { base: base.into(), mistakes: RefCell::default(), asked: RefCell::default() }
+    pub(super) fn new(base: &Path, providers: &Providers) -> Self {
+        Self {
+            base: base.into(),
+            providers: providers.clone(),
+            mistakes: RefCell::default(),
+            asked: RefCell::default(),
+        }
     }
 
     /// The parsed file; syntax errors are noted.
@@ -86,6 +93,16 @@ impl<'r, 'i> Table<'r, 'i> {
         self.reader.note(offset, format!("{}: {text}", self.name(key)));
     }
 
+    /// Kinds of cryptography that may be named.
+    pub(super) fn providers(&self) -> &'r Providers {
+        &self.reader.providers
+    }
+
+    /// The folder that relative paths start from.
+    pub(super) fn base(&self) -> &'r Path {
+        &self.reader.base
+    }
+
     /// Whether the file sets `key`.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
@@ -128,6 +145,18 @@ impl<'r, 'i> Table<'r, 'i> {
             });
         }
         tables
+    }
+
+    /// A table, or several in a list.
+    pub(super) fn one_or_more_tables(&mut self, key: &'static str) -> Vec<Table<'r, 'i>> {
+        match self.table.and_then(|table| table.get(key)).map(|value| value.get_ref()) {
+            None => {
+                self.get(key);
+                Vec::new()
+            }
+            Some(DeValue::Array(_)) => self.tables(key),
+            Some(_) => vec![self.table(key)],
+        }
     }
 
     pub(super) fn optional_string(&mut self, key: &'static str) -> Option<String> {

@@ -3,6 +3,7 @@
 mod bounds;
 mod listeners;
 mod routes;
+mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,6 +22,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     let seconds = Duration::from_secs;
     let drain_timeout =
         root.duration("drain_timeout", default.drain_timeout, Duration::ZERO..=seconds(86_400));
+    let tls = tls::tls(root.table("tls"));
     let admin = admin(root.table("admin"));
     let auth = auth(root.table("auth"));
     let backends = backends(root);
@@ -33,6 +35,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         listeners: listeners(root, &auth, admin.bind),
         routes: routes(root, &backends),
         backends,
+        tls,
         auth,
         admin,
         limits: section::limits(root.table("limits")),
@@ -41,6 +44,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         session,
         compression: section::compression(root.table("compression")),
         log: log(root.table("log")),
+        providers: root.providers().clone(),
     };
     root.finish();
     settings

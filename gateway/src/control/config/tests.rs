@@ -280,7 +280,7 @@ fn topic_routes_are_checked() {
 fn the_example_names_every_key_and_its_default() {
     let folder = tempfile::tempdir().unwrap();
     crate::cli::development_certificates(&folder.path().join("towline-data")).unwrap();
-    let reader = Reader::new(folder.path());
+    let reader = Reader::new(folder.path(), &Providers::default());
     let document = reader.document(EXAMPLE);
     let example = sections::settings(reader.root(document.get_ref()));
     let asked = reader.asked();
@@ -296,10 +296,10 @@ fn the_example_names_every_key_and_its_default() {
         assert!(written, "{path} is not in towline.example.toml");
     }
     let shown = |settings: &Settings| {
-        let Settings { drain_timeout, drain_spread, drain_endpoints, auth, admin, .. } = settings;
+        let Settings { drain_timeout, drain_spread, drain_endpoints, tls, auth, admin, .. } = settings;
         let Settings { limits, session, mqtt, client_policy, compression, log, .. } = settings;
         format!(
-            "{drain_timeout:?} {drain_spread:?} {drain_endpoints:?} {auth:?} {admin:?} \
+            "{drain_timeout:?} {drain_spread:?} {drain_endpoints:?} {tls:?} {auth:?} {admin:?} \
              {limits:?} {session:?} {mqtt:?} {client_policy:?} {compression:?} {log:?}"
         )
     };

@@ -120,12 +120,13 @@ impl Pair {
             return Err(StartError::Certificate { path: files.chain.clone(), problem: problem.to_owned() });
         }
         let leaf = chain.remove(0);
+        let key_path = files.key_path();
         let key =
-            PKey::private_key_from_pem(&read(&files.key)?).map_err(|error| unusable(&files.key, &error))?;
+            PKey::private_key_from_pem(&read(&key_path)?).map_err(|error| unusable(&key_path, &error))?;
         let public = leaf.public_key().map_err(|error| unusable(&files.chain, &error))?;
         if !public.public_eq(&key) {
             let problem = format!("is not the key of the first certificate in {}", files.chain.display());
-            return Err(StartError::Certificate { path: files.key.clone(), problem });
+            return Err(StartError::Certificate { path: key_path, problem });
         }
         Ok(Self { leaf, issuers: chain, key })
     }

@@ -2,7 +2,7 @@
 
 use std::{io, mem, sync::Arc, time::Duration};
 
-use rustls::{HandshakeKind, ServerConfig};
+use rustls::{HandshakeKind, ServerConfig, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -53,6 +53,8 @@ pub struct Accepted {
     pub early_data: EarlyOutcome,
     /// Whether a session was resumed.
     pub resumed: bool,
+    /// The client's chain, verified now or when the session began.
+    pub peer_certificates: Option<Vec<CertificateDer<'static>>>,
 }
 
 impl Hello {
@@ -181,6 +183,7 @@ fn accepted(
     let connection = machine.connection();
     let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
     let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    let peer_certificates = connection.peer_certificates().map(|chain| chain.to_vec());
     let early_data = machine.early_outcome();
     let stream = match progress {
         Progress::Early => {
@@ -192,7 +195,7 @@ fn accepted(
             TlsStream::open(tcp, state, alpn.as_deref())
         }
     };
-    Ok(Accepted { stream, early_data, resumed })
+    Ok(Accepted { stream, early_data, resumed, peer_certificates })
 }
 
 /// Whether the ClientHello is whole, and one.

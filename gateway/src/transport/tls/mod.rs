@@ -4,9 +4,11 @@
 mod accept;
 mod buffers;
 mod certificates;
+mod delegated;
 pub mod early;
 mod established;
 mod handshake;
+mod identity;
 mod kept;
 mod keys;
 mod offload;
@@ -16,24 +18,29 @@ mod stream;
 mod tickets;
 mod zero_rtt;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
+use aws_lc_rs::digest::{self, SHA256};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::{
-    ServerConfig, SupportedProtocolVersion,
-    crypto::{CryptoProvider, aws_lc_rs},
-    sign::CertifiedKey,
+    RootCertStore, ServerConfig, SupportedProtocolVersion,
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+use towline_crypto::{Offer, Provider, Providers, x509::KeyKind};
+use towline_protocols::tls::ClientHello;
 
 pub use self::{
     accept::{Accepted, HandshakeError, Hello},
-    certificates::{read_certificate, read_certificates},
+    certificates::{Certificate, read_authorities, read_certificates},
+    identity::{Expired, PeerIdentity},
     stream::{IdleTls, TlsStream},
-    tickets::{TicketKeys, Tickets},
+    tickets::{NextKeys, TicketKeys, Tickets, key_line},
 };
+use self::{certificates::Chooser, delegated::Delegated};
 use crate::{
     gateway::StartError,
-    settings::{Listener, ListenerProtocol},
+    settings::{ClientCertificates, Listener, ListenerProtocol},
+    transport::tlcp,
 };
 
 /// ALPN of the link protocol.
@@ -50,136 +57,248 @@ pub const ALPN_MQTT: &[u8] = b"mqtt";
 /// TLS 1.3 sessions that can be resumed per full handshake: rustls sends each client this many tickets.
 const TICKETS_PER_HANDSHAKE: usize = 2;
 
-/// What one listener offers in TLS over TCP and in QUIC. Immutable; a reload makes another.
+/// What one listener offers in TLS over TCP and in QUIC. Immutable but for the delegated certificates, which
+/// are renewed in place; a reload makes another.
 pub struct ServerTls {
     /// In the listener's order of preference; never empty.
-    offers: Vec<Offer>,
+    families: Vec<Family>,
+    certificates: Vec<Arc<Certificate>>,
 }
 
 /// One kind of cryptography.
-struct Offer {
-    /// Cipher suites, as the ClientHello numbers them.
-    suites: Vec<u16>,
-    /// Key exchange groups, as `supported_groups` numbers them.
-    groups: Vec<u16>,
+struct Family {
+    provider: Arc<dyn Provider>,
+    chooser: Arc<Chooser>,
     tcp: Arc<ServerConfig>,
     /// `None` if the listener has no QUIC.
     quic: Option<Arc<QuicServerConfig>>,
 }
 
-/// The facts of a ClientHello that tell one kind of cryptography from another.
-#[derive(Clone, Copy, Debug)]
-pub struct HelloFacts<'a> {
+/// The facts of a ClientHello that tell one kind of cryptography from another, by IANA's numbers.
+#[derive(Clone, Debug, Default)]
+pub struct HelloFacts {
     /// Cipher suites that the client offers.
-    pub cipher_suites: &'a [u16],
+    pub cipher_suites: Vec<u16>,
     /// Its `supported_groups`; empty if it sent none.
-    pub named_groups: &'a [u16],
+    pub named_groups: Vec<u16>,
+    /// Its `signature_algorithms`; empty if it sent none.
+    pub signature_schemes: Vec<u16>,
 }
 
 /// The client offers no cryptography that the listener speaks. The alert for it is `handshake_failure`
 /// (RFC 8446, section 4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the client offers no cipher suite and group of this listener")]
+#[error("the client offers no cryptography of this listener")]
 pub struct NoOverlap;
 
 impl ServerTls {
-    /// Everything that `listener` offers with its certificate.
+    /// Everything that `listener` offers. Reads the files that it names.
     ///
     /// # Errors
-    /// The certificate or the cryptography cannot be used.
+    /// A file or the cryptography cannot be used.
     pub fn new(
         listener: &Listener,
-        certificate: &Arc<CertifiedKey>,
+        providers: &Providers,
         keys: &Arc<TicketKeys>,
+        now: SystemTime,
     ) -> Result<Self, StartError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let tickets = Tickets::new(keys, b"");
-        let tcp = tcp_config(&provider, certificate, listener, &tickets)?;
-        let quic = listener
-            .quic
-            .then(|| quic_config(&provider, certificate, &listener.protocols, &tickets))
-            .transpose()?
-            .map(Arc::new);
-        let suites = provider.cipher_suites.iter().map(|suite| u16::from(suite.suite())).collect();
-        let groups = provider.kx_groups.iter().map(|group| u16::from(group.name())).collect();
-        Ok(Self { offers: vec![Offer { suites, groups, tcp: Arc::new(tcp), quic }] })
+        let providers = chosen(listener, providers)?;
+        let certificates: Vec<Arc<Certificate>> = listener
+            .certificates
+            .iter()
+            .map(|files| Certificate::read(files, &providers).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let authorities = listener.client_ca.as_deref().map(read_authorities).transpose()?;
+        let authorities = Arc::new(authorities.unwrap_or_else(RootCertStore::empty));
+        let mut families = Vec::new();
+        for provider in providers {
+            let own: Vec<_> =
+                certificates.iter().filter(|each| *each.provider == *provider.name()).cloned().collect();
+            let delegate = |certificate: &Arc<Certificate>| delegate(listener, certificate, now);
+            let chooser = Chooser::new(&own, delegate)?.ok_or_else(|| {
+                settings_error(listener, format_args!("no certificate is for crypto \"{}\"", provider.name()))
+            })?;
+            families.push(Family::new(listener, provider, Arc::new(chooser), &authorities, keys)?);
+        }
+        Ok(Self { families, certificates })
     }
 
-    /// The configuration for TLS over TCP that suits a client.
+    /// The configuration for TLS over TCP that suits a client. With one kind of cryptography there is no
+    /// choice, and rustls says what the client lacks.
     ///
     /// # Errors
     /// None does.
-    pub fn choose(&self, hello: &HelloFacts<'_>) -> Result<Arc<ServerConfig>, NoOverlap> {
-        self.offer(hello).map(|offer| Arc::clone(&offer.tcp))
+    pub fn choose(&self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, NoOverlap> {
+        self.choose_by(&HelloFacts::of(hello))
+    }
+
+    /// As [`ServerTls::choose`], by the facts alone.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn choose_by(&self, facts: &HelloFacts) -> Result<Arc<ServerConfig>, NoOverlap> {
+        self.family(facts).map(|family| Arc::clone(&family.tcp))
     }
 
     /// The configuration for QUIC that suits a client.
     ///
     /// # Errors
     /// None does, or the listener has no QUIC.
-    pub fn choose_quic(&self, hello: &HelloFacts<'_>) -> Result<Arc<QuicServerConfig>, NoOverlap> {
-        self.offer(hello)?.quic.clone().ok_or(NoOverlap)
+    pub fn choose_quic(&self, hello: &ClientHello<'_>) -> Result<Arc<QuicServerConfig>, NoOverlap> {
+        self.family(&HelloFacts::of(hello))?.quic.clone().ok_or(NoOverlap)
     }
 
     /// The configuration for QUIC that the listener prefers.
     pub fn preferred_quic(&self) -> Option<Arc<QuicServerConfig>> {
-        self.offers.first()?.quic.clone()
+        self.families.iter().find_map(|family| family.quic.clone())
     }
 
-    fn offer(&self, hello: &HelloFacts<'_>) -> Result<&Offer, NoOverlap> {
-        self.offers.iter().find(|offer| offer.suits(hello)).ok_or(NoOverlap)
+    /// Every certificate, as configured.
+    pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.certificates.iter()
+    }
+
+    /// Renews what is due of the delegated certificates.
+    ///
+    /// # Errors
+    /// Says why one could not be renewed; it stays in force until its end.
+    pub fn tend(&self, now: SystemTime) -> Result<(), String> {
+        self.families
+            .iter()
+            .flat_map(|family| family.chooser.delegated())
+            .try_for_each(|delegated| delegated.tend(now))
+    }
+
+    fn family(&self, facts: &HelloFacts) -> Result<&Family, NoOverlap> {
+        if let [only] = &self.families[..] {
+            return Ok(only);
+        }
+        let offer = Offer {
+            cipher_suites: &facts.cipher_suites,
+            groups: &facts.named_groups,
+            signature_schemes: &facts.signature_schemes,
+        };
+        self.families.iter().find(|family| family.provider.serves(&offer)).ok_or(NoOverlap)
     }
 }
 
-impl Offer {
-    /// A client that sends no groups leaves the choice to the server (RFC 8422, section 4).
-    fn suits(&self, hello: &HelloFacts<'_>) -> bool {
-        let shared = |ours: &[u16], theirs: &[u16]| theirs.iter().any(|id| ours.contains(id));
-        shared(&self.suites, hello.cipher_suites)
-            && (hello.named_groups.is_empty() || shared(&self.groups, hello.named_groups))
+impl HelloFacts {
+    /// Of a ClientHello.
+    pub fn of(hello: &ClientHello<'_>) -> Self {
+        Self {
+            cipher_suites: hello.cipher_suites().collect(),
+            named_groups: hello.named_groups().collect(),
+            signature_schemes: hello.signature_schemes().collect(),
+        }
     }
 }
 
-/// TLS 1.2 and 1.3 over TCP, for the protocols that a listener admits.
-fn tcp_config(
-    provider: &Arc<CryptoProvider>,
-    certificate: &Arc<CertifiedKey>,
+impl Family {
+    fn new(
+        listener: &Listener,
+        provider: Arc<dyn Provider>,
+        chooser: Arc<Chooser>,
+        authorities: &Arc<RootCertStore>,
+        keys: &Arc<TicketKeys>,
+    ) -> Result<Self, StartError> {
+        let verifier = verifier(listener, &provider, authorities)?;
+        let tickets = Tickets::new(keys, &context(listener, &provider, authorities));
+        let config = |versions: &[&'static SupportedProtocolVersion]| {
+            let mut config = ServerConfig::builder_with_provider(provider.crypto())
+                .with_protocol_versions(versions)
+                .map_err(|error| settings_error(listener, error))?
+                .with_client_cert_verifier(Arc::clone(&verifier))
+                .with_cert_resolver(Arc::clone(&chooser) as _);
+            config.ticketer = early::ticketer(Arc::new(tickets.clone()));
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+            Ok::<_, StartError>(config)
+        };
+        let mut tcp = config(provider.versions())?;
+        tcp.alpn_protocols = alpn_protocols(&listener.protocols);
+        early::prepare(&mut tcp, listener.early_data_bytes_max);
+        let mut quic = None;
+        if listener.quic
+            && let Some(initial) = provider.quic_initial()
+        {
+            let mut inner = config(&[&rustls::version::TLS13])?;
+            inner.alpn_protocols =
+                listener.protocols.iter().filter_map(|protocol| quic_alpn(*protocol)).collect();
+            let inner = QuicServerConfig::with_initial(Arc::new(inner), initial);
+            quic = Some(Arc::new(inner.map_err(|error| settings_error(listener, error))?));
+        }
+        Ok(Self { provider, chooser, tcp: Arc::new(tcp), quic })
+    }
+}
+
+/// The listener's `crypto`, by name.
+fn chosen(listener: &Listener, providers: &Providers) -> Result<Vec<Arc<dyn Provider>>, StartError> {
+    let find = |name: &Arc<str>| {
+        providers.get(name).cloned().ok_or_else(|| {
+            let known: Vec<_> = providers.names().collect();
+            settings_error(listener, format_args!("crypto \"{name}\" is not known; known: {known:?}"))
+        })
+    };
+    // TLCP is no provider of TLS; it has its own certificates.
+    listener.crypto.iter().filter(|name| &***name != tlcp::NAME).map(find).collect()
+}
+
+/// The delegated certificate of an RSA certificate, where link clients are served.
+fn delegate(
     listener: &Listener,
-    tickets: &Tickets,
-) -> Result<ServerConfig, StartError> {
-    let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
-    let mut config = config(provider, certificate, versions, tickets)?;
-    config.alpn_protocols = alpn_protocols(&listener.protocols);
-    early::prepare(&mut config, listener.early_data_bytes_max);
-    Ok(config)
+    certificate: &Certificate,
+    now: SystemTime,
+) -> Result<Option<Arc<Delegated>>, StartError> {
+    let wanted = listener.delegated_ecdsa && listener.protocols.contains(&ListenerProtocol::Link);
+    if !wanted || certificate.kind != KeyKind::Rsa {
+        return Ok(None);
+    }
+    match Delegated::new(Arc::clone(&certificate.key), listener.delegated_life, now) {
+        Ok(delegated) => Ok(Some(Arc::new(delegated))),
+        Err(why) => {
+            // It is a saving, not a need: clients get the RSA certificate.
+            tracing::warn!(
+                listener = &*listener.name,
+                name = &*certificate.name,
+                "no delegated certificate: {why}"
+            );
+            Ok(None)
+        }
+    }
 }
 
-/// TLS 1.3 inside QUIC, which carries the link and HTTP/3.
-fn quic_config(
-    provider: &Arc<CryptoProvider>,
-    certificate: &Arc<CertifiedKey>,
-    protocols: &[ListenerProtocol],
-    tickets: &Tickets,
-) -> Result<QuicServerConfig, StartError> {
-    let mut config = config(provider, certificate, &[&rustls::version::TLS13], tickets)?;
-    config.alpn_protocols = protocols.iter().filter_map(|protocol| quic_alpn(*protocol)).collect();
-    QuicServerConfig::try_from(config).map_err(|error| StartError::Settings(format!("QUIC: {error}")))
+fn verifier(
+    listener: &Listener,
+    provider: &Arc<dyn Provider>,
+    authorities: &Arc<RootCertStore>,
+) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
+    if listener.client_certificates == ClientCertificates::Off {
+        return Ok(Arc::new(NoClientAuth));
+    }
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), provider.crypto());
+    if listener.client_certificates == ClientCertificates::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map_err(|error| settings_error(listener, format_args!("client_ca: {error}")))
 }
 
-fn config(
-    provider: &Arc<CryptoProvider>,
-    certificate: &Arc<CertifiedKey>,
-    versions: &[&'static SupportedProtocolVersion],
-    tickets: &Tickets,
-) -> Result<ServerConfig, StartError> {
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(versions)
-        .map_err(|error| StartError::Settings(format!("TLS: {error}")))?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(certificate))));
-    config.ticketer = early::ticketer(Arc::new(tickets.clone()));
-    config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-    Ok(config)
+/// A resumed session was verified under the policy of the listener that began it: what tickets are bound to.
+fn context(listener: &Listener, provider: &Arc<dyn Provider>, authorities: &RootCertStore) -> Vec<u8> {
+    let mut hash = digest::Context::new(&SHA256);
+    let mut add = |part: &[u8]| {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    add(provider.name().as_bytes());
+    add(format!("{:?}", listener.client_certificates).as_bytes());
+    for authority in &authorities.roots {
+        add(&authority.subject);
+        add(&authority.subject_public_key_info);
+    }
+    hash.finish().as_ref().to_vec()
+}
+
+fn settings_error(listener: &Listener, problem: impl std::fmt::Display) -> StartError {
+    StartError::Settings(format!("listener \"{}\": {problem}", listener.name))
 }
 
 /// The ALPN names of what a listener admits.
@@ -204,3 +323,6 @@ fn alpn(protocol: ListenerProtocol) -> Vec<Vec<u8>> {
         ListenerProtocol::Mqtt => vec![ALPN_MQTT.to_vec()],
     }
 }
+
+#[cfg(test)]
+mod tests;

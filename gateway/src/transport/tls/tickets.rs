@@ -8,9 +8,13 @@
 //! ```
 //!
 //! AES-256-GCM-SIV (RFC 8452), because nodes that share a key draw nonces without knowing of each other.
+//!
+//! A key file has one key a line, base64 of its id and the key itself, 48 octets; the first seals, all of them
+//! open. Empty lines and those that begin with `#` are skipped.
 
 use std::{
-    fmt,
+    fmt, fs,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,13 +24,16 @@ use aws_lc_rs::{
     aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey},
     rand::{SecureRandom, SystemRandom},
 };
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
-use crate::gateway::StartError;
+use crate::{gateway::StartError, settings::Tls};
 
+/// Keys of a file: each lengthens the search, and old ones are to go.
+const KEYS_MAX: usize = 16;
 /// A key's id and the key itself.
 const KEY_LINE_BYTES: usize = ID_BYTES + KEY_BYTES;
 const ID_BYTES: usize = 16;
@@ -57,22 +64,47 @@ struct Ring {
     rotates_at: Option<SystemTime>,
 }
 
+/// Keys that are read but not in force.
+pub struct NextKeys(Ring);
+
 struct Key {
     id: [u8; ID_BYTES],
     aead: LessSafeKey,
 }
 
 impl TicketKeys {
-    /// Own keys: each seals for `life`, opens for as long again, and is forgotten then. `outcomes` counts
-    /// tickets by `outcome`.
+    /// The keys that `settings` name. Without a file they are own ones: each seals for `ticket_life`, opens for
+    /// as long again, and is forgotten then. `outcomes` counts tickets by `outcome`.
     ///
     /// # Errors
-    /// The system has no random numbers.
-    pub fn own(life: Duration, outcomes: IntCounterVec, now: SystemTime) -> Result<Self, StartError> {
+    /// What is wrong with the file; the system has no random numbers.
+    pub fn new(settings: &Tls, outcomes: IntCounterVec, now: SystemTime) -> Result<Self, StartError> {
         let random = SystemRandom::new();
-        let first = Key::random(&random).ok_or_else(no_random)?;
-        let ring = Ring { keys: vec![Arc::new(first)], life, rotates_at: Some(now + life) };
-        Ok(Self { ring: ArcSwap::from_pointee(ring), replacing: Mutex::new(()), random, outcomes })
+        let ring = ArcSwap::from_pointee(Ring::new(settings, None, &random, now)?);
+        Ok(Self { ring, replacing: Mutex::new(()), random, outcomes })
+    }
+
+    /// Whether a key file can be used.
+    ///
+    /// # Errors
+    /// What is wrong with it; never its secret.
+    pub fn check(path: &Path) -> Result<(), StartError> {
+        read_keys(path).map(drop)
+    }
+
+    /// What the keys are to become under new settings, or when the file has changed.
+    ///
+    /// # Errors
+    /// As [`TicketKeys::new`]; nothing has changed then.
+    pub fn prepare(&self, settings: &Tls, now: SystemTime) -> Result<NextKeys, StartError> {
+        let current = self.ring.load();
+        Ring::new(settings, Some(&current), &self.random, now).map(NextKeys)
+    }
+
+    /// Puts the keys of [`TicketKeys::prepare`] in force.
+    pub fn install(&self, next: NextKeys) {
+        let _replacing = self.replacing.lock();
+        self.ring.store(Arc::new(next.0));
     }
 
     /// Forgets own keys that are due, and makes a new one in their place.
@@ -142,6 +174,26 @@ impl fmt::Debug for TicketKeys {
 }
 
 impl Ring {
+    /// Own keys go on where they were own keys before.
+    fn new(
+        settings: &Tls,
+        before: Option<&Self>,
+        random: &SystemRandom,
+        now: SystemTime,
+    ) -> Result<Self, StartError> {
+        let life = settings.ticket_life;
+        if let Some(path) = &settings.ticket_keys {
+            return Ok(Self { keys: read_keys(path)?, life, rotates_at: None });
+        }
+        let before = before.filter(|ring| ring.rotates_at.is_some());
+        let keys = match before {
+            Some(ring) => ring.keys.clone(),
+            None => vec![Arc::new(Key::random(random).ok_or_else(no_random)?)],
+        };
+        let due = before.and_then(|ring| ring.rotates_at).map_or(now + life, |due| due.min(now + life));
+        Ok(Self { keys, life, rotates_at: Some(due) })
+    }
+
     fn is_due(&self, now: SystemTime) -> bool {
         self.rotates_at.is_some_and(|due| due <= now)
     }
@@ -234,6 +286,49 @@ impl ProducesTickets for Tickets {
     }
 }
 
+/// A fresh line for a key file.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn key_line() -> Result<Zeroizing<String>, StartError> {
+    let mut bytes = Zeroizing::new([0; KEY_LINE_BYTES]);
+    SystemRandom::new().fill(bytes.as_mut()).map_err(|_| no_random())?;
+    Ok(Zeroizing::new(BASE64.encode(bytes.as_ref())))
+}
+
+fn read_keys(path: &Path) -> Result<Vec<Arc<Key>>, StartError> {
+    let wrong = |problem: String| StartError::Certificate { path: path.into(), problem };
+    let text = fs::read_to_string(path).map_err(|source| StartError::File { path: path.into(), source })?;
+    let text = Zeroizing::new(text);
+    let mut keys: Vec<Arc<Key>> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let key = parse_key(line).ok_or_else(|| {
+            wrong(format!(
+                "line {} is not base64 of {KEY_LINE_BYTES} bytes; make it with `towline cert ticket-key`",
+                index + 1
+            ))
+        })?;
+        if keys.iter().any(|known| known.id == key.id) {
+            return Err(wrong(format!("line {} has the id of an earlier key", index + 1)));
+        }
+        keys.push(Arc::new(key));
+    }
+    match keys.len() {
+        0 => Err(wrong("holds no key; make one with `towline cert ticket-key`".to_owned())),
+        1..=KEYS_MAX => Ok(keys),
+        count => Err(wrong(format!("holds {count} keys; remove the oldest, at most {KEYS_MAX} are used"))),
+    }
+}
+
+fn parse_key(line: &str) -> Option<Key> {
+    let bytes = Zeroizing::new(BASE64.decode(line).ok()?);
+    Key::from_bytes(bytes.as_slice().try_into().ok()?)
+}
+
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -253,9 +348,13 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1_800_000_000)
     }
 
+    fn settings(ticket_keys: Option<std::path::PathBuf>) -> Tls {
+        Tls { ticket_keys, ticket_life: LIFE, ..Tls::default() }
+    }
+
     fn own() -> (TicketKeys, Metrics) {
         let metrics = Metrics::new();
-        (TicketKeys::own(LIFE, metrics.tls_tickets.clone(), now()).unwrap(), metrics)
+        (TicketKeys::new(&settings(None), metrics.tls_tickets.clone(), now()).unwrap(), metrics)
     }
 
     #[test]
@@ -304,5 +403,54 @@ mod tests {
         let ticket = theirs.seal(b"", b"session", now()).unwrap();
         assert_eq!(ours.open(b"", &ticket, now()), None);
         assert_eq!(metrics.tls_tickets.with_label_values(&["unknown"]).get(), 1);
+    }
+
+    #[test]
+    fn nodes_with_one_file_open_each_others_tickets_and_rotate_without_losing_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let (old, new) = (key_line().unwrap(), key_line().unwrap());
+        let write = |lines: &[&str]| fs::write(&path, lines.join("\n")).unwrap();
+        write(&["# old", &old]);
+        let node = || {
+            let outcomes = Metrics::new().tls_tickets;
+            TicketKeys::new(&settings(Some(path.clone())), outcomes, now()).unwrap()
+        };
+        let (a, b) = (node(), node());
+        let ticket = a.seal(b"", b"1", now()).unwrap();
+        assert!(b.open(b"", &ticket, now()).is_some());
+
+        write(&[&new, &old]);
+        a.install(a.prepare(&settings(Some(path.clone())), now()).unwrap());
+        let newer = a.seal(b"", b"2", now()).unwrap();
+        assert_ne!(newer[..ID_BYTES], ticket[..ID_BYTES], "the first line seals");
+        assert!(a.open(b"", &ticket, now()).is_some(), "the old key opens");
+        assert!(b.open(b"", &newer, now()).is_none(), "b has not read the file yet");
+        b.install(b.prepare(&settings(Some(path.clone())), now()).unwrap());
+        assert!(b.open(b"", &newer, now()).is_some());
+
+        write(&[&new]);
+        b.install(b.prepare(&settings(Some(path.clone())), now()).unwrap());
+        assert!(b.open(b"", &ticket, now()).is_none(), "a key that was taken out is gone");
+        assert!(b.open(b"", &newer, now() + LIFE + 2 * CLOCK_SKEW).is_none(), "ticket_life holds here too");
+    }
+
+    #[test]
+    fn a_key_file_with_a_mistake_is_named_with_its_line_and_without_its_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let line = key_line().unwrap();
+        let check = |text: &str, expected: &str| {
+            fs::write(&path, text).unwrap();
+            let error = read_keys(&path).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains(&line[..20]));
+        };
+        check("", "holds no key");
+        check("# none\n\n", "holds no key");
+        check(&format!("{}\n{}", *line, &line[4..]), "line 2 is not base64 of 48 bytes");
+        check(&format!("{}\n\n{}", *line, *line), "line 3 has the id of an earlier key");
+        let many: Vec<_> = (0..17).map(|_| key_line().unwrap().to_string()).collect();
+        check(&many.join("\n"), "holds 17 keys");
     }
 }

@@ -4,24 +4,21 @@ use std::{collections::HashSet, net::SocketAddr, ops::RangeInclusive, time::Dura
 
 use towline_protocols::tls::{RecordSizes, record::CONTENT_BYTES_MAX};
 
-use super::{address, name};
+use super::{address, name, tls};
 use crate::{
     control::config::reader::Table,
-    settings::{
-        Auth, Authentication, CertificateFiles, Listener, ListenerProtocol, TlcpCertificate, TlsMode,
-    },
-    transport::{
-        tlcp::{self, TlcpServer},
-        tls,
-    },
+    settings::{Auth, Authentication, Listener, ListenerProtocol, TlsMode},
 };
 
 const PROTOCOLS: &[(&str, ListenerProtocol)] =
     &[("link", ListenerProtocol::Link), ("http", ListenerProtocol::Http), ("mqtt", ListenerProtocol::Mqtt)];
 const TLS_MODES: &[(&str, TlsMode)] =
     &[("required", TlsMode::Required), ("optional", TlsMode::Optional), ("off", TlsMode::Off)];
-const AUTHENTICATIONS: &[(&str, Authentication)] =
-    &[("none", Authentication::None), ("password", Authentication::Password)];
+const AUTHENTICATIONS: &[(&str, Authentication)] = &[
+    ("none", Authentication::None),
+    ("password", Authentication::Password),
+    ("certificate", Authentication::Certificate),
+];
 
 /// One record's worth: what came early is held until the handshake ends, and by anybody who has a ticket.
 const EARLY_DATA_BYTES_MAX: usize = 16 * 1024;
@@ -70,15 +67,13 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
     if !table.has("bind") {
         table.required_string("bind", "0.0.0.0:443");
     }
-    let listener = Listener {
+    let mut listener = Listener {
         bind: address(table, "bind").unwrap_or(default.bind),
         name,
         tcp: table.boolean("tcp", true),
         quic: table.boolean("quic", false),
         protocols: protocols(table),
         tls: table.word("tls", TlsMode::Required, TLS_MODES),
-        certificate: certificate(table),
-        tlcp_certificate: tlcp_certificate(table),
         authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
         open_to_network: table.boolean("open_to_network", false),
         alt_svc_port: alt_svc_port(table),
@@ -89,7 +84,9 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
             0..=EARLY_DATA_BYTES_MAX,
         ) as u32,
         record_size: record_size(table.table("record_size")),
+        ..default
     };
+    tls::listener(table, &mut listener);
     check_transports(table, &listener);
     listener
 }
@@ -134,60 +131,6 @@ fn protocols(table: &mut Table<'_, '_>) -> Vec<ListenerProtocol> {
     protocols
 }
 
-fn certificate(table: &mut Table<'_, '_>) -> Option<CertificateFiles> {
-    let set = table.has("certificate");
-    let mut files = table.table("certificate");
-    let chain = files.optional_path("chain");
-    let key = files.optional_path("key");
-    for (path, name) in [(&chain, "chain"), (&key, "key")] {
-        if set && path.is_none() && !files.has(name) {
-            files.mistake(
-                name,
-                format_args!(
-                    "is missing; write certificate = {{ chain = \"chain.pem\", key = \"key.pem\" }}"
-                ),
-            );
-        }
-    }
-    let certificate = chain.zip(key).map(|(chain, key)| CertificateFiles { chain, key });
-    if let Some(files_named) = &certificate
-        && let Err(error) = tls::read_certificate(files_named)
-    {
-        table.mistake("certificate", error);
-    }
-    files.finish();
-    certificate
-}
-
-fn tlcp_certificate(table: &mut Table<'_, '_>) -> Option<TlcpCertificate> {
-    let set = table.has("tlcp_certificate");
-    let mut files = table.table("tlcp_certificate");
-    let mut path = |name| {
-        let path = files.optional_path(name);
-        if set && path.is_none() && !files.has(name) {
-            files.mistake(
-                name,
-                "is missing; TLCP signs with one certificate and key and decrypts with another: \
-                write { sign_chain = \"…\", sign_key = \"…\", encrypt_chain = \"…\", encrypt_key = \"…\" }",
-            );
-        }
-        path
-    };
-    let mut pair =
-        |chain, key| path(chain).zip(path(key)).map(|(chain, key)| CertificateFiles { chain, key });
-    let (sign, encrypt) = (pair("sign_chain", "sign_key"), pair("encrypt_chain", "encrypt_key"));
-    files.finish();
-    let certificate = sign.zip(encrypt).map(|(sign, encrypt)| TlcpCertificate { sign, encrypt });
-    if set && !tlcp::BUILT_IN {
-        table.mistake("tlcp_certificate", tlcp::NOT_BUILT_IN);
-    } else if let Some(files_named) = &certificate
-        && let Err(error) = TlcpServer::new(files_named, &[])
-    {
-        table.mistake("tlcp_certificate", error);
-    }
-    certificate
-}
-
 fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
     if !listener.tcp && !listener.quic {
         table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
@@ -197,19 +140,6 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
         let text =
             "carries the link and HTTP/3 only; add \"link\" or \"http\" to protocols, or set quic = false";
         table.mistake("quic", text);
-    }
-    let uses_tls = listener.quic || (listener.tcp && listener.tls != TlsMode::Off);
-    if uses_tls && !table.has("certificate") && (listener.quic || !table.has("tlcp_certificate")) {
-        let text = "is missing, and TLS and QUIC need it; write certificate = { chain = \"chain.pem\", key = \"key.pem\" }, \
-                    or tls = \"off\" and quic = false";
-        table.mistake("certificate", text);
-    }
-    for key in ["certificate", "tlcp_certificate"] {
-        let used = uses_tls && (key == "certificate" || listener.tcp && listener.tls != TlsMode::Off);
-        if !used && table.has(key) {
-            let text = "would never be used with tls = \"off\" and quic = false; leave it out, or set tls";
-            table.mistake(key, text);
-        }
     }
 }
 

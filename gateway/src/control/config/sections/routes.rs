@@ -86,7 +86,8 @@ pub(super) fn routes(root: &mut Table<'_, '_>, backends: &[Backend]) -> Vec<Rout
         }
         check_conditions(&table, &route);
         check_backend(&table, &route, backends);
-        let condition = (route.path.clone(), route.host.clone(), route.header.clone(), route.topic.clone());
+        let Route { path, host, header, topic, client_certificate, .. } = route.clone();
+        let condition = (path, host, header, topic, client_certificate);
         if let Some(earlier) = conditions.get(&condition) {
             let text =
                 "matches only what this earlier route takes already: give it another condition, or remove it";
@@ -109,6 +110,7 @@ fn route(t: &mut Table<'_, '_>) -> Route {
         backend: t.required_string("backend", "orders").into(),
         call: t.optional_string("call"),
         timeout: t.optional_duration("timeout", TIMEOUT_MIN..=TIMEOUT_MAX),
+        client_certificate: t.optional_string("client_certificate"),
         encrypted_only: t.boolean("encrypted_only", false),
         idempotent: t.boolean("idempotent", false),
     }
@@ -154,6 +156,12 @@ fn check_conditions(t: &Table<'_, '_>, route: &Route) {
         if bare.is_empty() || !bare.bytes().all(fits) {
             t.mistake("host", format_args!("\"{host}\" is not a host in lower case without a port, as \"api.example.com\" or \"*.example.com\""));
         }
+    }
+    if let Some(name) = &route.client_certificate
+        && (name.is_empty() || name.get(1..).is_some_and(|rest| rest.contains('*')))
+    {
+        let text = "is not a certificate's name; write one that it bears, \"*.suffix\", or \"*\" for every certificate";
+        t.mistake("client_certificate", format_args!("\"{name}\" {text}"));
     }
     let Some(topic) = &route.topic else { return };
     if let Err(error) = TopicFilter::parse(topic) {

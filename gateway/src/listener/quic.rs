@@ -137,9 +137,8 @@ fn identity(
 ) -> Result<Option<Arc<PeerIdentity>>, Refusal> {
     let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'_>>>().ok());
     let identity = super::identity(gateway, listener, chain.as_ref().map(|chain| &chain[..]));
-    identity.map_err(|error| {
+    identity.inspect_err(|error| {
         connection.close(VarInt::from_u32(CLOSE_CERTIFICATE), error.to_string().as_bytes());
-        error
     })
 }
 

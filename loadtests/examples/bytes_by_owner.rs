@@ -152,7 +152,7 @@ fn serve(folder: &std::path::Path) -> (SocketAddr, PathBuf) {
     let mut listener = Listener::plain("edge", ([127, 0, 0, 1], 0).into());
     listener.quic = true;
     listener.tls = TlsMode::Optional;
-    listener.certificate = Some(CertificateFiles { chain: files.chain, key: files.key });
+    listener.certificates = vec![CertificateFiles::pem(files.chain, files.key)];
     let settings = Settings { listeners: vec![listener], ..Settings::side_by_side() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -1,6 +1,8 @@
 //! What an app says before the first connection: where to go, whom to trust, who it is.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use towline_crypto::{International, KeyReference, Pin, Provider};
 
 use crate::error::ConfigError;
 
@@ -41,7 +43,7 @@ pub struct ClientConfig {
 impl ClientConfig {
     /// The defaults: QUIC and TCP, TLS with the certificates in `roots_pem`, a client of no name.
     pub fn new(endpoints: Vec<Endpoint>, roots_pem: impl Into<Vec<u8>>) -> Self {
-        Self::with_security(endpoints, Security::Tls { roots_pem: roots_pem.into() })
+        Self::with_security(endpoints, Security::Tls(Tls::new(roots_pem)))
     }
 
     /// A client without encryption, for loopback and laboratories: TCP only.
@@ -154,11 +156,8 @@ impl fmt::Display for Endpoint {
 /// Whom to trust.
 #[derive(Clone)]
 pub enum Security {
-    /// TLS 1.3 and QUIC, with exactly these certificate authorities.
-    Tls {
-        /// PEM, one certificate or more.
-        roots_pem: Vec<u8>,
-    },
+    /// TLS 1.3 and QUIC.
+    Tls(Tls),
     /// No encryption. Never a fall-back: it has to be asked for, and the gateway has to allow it.
     Plaintext,
 }
@@ -166,9 +165,59 @@ pub enum Security {
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tls { roots_pem } => write!(f, "Tls({} bytes of roots)", roots_pem.len()),
+            Self::Tls(tls) => fmt::Debug::fmt(tls, f),
             Self::Plaintext => f.write_str("Plaintext"),
         }
+    }
+}
+
+/// What TLS and QUIC trust and offer. [`Tls::new`] fills in the defaults.
+#[derive(Clone)]
+pub struct Tls {
+    /// Exactly these certificate authorities; PEM, one certificate or more.
+    pub roots_pem: Vec<u8>,
+    /// Keys of which the gateway's verified chain must have one, of whatever certificate in it; empty asks for
+    /// none. Name at least one beside the key in use, so that it can be changed.
+    pub pins: Vec<Pin>,
+    /// What the client shows a gateway that asks who it is.
+    pub certificate: Option<ClientCertificate>,
+    /// Kinds of cryptography to offer, the preferred first; the gateway chooses.
+    pub crypto: Vec<Arc<dyn Provider>>,
+}
+
+impl Tls {
+    /// International cryptography, without pins and certificate.
+    pub fn new(roots_pem: impl Into<Vec<u8>>) -> Self {
+        let crypto: Vec<Arc<dyn Provider>> = vec![Arc::new(International::default())];
+        Self { roots_pem: roots_pem.into(), pins: Vec::new(), certificate: None, crypto }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let crypto: Vec<_> = self.crypto.iter().map(|provider| provider.name()).collect();
+        f.debug_struct("Tls")
+            .field("roots_bytes", &self.roots_pem.len())
+            .field("pins", &self.pins)
+            .field("certificate", &self.certificate.is_some())
+            .field("crypto", &crypto)
+            .finish()
+    }
+}
+
+/// A certificate of the client's own.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    /// Chain in PEM, the client's own certificate first.
+    pub chain_pem: Vec<u8>,
+    /// Its key: PEM text, a file, or what a provider of the app's own knows by a URI.
+    pub key: KeyReference,
+}
+
+impl ClientCertificate {
+    /// Both as PEM text.
+    pub fn pem(chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        Self { chain_pem: chain.into(), key: KeyReference::Pem(key.into()) }
     }
 }
 

@@ -32,9 +32,13 @@ mod supervisor;
 
 pub use call::{CallRequest, CallResponse, Timeline};
 pub use client::Client;
-pub use config::{ClientConfig, Credentials, Endpoint, Limits, Policy, Security, Transports};
+pub use config::{
+    ClientCertificate, ClientConfig, Credentials, Endpoint, Limits, Policy, Security, Tls, Transports,
+};
 pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};
 pub use push::{Push, Pushes};
 pub use state::{ConnectionState, Transport};
 pub use stream::{StreamHead, StreamReceiver, StreamSender};
+/// Pins, and the traits by which an app brings cryptography or keys of its own.
+pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, ShangMi};
 pub use towline_protocols::link::Priority;

@@ -77,8 +77,8 @@ impl Connector {
     pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
         let (tls, quic) = match &config.security {
             Security::Plaintext => (None, None),
-            Security::Tls { roots_pem } => {
-                let tls = tls::tls_config(roots_pem, config.early_data)?;
+            Security::Tls(security) => {
+                let tls = tls::tls_config(security, config.early_data)?;
                 let quic = tls::quic_config(&tls, config.limits.stream_window)?;
                 (Some(tls), Some(quic))
             }

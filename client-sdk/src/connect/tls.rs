@@ -1,4 +1,4 @@
-//! TLS and QUIC configurations: rustls with ring, TLS 1.3, the app's own roots, ALPN `towline/1`.
+//! TLS and QUIC configurations: TLS 1.3 by rustls, the app's own roots, pins and certificate, ALPN `towline/1`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,9 +6,14 @@ use rustls::{
     ClientConfig as TlsConfig, RootCertStore,
     client::Resumption,
     pki_types::{CertificateDer, pem::PemObject as _},
+    sign::SingleCertAndKey,
 };
+use towline_crypto::{International, Provider, ServerVerifier, offer_of};
 
-use crate::error::StartError;
+use crate::{
+    config::{ClientCertificate, Tls},
+    error::{ConfigError, StartError},
+};
 
 /// The link protocol's name in ALPN.
 pub(super) const ALPN: &[u8] = b"towline/1";
@@ -20,8 +25,31 @@ const TICKETS_MAX: usize = 128;
 /// the NAT binding; this must be above the longest beat allowed.
 const QUIC_IDLE_MAX: Duration = Duration::from_secs(3700);
 
-/// Reads the roots; none at all is a mistake to tell at the start, not a reason to trust nobody later.
-pub(super) fn tls_config(roots_pem: &[u8], early_data: bool) -> Result<Arc<TlsConfig>, StartError> {
+/// What TCP and QUIC are secured with; none of it is found missing only when a connection is tried.
+pub(super) fn tls_config(tls: &Tls, early_data: bool) -> Result<Arc<TlsConfig>, StartError> {
+    let providers: Vec<_> = tls.crypto.iter().map(|provider| provider.crypto()).collect();
+    let unusable = |error: &dyn std::fmt::Display| StartError::Roots(error.to_string());
+    let offer = offer_of(&providers)
+        .ok_or_else(|| ConfigError::new("security.crypto", "name at least one provider"))?;
+    let verifier = ServerVerifier::new(Arc::new(roots(&tls.roots_pem)?), tls.pins.clone(), &providers)
+        .map_err(|error| unusable(&error))?;
+    let builder = TlsConfig::builder_with_provider(Arc::new(offer))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| unusable(&error))?
+        // The verifier is rustls' own, and takes delegated certificates and pins beside.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &tls.certificate {
+        None => builder.with_no_client_auth(),
+        Some(certificate) => builder.with_client_cert_resolver(Arc::new(identity(certificate, &tls.crypto)?)),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_early_data = early_data;
+    config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+    Ok(Arc::new(config))
+}
+
+fn roots(roots_pem: &[u8]) -> Result<RootCertStore, StartError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(roots_pem) {
         let certificate = certificate.map_err(|error| StartError::Roots(format!("not PEM: {error:?}")))?;
@@ -32,24 +60,35 @@ pub(super) fn tls_config(roots_pem: &[u8], early_data: bool) -> Result<Arc<TlsCo
             "no certificate found: pass the PEM of the authority that signed the gateway's certificate";
         return Err(StartError::Roots(text.to_owned()));
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = TlsConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| StartError::Roots(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.enable_early_data = early_data;
-    config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
-    Ok(Arc::new(config))
+    Ok(roots)
 }
 
-/// The same trust for QUIC.
+/// The client's own certificate, by the provider that knows its kind.
+fn identity(
+    certificate: &ClientCertificate,
+    providers: &[Arc<dyn Provider>],
+) -> Result<SingleCertAndKey, StartError> {
+    let wrong = |text: String| ConfigError::new("security.certificate", text);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate.chain_pem).collect();
+    let chain = chain.map_err(|error| wrong(format!("is not PEM: {error:?}")))?;
+    let leaf = chain.first().ok_or_else(|| wrong("holds no certificate".to_owned()))?;
+    let provider = providers.iter().find(|provider| provider.certifies(leaf));
+    let provider = provider.ok_or_else(|| wrong("has a key of a kind that no provider knows".to_owned()))?;
+    let certified = provider.certified_key(chain, &certificate.key);
+    Ok(certified.map_err(|error| wrong(format!("its key {error}")))?.into())
+}
+
+/// The same trust for QUIC. Sessions are kept apart: what a ticket allows of early data differs.
 pub(super) fn quic_config(
     tls: &Arc<TlsConfig>,
     stream_window: u32,
 ) -> Result<quinn::ClientConfig, StartError> {
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(Arc::clone(tls))
+    let mut tls = TlsConfig::clone(tls);
+    tls.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+    let initial = International::default()
+        .quic_initial()
+        .ok_or_else(|| StartError::Roots("no suite for QUIC's Initial packets".to_owned()))?;
+    let crypto = quinn::crypto::rustls::QuicClientConfig::with_initial(Arc::new(tls), initial)
         .map_err(|error| StartError::Roots(error.to_string()))?;
     let mut transport = quinn::TransportConfig::default();
     transport
@@ -67,7 +106,7 @@ mod tests {
     use super::*;
 
     fn check(pem: &str, reason: &str) {
-        let error = tls_config(pem.as_bytes(), true).unwrap_err().to_string();
+        let error = tls_config(&Tls::new(pem), true).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
 
@@ -77,5 +116,38 @@ mod tests {
         check("hello", "no certificate found");
         check("-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n", "not PEM");
         check("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "roots:");
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_shown_is_refused_at_the_start() {
+        let ours = rcgen::generate_simple_self_signed(vec!["app".into()]).unwrap();
+        let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let check = |chain: &str, key: &str, reason: &str| {
+            let mut tls = Tls::new(ours.cert.pem());
+            tls.certificate = Some(ClientCertificate::pem(chain, key));
+            let error = tls_config(&tls, true).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(reason) && error.is_empty() == reason.is_empty(), "{error}");
+        };
+        check(&ours.cert.pem(), &ours.signing_key.serialize_pem(), "");
+        check("", &other, "security.certificate: holds no certificate");
+        check(&ours.cert.pem(), &other, "its key is not the key of the first certificate");
+        check(&ours.cert.pem(), "", "its key holds no private key");
+    }
+
+    #[test]
+    fn every_provider_is_offered_in_the_order_of_preference() {
+        let ours = rcgen::generate_simple_self_signed(vec!["app".into()]).unwrap();
+        let mut tls = Tls::new(ours.cert.pem());
+        tls.crypto = vec![Arc::new(towline_crypto::ShangMi::default()), Arc::new(International::default())];
+        let config = tls_config(&tls, false).unwrap();
+        let provider = config.crypto_provider();
+        let suites: Vec<u16> = provider.cipher_suites.iter().map(|suite| suite.suite().into()).collect();
+        assert_eq!(suites[0], 0x00c6);
+        assert!(suites.contains(&0x1301));
+        assert_eq!(u16::from(provider.kx_groups[0].name()), 41);
+        assert!(quic_config(&config, 1 << 16).is_ok());
+        tls.crypto.clear();
+        let error = tls_config(&tls, false).unwrap_err().to_string();
+        assert!(error.contains("name at least one provider"), "{error}");
     }
 }

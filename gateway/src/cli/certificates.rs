@@ -1,4 +1,4 @@
-//! The development CA and certificate of `towline dev`.
+//! Certificates that `towline dev` and `towline cert` make.
 
 use std::{
     fs,
@@ -8,12 +8,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::CertificateDer;
+use towline_crypto::{
+    shangmi::issue::{self, Sm2KeyPair},
+    x509::{self, KeyKind},
 };
+use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{Failure, cert::authority_params};
+use crate::transport::tls;
 
 /// Apple's clients refuse leaves that live longer than 825 days.
 const LEAF_LIFE: Duration = Duration::from_secs(820 * 86_400);
@@ -30,56 +34,39 @@ pub struct DevelopmentCertificates {
     pub chain: PathBuf,
     /// The gateway's key.
     pub key: PathBuf,
+    /// The same three for ShangMi: CA, chain, key.
+    pub sm2: [PathBuf; 3],
 }
 
 /// The certificates of `folder`, made there if they are missing.
 pub(super) fn ensure(folder: &Path) -> Result<DevelopmentCertificates, Failure> {
-    let files = DevelopmentCertificates {
-        ca: folder.join("dev-ca.pem"),
-        chain: folder.join("dev-cert.pem"),
-        key: folder.join("dev-key.pem"),
-    };
-    let all_there = [&files.ca, &files.chain, &files.key].into_iter().all(|file| file.exists());
-    if !all_there {
-        make(folder, &files)?;
+    let international = ["dev-ca.pem", "dev-cert.pem", "dev-key.pem"].map(|name| folder.join(name));
+    let sm2 = ["dev-sm2-ca.pem", "dev-sm2-cert.pem", "dev-sm2-key.pem"].map(|name| folder.join(name));
+    for (files, kind) in [(&international, KeyType::Ecdsa), (&sm2, KeyType::Sm2)] {
+        if !files.iter().all(|file| file.exists()) {
+            make(folder, files, kind)?;
+        }
     }
-    Ok(files)
+    let [ca, chain, key] = international;
+    Ok(DevelopmentCertificates { ca, chain, key, sm2 })
 }
 
-fn make(folder: &Path, files: &DevelopmentCertificates) -> Result<(), Failure> {
-    let unmade = |error: rcgen::Error| Failure::Other(format!("cannot make a certificate: {error}"));
-    let unwritten = |path: &Path, error: io::Error| Failure::Other(format!("{}: {error}", path.display()));
+fn make(folder: &Path, [ca, chain, key]: &[PathBuf; 3], kind: KeyType) -> Result<(), Failure> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
         .map_err(|error| unwritten(folder, error))?;
 
-    let ca_key = KeyPair::generate().map_err(unmade)?;
-    let ca_params = ca_params().map_err(unmade)?;
-    let ca = ca_params.self_signed(&ca_key).map_err(unmade)?;
-    let issuer = Issuer::new(ca_params, ca_key);
-    let leaf_key = KeyPair::generate().map_err(unmade)?;
-    let leaf = leaf_params().and_then(|leaf| leaf.signed_by(&leaf_key, &issuer)).map_err(unmade)?;
-
     // The CA's own key is not kept: nothing but this leaf is ever signed with it.
-    for (path, text, mode) in [
-        (&files.ca, ca.pem(), 0o644),
-        (&files.chain, leaf.pem(), 0o644),
-        (&files.key, leaf_key.serialize_pem(), 0o600),
-    ] {
-        write(path, &text, mode).map_err(|error| unwritten(path, error))?;
+    let authority = Authority::generate(kind)?;
+    let leaf_key = Key::generate(kind).map_err(unmade)?;
+    let leaf = authority.sign(&leaf_params().map_err(unmade)?, &leaf_key)?;
+    let leaf_key = leaf_key.to_pem().map_err(unmade)?;
+    for (path, text, mode) in [(ca, &authority.pem, 0o644), (chain, &leaf, 0o644), (key, &*leaf_key, 0o600)] {
+        write(path, text, mode).map_err(|error| unwritten(path, error))?;
     }
     Ok(())
-}
-
-fn ca_params() -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "Towline development CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_life(&mut params, CA_LIFE);
-    Ok(params)
 }
 
 fn leaf_params() -> Result<CertificateParams, rcgen::Error> {
@@ -92,7 +79,128 @@ fn leaf_params() -> Result<CertificateParams, rcgen::Error> {
     Ok(params)
 }
 
-fn set_life(params: &mut CertificateParams, life: Duration) {
+/// The kind of a key to make.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyType {
+    /// ECDSA on P-256
+    Ecdsa,
+    /// RSA of 2048 bits
+    Rsa,
+    /// Ed25519
+    Ed25519,
+    /// SM2, for ShangMi
+    Sm2,
+}
+
+/// A private key. It has no Debug.
+pub(super) enum Key {
+    International(Box<KeyPair>),
+    Sm2(Box<Sm2KeyPair>),
+}
+
+impl Key {
+    pub(super) fn generate(kind: KeyType) -> Result<Self, rcgen::Error> {
+        let algorithm = match kind {
+            KeyType::Ecdsa => &rcgen::PKCS_ECDSA_P256_SHA256,
+            KeyType::Rsa => &rcgen::PKCS_RSA_SHA256,
+            KeyType::Ed25519 => &rcgen::PKCS_ED25519,
+            KeyType::Sm2 => return Ok(Self::Sm2(Box::new(Sm2KeyPair::generate()?))),
+        };
+        Ok(Self::International(Box::new(KeyPair::generate_for(algorithm)?)))
+    }
+
+    /// The certificate in PEM that the key signs for itself.
+    pub(super) fn self_signed(&self, params: &CertificateParams) -> Result<String, rcgen::Error> {
+        match self {
+            Self::International(key) => Ok(params.self_signed(&**key)?.pem()),
+            Self::Sm2(key) => issue::to_pem(&issue::self_signed(params, key)?),
+        }
+    }
+
+    pub(super) fn to_pem(&self) -> Result<Zeroizing<String>, rcgen::Error> {
+        match self {
+            Self::International(key) => Ok(Zeroizing::new(key.serialize_pem())),
+            Self::Sm2(key) => key.to_pem(),
+        }
+    }
+}
+
+/// A certificate with its key that signs others.
+pub(super) struct Authority {
+    pem: String,
+    issuer: AnyIssuer,
+}
+
+enum AnyIssuer {
+    International(Issuer<'static, KeyPair>),
+    Sm2(Issuer<'static, Sm2KeyPair>),
+}
+
+impl Authority {
+    fn generate(kind: KeyType) -> Result<Self, Failure> {
+        let mut params = authority_params("Towline development CA").map_err(unmade)?;
+        set_life(&mut params, CA_LIFE);
+        let key = Key::generate(kind).map_err(unmade)?;
+        let pem = key.self_signed(&params).map_err(unmade)?;
+        let issuer = match key {
+            Key::International(key) => AnyIssuer::International(Issuer::new(params, *key)),
+            Key::Sm2(key) => AnyIssuer::Sm2(Issuer::new(params, *key)),
+        };
+        Ok(Self { pem, issuer })
+    }
+
+    /// Of PEM files.
+    pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, Failure> {
+        let wrong = |path: &Path, problem: &dyn std::fmt::Display| {
+            Failure::Other(format!("{}: {problem}", path.display()))
+        };
+        let pem = fs::read_to_string(certificate).map_err(|error| wrong(certificate, &error))?;
+        let der = tls::read_certificates(certificate)?.remove(0);
+        let kind = x509::Certificate::parse(&der).map_err(|error| wrong(certificate, &error))?.key_kind();
+        let text = Zeroizing::new(fs::read_to_string(key).map_err(|error| wrong(key, &error))?);
+        let unusable = |error: rcgen::Error| wrong(key, &error);
+        let issuer = if kind == KeyKind::Sm2 {
+            AnyIssuer::Sm2(issuer(&der, Sm2KeyPair::from_pem(&text).map_err(unusable)?)?)
+        } else {
+            AnyIssuer::International(issuer(&der, KeyPair::from_pem(&text).map_err(unusable)?)?)
+        };
+        Ok(Self { pem, issuer })
+    }
+
+    /// The certificate of a key, in PEM.
+    pub(super) fn sign(&self, params: &CertificateParams, key: &Key) -> Result<String, Failure> {
+        match (&self.issuer, key) {
+            (AnyIssuer::International(issuer), Key::International(key)) => {
+                Ok(params.signed_by(&**key, issuer).map_err(unmade)?.pem())
+            }
+            (AnyIssuer::Sm2(issuer), Key::Sm2(key)) => {
+                let certificate = issue::signed_by(params, key, issuer).map_err(unmade)?;
+                issue::to_pem(&certificate).map_err(unmade)
+            }
+            _ => Err(Failure::Other(
+                "an SM2 authority signs SM2 keys, and only that; make one with `towline cert ca --kind sm2`"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+fn issuer<K: rcgen::SigningKey>(
+    certificate: &CertificateDer<'_>,
+    key: K,
+) -> Result<Issuer<'static, K>, Failure> {
+    Issuer::from_ca_cert_der(certificate, key).map_err(unmade)
+}
+
+pub(super) fn unmade(error: rcgen::Error) -> Failure {
+    Failure::Other(format!("cannot make a certificate: {error}"))
+}
+
+pub(super) fn unwritten(path: &Path, error: io::Error) -> Failure {
+    Failure::Other(format!("{}: {error}", path.display()))
+}
+
+pub(super) fn set_life(params: &mut CertificateParams, life: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - BACKDATE).into();
     params.not_after = (now + life).into();
@@ -100,8 +208,9 @@ fn set_life(params: &mut CertificateParams, life: Duration) {
 
 /// Writes aside and renames, so that a crash leaves no half of a file. A key is never readable by others,
 /// not even for a moment.
-fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let aside = path.with_extension("new");
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut aside = path.to_owned().into_os_string();
+    aside.push(".new");
     let _ = fs::remove_file(&aside);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
     file.write_all(text.as_bytes())?;

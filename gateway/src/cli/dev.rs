@@ -83,7 +83,14 @@ fn configuration(
     demo: SocketAddr,
 ) -> Result<String, Failure> {
     let mut text = CONFIG.to_owned();
-    for (mark, path) in [("@DATA_DIR@", data_dir), ("@CHAIN@", &files.chain), ("@KEY@", &files.key)] {
+    let [_, sm2_chain, sm2_key] = &files.sm2;
+    for (mark, path) in [
+        ("@DATA_DIR@", data_dir),
+        ("@CHAIN@", &files.chain),
+        ("@KEY@", &files.key),
+        ("@SM2_CHAIN@", sm2_chain),
+        ("@SM2_KEY@", sm2_key),
+    ] {
         let path =
             path.canonicalize().map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
         let path =

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod call;
+mod cert;
 mod certificates;
 mod check;
 mod dev;
@@ -36,6 +37,8 @@ pub enum Command {
     Check(check::Arguments),
     /// Train and inspect compression dictionaries
     Dict(dict::DictArgs),
+    /// Make certificates, pins and keys of session tickets
+    Cert(cert::Arguments),
     /// Make a line for the password file; the password is read from standard input
     Passwd(passwd::Arguments),
 }
@@ -60,6 +63,7 @@ pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> 
         Command::Listen(arguments) => runtime()?.block_on(listen::run(arguments)).map_err(Failure::Other),
         Command::Check(arguments) => check::run(&arguments, providers),
         Command::Dict(arguments) => dict::run(arguments).map_err(|error| Failure::Other(error.to_string())),
+        Command::Cert(arguments) => cert::run(arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }
 }

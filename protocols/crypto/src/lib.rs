@@ -20,4 +20,4 @@ pub use der::Malformed;
 pub use key::{KeyError, KeyReference};
 pub use providers::{International, Offer, Provider, Providers};
 pub use shangmi::ShangMi;
-pub use verify::{MalformedPin, NotPinned, Pin, ServerVerifier};
+pub use verify::{MalformedPin, NotPinned, Pin, ServerVerifier, offer_of};

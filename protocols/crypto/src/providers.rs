@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use rustls::{
     SupportedCipherSuite, SupportedProtocolVersion,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
     pki_types::CertificateDer,
     quic,
     server::ParsedCertificate,
@@ -68,11 +68,7 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Whether a certificate's public key is of a kind that this family verifies, so that the certificate
     /// belongs to it.
     fn certifies(&self, leaf: &CertificateDer<'_>) -> bool {
-        let Ok(parsed) = ParsedCertificate::try_from(leaf) else { return false };
-        let spki = parsed.subject_public_key_info();
-        let Some(kind) = algorithm(&spki) else { return false };
-        let algorithms = self.crypto().signature_verification_algorithms.all;
-        algorithms.iter().any(|algorithm| algorithm.public_key_alg_id().as_ref() == kind)
+        knows_key(&self.crypto().signature_verification_algorithms, leaf)
     }
 
     /// Whether a client that offers this can complete a handshake of this family.
@@ -186,6 +182,14 @@ static TLS13_AND_TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13
 
 pub(crate) fn international_initial() -> Option<quic::Suite> {
     aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13()?.quic_suite()
+}
+
+/// Whether a certificate's public key is of a kind that one of the algorithms verifies.
+pub(crate) fn knows_key(algorithms: &WebPkiSupportedAlgorithms, leaf: &CertificateDer<'_>) -> bool {
+    let Ok(parsed) = ParsedCertificate::try_from(leaf) else { return false };
+    let spki = parsed.subject_public_key_info();
+    let Some(kind) = algorithm(&spki) else { return false };
+    algorithms.all.iter().any(|algorithm| algorithm.public_key_alg_id().as_ref() == kind)
 }
 
 /// Whether ours and the peer's have one in common; what the peer does not mention excludes nothing.

@@ -12,10 +12,11 @@ use rustls::{
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
     pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
+    server::VerifierBuilderError,
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use crate::delegated;
+use crate::{delegated, providers::knows_key};
 
 /// The SHA-256 of a certificate's SubjectPublicKeyInfo: it names a key, whatever certificates it gets
 /// (RFC 7469, section 2.4).
@@ -26,32 +27,53 @@ pub struct Pin([u8; 32]);
 /// one certificate of the verified path has a pinned key.
 #[derive(Debug)]
 pub struct ServerVerifier {
-    ordinary: Arc<WebPkiServerVerifier>,
+    /// Never empty.
+    families: Vec<Family>,
     roots: Arc<RootCertStore>,
-    algorithms: WebPkiSupportedAlgorithms,
     /// Empty: none is asked for.
     pins: Vec<Pin>,
 }
 
+/// What one kind of cryptography verifies.
+#[derive(Debug)]
+struct Family {
+    ordinary: Arc<WebPkiServerVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
 impl ServerVerifier {
-    /// Trusts exactly `roots`.
+    /// Trusts exactly `roots`, and verifies what the signatures of `providers` can prove.
     ///
     /// # Errors
-    /// There are no roots.
+    /// There are no roots, or no providers.
     pub fn new(
         roots: Arc<RootCertStore>,
         pins: Vec<Pin>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
-        let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { ordinary: builder.build()?, roots, algorithms, pins })
+        providers: &[Arc<CryptoProvider>],
+    ) -> Result<Self, VerifierBuilderError> {
+        let families: Vec<_> =
+            providers.iter().map(|provider| Family::new(&roots, provider)).collect::<Result<_, _>>()?;
+        if families.is_empty() {
+            return Err(VerifierBuilderError::NoRootAnchors);
+        }
+        Ok(Self { families, roots, pins })
+    }
+
+    /// The family that a certificate belongs to; of one that belongs to none, the first will say so.
+    fn family_of(&self, leaf: &CertificateDer<'_>) -> Option<&Family> {
+        self.families.iter().find(|family| knows_key(&family.algorithms, leaf)).or(self.families.first())
+    }
+
+    fn family_for(&self, scheme: SignatureScheme) -> Option<&Family> {
+        let knows = |family: &&Family| family.algorithms.mapping.iter().any(|(known, _)| *known == scheme);
+        self.families.iter().find(knows).or(self.families.first())
     }
 
     /// The path is sought once more, because only what was verified counts: a server may send any
     /// certificate beside its own.
     fn check_pins(
         &self,
+        algorithms: &WebPkiSupportedAlgorithms,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
@@ -65,7 +87,7 @@ impl ServerVerifier {
         };
         let leaf = EndEntityCert::try_from(leaf).map_err(|_| Error::from(CertificateError::BadEncoding))?;
         let verified = leaf.verify_for_usage(
-            self.algorithms.all,
+            algorithms.all,
             &self.roots.roots,
             intermediates,
             now,
@@ -96,16 +118,18 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let no_family = || Error::General("there is no provider".to_owned());
+        let family = self.family_of(end_entity).ok_or_else(no_family)?;
+        let (ordinary, algorithms): (&dyn ServerCertVerifier, _) = (&*family.ordinary, &family.algorithms);
         if !delegated::is_delegated(end_entity) {
-            let ordinary: &dyn ServerCertVerifier = &*self.ordinary;
             ordinary.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-            self.check_pins(end_entity, intermediates, now)?;
+            self.check_pins(algorithms, end_entity, intermediates, now)?;
             return Ok(ServerCertVerified::assertion());
         }
-        delegated::verify(&*self.ordinary, &self.algorithms, end_entity, intermediates, server_name, now)?;
+        delegated::verify(ordinary, algorithms, end_entity, intermediates, server_name, now)?;
         // The leaf's key is new every day; what can be pinned begins at the RSA certificate.
         if let Some((issuer, rest)) = intermediates.split_first() {
-            self.check_pins(issuer, rest, now)?;
+            self.check_pins(algorithms, issuer, rest, now)?;
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -116,7 +140,10 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.ordinary.verify_tls12_signature(message, cert, dss)
+        match self.family_for(dss.scheme) {
+            Some(family) => family.ordinary.verify_tls12_signature(message, cert, dss),
+            None => Err(Error::General("there is no provider".to_owned())),
+        }
     }
 
     fn verify_tls13_signature(
@@ -125,12 +152,35 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.ordinary.verify_tls13_signature(message, cert, dss)
+        match self.family_for(dss.scheme) {
+            Some(family) => family.ordinary.verify_tls13_signature(message, cert, dss),
+            None => Err(Error::General("there is no provider".to_owned())),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.ordinary.supported_verify_schemes()
+        self.families.iter().flat_map(|family| family.ordinary.supported_verify_schemes()).collect()
     }
+}
+
+impl Family {
+    fn new(roots: &Arc<RootCertStore>, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
+        let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
+        Ok(Self { ordinary: builder.build()?, algorithms: provider.signature_verification_algorithms })
+    }
+}
+
+/// Several kinds of cryptography in one offer, the preferred first, for a client: rustls does not tie suites,
+/// groups and signatures together, but a gateway answers within one kind. Verify by a [`ServerVerifier`] of
+/// the same providers. `None` without any.
+pub fn offer_of(providers: &[Arc<CryptoProvider>]) -> Option<CryptoProvider> {
+    let (first, others) = providers.split_first()?;
+    let mut offer = (**first).clone();
+    for other in others {
+        offer.cipher_suites.extend_from_slice(&other.cipher_suites);
+        offer.kx_groups.extend_from_slice(&other.kx_groups);
+    }
+    Some(offer)
 }
 
 /// No certificate of the path has a pinned key. The network's fault, or a key was changed without the apps.
@@ -203,7 +253,7 @@ mod tests {
 
     #[track_caller]
     fn check(certified: &[CertificateDer<'static>], roots: &Authority, pins: Vec<Pin>, reason: &str) {
-        let verifier = ServerVerifier::new(roots.store(), pins, &provider()).unwrap();
+        let verifier = ServerVerifier::new(roots.store(), pins, &[provider()]).unwrap();
         let name = ServerName::try_from("edge.example").unwrap();
         let result = verifier.verify_server_cert(&certified[0], &certified[1..], &name, &[], now());
         let shown = result.map_or_else(|error| error.to_string(), |_| String::new());

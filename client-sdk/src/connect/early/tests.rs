@@ -50,7 +50,10 @@ impl Rig {
         server.max_early_data_size = 1024;
         server.send_half_rtt_data = true;
         server.session_storage = ServerSessionMemoryCache::new(16);
-        Self { client: tls::tls_config(pem.as_bytes(), early_data).unwrap(), server }
+        Self {
+            client: tls::tls_config(&crate::config::Tls::new(pem.as_bytes()), early_data).unwrap(),
+            server,
+        }
     }
 
     /// One connection: the flight, and what the client has to send again of it, until the answer.

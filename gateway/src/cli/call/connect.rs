@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use towline_client::{Client, ClientConfig, Credentials, Endpoint, Transports};
+use towline_client::{
+    Client, ClientCertificate, ClientConfig, Credentials, Endpoint, Security, Tls, Transports,
+};
+use towline_crypto::{International, KeyReference, Pin, Providers};
 
 /// Where, whom to trust, as whom.
 #[derive(clap::Args, Debug)]
@@ -13,6 +16,18 @@ pub struct ConnectArgs {
     /// PEM file of the certificate authority to trust
     #[arg(long, value_name = "FILE", required_unless_present = "plaintext")]
     ca: Option<PathBuf>,
+    /// Pin of a key that the gateway's chain must have, as `towline cert pin` prints it; repeat it to name several
+    #[arg(long = "pin", value_name = "PIN", conflicts_with = "plaintext")]
+    pins: Vec<Pin>,
+    /// PEM file of the client's own certificate, with its chain
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "plaintext")]
+    cert: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Kinds of cryptography to offer, the preferred first: international, shangmi
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = International::NAME)]
+    crypto: Vec<String>,
     /// Speak without encryption, over TCP; the gateway has to allow it
     #[arg(long, conflicts_with = "ca")]
     plaintext: bool,
@@ -51,7 +66,9 @@ impl ConnectArgs {
             ClientConfig::plaintext(self.endpoints.clone())
         } else {
             let path = self.ca.as_ref().ok_or("name the certificate authority with --ca FILE")?;
-            ClientConfig::new(self.endpoints.clone(), read(path)?)
+            let mut config = ClientConfig::new(self.endpoints.clone(), read(path)?);
+            config.security = Security::Tls(self.tls(read(path)?)?);
+            config
         };
         if !self.plaintext {
             config.transports = match self.transport {
@@ -65,6 +82,25 @@ impl ConnectArgs {
         config.credentials = self.credentials()?;
         config.agent = concat!("towline-cli/", env!("CARGO_PKG_VERSION")).to_owned();
         Ok(config)
+    }
+
+    fn tls(&self, roots_pem: Vec<u8>) -> Result<Tls, String> {
+        let mut tls = Tls::new(roots_pem);
+        tls.pins.clone_from(&self.pins);
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            let key = KeyReference::File(key.clone());
+            tls.certificate = Some(ClientCertificate { chain_pem: read(cert)?, key });
+        }
+        let known = Providers::default();
+        let find = |name: &String| {
+            let names = || known.names().collect::<Vec<_>>().join(", ");
+            known
+                .get(name)
+                .cloned()
+                .ok_or_else(|| format!("--crypto {name} is not known; known: {}", names()))
+        };
+        tls.crypto = self.crypto.iter().map(find).collect::<Result<_, _>>()?;
+        Ok(tls)
     }
 
     /// A client that connects in the background.

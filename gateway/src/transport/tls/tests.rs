@@ -163,7 +163,9 @@ impl Client {
 
     fn config(&self) -> ClientConfig {
         let provider = Arc::new(self.provider.clone());
-        let verifier = ServerVerifier::new(Arc::clone(&self.roots), self.pins.clone(), &provider).unwrap();
+        let verifier =
+            ServerVerifier::new(Arc::clone(&self.roots), self.pins.clone(), &[Arc::clone(&provider)])
+                .unwrap();
         let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier);
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions)

@@ -55,7 +55,7 @@ impl Scene {
 
     #[track_caller]
     fn check_for(&self, name: &str, chain: &[CertificateDer<'_>], reason: &str) {
-        let verifier = ServerVerifier::new(self.authority.store(), Vec::new(), &provider()).unwrap();
+        let verifier = ServerVerifier::new(self.authority.store(), Vec::new(), &[provider()]).unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let result = verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], now());
         let shown = result.map_or_else(|error| error.to_string(), |_| String::new());

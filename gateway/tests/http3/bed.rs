@@ -54,12 +54,12 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let certificates = towline_gateway::cli::development_certificates(folder.path()).unwrap();
         let demo = demo::start(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let files = CertificateFiles { chain: certificates.chain.clone(), key: certificates.key.clone() };
+        let files = CertificateFiles::pem(&certificates.chain, &certificates.key);
         let edge = Listener {
             quic: true,
             protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http],
             tls: TlsMode::Required,
-            certificate: Some(files),
+            certificates: vec![files],
             alt_svc_port: Some(8443),
             ..Listener::plain("edge", ([127, 0, 0, 1], 0).into())
         };

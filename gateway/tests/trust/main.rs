@@ -1,0 +1,137 @@
+//! Whom the gateway and its clients trust, end to end: delegated certificates, pins, clients' certificates as users,
+//! conditions of routes and header fields, and routes for encrypted transports, over TCP and QUIC.
+
+mod bed;
+
+use http::Method;
+use towline_client::{CallRequest, ClientCertificate, Pin, ShangMi, Transports};
+use towline_gateway::transport::tls::read_certificates;
+
+use self::bed::{Bed, mqtt_connect, mqtt_publish};
+
+const BOTH: [Transports; 2] = [Transports::Tcp, Transports::Quic];
+
+#[tokio::test]
+async fn an_rsa_certificate_serves_the_sdk_by_delegation_and_others_by_itself() {
+    let bed = Bed::start(&["rsa"], "").await;
+    let pin = Pin::of_certificate(&read_certificates(&bed.path("rsa.pem")).unwrap()[0]).unwrap();
+    for transports in BOTH {
+        let answer = bed.call(transports, |tls| tls.pins = vec![pin]).await.unwrap();
+        assert!(answer.contains("x-forwarded-proto: https"), "{answer}");
+    }
+    assert!(bed.https(None, "/headers", "").await.unwrap().contains("200 OK"));
+    assert_eq!(bed.certificate_kind(Some(b"towline/1")).await, "ecdsa");
+    assert_eq!(bed.certificate_kind(Some(b"h2")).await, "rsa");
+    assert_eq!(bed.certificate_kind(None).await, "rsa");
+}
+
+#[tokio::test]
+async fn a_wrong_pin_keeps_the_sdk_away_and_says_so() {
+    let bed = Bed::start(&["ecdsa"], "").await;
+    for transports in BOTH {
+        let pins = vec![Pin::of_public_key(b"another")];
+        let error = bed.call(transports, |tls| tls.pins = pins).await.unwrap_err();
+        assert!(error.contains("has a pinned key"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_clients_certificate_is_its_user_and_reaches_the_backend() {
+    let edge = "client_certificates = \"required\"\nclient_ca = \"clients.pem\"\nforward_client_certificate = true\n\
+                authentication = \"certificate\"";
+    let bed = Bed::start(&["ecdsa"], edge).await;
+    let (cert, key) = bed.client("meter-7.devices.example");
+    for transports in BOTH {
+        let answer = bed
+            .call(transports, |tls| tls.certificate = Some(ClientCertificate::pem(&*cert, &*key)))
+            .await
+            .unwrap();
+        assert!(answer.contains("x-towline-user: meter-7.devices.example"), "{answer}");
+        assert!(answer.contains("\nclient-cert: :MII") || answer.starts_with("client-cert: :MII"), "{answer}");
+        let error = bed.call(transports, |_| ()).await.unwrap_err();
+        assert!(error.to_lowercase().contains("certificate"), "{error}");
+    }
+    let forged = "Client-Cert: :Zm9yZ2Vk:\r\nClient_Cert: x\r\nclient-cert-chain: :Zm9yZ2Vk:\r\n";
+    let answer = bed.https(Some((&cert, &key)), "/headers", forged).await.unwrap();
+    assert!(answer.contains("client-cert: :MII") && !answer.contains("Zm9yZ2Vk"), "{answer}");
+    assert!(answer.contains("x-towline-user: meter-7.devices.example"), "{answer}");
+    assert!(bed.https(None, "/headers", "").await.is_err(), "the handshake refuses who has none");
+    let connack = mqtt_connect(&mut bed.tls(Some((&cert, &key)), Some(b"mqtt")).await.unwrap()).await;
+    assert_eq!(connack[3], 0, "{connack:?}");
+}
+
+#[tokio::test]
+async fn who_is_asked_and_has_none_is_told_in_its_own_protocol() {
+    let edge = "client_certificates = \"optional\"\nclient_ca = \"clients.pem\"\nauthentication = \"certificate\"";
+    let bed = Bed::start(&["ecdsa"], edge).await;
+    let error = bed.call(Transports::Tcp, |_| ()).await.unwrap_err();
+    assert!(error.contains("no certificate"), "{error}");
+    assert!(bed.https(None, "/hello", "").await.unwrap().contains("401 Unauthorized"));
+    let connack = mqtt_connect(&mut bed.tls(None, Some(b"mqtt")).await.unwrap()).await;
+    assert_eq!(connack[3], 0x86, "bad user name or password: {connack:?}");
+}
+
+#[tokio::test]
+async fn a_route_may_be_for_clients_whose_certificate_bears_a_name() {
+    let edge = "client_certificates = \"optional\"\nclient_ca = \"clients.pem\"\nauthentication = \"none\"";
+    let routes = "[[routes]]\nname = \"meters\"\npath = \"/hello\"\nclient_certificate = \"*.devices.example\"\n\
+                  backend = \"demo\"\n";
+    let bed = Bed::with(&["ecdsa"], edge, routes).await;
+    let (cert, key) = bed.client("meter-7.devices.example");
+    assert!(bed.https(Some((&cert, &key)), "/hello", "").await.unwrap().contains("200 OK"));
+    let (cert, key) = bed.client("meter-7.elsewhere.example");
+    assert!(bed.https(Some((&cert, &key)), "/hello", "").await.unwrap().contains("404 Not Found"));
+    assert!(bed.https(None, "/hello", "").await.unwrap().contains("404 Not Found"));
+}
+
+#[tokio::test]
+async fn wrong_client_certificates_are_refused_and_counted() {
+    let edge = "client_certificates = \"required\"\nclient_ca = \"clients.pem\"\nauthentication = \"none\"";
+    let bed = Bed::start(&["ecdsa"], edge).await;
+    let (cert, key) = bed.stranger();
+    for transports in BOTH {
+        let certificate = ClientCertificate::pem(&*cert, &*key);
+        let error = bed.call(transports, |tls| tls.certificate = Some(certificate)).await.unwrap_err();
+        assert!(error.contains("UnknownCA") || error.contains("error 48"), "{error}");
+    }
+    let metrics = bed.serving.gateway.metrics.render();
+    assert!(metrics.contains("towline_connections_refused_total{listener=\"edge\",reason=\"handshake\"}"));
+}
+
+#[tokio::test]
+async fn one_listener_speaks_two_kinds_of_cryptography() {
+    let bed = Bed::start(&["ecdsa", "sm2"], "crypto = [\"international\", \"shangmi\"]").await;
+    for transports in BOTH {
+        bed.call(transports, |_| ()).await.unwrap();
+        bed.call(transports, |tls| {
+            tls.roots_pem = std::fs::read(bed.path("sm2-ca.pem")).unwrap();
+            tls.crypto = vec![std::sync::Arc::new(ShangMi::default())];
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_route_for_encrypted_transports_refuses_plaintext_on_every_front() {
+    let routes = "[[routes]]\nname = \"private\"\npath = \"/hello\"\nencrypted_only = true\nbackend = \"demo\"\n\
+                  [[routes]]\nname = \"readings\"\ntopic = \"private/#\"\nencrypted_only = true\nbackend = \"demo\"\n\
+                  call = \"/events\"\n";
+    let bed = Bed::with(&["ecdsa"], "tls = \"optional\"\nauthentication = \"none\"", routes).await;
+    for transports in BOTH {
+        let answer = bed.request(transports, CallRequest::http(Method::GET, "/hello", ""), |_| ()).await;
+        assert!(answer.unwrap().contains("hello"), "encrypted");
+    }
+    let plain = bed.plaintext_call(CallRequest::http(Method::GET, "/hello", "")).await.unwrap_err();
+    assert!(plain.contains("is served over TLS and QUIC only"), "{plain}");
+    let http = bed.plaintext_http("/hello").await;
+    assert!(http.starts_with("HTTP/1.1 426 ") && http.contains("encryption_required"), "{http}");
+    let mut plain = bed.plaintext().await;
+    assert_eq!(mqtt_connect(&mut plain).await[3], 0);
+    let puback = mqtt_publish(&mut plain, "private/a").await;
+    assert_eq!((puback[0], puback[4]), (0x40, 0x87), "not authorized: {puback:?}");
+    let mut encrypted = bed.tls(None, Some(b"mqtt")).await.unwrap();
+    assert_eq!(mqtt_connect(&mut encrypted).await[3], 0);
+    let puback = mqtt_publish(&mut encrypted, "private/a").await;
+    assert!(puback[1] == 2 || puback[4] < 0x80, "{puback:?}");
+}

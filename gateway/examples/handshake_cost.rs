@@ -81,7 +81,9 @@ impl Kind {
         let name = ServerName::try_from("edge.example").map_err(general)?;
         let mut client = ClientConnection::new(Arc::clone(&self.client), name)?;
         let (mut server, mut spent) = (None, Duration::ZERO);
-        while client.is_handshaking() || server.as_ref().is_some_and(ServerConnection::wants_write) {
+        while client.is_handshaking()
+            || server.as_ref().is_some_and(|server: &ServerConnection| server.is_handshaking())
+        {
             let sent = written(|out| client.write_tls(out))?;
             let before = cpu_time();
             if server.is_none() {

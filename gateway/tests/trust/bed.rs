@@ -72,7 +72,11 @@ impl Bed {
     }
 
     /// GET /headers through the SDK: the header fields that the backend got, or why there is no answer.
-    pub async fn call(&self, transports: Transports, change: impl FnOnce(&mut Tls)) -> Result<String, String> {
+    pub async fn call(
+        &self,
+        transports: Transports,
+        change: impl FnOnce(&mut Tls),
+    ) -> Result<String, String> {
         self.request(transports, CallRequest::http(Method::GET, "/headers", ""), change).await
     }
 
@@ -208,7 +212,9 @@ async fn answer(config: ClientConfig, request: CallRequest) -> Result<String, St
 async fn ended(states: &mut tokio::sync::watch::Receiver<ConnectionState>) -> String {
     loop {
         match &*states.borrow_and_update() {
-            ConnectionState::Offline { reason } | ConnectionState::Closed { reason } => return reason.clone(),
+            ConnectionState::Offline { reason } | ConnectionState::Closed { reason } => {
+                return reason.clone();
+            }
             ConnectionState::Connecting | ConnectionState::Online { .. } => {}
         }
         if states.changed().await.is_err() {
@@ -269,7 +275,8 @@ fn make_server_certificates(folder: &Path, kinds: &[&str]) {
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     for kind in kinds {
         let (chain, key) = if *kind == "sm2" {
-            let (ca_key, key) = (issue::Sm2KeyPair::generate().unwrap(), issue::Sm2KeyPair::generate().unwrap());
+            let (ca_key, key) =
+                (issue::Sm2KeyPair::generate().unwrap(), issue::Sm2KeyPair::generate().unwrap());
             let ca_params = authority_params("sm2");
             let ca = issue::self_signed(&ca_params, &ca_key).unwrap();
             std::fs::write(folder.join("sm2-ca.pem"), issue::to_pem(&ca).unwrap()).unwrap();

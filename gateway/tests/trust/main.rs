@@ -1,6 +1,9 @@
 //! Whom the gateway and its clients trust, end to end: delegated certificates, pins, clients' certificates as users,
 //! conditions of routes and header fields, and routes for encrypted transports, over TCP and QUIC.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
 mod bed;
 
 use http::Method;
@@ -47,7 +50,10 @@ async fn a_clients_certificate_is_its_user_and_reaches_the_backend() {
             .await
             .unwrap();
         assert!(answer.contains("x-towline-user: meter-7.devices.example"), "{answer}");
-        assert!(answer.contains("\nclient-cert: :MII") || answer.starts_with("client-cert: :MII"), "{answer}");
+        assert!(
+            answer.contains("\nclient-cert: :MII") || answer.starts_with("client-cert: :MII"),
+            "{answer}"
+        );
         let error = bed.call(transports, |_| ()).await.unwrap_err();
         assert!(error.to_lowercase().contains("certificate"), "{error}");
     }
@@ -62,7 +68,8 @@ async fn a_clients_certificate_is_its_user_and_reaches_the_backend() {
 
 #[tokio::test]
 async fn who_is_asked_and_has_none_is_told_in_its_own_protocol() {
-    let edge = "client_certificates = \"optional\"\nclient_ca = \"clients.pem\"\nauthentication = \"certificate\"";
+    let edge =
+        "client_certificates = \"optional\"\nclient_ca = \"clients.pem\"\nauthentication = \"certificate\"";
     let bed = Bed::start(&["ecdsa"], edge).await;
     let error = bed.call(Transports::Tcp, |_| ()).await.unwrap_err();
     assert!(error.contains("no certificate"), "{error}");

@@ -237,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
             }
             Ok(Moved::Wrote) => None,
-            Err(error) => Some(self.lost(format!("{}: {error}", self.transport))),
+            Err(error) => Some(self.lost(format!("{}: {}", self.transport, with_causes(&error)))),
         }
     }
 
@@ -534,4 +534,15 @@ impl RequestSink for Connection {
     fn credit(&mut self, seq: u64, bytes: usize) {
         Connection::credit(self, seq, bytes);
     }
+}
+
+/// quinn says "connection lost", and only the cause of that says why: an alert, for instance.
+fn with_causes(error: &std::io::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.get_ref().and_then(|inner| inner.source());
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
 }

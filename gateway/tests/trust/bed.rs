@@ -211,11 +211,11 @@ async fn answer(config: ClientConfig, request: CallRequest) -> Result<String, St
 /// Why the first attempt to connect failed.
 async fn ended(states: &mut tokio::sync::watch::Receiver<ConnectionState>) -> String {
     loop {
-        match &*states.borrow_and_update() {
-            ConnectionState::Offline { reason } | ConnectionState::Closed { reason } => {
-                return reason.clone();
-            }
-            ConnectionState::Connecting | ConnectionState::Online { .. } => {}
+        if let ConnectionState::Offline { reason } | ConnectionState::Closed { reason } =
+            &*states.borrow_and_update()
+            && reason != "starting"
+        {
+            return reason.clone();
         }
         if states.changed().await.is_err() {
             return "the client is gone".to_owned();

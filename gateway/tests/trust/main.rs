@@ -107,15 +107,18 @@ async fn wrong_client_certificates_are_refused_and_counted() {
 
 #[tokio::test]
 async fn one_listener_speaks_two_kinds_of_cryptography() {
-    let bed = Bed::start(&["ecdsa", "sm2"], "crypto = [\"international\", \"shangmi\"]").await;
+    let both = Bed::start(&["ecdsa", "sm2"], "crypto = [\"international\", \"shangmi\"]").await;
     for transports in BOTH {
-        bed.call(transports, |_| ()).await.unwrap();
-        bed.call(transports, |tls| {
+        both.call(transports, |_| ()).await.unwrap();
+    }
+    let alone = Bed::start(&["sm2"], "crypto = [\"shangmi\"]").await;
+    for (bed, transports) in [(&both, Transports::Tcp), (&alone, Transports::Tcp), (&alone, Transports::Quic)]
+    {
+        let shangmi = |tls: &mut towline_client::Tls| {
             tls.roots_pem = std::fs::read(bed.path("sm2-ca.pem")).unwrap();
             tls.crypto = vec![std::sync::Arc::new(ShangMi::default())];
-        })
-        .await
-        .unwrap();
+        };
+        bed.call(transports, shangmi).await.unwrap();
     }
 }
 

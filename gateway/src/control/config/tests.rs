@@ -354,3 +354,68 @@ fn a_file_that_is_no_dictionary_is_named_with_its_line() {
     let found = mistakes(&format!("{LISTENER}[compression]\ndictionaries = [\"Cargo.toml\"]\n"));
     assert!(found.starts_with("t.toml:7:16: compression.dictionaries: "), "{found}");
 }
+
+#[test]
+fn what_tls_is_made_from_must_fit_together() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::cli::development_certificates(folder.path()).unwrap();
+    fs::write(folder.path().join("keys"), "no key").unwrap();
+    let check = |keys: &str, expected: &str| {
+        let text = format!(
+            "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nauthentication = \"none\"\n{keys}\n"
+        );
+        let found = parse(&folder.path().join("t.toml"), &text).err().map(|error| error.to_string());
+        let found = found.unwrap_or_default().replace(&*folder.path().to_string_lossy(), "");
+        assert_eq!(found, expected, "\n{text}");
+    };
+    let ecdsa = "certificate = { chain = \"dev-cert.pem\", key = \"dev-key.pem\" }";
+    let both = "certificate = [{ chain = \"dev-cert.pem\", key = \"dev-key.pem\" }, \
+                { chain = \"dev-sm2-cert.pem\", key = \"dev-sm2-key.pem\" }]";
+    check(ecdsa, "");
+    check(&format!("{both}\ncrypto = [\"shangmi\", \"international\"]\nquic = true"), "");
+    check(
+        &format!("{ecdsa}\ncrypto = [\"hsm\", \"international\", \"international\"]"),
+        "/t.toml:6:10: listeners.crypto: \"hsm\" is not known; known: \"international\", \"shangmi\"\n\
+         /t.toml:6:10: listeners.crypto: \"international\" stands there twice",
+    );
+    check(
+        &format!("{ecdsa}\ncrypto = [\"international\", \"shangmi\"]"),
+        "/t.toml:6:10: listeners.crypto: \"shangmi\" has no certificate of its kind; add one to \
+         certificate = [ … ], or leave it out",
+    );
+    check(
+        both,
+        "/t.toml:5:15: listeners.certificate: /dev-sm2-cert.pem: is a certificate for a key of the kind \"sm2\", \
+         which the listener's crypto = [\"international\"] does not know",
+    );
+    check(
+        "certificate = { chain = \"dev-cert.pem\", key = \"dev-sm2-key.pem\" }",
+        "/t.toml:5:15: listeners.certificate: /dev-sm2-key.pem: cannot be used: unexpected error: failed to parse \
+         private key as RSA, ECDSA, or EdDSA",
+    );
+    check(
+        &format!("{ecdsa}\nclient_certificates = \"required\"\ntls = \"optional\""),
+        "/t.toml:1:1: listeners.client_ca: is missing: the authorities that sign clients' certificates; write \
+         client_ca = \"clients.pem\"\n\
+         /t.toml:6:23: listeners.client_certificates: \"required\" could be got round in plaintext; write \
+         tls = \"required\"",
+    );
+    check(
+        &format!("{ecdsa}\nclient_ca = \"dev-ca.pem\"\nforward_client_certificate = true"),
+        "/t.toml:6:13: listeners.client_ca: would never be used; write client_certificates = \"required\" or \
+         \"optional\"\n\
+         /t.toml:7:30: listeners.forward_client_certificate: needs client certificates; write \
+         client_certificates = \"required\" or \"optional\"",
+    );
+    check(
+        &format!("{ecdsa}\ndelegated_life = \"8d\"\n[tls]\nticket_keys = \"keys\""),
+        "/t.toml:6:18: listeners.delegated_life: 8d is out of range; write 1h to 7d\n\
+         /t.toml:8:15: tls.ticket_keys: /keys: line 1 is not base64 of 48 bytes; make it with `towline cert \
+         ticket-key`",
+    );
+    check(
+        &format!("{ecdsa}\ntls = \"off\""),
+        "/t.toml:5:15: listeners.certificate: would never be used with tls = \"off\" and quic = false; leave it out, \
+         or set tls",
+    );
+}

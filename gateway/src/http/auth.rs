@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
 use parking_lot::Mutex;
 
+use super::problem;
 use crate::{
     gateway::{Gateway, Unauthorized},
-    request::Origin,
+    request::{Body, Origin},
     settings::Authentication,
     snapshot::Snapshot,
 };
@@ -73,6 +74,14 @@ impl Gate {
 }
 
 impl Gate {
+    /// What a client is told that is not admitted.
+    pub(super) fn refusal(&self, grpc: bool) -> Response<Body> {
+        match self.demanded {
+            Authentication::Certificate => problem::nameless(grpc),
+            Authentication::None | Authentication::Password => problem::unauthorized(grpc),
+        }
+    }
+
     /// Once per connection: its certificate does not change. What the client says in Authorization is between
     /// it and the backend.
     async fn admit_by_certificate(

@@ -68,7 +68,7 @@ impl Front {
         }
         let admitted = self.gate.admit(&self.gateway, &self.origin, &mut parts.headers).await;
         let Ok(origin) = admitted else {
-            return problem::unauthorized(grpc);
+            return self.gate.refusal(grpc);
         };
         if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
             let message = "HTTP/1.1 wants exactly one Host header (RFC 9112, section 3.2)";

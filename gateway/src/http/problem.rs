@@ -36,6 +36,18 @@ pub(super) fn answer(error: &RpcError, grpc: bool) -> Response<Body> {
     response
 }
 
+/// The answer to a request of a client without a certificate that names it; no credential would help.
+pub(super) fn nameless(grpc: bool) -> Response<Body> {
+    let message = "this listener wants a client certificate that names its bearer";
+    let error = RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, message);
+    if grpc {
+        let mut trailers = grpc_trailers(&error);
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static("16"));
+        return trailers_only(trailers);
+    }
+    problem(StatusCode::FORBIDDEN, &error)
+}
+
 /// The answer to a request without a right credential.
 pub(super) fn unauthorized(grpc: bool) -> Response<Body> {
     let message = "this listener wants HTTP Basic credentials (`authorization: Basic ...`)";

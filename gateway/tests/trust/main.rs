@@ -73,7 +73,7 @@ async fn who_is_asked_and_has_none_is_told_in_its_own_protocol() {
     let bed = Bed::start(&["ecdsa"], edge).await;
     let error = bed.call(Transports::Tcp, |_| ()).await.unwrap_err();
     assert!(error.contains("no certificate"), "{error}");
-    assert!(bed.https(None, "/hello", "").await.unwrap().contains("401 Unauthorized"));
+    assert!(bed.https(None, "/hello", "").await.unwrap().contains("403 Forbidden"));
     let connack = mqtt_connect(&mut bed.tls(None, Some(b"mqtt")).await.unwrap()).await;
     assert_eq!(connack[3], 0x86, "bad user name or password: {connack:?}");
 }

@@ -7,6 +7,7 @@ use rustls::{
     client::Resumption,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use towline_crypto::ServerVerifier;
 
 use crate::plan::Protocol;
 
@@ -14,12 +15,16 @@ use crate::plan::Protocol;
 ///
 /// Sessions are not resumed: each connection is a client that the server has never seen.
 pub fn config(ca: &Path, protocol: Protocol) -> Result<ClientConfig, String> {
-    let mut config =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots(ca)?)
-            .with_no_client_auth();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // Who offers the link's name is shown delegated certificates (PROTOCOL.md, section 18).
+    let verifier = ServerVerifier::new(Arc::new(roots(ca)?), Vec::new(), &[Arc::clone(&provider)])
+        .map_err(|error| error.to_string())?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn(protocol).iter().map(|name| name.to_vec()).collect();
     Ok(config)

@@ -57,23 +57,25 @@ pub trait Idle: Send + Sized + 'static {
 /// How long a connection has to be quiet before it parks.
 ///
 /// Soon at first, since most have nothing to say once they have come, and what their tasks took then serves
-/// those that come next. One that is called back sooner than `park_after` waits four times as long the next
-/// time, up to `park_after` itself: it has more to say than parking saves.
+/// those that come next. One that is called back sooner than `park_after` waits longer the next time, up to
+/// `park_after` itself: it has more to say than parking saves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patience(u8);
 
 impl Patience {
-    const STEPS: u8 = 3;
+    /// What `park_after` is divided by, one time after the other.
+    const SHARES: [u32; 4] = [1024, 64, 8, 1];
 
     /// The time to wait now; `None` never parks.
     pub fn wait(self, park_after: Duration) -> Option<Duration> {
-        (!park_after.is_zero()).then(|| park_after / 4_u32.pow((Self::STEPS - self.0).into()))
+        let share = Self::SHARES.get(usize::from(self.0)).unwrap_or(&1);
+        (!park_after.is_zero()).then(|| park_after / *share)
     }
 
     /// What follows a stay of that length.
     #[must_use]
     pub fn after(self, stay: Duration, park_after: Duration) -> Self {
-        if stay < park_after { Self((self.0 + 1).min(Self::STEPS)) } else { Self::default() }
+        if stay < park_after { Self((self.0 + 1).min(Self::SHARES.len() as u8 - 1)) } else { Self::default() }
     }
 }
 

@@ -173,11 +173,11 @@ async fn a_drain_resumes_who_wants_to_hear_of_it_and_its_end_closes_the_rest() {
 
 #[test]
 fn who_is_called_back_soon_waits_longer_the_next_time() {
-    let after = Duration::from_secs(64);
+    let after = Duration::from_millis(1024);
     let mut patience = Patience::default();
-    for seconds in [1, 4, 16, 64, 64] {
-        assert_eq!(patience.wait(after), Some(Duration::from_secs(seconds)));
-        patience = patience.after(Duration::from_secs(63), after);
+    for ms in [1, 16, 128, 1024, 1024] {
+        assert_eq!(patience.wait(after), Some(Duration::from_millis(ms)));
+        patience = patience.after(Duration::from_millis(1023), after);
     }
     assert_eq!(patience.after(after, after), Patience::default());
     assert_eq!(patience.wait(Duration::ZERO), None);

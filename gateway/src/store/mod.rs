@@ -28,7 +28,7 @@ use self::queue::Queue;
 /// Name of the file in the data folder.
 const FILE_NAME: &str = "towline.redb";
 /// Memory that redb may use for pages. The working set is what clients that are away have waiting.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 /// The store. Cheap to clone: all clones are the same store. What was written is flushed when the last one
 /// is dropped.

@@ -155,8 +155,18 @@ impl Client {
         self.handle.shared.with(|core| core.publish(topic, payload, None))
     }
 
-    /// The device's network changed: the line is made anew at once, and requests move over to it.
+    /// The device's network changed: a QUIC connection moves to a new socket and calls go on; on TCP, or if the
+    /// gateway is not heard there, the line is made anew at once, and requests move over to it.
     pub fn network_changed(&self) {
+        self.handle.shared.with(|core| {
+            core.network_changed = true;
+            core.touch_control();
+        });
+        self.handle.shared.supervisor.notify_one();
+    }
+
+    /// The line is made anew at once, whatever the network did, and requests move over to it.
+    pub fn reconnect(&self) {
         self.handle.shared.with(|core| {
             core.reconnect = true;
             core.touch_control();

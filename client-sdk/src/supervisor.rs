@@ -82,7 +82,10 @@ impl Supervisor {
     async fn attempt(&mut self, opening: &Arc<Opening>) -> Result<Wire, ConnectError> {
         let endpoint = self.next_endpoint();
         let policy = self.shared.policy.borrow().clone();
-        let wire = self.connector.clone().connect(endpoint, policy, opening.first_flight()).await?;
+        let wire = {
+            let (flight, flies) = (opening.first_flight(), opening.may_fly());
+            self.connector.clone().connect(endpoint, policy, flight, flies).await?
+        };
         self.connector.learn(wire.transport(), Instant::now());
         Ok(wire)
     }
@@ -109,6 +112,10 @@ impl Supervisor {
                 self.connector.network_changed();
                 Duration::ZERO
             }
+            Next::Unanswered => {
+                self.connector.quic_unanswered(Instant::now());
+                Duration::ZERO
+            }
             Next::Elsewhere(endpoints) => {
                 self.advised = endpoints.iter().rev().filter_map(|text| text.parse().ok()).collect();
                 Duration::ZERO
@@ -126,8 +133,10 @@ impl Supervisor {
         let waiting = sleep(delay);
         tokio::pin!(waiting);
         loop {
-            let (closing, changed) =
-                shared.with(|core| (core.closing.is_some(), std::mem::take(&mut core.reconnect)));
+            let (closing, changed) = shared.with(|core| {
+                let changed = std::mem::take(&mut core.reconnect) | std::mem::take(&mut core.network_changed);
+                (core.closing.is_some(), changed)
+            });
             if closing {
                 return Pause::Closed;
             }

@@ -27,6 +27,10 @@ pub struct Metrics {
     /// `rejected`), and what the fronts did of requests and connections in it (`served` before the handshake
     /// was complete, `waited` for it, `broken` since it never was, `refused` for want of a place to wait).
     pub early_data: IntCounterVec,
+    /// Retries sent to QUIC peers that had to prove their address, by `listener`.
+    pub quic_retries: IntCounterVec,
+    /// QUIC connections that went on from another address, by `listener`.
+    pub quic_migrations: IntCounterVec,
     /// Seconds until a certificate's end, by `listener`, `name` and `kind`.
     pub certificate_expiry_seconds: IntGaugeVec,
     /// Certificates and keys read again because their files changed, by `outcome` (`ok`, `refused`).
@@ -91,6 +95,13 @@ impl Metrics {
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
             tls_tickets: counters(r, "tls_tickets_total", "TLS session tickets", &["outcome"]),
             early_data: counters(r, "early_data_total", "Early data (0-RTT)", &["listener", "outcome"]),
+            quic_retries: counters(r, "quic_retries_total", "Retries sent to QUIC peers", &["listener"]),
+            quic_migrations: counters(
+                r,
+                "quic_migrations_total",
+                "QUIC connections that went on from another address",
+                &["listener"],
+            ),
             certificate_expiry_seconds: gauges(
                 r,
                 "certificate_expiry_seconds",

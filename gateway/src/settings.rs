@@ -275,6 +275,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// One frame's payload on the link, bytes.
     pub frame_bytes_max: usize,
+    /// The largest UDP payload that QUIC looks for on a path, bytes; 1200 looks for none.
+    pub quic_payload_max: usize,
     /// One header list, bytes as RFC 7541 section 4.1 counts (name + value + 32).
     pub header_list_bytes_max: usize,
     /// One message after decompression, bytes; also an HTTP request body without a stream's end.
@@ -510,6 +512,7 @@ impl Default for Limits {
             first_message_timeout: Duration::from_secs(10),
             connections_max: 200_000,
             frame_bytes_max: 16 * 1024 + 256,
+            quic_payload_max: 1452,
             header_list_bytes_max: 64 * 1024,
             message_bytes_max: 4 * 1024 * 1024,
             streams_max: 128,

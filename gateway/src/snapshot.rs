@@ -140,8 +140,9 @@ impl ListenerSnapshot {
         }
         if !listener.certificates.is_empty() {
             let tls = ServerTls::new(listener, &settings.providers, tickets, SystemTime::now())?;
-            snapshot.quic = tls.preferred_quic().map(|crypto| quic::server_config(crypto, settings));
-            snapshot.tls = Some(Arc::new(tls));
+            let tls = Arc::new(tls);
+            snapshot.quic = quic::server_config(&tls, settings);
+            snapshot.tls = Some(tls);
         }
         Ok(snapshot)
     }

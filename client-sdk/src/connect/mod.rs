@@ -16,6 +16,7 @@ use std::{
 use tokio::{task::JoinSet, time::timeout};
 
 pub(crate) use early::FirstFlight;
+pub(crate) use quic::{Path, QuicWire};
 pub(crate) use tcp::ByteStream;
 
 use crate::{
@@ -40,8 +41,8 @@ pub(crate) enum Wire {
         /// Bytes of the first flight that the gateway has taken as early data.
         early: usize,
     },
-    /// QUIC.
-    Quic(quinn::Connection),
+    /// QUIC. With early data the gateway may not have answered yet.
+    Quic(QuicWire),
 }
 
 impl Wire {
@@ -79,7 +80,7 @@ impl Connector {
             Security::Plaintext => (None, None),
             Security::Tls(security) => {
                 let tls = tls::tls_config(security, config.early_data)?;
-                let quic = tls::quic_config(&tls, config.limits.stream_window)?;
+                let quic = tls::quic_config(&tls, &config.limits)?;
                 (Some(tls), Some(quic))
             }
         };
@@ -91,6 +92,13 @@ impl Connector {
         self.quic_blocked = None;
     }
 
+    /// Early data on QUIC was not answered: TCP starts at once.
+    pub(crate) fn quic_unanswered(&mut self, now: Instant) {
+        if self.transports == Transports::QuicAndTcp {
+            self.quic_blocked = Some(now);
+        }
+    }
+
     /// Remembers which transport won.
     pub(crate) fn learn(&mut self, won: Transport, now: Instant) {
         if self.transports == Transports::QuicAndTcp {
@@ -99,15 +107,17 @@ impl Connector {
     }
 
     /// One attempt on one endpoint, bounded by the policy's `connect_timeout`. Connections that can carry
-    /// early data carry `flight`.
+    /// early data carry `flight` on TCP; on QUIC, `flies` says whether they may be used before the gateway has
+    /// answered.
     pub(crate) async fn connect(
         self,
         endpoint: Endpoint,
         policy: Policy,
         flight: FirstFlight,
+        flies: bool,
     ) -> Result<Wire, ConnectError> {
         let bound = policy.connect_timeout;
-        match timeout(bound, Box::pin(self.race(&endpoint, &policy, flight))).await {
+        match timeout(bound, Box::pin(self.race(&endpoint, &policy, flight, flies))).await {
             Ok(outcome) => outcome.map_err(|error| ConnectError(format!("{endpoint}: {error}"))),
             Err(_) => Err(ConnectError(format!("{endpoint}: no answer within {bound:?} (connect_timeout)"))),
         }
@@ -118,13 +128,16 @@ impl Connector {
         endpoint: &Endpoint,
         policy: &Policy,
         flight: FirstFlight,
+        flies: bool,
     ) -> Result<Wire, ConnectError> {
         let addresses = resolve(endpoint).await?;
         let mut attempts = JoinSet::new();
         if self.transports != Transports::Tcp
             && let Some(quic) = self.quic.clone()
         {
-            attempts.spawn(quic::connect(quic, endpoint.host.clone(), addresses.clone()));
+            // Where UDP was seen not to pass, nobody waits for what was said early.
+            let early = flies && !self.is_quic_blocked();
+            attempts.spawn(quic::connect(quic, endpoint.host.clone(), addresses.clone(), early));
         }
         if self.transports != Transports::Quic {
             let delay = self.tcp_delay(policy, attempts.is_empty());
@@ -135,8 +148,11 @@ impl Connector {
 
     /// TCP starts at once where QUIC is not used, or was lately seen not to pass.
     fn tcp_delay(&self, policy: &Policy, alone: bool) -> Duration {
-        let blocked = self.quic_blocked.is_some_and(|at| at.elapsed() < QUIC_BLOCKED_MEMORY);
-        if alone || blocked { Duration::ZERO } else { policy.fallback_delay }
+        if alone || self.is_quic_blocked() { Duration::ZERO } else { policy.fallback_delay }
+    }
+
+    fn is_quic_blocked(&self) -> bool {
+        self.quic_blocked.is_some_and(|at| at.elapsed() < QUIC_BLOCKED_MEMORY)
     }
 
     async fn tcp_after(

@@ -1,28 +1,97 @@
 //! QUIC by quinn. Each connection has an endpoint (and so a port) of its own: a NAT that lost the old
 //! binding then sees a new flow, and the endpoint goes away with its connection.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use super::{ConnectError, Wire, staggered};
+
+/// After the address changed, the gateway has three round trips and this long to be heard on the new one.
+const MOVE_GRACE: Duration = Duration::from_secs(1);
+
+/// A QUIC connection and what it stands on.
+pub(crate) struct QuicWire {
+    pub(crate) connection: quinn::Connection,
+    pub(crate) path: Path,
+    /// Resolves with whether the gateway took what was said before it answered; `None` where it has answered.
+    pub(crate) early: Option<quinn::ZeroRttAccepted>,
+}
+
+/// The socket of a connection, which may change under it (RFC 9000, section 9).
+#[derive(Clone)]
+pub(crate) struct Path {
+    endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+    moving: Option<Moving>,
+}
+
+/// The connection has moved, and nothing was heard since.
+#[derive(Clone)]
+struct Moving {
+    due: Instant,
+    /// Datagrams received before.
+    heard: u64,
+}
+
+impl Path {
+    /// Goes on from a new socket: the old one may be bound to an interface that is gone, or to a NAT's
+    /// binding that is. The gateway is asked for a sign of life at once.
+    pub(crate) fn move_on(&mut self, now: Instant) -> io::Result<()> {
+        let address = unspecified(self.connection.remote_address());
+        self.endpoint.rebind(UdpSocket::bind(address)?)?;
+        let due = now + 3 * self.connection.rtt() + MOVE_GRACE;
+        self.moving = Some(Moving { due, heard: self.heard() });
+        Ok(())
+    }
+
+    /// When to look whether the gateway was heard.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.moving.as_ref().map(|moving| moving.due)
+    }
+
+    /// Whether the gateway should have been heard by now, and was not.
+    pub(crate) fn is_lost(&mut self, now: Instant) -> bool {
+        let Some(moving) = self.moving.take_if(|moving| moving.due <= now) else { return false };
+        self.heard() == moving.heard
+    }
+
+    fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+}
 
 pub(super) async fn connect(
     config: quinn::ClientConfig,
     host: String,
     addresses: Vec<SocketAddr>,
+    early: bool,
 ) -> Result<Wire, ConnectError> {
-    staggered(addresses, |address| connect_one(config.clone(), host.clone(), address)).await
+    staggered(addresses, |address| connect_one(config.clone(), host.clone(), address, early)).await
 }
 
 async fn connect_one(
     config: quinn::ClientConfig,
     host: String,
     address: SocketAddr,
+    early: bool,
 ) -> Result<Wire, ConnectError> {
     let failed = |error: &dyn std::fmt::Display| ConnectError(format!("QUIC {address}: {error}"));
     let endpoint = quinn::Endpoint::client(unspecified(address)).map_err(|error| failed(&error))?;
     let connecting = endpoint.connect_with(config, address, &host).map_err(|error| failed(&error))?;
-    let connection = connecting.await.map_err(|error| failed(&error))?;
-    Ok(Wire::Quic(connection))
+    // Without a ticket for early data there is nothing to say yet.
+    let connecting = match early {
+        true => connecting.into_0rtt(),
+        false => Err(connecting),
+    };
+    let (connection, early) = match connecting {
+        Ok((connection, accepted)) => (connection, Some(accepted)),
+        Err(connecting) => (connecting.await.map_err(|error| failed(&error))?, None),
+    };
+    let path = Path { endpoint, connection: connection.clone(), moving: None };
+    Ok(Wire::Quic(QuicWire { connection, path, early }))
 }
 
 fn unspecified(peer: SocketAddr) -> SocketAddr {

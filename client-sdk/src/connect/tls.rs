@@ -11,7 +11,7 @@ use rustls::{
 use towline_crypto::{International, Provider, ServerVerifier, offer_of};
 
 use crate::{
-    config::{ClientCertificate, Tls},
+    config::{ClientCertificate, Limits, Tls},
     error::{ConfigError, StartError},
 };
 
@@ -79,10 +79,7 @@ fn identity(
 }
 
 /// The same trust for QUIC. Sessions are kept apart: what a ticket allows of early data differs.
-pub(super) fn quic_config(
-    tls: &Arc<TlsConfig>,
-    stream_window: u32,
-) -> Result<quinn::ClientConfig, StartError> {
+pub(super) fn quic_config(tls: &Arc<TlsConfig>, limits: &Limits) -> Result<quinn::ClientConfig, StartError> {
     let mut tls = TlsConfig::clone(tls);
     tls.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
     let initial = International::default()
@@ -94,11 +91,26 @@ pub(super) fn quic_config(
     transport
         .max_concurrent_bidi_streams(0u8.into())
         .max_concurrent_uni_streams(0u8.into())
-        .stream_receive_window(stream_window.into())
+        .stream_receive_window(limits.stream_window.into())
+        // The link's own beats keep a NAT's binding, at the policy's pace: QUIC adds none.
+        .keep_alive_interval(None)
+        .mtu_discovery_config(mtu_discovery(limits.udp_payload_max))
         .max_idle_timeout(quinn::IdleTimeout::try_from(QUIC_IDLE_MAX).ok());
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+/// Packets of this size pass everywhere (RFC 9000, section 14).
+pub(crate) const UDP_PAYLOAD_MIN: u16 = 1200;
+/// Sizes that differ by less are not worth a probe, which is a lost packet where it does not pass.
+const MTU_STEP: u16 = 60;
+
+/// Each probe is a full packet of the uplink's, and none of it is of use to the app.
+fn mtu_discovery(udp_payload_max: u16) -> Option<quinn::MtuDiscoveryConfig> {
+    let mut probing = quinn::MtuDiscoveryConfig::default();
+    probing.upper_bound(udp_payload_max).minimum_change(MTU_STEP);
+    (udp_payload_max > UDP_PAYLOAD_MIN).then_some(probing)
 }
 
 #[cfg(test)]
@@ -145,7 +157,7 @@ mod tests {
         assert_eq!(suites[0], 0x00c6);
         assert!(suites.contains(&0x1301));
         assert_eq!(u16::from(provider.kx_groups[0].name()), 41);
-        assert!(quic_config(&config, 1 << 16).is_ok());
+        assert!(quic_config(&config, &Limits::default()).is_ok());
         tls.crypto.clear();
         let error = tls_config(&tls, false).unwrap_err().to_string();
         assert!(error.contains("name at least one provider"), "{error}");

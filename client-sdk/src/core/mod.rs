@@ -116,6 +116,8 @@ pub(crate) struct Core {
     pub(crate) closing: Option<String>,
     /// Asks the supervisor for a new connection.
     pub(crate) reconnect: bool,
+    /// The app says that addresses changed.
+    pub(crate) network_changed: bool,
     wake_line: bool,
 }
 
@@ -145,6 +147,7 @@ impl Core {
             offline: None,
             closing: None,
             reconnect: false,
+            network_changed: false,
             wake_line: false,
         }
     }
@@ -309,6 +312,7 @@ impl Core {
         self.forgets.clear();
         self.dictionary_unknown = false;
         self.reconnect = false;
+        self.network_changed = false;
         self.pushes_left_out = false;
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);
         self.subscribes.iter_mut().for_each(|subscribe| subscribe.sent = false);

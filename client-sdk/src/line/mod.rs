@@ -3,6 +3,7 @@
 
 mod io;
 mod opening;
+mod quic;
 mod streams;
 
 use std::{
@@ -58,6 +59,8 @@ pub(crate) enum Next {
     Again,
     /// Connect again without delay.
     AtOnce,
+    /// What was said early on QUIC was not answered: connect again at once, by TCP if that is used.
+    Unanswered,
     /// Connect to one of these, if there are any; the delay has passed.
     Elsewhere(Vec<String>),
     /// Never: the gateway refused this client, or the app closed it.
@@ -101,27 +104,14 @@ pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
         (Wire::Tcp { .. }, Opened::Quic { .. }) | (Wire::Quic(_), Opened::Tcp { .. }) => {
             LineEnd { reason: "the transport changed".to_owned(), was_online: false, next: Next::Again }
         }
-        (Wire::Quic(connection), Opened::Quic { hello }) => match connection.open_bi().await {
-            Ok((send, recv)) => {
-                let control = link::Control::client(Arc::clone(&setup.link), hello.clone(), now);
-                // The control stream goes before every request.
-                let _ = send.set_priority(streams::CONTROL_PRIORITY);
-                let streams = Streams::new(Arc::clone(&setup.shared), connection.clone());
-                let machine = Machine::Quic(Box::new(control), streams);
-                let stream = tokio::io::join(recv, send);
-                let end = Line::new(setup, stream, machine, transport, hello, now).drive().await;
-                connection.close(0u32.into(), b"");
-                end
-            }
-            Err(error) => LineEnd { reason: format!("QUIC: {error}"), was_online: false, next: Next::Again },
-        },
+        (Wire::Quic(wire), Opened::Quic { hello }) => quic::drive(wire, setup, hello).await,
     }
 }
 
 /// The protocol's machine of either binding.
 enum Machine {
     Tcp(Box<Connection>),
-    Quic(Box<link::Control>, Streams),
+    Quic(Box<link::Control>, Box<Streams>),
 }
 
 struct Line<S> {
@@ -259,10 +249,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
         let may_open = self.leaving.is_none();
         let (machine, online) = (&mut self.machine, self.online);
-        let (closing, reconnect) = self.shared.with(|core| {
+        let (closing, mut reconnect) = self.shared.with(|core| {
             machine.tell(core, online, may_open, now);
-            (core.closing.clone(), core.reconnect)
+            let changed = std::mem::take(&mut core.network_changed);
+            (core.closing.clone(), core.reconnect || (changed && !machine.move_on(now)))
         });
+        reconnect |= self.machine.is_lost(now);
         if let Some(reason) = closing {
             self.machine.control().close(CloseCode::Done, &reason);
             return Some(self.end(reason, Next::Never(RpcErrorKind::Cancelled)));
@@ -389,10 +381,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     fn next_timeout(&mut self) -> Instant {
         let mut due = self.machine.poll_timeout();
+        let moved = self.machine.moved_due();
         let mut sooner = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
         if !self.online {
             sooner(self.welcome_due);
         }
+        moved.into_iter().for_each(&mut sooner);
         if let Some(leaving) = &self.leaving {
             let now = Instant::now();
             sooner(if now < leaving.from { leaving.from } else { leaving.by });
@@ -460,7 +454,7 @@ impl Machine {
                 forgets.iter().for_each(|&seq| connection.forget(seq));
                 tell_connection(connection, core, may_open, now);
             }
-            Self::Quic(control, streams) => streams.tell(control, core, may_open),
+            Self::Quic(control, streams) => streams.tell(control, core, may_open, online),
         }
     }
 
@@ -468,6 +462,29 @@ impl Machine {
     fn attach(&mut self, core: &mut Core, key: crate::core::Key, messages_received: u64) {
         if let Self::Quic(control, streams) = self {
             streams.attach(control, core, key, messages_received);
+        }
+    }
+
+    /// Goes on where the network changed; false where only a new connection can.
+    fn move_on(&mut self, now: Instant) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Quic(_, streams) => streams.path.move_on(now).is_ok(),
+        }
+    }
+
+    fn moved_due(&self) -> Option<Instant> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Quic(_, streams) => streams.path.due(),
+        }
+    }
+
+    /// Whether the gateway was not heard since the network changed.
+    fn is_lost(&mut self, now: Instant) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Quic(_, streams) => streams.path.is_lost(now),
         }
     }
 

@@ -58,6 +58,13 @@ impl Opening {
         Arc::new(move || opening.fly(Instant::now()))
     }
 
+    /// Whether calls may leave before the gateway has answered. PROTOCOL.md, section 17: only for a session that
+    /// it has named.
+    pub(crate) fn may_fly(&self) -> bool {
+        matches!(&*self.stage.lock(), Stage::Waiting)
+            && self.setup.shared.with(|core| core.session.is_known())
+    }
+
     pub(super) fn setup(&self) -> &Setup {
         &self.setup
     }

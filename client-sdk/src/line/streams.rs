@@ -13,7 +13,10 @@ use towline_protocols::link::{
     self, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
 };
 
-use crate::core::{Core, Key, RequestSink, Shared, SharedWakers};
+use crate::{
+    connect::Path,
+    core::{Core, Key, RequestSink, Shared, SharedWakers},
+};
 
 /// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
 pub(super) const CONTROL_PRIORITY: i32 = 8;
@@ -27,24 +30,32 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Streams {
     shared: Arc<Shared>,
     connection: quinn::Connection,
+    pub(super) path: Path,
+    /// The gateway had answered before anything was said.
+    answered: bool,
     /// Requests that have a task.
     carried: HashSet<u64>,
     tasks: JoinSet<u64>,
 }
 
 impl Streams {
-    pub(super) fn new(shared: Arc<Shared>, connection: quinn::Connection) -> Self {
-        Self { shared, connection, carried: HashSet::new(), tasks: JoinSet::new() }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: quinn::Connection,
+        path: Path,
+        answered: bool,
+    ) -> Self {
+        Self { shared, connection, path, answered, carried: HashSet::new(), tasks: JoinSet::new() }
     }
 
     /// Opens streams for new requests, and wakes those that have something to send.
-    pub(super) fn tell(&mut self, control: &link::Control, core: &mut Core, may_open: bool) {
+    pub(super) fn tell(&mut self, control: &link::Control, core: &mut Core, may_open: bool, online: bool) {
         let mut waiting = Vec::new();
         while let Some(key) = core.next_dirty() {
             let Some(call) = core.call(key) else { continue };
             if call.is_over() || self.carried.contains(&call.seq) {
                 call.wakers.stream.notify_one();
-            } else if may_open && call.may_begin() {
+            } else if may_open && call.may_begin() && (self.answered || online || call.is_unary()) {
                 self.spawn(control, core, key, None);
             } else {
                 waiting.push(key);

@@ -49,6 +49,7 @@ struct Server {
     gateway: Arc<Gateway>,
     front: Arc<Front>,
     connection: quinn::Connection,
+    path: quic::Path,
     h3: server::Connection<Streams, Bytes>,
     arrivals: Arc<Arrivals>,
     requests: JoinSet<Ended>,
@@ -98,11 +99,13 @@ impl Server {
                 return None;
             }
         };
+        let migrations = gateway.metrics.quic_migrations.with_label_values(&[&*origin.listener]);
         let front = Arc::new(Front::new(Arc::clone(&gateway), origin));
         let allowed = limits.streams_max.min(quic::REQUESTS_AT_FIRST);
         Some(Self {
             gateway,
             front,
+            path: quic::Path::new(connection.clone(), migrations),
             connection,
             h3,
             arrivals,
@@ -159,6 +162,7 @@ impl Server {
         // h3 accepts one stream at a time, and each has its ticket.
         let Some(ticket) = self.arrivals.take_ticket() else { return Ok(()) };
         self.requested = true;
+        self.path.look();
         let (gateway, front) = (Arc::clone(&self.gateway), Arc::clone(&self.front));
         self.requests.spawn(request::serve(gateway, front, resolver, ticket));
         // As on the link: a client that opens requests one after the other never waits for the limit.

@@ -417,7 +417,10 @@ impl Binding {
     fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
         match self {
             Self::Tcp(requests) => requests.machine.handle_bytes(now, input),
-            Self::Quic(streams) => streams.machine.handle_bytes(now, input),
+            Self::Quic(streams) => {
+                streams.path.look();
+                streams.machine.handle_bytes(now, input)
+            }
         }
     }
 

@@ -36,7 +36,12 @@ use towline_protocols::link::{Connection, Control};
 pub(crate) use self::config::config;
 pub use self::parked::Parked;
 use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
-use crate::{gateway::Gateway, parking::Patience, request::Origin, transport::Stream};
+use crate::{
+    gateway::Gateway,
+    parking::Patience,
+    request::Origin,
+    transport::{Stream, quic::Path},
+};
 
 /// Serves one TCP connection, of which `first_bytes` were read already, until it ends or may park.
 ///
@@ -90,7 +95,9 @@ async fn begin_quic(
     // The control stream goes before every request.
     let _ = send.set_priority(quic_stream::CONTROL_PRIORITY);
     let machine = Control::server(link, now());
-    let streams = QuicStreams::new(connection, machine, limits.streams_max);
+    let migrations = gateway.metrics.quic_migrations.with_label_values(&[&*origin.listener]);
+    let path = Path::new(connection.clone(), migrations);
+    let streams = QuicStreams::new(connection, path, machine, limits.streams_max);
     let binding = driver::Binding::Quic(Box::new(streams));
     let stream = tokio::io::join(recv, send);
     let mut driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), None);

@@ -40,6 +40,7 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 pub(super) struct QuicStreams {
     pub(super) machine: Control,
     connection: quinn::Connection,
+    pub(super) path: quic::Path,
     accepted: Option<(SendStream, RecvStream)>,
     /// Bytes of decompressed messages that the backends of all streams have not taken.
     inflated: Arc<AtomicUsize>,
@@ -50,10 +51,15 @@ pub(super) struct QuicStreams {
 }
 
 impl QuicStreams {
-    pub(super) fn new(connection: quinn::Connection, machine: Control, streams_max: usize) -> Self {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        path: quic::Path,
+        machine: Control,
+        streams_max: usize,
+    ) -> Self {
         let allowed = streams_max.min(quic::REQUESTS_AT_FIRST);
         let (inflated, tasks) = (Arc::default(), JoinSet::new());
-        Self { machine, connection, accepted: None, inflated, tasks, allowed, streams_max }
+        Self { machine, connection, path, accepted: None, inflated, tasks, allowed, streams_max }
     }
 
     /// Waits for a new stream, or for the end of one. Safe to cancel. QUIC's own limit on streams is
@@ -79,6 +85,7 @@ impl QuicStreams {
     /// Serves what [`QuicStreams::wake`] accepted.
     pub(super) fn serve(&mut self, door: &Arc<Door>) {
         if let Some((send, recv)) = self.accepted.take() {
+            self.path.look();
             let settings = self.machine.stream_settings();
             let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0 };
             self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, send, recv));

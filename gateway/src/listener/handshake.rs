@@ -103,7 +103,8 @@ fn outcome(accepted: &Result<Accepted, Refusal>) -> &'static str {
     }
 }
 
-fn early_data(gateway: &Gateway, listener: &str, outcome: EarlyOutcome) {
+/// Counts what became of a client's wish to send early data.
+pub(super) fn early_data(gateway: &Gateway, listener: &str, outcome: EarlyOutcome) {
     let outcome = match outcome {
         EarlyOutcome::NotAsked => return,
         EarlyOutcome::FirstUse => "accepted",
@@ -126,6 +127,15 @@ pub(super) async fn place<'a>(
     }
     gateway.metrics.limit_hit("limits.handshakes_max");
     handshakes.acquire().await.ok()
+}
+
+/// As [`place`], to be kept by a handshake that goes on by itself.
+pub(super) async fn owned_place(gateway: &Gateway) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(&gateway.handshakes).try_acquire_owned() {
+        return Some(permit);
+    }
+    gateway.metrics.limit_hit("limits.handshakes_max");
+    Arc::clone(&gateway.handshakes).acquire_owned().await.ok()
 }
 
 pub(super) fn count(gateway: &Gateway, listener: &str, outcome: &str) {

@@ -9,6 +9,7 @@ mod refusal;
 mod slots;
 mod tcp;
 mod tlcp;
+mod validation;
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
@@ -124,16 +125,6 @@ fn identity(
     let forward = snapshot.listener(listener).is_some_and(|each| each.settings.forward_client_certificate);
     PeerIdentity::of(chain, forward, SystemTime::now())
         .map_err(|error| HandshakeError::Peer(error.to_string()).into())
-}
-
-fn origin(
-    listener: Arc<str>,
-    peer: SocketAddr,
-    protocol: Protocol,
-    encrypted: bool,
-    identity: Option<Arc<PeerIdentity>>,
-) -> Arc<Origin> {
-    Arc::new(Origin { identity, ..Origin::new(listener, peer, protocol, encrypted) })
 }
 
 #[cfg(test)]

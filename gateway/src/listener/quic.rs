@@ -2,31 +2,39 @@
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
-use quinn::{Connection, Endpoint, Incoming, VarInt, crypto::rustls::HandshakeData};
+use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
-use tokio::time::timeout;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, error::Elapsed, timeout, timeout_at},
+};
 use tracing::info;
 
-use super::{Refusal, handshake, origin, refusal, slots};
+use super::{Refusal, handshake, refusal, slots, validation::Validation};
 use crate::{
     gateway::Gateway,
     request::{Origin, Protocol},
-    transport::tls::{self, PeerIdentity},
+    transport::{
+        Handshake,
+        quic::Agreed,
+        tls::{self, PeerIdentity},
+    },
 };
 
-/// When this share of the handshakes is running, new peers prove their address first (RFC 9000,
-/// section 8.1.2), so that spoofed ones cost no signature.
-const RETRY_SHARE: usize = 4;
 /// The transport's last words to connections that a drain cut.
 const CLOSE_DRAINED: u32 = 0;
 /// RFC 9001, section 4.8: the alert certificate_expired as a code of QUIC's; here an application's.
 const CLOSE_CERTIFICATE: u32 = 0x012d;
+/// The transport's last words to a connection whose handshake took too long.
+const CLOSE_LATE: u32 = 0;
 /// How long the last packets of a closed endpoint may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Accepts until the gateway drains, and closes the endpoint when the drain is over.
 pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
     let mut drain = gateway.drain.watch();
+    let mut validation = Validation::new(std::time::Instant::now());
+    let retries = gateway.metrics.quic_retries.with_label_values(&[&*name]);
     loop {
         let incoming = tokio::select! {
             biased;
@@ -34,7 +42,8 @@ pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endp
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { break };
-        if must_prove_address(&gateway, &incoming) {
+        if must_prove_address(&gateway, &mut validation, &incoming) {
+            retries.inc();
             // A client that cannot answer a Retry is refused by the drop of `incoming`.
             let _ = incoming.retry();
             continue;
@@ -56,24 +65,23 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
     let _at_work = gateway.drain.guard();
     let established = Box::pin(async {
         let slot = slots::admit(&gateway, &listener)?;
-        let connection = secure(&gateway, &listener, incoming).await?;
-        let identity = identity(&gateway, &listener, &connection)?;
-        Ok((slot, connection, identity))
+        let secured = secure(&gateway, &listener, incoming).await?;
+        let protocol = protocol(&secured.agreed).ok_or(Refusal::UnknownProtocol)?;
+        let identity = identity(&gateway, &listener, &secured.connection)?;
+        Ok((slot, protocol, identity, secured))
     });
     let established = tokio::select! {
         biased;
         _ = drain.draining() => Err(Refusal::Draining),
         established = established => established,
     };
-    let (slot, connection, identity) = match established {
+    let (slot, protocol, identity, Secured { connection, handshake, .. }) = match established {
         Ok(established) => established,
         Err(refusal) => return refusal::report(&gateway, &listener, peer, &refusal),
     };
-    let Some(protocol) = protocol(&connection) else {
-        return refusal::report(&gateway, &listener, peer, &Refusal::UnknownProtocol);
-    };
     let _open = slot.serving(&gateway, &listener, protocol);
-    let origin = origin(listener, peer, protocol, true, identity);
+    let origin = Origin { handshake, identity, ..Origin::new(listener, peer, protocol, true) };
+    let origin = Arc::new(origin);
     tokio::select! {
         () = serve(Arc::clone(&gateway), origin, connection.clone()) => {}
         () = drain.over() => connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down"),
@@ -82,9 +90,8 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
 }
 
 /// ALPN says what is spoken: the handshake let nothing pass that the listener does not admit.
-fn protocol(connection: &Connection) -> Option<Protocol> {
-    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
-    match data.protocol.as_deref() {
+fn protocol(agreed: &Agreed) -> Option<Protocol> {
+    match agreed.protocol.as_deref() {
         Some(tls::ALPN_LINK) => Some(Protocol::LinkQuic),
         Some(tls::ALPN_HTTP3) => Some(Protocol::Http3),
         _ => None,
@@ -103,30 +110,94 @@ fn serve(
     }
 }
 
-async fn secure(gateway: &Gateway, listener: &Arc<str>, incoming: Incoming) -> Result<Connection, Refusal> {
+/// A connection that may be served.
+struct Secured {
+    connection: Connection,
+    agreed: Agreed,
+    /// Pending while early data is served.
+    handshake: Handshake,
+}
+
+/// A running handshake, with its place.
+struct Running {
+    gateway: Arc<Gateway>,
+    listener: Arc<str>,
+    deadline: Instant,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Waits for the end of the handshake, or, where the client's early data is taken, for the ClientHello alone.
+async fn secure(gateway: &Arc<Gateway>, listener: &Arc<str>, incoming: Incoming) -> Result<Secured, Refusal> {
     let (config, limit) = {
         let snapshot = gateway.snapshot();
         let quic = snapshot.listener(listener).and_then(|listener| listener.quic.clone());
         (quic.ok_or(Refusal::NoListener)?, snapshot.settings.limits.handshake_timeout)
     };
-    let running = async {
-        let _place = handshake::place(gateway, &gateway.handshakes).await;
-        incoming.accept_with(config)?.await
-    };
-    let result = match timeout(limit, running).await {
-        Ok(result) => result.map_err(|error| Refusal::Handshake(io::Error::other(error).into())),
-        Err(_) => {
-            gateway.metrics.limit_hit("limits.handshake_timeout");
-            Err(Refusal::HandshakeTimeout)
+    let deadline = Instant::now() + limit;
+    let place = timeout_at(deadline, handshake::owned_place(gateway)).await;
+    let (gateway, listener) = (Arc::clone(gateway), Arc::clone(listener));
+    let running = Running { gateway, listener, deadline, _place: place.ok().flatten() };
+    running.run(incoming, config).await
+}
+
+impl Running {
+    async fn run(self, incoming: Incoming, config: Arc<quinn::ServerConfig>) -> Result<Secured, Refusal> {
+        let begun = async {
+            let mut connecting = incoming.accept_with(config)?;
+            let agreed = connecting.handshake_data().await?.downcast::<Agreed>();
+            Ok((connecting, agreed))
+        };
+        let begun = timeout_at(self.deadline, begun).await;
+        let (connecting, agreed) = self.counted(begun)?;
+        // The session of every listener's configuration is this gateway's own.
+        let agreed = *agreed.map_err(|_| Refusal::UnknownProtocol)?;
+        handshake::early_data(&self.gateway, &self.listener, agreed.early_outcome);
+        if agreed.early_data {
+            return self.early(connecting, agreed);
         }
-    };
-    let outcome = match &result {
-        Ok(_) => "ok",
-        Err(Refusal::HandshakeTimeout) => "timeout",
-        Err(_) => "failed",
-    };
-    handshake::count(gateway, listener, outcome);
-    result
+        let connected = timeout_at(self.deadline, connecting).await;
+        let connection = self.counted(connected)?;
+        handshake::count(&self.gateway, &self.listener, "ok");
+        Ok(Secured { connection, agreed, handshake: Handshake::complete() })
+    }
+
+    /// Serves what came early, while the handshake goes on.
+    fn early(self, connecting: Connecting, agreed: Agreed) -> Result<Secured, Refusal> {
+        let Ok((connection, over)) = connecting.into_0rtt() else {
+            return Err(Refusal::Handshake(io::Error::other("quinn did not hand early data on").into()));
+        };
+        let (completion, handshake) = Handshake::pending();
+        let watched = connection.clone();
+        tokio::spawn(async move {
+            let over = timeout_at(self.deadline, over).await.map(|_| match watched.close_reason() {
+                Some(error) => Err(error),
+                None => Ok(()),
+            });
+            match self.counted(over) {
+                Ok(()) => {
+                    handshake::count(&self.gateway, &self.listener, "ok");
+                    completion.complete();
+                }
+                Err(_) => watched.close(VarInt::from_u32(CLOSE_LATE), b"no complete handshake"),
+            }
+        });
+        Ok(Secured { connection, agreed, handshake })
+    }
+
+    fn counted<T>(&self, result: Result<Result<T, ConnectionError>, Elapsed>) -> Result<T, Refusal> {
+        match result {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                handshake::count(&self.gateway, &self.listener, "failed");
+                Err(Refusal::Handshake(io::Error::other(error).into()))
+            }
+            Err(_) => {
+                self.gateway.metrics.limit_hit("limits.handshake_timeout");
+                handshake::count(&self.gateway, &self.listener, "timeout");
+                Err(Refusal::HandshakeTimeout)
+            }
+        }
+    }
 }
 
 /// Who the peer is by its certificate.
@@ -142,10 +213,13 @@ fn identity(
     })
 }
 
-fn must_prove_address(gateway: &Gateway, incoming: &Incoming) -> bool {
+fn must_prove_address(gateway: &Gateway, validation: &mut Validation, incoming: &Incoming) -> bool {
+    if incoming.remote_address_validated() || !incoming.may_retry() {
+        return false;
+    }
     let places = gateway.snapshot().settings.limits.handshakes_max;
-    let busy = gateway.handshakes.available_permits() < places - places / RETRY_SHARE;
-    busy && !incoming.remote_address_validated() && incoming.may_retry()
+    let running = places.saturating_sub(gateway.handshakes.available_permits());
+    validation.demands(std::time::Instant::now(), running, places)
 }
 
 /// QUIC counts for itself; its sums are taken over when the connection is over.

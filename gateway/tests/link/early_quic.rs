@@ -69,7 +69,7 @@ async fn a_new_request_runs_early_and_an_earlier_one_waits() {
     next.send(handshake).unwrap();
     let mut states = client.states();
     states.mark_unchanged();
-    client.network_changed();
+    client.reconnect();
     states.changed().await.unwrap();
     online(&client).await;
     assert_eq!(answer(&client, "Echo", "new").await, "new");

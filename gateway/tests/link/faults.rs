@@ -103,7 +103,7 @@ async fn a_changed_network_moves_running_requests_to_a_new_connection() {
         bed.backend.wait("Hold", |counts| counts.started == round + 1).await;
         let mut states = client.states();
         states.mark_unchanged();
-        client.network_changed();
+        client.reconnect();
         states.wait_for(|state| !matches!(state, ConnectionState::Online { .. })).await.unwrap();
         online(&client).await;
         bed.backend.release();

@@ -7,6 +7,6 @@ pub mod record;
 pub mod record_size;
 
 pub use alert::Alert;
-pub use client_hello::{ClientHello, HelloError};
+pub use client_hello::{ClientHello, HELLO_BYTES_MAX, HelloError};
 pub use record::{RecordError, hello_from_records};
 pub use record_size::{RecordSizer, RecordSizes};

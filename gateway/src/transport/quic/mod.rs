@@ -1,12 +1,23 @@
 //! QUIC endpoints and their transport parameters.
 
+mod keys;
+mod path;
+mod session;
+mod tokens;
+
 use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
-    crypto::rustls::QuicServerConfig,
+    Connection, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
 };
 
+use self::session::Crypto;
+pub use self::{
+    path::Path,
+    session::{Agreed, EARLY_DATA_BYTES},
+};
+use super::tls::ServerTls;
 use crate::settings::Settings;
 
 /// A promised heartbeat may be late by this much before QUIC itself gives up: a radio's wake-up and one
@@ -26,15 +37,16 @@ const INCOMING_MAX: usize = 4096;
 const INCOMING_BYTES_MAX: u64 = 8 * 1024;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 4 * 1024 * 1024;
 
-/// How connections of one listener are accepted.
-pub fn server_config(crypto: Arc<QuicServerConfig>, settings: &Settings) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::with_crypto(crypto);
+/// How connections of one listener are accepted; `None` if it has no QUIC.
+pub fn server_config(tls: &Arc<ServerTls>, settings: &Settings) -> Option<Arc<ServerConfig>> {
+    let mut config = ServerConfig::with_crypto(Crypto::new(Arc::clone(tls))?);
     config
         .transport_config(Arc::new(transport(settings)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
-    Arc::new(config)
+    tokens::configure(&mut config);
+    Some(Arc::new(config))
 }
 
 /// An endpoint on a bound socket.
@@ -57,9 +69,24 @@ fn transport(settings: &Settings) -> TransportConfig {
         // The link has no use for datagrams.
         .datagram_receive_buffer_size(None)
         // A path of the first packets' size is certain to work; discovery raises it.
-        .initial_mtu(1200)
+        .initial_mtu(UDP_PAYLOAD_MIN)
+        .mtu_discovery_config(mtu_discovery(settings.limits.quic_payload_max))
+        // The link's own beats keep a NAT's binding, at the pace that the client learnt: QUIC adds none.
+        .keep_alive_interval(None)
         .max_idle_timeout(IdleTimeout::try_from(idle).ok());
     transport
+}
+
+/// Packets of this size pass everywhere (RFC 9000, section 14).
+const UDP_PAYLOAD_MIN: u16 = 1200;
+/// Sizes that differ by less are not worth a probe: three at the most are sent, 4 KB on a path's first second.
+const MTU_STEP: u16 = 60;
+
+fn mtu_discovery(payload_max: usize) -> Option<MtuDiscoveryConfig> {
+    let payload_max = u16::try_from(payload_max).unwrap_or(u16::MAX);
+    let mut probing = MtuDiscoveryConfig::default();
+    probing.upper_bound(payload_max).minimum_change(MTU_STEP);
+    (payload_max > UDP_PAYLOAD_MIN).then_some(probing)
 }
 
 /// Lets the peer have so many requests open at a time.

@@ -40,7 +40,7 @@ use self::{certificates::Chooser, delegated::Delegated};
 use crate::{
     gateway::StartError,
     settings::{ClientCertificates, Listener, ListenerProtocol},
-    transport::tlcp,
+    transport::{quic, tlcp},
 };
 
 /// ALPN of the link protocol.
@@ -71,7 +71,7 @@ struct Family {
     chooser: Arc<Chooser>,
     tcp: Arc<ServerConfig>,
     /// `None` if the listener has no QUIC.
-    quic: Option<Arc<QuicServerConfig>>,
+    quic: Option<Arc<ServerConfig>>,
 }
 
 /// The facts of a ClientHello that tell one kind of cryptography from another, by IANA's numbers.
@@ -144,13 +144,17 @@ impl ServerTls {
     ///
     /// # Errors
     /// None does, or the listener has no QUIC.
-    pub fn choose_quic(&self, hello: &ClientHello<'_>) -> Result<Arc<QuicServerConfig>, NoOverlap> {
+    pub fn choose_quic(&self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, NoOverlap> {
         self.family(&HelloFacts::of(hello))?.quic.clone().ok_or(NoOverlap)
     }
 
-    /// The configuration for QUIC that the listener prefers.
-    pub fn preferred_quic(&self) -> Option<Arc<QuicServerConfig>> {
-        self.families.iter().find_map(|family| family.quic.clone())
+    /// What protects packets before any choice; `None` if the listener has no QUIC.
+    pub fn quic_initial(&self) -> Option<Arc<QuicServerConfig>> {
+        let initial = |family: &Family| {
+            let config = Arc::clone(family.quic.as_ref()?);
+            QuicServerConfig::with_initial(config, family.provider.quic_initial()?).ok().map(Arc::new)
+        };
+        self.families.iter().find_map(initial)
     }
 
     /// Every certificate, as configured.
@@ -217,14 +221,15 @@ impl Family {
         tcp.alpn_protocols = alpn_protocols(&listener.protocols);
         early::prepare(&mut tcp, listener.early_data_bytes_max);
         let mut quic = None;
-        if listener.quic
-            && let Some(initial) = provider.quic_initial()
-        {
+        if listener.quic && provider.quic_initial().is_some() {
             let mut inner = config(&[&rustls::version::TLS13])?;
             inner.alpn_protocols =
                 listener.protocols.iter().filter_map(|protocol| quic_alpn(*protocol)).collect();
-            let inner = QuicServerConfig::with_initial(Arc::new(inner), initial);
-            quic = Some(Arc::new(inner.map_err(|error| settings_error(listener, error))?));
+            // Before the handshake is over, nobody has shown a certificate.
+            if listener.early_data_bytes_max > 0 && listener.client_certificates == ClientCertificates::Off {
+                inner.max_early_data_size = quic::EARLY_DATA_BYTES;
+            }
+            quic = Some(Arc::new(inner));
         }
         Ok(Self { provider, chooser, tcp: Arc::new(tcp), quic })
     }

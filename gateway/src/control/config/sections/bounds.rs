@@ -27,6 +27,7 @@ pub(super) fn limits(mut t: Table<'_, '_>) -> Limits {
         connections_max: t.count("connections_max", d.connections_max, 1..=10_000_000),
         // The protocol's least, which clients use before they hear of another.
         frame_bytes_max: t.size("frame_bytes_max", d.frame_bytes_max, d.frame_bytes_max..=MIB),
+        quic_payload_max: t.size("quic_payload_max", d.quic_payload_max, 1200..=65_527),
         header_list_bytes_max: t.size("header_list_bytes_max", d.header_list_bytes_max, KIB..=MIB),
         message_bytes_max: t.size("message_bytes_max", d.message_bytes_max, KIB..=GIB),
         streams_max: t.count("streams_max", d.streams_max, 1..=10_000),

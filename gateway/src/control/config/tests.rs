@@ -46,7 +46,8 @@ fn every_mistake_is_reported_in_the_order_of_the_file() {
         "[limits]\nstreams_max = 0\nfoo = 1\nwrite_timeout = \"ten\"\n",
         "t.toml:7:15: limits.streams_max: 0 is out of range; write 1 to 10000\n\
          t.toml:8:1: limits.foo: unknown key; known here: `handshake_timeout`, `handshakes_max`, \
-         `first_message_timeout`, `connections_max`, `frame_bytes_max`, `header_list_bytes_max`, \
+         `first_message_timeout`, `connections_max`, `frame_bytes_max`, `quic_payload_max`, \
+         `header_list_bytes_max`, \
          `message_bytes_max`, `streams_max`, `sessions_max`, `idle_timeout`, `tcp_user_timeout`, `write_timeout` or `park_after`\n\
          t.toml:9:17: limits.write_timeout: \"ten\" is not a duration, as \"500ms\", \"30s\", \"2m\", \"1h\" or \"7d\"",
     );

@@ -47,10 +47,16 @@ fn shake_hands(server: &mut dyn crypto::Session, client: &mut ClientConnection, 
             }
         }
         said.chunks(piece).for_each(|piece| _ = server.read_handshake(piece).unwrap());
-        let mut answered = Vec::new();
-        while server.write_handshake(&mut answered).is_some() {}
-        if !answered.is_empty() {
-            client.read_hs(&answered).unwrap();
+        // Messages of different keys come in different packets.
+        loop {
+            let mut answered = Vec::new();
+            let changed = server.write_handshake(&mut answered).is_some();
+            if !answered.is_empty() {
+                client.read_hs(&answered).unwrap();
+            }
+            if !changed {
+                break;
+            }
         }
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());

@@ -11,6 +11,8 @@ use towline_gateway::{
     run::{self, Serving},
 };
 
+use crate::sm2;
+
 pub struct Bed {
     pub serving: Serving,
     pub folder: TempDir,
@@ -24,14 +26,12 @@ impl Bed {
         Self::with("certificate = { chain = \"dev-cert.pem\", key = \"dev-key.pem\" }\nquic = true").await
     }
 
-    /// `edge` has these keys; `plain` is beside it.
+    /// `edge` has these keys; `plain` is beside it. The folder holds the development certificates and those
+    /// of [`sm2::certificates`].
     pub async fn with(edge: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificates = development_certificates(folder.path()).unwrap();
-        Self::within(folder, certificates, edge).await
-    }
-
-    async fn within(folder: TempDir, certificates: DevelopmentCertificates, edge: &str) -> Self {
+        sm2::certificates(folder.path());
         let demo = demo::start(([127, 0, 0, 1], 0).into()).await.unwrap();
         let text = configuration(edge, demo.address);
         let settings = config::parse(&folder.path().join("towline.toml"), &text)

@@ -12,3 +12,5 @@ mod peer;
 mod quic;
 mod servers;
 mod shangmi;
+mod shangmi_gateway;
+mod sm2;

@@ -2,7 +2,6 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -13,35 +12,26 @@ use tokio::{
     net::{TcpListener, UnixStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
-use towline_crypto::{
-    Provider as _, ShangMi,
-    shangmi::issue::{self, Sm2KeyPair},
+use towline_crypto::{Provider as _, ShangMi};
+
+use crate::{
+    peer::{Peer, Talk, check, eventually},
+    sm2,
 };
 
-use crate::peer::{Peer, Talk, check, eventually};
-
-const SUITES: [&str; 2] = ["TLS_SM4_GCM_SM3", "TLS_SM4_CCM_SM3"];
-/// What RFC 8998 allows and nothing else.
-const STRICTLY: [&str; 4] = ["-groups", "curveSM2", "-sigalgs", "sm2sig_sm3"];
 const TICKETS: usize = 2;
 /// As `-msg` shows one.
 const KEY_UPDATE: &str = "TLS 1.3, Handshake [length 0005], KeyUpdate";
 
-/// The peers that are built, with what they need to be told to speak RFC 8998 to the letter.
-fn peers() -> Vec<(Peer, &'static [&'static str])> {
-    let tongsuo = Peer::tongsuo().map(|peer| (peer, &["-enable_sm_tls13_strict"][..]));
-    Peer::openssl().map(|peer| (peer, &[][..])).into_iter().chain(tongsuo).collect()
-}
-
 #[tokio::test]
 async fn foreign_clients_shake_hands_resume_and_exchange_data() {
-    for (peer, words) in peers() {
-        for suite in SUITES {
+    for (peer, words) in sm2::peers() {
+        for suite in sm2::SUITES {
             let folder = certificates();
             let address = serve(folder.path()).await;
             let connect = |more: &[&str]| {
                 let arguments = ["-connect", &address, "-ciphersuites", suite];
-                s_client(&peer, folder.path(), &[&arguments, &STRICTLY[..], words, more].concat())
+                s_client(&peer, folder.path(), &[&arguments, &sm2::STRICTLY[..], words, more].concat())
             };
             let mut talk = connect(&["-sess_out", "session.pem"]);
             let said = talk.hear("Verify return code: 0 (ok)").await;
@@ -56,11 +46,12 @@ async fn foreign_clients_shake_hands_resume_and_exchange_data() {
 
 #[tokio::test]
 async fn foreign_servers_shake_hands_resume_and_exchange_data() {
-    for (peer, words) in peers() {
-        for suite in SUITES {
+    for (peer, words) in sm2::peers() {
+        for suite in sm2::SUITES {
             let folder = certificates();
             let arguments = ["-tls1_3", "-msg", "-ciphersuites", suite];
-            let mut server = s_server(&peer, folder.path(), &[&arguments, &STRICTLY[..], words].concat());
+            let mut server =
+                s_server(&peer, folder.path(), &[&arguments, &sm2::STRICTLY[..], words].concat());
             let client = client(&fs::read(folder.path().join("ca.pem")).unwrap());
             for (round, first_words) in ["CIPHER is", "Reused session-id"].iter().enumerate() {
                 let mut stream = connect(&client, folder.path()).await;
@@ -84,11 +75,11 @@ async fn foreign_servers_shake_hands_resume_and_exchange_data() {
 
 #[tokio::test]
 async fn keys_are_updated_by_foreign_clients() {
-    for (peer, words) in peers() {
+    for (peer, words) in sm2::peers() {
         let folder = certificates();
         let address = serve(folder.path()).await;
-        let arguments = ["-connect", &address, "-ciphersuites", SUITES[0]];
-        let mut talk = s_client(&peer, folder.path(), &[&arguments, &STRICTLY[..], words].concat());
+        let arguments = ["-connect", &address, "-ciphersuites", sm2::SUITES[0]];
+        let mut talk = s_client(&peer, folder.path(), &[&arguments, &sm2::STRICTLY[..], words].concat());
         talk.hear("Verify return code: 0 (ok)").await;
         for (round, command) in ["k\n", "K\n", "K\n"].into_iter().enumerate() {
             talk.say(command).await;
@@ -102,7 +93,7 @@ async fn keys_are_updated_by_foreign_clients() {
 
 #[tokio::test]
 async fn certificates_of_each_are_verified_by_the_other() {
-    for (peer, words) in peers() {
+    for (peer, words) in sm2::peers() {
         let folder = certificates();
         let said = peer.run(folder.path(), &["verify", "-CAfile", "ca.pem", "leaf.pem"]).await;
         check(&said, &["leaf.pem: OK"]);
@@ -111,15 +102,15 @@ async fn certificates_of_each_are_verified_by_the_other() {
         // A request signed with Towline's key, under the same identifier.
         let request = ["req", "-new", "-key", "leaf.key", "-subj", "/CN=localhost", "-out", "leaf.csr"];
         peer.run(folder.path(), &[&request[..], &["-sm3"]].concat()).await;
-        foreign_certificates(&peer, folder.path()).await;
-        let arguments = ["-tls1_3", "-ciphersuites", SUITES[0]];
-        let _server = s_server(&peer, folder.path(), &[&arguments, &STRICTLY[..], words].concat());
+        sm2::foreign_certificates(&peer, folder.path()).await;
+        let arguments = ["-tls1_3", "-ciphersuites", sm2::SUITES[0]];
+        let _server = s_server(&peer, folder.path(), &[&arguments, &sm2::STRICTLY[..], words].concat());
         let client = client(&fs::read(folder.path().join("ca.pem")).unwrap());
         connect(&client, folder.path()).await;
         // And the peer's files serve Towline.
         let address = serve(folder.path()).await;
-        let arguments = ["-connect", &address, "-ciphersuites", SUITES[0]];
-        let talk = s_client(&peer, folder.path(), &[&arguments, &STRICTLY[..], words].concat());
+        let arguments = ["-connect", &address, "-ciphersuites", sm2::SUITES[0]];
+        let talk = s_client(&peer, folder.path(), &[&arguments, &sm2::STRICTLY[..], words].concat());
         talk.hear("Verify return code: 0 (ok)").await;
     }
 }
@@ -207,40 +198,8 @@ async fn connect(client: &Arc<ClientConfig>, folder: &Path) -> TlsStream<UnixStr
     TlsConnector::from(Arc::clone(client)).connect(name, socket).await.unwrap()
 }
 
-/// An authority and a leaf for `localhost`, made by Towline.
 fn certificates() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name.push(DnType::CommonName, "Towline's SM2 authority");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca_key = Sm2KeyPair::generate().unwrap();
-    let ca_der = issue::self_signed(&ca, &ca_key).unwrap();
-    let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    leaf.distinguished_name.push(DnType::CommonName, "localhost");
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.use_authority_key_identifier_extension = true;
-    let key = Sm2KeyPair::generate().unwrap();
-    let leaf = issue::signed_by(&leaf, &key, &Issuer::new(ca, ca_key)).unwrap();
-    fs::write(folder.path().join("ca.pem"), issue::to_pem(&ca_der).unwrap()).unwrap();
-    fs::write(folder.path().join("leaf.pem"), issue::to_pem(&leaf).unwrap()).unwrap();
-    fs::write(folder.path().join("leaf.key"), key.to_pem().unwrap()).unwrap();
+    sm2::certificates(folder.path());
     folder
-}
-
-/// The same files, made by the peer.
-async fn foreign_certificates(peer: &Peer, folder: &Path) {
-    let fresh_key = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:SM2", "-out"];
-    for key in ["ca.key", "leaf.key"] {
-        peer.run(folder, &[&fresh_key[..], &[key]].concat()).await;
-    }
-    let ca = ["req", "-new", "-x509", "-sm3", "-key", "ca.key", "-subj", "/CN=CA", "-days", "30"];
-    let usages = ["-addext", "basicConstraints=critical,CA:true", "-addext", "keyUsage=keyCertSign"];
-    peer.run(folder, &[&ca[..], &usages, &["-out", "ca.pem"]].concat()).await;
-    let request = ["req", "-new", "-sm3", "-key", "leaf.key", "-subj", "/CN=localhost", "-out", "leaf.csr"];
-    peer.run(folder, &request).await;
-    fs::write(folder.join("names"), "subjectAltName=DNS:localhost\nkeyUsage=digitalSignature\n").unwrap();
-    let sign = ["x509", "-req", "-sm3", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key"];
-    let rest = ["-CAcreateserial", "-days", "30", "-extfile", "names", "-out", "leaf.pem"];
-    peer.run(folder, &[&sign[..], &rest].concat()).await;
 }

@@ -116,6 +116,16 @@ async fn a_client_without_a_suite_in_common_is_refused() {
     assert!(error.contains("handshake failure"), "{error}");
 }
 
+#[tokio::test]
+async fn a_listener_of_tlcp_alone_refuses_tls() {
+    let bed = Bed::with("crypto = [\"tlcp\"]").await;
+    let context = SslContextBuilder::new(SslMethod::tls_client()).unwrap().build();
+    assert!(bed.connect(&context, None).await.is_err());
+    let mut stream = bed.connect(&client(&bed, SUITES[0]), None).await.unwrap();
+    stream.write_all(GET).await.unwrap();
+    assert!(read_all(&mut stream).await.contains(HELLO));
+}
+
 #[test]
 fn a_key_of_another_certificate_is_a_mistake_of_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
@@ -134,12 +144,16 @@ struct Bed {
 
 impl Bed {
     async fn start() -> Self {
+        let beside = "certificate = { chain = \"dev-cert.pem\", key = \"dev-key.pem\" }\n\
+                      crypto = [\"international\", \"tlcp\"]";
+        Self::with(beside).await
+    }
+
+    async fn with(beside: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         towline_gateway::cli::development_certificates(folder.path()).unwrap();
         certificates(folder.path());
         let demo = demo::start(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let beside = "certificate = { chain = \"dev-cert.pem\", key = \"dev-key.pem\" }\n\
-                      crypto = [\"international\", \"tlcp\"]";
         let text = configuration(demo.address, beside);
         let settings = config::parse(&folder.path().join("towline.toml"), &text)
             .unwrap_or_else(|mistakes| panic!("{mistakes}"));

@@ -64,6 +64,24 @@ async fn sessions_are_resumed() {
 }
 
 #[tokio::test]
+async fn early_data_is_accepted_once_for_each_ticket() {
+    let bed = Bed::start().await;
+    std::fs::write(bed.path().join("early"), GET).unwrap();
+    for peer in Peer::built() {
+        let talk = s_client(&peer, &bed, &["-tls1_3", "-sess_out", "session.pem"]);
+        talk.hear("Max Early Data: 16384").await;
+        talk.finish().await;
+        let again = ["-tls1_3", "-sess_in", "session.pem", "-early_data", "early", "-ign_eof"];
+        let said = s_client(&peer, &bed, &again).end().await;
+        check(&said, &["Reused, TLSv1.3", "Early data was accepted", HELLO]);
+        let mut talk = s_client(&peer, &bed, &again);
+        talk.hear("Early data was rejected").await;
+        talk.say(GET).await;
+        check(&talk.end().await, &[HELLO]);
+    }
+}
+
+#[tokio::test]
 async fn bulk_goes_both_ways() {
     let bed = Bed::start().await;
     for peer in Peer::built() {

@@ -3,7 +3,7 @@
 #![cfg(feature = "tlcp")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-use std::{fs, net::SocketAddr, path::Path, pin::Pin};
+use std::{fs, net::SocketAddr, path::Path, pin::Pin, process::Command};
 
 use tempfile::TempDir;
 use tokio::{
@@ -11,19 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_tongsuo::SslStream;
-use tongsuo::{
-    asn1::Asn1Time,
-    bn::{BigNum, MsbOption},
-    ec::{EcGroup, EcKey},
-    hash::MessageDigest,
-    nid::Nid,
-    pkey::{PKey, Private},
-    ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSession, SslVerifyMode},
-    x509::{
-        X509, X509Builder, X509NameBuilder,
-        extension::{BasicConstraints, KeyUsage, SubjectAlternativeName},
-    },
-};
+use tongsuo::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSession, SslVerifyMode};
 use towline_gateway::{
     control::config,
     demo::{self, Demo},
@@ -238,54 +226,14 @@ async fn read_all(stream: &mut SslStream<TcpStream>) -> String {
 
 /// A CA and what it signed: one leaf to sign with, one to encrypt with.
 fn certificates(folder: &Path) {
-    let ca_key = sm2_key();
-    let mut ca = certificate("CA", &ca_key);
-    ca.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
-    ca.append_extension(KeyUsage::new().critical().key_cert_sign().build().unwrap()).unwrap();
-    let ca = issued(ca, "CA", &ca_key);
-    fs::write(folder.join("ca.pem"), ca.to_pem().unwrap()).unwrap();
-    for (name, usage) in [
-        ("sign", KeyUsage::new().critical().digital_signature().build().unwrap()),
-        ("encrypt", KeyUsage::new().critical().key_encipherment().data_encipherment().build().unwrap()),
+    let leaf = "leaf --kind sm2 --ca ca.pem --ca-key ca.key --name localhost";
+    for line in [
+        "ca --kind sm2 --out ca",
+        &format!("{leaf} --out sign"),
+        &format!("{leaf} --tlcp-encrypt --out encrypt"),
     ] {
-        let key = sm2_key();
-        let mut leaf = certificate("localhost", &key);
-        leaf.append_extension(usage).unwrap();
-        let context = leaf.x509v3_context(Some(&ca), None);
-        let names = SubjectAlternativeName::new().dns("localhost").build(&context).unwrap();
-        leaf.append_extension(names).unwrap();
-        let leaf = issued(leaf, "CA", &ca_key);
-        fs::write(folder.join(format!("{name}.pem")), leaf.to_pem().unwrap()).unwrap();
-        fs::write(folder.join(format!("{name}.key")), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        let mut towline = Command::new(env!("CARGO_BIN_EXE_towline"));
+        let made = towline.current_dir(folder).arg("cert").args(line.split(' ')).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
-}
-
-fn sm2_key() -> PKey<Private> {
-    let group = EcGroup::from_curve_name(Nid::SM2).unwrap();
-    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
-}
-
-fn certificate(name: &str, key: &PKey<Private>) -> X509Builder {
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    let mut serial = BigNum::new().unwrap();
-    serial.rand(128, MsbOption::MAYBE_ZERO, false).unwrap();
-    builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
-    builder.set_subject_name(&common_name(name)).unwrap();
-    builder.set_pubkey(key).unwrap();
-    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::days_from_now(30).unwrap()).unwrap();
-    builder
-}
-
-fn issued(mut builder: X509Builder, issuer: &str, key: &PKey<Private>) -> X509 {
-    builder.set_issuer_name(&common_name(issuer)).unwrap();
-    builder.sign(key, MessageDigest::sm3()).unwrap();
-    builder.build()
-}
-
-fn common_name(name: &str) -> tongsuo::x509::X509Name {
-    let mut builder = X509NameBuilder::new().unwrap();
-    builder.append_entry_by_text("CN", name).unwrap();
-    builder.build()
 }

@@ -66,6 +66,9 @@ struct LeafArguments {
     /// For a client, not a server
     #[arg(long)]
     client: bool,
+    /// The second certificate of TLCP: others encrypt to its key, which signs nothing
+    #[arg(long, conflicts_with = "client")]
+    tlcp_encrypt: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -112,7 +115,14 @@ fn leaf(arguments: &LeafArguments) -> Result<(), Failure> {
     let common_name = arguments.names.first().map(String::as_str).unwrap_or_default();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.key_usages = match arguments.tlcp_encrypt {
+        true => vec![
+            KeyUsagePurpose::KeyEncipherment,
+            KeyUsagePurpose::DataEncipherment,
+            KeyUsagePurpose::KeyAgreement,
+        ],
+        false => vec![KeyUsagePurpose::DigitalSignature],
+    };
     params.extended_key_usages = vec![match arguments.client {
         true => ExtendedKeyUsagePurpose::ClientAuth,
         false => ExtendedKeyUsagePurpose::ServerAuth,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 use towline_gateway::{
-    cli::{DevelopmentCertificates, development_certificates},
+    cli::development_certificates,
     control::config,
     demo::{self, Demo},
     gateway::Gateway,
@@ -16,7 +16,6 @@ use crate::sm2;
 pub struct Bed {
     pub serving: Serving,
     pub folder: TempDir,
-    pub certificates: DevelopmentCertificates,
     _demo: Demo,
 }
 
@@ -30,14 +29,14 @@ impl Bed {
     /// of [`sm2::certificates`].
     pub async fn with(edge: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let certificates = development_certificates(folder.path()).unwrap();
+        development_certificates(folder.path()).unwrap();
         sm2::certificates(folder.path());
         let demo = demo::start(([127, 0, 0, 1], 0).into()).await.unwrap();
         let text = configuration(edge, demo.address);
         let settings = config::parse(&folder.path().join("towline.toml"), &text)
             .unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let serving = run::serve(Gateway::build(settings).unwrap()).await.unwrap();
-        Self { serving, folder, certificates, _demo: demo }
+        Self { serving, folder, _demo: demo }
     }
 
     pub fn address(&self, listener: &str) -> SocketAddr {

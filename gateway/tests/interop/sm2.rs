@@ -1,9 +1,6 @@
 //! What tests of ShangMi share: how peers are told to speak it, and certificates of both sides' making.
 
-use std::{fs, path::Path};
-
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
-use towline_crypto::shangmi::issue::{self, Sm2KeyPair};
+use std::{fs, path::Path, process::Command};
 
 use crate::peer::Peer;
 
@@ -18,21 +15,13 @@ pub fn peers() -> Vec<(Peer, &'static [&'static str])> {
 
 /// An authority and a leaf for `localhost`, made by Towline.
 pub fn certificates(folder: &Path) {
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name.push(DnType::CommonName, "Towline's SM2 authority");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca_key = Sm2KeyPair::generate().unwrap();
-    let ca_der = issue::self_signed(&ca, &ca_key).unwrap();
-    let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    leaf.distinguished_name.push(DnType::CommonName, "localhost");
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.use_authority_key_identifier_extension = true;
-    let key = Sm2KeyPair::generate().unwrap();
-    let leaf = issue::signed_by(&leaf, &key, &Issuer::new(ca, ca_key)).unwrap();
-    fs::write(folder.join("ca.pem"), issue::to_pem(&ca_der).unwrap()).unwrap();
-    fs::write(folder.join("leaf.pem"), issue::to_pem(&leaf).unwrap()).unwrap();
-    fs::write(folder.join("leaf.key"), key.to_pem().unwrap()).unwrap();
+    for line in
+        ["ca --kind sm2 --out ca", "leaf --kind sm2 --ca ca.pem --ca-key ca.key --name localhost --out leaf"]
+    {
+        let mut towline = Command::new(env!("CARGO_BIN_EXE_towline"));
+        let made = towline.current_dir(folder).arg("cert").args(line.split(' ')).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
 }
 
 /// The same files, made by the peer.

@@ -26,7 +26,7 @@ pub struct MemoryArgs {
     #[arg(short = 'c', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=19_000))]
     pub connections: u32,
     /// How long they stay idle before the second look
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "20s", value_parser = duration)]
     pub hold: Duration,
     /// Options of every comparison.
     #[command(flatten)]

@@ -12,7 +12,8 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, SignatureScheme,
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind, NamedGroup,
+    SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -20,6 +21,7 @@ use rustls::{
     crypto::{CryptoProvider, SupportedKxGroup},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use towline_crypto::{International, Provider};
 
 use super::tickets::Tickets;
 use crate::clock;
@@ -51,9 +53,19 @@ pub(in crate::beside) struct Made {
     /// What the last handshake agreed on.
     pub(in crate::beside) group: Option<NamedGroup>,
     pub(in crate::beside) scheme: Option<SignatureScheme>,
+    pub(in crate::beside) suite: Option<CipherSuite>,
 }
 
 impl Made {
+    fn count(&mut self, session: &ClientConnection) {
+        match session.handshake_kind() {
+            Some(HandshakeKind::Resumed) => self.resumed += 1,
+            _ => self.full += 1,
+        }
+        self.group = session.negotiated_key_exchange_group().map(|group| group.name()).or(self.group);
+        self.suite = session.negotiated_cipher_suite().map(|suite| suite.suite()).or(self.suite);
+    }
+
     /// Adds another thread's or round's.
     pub(in crate::beside) fn merge(&mut self, other: Self) {
         self.full += other.full;
@@ -62,13 +74,14 @@ impl Made {
         self.failure = self.failure.take().or(other.failure);
         self.group = other.group.or(self.group);
         self.scheme = other.scheme.or(self.scheme);
+        self.suite = other.suite.or(self.suite);
     }
 }
 
-/// The provider of the process with these key exchange groups alone.
+/// What Towline's own clients offer, with these key exchange groups alone.
 pub(in crate::beside) fn provider(groups: &[&'static dyn SupportedKxGroup]) -> Arc<CryptoProvider> {
-    let default = rustls::crypto::aws_lc_rs::default_provider();
-    Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..default })
+    let crypto = CryptoProvider::clone(&International::default().crypto());
+    Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..crypto })
 }
 
 /// Clients that make handshakes side by side and keep their tickets from round to round.
@@ -123,15 +136,8 @@ impl Shaker {
     pub(in crate::beside) fn run(&self, until: u64) -> Made {
         let mut made = Made::default();
         while clock::now() < until {
-            match self.handshake() {
-                Ok((HandshakeKind::Resumed, group)) => {
-                    made.resumed += 1;
-                    made.group = group.or(made.group);
-                }
-                Ok((_, group)) => {
-                    made.full += 1;
-                    made.group = group.or(made.group);
-                }
+            match self.connect() {
+                Ok((_, session)) => made.count(&session),
                 Err(error) => {
                     made.failed += 1;
                     made.failure.get_or_insert(error.to_string());
@@ -164,13 +170,6 @@ impl Shaker {
             read_some(&mut socket, &mut session)?;
         }
         Ok((socket, session))
-    }
-
-    /// One handshake.
-    fn handshake(&self) -> io::Result<(HandshakeKind, Option<NamedGroup>)> {
-        let (_, session) = self.connect()?;
-        let kind = session.handshake_kind().ok_or_else(|| io::Error::other("no handshake"))?;
-        Ok((kind, session.negotiated_key_exchange_group().map(|group| group.name())))
     }
 }
 

@@ -216,7 +216,8 @@ impl Made {
     /// What was agreed on, and what did not go as asked.
     fn describe(&self, resume: bool) -> String {
         let named = |name: Option<String>| name.unwrap_or_else(|| "-".into());
-        let mut text = named(self.group.map(|group| format!("{group:?}")));
+        let suite = named(self.suite.map(|suite| format!("{suite:?}")));
+        let mut text = format!("{}, {suite}", named(self.group.map(|group| format!("{group:?}"))));
         if !resume {
             text += &format!(", {}", named(self.scheme.map(|scheme| format!("{scheme:?}"))));
         }
@@ -232,7 +233,7 @@ impl Made {
 
 #[cfg(test)]
 mod tests {
-    use rustls::{NamedGroup, SignatureScheme};
+    use rustls::{CipherSuite, NamedGroup, SignatureScheme};
 
     use super::*;
 
@@ -243,11 +244,12 @@ mod tests {
             resumed: 900,
             group: Some(NamedGroup::X25519),
             scheme: Some(SignatureScheme::ECDSA_NISTP256_SHA256),
+            suite: Some(CipherSuite::TLS13_AES_128_GCM_SHA256),
             ..Made::default()
         };
-        assert_eq!(made.describe(false), "X25519, ECDSA_NISTP256_SHA256");
-        assert_eq!(made.describe(true), "X25519, only 900 of 902 resumed");
+        assert_eq!(made.describe(false), "X25519, TLS13_AES_128_GCM_SHA256, ECDSA_NISTP256_SHA256");
+        assert_eq!(made.describe(true), "X25519, TLS13_AES_128_GCM_SHA256, only 900 of 902 resumed");
         let broken = Made { full: 0, failed: 3, failure: Some("alert".into()), ..made };
-        assert_eq!(broken.describe(true), "X25519, 3 failed: alert");
+        assert_eq!(broken.describe(true), "X25519, TLS13_AES_128_GCM_SHA256, 3 failed: alert");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::Command};
 
-use super::{Files, Ground, Server, free_address};
+use super::{Files, Ground, IDLE_TIMEOUT_S, Server, free_address};
 
 /// A gateway's configuration as it grows.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Towline {
         let data = ground.folder().join(&name);
         let text = format!(
             "data_dir = {data:?}\n{}\n[admin]\nbind = \"{admin}\"\n[log]\nfilter = \"error\"\n\
-             [compression]\nenabled = false\n",
+             [compression]\nenabled = false\n[limits]\nidle_timeout = \"{IDLE_TIMEOUT_S}s\"\n",
             self.text
         );
         let file = ground.write(&format!("{name}.toml"), &text)?;

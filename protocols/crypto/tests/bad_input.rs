@@ -131,8 +131,6 @@ fn agree(point: &[u8]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     #[test]
     fn noise_is_nothing(noise in prop::collection::vec(any::<u8>(), 0..200)) {
         let keys = ShangMi::default().crypto().key_provider;

@@ -51,7 +51,26 @@ macro_rules! engine {
                 }
             }
 
-            /// Adds the keystream of counter mode to `data`; in whole groups. Its first block is `counter`, of which the
+            /// Encrypts one block, in all lanes alike: what CBC-MAC and header protection wait for.
+            ///
+            /// The machine must have the features of this engine.
+            #[target_feature(enable = $features)]
+            pub(in super::super) fn encrypt_one(round_keys: &[u32; 32], block: &Block) -> Block {
+                let mut x = words(u128::from_be_bytes(*block)).map(|word| splat(word));
+                for keys in round_keys.as_chunks::<4>().0 {
+                    for (at, key) in keys.iter().enumerate() {
+                        let (b, c, d) = (x[(at + 1) % 4], x[(at + 2) % 4], x[(at + 3) % 4]);
+                        x[at] = diffuse(x[at], sbox(xor(xor3(b, c, d), splat(*key))));
+                    }
+                }
+                let mut out = [0; 16];
+                for (bytes, word) in out.as_chunks_mut().0.iter_mut().zip(x.into_iter().rev()) {
+                    *bytes = low(word).to_be_bytes();
+                }
+                out
+            }
+
+            /// Adds the keystream of counter mode to `data`, in whole groups. Its first block is `counter`, of which the
             /// last 32 bits count.
             ///
             /// The machine must have the features of this engine.

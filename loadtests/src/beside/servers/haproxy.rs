@@ -5,8 +5,12 @@ use std::process::Command;
 use super::{Answer, Files, Ground, IDLE_TIMEOUT_S, Server, free_address};
 use crate::beside::ground::program;
 
+/// Its own.
+const FILES_RESERVED: u64 = 200;
+
 const CONFIG: &str = r"
 global
+    no strict-limits
     maxconn @CONNECTIONS@
     nbthread 1
     ssl-default-bind-options ssl-min-ver TLSv1.3
@@ -40,8 +44,9 @@ pub(in crate::beside) fn haproxy(
             format!("default_backend back\nbackend back\n    http-reuse always\n    server one {backend}\n")
         }
     };
-    // A connection to the backend may stand beside each, and HAProxy counts files before it starts.
-    let connections = (ground.limits.open_files.min(25_000) * 9 / 20).to_string();
+    // HAProxy wants two files for each, though only a busy one has a connection to the backend.
+    let connections =
+        (ground.limits.open_files.clamp(2 * FILES_RESERVED, 20_000) - FILES_RESERVED).to_string();
     let text = CONFIG
         .replace("@CONNECTIONS@", &connections)
         .replace("@EXTRA@", extra)

@@ -118,9 +118,7 @@ impl Bed {
 
     pub async fn connect(&self, listener: &str) -> Peer {
         let (endpoint, quic) = self.quic(listener, b"h3").await;
-        let (mut driver, requests) = h3::client::new(h3_quinn::Connection::new(quic)).await.unwrap();
-        let driver = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
-        Peer { requests, driver, _endpoint: endpoint }
+        Peer::on(quic, endpoint).await
     }
 
     /// How often the bound was met.
@@ -138,6 +136,13 @@ impl Bed {
 }
 
 impl Peer {
+    /// A client on a connection.
+    pub async fn on(quic: quinn::Connection, endpoint: quinn::Endpoint) -> Self {
+        let (mut driver, requests) = h3::client::new(h3_quinn::Connection::new(quic)).await.unwrap();
+        let driver = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+        Self { requests, driver, _endpoint: endpoint }
+    }
+
     /// Sends a head; the body follows on the stream.
     pub async fn open(&mut self, request: Request<()>) -> Stream {
         self.requests.send_request(request).await.unwrap()

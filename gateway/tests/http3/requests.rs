@@ -14,7 +14,7 @@ use towline_gateway::{
     settings::{Backend, BackendKind, Route, Settings},
 };
 
-use crate::bed::{Bed, USER, get, got, post};
+use crate::bed::{Bed, Peer, USER, get, got, post};
 
 #[tokio::test]
 async fn requests_reach_a_backend_and_bodies_stream_both_ways() {
@@ -210,4 +210,25 @@ async fn the_link_and_http3_share_a_port() {
     let call = towline_client::CallRequest::grpc("/towline.demo.v1.Echo/Unary", message);
     assert!(client.call(call).await.unwrap().into_grpc().is_ok());
     assert_eq!(bed.connect("edge").await.get("/hello").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_in_early_data_is_answered_when_its_sender_has_shown_to_be_there() {
+    let bed = Bed::start(|_| {}).await;
+    let mut tls = bed.client_config(b"h3");
+    tls.enable_early_data = true;
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    let connect = || endpoint.connect_with(config.clone(), bed.address("edge"), "localhost").unwrap();
+    let mut first = Peer::on(connect().await.unwrap(), endpoint.clone()).await;
+    assert_eq!(first.get("/hello").await.status, 200);
+    let (quic, accepted) = connect().into_0rtt().ok().expect("a ticket that offers early data");
+    let mut second = Peer::on(quic, endpoint.clone()).await;
+    let body = Bytes::from(vec![7; 20_000]);
+    let echo = second.ask(post("/echo"), body.clone()).await;
+    assert_eq!((echo.status, echo.body == body), (200, true));
+    assert!(accepted.await);
+    let early = |outcome| bed.gateway().metrics.early_data.with_label_values(&["edge", outcome]).get();
+    assert_eq!((early("accepted"), early("served")), (1, 0), "its route is not idempotent");
 }

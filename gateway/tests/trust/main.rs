@@ -112,7 +112,8 @@ async fn one_listener_speaks_two_kinds_of_cryptography() {
         both.call(transports, |_| ()).await.unwrap();
     }
     let alone = Bed::start(&["sm2"], "crypto = [\"shangmi\"]").await;
-    for (bed, transports) in [(&both, Transports::Tcp), (&alone, Transports::Tcp), (&alone, Transports::Quic)]
+    for (bed, transports) in
+        [&both, &alone].into_iter().flat_map(|bed| BOTH.map(|transports| (bed, transports)))
     {
         let shangmi = |tls: &mut towline_client::Tls| {
             tls.roots_pem = std::fs::read(bed.path("sm2-ca.pem")).unwrap();

@@ -29,8 +29,16 @@ async fn measure(server: SocketAddr, roots_pem: Vec<u8>) -> Result<(f64, f64, bo
     let first = answered(&client, &relay).await?;
     sleep(ONE_WAY * SETTLE).await;
     relay.cut();
-    client.network_changed();
-    let again = answered(&client, &relay).await?;
+    let mut states = client.states();
+    let offline = states.wait_for(|state| matches!(state, ConnectionState::Offline { .. }));
+    timeout(TIMEOUT, offline).await.map_err(|_| "still online")?.map_err(|error| error.to_string())?;
+    // The call waits for a line when the network comes back, as one does that an app makes in a tunnel.
+    let network = async {
+        relay.restore();
+        client.network_changed();
+        Ok(())
+    };
+    let (again, ()) = tokio::try_join!(answered(&client, &relay), network)?;
     let early = matches!(&*client.states().borrow(), ConnectionState::Online { early_data: true, .. });
     Ok((first, again, early))
 }

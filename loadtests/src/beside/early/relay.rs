@@ -33,6 +33,7 @@ pub(super) struct Relay {
 struct State {
     tasks: Vec<AbortHandle>,
     accepted: Option<Instant>,
+    is_down: bool,
 }
 
 impl Relay {
@@ -44,11 +45,17 @@ impl Relay {
         Ok(Self { address, state, accepting })
     }
 
-    /// Breaks every connection off.
+    /// Breaks every connection off, and new ones at once, until [`Relay::restore`].
     pub(super) fn cut(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.tasks.drain(..).for_each(|task| task.abort());
         state.accepted = None;
+        state.is_down = true;
+    }
+
+    /// Takes connections again.
+    pub(super) fn restore(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_down = false;
     }
 
     /// When the newest connection since the last cut came.
@@ -67,6 +74,9 @@ impl Drop for Relay {
 async fn accept(listener: TcpListener, server: SocketAddr, one_way: Duration, state: Arc<Mutex<State>>) {
     while let Ok((near, _)) = listener.accept().await {
         let now = Instant::now();
+        if state.lock().unwrap_or_else(PoisonError::into_inner).is_down {
+            continue;
+        }
         let Ok(far) = TcpStream::connect(server).await else { continue };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());

@@ -56,7 +56,8 @@ impl Towline {
         let data = ground.folder().join(&name);
         let text = format!(
             "data_dir = {data:?}\n{}\n[admin]\nbind = \"{admin}\"\n[log]\nfilter = \"error\"\n\
-             [compression]\nenabled = false\n[limits]\nidle_timeout = \"{IDLE_TIMEOUT_S}s\"\n",
+             [compression]\nenabled = false\n[limits]\nidle_timeout = \"{IDLE_TIMEOUT_S}s\"\n\
+             # Connections without a request are what is measured.\nfirst_message_timeout = \"2m\"\n",
             self.text
         );
         let file = ground.write(&format!("{name}.toml"), &text)?;

@@ -88,9 +88,7 @@ fn sm2(provider: &CryptoProvider, core: Option<usize>) -> Result<Table, String> 
         }
     }
     table.row("curveSM2, key exchange", TOWLINE, cores::on(core, || exchange(provider)).map(each));
-    table.note(
-        "Towline's SM3 and SM2 are RustCrypto's, behind rustls' traits. The key exchange is a server's:",
-    );
+    table.note("Towline's SM3 is RustCrypto's. The key exchange is a server's:");
     table.note(
         "a fresh key and the shared secret. openssl speed has none for SM2, and signs digests, not messages.",
     );

@@ -223,7 +223,7 @@ async fn a_request_in_early_data_is_answered_when_its_sender_has_shown_to_be_the
     let connect = || endpoint.connect_with(config.clone(), bed.address("edge"), "localhost").unwrap();
     let mut first = Peer::on(connect().await.unwrap(), endpoint.clone()).await;
     assert_eq!(first.get("/hello").await.status, 200);
-    let (quic, accepted) = connect().into_0rtt().ok().expect("a ticket that offers early data");
+    let (quic, accepted) = connect().into_0rtt().expect("a ticket that offers early data");
     let mut second = Peer::on(quic, endpoint.clone()).await;
     let body = Bytes::from(vec![7; 20_000]);
     let echo = second.ask(post("/echo"), body.clone()).await;

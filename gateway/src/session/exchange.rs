@@ -13,10 +13,13 @@
 //! The consumer may go and another come; the producer goes on meanwhile, so that an answer is there
 //! when the client is back.
 
+mod consumer;
+mod producer;
+
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -29,7 +32,12 @@ use towline_protocols::{
     link::{Execution, RpcError, RpcErrorKind},
 };
 
-use super::{LinkSession, signal::Signal};
+use self::consumer::Attached;
+pub use self::{
+    consumer::{Consumer, Next},
+    producer::{Ended, Producer},
+};
+use super::signal::Signal;
 
 /// A piece of an answer, in the order head, messages, then one of trailers, end and error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,24 +54,6 @@ pub enum ExchangePart {
     Error(RpcError),
 }
 
-/// What a consumer is handed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// The next part. `ends`: nothing follows, so that the frame may carry END; an
-    /// [`ExchangePart::End`] is handed out on its own only when the part before went without.
-    Part {
-        /// The part.
-        part: ExchangePart,
-        /// Whether it is the last.
-        ends: bool,
-    },
-    /// Nothing yet.
-    Pending,
-    /// Everything was handed out, or another consumer took over.
-    Done,
-}
-
-/// Bytes that all sessions of a gateway hold in answers and pushes.
 #[derive(Debug, Default)]
 pub(super) struct Held(AtomicUsize);
 
@@ -107,213 +97,6 @@ enum End {
 struct RequestProgress {
     complete: bool,
     forwarded: bool,
-}
-
-struct Attached {
-    /// Which of the exchange's attachments this is; an older consumer finds that it is not its own.
-    attachment: u64,
-    head_taken: bool,
-    /// Number of the next message to hand out.
-    message: u64,
-    /// Bytes of the messages from `message` on.
-    behind: usize,
-    end_taken: bool,
-    signal: Weak<Signal>,
-    /// Whether the signal holds this exchange's number already.
-    signalled: bool,
-}
-
-/// The end of the exchange that writes the answer. Dropping it before the end tells the client that the
-/// outcome is unknown.
-pub struct Producer {
-    exchange: Arc<Exchange>,
-    session: Arc<LinkSession>,
-    finished: bool,
-}
-
-/// The end of the exchange that sends the answer to the client over one connection. Dropping it leaves
-/// the exchange to the next connection.
-pub struct Consumer {
-    exchange: Arc<Exchange>,
-    attachment: u64,
-}
-
-/// Nobody wants the answer any more: the request was cancelled, its session ended, or the record met
-/// its bound while the client was away. The producer should drop what it holds of the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the exchange has ended")]
-pub struct Ended;
-
-impl Producer {
-    pub(super) fn new(exchange: Arc<Exchange>, session: Arc<LinkSession>) -> Self {
-        Self { exchange, session, finished: false }
-    }
-
-    /// The request's number in its session.
-    pub fn seq(&self) -> u64 {
-        self.exchange.seq
-    }
-
-    /// Notes that the request has reached a backend: from now on it may have run.
-    pub fn forwarded(&self) {
-        self.exchange.state.lock().request.forwarded = true;
-    }
-
-    /// Records the head.
-    ///
-    /// # Errors
-    /// The exchange has ended.
-    pub fn head(&self, fields: Vec<HeaderField>) -> Result<(), Ended> {
-        let added = fields.iter().map(HeaderField::size).sum();
-        let mut state = self.exchange.running()?;
-        state.head = Some(fields.into());
-        self.exchange.grown(&mut state, added);
-        drop(state);
-        self.record(added)
-    }
-
-    /// Records a message, and waits while the attached consumer is a window behind.
-    ///
-    /// # Errors
-    /// The exchange has ended.
-    pub async fn message(&self, message: Bytes) -> Result<(), Ended> {
-        let added = message.len();
-        self.exchange.push(message)?;
-        self.record(added)?;
-        self.room().await
-    }
-
-    /// Waits until the attached consumer is less than a window behind; returns at once while no consumer is
-    /// attached. Safe to cancel.
-    ///
-    /// # Errors
-    /// The exchange has ended.
-    pub async fn room(&self) -> Result<(), Ended> {
-        loop {
-            let notified = self.exchange.room.notified();
-            if !self.exchange.running()?.is_behind(self.exchange.window) {
-                return Ok(());
-            }
-            notified.await;
-        }
-    }
-
-    /// Resolves when nobody wants the answer any more. Safe to cancel.
-    pub async fn ended(&self) -> Ended {
-        loop {
-            let notified = self.exchange.room.notified();
-            if self.exchange.is_finished() {
-                return Ended;
-            }
-            notified.await;
-        }
-    }
-
-    /// Ends the answer.
-    pub fn end(self) {
-        self.finish(End::Plain);
-    }
-
-    /// Ends the answer with trailers.
-    pub fn trailers(self, fields: Vec<HeaderField>) {
-        self.finish(End::Trailers(fields.into()));
-    }
-
-    /// Ends the answer with an error.
-    pub fn error(self, error: RpcError) {
-        self.finish(End::Error(error));
-    }
-
-    fn finish(mut self, end: End) {
-        self.finished = true;
-        let Some(added) = self.exchange.finish(end) else { return };
-        if self.exchange.is_recorded() {
-            self.session.record(&self.exchange, added);
-        }
-        self.session.finished(self.exchange.seq);
-    }
-
-    /// Counts `added` bytes in the session's ledger, which may have no room for them.
-    fn record(&self, added: usize) -> Result<(), Ended> {
-        if !self.exchange.is_recorded() || self.session.record(&self.exchange, added) {
-            return Ok(());
-        }
-        let stopped = self.exchange.stop_recording();
-        if stopped.is_err() {
-            self.session.finished(self.exchange.seq);
-        }
-        stopped
-    }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        if let Some(execution) = self.exchange.cancel("the gateway gave the request up") {
-            self.session.cancelled(self.exchange.seq, execution);
-        }
-    }
-}
-
-impl Consumer {
-    /// The request's number in its session.
-    pub fn seq(&self) -> u64 {
-        self.exchange.seq
-    }
-
-    /// The exchange, to mark the request's progress or to cancel it.
-    pub fn exchange(&self) -> &Arc<Exchange> {
-        &self.exchange
-    }
-
-    /// The next part, if there is one.
-    pub fn try_next(&mut self) -> Next {
-        let mut guard = self.exchange.state.lock();
-        let state = &mut *guard;
-        let next = match &mut state.attached {
-            Some(attached) if attached.attachment == self.attachment => {
-                attached.signalled = false;
-                attached.next(state.head.as_ref(), &state.messages, state.messages_from, state.end.as_ref())
-            }
-            _ => Next::Done,
-        };
-        if matches!(next, Next::Part { part: ExchangePart::Message(_), .. }) {
-            if !guard.recorded {
-                guard.forget_taken(&self.exchange);
-            }
-            drop(guard);
-            self.exchange.room.notify_waiters();
-        }
-        next
-    }
-
-    /// The next part and whether it is the last; `None` after the last one, or when another consumer took
-    /// over. Safe to cancel.
-    pub async fn next(&mut self) -> Option<(ExchangePart, bool)> {
-        let exchange = self.exchange.clone();
-        loop {
-            let notified = exchange.parts.notified();
-            match self.try_next() {
-                Next::Part { part, ends } => return Some((part, ends)),
-                Next::Done => return None,
-                Next::Pending => notified.await,
-            }
-        }
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        let mut state = self.exchange.state.lock();
-        if state.attached.as_ref().is_some_and(|attached| attached.attachment == self.attachment) {
-            state.attached = None;
-            drop(state);
-            // A producer that waits for this consumer need not wait any more.
-            self.exchange.room.notify_waiters();
-        }
-    }
 }
 
 impl Exchange {
@@ -493,44 +276,6 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.held.sub(self.state.get_mut().bytes);
-    }
-}
-
-impl Attached {
-    fn next(
-        &mut self,
-        head: Option<&Arc<[HeaderField]>>,
-        messages: &VecDeque<Bytes>,
-        messages_from: u64,
-        end: Option<&End>,
-    ) -> Next {
-        if let (false, Some(head)) = (self.head_taken, head) {
-            self.head_taken = true;
-            let ends = self.take_end(messages_from + messages.len() as u64, end);
-            return Next::Part { part: ExchangePart::Head(head.clone()), ends };
-        }
-        let index = self.message.checked_sub(messages_from).and_then(|index| usize::try_from(index).ok());
-        if let Some(message) = index.and_then(|index| messages.get(index)) {
-            self.message += 1;
-            self.behind -= message.len();
-            let ends = self.take_end(messages_from + messages.len() as u64, end);
-            return Next::Part { part: ExchangePart::Message(message.clone()), ends };
-        }
-        match end {
-            None => Next::Pending,
-            Some(_) if self.end_taken => Next::Done,
-            Some(end) => {
-                self.end_taken = true;
-                Next::Part { part: end.clone().into(), ends: true }
-            }
-        }
-    }
-
-    /// Folds a plain end into the part that is handed out, when nothing lies between.
-    fn take_end(&mut self, messages: u64, end: Option<&End>) -> bool {
-        let ends = self.message >= messages && matches!(end, Some(End::Plain));
-        self.end_taken |= ends;
-        ends
     }
 }
 

@@ -1,0 +1,191 @@
+//! The requests of a session and what is kept of their answers.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use towline_protocols::link::{
+    Ack, Execution, RpcError,
+    server::{Admission, Ledger, LedgerLimits},
+};
+
+use super::{LinkSession, State};
+use crate::session::{
+    Context,
+    exchange::{Consumer, Exchange},
+    push_queue::PushQueue,
+    signal::Signal,
+};
+
+impl LinkSession {
+    /// The client has taken these outcomes.
+    pub(in crate::session) fn acknowledge(&self, ack: &Ack) {
+        if let Some(ledger) = &mut self.state.lock().ledger {
+            ledger.acknowledge(ack);
+        }
+    }
+
+    /// Counts `added` bytes of an answer. False: the session has no room for the record.
+    pub(in crate::session) fn record(&self, exchange: &Arc<Exchange>, added: usize) -> bool {
+        let mut state = self.state.lock();
+        let Some(ledger) = &mut state.ledger else { return false };
+        let outcomes = ledger.outcomes();
+        let recorded = ledger.record(exchange.seq(), added);
+        if !recorded || ledger.outcomes() < outcomes {
+            self.context.limit_hit("session.outcome_bytes_max");
+        }
+        let is_known = |held: &Arc<Exchange>| Arc::ptr_eq(held, exchange);
+        if !recorded && !state.unrecorded.iter().any(is_known) {
+            state.unrecorded.push(exchange.clone());
+        }
+        recorded
+    }
+
+    /// The answer is complete.
+    pub(in crate::session) fn finished(self: &Arc<Self>, seq: u64) {
+        let now = self.context.clock.now();
+        let mut state = self.state.lock();
+        state.unrecorded.retain(|exchange| exchange.seq() != seq);
+        let Some(ledger) = &mut state.ledger else { return };
+        let outcomes = ledger.outcomes();
+        ledger.finish(seq, now);
+        if ledger.get(seq).is_some() && ledger.outcomes() <= outcomes {
+            self.context.limit_hit("session.outcomes_max");
+        }
+        self.queue_outcomes(&mut state);
+    }
+
+    /// The request was given up.
+    pub(in crate::session) fn cancelled(self: &Arc<Self>, seq: u64, execution: Execution) {
+        let mut state = self.state.lock();
+        state.cancelled(seq, execution, self.context.clock.now());
+        self.queue_outcomes(&mut state);
+    }
+
+    pub(in crate::session) fn expire_outcomes(self: &Arc<Self>, now: Instant) {
+        let mut state = self.state.lock();
+        state.due_outcomes = false;
+        if let Some(ledger) = &mut state.ledger {
+            let outcomes = ledger.outcomes();
+            ledger.expire(now);
+            if ledger.outcomes() < outcomes {
+                self.context.limit_hit("session.outcome_age_max");
+            }
+        }
+        self.queue_outcomes(&mut state);
+    }
+
+    fn queue_outcomes(self: &Arc<Self>, state: &mut State) {
+        let next = state.ledger.as_ref().and_then(|ledger| ledger.next_expiry());
+        if let Some(at) = next
+            && !mem::replace(&mut state.due_outcomes, true)
+        {
+            self.context.due.outcomes.push(at, Arc::downgrade(self));
+        }
+    }
+
+    /// What a visitor began has arrived whole: it goes on, for who asks for it next.
+    pub(super) fn visitor_gone(self: &Arc<Self>, signal: &Arc<Signal>) {
+        let mut state = self.state.lock();
+        let begun = state.visitors.leave(signal);
+        self.begun_left(&mut state, begun);
+    }
+
+    pub(super) fn begun_left(self: &Arc<Self>, state: &mut State, begun: Vec<u64>) {
+        for seq in begun {
+            if let Some(exchange) = state.exchange(seq).cloned() {
+                self.exchange_lost(state, &exchange);
+            }
+        }
+        self.queue_outcomes(state);
+    }
+
+    /// What every loss of the holder means, whether another one follows or not. What visitors have begun,
+    /// and the next holder as such (`begun`), was never the lost one's.
+    pub(super) fn connection_lost(self: &Arc<Self>, state: &mut State, begun: &[u64]) {
+        self.connected.store(false, Ordering::Release);
+        let spared: BTreeSet<u64> = state.visitors.begun().chain(begun.iter().copied()).collect();
+        let recorded = state.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
+        let exchanges =
+            recorded.chain(&state.unrecorded).filter(|exchange| !spared.contains(&exchange.seq()));
+        for exchange in exchanges.cloned().collect::<Vec<_>>() {
+            self.exchange_lost(state, &exchange);
+        }
+        self.queue_outcomes(state);
+        let Some(queue) = &mut state.pushes else { return };
+        self.context.held_change(queue, PushQueue::connection_lost);
+    }
+
+    fn exchange_lost(&self, state: &mut State, exchange: &Exchange) {
+        if let Some(execution) = exchange.connection_lost() {
+            state.cancelled(exchange.seq(), execution, self.context.clock.now());
+        }
+    }
+}
+
+impl State {
+    /// A request that runs, or whose outcome is kept.
+    pub(in crate::session) fn exchange(&self, seq: u64) -> Option<&Arc<Exchange>> {
+        let recorded = self.ledger.as_ref().and_then(|ledger| ledger.get(seq));
+        recorded.or_else(|| self.unrecorded.iter().find(|held| held.seq() == seq))
+    }
+
+    pub(in crate::session) fn ledger_mut(&mut self, context: &Context) -> &mut Ledger<Arc<Exchange>> {
+        self.ledger.get_or_insert_with(|| Box::new(Ledger::new(context.ledger_limits(), 0)))
+    }
+
+    /// Ends what runs and drops what is recorded.
+    pub(super) fn forget_requests(&mut self, why: &str) {
+        let ledger = self.ledger.take();
+        let recorded = ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
+        for exchange in recorded.chain(&self.unrecorded) {
+            exchange.cancel(why);
+        }
+        self.unrecorded = Vec::new();
+        self.visitors.forget();
+    }
+
+    /// A request that has not run is as if it had never been seen.
+    fn cancelled(&mut self, seq: u64, execution: Execution, now: Instant) {
+        self.unrecorded.retain(|exchange| exchange.seq() != seq);
+        let Some(ledger) = &mut self.ledger else { return };
+        if execution == Execution::NotRun {
+            ledger.forget(seq);
+        } else {
+            ledger.finish(seq, now);
+        }
+    }
+}
+
+/// Hands the connection of `signal` a request that the ledger knows; `None` when it does not.
+pub(in crate::session) fn attach(
+    ledger: &Ledger<Arc<Exchange>>,
+    seq: u64,
+    messages_received: u64,
+    signal: &Arc<Signal>,
+) -> Option<Result<Consumer, RpcError>> {
+    let admission = ledger.admit(seq);
+    if let Some(error) = admission.error() {
+        return Some(Err(error));
+    }
+    match admission {
+        Admission::Attach(exchange) | Admission::Replay(exchange) => {
+            Some(exchange.attach(messages_received, signal))
+        }
+        _ => None,
+    }
+}
+
+impl Context {
+    pub(in crate::session) fn ledger_limits(&self) -> LedgerLimits {
+        let settings = self.settings.load();
+        LedgerLimits {
+            outcomes_max: settings.outcomes_max,
+            outcome_bytes_max: settings.outcome_bytes_max,
+            outcome_age_max: settings.outcome_age_max,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! How a connection becomes the holder of a session, and what that means for what went before.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use towline_protocols::link::{Hello, RpcError, server::Ledger};
+
+use super::{LinkSession, attach};
+use crate::session::{Changed, OpenError, Opened, Revoked, exchange::Consumer, lease::Lease, signal::Signal};
+
+/// What became of a session that a connection took.
+struct Holder {
+    session_id: u64,
+    /// Whether the session is the one that the client speaks of.
+    resumed: bool,
+    /// Requests of which HELLO does not speak.
+    unspoken: Vec<u64>,
+}
+
+/// [`Opened`], but for the lease.
+pub(in crate::session) struct Adopted {
+    pub(in crate::session) session_id: u64,
+    pub(in crate::session) resumed: bool,
+    pub(in crate::session) unknown: Vec<u64>,
+    pub(in crate::session) attached: Vec<Consumer>,
+    pub(in crate::session) refused: Vec<(u64, RpcError)>,
+    pub(in crate::session) subscriptions: Changed,
+}
+
+impl LinkSession {
+    /// Makes a connection whose ownership was checked the holder of the session.
+    pub(in crate::session) fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<Opened, OpenError> {
+        let signal = Arc::new(Signal::default());
+        let adopted = self.adopt_by(hello, &signal)?;
+        let Adopted { session_id, resumed, unknown, attached, refused, subscriptions } = adopted;
+        let lease = Lease::new(self.clone(), signal);
+        Ok(Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions })
+    }
+
+    /// The same for the connection of `signal`, which may have been a visitor.
+    pub(in crate::session) fn adopt_by(
+        self: &Arc<Self>,
+        hello: &Hello,
+        signal: &Arc<Signal>,
+    ) -> Result<Adopted, OpenError> {
+        let Holder { session_id, resumed, unspoken } = self.take_over(hello, signal)?;
+        let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
+        if differ || !resumed {
+            self.persist();
+        }
+        let mut adopted = Adopted {
+            session_id,
+            resumed,
+            unknown: Vec::new(),
+            attached: Vec::new(),
+            refused: Vec::new(),
+            subscriptions,
+        };
+        if resumed {
+            self.resolve_waiting(hello, &unspoken, signal, &mut adopted);
+        }
+        Ok(adopted)
+    }
+
+    fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<Holder, OpenError> {
+        let mut state = self.state.lock();
+        if !state.is_newer(hello.epoch) {
+            return Err(OpenError::TakenOver);
+        }
+        state.visitors.leave(signal);
+        let older = state.connection.take().inspect(|older| older.revoke(Revoked::TakenOver));
+        state.visitors.dismiss(hello.epoch, Revoked::TakenOver);
+        let handed_over = state.visitors.handed_over(hello.epoch, signal);
+        if older.is_some() {
+            self.connection_lost(&mut state, &handed_over.own);
+        }
+        self.begun_left(&mut state, handed_over.others);
+        state.epoch = Some(hello.epoch);
+        state.away_since = None;
+        state.connection = Some(signal.clone());
+        self.connected.store(true, Ordering::Release);
+        let knows_pushes = [state.id, state.pushes_known_as].contains(&hello.session_id);
+        self.resume_pushes(&mut state, if knows_pushes { hello.push_received } else { 0 }, signal);
+        let resumed = hello.session_id == state.id;
+        if !resumed {
+            // The client counts what it sent before as lost, and numbers on from there. The id names what is
+            // remembered of requests, so that none that was forgotten passes for one never seen.
+            state.forget_requests("the client began the session anew");
+            state.id = fastrand::u64(1..);
+            state.visitors.dismiss(u64::MAX, Revoked::TakenOver);
+            let limits = self.context.ledger_limits();
+            state.ledger =
+                (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
+        }
+        state.pushes_known_as = state.id;
+        Ok(Holder { session_id: state.id, resumed, unspoken: handed_over.unspoken })
+    }
+
+    /// Follows what the client says of earlier requests: what it does not wait for has been taken.
+    /// It does not speak of `unspoken`.
+    fn resolve_waiting(&self, hello: &Hello, unspoken: &[u64], signal: &Arc<Signal>, opened: &mut Adopted) {
+        let mut state = self.state.lock();
+        let ledger = state.ledger_mut(&self.context);
+        let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
+        let wanted = waiting.chain(unspoken.iter().copied());
+        opened.unknown = ledger.reconcile(hello.outcome_floor, wanted);
+        for waiting in &hello.waiting {
+            match attach(ledger, waiting.seq, waiting.messages_received, signal) {
+                None => {}
+                Some(Ok(consumer)) => opened.attached.push(consumer),
+                Some(Err(error)) => opened.refused.push((waiting.seq, error)),
+            }
+        }
+    }
+}

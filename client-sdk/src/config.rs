@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use towline_crypto::{International, KeyReference, Pin, Provider};
 
-use crate::error::ConfigError;
+use crate::{connect::Dial, error::ConfigError};
 
 /// Everything [`crate::Client::start`] needs. [`ClientConfig::new`] fills in the defaults.
 #[derive(Clone)]
@@ -13,6 +13,9 @@ pub struct ClientConfig {
     pub endpoints: Vec<Endpoint>,
     /// Whom to trust.
     pub security: Security,
+    /// Makes byte streams in place of TCP and TLS, where the app has a way of its own to the gateway; QUIC is not
+    /// used then.
+    pub dialer: Option<Arc<dyn Dial>>,
     /// Transports to use.
     pub transports: Transports,
     /// Whether requests may leave in the first flight of a TLS connection that is resumed (0-RTT). The
@@ -57,6 +60,7 @@ impl ClientConfig {
         Self {
             endpoints,
             security,
+            dialer: None,
             transports: Transports::QuicAndTcp,
             early_data: true,
             client_id: None,

@@ -35,6 +35,7 @@ pub use client::Client;
 pub use config::{
     ClientCertificate, ClientConfig, Credentials, Endpoint, Limits, Policy, Security, Tls, Transports,
 };
+pub use connect::{ByteIo, Dial, Dialed, Dialing, FirstFlight};
 pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};
 pub use push::{Push, Pushes};
 pub use state::{ConnectionState, Transport};

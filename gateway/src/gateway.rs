@@ -75,7 +75,11 @@ impl Gateway {
         Self::with_store(settings, Store::in_memory()?)
     }
 
-    fn with_store(settings: Settings, store: Store) -> Result<Arc<Self>, StartError> {
+    /// The same with a store of the caller's.
+    ///
+    /// # Errors
+    /// As [`Gateway::open`].
+    pub fn with_store(settings: Settings, store: Store) -> Result<Arc<Self>, StartError> {
         let metrics = Metrics::new();
         let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;

@@ -204,6 +204,8 @@ pub struct Backend {
     pub idle_timeout: Duration,
     /// MQTT upstream only: prefix put before every forwarded topic.
     pub topic_prefix: String,
+    /// Answers in place of what is at `address`; no part of the file.
+    pub service: Option<crate::backend::Service>,
 }
 
 /// What a backend speaks.
@@ -465,6 +467,7 @@ impl Backend {
             connections_max: 64,
             idle_timeout: Duration::from_secs(60),
             topic_prefix: String::new(),
+            service: None,
         }
     }
 }

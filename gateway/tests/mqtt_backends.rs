@@ -108,6 +108,7 @@ fn gateway_to(address: SocketAddr, receive_maximum: u16) -> Arc<Gateway> {
         connections_max: 4,
         idle_timeout: Duration::from_secs(60),
         topic_prefix: String::new(),
+        service: None,
     });
     settings.routes.push(Route {
         name: "telemetry".into(),

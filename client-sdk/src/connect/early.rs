@@ -21,7 +21,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Makes the bytes that a line says first, when a connection can carry them early. `None`: nothing may be said
 /// early, or another connection of the race has been given them.
-pub(crate) type FirstFlight = Arc<dyn Fn() -> Option<Bytes> + Send + Sync>;
+pub type FirstFlight = Arc<dyn Fn() -> Option<Bytes> + Send + Sync>;
 
 /// A TLS connection whose handshake is complete: the gateway has answered. Also says how many bytes of the
 /// flight it has taken as early data.

@@ -1,6 +1,7 @@
 //! From a list of gateways to one live wire: QUIC first, TCP beside it when QUIC is slow to answer,
 //! the first handshake that completes wins, the others are closed.
 
+mod dial;
 mod early;
 mod quic;
 mod tcp;
@@ -15,7 +16,8 @@ use std::{
 
 use tokio::{task::JoinSet, time::timeout};
 
-pub(crate) use early::FirstFlight;
+pub use dial::{ByteIo, Dial, Dialed, Dialing};
+pub use early::FirstFlight;
 pub(crate) use quic::{Path, QuicWire};
 pub(crate) use tcp::ByteStream;
 
@@ -68,6 +70,7 @@ impl fmt::Display for ConnectError {
 #[derive(Clone)]
 pub(crate) struct Connector {
     transports: Transports,
+    dialer: Option<Arc<dyn Dial>>,
     tls: Option<Arc<rustls::ClientConfig>>,
     quic: Option<quinn::ClientConfig>,
     /// When QUIC last lost to TCP without answering.
@@ -84,7 +87,8 @@ impl Connector {
                 (Some(tls), Some(quic))
             }
         };
-        Ok(Self { transports: config.transports, tls, quic, quic_blocked: None })
+        let dialer = config.dialer.clone();
+        Ok(Self { transports: config.transports, dialer, tls, quic, quic_blocked: None })
     }
 
     /// Forgets what was learnt about the network.
@@ -130,6 +134,9 @@ impl Connector {
         flight: FirstFlight,
         flies: bool,
     ) -> Result<Wire, ConnectError> {
+        if let Some(dialer) = &self.dialer {
+            return dial::connect(&**dialer, endpoint, flight).await;
+        }
         let addresses = resolve(endpoint).await?;
         let mut attempts = JoinSet::new();
         if self.transports != Transports::Tcp

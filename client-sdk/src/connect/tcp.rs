@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{ConnectError, FirstFlight, Wire, early, staggered};
+use super::{ByteIo, ConnectError, FirstFlight, Wire, early, staggered};
 
 /// A byte stream, encrypted or not.
 pub(crate) enum ByteStream {
@@ -17,6 +17,8 @@ pub(crate) enum ByteStream {
     Tls(Box<TlsStream<TcpStream>>),
     /// Plaintext, because the app said so.
     Plain(TcpStream),
+    /// Made by the app.
+    Own(Box<dyn ByteIo>),
 }
 
 pub(super) async fn connect(
@@ -54,6 +56,7 @@ impl AsyncRead for ByteStream {
         match self.get_mut() {
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Own(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -63,6 +66,7 @@ impl AsyncWrite for ByteStream {
         match self.get_mut() {
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -70,6 +74,7 @@ impl AsyncWrite for ByteStream {
         match self.get_mut() {
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Own(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -77,6 +82,7 @@ impl AsyncWrite for ByteStream {
         match self.get_mut() {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Own(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

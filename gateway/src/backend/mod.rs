@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod outgoing;
 mod publish;
+mod service;
 mod turn;
 mod upstream;
 
@@ -27,8 +28,11 @@ use std::{
 use http::{HeaderMap, Method, Response};
 
 use self::outgoing::Outgoing;
-pub use self::publish::{Reply, publish};
 pub(crate) use self::{headers::is_grpc, turn::OneTurnLater};
+pub use self::{
+    publish::{Reply, publish},
+    service::{Answer, Answering, Service},
+};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
     request::{Body, Request},
@@ -47,6 +51,7 @@ enum Connections {
     Http1(Arc<http1::Pool>),
     Http2(Arc<http2::Pool>),
     Mqtt(upstream::Upstream),
+    Service(Service),
 }
 
 /// What is known of a running call, for the error when it is given up.
@@ -58,12 +63,13 @@ pub(crate) struct Progress {
 impl Backend {
     /// Makes no connection yet.
     pub fn new(settings: settings::Backend) -> Self {
-        let connections = match settings.kind {
-            BackendKind::Http1 => Connections::Http1(Arc::new(http1::Pool::new(settings.clone()))),
-            BackendKind::Http2 | BackendKind::Grpc => {
+        let connections = match (settings.kind, settings.service.clone()) {
+            (_, Some(service)) => Connections::Service(service),
+            (BackendKind::Http1, None) => Connections::Http1(Arc::new(http1::Pool::new(settings.clone()))),
+            (BackendKind::Http2 | BackendKind::Grpc, None) => {
                 Connections::Http2(Arc::new(http2::Pool::new(settings.clone())))
             }
-            BackendKind::Mqtt => Connections::Mqtt(upstream::Upstream::new(settings.clone())),
+            (BackendKind::Mqtt, None) => Connections::Mqtt(upstream::Upstream::new(settings.clone())),
         };
         Self { settings, connections }
     }
@@ -124,6 +130,7 @@ impl Backend {
         match &self.connections {
             Connections::Http1(pool) => pool.call(outgoing, progress).await,
             Connections::Http2(pool) => pool.call(outgoing, progress).await,
+            Connections::Service(service) => service.call(outgoing, progress).await,
             Connections::Mqtt(_) => Err(Failed::finally(RpcError::new(
                 RpcErrorKind::NoRoute,
                 Execution::NotRun,

@@ -31,6 +31,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use towline_protocols::link::{Connection, Control};
 
 pub(crate) use self::config::config;
@@ -60,6 +61,17 @@ pub fn serve_tcp(
     let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
     let input = BytesMut::from(&first_bytes[..]);
     parked::run(Driver::new(gateway, origin, stream, binding, input, patience))
+}
+
+/// Serves a connection over any byte stream until it ends. It never parks.
+pub async fn serve_stream<S>(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let machine = Connection::server(Arc::clone(&gateway.snapshot().link), now());
+    let binding = driver::Binding::Tcp(Box::new(TcpRequests::new(machine)));
+    let mut driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), None);
+    Box::pin(driver.drive()).await;
 }
 
 /// Serves one QUIC connection until it ends.

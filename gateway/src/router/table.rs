@@ -277,6 +277,7 @@ mod tests {
             connections_max: 1,
             idle_timeout: Duration::from_secs(1),
             topic_prefix: String::new(),
+            service: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //! the queue is in order, so the barrier stands for all that was written before it. A hundred barriers
 //! that wait at one time cost one fsync.
 
+mod by_hand;
 mod queue;
 mod writer;
 
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, TableDefinition, backends::InMemoryBackend};
 use tokio::sync::oneshot;
 
+pub use self::by_hand::{Memory, Writer};
 use self::queue::Queue;
 
 /// Name of the file in the data folder.

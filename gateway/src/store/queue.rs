@@ -79,6 +79,15 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Everything that waits.
+    pub(super) fn take_now(&self) -> Batch {
+        let mut waiting = self.waiting.lock();
+        waiting.bytes = 0;
+        mem::take(&mut waiting.batch)
+    }
+}
+
 impl Batch {
     fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.barriers.is_empty()

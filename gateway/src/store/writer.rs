@@ -32,7 +32,7 @@ pub(super) fn spawn(
     })
 }
 
-fn write_batch(database: &Database, batch: Batch, path: &Path) {
+pub(super) fn write_batch(database: &Database, batch: Batch, path: &Path) {
     let result = match commit(database, batch.writes) {
         Ok(()) => Ok(()),
         Err(error) => {

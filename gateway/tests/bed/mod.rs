@@ -60,6 +60,7 @@ pub fn backend(name: &str, kind: BackendKind, address: SocketAddr) -> Backend {
         connections_max: 8,
         idle_timeout: Duration::from_secs(60),
         topic_prefix: String::new(),
+        service: None,
     }
 }
 

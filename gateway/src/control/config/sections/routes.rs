@@ -59,6 +59,7 @@ fn backend(t: &mut Table<'_, '_>) -> Backend {
             Duration::from_secs(1)..=Duration::from_secs(3600),
         ),
         topic_prefix: t.string("topic_prefix", &d.topic_prefix),
+        service: None,
     };
     if t.has("address") && !is_host_and_port(&backend.address) {
         t.mistake("address", format_args!("\"{}\" is not host:port, as \"127.0.0.1:8080\"", backend.address));

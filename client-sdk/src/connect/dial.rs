@@ -1,0 +1,42 @@
+//! Byte streams that the app makes itself: tunnels, and simulated networks.
+
+use std::{future::Future, io, pin::Pin};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{ConnectError, FirstFlight, Wire, tcp::ByteStream};
+use crate::config::Endpoint;
+
+/// Makes the byte streams that the link runs over, in place of TCP and TLS: whoever brings it answers for
+/// encryption and for who is at the other end.
+pub trait Dial: Send + Sync {
+    /// A stream to `endpoint`. Where it can carry early data (RFC 8446, section 2.3), it may ask `flight` for it, once.
+    fn dial(&self, endpoint: &Endpoint, flight: FirstFlight) -> Dialing;
+}
+
+/// A stream, once it is established.
+pub type Dialing = Pin<Box<dyn Future<Output = io::Result<Dialed>> + Send>>;
+
+/// What [`Dial`] made.
+pub struct Dialed {
+    /// The stream; the gateway has answered.
+    pub stream: Box<dyn ByteIo>,
+    /// Bytes of the first flight that the gateway has taken as early data; those behind it are sent on the
+    /// stream.
+    pub early: usize,
+}
+
+/// Any byte stream.
+pub trait ByteIo: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteIo for S {}
+
+pub(super) async fn connect(
+    dialer: &dyn Dial,
+    endpoint: &Endpoint,
+    flight: FirstFlight,
+) -> Result<Wire, ConnectError> {
+    let Dialed { stream, early } =
+        dialer.dial(endpoint, flight).await.map_err(|error| ConnectError(error.to_string()))?;
+    Ok(Wire::Tcp { stream: ByteStream::Own(stream), early })
+}

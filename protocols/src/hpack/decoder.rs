@@ -1,8 +1,6 @@
 //! From a header block to fields.
 
-use bytes::Bytes;
-
-use super::{HeaderField, HpackError, StaticTable, dynamic_table::DynamicTable, huffman, integer};
+use super::{HeaderField, HpackError, StaticTable, dynamic_table::DynamicTable, integer, string};
 
 /// Reads header blocks of one direction of one connection.
 ///
@@ -112,10 +110,10 @@ impl Decoder {
         sensitive: bool,
     ) -> Result<HeaderField, HpackError> {
         let name = match integer::take(input, prefix_bits)? {
-            0 => take_string(input)?,
+            0 => string::take(input, 7)?,
             index => self.entry(index)?.name.clone(),
         };
-        Ok(HeaderField { name, value: take_string(input)?, sensitive })
+        Ok(HeaderField { name, value: string::take(input, 7)?, sensitive })
     }
 
     fn entry(&self, index: usize) -> Result<&HeaderField, HpackError> {
@@ -132,13 +130,4 @@ impl Decoder {
     pub(super) fn entries(&self) -> impl Iterator<Item = &HeaderField> {
         (0..self.dynamic.len()).filter_map(|position| self.dynamic.get(position))
     }
-}
-
-/// A string literal (section 5.2). Its length is checked against the block before anything is allocated.
-fn take_string(input: &mut &[u8]) -> Result<Bytes, HpackError> {
-    let is_huffman = input.first().ok_or(HpackError::Truncated)? & 0b1000_0000 != 0;
-    let length = integer::take(input, 7)?;
-    let (text, rest) = input.split_at_checked(length).ok_or(HpackError::Truncated)?;
-    *input = rest;
-    if is_huffman { huffman::decode(text).map(Bytes::from) } else { Ok(Bytes::copy_from_slice(text)) }
 }

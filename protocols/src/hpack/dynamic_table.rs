@@ -7,44 +7,43 @@ use super::HeaderField;
 /// Entries from the newest (position 0) to the oldest. Each entry counts for at least 32 bytes, so the
 /// number of entries is bounded by `capacity / 32`.
 #[derive(Debug)]
-pub(super) struct DynamicTable {
+pub(crate) struct DynamicTable {
     entries: VecDeque<HeaderField>,
     size: usize,
     capacity: usize,
 }
 
 impl DynamicTable {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { entries: VecDeque::new(), size: 0, capacity }
     }
 
     /// The entry that was added `position` insertions before the newest one.
-    pub(super) fn get(&self, position: usize) -> Option<&HeaderField> {
+    pub(crate) fn get(&self, position: usize) -> Option<&HeaderField> {
         self.entries.get(position)
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size
     }
 
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// Changes the capacity; entries that no longer fit go to `evicted`, the oldest first.
-    pub(super) fn set_capacity(&mut self, capacity: usize, evicted: impl FnMut(HeaderField)) {
+    pub(crate) fn set_capacity(&mut self, capacity: usize, evicted: impl FnMut(HeaderField)) {
         self.capacity = capacity;
         self.evict_until(capacity, evicted);
     }
 
     /// Adds an entry; says whether it is in the table now. "An attempt to add an entry larger than the
     /// maximum size causes the table to be emptied of all existing entries" (section 4.4).
-    pub(super) fn insert(&mut self, field: HeaderField, evicted: impl FnMut(HeaderField)) -> bool {
+    pub(crate) fn insert(&mut self, field: HeaderField, evicted: impl FnMut(HeaderField)) -> bool {
         let size = field.size();
         let fits = size <= self.capacity;
         self.evict_until(if fits { self.capacity - size } else { 0 }, evicted);

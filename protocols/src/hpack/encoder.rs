@@ -1,13 +1,11 @@
 //! From fields to a header block.
 
-use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
-    hash::{BuildHasherDefault, Hash, Hasher},
+use bytes::BufMut;
+
+use super::{
+    HeaderField, StaticTable, indexed_table::IndexedTable, indexing::Indexing, integer, static_table::Match,
+    string,
 };
-
-use bytes::{BufMut, Bytes};
-
-use super::{HeaderField, StaticTable, dynamic_table::DynamicTable, huffman, integer, static_table::Match};
 
 /// The largest dynamic table an encoder keeps, whatever the peer offers: it costs this much memory (and
 /// an index of about half of it) for each connection.
@@ -86,12 +84,12 @@ impl Encoder {
             Some(Match::Field(index) | Match::Name(index)) => integer::put(out, pattern, prefix_bits, index),
             None => {
                 out.put_u8(pattern);
-                put_string(&field.name, out);
+                string::put(&field.name, 0, 7, out);
             }
         }
-        put_string(&field.value, out);
+        string::put(&field.value, 0, 7, out);
         if indexing == Indexing::Incremental {
-            self.dynamic.insert(own_copy(field));
+            self.dynamic.insert(field.own_copy());
         }
     }
 
@@ -113,154 +111,4 @@ impl Encoder {
             None => in_static,
         }
     }
-}
-
-/// How a literal is written (section 6.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Indexing {
-    Incremental,
-    Without,
-    Never,
-}
-
-/// Fields whose value is hardly ever sent twice: an entry would only push out useful ones.
-const VOLATILE_NAMES: [&[u8]; 12] = [
-    b"age",
-    b"content-length",
-    b"content-range",
-    b"etag",
-    b"grpc-timeout",
-    b"idempotency-key",
-    b"if-modified-since",
-    b"if-none-match",
-    b"last-modified",
-    b"range",
-    b"traceparent",
-    b"x-request-id",
-];
-
-impl Indexing {
-    fn of(field: &HeaderField, table_capacity: usize) -> Self {
-        // An entry of more than half the table would push out most of the others.
-        let too_large = field.size() > table_capacity / 2;
-        if field.is_secret() {
-            Self::Never
-        } else if too_large || VOLATILE_NAMES.contains(&&*field.name) || is_path_with_query(field) {
-            Self::Without
-        } else {
-            Self::Incremental
-        }
-    }
-
-    /// The pattern of the first octet, and the bits of the prefix below it.
-    fn representation(self) -> (u8, u32) {
-        match self {
-            Self::Incremental => (0b0100_0000, 6),
-            Self::Without => (0b0000_0000, 4),
-            Self::Never => (0b0001_0000, 4),
-        }
-    }
-}
-
-fn is_path_with_query(field: &HeaderField) -> bool {
-    &*field.name == b":path" && field.value.contains(&b'?')
-}
-
-/// A copy in one allocation of its own: the caller's bytes may be slices of a large read buffer, which an
-/// entry would keep in memory.
-fn own_copy(field: &HeaderField) -> HeaderField {
-    let mut name = Bytes::from([&*field.name, &*field.value].concat());
-    let value = name.split_off(field.name.len());
-    HeaderField { name, value, sensitive: field.sensitive }
-}
-
-/// A string literal (section 5.2), by Huffman code where that is shorter.
-fn put_string(text: &[u8], out: &mut impl BufMut) {
-    let encoded_len = huffman::encoded_len(text);
-    if encoded_len < text.len() {
-        integer::put(out, 0b1000_0000, 7, encoded_len);
-        huffman::encode(text, out);
-    } else {
-        integer::put(out, 0, 7, text.len());
-        out.put_slice(text);
-    }
-}
-
-/// The dynamic table with an index by content.
-///
-/// The index maps a hash to the newest entry that has it, counted from the first insertion on. A hash
-/// that two entries share loses the older one for the index, which costs bytes on the wire and nothing
-/// else, since each hit is compared with the entry itself. So keys are not stored twice, and the index
-/// has at most two pairs of words for each entry.
-#[derive(Debug)]
-struct IndexedTable {
-    table: DynamicTable,
-    inserted: u64,
-    index: Index,
-}
-
-#[derive(Debug, Default)]
-struct Index {
-    by_hash: HashMap<u64, u64, BuildHasherDefault<DefaultHasher>>,
-    evicted: u64,
-}
-
-impl IndexedTable {
-    fn new(capacity: usize) -> Self {
-        Self { table: DynamicTable::new(capacity), inserted: 0, index: Index::default() }
-    }
-
-    fn set_capacity(&mut self, capacity: usize) {
-        self.table.set_capacity(capacity, |field| self.index.forget_oldest(&field));
-    }
-
-    fn insert(&mut self, field: HeaderField) {
-        let hashes = hashes(&field);
-        if self.table.insert(field, |evicted| self.index.forget_oldest(&evicted)) {
-            for hash in hashes {
-                self.index.by_hash.insert(hash, self.inserted);
-            }
-            self.inserted += 1;
-        }
-    }
-
-    /// The best match, by position in the table.
-    fn find(&self, field: &HeaderField) -> Option<Match> {
-        let [whole, name] = hashes(field);
-        if let Some((position, entry)) = self.entry_with(whole)
-            && entry.name == field.name
-            && entry.value == field.value
-        {
-            return Some(Match::Field(position));
-        }
-        let (position, entry) = self.entry_with(name)?;
-        (entry.name == field.name).then_some(Match::Name(position))
-    }
-
-    fn entry_with(&self, hash: u64) -> Option<(usize, &HeaderField)> {
-        let insertion = *self.index.by_hash.get(&hash)?;
-        let position = usize::try_from(self.inserted.checked_sub(insertion + 1)?).ok()?;
-        Some((position, self.table.get(position)?))
-    }
-}
-
-impl Index {
-    fn forget_oldest(&mut self, field: &HeaderField) {
-        for hash in hashes(field) {
-            if self.by_hash.get(&hash) == Some(&self.evicted) {
-                self.by_hash.remove(&hash);
-            }
-        }
-        self.evicted += 1;
-    }
-}
-
-/// Hashes of the whole field and of its name. The hasher has no random key, so that equal traffic gives
-/// equal bytes.
-fn hashes(field: &HeaderField) -> [u64; 2] {
-    let mut hasher = DefaultHasher::new();
-    field.name.hash(&mut hasher);
-    let name = hasher.finish();
-    field.value.hash(&mut hasher);
-    [hasher.finish(), name]
 }

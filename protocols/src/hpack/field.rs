@@ -47,6 +47,14 @@ impl HeaderField {
         self.sensitive || CREDENTIAL_NAMES.contains(&&*self.name)
     }
 
+    /// A copy in one allocation of its own, for a table: the caller's bytes may be slices of a large read
+    /// buffer, which an entry would keep in memory.
+    pub(crate) fn own_copy(&self) -> Self {
+        let mut name = Bytes::from([&*self.name, &*self.value].concat());
+        let value = name.split_off(self.name.len());
+        Self { name, value, sensitive: self.sensitive }
+    }
+
     /// The size by which tables and limits count a field (RFC 7541, section 4.1).
     pub fn size(&self) -> usize {
         self.name.len() + self.value.len() + ENTRY_OVERHEAD_BYTES

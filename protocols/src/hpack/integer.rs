@@ -16,7 +16,7 @@ use super::HpackError;
 const CONTINUATION_OCTETS_MAX: u32 = 4;
 
 /// Appends `value` with a prefix of `prefix_bits`; `pattern` fills the bits above the prefix.
-pub(super) fn put(out: &mut impl BufMut, pattern: u8, prefix_bits: u32, value: usize) {
+pub(crate) fn put(out: &mut impl BufMut, pattern: u8, prefix_bits: u32, value: usize) {
     let prefix_max = (1usize << prefix_bits) - 1;
     if value < prefix_max {
         return out.put_u8(pattern | value as u8);
@@ -31,7 +31,7 @@ pub(super) fn put(out: &mut impl BufMut, pattern: u8, prefix_bits: u32, value: u
 }
 
 /// Takes an integer off the front of `input`, whose first octet holds the prefix.
-pub(super) fn take(input: &mut &[u8], prefix_bits: u32) -> Result<usize, HpackError> {
+pub(crate) fn take(input: &mut &[u8], prefix_bits: u32) -> Result<usize, HpackError> {
     let prefix_max = (1usize << prefix_bits) - 1;
     let mut value = usize::from(take_octet(input)?) & prefix_max;
     if value < prefix_max {

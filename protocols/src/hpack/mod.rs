@@ -4,14 +4,17 @@
 //! with fields that mobile traffic repeats ([`StaticTable::link`]); the dynamic table follows after it.
 
 mod decoder;
-mod dynamic_table;
+pub(crate) mod dynamic_table;
 mod encoder;
 mod error;
 mod field;
 mod huffman;
 mod huffman_codes;
-mod integer;
-mod static_table;
+pub(crate) mod indexed_table;
+pub(crate) mod indexing;
+pub(crate) mod integer;
+pub(crate) mod static_table;
+pub(crate) mod string;
 #[cfg(test)]
 mod tests;
 

@@ -37,7 +37,7 @@ impl StaticTable {
     }
 
     /// The best match for a field: the index of the whole field, or else of its name.
-    pub(super) fn find(self, name: &[u8], value: &[u8]) -> Option<Match> {
+    pub(crate) fn find(self, name: &[u8], value: &[u8]) -> Option<Match> {
         let same_name = self.index.by_name.get(name)?;
         let whole =
             same_name.iter().find(|&&index| self.get(index).is_some_and(|field| field.value == value));
@@ -50,7 +50,7 @@ impl StaticTable {
 
 /// What of a field a table holds, by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Match {
+pub(crate) enum Match {
     /// Name and value.
     Field(usize),
     /// The name, with another value.

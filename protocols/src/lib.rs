@@ -9,5 +9,6 @@ pub mod detect;
 pub mod hpack;
 pub mod link;
 pub mod mqtt;
+pub mod qpack;
 pub mod tls;
 pub mod varint;

@@ -1,6 +1,6 @@
 //! From a header block to fields.
 
-use super::{HeaderField, HpackError, StaticTable, dynamic_table::DynamicTable, integer, string};
+use super::{HeaderField, HpackError, KnownFields, dynamic_table::DynamicTable, integer, string};
 
 /// Reads header blocks of one direction of one connection.
 ///
@@ -8,7 +8,7 @@ use super::{HeaderField, HpackError, StaticTable, dynamic_table::DynamicTable, i
 /// table share the table's bytes, and a Huffman string grows by 8/5 at most.
 #[derive(Debug)]
 pub struct Decoder {
-    static_table: StaticTable,
+    known: KnownFields,
     dynamic: DynamicTable,
     table_bytes_max: usize,
     header_list_bytes_max: usize,
@@ -19,9 +19,9 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that lets the peer's dynamic table take `table_bytes_max` from the beginning and refuses
     /// header lists over `header_list_bytes_max`, both as RFC 7541 section 4.1 counts bytes.
-    pub fn new(static_table: StaticTable, table_bytes_max: usize, header_list_bytes_max: usize) -> Self {
+    pub fn new(known: impl Into<KnownFields>, table_bytes_max: usize, header_list_bytes_max: usize) -> Self {
         Self {
-            static_table,
+            known: known.into(),
             dynamic: DynamicTable::new(table_bytes_max),
             table_bytes_max,
             header_list_bytes_max,
@@ -118,8 +118,8 @@ impl Decoder {
 
     fn entry(&self, index: usize) -> Result<&HeaderField, HpackError> {
         let position = index.checked_sub(1).ok_or(HpackError::IndexZero)?;
-        match position.checked_sub(self.static_table.len()) {
-            None => self.static_table.get(index),
+        match position.checked_sub(self.known.len()) {
+            None => self.known.get(index),
             Some(position) => self.dynamic.get(position),
         }
         .ok_or(HpackError::IndexOutOfRange(index))

@@ -27,6 +27,10 @@ impl DynamicTable {
         self.entries.len()
     }
 
+    pub(crate) fn oldest_first(&self) -> impl Iterator<Item = &HeaderField> {
+        self.entries.iter().rev()
+    }
+
     pub(crate) fn size(&self) -> usize {
         self.size
     }

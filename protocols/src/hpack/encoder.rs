@@ -3,7 +3,7 @@
 use bytes::BufMut;
 
 use super::{
-    HeaderField, StaticTable, indexed_table::IndexedTable, indexing::Indexing, integer, static_table::Match,
+    HeaderField, KnownFields, indexed_table::IndexedTable, indexing::Indexing, integer, static_table::Match,
     string,
 };
 
@@ -16,7 +16,7 @@ pub const TABLE_BYTES_MAX: usize = 64 * 1024;
 /// Blocks must reach the peer's decoder in the order they were written, each whole.
 #[derive(Debug)]
 pub struct Encoder {
-    static_table: StaticTable,
+    known: KnownFields,
     dynamic: IndexedTable,
     size_update: Option<SizeUpdate>,
 }
@@ -31,8 +31,9 @@ struct SizeUpdate {
 impl Encoder {
     /// An encoder whose dynamic table begins with `table_bytes`, which the peer's decoder must have
     /// allowed beforehand. More than [`TABLE_BYTES_MAX`] is announced to the peer as that.
-    pub fn new(static_table: StaticTable, table_bytes: usize) -> Self {
-        let mut encoder = Self { static_table, dynamic: IndexedTable::new(table_bytes), size_update: None };
+    pub fn new(known: impl Into<KnownFields>, table_bytes: usize) -> Self {
+        let mut encoder =
+            Self { known: known.into(), dynamic: IndexedTable::new(table_bytes), size_update: None };
         if table_bytes > TABLE_BYTES_MAX {
             encoder.set_table_size(TABLE_BYTES_MAX);
         }
@@ -95,7 +96,7 @@ impl Encoder {
 
     /// The best match of both tables; for a secret, of its name alone.
     fn find(&self, field: &HeaderField, indexing: Indexing) -> Option<Match> {
-        let in_static = self.static_table.find(&field.name, &field.value);
+        let in_static = self.known.find(&field.name, &field.value);
         if indexing == Indexing::Never {
             return match in_static? {
                 Match::Field(index) | Match::Name(index) => Some(Match::Name(index)),
@@ -104,7 +105,7 @@ impl Encoder {
         if let Some(Match::Field(_)) = in_static {
             return in_static;
         }
-        let base = self.static_table.len() + 1;
+        let base = self.known.len() + 1;
         match self.dynamic.find(field) {
             Some(Match::Field(position)) => Some(Match::Field(base + position)),
             Some(Match::Name(position)) => in_static.or(Some(Match::Name(base + position))),

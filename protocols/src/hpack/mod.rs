@@ -1,9 +1,11 @@
 //! HPACK header compression, RFC 7541, with a choice of static table.
 //!
 //! The link protocol uses the RFC's format unchanged except that its static table goes on after entry 61
-//! with fields that mobile traffic repeats ([`StaticTable::link`]); the dynamic table follows after it.
+//! with fields that mobile traffic repeats ([`StaticTable::link`]), and then with a header dictionary where
+//! the connection has one ([`KnownFields`]); the dynamic table follows after it.
 
 mod decoder;
+mod dictionary;
 pub(crate) mod dynamic_table;
 mod encoder;
 mod error;
@@ -13,13 +15,18 @@ mod huffman_codes;
 pub(crate) mod indexed_table;
 pub(crate) mod indexing;
 pub(crate) mod integer;
+mod known;
 pub(crate) mod static_table;
 pub(crate) mod string;
 #[cfg(test)]
 mod tests;
 
 pub use decoder::Decoder;
+pub use dictionary::{
+    HEADER_DICTIONARY_BYTES_MAX, HEADER_DICTIONARY_FIELDS_MAX, HeaderDictionary, HeaderDictionaryError,
+};
 pub use encoder::{Encoder, TABLE_BYTES_MAX};
 pub use error::HpackError;
 pub use field::HeaderField;
+pub use known::KnownFields;
 pub use static_table::{LINK_STATIC_FIELDS, StaticTable};

@@ -21,6 +21,11 @@ impl StaticTable {
         Self { index: &LINK_INDEX }
     }
 
+    /// The 99 fields of RFC 9204, appendix A, for QPACK, where indices begin at 0.
+    pub fn rfc9204() -> Self {
+        Self { index: &RFC9204_INDEX }
+    }
+
     /// How many fields there are; the dynamic table begins at the index after.
     pub fn len(self) -> usize {
         self.index.fields.len()
@@ -50,11 +55,11 @@ impl StaticTable {
 
 /// What of a field a table holds, by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Match {
+pub(crate) enum Match<I = usize> {
     /// Name and value.
-    Field(usize),
+    Field(I),
     /// The name, with another value.
-    Name(usize),
+    Name(I),
 }
 
 /// The fields in order, and where each name occurs, the lowest index first.
@@ -77,6 +82,8 @@ impl StaticIndex {
 
 static RFC7541_INDEX: LazyLock<StaticIndex> =
     LazyLock::new(|| StaticIndex::new(RFC7541_STATIC_FIELDS.iter()));
+static RFC9204_INDEX: LazyLock<StaticIndex> =
+    LazyLock::new(|| StaticIndex::new(crate::qpack::RFC9204_STATIC_FIELDS.iter()));
 static LINK_INDEX: LazyLock<StaticIndex> =
     LazyLock::new(|| StaticIndex::new(RFC7541_STATIC_FIELDS.iter().chain(&LINK_STATIC_FIELDS)));
 

@@ -207,7 +207,7 @@ fn link_config(config: &ClientConfig) -> Result<link::Config, StartError> {
             message_bytes_max: bytes(limits.message_bytes_max),
             ..link::Limits::default()
         },
-        dictionaries,
+        dictionaries: dictionaries.into(),
         compressor: Some(Compressor::default()),
         ping_timeout: limits.pong_timeout,
         agent: config.agent.clone(),

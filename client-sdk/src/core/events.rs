@@ -111,7 +111,9 @@ impl Core {
             | Event::PushAck { .. }
             | Event::Subscribe(_)
             | Event::Publish(_)
-            | Event::PolicyAck { .. } => {}
+            | Event::PolicyAck { .. }
+            | Event::Fetch(_) => {}
+            Event::Offer(_) | Event::Piece(_) => {}
         }
         None
     }

@@ -247,8 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if let Some(end) = self.check_leaving(now) {
             return Some(end);
         }
-        // Until its turn to leave comes, a client is served as before.
-        let may_open = self.leaving.as_ref().is_none_or(|leaving| now < leaving.from);
+        let may_open = self.leaving.is_none();
         let (machine, online) = (&mut self.machine, self.online);
         let (closing, mut reconnect) = self.shared.with(|core| {
             machine.tell(core, online, may_open, now);

@@ -32,7 +32,7 @@ pub(crate) fn config(settings: &Settings) -> Result<Config, ConfigError> {
             message_bytes_max: bytes(limits.message_bytes_max),
             streams_max: bytes(limits.streams_max),
         },
-        dictionaries: dictionaries(settings)?,
+        dictionaries: dictionaries(settings)?.into(),
         compressor: compression.enabled.then(|| Compressor::new(compression.level, compression.bytes_min)),
         heartbeat_max: session.heartbeat_max,
         heartbeat_grace: HEARTBEAT_GRACE,

@@ -11,7 +11,7 @@ use rustls::{
 };
 use towline_client::{Client, Transports};
 use towline_protocols::{
-    compress::DictionarySet,
+    compress::Shelf,
     hpack::HeaderField,
     link::{
         Config, Control, Event, Execution, Hello, RequestHead, RpcError, RpcErrorKind, StreamCodec,
@@ -25,13 +25,13 @@ use crate::bed::{Bed, answer, endpoint, online};
 const TEXT: &str = "order 4711: 2 tickets, Berlin to Hamburg, seats 61 and 62; order 4712: 1 ticket";
 
 fn announcing() -> Arc<Config> {
-    let dictionaries = towline_dictionaries::builtin_set(3).unwrap();
+    let dictionaries = towline_dictionaries::builtin_set(3).unwrap().into();
     Arc::new(Config { dictionaries, ..Config::default() })
 }
 
 /// The same, and no dictionary is there when it is needed.
 fn forgetful(settings: StreamSettings) -> StreamSettings {
-    let dictionaries = DictionarySet::default();
+    let dictionaries = Shelf::default();
     StreamSettings { config: Arc::new(Config { dictionaries, ..(*settings.config).clone() }), ..settings }
 }
 

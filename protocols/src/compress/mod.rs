@@ -8,9 +8,11 @@ mod compressor;
 mod decompress;
 mod dictionary;
 mod frame_header;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
 pub use decompress::{CompressError, WINDOW_BYTES_MAX, content_bytes, decompress};
 pub use dictionary::{DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet};
+pub use shelf::Shelf;

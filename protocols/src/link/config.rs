@@ -1,17 +1,17 @@
 //! What a side accepts and how it behaves; shared by all its connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{LimitsMessage, LinkError};
-use crate::compress::{Compressor, DictionarySet};
+use crate::compress::{Compressor, DICTIONARIES_MAX, Shelf};
 
 /// Behaviour of one side. One per process or listener, behind an `Arc`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What the peer may use.
     pub limits: Limits,
-    /// Dictionaries held, the best first.
-    pub dictionaries: DictionarySet,
+    /// Dictionaries held, the best first. They may change while connections live.
+    pub dictionaries: Shelf,
     /// How messages are compressed; `None` sends them as they are.
     pub compressor: Option<Compressor>,
     /// Server: the longest promise of silence that it accepts.
@@ -29,7 +29,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            dictionaries: DictionarySet::default(),
+            dictionaries: Shelf::default(),
             compressor: Some(Compressor::default()),
             heartbeat_max: Duration::from_secs(300),
             heartbeat_grace: Duration::from_secs(15),
@@ -105,6 +105,8 @@ pub struct Peer {
     pub limits: Limits,
     /// How to compress what is sent to it; `None` until it has spoken, or when it takes none.
     pub compressor: Option<Compressor>,
+    /// Ids of the dictionaries that it can read, the most preferred first.
+    pub dictionaries: Arc<[u32]>,
 }
 
 impl Config {
@@ -125,7 +127,7 @@ impl Config {
         }
     }
 
-    /// What the peer's announcement means for this side.
+    /// What the peer's announcement means for this side. The dictionary is chosen by [`super::Control`].
     pub fn peer(&self, announced: Option<&LimitsMessage>) -> Result<Peer, LinkError> {
         let Some(announced) = announced else { return Ok(Peer::default()) };
         let default = Limits::default();
@@ -148,12 +150,9 @@ impl Config {
         {
             return Err(LinkError::protocol("frame_bytes_max and windows must not be below the defaults"));
         }
-        let compressor = match &self.compressor {
-            Some(base) if announced.compression => {
-                Some(base.clone().with_common_dictionary(&self.dictionaries, &announced.dictionaries))
-            }
-            _ => None,
-        };
-        Ok(Peer { limits: limits.clamped(), compressor })
+        let compressor = self.compressor.clone().filter(|_| announced.compression);
+        // Who announces more is used with the first of them.
+        let dictionaries = announced.dictionaries.iter().copied().take(DICTIONARIES_MAX).collect();
+        Ok(Peer { limits: limits.clamped(), compressor, dictionaries })
     }
 }

@@ -1,5 +1,6 @@
 //! What a connection carries beside its requests: introduction, heartbeat, pushes, drain, policy.
 
+mod dictionaries;
 mod dormant;
 mod heartbeat;
 mod receive;
@@ -53,6 +54,10 @@ pub struct Control {
     /// Pushes or publishes, encoded, with their urgency. They keep their order.
     messages: VecDeque<(u8, Bytes)>,
     messages_bytes: usize,
+    /// A PIECE that waits until there is nothing else to send.
+    piece: Option<Box<Bytes>>,
+    /// The peer did not know a dictionary: none is used any more.
+    dictionaries_off: bool,
     events: VecDeque<Event>,
 }
 
@@ -107,6 +112,8 @@ impl Control {
             out: BytesMut::new(),
             messages: VecDeque::new(),
             messages_bytes: 0,
+            piece: None,
+            dictionaries_off: false,
             events: VecDeque::new(),
         }
     }
@@ -142,6 +149,9 @@ impl Control {
             let Some(message) = self.take_message() else { break };
             out.extend_from_slice(&message);
         }
+        if out.len() == before {
+            self.take_piece(out);
+        }
         self.on_sent(now, out.len() - before);
         out.len() - before
     }
@@ -172,10 +182,14 @@ impl Control {
         }
     }
 
-    /// Server: takes the client in. Limits, dictionaries, heartbeat and agent are filled in from the
-    /// configuration.
+    /// Server: takes the client in. Limits, heartbeat and agent are filled in from the configuration, and the
+    /// dictionaries where `welcome` has no limits with others.
     pub fn welcome(&mut self, mut welcome: Welcome) {
-        welcome.limits = Some(self.config.announcement());
+        let mut limits = self.config.announcement();
+        if let Some(given) = welcome.limits.take() {
+            limits.dictionaries = given.dictionaries;
+        }
+        welcome.limits = Some(limits);
         welcome.heartbeat_max_s = whole_seconds(self.config.heartbeat_max);
         welcome.agent.clone_from(&self.config.agent);
         // Answers to what came behind HELLO wait for this to go first.
@@ -285,6 +299,7 @@ impl Control {
             self.send(&Frame::Close { code, text: text.to_owned() });
             self.phase = Phase::Closed;
             self.messages.clear();
+            self.piece = None;
             self.messages_bytes = 0;
         }
     }
@@ -298,14 +313,6 @@ impl Control {
     /// What is known of the peer.
     pub fn peer(&self) -> &Peer {
         &self.peer
-    }
-
-    /// The peer does not hold the dictionary it announced (RESET UnknownDictionary): what is sent from now
-    /// on is compressed without. A [`super::Connection`] sees to it itself; drivers of QUIC streams call it.
-    pub fn forget_dictionary(&mut self) {
-        if self.peer.compressor.is_some() {
-            self.peer.compressor.clone_from(&self.config.compressor);
-        }
     }
 
     /// Whether a CLOSE was sent or received.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Ack, CloseCode, GoAway, Hello, Policy, Priority, RpcError, Subscribe, Subscribed, Welcome};
+use super::{
+    Ack, CloseCode, Fetch, GoAway, Hello, Offer, Piece, Policy, Priority, RpcError, Subscribe, Subscribed,
+    Welcome,
+};
 use crate::hpack::HeaderField;
 
 /// Something that arrived, in the order of arrival within a request and within the connection's control.
@@ -113,6 +116,13 @@ pub enum Event {
         /// Why not.
         text: String,
     },
+    /// Dictionaries that the client may fetch and use, in place of all before.
+    Offer(Offer),
+    /// The client asks for a piece of a dictionary, to be answered with [`super::Control::piece`], or holds
+    /// one now.
+    Fetch(Fetch),
+    /// A piece of a dictionary.
+    Piece(Piece),
     /// A PING was answered after this time.
     Rtt(Duration),
     /// The peer closes the connection; nothing follows.

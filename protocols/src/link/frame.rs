@@ -65,6 +65,9 @@ pub enum FrameType {
     Publish = 20,
     Published = 21,
     Attach = 22,
+    Offer = 25,
+    Fetch = 26,
+    Piece = 27,
 }
 
 /// A decoded frame.
@@ -162,7 +165,13 @@ pub enum Frame {
         /// Messages of the answer that need not be sent again.
         messages_received: u64,
     },
-    /// An extension frame (types 24 to 31) that this version ignores.
+    /// Dictionaries that the client may fetch.
+    Offer(proto::Offer),
+    /// The client asks for a piece of one, or holds it.
+    Fetch(proto::Fetch),
+    /// A piece of a dictionary.
+    Piece(proto::Piece),
+    /// An extension frame (types 28 to 31) that this version ignores.
     Extension(u8),
 }
 

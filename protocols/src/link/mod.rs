@@ -27,7 +27,8 @@ pub use event::{Event, Publish, Push, RequestHead};
 pub use failure::{CloseCode, LinkError};
 pub use frame::Ack;
 pub use proto::{
-    Filter, GoAway, Header, Hello, LimitsMessage, Policy, Subscribe, Subscribed, Waiting, Welcome,
+    DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LimitsMessage, Offer, OfferedDictionary, Piece,
+    Policy, Subscribe, Subscribed, Waiting, Welcome,
 };
 pub use stream_codec::{StreamCodec, StreamSettings};
 

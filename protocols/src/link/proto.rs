@@ -9,8 +9,9 @@ mod generated {
 }
 
 pub use generated::{
-    Filter, GoAway, Header, Hello, Limits as LimitsMessage, Policy, Subscribe, Subscribed, Waiting, Welcome,
-    go_away::Reason, subscribed,
+    Fetch, Filter, GoAway, Header, Hello, Limits as LimitsMessage, Offer, OfferedDictionary, Piece, Policy,
+    Subscribe, Subscribed, Waiting, Welcome, go_away::Reason, offered_dictionary::Kind as DictionaryKind,
+    subscribed,
 };
 
 impl fmt::Debug for Hello {

@@ -364,7 +364,7 @@ impl StreamCodec {
     fn inflate(&self, frame: &[u8], content_bytes: u64, end: bool) -> Result<Event, RpcError> {
         let config = &self.settings.config;
         let message_bytes_max = config.limits.clamped().message_bytes_max;
-        let bytes = message::inflate(frame, content_bytes, &config.dictionaries, message_bytes_max)?;
+        let bytes = message::inflate(frame, content_bytes, &config.dictionaries.load(), message_bytes_max)?;
         let message_bytes = Some(content_bytes);
         Ok(Event::MessagePart { seq: self.seq, message_bytes, bytes, end_of_message: true, end })
     }

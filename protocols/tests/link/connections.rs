@@ -103,7 +103,7 @@ fn a_common_dictionary_is_used_until_the_peer_does_not_know_it() {
     let order = |n: u32| format!("{{\"order\":{},\"item\":\"coffee\",\"size\":\"large\"}}", n * 7919);
     let samples: Vec<String> = (0..2000).map(order).collect();
     let dictionary = Dictionary::new(zstd::dict::from_samples(&samples, 4096).unwrap(), 3).unwrap();
-    let mut config = Config::default();
+    let config = Config::default();
     config.dictionaries.insert(dictionary).unwrap();
     let mut pair = Pair::introduced(config);
     let call = |seq: u64, pair: &mut Pair| {

@@ -109,7 +109,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         publish().prop_map(Frame::Publish),
         (number(), text()).prop_map(|(id, error)| Frame::Published { id, error }),
         (number(), number()).prop_map(|(seq, messages_received)| Frame::Attach { seq, messages_received }),
-        (24..32u8).prop_map(Frame::Extension),
+        (28..32u8).prop_map(Frame::Extension),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 mod calls;
 mod connections;
+mod dictionaries;
 mod frames;
 mod ledgers;
 mod pair;

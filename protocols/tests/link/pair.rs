@@ -115,6 +115,11 @@ impl Pair {
     pub(crate) fn server_bytes(&self, seq: u64) -> usize {
         message_bytes(&self.server_events, seq)
     }
+
+    /// Message bytes of `seq` that the client was given.
+    pub(crate) fn client_bytes(&self, seq: u64) -> usize {
+        message_bytes(&self.client_events, seq)
+    }
 }
 
 fn message_bytes(events: &[Event], seq: u64) -> usize {

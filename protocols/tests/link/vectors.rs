@@ -8,8 +8,9 @@ use bytes::{Bytes, BytesMut};
 use towline_protocols::{
     hpack::{Decoder, Encoder, HeaderField, StaticTable},
     link::{
-        Ack, CloseCode, Config, Connection, Event, Execution, Filter, GoAway, Hello, Policy, Priority,
-        RequestHead, RpcError, RpcErrorKind, Subscribe, Subscribed, Waiting, Welcome,
+        Ack, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch, Filter, GoAway, Hello,
+        Offer, OfferedDictionary, Piece, Policy, Priority, RequestHead, RpcError, RpcErrorKind, Subscribe,
+        Subscribed, Waiting, Welcome,
         frame::{
             DataFrame, Frame, PREFACE, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode,
             encode,
@@ -104,7 +105,7 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         ("window", Frame::Window { seq: 0, credit: 131_072 }),
         ("ack", Frame::Ack(Ack { floor: 7, seqs: vec![9, 12] })),
         ("attach", Frame::Attach { seq: 5, messages_received: 2 }),
-        ("extension", Frame::Extension(24)),
+        ("extension", Frame::Extension(28)),
     ]
 }
 
@@ -137,6 +138,14 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     };
     let policy = Policy { revision: 3, heartbeat_ms: 45_000, ..Policy::default() };
     let filter = Filter { filter: "news/#".into(), qos: 1 };
+    let hash = Bytes::from(vec![0xd1; 32]);
+    let offered = OfferedDictionary {
+        hash: hash.clone(),
+        kind: DictionaryKind::Payload.into(),
+        id: 40_000,
+        bytes: 8195,
+        version: 2,
+    };
     let granted = subscribed::Result { filter: "news/#".into(), qos: 1, error: String::new() };
     vec![
         ("hello", Frame::Hello(Box::new(hello))),
@@ -153,6 +162,10 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("close", Frame::Close { code: CloseCode::TakenOver, text: "epoch 3 is here".into() }),
         ("publish", Frame::Publish(publish)),
         ("published", Frame::Published { id: 4, error: String::new() }),
+        ("offer", Frame::Offer(Offer { dictionaries: vec![offered] })),
+        ("fetch", Frame::Fetch(Fetch { hash: hash.clone(), offset: 8192, held: false })),
+        ("fetch-held", Frame::Fetch(Fetch { hash: hash.clone(), offset: 0, held: true })),
+        ("piece", Frame::Piece(Piece { hash, offset: 8192, bytes: "abc".into() })),
     ]
 }
 

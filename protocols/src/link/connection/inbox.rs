@@ -196,7 +196,7 @@ impl Connection {
     ) -> Option<Event> {
         let config = self.control.config();
         let message_bytes_max = config.limits.clamped().message_bytes_max;
-        match message::inflate(frame, content_bytes, &config.dictionaries, message_bytes_max) {
+        match message::inflate(frame, content_bytes, &config.dictionaries.load(), message_bytes_max) {
             Ok(bytes) if bytes.is_empty() => {
                 self.grant(seq, wire);
                 let message_bytes = Some(0);

@@ -348,7 +348,7 @@ fn read_part(stream: &mut Stream, part: Part, end: bool, config: &Config) -> Res
     let message_bytes_max = config.limits.clamped().message_bytes_max;
     let arrival = stream.reader.accept(part, message_bytes_max)?;
     if let Arrival::Compressed { frame, content_bytes } = &arrival {
-        message::check_compressed(frame, *content_bytes, &config.dictionaries, message_bytes_max)?;
+        message::check_compressed(frame, *content_bytes, &config.dictionaries.load(), message_bytes_max)?;
     }
     Ok(arrival)
 }

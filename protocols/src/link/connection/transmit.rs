@@ -36,7 +36,8 @@ impl Connection {
                 out.extend_from_slice(&message);
                 return true;
             }
-            let Some(entry) = next else { return false };
+            // Nothing else waits: the link is idle.
+            let Some(entry) = next else { return self.control.take_piece(out) };
             self.ready.remove(&entry);
             if self.transmit_stream(entry.2, out) {
                 return true;

@@ -13,6 +13,7 @@ use crate::link::{Config, Peer, Role};
 pub(in crate::link) struct Dormant {
     config: Arc<Config>,
     peer: Peer,
+    dictionaries_off: bool,
     /// All that a server's heartbeat is judged by.
     last_received: Instant,
     silence_max: Option<Duration>,
@@ -22,21 +23,26 @@ impl Control {
     /// Whether the peer was taken in, nothing is to be sent and no event is to be taken.
     pub(in crate::link) fn is_idle(&self) -> bool {
         let is_open = self.phase == Phase::Open && self.introduced;
-        is_open && self.out.is_empty() && self.messages.is_empty() && self.events.is_empty()
+        is_open
+            && self.out.is_empty()
+            && self.messages.is_empty()
+            && self.events.is_empty()
+            && !self.has_piece()
     }
 
     pub(in crate::link) fn rest(self) -> Dormant {
         let (last_received, silence_max) = self.heartbeat.promise();
-        Dormant { config: self.config, peer: self.peer, last_received, silence_max }
+        let Self { config, peer, dictionaries_off, .. } = self;
+        Dormant { config, peer, dictionaries_off, last_received, silence_max }
     }
 }
 
 impl Dormant {
     pub(in crate::link) fn wake(self, now: Instant) -> Control {
-        let Self { config, peer, last_received, silence_max } = self;
+        let Self { config, peer, dictionaries_off, last_received, silence_max } = self;
         let control = Control::new(config, Role::Server, Phase::Open, now);
         let heartbeat = Heartbeat::promised(last_received, silence_max);
-        Control { introduced: true, peer, heartbeat, ..control }
+        Control { introduced: true, peer, dictionaries_off, heartbeat, ..control }
     }
 
     pub(in crate::link) fn poll_timeout(&self) -> Option<Instant> {

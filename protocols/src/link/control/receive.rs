@@ -93,6 +93,7 @@ impl Control {
             Frame::PolicyAck { revision, accepted, text } => Event::PolicyAck { revision, accepted, text },
             Frame::Subscribe(subscribe) => Event::Subscribe(subscribe),
             Frame::Publish(publish) => self.on_publish(publish)?,
+            Frame::Fetch(fetch) => self.on_fetch(fetch)?,
             _ => return Err(LinkError::protocol("a frame that clients do not send, or not here")),
         };
         self.emit(event);
@@ -106,6 +107,8 @@ impl Control {
             Frame::GoAway(goaway) => Event::GoAway(goaway),
             Frame::Policy(policy) => Event::Policy(policy),
             Frame::Subscribed(subscribed) => Event::Subscribed(subscribed),
+            Frame::Offer(offer) => self.on_offer(offer)?,
+            Frame::Piece(piece) => Event::Piece(piece),
             Frame::Published { id, error } => {
                 Event::Published { id, error: (!error.is_empty()).then_some(error) }
             }
@@ -118,6 +121,7 @@ impl Control {
     fn on_hello(&mut self, hello: Box<Hello>) -> Result<Event, LinkError> {
         check_hello(&hello)?;
         self.peer = self.config.peer(hello.limits.as_ref())?;
+        self.choose_dictionary();
         self.phase = Phase::Open;
         // Without a promise, the server's own maximum holds.
         self.take_promise(match hello.next_beat_s {
@@ -129,6 +133,7 @@ impl Control {
 
     fn on_welcome(&mut self, welcome: Box<Welcome>) -> Result<Event, LinkError> {
         self.peer = self.config.peer(welcome.limits.as_ref())?;
+        self.choose_dictionary();
         self.phase = Phase::Open;
         let demanded = match welcome.heartbeat_max_s {
             0 => None,
@@ -168,7 +173,7 @@ impl Control {
                 "a compressed PUSH or PUBLISH is larger than a frame, or than 64 times its wire length",
             ));
         }
-        message::inflate(&payload, content_bytes, &self.config.dictionaries, limits.frame_bytes_max)
+        message::inflate(&payload, content_bytes, &self.config.dictionaries.load(), limits.frame_bytes_max)
             .map_err(|error| LinkError::protocol(format!("PUSH or PUBLISH: {}", error.message)))
     }
 }

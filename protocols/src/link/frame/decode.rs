@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Singles in one ACK: a client that has taken more sends another frame.
 const ACK_SINGLES_MAX: usize = 1024;
+/// The first of the types that are left to extensions.
+const EXTENSION_TYPE_MIN: u8 = 28;
 /// Bits of the options byte, see PROTOCOL.md.
 const URGENCY: u8 = 0x07;
 const IDEMPOTENT: u8 = 0x08;
@@ -25,7 +27,7 @@ const MESSAGE: u8 = 0x20;
 /// Decodes the payload of a frame of type `kind`; `flags` are the upper three bits of the first byte.
 pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, LinkError> {
     let Some(kind) = FrameType::from_wire(kind) else {
-        return if kind >= 24 {
+        return if kind >= EXTENSION_TYPE_MIN {
             Ok(Frame::Extension(kind))
         } else {
             Err(LinkError::protocol(format!("frame type {kind} is not defined")))
@@ -67,6 +69,9 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         }
         FrameType::Publish => publish(&mut fields, flags)?,
         FrameType::Published => Frame::Published { id: fields.varint("id")?, error: fields.text()? },
+        FrameType::Offer => Frame::Offer(fields.message()?),
+        FrameType::Fetch => Frame::Fetch(fields.message()?),
+        FrameType::Piece => Frame::Piece(fields.message()?),
         FrameType::Attach => {
             Frame::Attach { seq: fields.seq()?, messages_received: fields.varint("message count")? }
         }
@@ -278,11 +283,12 @@ impl Part {
 impl FrameType {
     fn from_wire(kind: u8) -> Option<Self> {
         use FrameType::*;
-        const ALL: [FrameType; 22] = [
+        const ALL: [FrameType; 25] = [
             Hello, Welcome, Request, Response, Data, Trailers, Reset, Window, Ack, Ping, Pong, Push, PushAck,
-            GoAway, Policy, PolicyAck, Subscribe, Subscribed, Close, Publish, Published, Attach,
+            GoAway, Policy, PolicyAck, Subscribe, Subscribed, Close, Publish, Published, Attach, Offer,
+            Fetch, Piece,
         ];
-        ALL.get(usize::from(kind).wrapping_sub(1)).copied()
+        ALL.into_iter().find(|named| *named as u8 == kind)
     }
 
     fn flags_allowed(self) -> u8 {
@@ -320,6 +326,9 @@ impl FrameType {
             Publish => "PUBLISH",
             Published => "PUBLISHED",
             Attach => "ATTACH",
+            Offer => "OFFER",
+            Fetch => "FETCH",
+            Piece => "PIECE",
         }
     }
 }

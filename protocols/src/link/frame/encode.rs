@@ -60,6 +60,9 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
         Frame::Attach { seq, messages_received } => {
             varints(FrameType::Attach, &[*seq, *messages_received], out);
         }
+        Frame::Offer(offer) => protobuf(FrameType::Offer, offer, out),
+        Frame::Fetch(fetch) => protobuf(FrameType::Fetch, fetch, out),
+        Frame::Piece(piece) => protobuf(FrameType::Piece, piece, out),
         Frame::Extension(kind) => out.put_slice(&[*kind, 0]),
     }
 }

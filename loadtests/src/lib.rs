@@ -14,6 +14,7 @@ pub mod beside;
 pub mod cli;
 pub mod clock;
 pub mod conductor;
+pub mod corpus;
 pub mod fault;
 pub mod latencies;
 pub mod machine;

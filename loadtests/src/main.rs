@@ -6,7 +6,7 @@ use clap::Parser;
 use towline_loadtests::{
     beside,
     cli::{Cli, Command, choose},
-    run, worker,
+    corpus, run, worker,
 };
 
 /// Nothing succeeded.
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Command::Worker => return finish(worker::main().map(|()| true)),
         Command::Stand(args) => return finish(beside::stand::run(args).map(|()| true)),
+        Command::Corpus(args) => return finish(corpus::run(args).map(|()| true)),
         Command::Beside(benchmark) => return finish(beside::run(benchmark)),
         _ => {}
     }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     beside::{Benchmark, stand::StandArgs},
+    corpus::CorpusArgs,
     plan::{Protocol, Transport},
 };
 
@@ -37,6 +38,8 @@ pub enum Command {
     Idle(IdleArgs),
     /// Calls a backend directly and through a gateway in turn, and tells the difference
     Compare(CompareArgs),
+    /// Writes the corpus, an app's traffic by seed, as files to train dictionaries on
+    Corpus(CorpusArgs),
     /// Towline and its peers in one run
     #[command(flatten)]
     Beside(Benchmark),

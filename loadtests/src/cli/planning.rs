@@ -61,6 +61,7 @@ pub fn choose(command: &Command) -> Result<Choice, String> {
         Command::Compare(args) => compare(args),
         Command::Mqtt(args) => mqtt(args),
         Command::Idle(args) => idle(args),
+        Command::Corpus(_) => Err("a corpus is written, not measured".into()),
         Command::Beside(_) => Err("a comparison starts its servers itself".into()),
         Command::Worker | Command::Stand(_) => {
             Err("worker processes are started by towline-load itself".into())

@@ -3,9 +3,13 @@
 //! A `Session` knows nothing of sockets or bindings: its driver makes connections, asks for the HELLO of
 //! each, shows it what arrives, and does what it says.
 
+mod pushes;
+
 use std::collections::BTreeMap;
 
-use super::{Ack, Event, Execution, Hello, RpcError, RpcErrorKind, Waiting, Welcome};
+pub use self::pushes::PushMarks;
+use self::pushes::Pushes;
+use super::{Ack, Event, Execution, Hello, Priority, RpcError, RpcErrorKind, Waiting, Welcome};
 
 /// A client's session: sequence numbers, requests whose outcome is wanted, pushes taken.
 ///
@@ -27,9 +31,7 @@ pub struct Session {
     /// Outcomes taken above the floor, not yet told.
     ack_due: Vec<u64>,
     floor_told: u64,
-    push_received: u64,
-    push_taken: u64,
-    push_told: u64,
+    pushes: Pushes,
 }
 
 /// What the session must know of a request.
@@ -107,9 +109,7 @@ impl Session {
             calls: BTreeMap::new(),
             ack_due: Vec::new(),
             floor_told: 0,
-            push_received: 0,
-            push_taken: 0,
-            push_told: 0,
+            pushes: Pushes::default(),
         }
     }
 
@@ -117,6 +117,13 @@ impl Session {
     /// above every number used before.
     pub fn starting_at(mut self, seq: u64) -> Self {
         self.seq_next = seq.max(1);
+        self
+    }
+
+    /// The same session after the program was started again: of the pushes of `line`, those up to `taken` were
+    /// taken before. See [`Session::pushes_taken`].
+    pub fn having_taken(mut self, line: u64, taken: PushMarks) -> Self {
+        self.pushes = Pushes::restored(line, taken);
         self
     }
 
@@ -153,7 +160,6 @@ impl Session {
         self.epoch += 1;
         self.ack_due.clear();
         self.floor_told = self.floor();
-        self.push_told = self.push_taken;
         let waiting = self.calls.iter().filter(|(_, call)| call.phase == Phase::Waiting);
         Hello {
             client_id: self.client_id.clone(),
@@ -164,7 +170,7 @@ impl Session {
                 .map(|(&seq, call)| Waiting { seq, messages_received: call.messages_received })
                 .collect(),
             outcome_floor: self.floor_told,
-            push_received: self.push_taken,
+            pushes_taken: self.pushes.hello(),
             ..base
         }
     }
@@ -188,10 +194,7 @@ impl Session {
             }
         }
         self.session_id = welcome.session_id;
-        if !welcome.resumed {
-            // A new session of the server counts its pushes from 1.
-            (self.push_received, self.push_taken, self.push_told) = (0, 0, 0);
-        }
+        self.pushes.on_welcome(welcome);
         fates
     }
 
@@ -231,8 +234,7 @@ impl Session {
                 call.map(|call| call.phase = Phase::Complete).map(|()| event)
             }
             Event::Push(push) => {
-                let is_new = push.id > self.push_received;
-                self.push_received = self.push_received.max(push.id);
+                let is_new = self.pushes.on_push(push.priority, push.id);
                 is_new.then_some(event)
             }
             _ => Some(event),
@@ -282,17 +284,20 @@ impl Session {
         Some(Ack { floor, seqs })
     }
 
-    /// The application has taken this push and all before it.
-    pub fn push_taken(&mut self, id: u64) {
-        self.push_taken = self.push_taken.max(id.min(self.push_received));
+    /// The application has taken this push and all of its urgency before it.
+    pub fn push_taken(&mut self, priority: Priority, id: u64) {
+        self.pushes.on_taken(priority, id);
     }
 
-    /// The id to send as PUSH_ACK, if it has risen.
-    pub fn take_push_ack(&mut self) -> Option<u64> {
-        (self.push_taken > self.push_told).then(|| {
-            self.push_told = self.push_taken;
-            self.push_taken
-        })
+    /// Urgency and id to send as PUSH_ACK, for one urgency whose id has risen.
+    pub fn take_push_ack(&mut self) -> Option<(Priority, u64)> {
+        self.pushes.take_ack()
+    }
+
+    /// WELCOME.push_line and what has been taken of it, for an application that must not see a push twice
+    /// although it was started again.
+    pub fn pushes_taken(&self) -> (u64, PushMarks) {
+        self.pushes.taken()
     }
 
     /// Requests that are not taken yet, in the order of their numbers.

@@ -14,8 +14,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Ack, CloseCode, Config, Event, Execution, GoAway, Hello, LinkError, Peer, Policy, Publish, Push, Role,
-    RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
+    Ack, CloseCode, Config, Event, Execution, GoAway, Hello, LinkError, Peer, Policy, Priority, Publish,
+    Push, Role, RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
 pub(super) use dormant::Dormant;
@@ -51,7 +51,7 @@ pub struct Control {
     heartbeat: Heartbeat,
     /// Control frames, encoded.
     out: BytesMut,
-    /// Pushes or publishes, encoded, with their urgency. They keep their order.
+    /// Pushes or publishes, encoded, in the order of their urgency, those of one urgency as they came.
     messages: VecDeque<(u8, Bytes)>,
     messages_bytes: usize,
     /// A PIECE that waits until there is nothing else to send.
@@ -220,7 +220,7 @@ impl Control {
         self.send(&Frame::Ack(ack));
     }
 
-    /// Server: queues a push behind those before it. An error when it is larger than the client takes.
+    /// Server: queues a push behind those of its urgency. An error when it is larger than the client takes.
     pub fn push(&mut self, push: &Push) -> Result<(), RpcError> {
         let (payload, content_bytes) = self.compress(&push.payload);
         let frame = Frame::Push(PushFrame {
@@ -240,9 +240,9 @@ impl Control {
         self.introduced && self.phase == Phase::Open
     }
 
-    /// Client: pushes up to `id` were taken.
-    pub fn push_ack(&mut self, id: u64) {
-        self.send(&Frame::PushAck { id });
+    /// Client: pushes of this urgency up to `id` were taken.
+    pub fn push_ack(&mut self, priority: Priority, id: u64) {
+        self.send(&Frame::PushAck { priority, id });
     }
 
     /// Client: publishes a message. An error when it is larger than the server takes.
@@ -256,7 +256,7 @@ impl Control {
             content_bytes,
         });
         let bytes = publish.payload.len() + publish.topic.len();
-        self.send_message(super::Priority::NORMAL.urgency(), bytes, &frame)
+        self.send_message(Priority::NORMAL.urgency(), bytes, &frame)
     }
 
     /// Server: answers a publish of quality 1.
@@ -410,7 +410,8 @@ impl Control {
         let mut encoded = BytesMut::new();
         frame::encode(frame, &mut encoded);
         self.messages_bytes += encoded.len();
-        self.messages.push_back((urgency, encoded.freeze()));
+        let place = self.messages.partition_point(|(waiting, _)| *waiting <= urgency);
+        self.messages.insert(place, (urgency, encoded.freeze()));
         Ok(())
     }
 

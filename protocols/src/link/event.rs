@@ -85,8 +85,10 @@ pub enum Event {
     Ack(Ack),
     /// A message that nobody asked for. Duplicates are possible after a reconnect; ids tell.
     Push(Push),
-    /// The client has taken the pushes up to this id.
+    /// The client has taken the pushes of this urgency up to this id.
     PushAck {
+        /// Their urgency.
+        priority: Priority,
         /// Cumulative.
         id: u64,
     },

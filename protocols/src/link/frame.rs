@@ -120,8 +120,10 @@ pub enum Frame {
     },
     /// A message from the server that nobody asked for.
     Push(PushFrame),
-    /// Pushes up to this id have been taken.
+    /// Pushes of this urgency up to this id have been taken.
     PushAck {
+        /// Their urgency.
+        priority: Priority,
         /// Cumulative.
         id: u64,
     },

@@ -28,7 +28,7 @@ pub use failure::{CloseCode, LinkError};
 pub use frame::Ack;
 pub use proto::{
     DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LimitsMessage, Offer, OfferedDictionary, Piece,
-    Policy, Subscribe, Subscribed, Waiting, Welcome,
+    Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome,
 };
 pub use stream_codec::{StreamCodec, StreamSettings};
 

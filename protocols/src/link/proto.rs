@@ -10,8 +10,8 @@ mod generated {
 
 pub use generated::{
     Fetch, Filter, GoAway, Header, Hello, Limits as LimitsMessage, Offer, OfferedDictionary, Piece, Policy,
-    Subscribe, Subscribed, Waiting, Welcome, go_away::Reason, offered_dictionary::Kind as DictionaryKind,
-    subscribed,
+    PushesTaken, Subscribe, Subscribed, Waiting, Welcome, go_away::Reason,
+    offered_dictionary::Kind as DictionaryKind, subscribed,
 };
 
 impl fmt::Debug for Hello {
@@ -23,7 +23,7 @@ impl fmt::Debug for Hello {
             .field("limits", &self.limits)
             .field("waiting", &self.waiting)
             .field("outcome_floor", &self.outcome_floor)
-            .field("push_received", &self.push_received)
+            .field("pushes_taken", &self.pushes_taken)
             .field("next_beat_s", &self.next_beat_s)
             .field("user", &self.user)
             .field("topics", &self.topics)

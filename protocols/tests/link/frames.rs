@@ -99,7 +99,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         (number(), number()).prop_map(|(id, next_beat_s)| Frame::Ping { id, next_beat_s }),
         number().prop_map(|id| Frame::Pong { id }),
         push().prop_map(Frame::Push),
-        number().prop_map(|id| Frame::PushAck { id }),
+        (number(), 0u8..8).prop_map(|(id, urgency)| Frame::PushAck { priority: Priority::new(urgency), id }),
         (number(), any::<bool>(), text()).prop_map(|(revision, accepted, text)| Frame::PolicyAck {
             revision,
             accepted,

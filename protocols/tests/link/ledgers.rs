@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use towline_protocols::link::{
-    Ack, Event, Execution, Hello, Push, RpcError, RpcErrorKind, Welcome,
-    client::{CallOptions, Fate, Session},
+    Ack, Event, Execution, Hello, Priority, Push, PushesTaken, RpcError, RpcErrorKind, Welcome,
+    client::{CallOptions, Fate, PushMarks, Session},
     server::{Admission, Ledger, LedgerLimits},
 };
 
@@ -160,8 +160,58 @@ fn acks_and_pushes_are_cumulative() {
     assert_eq!(session.take_ack(), None);
     let mut deliver = |id| session.on_event(Event::Push(Push { id, ..Push::default() })).event.is_some();
     assert_eq!([deliver(1), deliver(3), deliver(2), deliver(3)], [true, true, false, false]);
-    session.push_taken(3);
-    assert_eq!((session.take_push_ack(), session.take_push_ack()), (Some(3), None));
+    session.push_taken(Priority::NORMAL, 3);
+    assert_eq!((session.take_push_ack(), session.take_push_ack()), (Some((Priority::NORMAL, 3)), None));
+}
+
+/// A session that knows its server's numbering of pushes by this name.
+fn session_on_line(push_line: u64) -> Session {
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    welcome_on_line(&mut session, push_line);
+    session
+}
+
+fn welcome_on_line(session: &mut Session, push_line: u64) -> Hello {
+    let hello = session.hello(Hello::default());
+    session.on_welcome(&hello, &Welcome { push_line, ..Welcome::default() });
+    hello
+}
+
+fn deliver(session: &mut Session, urgency: u8, id: u64) -> bool {
+    let push = Push { id, priority: Priority::new(urgency), ..Push::default() };
+    session.on_event(Event::Push(push)).event.is_some()
+}
+
+#[test]
+fn pushes_of_each_urgency_are_counted_apart() {
+    let mut session = session_on_line(5);
+    assert!(deliver(&mut session, 7, 1));
+    assert!(deliver(&mut session, 0, 3), "an urgent push overtakes");
+    assert!(deliver(&mut session, 7, 2), "what it has overtaken is new");
+    assert!(!deliver(&mut session, 7, 1) && !deliver(&mut session, 0, 3), "what comes again is not");
+    session.push_taken(Priority::BACKGROUND, 1);
+    session.push_taken(Priority::CRITICAL, 9);
+    let acks: Vec<_> = std::iter::from_fn(|| session.take_push_ack()).collect();
+    assert_eq!(acks, [(Priority::CRITICAL, 3), (Priority::BACKGROUND, 1)], "at most what was received");
+    let taken = session.hello(Hello::default()).pushes_taken;
+    assert_eq!(taken, Some(PushesTaken { push_line: 5, ids: vec![3, 0, 0, 0, 0, 0, 0, 1] }));
+}
+
+#[test]
+fn a_numbering_outlives_the_servers_memory_of_requests_and_the_program() {
+    let mut session = session_on_line(5);
+    assert!(deliver(&mut session, 3, 1) && deliver(&mut session, 3, 2));
+    session.push_taken(Priority::NORMAL, 1);
+    welcome_on_line(&mut session, 5);
+    assert!(!deliver(&mut session, 3, 2), "not resumed, the same pushes");
+    let (line, taken) = session.pushes_taken();
+    let mut again = Session::new("phone-7", [7; 16], 2).having_taken(line, taken);
+    assert_eq!(welcome_on_line(&mut again, 5).pushes_taken.unwrap().ids, [0, 0, 0, 1]);
+    assert!(!deliver(&mut again, 3, 1), "taken by the program before");
+    assert!(deliver(&mut again, 3, 2), "received before, not taken");
+    welcome_on_line(&mut again, 6);
+    assert!(deliver(&mut again, 3, 1), "the server numbers anew");
+    assert_eq!(again.pushes_taken(), (6, PushMarks::default()));
 }
 
 #[test]

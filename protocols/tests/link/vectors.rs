@@ -153,7 +153,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
         ("pong", Frame::Pong { id: 9 }),
         ("push", Frame::Push(push)),
-        ("push-ack", Frame::PushAck { id: 1 }),
+        ("push-ack", Frame::PushAck { priority: Priority::NORMAL, id: 1 }),
         ("goaway", Frame::GoAway(Box::new(goaway))),
         ("policy", Frame::Policy(policy)),
         ("policy-ack", Frame::PolicyAck { revision: 3, accepted: true, text: String::new() }),

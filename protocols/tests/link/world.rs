@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use towline_protocols::link::{
     Config, Connection, Event, Execution, Hello, Priority, Push, RpcError, RpcErrorKind, Welcome,
-    client::{CallOptions, Fate, Session},
+    client::{CallOptions, Fate, PushMarks, Session},
     server::{Admission, Ledger, LedgerLimits},
 };
 
@@ -257,10 +257,10 @@ impl World {
             wire.client.control().ack(ack);
         }
         if self.random.u8(..8) == 0 {
-            self.client.session.push_taken(self.client.push_seen);
+            self.client.session.push_taken(Priority::NORMAL, self.client.push_seen);
         }
-        if let Some(id) = self.client.session.take_push_ack() {
-            wire.client.control().push_ack(id);
+        if let Some((priority, id)) = self.client.session.take_push_ack() {
+            wire.client.control().push_ack(priority, id);
         }
     }
 
@@ -387,7 +387,7 @@ impl Server {
                 }
             }
             Event::Ack(ack) => self.ledger.as_mut().unwrap().acknowledge(&ack),
-            Event::PushAck { id } => self.pushes.retain(|&stored, _| stored > id),
+            Event::PushAck { id, .. } => self.pushes.retain(|&stored, _| stored > id),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -404,15 +404,19 @@ impl Server {
         connection.control().welcome(Welcome {
             resumed,
             session_id: self.generation,
+            push_line: self.generation,
             unknown: unknown.clone(),
             ..Welcome::default()
         });
         if resumed {
-            self.pushes.retain(|&id, _| id > hello.push_received);
             for waiting in hello.waiting.iter().filter(|waiting| !unknown.contains(&waiting.seq)) {
                 connection.attach(waiting.seq, Priority::NORMAL);
                 self.answer_one(waiting.seq, waiting.messages_received as usize, connection);
             }
+        }
+        if let Some(taken) = hello.pushes_taken.as_ref().filter(|taken| taken.push_line == self.generation) {
+            let received = PushMarks::new(&taken.ids).get(Priority::NORMAL);
+            self.pushes.retain(|&id, _| id > received);
         }
         for push in self.pushes.values() {
             connection.control().push(push).unwrap();

@@ -228,7 +228,7 @@ impl ControlDriver {
                     }
                 }
                 Event::Close { code, text } => return Err(closed(code, &text)),
-                Event::Push(push) => self.machine.push_ack(push.id),
+                Event::Push(push) => self.machine.push_ack(push.priority, push.id),
                 Event::Policy(policy) => self.machine.policy_ack(policy.revision, Ok(())),
                 _ => {}
             }

@@ -179,7 +179,7 @@ impl Driver {
                     }
                 }
                 Event::Close { code, text } => return Err(closed(*code, text)),
-                Event::Push(push) => self.machine.control().push_ack(push.id),
+                Event::Push(push) => self.machine.control().push_ack(push.priority, push.id),
                 Event::Policy(policy) => self.machine.control().policy_ack(policy.revision, Ok(())),
                 Event::MessagePart { seq, bytes, .. } => {
                     let (seq, length) = (*seq, bytes.len());

@@ -89,7 +89,7 @@ impl Control {
         let event = match frame {
             Frame::Hello(hello) => self.on_hello(hello)?,
             Frame::Ack(ack) => Event::Ack(ack),
-            Frame::PushAck { id } => Event::PushAck { id },
+            Frame::PushAck { priority, id } => Event::PushAck { priority, id },
             Frame::PolicyAck { revision, accepted, text } => Event::PolicyAck { revision, accepted, text },
             Frame::Subscribe(subscribe) => Event::Subscribe(subscribe),
             Frame::Publish(publish) => self.on_publish(publish)?,

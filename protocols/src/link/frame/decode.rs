@@ -54,7 +54,7 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         FrameType::Ping => Frame::Ping { id: fields.varint("id")?, next_beat_s: fields.varint("next beat")? },
         FrameType::Pong => Frame::Pong { id: fields.varint("id")? },
         FrameType::Push => push(&mut fields, flags)?,
-        FrameType::PushAck => Frame::PushAck { id: fields.varint("push id")? },
+        FrameType::PushAck => push_ack(&mut fields)?,
         FrameType::GoAway => Frame::GoAway(Box::new(fields.message()?)),
         FrameType::Policy => Frame::Policy(fields.message()?),
         FrameType::PolicyAck => Frame::PolicyAck {
@@ -168,6 +168,15 @@ fn push(fields: &mut Fields, flags: u8) -> Result<Frame, LinkError> {
         content_bytes: fields.content_bytes(flags)?,
         payload: fields.take_rest(),
     }))
+}
+
+fn push_ack(fields: &mut Fields) -> Result<Frame, LinkError> {
+    let id = fields.varint("push id")?;
+    let urgency = fields.byte("urgency")?;
+    if urgency & !URGENCY != 0 {
+        return Err(fields.error("urgency is 0 to 7"));
+    }
+    Ok(Frame::PushAck { priority: Priority::new(urgency), id })
 }
 
 fn publish(fields: &mut Fields, flags: u8) -> Result<Frame, LinkError> {

@@ -32,7 +32,11 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
         Frame::Ping { id, next_beat_s } => varints(FrameType::Ping, &[*id, *next_beat_s], out),
         Frame::Pong { id } => varints(FrameType::Pong, &[*id], out),
         Frame::Push(push) => put_push(push, out),
-        Frame::PushAck { id } => varints(FrameType::PushAck, &[*id], out),
+        Frame::PushAck { priority, id } => {
+            put_head(FrameType::PushAck, 0, varint::size(*id) + 1, out);
+            varint::put(out, *id);
+            out.put_u8(priority.urgency());
+        }
         Frame::GoAway(goaway) => protobuf(FrameType::GoAway, goaway.as_ref(), out),
         Frame::Policy(policy) => protobuf(FrameType::Policy, policy, out),
         Frame::PolicyAck { revision, accepted, text } => {

@@ -26,6 +26,7 @@ mod error;
 mod identity;
 mod line;
 mod push;
+mod push_log;
 mod state;
 mod stream;
 mod supervisor;

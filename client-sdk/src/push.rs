@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use towline_protocols::link::Priority;
 
-use crate::{core::Shared, state::ConnectionState};
+use crate::{
+    core::{Shared, Ticket},
+    state::ConnectionState,
+};
 
 /// A pushed message.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,12 +48,13 @@ impl fmt::Debug for Push {
     }
 }
 
-/// Hands out pushes, each once and in order. A push is acknowledged to the gateway when the next one is
-/// asked for, or when the listener is dropped: an app that dies while it handles a push gets it again.
-/// Several listeners of one client share the pushes out among them.
+/// Hands out pushes, each once: the more urgent ones first, those of one topic in order. A push is done, and
+/// acknowledged to the gateway, when the next one is asked for, or when the listener is dropped: an app that dies
+/// while it handles a push gets it again, and with an identity file it gets no other again. Several listeners of
+/// one client share the pushes out among them.
 pub struct Pushes {
     shared: Arc<Shared>,
-    handled: Option<u64>,
+    handled: Option<Ticket>,
 }
 
 impl Pushes {
@@ -75,24 +79,18 @@ impl Pushes {
     }
 
     fn take(&mut self) -> Option<Push> {
-        let (push, more) = self.shared.with(|core| (core.received.pop_front(), !core.received.is_empty()));
+        let (ticket, push, more) = self.shared.with(|core| core.inbox.take())?;
         if more {
             // Another listener may wait for it: a notification wakes only one.
             self.shared.pushes.notify_one();
         }
-        self.handled = push.as_ref().map(|push| push.id);
-        push
+        self.handled = Some(ticket);
+        Some(push)
     }
 
     fn acknowledge(&mut self) {
-        let Some(id) = self.handled.take() else { return };
-        let again = self.shared.with(|core| {
-            core.session.push_taken(id);
-            core.touch_control();
-            let again = core.pushes_left_out && core.received.is_empty();
-            core.reconnect |= again;
-            again
-        });
+        let Some(ticket) = self.handled.take() else { return };
+        let again = self.shared.with(|core| core.push_done(ticket));
         if again {
             // What found no place is sent again to the session's next connection.
             self.shared.line.notify_one();

@@ -21,6 +21,7 @@ pub mod mqtt;
 pub mod parking;
 pub mod proto;
 pub mod push;
+pub mod receipts;
 pub mod request;
 pub mod router;
 pub mod run;

@@ -39,6 +39,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Link sessions.
     pub session: Session,
+    /// The push API.
+    pub push: Push,
     /// MQTT.
     pub mqtt: Mqtt,
     /// What SDK clients are told to do.
@@ -326,6 +328,17 @@ pub struct Session {
     pub heartbeat_max: Duration,
 }
 
+/// The push API.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Queues of receipts.
+    pub receipt_queues_max: usize,
+    /// Receipts kept per queue.
+    pub receipts_max: usize,
+    /// How long a receipt is kept.
+    pub receipt_age_max: Duration,
+}
+
 /// MQTT.
 #[derive(Clone, Debug)]
 pub struct Mqtt {
@@ -408,6 +421,7 @@ impl Default for Settings {
             admin: Admin::default(),
             limits: Limits::default(),
             session: Session::default(),
+            push: Push::default(),
             mqtt: Mqtt::default(),
             client_policy: ClientPolicy::default(),
             compression: Compression::default(),
@@ -544,6 +558,12 @@ impl Default for Session {
             subscriptions_max: 64,
             heartbeat_max: Duration::from_secs(600),
         }
+    }
+}
+
+impl Default for Push {
+    fn default() -> Self {
+        Self { receipt_queues_max: 64, receipts_max: 65_536, receipt_age_max: Duration::from_secs(86_400) }
     }
 }
 

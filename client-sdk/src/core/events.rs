@@ -25,10 +25,9 @@ impl Shared {
         let mut pushed = false;
         let control = self.with(|core| {
             if let Event::Push(push) = &event
-                && !core.has_place_for_push()
+                && !core.inbox.has_place(core.limits.pushes_max)
             {
                 tracing::debug!(id = push.id, "limits.pushes_max: the app does not take its pushes");
-                core.pushes_left_out = true;
                 return None;
             }
             let part_of = match &event {
@@ -51,11 +50,6 @@ impl Shared {
 }
 
 impl Core {
-    /// Once a push was left out, those after it are too: they come in order.
-    fn has_place_for_push(&self) -> bool {
-        !self.pushes_left_out && self.received.len() < self.limits.pushes_max
-    }
-
     /// A part that the app has from an earlier connection.
     fn credit_skipped(&mut self, seq: u64, bytes: usize) {
         let Some(&key) = self.by_seq.get(&seq) else { return };
@@ -95,7 +89,7 @@ impl Core {
                     self.touch(key);
                 }
             }
-            Event::Push(push) => self.received.push_back(Push::from_wire(push)),
+            Event::Push(push) => self.inbox.put(self.session.pushes_taken().0, Push::from_wire(push)),
             Event::Subscribed(subscribed) => self.on_subscribed(&subscribed),
             Event::Published { id, error } => self.on_published(id, error),
             Event::Welcome(welcome) => return Some(Control::Welcome(welcome)),

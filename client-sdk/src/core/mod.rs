@@ -3,10 +3,12 @@
 
 mod call;
 mod events;
+mod inbox;
 mod publish;
 
 use std::{
     collections::{HashMap, VecDeque},
+    path::Path,
     sync::Arc,
     time::Instant,
 };
@@ -22,13 +24,14 @@ use towline_protocols::link::{
 pub(crate) use self::{
     call::{Call, Outgoing, RequestSink},
     events::Control,
+    inbox::{Inbox, Ticket},
     publish::{PendingPublish, PendingSubscribe},
 };
 use crate::{
     config::{ClientConfig, Limits, Policy},
     error::StartError,
     identity::Identity,
-    push::Push,
+    push_log::PushLog,
     state::{ConnectionState, Transport},
 };
 
@@ -51,8 +54,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
         let identity = Identity::open(config)?;
+        let mut core = Core::new(identity, config);
+        if let Some(path) = &config.identity_file {
+            let failed = |source| StartError::Identity { path: path.clone(), source };
+            core.remember_pushes(path).map_err(failed)?;
+        }
         Ok(Self {
-            core: Mutex::new(Core::new(identity, config)),
+            core: Mutex::new(core),
             line: Notify::new(),
             pushes: Notify::new(),
             supervisor: Notify::new(),
@@ -104,9 +112,9 @@ pub(crate) struct Core {
     /// The gateway does not hold the dictionary that it announced: the live connection is to forget it.
     dictionary_unknown: bool,
     pub(crate) transport: Transport,
-    pub(crate) received: VecDeque<Push>,
-    /// Pushes came that found no place: when the app has taken what is here, the gateway sends them again.
-    pub(crate) pushes_left_out: bool,
+    pub(crate) inbox: Inbox,
+    /// Where it is noted what the app has taken; with an identity file only.
+    push_log: Option<PushLog>,
     pub(crate) topics: Vec<String>,
     pub(crate) publishes: VecDeque<PendingPublish>,
     pub(crate) subscribes: VecDeque<PendingSubscribe>,
@@ -138,8 +146,8 @@ impl Core {
             queued_bytes: 0,
             dictionary_unknown: false,
             transport: Transport::Tcp,
-            received: VecDeque::new(),
-            pushes_left_out: false,
+            inbox: Inbox::default(),
+            push_log: None,
             topics: config.topics.clone(),
             publishes: VecDeque::new(),
             subscribes: VecDeque::new(),
@@ -150,6 +158,14 @@ impl Core {
             network_changed: false,
             wake_line: false,
         }
+    }
+
+    /// Goes on where earlier runs of the app with this identity ended.
+    fn remember_pushes(&mut self, identity_file: &Path) -> std::io::Result<()> {
+        let (log, taken) = PushLog::open(identity_file)?;
+        self.push_log = Some(log);
+        self.session.restore_pushes(taken.line, taken.marks);
+        Ok(())
     }
 
     /// Takes a new call in.
@@ -313,7 +329,7 @@ impl Core {
         self.dictionary_unknown = false;
         self.reconnect = false;
         self.network_changed = false;
-        self.pushes_left_out = false;
+        self.inbox.begin_line();
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);
         self.subscribes.iter_mut().for_each(|subscribe| subscribe.sent = false);
         let hello = self.session.hello(base);

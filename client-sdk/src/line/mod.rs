@@ -504,8 +504,8 @@ fn tell_control(control: &mut link::Control, core: &mut Core) {
     while let Some(ack) = core.session.take_ack() {
         control.ack(ack);
     }
-    if let Some(id) = core.session.take_push_ack() {
-        control.push_ack(id);
+    while let Some((priority, id)) = core.session.take_push_ack() {
+        control.push_ack(priority, id);
     }
     if let Some(subscribe) = core.take_subscribe() {
         control.subscribe(subscribe);

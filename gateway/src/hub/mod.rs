@@ -18,7 +18,7 @@ use towline_protocols::link::Priority;
 pub use self::filter::{FilterError, TopicFilter, check_topic};
 pub use self::registry::RegisterError;
 use self::{registry::Registry, tree::Tree};
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, receipts::Ticket};
 
 /// The meeting place of all clients of one gateway. Cheap to clone: all clones are the same hub.
 ///
@@ -81,6 +81,10 @@ pub struct Message {
     pub correlation_data: Option<Bytes>,
     /// MQTT 5 user properties, in order.
     pub user_properties: Vec<(Arc<str>, Arc<str>)>,
+    /// A newer message with the same key takes its place while it waits (link sessions).
+    pub collapse_key: Option<Arc<str>>,
+    /// Whom to tell what became of it.
+    pub receipt: Option<Arc<Ticket>>,
 }
 
 /// What became of a message for one client.

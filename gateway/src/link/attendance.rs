@@ -67,10 +67,10 @@ impl Attendance {
     pub(super) fn on_event(&mut self, control: &mut Control, event: Event) -> Result<(), LinkError> {
         match event {
             Event::Ack(ack) => self.door.lease.acknowledge(&ack),
-            Event::PushAck { id } => self
+            Event::PushAck { priority, id } => self
                 .door
                 .lease
-                .push_ack(id)
+                .push_ack(priority, id)
                 .map_err(|error| LinkError::new(CloseCode::ProtocolError, error.to_string()))?,
             Event::Subscribe(subscribe) => {
                 let changed = self.door.lease.subscribe(&subscribe);
@@ -99,14 +99,14 @@ impl Attendance {
             let message = &pending.message;
             let push = Push {
                 id: pending.id,
-                priority: message.priority,
+                priority: pending.priority,
                 topic: message.topic.as_bytes().to_vec().into(),
                 content_type: message.content_type.as_deref().unwrap_or_default().to_owned().into(),
                 payload: message.payload.clone(),
             };
             if let Err(error) = control.push(&push) {
                 // The client said that it takes none of this size; those behind it go on.
-                self.door.gateway.metrics.limit_hit("client_frame_bytes_max");
+                self.door.lease.refuse_push(push.id, "client_frame_bytes_max");
                 tracing::debug!(id = push.id, "push not sent: {error}");
             }
         }

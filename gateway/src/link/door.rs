@@ -79,7 +79,8 @@ pub(super) async fn login(
     let Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions } = opened;
     login.into_iter().for_each(|login| lease.remember_login(login));
     let door = Door::new(gateway, origin, lease, session_headers, user, Handshake::complete());
-    let welcome = welcome(resumed, session_id, unknown);
+    let mut welcome = welcome(resumed, session_id, unknown);
+    welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
 }
 
@@ -101,7 +102,8 @@ pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> O
     let (holds, handshake) = Handshake::pending();
     let Visited { lease, session_id, unknown, awaited } = visited;
     let door = Door::new(Arc::clone(gateway), origin, lease, session_headers, user, handshake);
-    let welcome = welcome(true, session_id, unknown);
+    let mut welcome = welcome(true, session_id, unknown);
+    welcome.push_line = door.lease.session().push_line();
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
     Some(Visit { admission, awaited, holds })

@@ -14,7 +14,10 @@ use towline_protocols::mqtt::{
 };
 
 use super::message::{Shared, qos};
-use crate::hub::{Delivered, Delivery, Mailbox, Message};
+use crate::{
+    hub::{Delivered, Delivery, Mailbox, Message},
+    receipts::Progress,
+};
 
 /// A client's session and its place in the hub. It outlives connections and ends with the session.
 pub(super) struct Client {
@@ -170,6 +173,23 @@ impl Inner {
 
 impl Mailbox for Client {
     fn deliver(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
+        let delivered = self.take(message, delivery);
+        if let Some(ticket) = &message.receipt {
+            // What the device acknowledges is not followed.
+            let accepted = delivered != Delivered::Dropped;
+            let dropped = if self.is_connected() { "mqtt.queue_max" } else { "away" };
+            ticket.note(&self.id, if accepted { Progress::Handed } else { Progress::Dropped(dropped) });
+        }
+        delivered
+    }
+
+    fn is_connected(&self) -> bool {
+        self.lock().connection.is_some()
+    }
+}
+
+impl Client {
+    fn take(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
         let mut inner = self.lock();
         let is_connected = inner.connection.is_some();
         // QoS 0 is for those who are there (4.1 leaves the choice).
@@ -194,9 +214,5 @@ impl Mailbox for Client {
         } else {
             Delivered::Stored
         }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.lock().connection.is_some()
     }
 }

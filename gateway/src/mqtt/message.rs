@@ -56,6 +56,8 @@ pub(super) fn from_publish(publish: &Publish, publisher: &Arc<str>, now: Instant
         response_topic: shared(properties.response_topic.as_ref()),
         correlation_data: properties.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data)),
         user_properties: pairs(&properties.user_properties),
+        collapse_key: None,
+        receipt: None,
     }
 }
 
@@ -75,6 +77,8 @@ pub(super) fn from_will(will: &LastWill, publisher: &Arc<str>) -> Message {
         response_topic: shared(properties.response_topic.as_ref()),
         correlation_data: properties.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data)),
         user_properties: pairs(&properties.user_properties),
+        collapse_key: None,
+        receipt: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use towline_protocols::{
-    link::{Ack, Execution, Hello, RpcError, RpcErrorKind, Subscribe, Subscribed},
+    link::{Ack, Execution, Hello, Priority, RpcError, RpcErrorKind, Subscribe, Subscribed},
     varint,
 };
 
@@ -198,13 +198,20 @@ impl Lease {
         self.session.held_by(&self.signal).is_some()
     }
 
-    /// PUSH_ACK: the client has taken the pushes up to `id`.
+    /// Gives up a push that the connection cannot carry, for a bound that its client set.
+    pub fn refuse_push(&self, id: u64, limit: &'static str) {
+        if let Some(mut state) = self.session.held_by(&self.signal) {
+            self.session.refuse_push(&mut state, id, limit);
+        }
+    }
+
+    /// PUSH_ACK: the client has taken the pushes of this urgency up to `id`.
     ///
     /// # Errors
     /// This connection has not sent that push.
-    pub fn push_ack(&self, id: u64) -> Result<(), PushNotSent> {
+    pub fn push_ack(&self, priority: Priority, id: u64) -> Result<(), PushNotSent> {
         let Some(mut state) = self.session.held_by(&self.signal) else { return Ok(()) };
-        if self.session.push_ack(&mut state, id) { Ok(()) } else { Err(PushNotSent(id)) }
+        if self.session.push_ack(&mut state, priority, id) { Ok(()) } else { Err(PushNotSent(id)) }
     }
 
     /// SUBSCRIBE.

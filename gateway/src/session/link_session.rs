@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     hub::{Mailbox, RegisterError},
+    receipts::Progress,
     store::{Table, Write},
 };
 
@@ -53,9 +54,8 @@ pub(super) struct Identity {
 pub(super) struct State {
     /// WELCOME.session_id: names what is known of requests, so a restart changes it.
     id: u64,
-    /// The id by which the client knows the numbers of its pushes, which a restart does not change. The
-    /// same as `id` once the client has been here.
-    pushes_known_as: u64,
+    /// WELCOME.push_line: names the numbering of pushes, which a restart does not change.
+    push_line: u64,
     /// Of the last connection; `None` before the first since the start of the gateway.
     epoch: Option<u64>,
     connection: Option<Arc<Signal>>,
@@ -79,8 +79,8 @@ pub(super) struct State {
 
 impl LinkSession {
     pub(super) fn new(identity: Identity, context: Arc<Context>) -> Arc<Self> {
-        let id = fastrand::u64(1..);
-        let state = Mutex::new(State { id, pushes_known_as: id, ..State::default() });
+        let (id, push_line) = (fastrand::u64(1..), fastrand::u64(1..));
+        let state = Mutex::new(State { id, push_line, ..State::default() });
         Arc::new(Self { context, identity, connected: AtomicBool::new(false), state })
     }
 
@@ -173,6 +173,9 @@ impl LinkSession {
         self.connected.store(false, Ordering::Release);
         state.forget_requests("the session has ended");
         if let Some(queue) = state.pushes.take() {
+            for push in queue.iter() {
+                self.tell_backend(&push.message, Progress::Dropped("session_ended"));
+            }
             self.context.held.sub(queue.bytes());
         }
         let key = self.identity.client_id.as_bytes().to_vec();

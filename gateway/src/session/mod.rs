@@ -56,6 +56,7 @@ use self::{exchange::Held, link_session::Identity, secret::SecretHash, sweep::Du
 use crate::{
     hub::Hub,
     metrics::Metrics,
+    receipts::Receipts,
     settings::{self, Settings},
     store::{Store, StoreError},
 };
@@ -80,6 +81,7 @@ struct Context {
     hub: Hub,
     store: Store,
     clock: Clock,
+    receipts: Receipts,
     held: Arc<Held>,
     limit_hits: IntCounterVec,
     sessions: IntGauge,
@@ -151,6 +153,7 @@ impl Sessions {
         metrics: &Metrics,
         clock: Clock,
     ) -> Result<Self, StoreError> {
+        let receipts = Receipts::restore(settings, store.clone(), metrics, clock.clone())?;
         let context = Context {
             settings: ArcSwap::from_pointee(settings.session.clone()),
             streams_max: settings.limits.streams_max.into(),
@@ -158,6 +161,7 @@ impl Sessions {
             hub,
             store,
             clock,
+            receipts,
             held: Arc::default(),
             limit_hits: metrics.limit_hits.clone(),
             sessions: metrics.sessions.clone(),
@@ -194,9 +198,15 @@ impl Sessions {
     /// Follows a reload. Sessions that have more than the new bounds keep it; what a session remembers of
     /// its requests keeps the bounds that it began with.
     pub fn follow(&self, settings: &Settings) {
+        self.context.receipts.follow(settings);
         self.context.settings.store(Arc::new(settings.session.clone()));
         self.context.streams_max.store(settings.limits.streams_max, Ordering::Relaxed);
         self.context.sessions_max.store(settings.limits.sessions_max, Ordering::Relaxed);
+    }
+
+    /// What backends are told of their pushes.
+    pub fn receipts(&self) -> &Receipts {
+        &self.context.receipts
     }
 
     /// The session of a client.

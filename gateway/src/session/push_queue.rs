@@ -1,10 +1,21 @@
 //! A session's pushes: in order, numbered, kept until the client has acknowledged them.
+//!
+//! ```text
+//!             lane 0 | 4 9 12          a lane for each urgency, each in the order of ids;
+//!   push -->  lane 3 | 1 2 3 7 10  --> the next one is the first unsent of the first lane that has one
+//!             lane 7 | 5 6 8 11
+//! ```
+//!
+//! What is more urgent overtakes, but not within a topic: a push joins the lane of the push of its topic that
+//! was queued last.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use towline_protocols::link::{Priority, client::PushMarks};
 
 use crate::hub::Message;
 
@@ -23,6 +34,8 @@ pub(super) struct PushBounds {
 #[derive(Clone, Debug)]
 pub(super) struct QueuedPush {
     pub(super) id: u64,
+    /// The urgency that it is sent with.
+    pub(super) lane: Priority,
     pub(super) message: Arc<Message>,
     pub(super) qos: u8,
     pub(super) queued_at: Instant,
@@ -35,47 +48,76 @@ pub(super) struct QueuedPush {
 pub struct PendingPush {
     /// Counts up within the session, from 1. Numbers may be left out.
     pub id: u64,
+    /// The urgency to send it with.
+    pub priority: Priority,
     /// What is pushed.
     pub message: Arc<Message>,
 }
 
-/// A push that was given up, and the setting whose bound it met.
+/// A push that was given up.
 #[derive(Debug)]
 pub(super) struct Given {
     pub(super) push: QueuedPush,
-    pub(super) limit: &'static str,
+    pub(super) why: Loss,
 }
 
-/// In the order of ids.
+/// Why a push was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The setting whose bound it met.
+    Bound(&'static str),
+    /// Its own time to live, or `session.push_age_max`, was over.
+    Expired,
+    /// A newer one with its collapse key came.
+    Replaced,
+    /// It asked for no more than one attempt, and the connection of that attempt broke.
+    Attempted,
+}
+
+/// Where a push stands: its lane, then its id.
+type Place = (u8, u64);
+
 #[derive(Debug, Default)]
 pub(super) struct PushQueue {
-    entries: VecDeque<QueuedPush>,
+    entries: BTreeMap<Place, QueuedPush>,
     bytes: usize,
-    /// Pushes up to this id were handed to the connection.
-    sent_through: u64,
+    /// Pushes up to these ids were handed to the connection.
+    sent: PushMarks,
 }
 
 impl PushQueue {
-    /// Adds a push with a larger id than all before. When a bound is met, room is made by giving up what
-    /// has expired, then the oldest of the least urgent, which may be the new one itself.
-    pub(super) fn push(&mut self, push: QueuedPush, bounds: &PushBounds) -> Vec<Given> {
-        let now = push.queued_at;
-        self.bytes += size(&push.message);
-        self.entries.push_back(push);
+    /// Adds a push with a larger id than all before, in the lane of its topic, and takes out what waits with
+    /// the same collapse key. When a bound is met, room is made by giving up what has expired, then the oldest
+    /// of the least urgent, which may be the new one itself.
+    pub(super) fn push(&mut self, mut push: QueuedPush, bounds: &PushBounds) -> Vec<Given> {
         let mut given = Vec::new();
-        if self.exceeded(bounds).is_some() {
-            self.give_up_expired(bounds, now, &mut given);
-        }
-        while let Some(limit) = self.exceeded(bounds) {
-            // `max_by_key` takes the last of equals, so it is asked from the newest to the oldest.
-            let urgency = |&index: &usize| self.entries[index].message.priority.urgency();
-            let Some(index) = (0..self.entries.len()).rev().max_by_key(urgency) else { break };
-            given.extend(self.remove(index).map(|push| Given { push, limit }));
-        }
+        self.give_up_replaced(&push, &mut given);
+        push.lane = self.lane_of_topic(&push);
+        self.insert(push, bounds, &mut given);
         given
     }
 
-    /// The next push to hand to the connection. What has expired is given up on the way.
+    /// Adds a push that was queued before a restart. What it replaced then, the client may have taken.
+    pub(super) fn restore(&mut self, push: QueuedPush, bounds: &PushBounds) -> Vec<Given> {
+        let mut given = Vec::new();
+        self.insert(push, bounds, &mut given);
+        given
+    }
+
+    fn insert(&mut self, push: QueuedPush, bounds: &PushBounds, given: &mut Vec<Given>) {
+        let now = push.queued_at;
+        self.bytes += size(&push.message);
+        self.entries.insert(push.place(), push);
+        if self.exceeded(bounds).is_some() {
+            self.give_up_expired(bounds, now, given);
+        }
+        while let Some(limit) = self.exceeded(bounds) {
+            let Some(place) = self.least_wanted() else { break };
+            given.extend(self.remove(place).map(|push| Given { push, why: Loss::Bound(limit) }));
+        }
+    }
+
+    /// The next push to hand to the connection. What has expired, or has a successor, is given up on the way.
     pub(super) fn next(
         &mut self,
         bounds: &PushBounds,
@@ -83,59 +125,66 @@ impl PushQueue {
         given: &mut Vec<Given>,
     ) -> Option<PendingPush> {
         loop {
-            let index = self.entries.partition_point(|push| push.id <= self.sent_through);
-            let push = self.entries.get(index)?;
-            if !is_expired(push, bounds, now) {
-                self.sent_through = push.id;
-                return Some(PendingPush { id: push.id, message: push.message.clone() });
-            }
-            given.extend(self.remove(index).map(|push| Given { push, limit: EXPIRED }));
+            let push = self.first_unsent()?;
+            let why = match () {
+                () if is_expired(push, bounds, now) => Loss::Expired,
+                () if self.has_successor(push) => Loss::Replaced,
+                () => {
+                    let next =
+                        PendingPush { id: push.id, priority: push.lane, message: push.message.clone() };
+                    self.sent.raise(next.priority, next.id);
+                    return Some(next);
+                }
+            };
+            let place = push.place();
+            given.extend(self.remove(place).map(|push| Given { push, why }));
         }
     }
 
-    /// The client has taken all pushes up to `id`. Returns those that the store must forget.
-    pub(super) fn acknowledge(&mut self, id: u64) -> Vec<u64> {
-        let mut stored = Vec::new();
-        while self.entries.front().is_some_and(|push| push.id <= id) {
-            stored.extend(self.remove(0).filter(|push| push.stored).map(|push| push.id));
-        }
-        self.entries.shrink_to(2 * self.entries.len());
-        stored
+    /// The client has taken all pushes of this lane up to `id`.
+    pub(super) fn acknowledge(&mut self, lane: Priority, id: u64) -> Vec<QueuedPush> {
+        let places: Vec<Place> =
+            self.lane(lane, 0).map_while(|push| (push.id <= id).then(|| push.place())).collect();
+        places.into_iter().filter_map(|place| self.remove(place)).collect()
     }
 
     /// The connection has gone: what it was handed without an acknowledgement is sent again by the next
     /// one, unless it asked for no more than one attempt.
-    pub(super) fn connection_lost(&mut self) {
-        self.sent_through = 0;
-        self.entries.retain(|push| push.qos > 0);
-        self.bytes = self.entries.iter().map(|push| size(&push.message)).sum();
+    pub(super) fn connection_lost(&mut self) -> Vec<Given> {
+        self.sent = PushMarks::default();
+        let fleeting: Vec<Place> =
+            self.entries.values().filter(|push| push.qos == 0).map(QueuedPush::place).collect();
+        let given = fleeting.into_iter().filter_map(|place| self.remove(place));
+        given.map(|push| Given { push, why: Loss::Attempted }).collect()
     }
 
-    /// A new connection has everything up to `id`.
-    pub(super) fn resume_after(&mut self, id: u64) {
-        self.sent_through = id;
+    /// A new connection has everything up to these ids.
+    pub(super) fn resume_after(&mut self, received: PushMarks) {
+        self.sent = received;
     }
 
-    /// Whether the client may acknowledge `id`: no push up to it waits to be sent. What was acknowledged
-    /// before may be again.
-    pub(super) fn was_sent(&self, id: u64) -> bool {
-        let unsent = self.entries.partition_point(|push| push.id <= self.sent_through);
-        self.entries.get(unsent).is_none_or(|push| id < push.id)
+    /// Whether the client may acknowledge `id`: no push of the lane up to it waits to be sent. What was
+    /// acknowledged before may be again.
+    pub(super) fn was_sent(&self, lane: Priority, id: u64) -> bool {
+        self.lane(lane, self.sent.get(lane)).next().is_none_or(|push| id < push.id)
     }
 
-    pub(super) fn newest_mut(&mut self) -> Option<&mut QueuedPush> {
-        self.entries.back_mut()
+    /// The push with this id.
+    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut QueuedPush> {
+        (0..=LANE_LAST)
+            .find_map(|lane| self.entries.contains_key(&(lane, id)).then_some((lane, id)))
+            .and_then(|place| self.entries.get_mut(&place))
     }
 
-    /// Takes the newest push back.
-    pub(super) fn take_back(&mut self, id: u64) {
-        if self.entries.back().is_some_and(|push| push.id == id) {
-            self.remove(self.entries.len() - 1);
-        }
+    /// Takes a push out.
+    pub(super) fn take(&mut self, id: u64) -> Option<QueuedPush> {
+        let place = self.get_mut(id)?.place();
+        self.remove(place)
     }
 
-    pub(super) fn contains(&self, id: u64) -> bool {
-        self.entries.binary_search_by_key(&id, |push| push.id).is_ok()
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &QueuedPush> {
+        self.entries.values()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -146,6 +195,50 @@ impl PushQueue {
         self.bytes
     }
 
+    /// A lane behind `id`.
+    fn lane(&self, lane: Priority, id: u64) -> impl Iterator<Item = &QueuedPush> {
+        let lane = lane.urgency();
+        self.entries.range((lane, id.saturating_add(1))..=(lane, u64::MAX)).map(|(_, push)| push)
+    }
+
+    fn first_unsent(&self) -> Option<&QueuedPush> {
+        (0..=LANE_LAST).map(Priority::new).find_map(|lane| self.lane(lane, self.sent.get(lane)).next())
+    }
+
+    /// The oldest of the last lane.
+    fn least_wanted(&self) -> Option<Place> {
+        let (&(lane, _), _) = self.entries.last_key_value()?;
+        self.entries.range((lane, 0)..).next().map(|(place, _)| *place)
+    }
+
+    /// The lane of the push of the same topic that came last; the push's own when there is none.
+    fn lane_of_topic(&self, push: &QueuedPush) -> Priority {
+        let mut lanes = [self.entries.first_key_value(), self.entries.last_key_value()].into_iter().flatten();
+        if lanes.all(|(&(lane, _), _)| lane == push.lane.urgency()) {
+            return push.lane;
+        }
+        let of_topic = self.entries.values().filter(|held| held.message.topic == push.message.topic);
+        of_topic.max_by_key(|held| held.id).map_or(push.lane, |held| held.lane)
+    }
+
+    /// What was sent is left to its acknowledgement: the client may have it.
+    fn give_up_replaced(&mut self, push: &QueuedPush, given: &mut Vec<Given>) {
+        let Some(key) = &push.message.collapse_key else { return };
+        let is_replaced = |held: &&QueuedPush| {
+            held.message.collapse_key.as_ref() == Some(key) && held.id > self.sent.get(held.lane)
+        };
+        let replaced: Vec<Place> = self.entries.values().filter(is_replaced).map(QueuedPush::place).collect();
+        for place in replaced {
+            given.extend(self.remove(place).map(|push| Given { push, why: Loss::Replaced }));
+        }
+    }
+
+    /// Whether a newer push has the collapse key of this one, which was sent on an earlier connection.
+    fn has_successor(&self, push: &QueuedPush) -> bool {
+        let Some(key) = &push.message.collapse_key else { return false };
+        self.entries.values().any(|held| held.id > push.id && held.message.collapse_key.as_ref() == Some(key))
+    }
+
     fn exceeded(&self, bounds: &PushBounds) -> Option<&'static str> {
         if self.entries.len() > bounds.count_max {
             return Some("session.pushes_max");
@@ -154,31 +247,34 @@ impl PushQueue {
     }
 
     fn give_up_expired(&mut self, bounds: &PushBounds, now: Instant, given: &mut Vec<Given>) {
-        let mut index = 0;
-        while let Some(push) = self.entries.get(index) {
-            if is_expired(push, bounds, now) {
-                given.extend(self.remove(index).map(|push| Given { push, limit: EXPIRED }));
-            } else {
-                index += 1;
-            }
+        let expired = |push: &&QueuedPush| is_expired(push, bounds, now);
+        let expired: Vec<Place> = self.entries.values().filter(expired).map(QueuedPush::place).collect();
+        for place in expired {
+            given.extend(self.remove(place).map(|push| Given { push, why: Loss::Expired }));
         }
     }
 
-    fn remove(&mut self, index: usize) -> Option<QueuedPush> {
-        let push = self.entries.remove(index)?;
+    fn remove(&mut self, place: Place) -> Option<QueuedPush> {
+        let push = self.entries.remove(&place)?;
         self.bytes -= size(&push.message);
         Some(push)
     }
 }
 
-/// Beside the bound on age, a message's own expiry counts under this name.
-const EXPIRED: &str = "session.push_age_max";
+impl QueuedPush {
+    fn place(&self) -> Place {
+        (self.lane.urgency(), self.id)
+    }
+}
 
-/// What an entry costs beside payload and topic.
+const LANE_LAST: u8 = Priority::BACKGROUND.urgency();
+
+/// What an entry costs beside payload and texts.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
 fn size(message: &Message) -> usize {
-    message.payload.len() + message.topic.len() + ENTRY_OVERHEAD_BYTES
+    let key = message.collapse_key.as_ref().map_or(0, |key| key.len());
+    message.payload.len() + message.topic.len() + key + ENTRY_OVERHEAD_BYTES
 }
 
 fn is_expired(push: &QueuedPush, bounds: &PushBounds, now: Instant) -> bool {
@@ -187,88 +283,4 @@ fn is_expired(push: &QueuedPush, bounds: &PushBounds, now: Instant) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use towline_protocols::link::Priority;
-
-    use super::*;
-
-    const BOUNDS: PushBounds = PushBounds { count_max: 3, bytes_max: 1000, age_max: Duration::from_secs(60) };
-
-    fn push(id: u64, urgency: u8, at: Instant) -> QueuedPush {
-        let message = Message { priority: Priority::new(urgency), ..Message::default() };
-        QueuedPush { id, message: Arc::new(message), qos: 1, queued_at: at, stored: true }
-    }
-
-    fn given_ids(given: &[Given]) -> Vec<(u64, &'static str)> {
-        given.iter().map(|given| (given.push.id, given.limit)).collect()
-    }
-
-    fn drain(queue: &mut PushQueue, now: Instant) -> Vec<u64> {
-        std::iter::from_fn(|| queue.next(&BOUNDS, now, &mut Vec::new())).map(|push| push.id).collect()
-    }
-
-    #[test]
-    fn beyond_the_count_the_oldest_of_the_least_urgent_is_given_up() {
-        let now = Instant::now();
-        let mut queue = PushQueue::default();
-        for (id, urgency) in [(1, 3), (2, 5), (3, 5)] {
-            assert!(queue.push(push(id, urgency, now), &BOUNDS).is_empty());
-        }
-        assert_eq!(given_ids(&queue.push(push(4, 3, now), &BOUNDS)), [(2, "session.pushes_max")]);
-        assert_eq!(given_ids(&queue.push(push(5, 7, now), &BOUNDS)), [(5, "session.pushes_max")]);
-        assert_eq!(drain(&mut queue, now), [1, 3, 4]);
-    }
-
-    #[test]
-    fn what_has_expired_is_given_up_before_what_is_wanted() {
-        let now = Instant::now();
-        let mut queue = PushQueue::default();
-        for id in 1..=3 {
-            queue.push(push(id, if id == 2 { 0 } else { 7 }, now), &BOUNDS);
-        }
-        let late = now + Duration::from_secs(61);
-        let given = queue.push(push(4, 7, late), &BOUNDS);
-        let expired = "session.push_age_max";
-        assert_eq!(given_ids(&given), [(1, expired), (2, expired), (3, expired)]);
-        assert_eq!(drain(&mut queue, late), [4]);
-    }
-
-    #[test]
-    fn beyond_the_bytes_room_is_made_for_a_large_push() {
-        let now = Instant::now();
-        let mut queue = PushQueue::default();
-        queue.push(push(1, 3, now), &BOUNDS);
-        let mut large = push(2, 3, now);
-        large.message = Arc::new(Message { payload: Bytes::from(vec![0; 930]), ..Message::default() });
-        assert_eq!(given_ids(&queue.push(large, &BOUNDS)), [(1, "session.push_bytes_max")]);
-        assert_eq!(queue.bytes(), 994);
-    }
-
-    #[test]
-    fn unacknowledged_pushes_are_sent_again_and_acknowledged_ones_never() {
-        let now = Instant::now();
-        let mut queue = PushQueue::default();
-        for id in 1..=3 {
-            queue.push(push(id, 3, now), &BOUNDS);
-        }
-        assert_eq!(drain(&mut queue, now), [1, 2, 3]);
-        assert_eq!(queue.acknowledge(1), [1]);
-        queue.connection_lost();
-        assert_eq!(queue.acknowledge(2), [2]);
-        queue.resume_after(2);
-        assert_eq!(drain(&mut queue, now), [3]);
-    }
-
-    #[test]
-    fn a_push_that_expires_in_the_queue_is_not_sent() {
-        let now = Instant::now();
-        let mut queue = PushQueue::default();
-        let mut brief = push(1, 3, now);
-        let expires = Some(now + Duration::from_secs(1));
-        brief.message = Arc::new(Message { expires, ..Message::default() });
-        queue.push(brief, &BOUNDS);
-        queue.push(push(2, 3, now), &BOUNDS);
-        assert_eq!(drain(&mut queue, now + Duration::from_secs(1)), [2]);
-    }
-}
+mod tests;

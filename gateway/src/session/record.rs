@@ -1,8 +1,8 @@
 //! How sessions and pushes lie in the store.
 //!
 //! ```text
-//!  Table::Sessions   client id                     -> version, secret hash, user, push ids, filters
-//!  Table::Pushes     client id, 0, push id (u64)   -> version, qos, urgency, times, topic, payload, ...
+//!  Table::Sessions   client id                     -> version, secret hash, user, push line and ids, filters
+//!  Table::Pushes     client id, 0, push id (u64)   -> version, qos, urgencies, times, topic, payload, ...
 //! ```
 //!
 //! A client id is printable ASCII, so the 0 ends it, and one client's pushes lie together in their order.
@@ -13,15 +13,15 @@ use bytes::{Buf, BufMut, Bytes};
 use towline_protocols::{link::Priority, varint};
 
 use super::{clock::Clock, push_queue::QueuedPush};
-use crate::hub::Message;
+use crate::{hub::Message, receipts::Receipts};
 
 /// What a session is after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SessionRecord {
     pub(super) secret_hash: [u8; 16],
     pub(super) user: Option<Arc<str>>,
-    /// WELCOME.session_id by which the client knows its push ids.
-    pub(super) pushes_known_as: u64,
+    /// WELCOME.push_line
+    pub(super) push_line: u64,
     /// No push id up to this one is used again.
     pub(super) push_ids_reserved: u64,
     /// Filter and quality of service.
@@ -29,14 +29,14 @@ pub(super) struct SessionRecord {
 }
 
 /// First byte of each record. Another layout gets another number.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl SessionRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.put_slice(&self.secret_hash);
         put_text(&mut out, self.user.as_deref());
-        out.put_u64(self.pushes_known_as);
+        out.put_u64(self.push_line);
         varint::put(&mut out, self.push_ids_reserved);
         varint::put(&mut out, self.filters.len() as u64);
         for (filter, qos) in &self.filters {
@@ -54,7 +54,7 @@ impl SessionRecord {
         let mut secret_hash = [0; 16];
         input.try_copy_to_slice(&mut secret_hash).ok()?;
         let user = get_text(&mut input)?;
-        let pushes_known_as = input.try_get_u64().ok()?;
+        let push_line = input.try_get_u64().ok()?;
         let push_ids_reserved = varint::get(&mut input)?;
         let count = varint::get(&mut input)?;
         let mut filters = Vec::new();
@@ -62,7 +62,7 @@ impl SessionRecord {
             let filter = String::from_utf8(get_bytes(&mut input)?.to_vec()).ok()?;
             filters.push((filter, input.try_get_u8().ok()?));
         }
-        Some(Self { secret_hash, user, pushes_known_as, push_ids_reserved, filters })
+        Some(Self { secret_hash, user, push_line, push_ids_reserved, filters })
     }
 }
 
@@ -89,7 +89,7 @@ const PAYLOAD_UTF8: u8 = 2;
 pub(super) fn encode_push(push: &QueuedPush, clock: &Clock) -> Vec<u8> {
     let message = &*push.message;
     let mut out = Vec::with_capacity(64 + message.topic.len() + message.payload.len());
-    out.put_slice(&[VERSION, push.qos, message.qos, message.priority.urgency()]);
+    out.put_slice(&[VERSION, push.qos, message.qos, message.priority.urgency(), push.lane.urgency()]);
     out.put_u8((u8::from(message.retain) * RETAIN) | (u8::from(message.payload_utf8) * PAYLOAD_UTF8));
     out.put_u64(clock.unix_ms(push.queued_at));
     out.put_u64(message.expires.map_or(0, |expires| clock.unix_ms(expires)));
@@ -104,15 +104,20 @@ pub(super) fn encode_push(push: &QueuedPush, clock: &Clock) -> Vec<u8> {
         put_bytes(&mut out, name.as_bytes());
         put_bytes(&mut out, value.as_bytes());
     }
+    put_text(&mut out, message.collapse_key.as_deref());
+    let (queue, push_id, all) = message.receipt.as_ref().map_or(("", "", false), |ticket| ticket.parts());
+    put_bytes(&mut out, queue.as_bytes());
+    put_bytes(&mut out, push_id.as_bytes());
+    out.put_u8(u8::from(all));
     out
 }
 
 /// `None` when the record is not one of this version.
-pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock) -> Option<QueuedPush> {
+pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock, receipts: &Receipts) -> Option<QueuedPush> {
     let mut input = record;
-    let mut head = [0; 5];
+    let mut head = [0; 6];
     input.try_copy_to_slice(&mut head).ok()?;
-    let [VERSION, qos, message_qos, urgency, flags] = head else { return None };
+    let [VERSION, qos, message_qos, urgency, lane, flags] = head else { return None };
     let queued_at = clock.instant(input.try_get_u64().ok()?);
     let expires = Some(input.try_get_u64().ok()?).filter(|&ms| ms > 0).map(|ms| clock.instant(ms));
     let mut message = Message {
@@ -127,13 +132,18 @@ pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock) -> Option<Queue
         content_type: get_text(&mut input)?,
         response_topic: get_text(&mut input)?,
         correlation_data: get_option(&mut input)?.map(Bytes::copy_from_slice),
-        user_properties: Vec::new(),
+        ..Message::default()
     };
     for _ in 0..varint::get(&mut input)? {
         let name = text(get_bytes(&mut input)?)?;
         message.user_properties.push((name, text(get_bytes(&mut input)?)?));
     }
-    Some(QueuedPush { id, message: Arc::new(message), qos, queued_at, stored: true })
+    message.collapse_key = get_text(&mut input)?;
+    let [queue, push_id] = [text(get_bytes(&mut input)?)?, text(get_bytes(&mut input)?)?];
+    let all = input.try_get_u8().ok()? == 1;
+    message.receipt = (!queue.is_empty()).then(|| Arc::new(receipts.restored_ticket(&queue, push_id, all)));
+    let (lane, message) = (Priority::new(lane), Arc::new(message));
+    Some(QueuedPush { id, lane, message, qos, queued_at, stored: true })
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -179,13 +189,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::{metrics::Metrics, settings::Settings, store::Store};
 
     #[test]
     fn a_session_comes_back_as_it_was() {
         let record = SessionRecord {
             secret_hash: [7; 16],
             user: Some("ann".into()),
-            pushes_known_as: u64::MAX,
+            push_line: u64::MAX,
             push_ids_reserved: 2048,
             filters: vec![("a/+/#".into(), 1), ("b".into(), 0)],
         };
@@ -199,6 +210,9 @@ mod tests {
     #[test]
     fn a_push_comes_back_as_it_was() {
         let clock = Clock::simulated();
+        let store = Store::in_memory().unwrap();
+        let receipts =
+            Receipts::restore(&Settings::default(), store, &Metrics::new(), clock.clone()).unwrap();
         let message = Message {
             topic: "t/1".into(),
             payload: Bytes::from_static(b"payload"),
@@ -212,15 +226,19 @@ mod tests {
             response_topic: Some("answers".into()),
             correlation_data: Some(Bytes::from_static(b"\0\x01")),
             user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
+            collapse_key: Some("score".into()),
+            receipt: Some(Arc::new(receipts.restored_ticket("shop", "order-1".into(), true))),
         };
         let expected = format!("{message:?}");
         let queued_at = clock.now();
-        let push = QueuedPush { id: 9, message: Arc::new(message), qos: 1, queued_at, stored: true };
+        let (lane, message) = (Priority::BACKGROUND, Arc::new(message));
+        let push = QueuedPush { id: 9, lane, message, qos: 1, queued_at, stored: true };
         let encoded = encode_push(&push, &clock);
-        let decoded = decode_push(9, &encoded, &clock).unwrap();
+        let decoded = decode_push(9, &encoded, &clock, &receipts).unwrap();
         assert_eq!((format!("{:?}", decoded.message), decoded.queued_at), (expected, queued_at));
+        assert_eq!(decoded.lane, Priority::BACKGROUND);
         for cut in 0..encoded.len() {
-            assert!(decode_push(9, &encoded[..cut], &clock).is_none(), "cut at {cut}");
+            assert!(decode_push(9, &encoded[..cut], &clock, &receipts).is_none(), "cut at {cut}");
         }
     }
 

@@ -39,7 +39,7 @@ impl Sessions {
             // A smaller limits.sessions_max than before: the rest is left in the store, unused.
             return Some(());
         };
-        session.restore_push_ids(record.pushes_known_as, record.push_ids_reserved);
+        session.restore_push_ids(record.push_line, record.push_ids_reserved);
         for (filter, qos) in record.filters {
             let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
             if let Err(error) = self.context.hub.subscribe(&client_id, &filter, options) {
@@ -53,7 +53,7 @@ impl Sessions {
 
     fn restore_push(&self, key: Vec<u8>, record: &[u8]) -> Option<()> {
         let (client_id, id) = parse_push_key(&key)?;
-        let push = decode_push(id, record, &self.context.clock)?;
+        let push = decode_push(id, record, &self.context.clock, &self.context.receipts)?;
         match self.get(client_id) {
             Some(session) => session.restore_push(push),
             None => self.context.forget(Write::Delete { table: Table::Pushes, key }),

@@ -53,6 +53,8 @@ pub enum Table {
     Sessions,
     /// Pushes that wait for their link session.
     Pushes,
+    /// Receipts of pushes that wait for their backend.
+    Receipts,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -249,12 +251,13 @@ impl Drop for Inner {
 }
 
 impl Table {
-    const ALL: [Self; 2] = [Self::Sessions, Self::Pushes];
+    const ALL: [Self; 3] = [Self::Sessions, Self::Pushes, Self::Receipts];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
             Self::Sessions => "link-sessions",
             Self::Pushes => "link-pushes",
+            Self::Receipts => "push-receipts",
         })
     }
 }

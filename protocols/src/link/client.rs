@@ -122,9 +122,8 @@ impl Session {
 
     /// The same session after the program was started again: of the pushes of `line`, those up to `taken` were
     /// taken before. See [`Session::pushes_taken`].
-    pub fn having_taken(mut self, line: u64, taken: PushMarks) -> Self {
+    pub fn restore_pushes(&mut self, line: u64, taken: PushMarks) {
         self.pushes = Pushes::restored(line, taken);
-        self
     }
 
     /// Whether a server has said which session it keeps for this one: only then may HELLO go as early data.

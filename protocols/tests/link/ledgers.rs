@@ -205,7 +205,8 @@ fn a_numbering_outlives_the_servers_memory_of_requests_and_the_program() {
     welcome_on_line(&mut session, 5);
     assert!(!deliver(&mut session, 3, 2), "not resumed, the same pushes");
     let (line, taken) = session.pushes_taken();
-    let mut again = Session::new("phone-7", [7; 16], 2).having_taken(line, taken);
+    let mut again = Session::new("phone-7", [7; 16], 2);
+    again.restore_pushes(line, taken);
     assert_eq!(welcome_on_line(&mut again, 5).pushes_taken.unwrap().ids, [0, 0, 0, 1]);
     assert!(!deliver(&mut again, 3, 1), "taken by the program before");
     assert!(deliver(&mut again, 3, 2), "received before, not taken");

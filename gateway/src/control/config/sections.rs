@@ -39,6 +39,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         auth,
         admin,
         limits: section::limits(root.table("limits")),
+        push: section::push(root.table("push")),
         mqtt: section::mqtt(root.table("mqtt")),
         client_policy: section::client_policy(root.table("client_policy"), session.heartbeat_max),
         session,

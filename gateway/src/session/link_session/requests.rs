@@ -116,7 +116,8 @@ impl LinkSession {
         }
         self.queue_outcomes(state);
         let Some(queue) = &mut state.pushes else { return };
-        self.context.held_change(queue, PushQueue::connection_lost);
+        let given = self.context.held_change(queue, PushQueue::connection_lost);
+        self.give_up(given);
     }
 
     fn exchange_lost(&self, state: &mut State, exchange: &Exchange) {

@@ -78,8 +78,7 @@ impl LinkSession {
         state.away_since = None;
         state.connection = Some(signal.clone());
         self.connected.store(true, Ordering::Release);
-        let knows_pushes = [state.id, state.pushes_known_as].contains(&hello.session_id);
-        self.resume_pushes(&mut state, if knows_pushes { hello.push_received } else { 0 }, signal);
+        self.resume_pushes(&mut state, hello.pushes_taken.as_ref(), signal);
         let resumed = hello.session_id == state.id;
         if !resumed {
             // The client counts what it sent before as lost, and numbers on from there. The id names what is
@@ -91,7 +90,6 @@ impl LinkSession {
             state.ledger =
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
-        state.pushes_known_as = state.id;
         Ok(Holder { session_id: state.id, resumed, unspoken: handed_over.unspoken })
     }
 

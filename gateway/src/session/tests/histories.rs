@@ -2,7 +2,7 @@
 //! order within the bounds.
 
 use proptest::prelude::*;
-use towline_protocols::link::Ack;
+use towline_protocols::link::{Ack, client::PushMarks};
 
 use super::*;
 use crate::hub::Delivered;
@@ -152,37 +152,30 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn each_accepted_push_arrives_in_order_until_acknowledged(steps in prop::collection::vec(0..5u8, 1..40)) {
+    fn each_accepted_push_arrives_once_in_the_order_of_its_topic(steps in prop::collection::vec(0..6u8, 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut rig = Rig::new();
-        let (mut epoch, mut pushed, mut taken, mut acknowledged) = (1, 0u32, Vec::new(), 0);
+        let mut client = PushClient::default();
+        let mut pushed = BTreeMap::<&str, u32>::new();
+        let mut epoch = 1;
         let mut opened = Some(rig.open(&hello(epoch)));
         for step in steps {
             match step {
-                0 | 1 => {
-                    let delivered = rig.hub.push_to_client("phone", &push(&pushed.to_string()));
+                0..=2 => {
+                    let (topic, urgency) = [("news", 7), ("news", 0), ("pay", 0)][usize::from(step)];
+                    let count = pushed.entry(topic).or_default();
+                    let delivered = rig.hub.push_to_client("phone", &numbered(topic, urgency, *count));
                     let expected = if opened.is_some() { Delivered::Sent } else { Delivered::Stored };
                     prop_assert_eq!(delivered, Some(expected));
-                    pushed += 1;
+                    *count += 1;
                 }
-                2 => {
-                    let Some(Opened { lease, .. }) = &opened else { continue };
-                    for (id, text) in pushes(lease) {
-                        if id > taken.last().map_or(0, |&(id, _)| id) {
-                            taken.push((id, text));
-                        }
-                    }
-                    if let Some(&(id, _)) = taken.last() {
-                        let _ = lease.push_ack(id);
-                        acknowledged = id;
-                    }
-                }
-                3 => {
+                3 => opened.iter().for_each(|opened| client.take(&opened.lease)),
+                4 => {
                     opened = match opened {
                         Some(_) => None,
                         None => {
                             epoch += 1;
-                            Some(rig.open(&Hello { push_received: acknowledged, ..hello(epoch) }))
+                            Some(rig.open(&taken(&rig, client.marks.ids(), hello(epoch))))
                         }
                     };
                 }
@@ -192,11 +185,36 @@ proptest! {
                 }
             }
         }
-        epoch += 1;
         drop(opened);
-        let opened = rig.open(&Hello { push_received: acknowledged, ..hello(epoch) });
-        taken.extend(pushes(&opened.lease));
-        let texts: Vec<_> = taken.into_iter().map(|(_, text)| text).collect();
-        prop_assert_eq!(texts, (0..pushed).map(|n| n.to_string()).collect::<Vec<_>>());
+        let opened = rig.open(&taken(&rig, client.marks.ids(), hello(epoch + 1)));
+        client.take(&opened.lease);
+        for (topic, count) in pushed {
+            prop_assert_eq!(&client.taken[topic], &(0..count).map(|n| n.to_string()).collect::<Vec<_>>());
+        }
+        prop_assert_eq!(rig.sessions.held_bytes(), 0);
     }
+}
+
+/// A client that takes all it is sent.
+#[derive(Default)]
+struct PushClient {
+    marks: PushMarks,
+    taken: BTreeMap<String, Vec<String>>,
+}
+
+impl PushClient {
+    fn take(&mut self, lease: &Lease) {
+        while let Some(push) = lease.next_push() {
+            if self.marks.raise(push.priority, push.id) {
+                let text = String::from_utf8(push.message.payload.to_vec()).unwrap();
+                self.taken.entry(push.message.topic.to_string()).or_default().push(text);
+            }
+            lease.push_ack(push.priority, push.id).unwrap();
+        }
+    }
+}
+
+fn numbered(topic: &str, urgency: u8, number: u32) -> Arc<Message> {
+    let priority = Priority::new(urgency);
+    Arc::new(Message { topic: topic.into(), priority, ..(*push(&number.to_string())).clone() })
 }

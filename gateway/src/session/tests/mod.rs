@@ -5,6 +5,7 @@ mod flights;
 mod histories;
 mod ownership;
 mod pushes;
+mod receipts;
 mod visits;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use towline_protocols::{
     hpack::HeaderField,
-    link::{Hello, RpcError, Waiting},
+    link::{Hello, Priority, PushesTaken, RpcError, Waiting},
 };
 
 use super::*;
@@ -147,6 +148,12 @@ fn drain(consumer: &mut Consumer) -> String {
 fn push(text: &str) -> Arc<Message> {
     let payload = Bytes::copy_from_slice(text.as_bytes());
     Arc::new(Message { topic: "news".into(), payload, qos: 1, ..Message::default() })
+}
+
+/// HELLO of a client that has taken pushes: the ids by urgency.
+fn taken(rig: &Rig, ids: &[u64], hello: Hello) -> Hello {
+    let push_line = rig.sessions.get("phone").unwrap().push_line();
+    Hello { pushes_taken: Some(PushesTaken { push_line, ids: ids.to_vec() }), ..hello }
 }
 
 /// The pushes that the connection is handed now.

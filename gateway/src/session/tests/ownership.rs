@@ -77,7 +77,9 @@ fn a_client_that_speaks_of_another_session_is_told_and_begins_anew() {
     let lost_welcome = rig.sessions.open(&hello(1), None).unwrap();
     let (producer, _consumer) = run(&lost_welcome.lease, 1);
     rig.hub.push_to_client("phone", &push("kept"));
-    let other = Hello { session_id: !lost_welcome.session_id, push_received: 99, ..waiting(2, &[(1, 0)]) };
+    let other = Hello { session_id: !lost_welcome.session_id, ..waiting(2, &[(1, 0)]) };
+    let pushes_taken = Some(PushesTaken { push_line: 99, ids: vec![99; 8] });
+    let other = Hello { pushes_taken, ..other };
     let opened = rig.sessions.open(&other, None).unwrap();
     assert!(!opened.resumed);
     assert!(opened.unknown.is_empty(), "request 1 may have run in the session that the client speaks of");

@@ -23,7 +23,7 @@ fn a_live_client_is_sent_pushes_in_order() {
     assert_eq!(opened.lease.poll_event(), None);
     assert_eq!(pushes(&opened.lease), [(1, "a".to_owned()), (2, "b".to_owned())]);
     assert!(pushes(&opened.lease).is_empty(), "each once for a connection");
-    opened.lease.push_ack(2).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, 2).unwrap();
     assert_eq!(rig.sessions.held_bytes(), 0);
 }
 
@@ -47,10 +47,10 @@ fn unacknowledged_pushes_come_again_and_acknowledged_ones_never() {
         rig.hub.push_to_client("phone", &push(text));
     }
     assert_eq!(texts(&opened.lease), ["a", "b", "c"]);
-    opened.lease.push_ack(1).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, 1).unwrap();
     let opened = rig.open(&hello(2));
     assert_eq!(texts(&opened.lease), ["b", "c"]);
-    let opened = rig.open(&Hello { push_received: 2, ..hello(3) });
+    let opened = rig.open(&taken(&rig, &[0, 0, 0, 2], hello(3)));
     assert_eq!(pushes(&opened.lease), [(3, "c".to_owned())]);
 }
 
@@ -59,14 +59,14 @@ fn a_push_that_was_not_sent_cannot_be_acknowledged() {
     let rig = Rig::new();
     let opened = rig.open(&hello(1));
     rig.hub.push_to_client("phone", &push("a"));
-    assert_eq!(opened.lease.push_ack(1), Err(PushNotSent(1)));
+    assert_eq!(opened.lease.push_ack(Priority::NORMAL, 1), Err(PushNotSent(1)));
     assert_eq!(texts(&opened.lease), ["a"]);
-    opened.lease.push_ack(1).unwrap();
-    assert_eq!(opened.lease.push_ack(2), Err(PushNotSent(2)));
-    opened.lease.push_ack(1).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, 1).unwrap();
+    assert_eq!(opened.lease.push_ack(Priority::NORMAL, 2), Err(PushNotSent(2)));
+    opened.lease.push_ack(Priority::NORMAL, 1).unwrap();
     rig.hub.push_to_client("phone", &push("b"));
-    opened.lease.push_ack(1).expect("again, while the next one waits");
-    assert_eq!(opened.lease.push_ack(2), Err(PushNotSent(2)));
+    opened.lease.push_ack(Priority::NORMAL, 1).expect("again, while the next one waits");
+    assert_eq!(opened.lease.push_ack(Priority::NORMAL, 2), Err(PushNotSent(2)));
 }
 
 #[test]
@@ -76,7 +76,8 @@ fn beyond_its_bounds_the_queue_drops_and_says_so() {
     for text in ["a", "b", "c"] {
         assert_eq!(rig.hub.push_to_client("phone", &push(text)), Some(Delivered::Stored));
     }
-    let low = Message { priority: towline_protocols::link::Priority::BACKGROUND, ..(*push("low")).clone() };
+    let topic = "other".into();
+    let low = Message { topic, priority: Priority::BACKGROUND, ..(*push("low")).clone() };
     assert_eq!(rig.hub.push_to_client("phone", &Arc::new(low)), Some(Delivered::Dropped));
     assert_eq!(rig.limit_hits("session.pushes_max"), 2);
     assert_eq!(texts(&rig.open(&hello(2)).lease), ["b", "c"]);
@@ -123,11 +124,11 @@ async fn what_was_accepted_survives_a_restart() {
     let got = pushes(&opened.lease);
     assert_eq!(got.iter().map(|(_, text)| &**text).collect::<Vec<_>>(), ["direct", "published", "published"]);
     assert!(got.is_sorted_by(|a, b| a.0 < b.0), "{got:?}");
-    opened.lease.push_ack(got[1].0).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, got[1].0).unwrap();
 
     let rig = rig.restart().await;
     let received = got[1].0;
-    let opened = rig.open(&Hello { push_received: received, ..hello(9) });
+    let opened = rig.open(&taken(&rig, &[0, 0, 0, received], hello(9)));
     assert_eq!(pushes(&opened.lease), got[2..], "acknowledged ones do not come back");
 }
 
@@ -139,7 +140,7 @@ async fn what_a_lost_connection_had_not_acknowledged_survives_a_restart() {
         assert_eq!(rig.hub.push_to_client("phone", &push(text)), Some(Delivered::Sent));
     }
     assert_eq!(texts(&opened.lease), ["a", "b"]);
-    opened.lease.push_ack(1).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, 1).unwrap();
     drop(opened);
     let rig = rig.restart().await;
     assert_eq!(texts(&rig.open(&hello(1)).lease), ["b"]);
@@ -154,7 +155,7 @@ async fn a_push_to_a_live_client_is_on_disk_until_it_is_acknowledged() {
     // What a crash at this moment would leave: the connection is not even known to be lost.
     assert_eq!(rig.store.scan(Table::Pushes).unwrap().len(), 1);
     assert_eq!(texts(&opened.lease), ["a"]);
-    opened.lease.push_ack(1).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, 1).unwrap();
     rig.store.barrier().await.unwrap();
     assert!(rig.store.scan(Table::Pushes).unwrap().is_empty());
 }
@@ -167,11 +168,11 @@ async fn push_ids_never_go_back() {
         rig.hub.push_to_client("phone", &push("a"));
     }
     let last = pushes(&opened.lease).last().unwrap().0;
-    opened.lease.push_ack(last).unwrap();
+    opened.lease.push_ack(Priority::NORMAL, last).unwrap();
     drop(opened);
     let rig = rig.restart().await;
     rig.hub.push_to_client("phone", &push("b"));
-    let opened = rig.open(&Hello { push_received: last, ..hello(2) });
+    let opened = rig.open(&taken(&rig, &[0, 0, 0, last], hello(2)));
     let got = pushes(&opened.lease);
     assert!(got[0].0 > last, "{got:?}");
 }
@@ -196,4 +197,62 @@ async fn a_record_of_another_version_stops_the_start() {
     let Rig { store, settings, metrics, clock, .. } = rig;
     let error = Sessions::restore(&settings, Hub::new(8), store, &metrics, clock).err().unwrap();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn an_urgent_push_overtakes_those_that_wait_and_the_rest_is_not_lost() {
+    let rig = Rig::new();
+    drop(rig.open(&hello(1)));
+    rig.hub.push_to_client("phone", &push("news"));
+    let pay = Message { topic: "pay".into(), priority: Priority::CRITICAL, ..(*push("pay")).clone() };
+    rig.hub.push_to_client("phone", &Arc::new(pay));
+    let opened = rig.open(&hello(2));
+    assert_eq!(pushes(&opened.lease), [(2, "pay".to_owned()), (1, "news".to_owned())]);
+    opened.lease.push_ack(Priority::CRITICAL, 2).unwrap();
+    let opened = rig.open(&taken(&rig, &[2], hello(3)));
+    assert_eq!(pushes(&opened.lease), [(1, "news".to_owned())]);
+    assert_eq!(
+        opened.lease.push_ack(Priority::NORMAL, 2),
+        Ok(()),
+        "nothing of this urgency waits to be sent"
+    );
+    assert_eq!(rig.sessions.held_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_newer_push_takes_the_place_of_a_waiting_one_also_on_disk() {
+    let rig = Rig::new();
+    drop(rig.open(&hello(1)));
+    for text in ["1:0", "2:0", "2:1"] {
+        let keyed = Message { collapse_key: Some("score".into()), ..(*push(text)).clone() };
+        assert_eq!(rig.hub.push_to_client("phone", &Arc::new(keyed)), Some(Delivered::Stored));
+    }
+    rig.hub.push_to_client("phone", &push("other"));
+    let rig = rig.restart().await;
+    assert_eq!(rig.store.scan(Table::Pushes).unwrap().len(), 2);
+    assert_eq!(texts(&rig.open(&hello(2)).lease), ["2:1", "other"]);
+}
+
+#[test]
+fn a_push_that_the_client_cannot_take_is_given_up() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    rig.hub.push_to_client("phone", &push("large"));
+    let id = opened.lease.next_push().unwrap().id;
+    opened.lease.refuse_push(id, "client_frame_bytes_max");
+    assert_eq!((rig.limit_hits("client_frame_bytes_max"), rig.sessions.held_bytes()), (1, 0));
+    assert!(texts(&rig.open(&hello(2)).lease).is_empty());
+}
+
+#[tokio::test]
+async fn the_numbering_has_a_name_that_a_restart_does_not_change() {
+    let rig = Rig::new();
+    drop(rig.open(&hello(1)));
+    let line = |rig: &Rig| rig.sessions.get("phone").unwrap().push_line();
+    let before = line(&rig);
+    let rig = rig.restart().await;
+    assert_eq!(line(&rig), before);
+    assert_eq!(rig.advance(Duration::from_secs(3601)), 1);
+    drop(rig.open(&hello(2)));
+    assert_ne!(line(&rig), before, "a session of its own");
 }

@@ -53,7 +53,7 @@ fn what_a_visitor_says_of_the_session_is_of_no_effect() {
     let visit = rig.sessions.visit(&visiting(&holder, hello(3)), None).unwrap();
     visit.lease.acknowledge(&Ack { floor: 9, seqs: vec![] });
     visit.lease.cancel(1, "not mine");
-    visit.lease.push_ack(1).unwrap();
+    visit.lease.push_ack(Priority::NORMAL, 1).unwrap();
     let filter = Filter { filter: "a".to_owned(), qos: 1 };
     visit.lease.subscribe(&Subscribe { add: vec![filter], remove: vec![] });
     assert!(rig.hub.subscriptions("phone").is_empty());

@@ -73,6 +73,17 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
     session
 }
 
+pub(super) fn push(mut t: Table<'_, '_>) -> Push {
+    let d = Push::default();
+    let push = Push {
+        receipt_queues_max: t.count("receipt_queues_max", d.receipt_queues_max, 1..=10_000),
+        receipts_max: t.count("receipts_max", d.receipts_max, 1..=10_000_000),
+        receipt_age_max: t.duration("receipt_age_max", d.receipt_age_max, s(1)..=s(30 * 86_400)),
+    };
+    t.finish();
+    push
+}
+
 pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     let d = Mqtt::default();
     let receive_maximum = t.integer("receive_maximum", d.receive_maximum.into(), 1..=65_535) as u16;

@@ -1,0 +1,152 @@
+//! Pushes between their arrival and the app's word that it is done with them.
+
+use std::collections::VecDeque;
+
+use towline_protocols::link::Priority;
+
+use super::Core;
+use crate::{push::Push, push_log::Taken};
+
+/// Urgencies that there are.
+const URGENCIES: usize = 8;
+
+/// Pushes that have arrived.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    /// In the order of their arrival, each with the numbering that its id belongs to.
+    waiting: VecDeque<(u64, Push)>,
+    /// Ids that the app was handed, by urgency, in their order.
+    handed: [VecDeque<Handed>; URGENCIES],
+    /// Pushes came that found no place: when the app has taken what is here, the gateway sends them again.
+    left_out: bool,
+}
+
+struct Handed {
+    id: u64,
+    /// The app is done with it, but not with one before.
+    done: bool,
+}
+
+/// Names a push that the app was handed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    line: u64,
+    priority: Priority,
+    id: u64,
+}
+
+impl Inbox {
+    /// Once a push was left out, those after it are too: they come in order.
+    pub(super) fn has_place(&mut self, pushes_max: usize) -> bool {
+        self.left_out |= self.waiting.len() >= pushes_max;
+        !self.left_out
+    }
+
+    pub(super) fn put(&mut self, line: u64, push: Push) {
+        self.waiting.push_back((line, push));
+    }
+
+    pub(super) fn begin_line(&mut self) {
+        self.left_out = false;
+    }
+
+    fn is_drained(&self) -> bool {
+        self.left_out && self.waiting.is_empty()
+    }
+
+    /// The next push for the app, the most urgent first, and whether there are more.
+    pub(crate) fn take(&mut self) -> Option<(Ticket, Push, bool)> {
+        let index = (0..self.waiting.len()).min_by_key(|&index| self.waiting[index].1.priority.urgency())?;
+        let (line, push) = self.waiting.remove(index)?;
+        let ticket = Ticket { line, priority: push.priority, id: push.id };
+        self.lane(ticket.priority).push_back(Handed { id: push.id, done: false });
+        Some((ticket, push, !self.waiting.is_empty()))
+    }
+
+    /// The app is done with a push. The id up to which it is done with all of this urgency, if that rises.
+    fn done(&mut self, ticket: Ticket) -> Option<u64> {
+        let lane = self.lane(ticket.priority);
+        lane.iter_mut().filter(|handed| handed.id == ticket.id).for_each(|handed| handed.done = true);
+        let mut through = None;
+        while let Some(handed) = lane.pop_front_if(|handed| handed.done) {
+            through = Some(handed.id);
+        }
+        through
+    }
+
+    fn lane(&mut self, priority: Priority) -> &mut VecDeque<Handed> {
+        &mut self.handed[usize::from(priority.urgency())]
+    }
+}
+
+impl Core {
+    /// The app is done with a push: from now on it is not handed on again, whatever happens. Says whether the
+    /// line is to ask for pushes that found no place.
+    pub(crate) fn push_done(&mut self, ticket: Ticket) -> bool {
+        let through = self.inbox.done(ticket);
+        if let Some(id) = through.filter(|_| ticket.line == self.session.pushes_taken().0) {
+            self.session.push_taken(ticket.priority, id);
+            self.note_taken();
+            self.touch_control();
+        }
+        let again = self.inbox.is_drained();
+        self.reconnect |= again;
+        again
+    }
+
+    fn note_taken(&mut self) {
+        let (line, marks) = self.session.pushes_taken();
+        let written = self.push_log.as_mut().map_or(Ok(()), |log| log.write(Taken { line, marks }));
+        if let Err(error) = written {
+            tracing::warn!(%error, "what was taken is not on disk: after a restart a push may come again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(urgency: u8, id: u64) -> Push {
+        let priority = Priority::new(urgency);
+        let (topic, content_type, payload) = Default::default();
+        Push { id, topic, content_type, payload, priority }
+    }
+
+    fn take(inbox: &mut Inbox) -> (Ticket, u64) {
+        let (ticket, push, _) = inbox.take().unwrap();
+        (ticket, push.id)
+    }
+
+    #[test]
+    fn what_is_urgent_is_handed_out_first() {
+        let mut inbox = Inbox::default();
+        for (urgency, id) in [(7, 1), (3, 2), (0, 3), (3, 4)] {
+            inbox.put(1, push(urgency, id));
+        }
+        let order: Vec<u64> = std::iter::from_fn(|| inbox.take()).map(|(_, push, _)| push.id).collect();
+        assert_eq!(order, [3, 2, 4, 1]);
+    }
+
+    #[test]
+    fn a_push_that_another_listener_still_handles_is_not_acknowledged_by_the_next() {
+        let mut inbox = Inbox::default();
+        (1..=3).for_each(|id| inbox.put(1, push(3, id)));
+        let [(first, _), (second, _), (third, _)] = [take(&mut inbox), take(&mut inbox), take(&mut inbox)];
+        assert_eq!(inbox.done(second), None);
+        assert_eq!(inbox.done(first), Some(2));
+        assert_eq!(inbox.done(third), Some(3));
+    }
+
+    #[test]
+    fn once_a_push_is_left_out_so_are_those_after_it() {
+        let mut inbox = Inbox::default();
+        assert!(inbox.has_place(1));
+        inbox.put(1, push(3, 1));
+        assert!(!inbox.has_place(1) && !inbox.is_drained());
+        take(&mut inbox);
+        assert!(!inbox.has_place(1) && inbox.is_drained());
+        inbox.begin_line();
+        assert!(inbox.has_place(1));
+    }
+}

@@ -4,13 +4,17 @@
 //! running --begin(deadline)--> draining --deadline, or cut()--> over
 //! ```
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 
 /// The gateway's end of it.
 pub struct Drain {
     phase: watch::Sender<Phase>,
+    begun: OnceLock<Instant>,
     /// Counts the guards; its value is of no interest, its receivers are.
     guards: Arc<watch::Sender<()>>,
 }
@@ -18,7 +22,11 @@ pub struct Drain {
 impl Drain {
     /// Running, with nobody at work.
     pub fn new() -> Self {
-        Self { phase: watch::Sender::new(Phase::Running), guards: Arc::new(watch::Sender::new(())) }
+        Self {
+            phase: watch::Sender::new(Phase::Running),
+            begun: OnceLock::new(),
+            guards: Arc::new(watch::Sender::new(())),
+        }
     }
 
     /// A view for a task that wants to know when to stop.
@@ -36,6 +44,12 @@ impl Drain {
         *self.phase.borrow() != Phase::Running
     }
 
+    /// Whether the drain has lasted for `time`, or was cut.
+    pub fn lasts(&self, time: Duration) -> bool {
+        let since = self.begun.get().is_some_and(|begun| begun.elapsed() >= time);
+        since || *self.phase.borrow() == Phase::Over
+    }
+
     /// How many guards are held.
     pub fn at_work(&self) -> usize {
         self.guards.receiver_count()
@@ -43,6 +57,7 @@ impl Drain {
 
     /// Tells everybody to finish by `deadline`. A second call changes nothing.
     pub fn begin(&self, deadline: Instant) {
+        self.begun.get_or_init(Instant::now);
         self.phase.send_if_modified(|phase| {
             let first = *phase == Phase::Running;
             if first {
@@ -153,6 +168,19 @@ mod tests {
         assert_eq!(started.elapsed(), Duration::from_secs(30), "the first deadline holds");
         drain.watch().over().await;
         assert_eq!(started.elapsed(), Duration::from_secs(30), "what is left is told to close");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_knows_how_long_it_has_lasted() {
+        let (drain, second) = (Drain::new(), Duration::from_secs(1));
+        assert!(!drain.lasts(Duration::ZERO), "it has not begun");
+        drain.begin(Instant::now() + 30 * second);
+        assert!(drain.lasts(Duration::ZERO));
+        tokio::time::sleep(5 * second).await;
+        assert!(drain.lasts(5 * second));
+        assert!(!drain.lasts(6 * second));
+        drain.cut();
+        assert!(drain.lasts(6 * second), "nobody is asked to wait any more");
     }
 
     #[tokio::test(start_paused = true)]

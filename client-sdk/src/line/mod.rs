@@ -247,7 +247,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if let Some(end) = self.check_leaving(now) {
             return Some(end);
         }
-        let may_open = self.leaving.is_none();
+        // Until its turn to leave comes, a client is served as before.
+        let may_open = self.leaving.as_ref().is_none_or(|leaving| now < leaving.from);
         let (machine, online) = (&mut self.machine, self.online);
         let (closing, mut reconnect) = self.shared.with(|core| {
             machine.tell(core, online, may_open, now);

@@ -163,11 +163,18 @@ impl Door {
         changed.subscribed
     }
 
+    /// Whether clients that were asked to leave must have done so. Until then they are served as before, since
+    /// they were also asked to take their time.
+    fn refuses_requests(&self) -> bool {
+        let spread = || self.gateway.snapshot().settings.drain_spread;
+        self.gateway.drain.is_draining() && self.gateway.drain.lasts(spread())
+    }
+
     /// Follows REQUEST: runs it, or attaches to what ran already. `end` says that no message follows.
     pub(super) fn open(&self, seq: u64, head: &RequestHead, end: bool, credits: &Arc<Credits>) -> Opening {
         let (producer, consumer) = match self.lease.begin(seq) {
             // Only what has not run may be refused as not run; dropped, it is as if it had not come.
-            Begin::Run(..) if self.gateway.drain.is_draining() => {
+            Begin::Run(..) if self.refuses_requests() => {
                 let text = "the gateway is draining: send the request again elsewhere";
                 return Opening::Refused(RpcError::new(RpcErrorKind::Draining, Execution::NotRun, text));
             }

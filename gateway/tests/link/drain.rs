@@ -6,6 +6,9 @@ use towline_client::{ConnectionState, Transports};
 
 use crate::bed::{BOTH, Bed, answer, call, state};
 
+/// No client's turn to leave comes while a test runs.
+const HOUR: Duration = Duration::from_secs(3600);
+
 #[tokio::test]
 async fn a_drain_lets_running_calls_finish() {
     for transports in BOTH {
@@ -23,6 +26,25 @@ async fn a_drain_lets_running_calls_finish() {
         assert_eq!(running.await.unwrap().unwrap().into_grpc().unwrap(), "pay", "{transports:?}");
         state(&client, |state| !matches!(state, ConnectionState::Online { .. })).await;
         assert_eq!(draining.await.unwrap(), 0, "nobody was cut off");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_may_take_its_time_is_served_until_then() {
+    for transports in BOTH {
+        let bed = Bed::with(|settings| {
+            (settings.drain_spread, settings.drain_timeout) = (HOUR, HOUR);
+        })
+        .await;
+        let client = bed.client(transports);
+        answer(&client, "Echo", "before").await;
+        let gateway = bed.serving.gateway.clone();
+        gateway.drain.begin(tokio::time::Instant::now() + HOUR);
+        // GOAWAY comes before the answers to what is sent behind it.
+        for word in ["one", "two", "three"] {
+            assert_eq!(answer(&client, "Echo", word).await, word, "{transports:?}");
+        }
+        assert_eq!(bed.backend.counts("Echo").started, 4);
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod certificates;
 mod cores;
+mod drain;
 mod early;
 mod flood;
 mod ground;
@@ -26,8 +27,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use self::{
-    early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs, quic::QuicArgs,
-    records::RecordsArgs, shangmi::ShangMiArgs,
+    drain::DrainArgs, early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs,
+    quic::QuicArgs, records::RecordsArgs, shangmi::ShangMiArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -48,6 +49,8 @@ pub enum Benchmark {
     Quic(QuicArgs),
     /// SM4-GCM, SM3 and SM2 beside RustCrypto, OpenSSL and Tongsuo
     Shangmi(ShangMiArgs),
+    /// A drain under load: calls lost or doubled, and how reconnects spread
+    Drain(DrainArgs),
 }
 
 /// Options of every side-by-side run.
@@ -89,6 +92,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Records(args) => &args.common,
         Benchmark::Quic(args) => &args.common,
         Benchmark::Shangmi(args) => &args.common,
+        Benchmark::Drain(args) => &args.common,
     };
     let ground = Ground::new(common.towline.as_deref())?;
     let mut report = Report::begin();
@@ -100,6 +104,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
         Benchmark::Quic(args) => quic::run(args, &ground, &mut report)?,
         Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
+        Benchmark::Drain(args) => drain::run(args, &ground, &mut report)?,
     }
     report.publish(common.json.as_deref())?;
     Ok(report.is_complete())

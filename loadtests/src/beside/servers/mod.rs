@@ -83,6 +83,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Whether it has ended by itself.
+    pub(super) fn has_exited(&mut self) -> bool {
+        self.child.try_wait().ok().flatten().is_some()
+    }
+
     /// CPU time so far.
     pub(super) fn cpu_ns(&self) -> Result<u64, String> {
         procfs::cpu_ns(self.pid())

@@ -7,6 +7,8 @@ use super::{Files, Ground, IDLE_TIMEOUT_S, Server, free_address};
 /// A gateway's configuration as it grows.
 #[derive(Debug, Default)]
 pub(in crate::beside) struct Towline {
+    /// Keys outside of all tables, which TOML wants first.
+    root: String,
     text: String,
     first: Option<SocketAddr>,
 }
@@ -39,6 +41,20 @@ impl Towline {
         Ok(address)
     }
 
+    /// Sets keys that stand outside of all tables.
+    pub(in crate::beside) fn set(&mut self, lines: &str) {
+        self.root += lines;
+        self.root.push('\n');
+    }
+
+    /// Sends every request to an HTTP/1.1 backend that has room for a thousand of them; none may be repeated.
+    pub(in crate::beside) fn forward_once(&mut self, backend: SocketAddr) {
+        self.text += &format!(
+            "[[backends]]\nname = \"once\"\nkind = \"http1\"\naddress = \"{backend}\"\nconnections_max = 1000\n\
+             [[routes]]\nname = \"all\"\nbackend = \"once\"\n"
+        );
+    }
+
     /// Sends every request to an HTTP/1.1 backend; all of them may be repeated, so early data may hold them.
     pub(in crate::beside) fn forward(&mut self, backend: SocketAddr) {
         self.text += &format!(
@@ -55,10 +71,10 @@ impl Towline {
         let name = format!("towline-{}", first.port());
         let data = ground.folder().join(&name);
         let text = format!(
-            "data_dir = {data:?}\n{}\n[admin]\nbind = \"{admin}\"\n[log]\nfilter = \"error\"\n\
+            "data_dir = {data:?}\n{}{}\n[admin]\nbind = \"{admin}\"\n[log]\nfilter = \"error\"\n\
              [compression]\nenabled = false\n[limits]\nidle_timeout = \"{IDLE_TIMEOUT_S}s\"\n\
              # Connections without a request are what is measured.\nfirst_message_timeout = \"2m\"\n",
-            self.text
+            self.root, self.text
         );
         let file = ground.write(&format!("{name}.toml"), &text)?;
         let mut command = Command::new(ground.towline()?);

@@ -155,6 +155,14 @@ impl Client {
         self.handle.shared.with(|core| core.publish(topic, payload, None))
     }
 
+    /// What the network costs, as far as the app knows: `Some(true)` keeps dictionaries from being fetched.
+    pub fn set_metered(&self, metered: Option<bool>) {
+        self.handle.shared.with(|core| {
+            core.dictionaries.set_metered(metered);
+            core.touch_control();
+        });
+    }
+
     /// The device's network changed: a QUIC connection moves to a new socket and calls go on; on TCP, or if the
     /// gateway is not heard there, the line is made anew at once, and requests move over to it.
     pub fn network_changed(&self) {

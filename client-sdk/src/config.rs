@@ -35,6 +35,8 @@ pub struct ClientConfig {
     pub topics: Vec<String>,
     /// Name and version of the app, for the operator's eyes.
     pub agent: String,
+    /// When to fetch the dictionaries that the gateway offers.
+    pub dictionary_fetch: DictionaryFetch,
     /// Bounds.
     pub limits: Limits,
     /// The policy used until the gateway sends another.
@@ -69,6 +71,7 @@ impl ClientConfig {
             session_headers: Vec::new(),
             topics: Vec::new(),
             agent: concat!("towline-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            dictionary_fetch: DictionaryFetch::default(),
             limits: Limits::default(),
             policy: Policy::default(),
             seed: None,
@@ -108,6 +111,7 @@ impl fmt::Debug for ClientConfig {
             .field("session_headers", &self.session_headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .field("topics", &self.topics)
             .field("agent", &self.agent)
+            .field("dictionary_fetch", &self.dictionary_fetch)
             .field("limits", &self.limits)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
@@ -237,6 +241,19 @@ pub enum Transports {
     Tcp,
 }
 
+/// When a client fetches dictionaries (some 100 KB now and then), each time while nothing else is to be done.
+/// They are kept beside the identity file and make later messages smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DictionaryFetch {
+    /// Unless the app said that the network is metered ([`crate::Client::set_metered`]).
+    #[default]
+    UnlessMetered,
+    /// Only once the app said that it is not.
+    WhenUnmetered,
+    /// Never.
+    Never,
+}
+
 /// User and password.
 #[derive(Clone)]
 pub struct Credentials {
@@ -272,6 +289,8 @@ pub struct Limits {
     pub udp_payload_max: u16,
     /// Pushes received and not yet taken by the app; beyond, the gateway keeps the rest.
     pub pushes_max: usize,
+    /// Fetched dictionaries of each kind that are kept; 1 to 8.
+    pub dictionaries_max: usize,
     /// A PING not answered within this time means the connection is dead.
     pub pong_timeout: Duration,
     /// Deadline of a call that names none.
@@ -289,6 +308,7 @@ impl Default for Limits {
             connection_window: 1 << 20,
             udp_payload_max: 1200,
             pushes_max: 256,
+            dictionaries_max: 4,
             pong_timeout: Duration::from_secs(10),
             deadline_default: Duration::from_secs(60),
         }
@@ -310,6 +330,9 @@ impl Limits {
         ];
         if !(1200..=65527).contains(&self.udp_payload_max) {
             return Err(ConfigError::new("limits.udp_payload_max", "must be 1200 to 65527"));
+        }
+        if !(1..=8).contains(&self.dictionaries_max) {
+            return Err(ConfigError::new("limits.dictionaries_max", "must be 1 to 8"));
         }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError::new(*name, "must be above zero")),

@@ -22,6 +22,7 @@ mod client;
 mod config;
 mod connect;
 mod core;
+mod dictionaries;
 mod error;
 mod identity;
 mod line;
@@ -34,7 +35,8 @@ mod supervisor;
 pub use call::{CallRequest, CallResponse, Timeline};
 pub use client::Client;
 pub use config::{
-    ClientCertificate, ClientConfig, Credentials, Endpoint, Limits, Policy, Security, Tls, Transports,
+    ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security, Tls,
+    Transports,
 };
 pub use connect::{ByteIo, Dial, Dialed, Dialing, FirstFlight};
 pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};

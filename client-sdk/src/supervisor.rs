@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::sleep;
 use towline_protocols::{
-    compress::Compressor,
+    compress::{Compressor, Shelf},
     link::{self, Filter, Header, Hello, RpcErrorKind},
 };
 
@@ -44,7 +44,8 @@ enum Pause {
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Result<Self, StartError> {
         let connector = Connector::new(&config)?;
-        let link = Arc::new(link_config(&config)?);
+        let shelf = shared.with(|core| core.dictionaries.shelf());
+        let link = Arc::new(link_config(&config, shelf));
         let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
         let place = backoff.pick(config.endpoints.len());
         Ok(Self { shared, config, link, connector, backoff, place, flies: true, advised: Vec::new() })
@@ -194,12 +195,10 @@ async fn closed(shared: &Shared) -> String {
     }
 }
 
-fn link_config(config: &ClientConfig) -> Result<link::Config, StartError> {
+fn link_config(config: &ClientConfig, dictionaries: Shelf) -> link::Config {
     let limits = &config.limits;
     let bytes = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    let dictionaries = towline_dictionaries::builtin_set(COMPRESSION_LEVEL)
-        .map_err(|error| StartError::Dictionaries(error.to_string()))?;
-    Ok(link::Config {
+    link::Config {
         limits: link::Limits {
             stream_window: limits.stream_window,
             connection_window: limits.connection_window,
@@ -207,13 +206,10 @@ fn link_config(config: &ClientConfig) -> Result<link::Config, StartError> {
             message_bytes_max: bytes(limits.message_bytes_max),
             ..link::Limits::default()
         },
-        dictionaries: dictionaries.into(),
+        dictionaries,
         compressor: Some(Compressor::default()),
         ping_timeout: limits.pong_timeout,
         agent: config.agent.clone(),
         ..link::Config::default()
-    })
+    }
 }
-
-/// zstd's own default: higher levels cost a phone more time than they save it bytes.
-const COMPRESSION_LEVEL: i32 = 3;

@@ -109,8 +109,13 @@ fn content_id(bytes: &[u8]) -> u32 {
     if id < ID_MIN { id + ID_MIN } else { id }
 }
 
+/// What names a dictionary on the link and on disk.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
+    sha256(bytes).iter().fold(String::new(), |mut hex, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex

@@ -14,7 +14,7 @@ mod train;
 
 pub use catalogue::{BUILTIN, Builtin, builtin, builtin_set, load_set};
 pub use error::DictError;
-pub use file::DictionaryFile;
+pub use file::{DictionaryFile, sha256};
 pub use gain::{Gain, measure};
 pub use samples::{SAMPLE_BYTES_MAX, SAMPLES_BYTES_MAX, SAMPLES_MAX, hold_back, read_samples};
 pub use train::{SAMPLES_MIN, SIZE_DEFAULT, SIZE_MIN, TrainOptions, train};

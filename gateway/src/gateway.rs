@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     auth::PasswordFileError,
+    dictionaries::Library,
     drain::Drain,
     early::WaitingRoom,
     hub::Hub,
@@ -54,6 +55,8 @@ pub struct Gateway {
     pub store: Store,
     /// MQTT sessions and retained messages.
     pub mqtt: mqtt::Broker,
+    /// What is published for compression, and samples to train on.
+    pub dictionaries: Library,
 }
 
 impl Gateway {
@@ -64,7 +67,8 @@ impl Gateway {
     /// Names the file that could not be used and why.
     pub fn open(settings: Settings) -> Result<Arc<Self>, StartError> {
         let store = Store::open(&settings.data_dir)?;
-        Self::with_store(settings, store)
+        let dictionaries = Library::open(&settings, true)?;
+        Self::assemble(settings, store, dictionaries)
     }
 
     /// The same with a store in memory: nothing is written, nothing survives.
@@ -80,12 +84,17 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::open`].
     pub fn with_store(settings: Settings, store: Store) -> Result<Arc<Self>, StartError> {
+        let dictionaries = Library::open(&settings, false)?;
+        Self::assemble(settings, store, dictionaries)
+    }
+
+    fn assemble(settings: Settings, store: Store, dictionaries: Library) -> Result<Arc<Self>, StartError> {
         let metrics = Metrics::new();
         let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let mqtt = mqtt::Broker::new(&settings, &metrics);
-        let snapshot = Snapshot::build(settings, &metrics)?;
+        let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelf())?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             publishing: Mutex::new(()),
@@ -100,6 +109,7 @@ impl Gateway {
             parking: Lot::default(),
             store,
             mqtt,
+            dictionaries,
         }))
     }
 

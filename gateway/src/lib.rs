@@ -6,6 +6,7 @@ pub mod backend;
 pub mod cli;
 pub mod control;
 pub mod demo;
+pub mod dictionaries;
 pub mod drain;
 pub mod early;
 pub mod error;

@@ -48,6 +48,11 @@ pub struct Metrics {
     /// Limits met, by `limit`: the setting's name in the configuration file, as `limits.streams_max`, or a
     /// bare name for a bound that is no setting.
     pub limit_hits: IntCounterVec,
+    /// What dictionaries were used for since the start, by `dictionary` (its hash's first digits) and `what`
+    /// (`messages`, `bytes_before`, `bytes_after`, `messages_read`).
+    pub dictionary_usage: IntGaugeVec,
+    /// Trainings of dictionaries in the background, by `outcome` (`published`, `not_better`, `failed`).
+    pub dictionary_trainings: IntCounterVec,
     /// Messages published by clients, by `protocol` and `outcome`.
     pub publishes: IntCounterVec,
     /// Messages handed to clients' mailboxes, by `outcome` (`sent`, `stored`, `dropped`).
@@ -124,6 +129,18 @@ impl Metrics {
                 "limit_hits_total",
                 "Limits met, by the name of their setting",
                 &["limit"],
+            ),
+            dictionary_usage: gauges(
+                r,
+                "dictionary_usage",
+                "Messages and bytes by dictionary since the start",
+                &["dictionary", "what"],
+            ),
+            dictionary_trainings: counters(
+                r,
+                "dictionary_trainings_total",
+                "Trainings of dictionaries in the background",
+                &["outcome"],
             ),
             publishes: counters(
                 r,

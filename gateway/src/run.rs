@@ -7,6 +7,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     control::{admin::Admin, certificates},
+    dictionaries,
     gateway::{Gateway, StartError},
     listener, session,
 };
@@ -48,6 +49,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     let tasks = open.into_iter().flat_map(|listener| listener.serve(&gateway)).collect();
     tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
     tokio::spawn(certificates::watch(Arc::downgrade(&gateway)));
+    tokio::spawn(dictionaries::watch(Arc::downgrade(&gateway)));
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));
     Ok(Serving { gateway, listeners, admin: address, tasks: Mutex::new(tasks) })

@@ -12,6 +12,8 @@ use towline_crypto::{International, KeyReference, Providers};
 
 use towline_protocols::tls::RecordSizes;
 
+use crate::dictionaries::Sampling;
+
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -47,6 +49,8 @@ pub struct Settings {
     pub client_policy: ClientPolicy,
     /// Payload compression on the link.
     pub compression: Compression,
+    /// Dictionaries that the gateway trains and publishes.
+    pub dictionaries: Dictionaries,
     /// Log output.
     pub log: Log,
     /// Kinds of cryptography that listeners may name; no part of the file.
@@ -248,6 +252,8 @@ pub struct Route {
     pub encrypted_only: bool,
     /// Running it twice does no harm: it may be retried.
     pub idempotent: bool,
+    /// Which of its bodies are kept to train dictionaries on.
+    pub sampling: Sampling,
 }
 
 /// Who may connect.
@@ -396,6 +402,25 @@ pub struct Compression {
     pub dictionaries: Vec<PathBuf>,
 }
 
+/// Dictionaries that the gateway trains and publishes.
+#[derive(Clone, Debug)]
+pub struct Dictionaries {
+    /// Time between trainings on what was sampled; zero never trains.
+    pub retrain: Duration,
+    /// A new dictionary is published if it saves so much of what the current one takes, percent.
+    pub gain_percent_min: u8,
+    /// The share of clients that a dictionary trained here is for at first, percent.
+    pub rollout_percent: u8,
+    /// The most bytes of a dictionary trained here.
+    pub size: usize,
+    /// Versions of each kind that are kept.
+    pub versions_max: usize,
+    /// Samples that are kept, bytes.
+    pub samples_bytes_max: usize,
+    /// Hashes (or their first digits) of published dictionaries that are not to be used.
+    pub withdrawn: Vec<String>,
+}
+
 /// Log output.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -425,6 +450,7 @@ impl Default for Settings {
             mqtt: Mqtt::default(),
             client_policy: ClientPolicy::default(),
             compression: Compression::default(),
+            dictionaries: Dictionaries::default(),
             log: Log::default(),
             providers: Providers::default(),
         }
@@ -501,6 +527,7 @@ impl Route {
             client_certificate: None,
             encrypted_only: false,
             idempotent: false,
+            sampling: Sampling::default(),
         }
     }
 }
@@ -601,6 +628,20 @@ impl Default for ClientPolicy {
 impl Default for Compression {
     fn default() -> Self {
         Self { enabled: true, level: 3, bytes_min: 64, dictionaries: Vec::new() }
+    }
+}
+
+impl Default for Dictionaries {
+    fn default() -> Self {
+        Self {
+            retrain: Duration::ZERO,
+            gain_percent_min: 3,
+            rollout_percent: 10,
+            size: 64 << 10,
+            versions_max: 4,
+            samples_bytes_max: 8 << 20,
+            withdrawn: Vec::new(),
+        }
     }
 }
 

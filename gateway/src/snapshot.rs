@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fs, sync::Arc, time::SystemTime};
 
+use towline_protocols::compress::Shelf;
+
 use crate::{
     auth::Users,
     files::Stamps,
@@ -51,10 +53,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// Names the first file that could not be used and why.
-    pub fn build(settings: Settings, metrics: &Metrics) -> Result<Self, StartError> {
+    pub fn build(settings: Settings, metrics: &Metrics, dictionaries: Shelf) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
         let tickets = TicketKeys::new(&settings.tls, metrics.tls_tickets.clone(), SystemTime::now())?;
-        Self::after(&RouteTable::default(), Arc::new(tickets), settings, tls_files)
+        Self::after(&RouteTable::default(), Arc::new(tickets), settings, tls_files, dictionaries)
     }
 
     /// The snapshot of a reload: backends that did not change keep their connections.
@@ -64,7 +66,9 @@ impl Snapshot {
     pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
         let keys = self.next_keys(&settings)?;
-        let snapshot = Self::after(&self.routes, Arc::clone(&self.tickets), settings, tls_files)?;
+        let dictionaries = self.link.dictionaries.clone();
+        let snapshot =
+            Self::after(&self.routes, Arc::clone(&self.tickets), settings, tls_files, dictionaries)?;
         self.tickets.install(keys);
         Ok(snapshot)
     }
@@ -118,11 +122,11 @@ impl Snapshot {
         tickets: Arc<TicketKeys>,
         settings: Settings,
         tls_files: Stamps,
+        dictionaries: Shelf,
     ) -> Result<Self, StartError> {
         let users = Arc::new(read_users(&settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
-        let link = link::config(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
-        let (routes, link) = (Arc::new(routes), Arc::new(link));
+        let (routes, link) = (Arc::new(routes), Arc::new(link::config(&settings, dictionaries)));
         let listeners = listeners(&settings, &tickets)?;
         Ok(Self { settings, users, routes, link, listeners, tls_files, tickets })
     }

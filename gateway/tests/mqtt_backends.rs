@@ -122,6 +122,7 @@ fn gateway_to(address: SocketAddr, receive_maximum: u16) -> Arc<Gateway> {
         client_certificate: None,
         encrypted_only: false,
         idempotent: false,
+        sampling: Default::default(),
     });
     gateway(settings)
 }

@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) dirty: bool,
     pub(crate) started: Instant,
     pub(crate) attempts: u32,
+    /// How often its answer needed a dictionary that is not held.
+    pub(crate) unreadable: u8,
     out: Outgoing,
     place: Place,
     /// Messages of a stream that wait for the line.
@@ -89,6 +91,7 @@ impl Call {
             dirty: false,
             started: now,
             attempts: 0,
+            unreadable: 0,
             finished: out.message.is_some(),
             out,
             place: Place::Off,

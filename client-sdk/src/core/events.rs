@@ -30,6 +30,11 @@ impl Shared {
                 tracing::debug!(id = push.id, "limits.pushes_max: the app does not take its pushes");
                 return None;
             }
+            if let Event::Reset { seq, error } = &event
+                && core.asks_again(*seq, error)
+            {
+                return None;
+            }
             let part_of = match &event {
                 Event::MessagePart { seq, .. } => Some(*seq),
                 _ => None,
@@ -50,6 +55,21 @@ impl Shared {
 }
 
 impl Core {
+    /// An answer needs a dictionary that is not held here: a new connection says what is, and the gateway sends
+    /// the answer again without it. Not for ever, should it not obey.
+    fn asks_again(&mut self, seq: u64, error: &RpcError) -> bool {
+        if !is_unreadable(error) {
+            return false;
+        }
+        let Some(call) = self.call_of(seq).filter(|call| call.unreadable < UNREADABLE_MAX) else {
+            return false;
+        };
+        call.unreadable += 1;
+        self.reconnect = true;
+        self.touch_control();
+        true
+    }
+
     /// A part that the app has from an earlier connection.
     fn credit_skipped(&mut self, seq: u64, bytes: usize) {
         let Some(&key) = self.by_seq.get(&seq) else { return };
@@ -81,7 +101,8 @@ impl Core {
                 Ok(())
             }),
             Event::Reset { seq, error } => {
-                self.dictionary_unknown |= error.kind == RpcErrorKind::UnknownDictionary;
+                self.dictionary_unknown |=
+                    error.kind == RpcErrorKind::UnknownDictionary && !is_unreadable(&error);
                 self.on_reset(seq, error);
             }
             Event::Writable { seq } => {
@@ -107,7 +128,8 @@ impl Core {
             | Event::Publish(_)
             | Event::PolicyAck { .. }
             | Event::Fetch(_) => {}
-            Event::Offer(_) | Event::Piece(_) => {}
+            Event::Offer(offer) => self.dictionaries.on_offer(&offer),
+            Event::Piece(piece) => self.dictionaries.on_piece(&piece),
         }
         None
     }
@@ -176,6 +198,15 @@ impl Core {
             call.fail(error);
         }
     }
+}
+
+/// How often one call makes a new connection because its answer cannot be read.
+const UNREADABLE_MAX: u8 = 2;
+
+/// Whether it is this side that does not hold a dictionary: of requests, the gateway says that they did not
+/// run, or may have.
+pub(crate) fn is_unreadable(error: &RpcError) -> bool {
+    error.kind == RpcErrorKind::UnknownDictionary && error.execution == Execution::Ran
 }
 
 impl super::call::Incoming {

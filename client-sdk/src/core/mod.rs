@@ -29,6 +29,7 @@ pub(crate) use self::{
 };
 use crate::{
     config::{ClientConfig, Limits, Policy},
+    dictionaries::Dictionaries,
     error::StartError,
     identity::Identity,
     push_log::PushLog,
@@ -54,7 +55,9 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
         let identity = Identity::open(config)?;
-        let mut core = Core::new(identity, config);
+        let dictionaries =
+            Dictionaries::open(config).map_err(|error| StartError::Dictionaries(error.to_string()))?;
+        let mut core = Core::new(identity, dictionaries, config);
         if let Some(path) = &config.identity_file {
             let failed = |source| StartError::Identity { path: path.clone(), source };
             core.remember_pushes(path).map_err(failed)?;
@@ -97,6 +100,7 @@ impl Shared {
 pub(crate) struct Core {
     pub(crate) session: Session,
     pub(crate) identity: Identity,
+    pub(crate) dictionaries: Dictionaries,
     pub(crate) limits: Limits,
     calls: HashMap<Key, Call>,
     by_seq: HashMap<u64, Key>,
@@ -130,12 +134,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    fn new(identity: Identity, config: &ClientConfig) -> Self {
+    fn new(identity: Identity, dictionaries: Dictionaries, config: &ClientConfig) -> Self {
         let session = Session::new(&identity.client_id, identity.secret, identity.epoch())
             .starting_at(identity.first_sequence);
         Self {
             session,
             identity,
+            dictionaries,
             limits: config.limits.clone(),
             calls: HashMap::new(),
             by_seq: HashMap::new(),
@@ -327,6 +332,7 @@ impl Core {
         self.resets.clear();
         self.forgets.clear();
         self.dictionary_unknown = false;
+        self.dictionaries.begin_line();
         self.reconnect = false;
         self.network_changed = false;
         self.inbox.begin_line();

@@ -41,6 +41,8 @@ const BURST_BYTES: usize = 32 << 10;
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 /// How long a connection that was told to go away is kept for the answers that are still to come.
 const LEAVE_MAX: Duration = Duration::from_secs(10);
+/// A burst of calls has pauses; a line without calls for so long is idle.
+const FETCH_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a connection ended and what is to be done next.
 #[derive(Debug)]
@@ -129,6 +131,8 @@ struct Line<S> {
     early_data: bool,
     welcome_due: Instant,
     leaving: Option<Leaving>,
+    /// Since when nothing is under way.
+    idle_since: Option<Instant>,
 }
 
 /// GOAWAY came: when to go, and where.
@@ -163,6 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             online: false,
             early_data: false,
             leaving: None,
+            idle_since: None,
         }
     }
 
@@ -193,6 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if let Some(end) = self.follow(now) {
             return Some(end);
         }
+        self.fetch_when_idle(now);
         // What is sent makes events, and what they bring leaves something to be sent.
         loop {
             let filled = self.fill(now, BURST_BYTES);
@@ -261,6 +267,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             return Some(self.end(reason, Next::Never(RpcErrorKind::Cancelled)));
         }
         reconnect.then(|| self.end("a new connection was asked for".to_owned(), Next::AtOnce))
+    }
+
+    /// Asks for the next piece of a dictionary, once nothing else was under way for a while.
+    fn fetch_when_idle(&mut self, now: Instant) {
+        let is_idle = self.online && self.leaving.is_none() && self.out.is_empty();
+        if !is_idle || self.shared.with(|core| core.in_flight() > 0) {
+            self.idle_since = None;
+            return;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        if now < since + FETCH_AFTER {
+            return;
+        }
+        if let Some(fetch) = self.shared.with(|core| core.dictionaries.next_fetch()) {
+            self.machine.control().fetch(fetch);
+        }
+    }
+
+    /// When a dictionary may be asked for.
+    fn fetch_due(&self) -> Option<Instant> {
+        let since = self.idle_since?;
+        self.shared.with(|core| core.dictionaries.is_wanting()).then_some(since + FETCH_AFTER)
     }
 
     /// What the gateway said.
@@ -388,6 +416,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             sooner(self.welcome_due);
         }
         moved.into_iter().for_each(&mut sooner);
+        self.fetch_due().into_iter().for_each(&mut sooner);
         if let Some(leaving) = &self.leaving {
             let now = Instant::now();
             sooner(if now < leaving.from { leaving.from } else { leaving.by });
@@ -508,6 +537,7 @@ fn tell_control(control: &mut link::Control, core: &mut Core) {
     while let Some((priority, id)) = core.session.take_push_ack() {
         control.push_ack(priority, id);
     }
+    core.dictionaries.take_held().into_iter().for_each(|held| control.fetch(held));
     if let Some(subscribe) = core.take_subscribe() {
         control.subscribe(subscribe);
     }

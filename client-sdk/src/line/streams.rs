@@ -161,11 +161,7 @@ impl Task {
         // What the app does not take yet stays compressed, and nothing is read behind it.
         let nothing_left = match self.hand_on(stream) {
             Ok(nothing_left) => nothing_left,
-            Err(error) => {
-                stream.fault = Some(error.clone());
-                self.shared.on_event(Event::Reset { seq: self.seq, error });
-                return Ok(true);
-            }
+            Err(error) => return Ok(self.on_fault(stream, error).await),
         };
         // Behind the end of a whole answer there is nothing to do.
         if nothing_left && stream.read_over || self.shared.with(|core| core.is_complete(self.seq)) {
@@ -174,13 +170,13 @@ impl Task {
         let reads = reads && nothing_left;
         tokio::select! {
             written = stream.half.write() => written?,
-            read = stream.recv.read_chunk(READ_BYTES, true), if reads => return self.on_read(stream, read),
+            read = stream.recv.read_chunk(READ_BYTES, true), if reads => return self.on_read(stream, read).await,
             () = self.wakers.stream.notified() => {}
         }
         Ok(true)
     }
 
-    fn on_read(
+    async fn on_read(
         &self,
         stream: &mut Stream,
         read: Result<Option<quinn::Chunk>, quinn::ReadError>,
@@ -195,11 +191,25 @@ impl Task {
             Err(quinn::ReadError::Reset(code)) => Err(reset_by_gateway(code)),
             Err(error) => return Err(error.into()),
         };
-        if let Err(error) = handled {
-            stream.fault = Some(error.clone());
-            self.shared.on_event(Event::Reset { seq: self.seq, error });
+        match handled {
+            Ok(()) => Ok(true),
+            Err(error) => Ok(self.on_fault(stream, error).await),
         }
-        Ok(true)
+    }
+
+    /// The answer cannot be read. False where this stream is over, and the answer comes on another.
+    async fn on_fault(&self, stream: &mut Stream, mut error: RpcError) -> bool {
+        let needs_dictionary = error.kind == RpcErrorKind::UnknownDictionary;
+        if needs_dictionary {
+            // It is an answer: the request ran.
+            error.execution = Execution::Ran;
+        }
+        stream.fault = Some(error.clone());
+        self.shared.on_event(Event::Reset { seq: self.seq, error });
+        if needs_dictionary {
+            stream.cancel().await;
+        }
+        !needs_dictionary
     }
 
     /// Hands on what arrived, as far as the app wants more; true when nothing is left.

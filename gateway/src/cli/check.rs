@@ -3,6 +3,7 @@
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::SystemTime};
 
 use towline_crypto::Providers;
+use towline_protocols::compress::Shelf;
 
 use super::Failure;
 use crate::{control::config, metrics::Metrics, snapshot::Snapshot};
@@ -21,7 +22,7 @@ pub(super) fn run(arguments: &Arguments, providers: &Providers) -> Result<(), Fa
     })?;
     let (listeners, routes) = (settings.listeners.len(), settings.routes.len());
     // What only the parts themselves can judge, such as whether a key belongs to its certificate.
-    let snapshot = Snapshot::build(settings, &Metrics::new())?;
+    let snapshot = Snapshot::build(settings, &Metrics::new(), Shelf::default())?;
     let problems = problems(&snapshot);
     if !problems.is_empty() {
         return Err(Failure::Problems(problems.join("\n")));

@@ -5,12 +5,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use towline_dictionaries::{
     DictError, DictionaryFile, Gain, SIZE_DEFAULT, TrainOptions, demo, hold_back, measure, read_samples,
     train,
 };
 use towline_protocols::compress::LEVEL_DEFAULT;
+
+use super::{
+    Failure,
+    admin::{Admin, other},
+};
 
 /// Trains and inspects compression dictionaries.
 #[derive(Debug, Args)]
@@ -29,6 +35,41 @@ enum Command {
     Show {
         /// A file made by `towline dict train` or `zstd --train`.
         file: PathBuf,
+    },
+    /// Show what a running gateway publishes.
+    List(Admin),
+    /// Let a running gateway train on what it sampled, and publish the result if it is better.
+    Retrain(Admin),
+    /// Publish a dictionary at a running gateway.
+    Publish {
+        /// The dictionary.
+        file: PathBuf,
+        /// `payload` or `headers`.
+        #[arg(long, default_value = "payload")]
+        kind: String,
+        /// The share of clients that it is for.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Change the share of clients that a version is for; one that was rolled back is in use again.
+    Rollout {
+        /// The version, as `list` shows it.
+        version: u64,
+        /// The share.
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Withdraw the newest dictionary in use; the one before is used again.
+    Rollback {
+        /// `payload` or `headers`.
+        #[arg(long, default_value = "payload")]
+        kind: String,
+        #[command(flatten)]
+        admin: Admin,
     },
     /// Write the messages that the built-in dictionary was trained on, to try the trainer with.
     Samples {
@@ -53,14 +94,35 @@ struct TrainArgs {
 }
 
 /// Runs the command and prints what it found.
-pub(super) fn run(args: DictArgs) -> Result<(), DictError> {
+pub(super) fn run(args: DictArgs) -> Result<(), Failure> {
     let report = match args.command {
-        Command::Train(args) => train_folder(&args)?,
-        Command::Show { file } => describe(&DictionaryFile::load(&file)?),
-        Command::Samples { folder } => write_samples(&folder)?,
+        Command::List(admin) => admin.ask("GET", "/dictionaries", Bytes::new())?,
+        Command::Retrain(admin) => admin.ask("POST", "/dictionaries/retrain", Bytes::new())?,
+        Command::Publish { file, kind, percent, admin } => {
+            let bytes = fs::read(&file).map_err(|error| other(&file.display(), &error))?;
+            admin.ask(
+                "POST",
+                &format!("/dictionaries/publish?kind={kind}&percent={percent}"),
+                bytes.into(),
+            )?
+        }
+        Command::Rollout { version, percent, admin } => {
+            let wish = format!("/dictionaries/rollout?version={version}&percent={percent}");
+            admin.ask("POST", &wish, Bytes::new())?
+        }
+        Command::Rollback { kind, admin } => {
+            admin.ask("POST", &format!("/dictionaries/rollback?kind={kind}"), Bytes::new())?
+        }
+        Command::Train(args) => train_folder(&args).map_err(failed)?,
+        Command::Show { file } => describe(&DictionaryFile::load(&file).map_err(failed)?),
+        Command::Samples { folder } => write_samples(&folder).map_err(failed)?,
     };
     println!("{report}");
     Ok(())
+}
+
+fn failed(error: DictError) -> Failure {
+    Failure::Other(error.to_string())
 }
 
 fn train_folder(args: &TrainArgs) -> Result<String, DictError> {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 pub mod call;
 mod cert;
 mod certificates;
@@ -62,7 +63,7 @@ pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> 
         Command::Call(arguments) => runtime()?.block_on(call::run(arguments)).map_err(Failure::Other),
         Command::Listen(arguments) => runtime()?.block_on(listen::run(arguments)).map_err(Failure::Other),
         Command::Check(arguments) => check::run(&arguments, providers),
-        Command::Dict(arguments) => dict::run(arguments).map_err(|error| Failure::Other(error.to_string())),
+        Command::Dict(arguments) => dict::run(arguments),
         Command::Cert(arguments) => cert::run(arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }

@@ -1,5 +1,6 @@
 //! The admin listener: metrics, health, status, and the push API that backends call.
 
+mod dictionaries;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -92,6 +93,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/sessions", get(sessions))
+        .merge(dictionaries::router())
         .with_state(gateway)
         .merge(push)
         .fallback(not_found)
@@ -99,10 +101,14 @@ fn router(gateway: Arc<Gateway>) -> Router {
 
 /// gRPC clients read it as UNIMPLEMENTED.
 async fn not_found() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "here are /, /metrics, /healthz, /readyz, /sessions and the push API (gRPC)\n")
+    (
+        StatusCode::NOT_FOUND,
+        "here are /, /metrics, /healthz, /readyz, /sessions, /dictionaries and the push API (gRPC)\n",
+    )
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
+    gateway.dictionaries.observe(&gateway.metrics);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.metrics.render())
 }
 

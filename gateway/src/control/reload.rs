@@ -44,6 +44,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     let settings = keep_what_needs_a_restart(&old.settings, settings);
     let handshakes = (old.settings.limits.handshakes_max, settings.limits.handshakes_max);
     let snapshot = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;
+    gateway.dictionaries.configure(&snapshot.settings).inspect_err(|_| count(gateway, "refused"))?;
     gateway.sessions.follow(&snapshot.settings);
     gateway.snapshot.store(Arc::new(snapshot));
     resize_handshakes(gateway, handshakes);

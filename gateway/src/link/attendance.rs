@@ -3,7 +3,8 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Instant};
 
-use towline_protocols::link::{CloseCode, Control, Event, LinkError, Publish, Push};
+use bytes::Bytes;
+use towline_protocols::link::{CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push};
 
 use super::{config::policy, door::Door};
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 const PUSH_QUEUE_BYTES: usize = 64 << 10;
 /// Publishes of one connection that wait for their turn, count; beyond, the client is told.
 const PUBLISHES_MAX: usize = 64;
+/// Of a dictionary at a time: what waits behind it waits no longer than behind a message's frame.
+const PIECE_BYTES: usize = 8 << 10;
 
 /// A connection with its session.
 pub(super) struct Attendance {
@@ -27,7 +30,15 @@ pub(super) struct Attendance {
     running: Option<Running>,
     /// Pushes are left in the session for want of room here.
     pushes_left: bool,
-    policy_revision: u64,
+    told: Told,
+}
+
+/// Which revisions the client was told last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub(super) policy: u64,
+    /// The edition of the dictionaries.
+    pub(super) dictionaries: u64,
 }
 
 type Running = Pin<Box<dyn Future<Output = Published> + Send>>;
@@ -40,15 +51,8 @@ pub(super) struct Published {
 }
 
 impl Attendance {
-    pub(super) fn new(door: Arc<Door>, policy_revision: u64) -> Self {
-        Self {
-            door,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            running: None,
-            pushes_left: false,
-            policy_revision,
-        }
+    pub(super) fn new(door: Arc<Door>, told: Told) -> Self {
+        Self { door, waiting: VecDeque::new(), waiting_bytes: 0, running: None, pushes_left: false, told }
     }
 
     /// Whether no publish is under way and no push waits for room.
@@ -58,9 +62,9 @@ impl Attendance {
         is_done && self.door.holds.is_complete() && Arc::strong_count(&self.door) == 1
     }
 
-    /// The revision of the policy that the client was told last.
-    pub(super) fn policy_revision(&self) -> u64 {
-        self.policy_revision
+    /// What the client was told last.
+    pub(super) fn told(&self) -> Told {
+        self.told
     }
 
     /// Follows what concerns no request.
@@ -79,6 +83,7 @@ impl Attendance {
             // Nothing that arrives behind a take-over is acted on.
             Event::Publish(_) if self.door.lease.revoked().is_some() => {}
             Event::Publish(publish) => self.enqueue(control, publish),
+            Event::Fetch(fetch) => self.on_fetch(control, fetch),
             Event::PolicyAck { revision, accepted: false, text } => {
                 // The text is the peer's: it neither forges lines nor fills the log.
                 if let Some(held_back) = self.door.gateway.refusals.pass(Instant::now()) {
@@ -123,9 +128,46 @@ impl Attendance {
     /// Tells the client of a policy that it does not follow yet.
     pub(super) fn send_policy(&mut self, control: &mut Control) {
         let policy = policy(&self.door.gateway.snapshot().settings.client_policy);
-        if policy.revision != self.policy_revision {
-            self.policy_revision = policy.revision;
+        if policy.revision != self.told.policy {
+            self.told.policy = policy.revision;
             control.policy(policy);
+        }
+    }
+
+    /// Tells the client of dictionaries that it does not know of yet, and uses them and no others.
+    pub(super) fn send_offer(&mut self, control: &mut Control) {
+        let library = &self.door.gateway.dictionaries;
+        if library.revision() == self.told.dictionaries {
+            return;
+        }
+        let edition = library.edition();
+        let client_id = &**self.door.lease.session().client_id();
+        let order = edition.order(client_id);
+        control.prefer(&order);
+        let is_first = self.told.dictionaries == 0;
+        self.told.dictionaries = edition.revision;
+        // WELCOME has named the same: only what the client does not hold is news then.
+        if !is_first || edition.is_news_to(client_id, &control.peer().dictionaries) {
+            control.offer(edition.offer(client_id));
+        }
+    }
+
+    fn on_fetch(&self, control: &mut Control, fetch: Fetch) {
+        let edition = self.door.gateway.dictionaries.edition();
+        let client_id = &**self.door.lease.session().client_id();
+        let entry = edition.find(&fetch.hash).filter(|entry| entry.is_for(client_id));
+        match (entry, fetch.held) {
+            (Some(entry), true) if entry.dictionary.is_some() => {
+                control.peer_holds(entry.id());
+                control.prefer(&edition.order(client_id));
+            }
+            (_, true) => {}
+            (entry, false) => {
+                let rest = entry.map_or(Bytes::new(), |entry| entry.bytes.clone());
+                let rest = rest.slice((fetch.offset as usize).min(rest.len())..);
+                let bytes = rest.slice(..rest.len().min(PIECE_BYTES));
+                control.piece(Piece { hash: fetch.hash, offset: fetch.offset, bytes });
+            }
         }
     }
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use towline_dictionaries::DictionaryFile;
 use towline_protocols::{
-    compress::{Compressor, DictionarySet},
+    compress::{Compressor, Shelf},
     link::{Config, Limits, Policy},
 };
 
@@ -13,16 +12,11 @@ use crate::settings::{ClientPolicy, Settings};
 /// How late a promised beat may be: a radio's wake-up and a lost packet or two.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(15);
 
-/// Why the settings make no link configuration.
-#[derive(Debug, thiserror::Error)]
-#[error("compression.dictionaries: {0}")]
-pub(crate) struct ConfigError(String);
-
-/// Reads the dictionaries and makes the machines' configuration.
-pub(crate) fn config(settings: &Settings) -> Result<Config, ConfigError> {
+/// Makes the machines' configuration.
+pub(crate) fn config(settings: &Settings, dictionaries: Shelf) -> Config {
     let (limits, session, compression) = (&settings.limits, &settings.session, &settings.compression);
     let bytes = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Ok(Config {
+    Config {
         limits: Limits {
             frame_bytes_max: bytes(limits.frame_bytes_max),
             stream_window: session.stream_window,
@@ -32,29 +26,12 @@ pub(crate) fn config(settings: &Settings) -> Result<Config, ConfigError> {
             message_bytes_max: bytes(limits.message_bytes_max),
             streams_max: bytes(limits.streams_max),
         },
-        dictionaries: dictionaries(settings)?.into(),
+        dictionaries,
         compressor: compression.enabled.then(|| Compressor::new(compression.level, compression.bytes_min)),
         heartbeat_max: session.heartbeat_max,
         heartbeat_grace: HEARTBEAT_GRACE,
         ..Config::default()
-    })
-}
-
-/// The configured ones first: they were trained on this operator's traffic.
-fn dictionaries(settings: &Settings) -> Result<DictionarySet, ConfigError> {
-    let compression = &settings.compression;
-    let mut set = DictionarySet::default();
-    let mut add = |file: &DictionaryFile| {
-        let dictionary = file.prepare(compression.level).map_err(|error| ConfigError(error.to_string()))?;
-        set.insert(dictionary).map_err(|error| ConfigError(error.to_string()))
-    };
-    for path in &compression.dictionaries {
-        add(&DictionaryFile::load(path).map_err(|error| ConfigError(error.to_string()))?)?;
     }
-    for file in towline_dictionaries::builtin().map_err(|error| ConfigError(error.to_string()))? {
-        add(&file)?;
-    }
-    Ok(set)
 }
 
 /// POLICY as the settings say it.
@@ -106,9 +83,8 @@ mod tests {
         let mut settings = Settings::default();
         settings.limits.streams_max = 7;
         settings.compression.enabled = false;
-        let config = config(&settings).unwrap();
+        let config = config(&settings, Shelf::default());
         assert_eq!(config.limits.streams_max, 7);
         assert!(config.compressor.is_none());
-        assert!(!config.dictionaries.ids().is_empty());
     }
 }

@@ -18,7 +18,7 @@ use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkErro
 
 use self::early::Beginning;
 use super::{
-    attendance::{self, Attendance, Published},
+    attendance::{self, Attendance, Published, Told},
     door::{self, Admission},
     io::{Moved, move_bytes, write},
     quic_stream::QuicStreams,
@@ -258,14 +258,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Says WELCOME, and serves the client from now on.
     fn attend(&mut self, mut admission: Admission, hello: &Hello) {
+        self.prefer_dictionaries(&mut admission);
         self.binding.welcome(&mut admission);
         let Admission { door, subscriptions, .. } = admission;
         self.subscribed(door.subscribed(subscriptions));
         let door = Arc::new(door);
         tracing::debug!(client = &**door.lease.session().client_id(), agent = hello.agent, "welcome");
-        let mut attendance = Attendance::new(door, hello.policy_revision);
+        let told = Told { policy: hello.policy_revision, ..Told::default() };
+        let mut attendance = Attendance::new(door, told);
         attendance.send_policy(self.binding.control());
+        attendance.send_offer(self.binding.control());
         self.attendance = Some(Box::new(attendance));
+    }
+
+    /// WELCOME names the dictionaries that this client is to use.
+    fn prefer_dictionaries(&mut self, admission: &mut Admission) {
+        let session = admission.door.lease.session();
+        let order = self.gateway.dictionaries.edition().order(session.client_id());
+        self.binding.control().prefer(&order);
+        let limits = admission.welcome.limits.get_or_insert_default();
+        limits.dictionaries = order;
     }
 
     fn subscribed(&mut self, subscribed: Subscribed) {
@@ -319,6 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn fill(&mut self) {
         if let Some(attendance) = &mut self.attendance {
             attendance.resume_pushes(self.binding.control());
+            attendance.send_offer(self.binding.control());
         }
         if self.out.len() < BURST_BYTES {
             let room = BURST_BYTES - self.out.len();

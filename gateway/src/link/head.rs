@@ -105,6 +105,11 @@ pub(super) fn answer_lost(error: RpcError) -> RpcError {
     RpcError { execution: Execution::Ran, ..error }
 }
 
+/// Whether RESET says that the client cannot read its answer for want of a dictionary: it asks for it again.
+pub(super) fn is_unreadable(error: &RpcError) -> bool {
+    error.kind == RpcErrorKind::UnknownDictionary && error.execution == Execution::Ran
+}
+
 /// Counts the limit that a request met, where its error names one.
 pub(super) fn count_limit(gateway: &Gateway, error: &RpcError) {
     const LIMITS: [(&str, &str); 4] = [

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use towline_protocols::link::Dormant;
 
 use super::{
-    attendance::Attendance,
+    attendance::{Attendance, Told},
     door::Door,
     driver::{Binding, Driver, Rest},
     requests::TcpRequests,
@@ -24,7 +24,7 @@ use crate::{
 /// What is kept of a quiet connection.
 pub struct Parked {
     door: Door,
-    policy_revision: u64,
+    told: Told,
     goaway_sent: bool,
     machine: Dormant,
     stream: ParkedStream,
@@ -47,11 +47,11 @@ fn park(driver: Driver<Stream>) -> Option<Box<Parked>> {
     let (stream, binding, attendance, goaway_sent) = driver.into_parts()?;
     let Binding::Tcp(requests) = binding else { return None };
     let machine = requests.machine.rest()?;
-    let policy_revision = attendance.policy_revision();
+    let told = attendance.told();
     let stream = stream.park().ok()?;
     // Requests and publishes are over, so nobody else is at the door.
     let door = Arc::into_inner(attendance.door)?;
-    Some(Box::new(Parked { door, policy_revision, goaway_sent, machine, stream }))
+    Some(Box::new(Parked { door, told, goaway_sent, machine, stream }))
 }
 
 impl Parked {
@@ -77,13 +77,13 @@ impl Parked {
 
     /// Serves the connection again.
     pub async fn resume(self: Box<Self>, patience: Patience) -> Option<Box<Self>> {
-        let Self { door, policy_revision, goaway_sent, machine, stream } = *self;
+        let Self { door, told, goaway_sent, machine, stream } = *self;
         let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
         let mut stream = stream.unpark().ok()?;
         stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
         let park_after = patience.wait(gateway.snapshot().settings.limits.park_after);
         let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
         let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
-        run(driver.resume(Attendance::new(Arc::new(door), policy_revision), goaway_sent)).await
+        run(driver.resume(Attendance::new(Arc::new(door), told), goaway_sent)).await
     }
 }

@@ -179,7 +179,7 @@ async fn serve_stream(
     if let Err(Over::Refused(error)) = &outcome {
         stream.refuse(error).await;
     }
-    Left { dictionary_unknown: matches!(outcome, Err(Over::Cancelled { dictionary_unknown: true })) }
+    Left { dictionary_unknown: matches!(outcome, Err(Over::Unreadable)) }
 }
 
 /// Why a stream ends before its answer.
@@ -187,10 +187,10 @@ enum Over {
     /// The connection is gone: the session keeps what runs.
     Lost,
     /// The client wants no answer: nobody does.
-    Cancelled {
-        /// Because it does not hold the dictionary that it announced.
-        dictionary_unknown: bool,
-    },
+    Cancelled,
+    /// The client does not hold the dictionary that it announced: the session keeps what runs, and the client
+    /// asks for the answer on another stream.
+    Unreadable,
     /// RESET says why.
     Refused(RpcError),
 }
@@ -324,9 +324,9 @@ impl Stream {
                 }
             };
             match &turned {
-                Err(Over::Cancelled { .. }) => self.door.lease.cancel(seq, "the client lost interest"),
+                Err(Over::Cancelled) => self.door.lease.cancel(seq, "the client lost interest"),
                 Err(Over::Refused(error)) => self.door.lease.cancel(seq, &error.message),
-                Ok(()) | Err(Over::Lost) => {}
+                Ok(()) | Err(Over::Lost | Over::Unreadable) => {}
             }
             turned?;
         }
@@ -390,9 +390,11 @@ impl Stream {
                     complete();
                 }
                 Event::Reset { error, .. } => {
-                    let dictionary_unknown = error.kind == RpcErrorKind::UnknownDictionary;
+                    if head::is_unreadable(&error) {
+                        return Err(Over::Unreadable);
+                    }
                     self.door.lease.cancel(consumer.seq(), &error.message);
-                    return Err(Over::Cancelled { dictionary_unknown });
+                    return Err(Over::Cancelled);
                 }
                 _ => {}
             }
@@ -452,7 +454,8 @@ impl Half {
 fn stopped_by(code: Option<VarInt>) -> Over {
     match code.map(VarInt::into_inner) {
         None | Some(0) => Over::Lost,
-        Some(code) => Over::Cancelled { dictionary_unknown: code == RpcErrorKind::UnknownDictionary as u64 },
+        Some(code) if code == RpcErrorKind::UnknownDictionary as u64 => Over::Unreadable,
+        Some(_) => Over::Cancelled,
     }
 }
 

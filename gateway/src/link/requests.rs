@@ -95,7 +95,9 @@ impl TcpRequests {
                 self.bodies.remove(&seq);
                 self.answers.remove(&seq);
                 head::count_limit(&door.gateway, &error);
-                door.lease.cancel(seq, &error.message);
+                if !head::is_unreadable(&error) {
+                    door.lease.cancel(seq, &error.message);
+                }
             }
             Event::Writable { seq } => self.send_answer(seq),
             other => return Some(other),

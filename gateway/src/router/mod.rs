@@ -20,7 +20,7 @@ pub use self::{
     table::{RouteError, RouteTable},
     topic::{InvalidFilter, TopicFilter},
 };
-use crate::{backend::Backend, metrics::Metrics, transport::tls::PeerIdentity};
+use crate::{backend::Backend, dictionaries::Sampling, metrics::Metrics, transport::tls::PeerIdentity};
 
 /// One rule of the table, with its backend at hand.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Route {
     pub encrypted_only: bool,
     /// Running it twice does no harm.
     pub idempotent: bool,
+    /// Which of its bodies are kept to train dictionaries on.
+    pub sampling: Sampling,
     /// Found once, not by name for every request.
     meters: OnceLock<Meters>,
 }

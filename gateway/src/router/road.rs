@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{Route, path::has_dot_segment};
 use crate::{
+    dictionaries::sampled,
     error::{Execution, RpcError, RpcErrorKind},
     gateway::Gateway,
     request::{Body, Origin, Request},
@@ -25,11 +26,28 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Re
         return Err(no_route(&request));
     };
     let answer = match admit(&route, &request.origin) {
-        Ok(()) => route.backend.call(&route, request).await,
+        Ok(()) => sampled_call(gateway, &route, request).await,
         Err(error) => Err(error),
     };
     observe(gateway, &route, started, answer.as_ref().err());
     answer
+}
+
+/// Calls the backend; where the route is sampled, both bodies pass the sampler.
+async fn sampled_call(
+    gateway: &Arc<Gateway>,
+    route: &Arc<Route>,
+    mut request: Request,
+) -> Result<http::Response<Body>, RpcError> {
+    if route.sampling.every == 0 {
+        return route.backend.call(route, request).await;
+    }
+    let (parts, body) = request.http.into_parts();
+    let body = sampled(gateway, &route.sampling, &parts.headers, body);
+    request.http = http::Request::from_parts(parts, body);
+    let (parts, body) = route.backend.call(route, request).await?.into_parts();
+    let body = sampled(gateway, &route.sampling, &parts.headers, body);
+    Ok(http::Response::from_parts(parts, body))
 }
 
 /// Whether policy lets the route be used from there.

@@ -176,6 +176,7 @@ impl RouteTable {
             client_certificate: rule.client_certificate.clone(),
             encrypted_only: rule.encrypted_only,
             idempotent: rule.idempotent,
+            sampling: rule.sampling.clone(),
             meters: OnceLock::new(),
         })
     }

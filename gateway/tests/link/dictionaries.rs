@@ -11,7 +11,7 @@ use rustls::{
 };
 use towline_client::{Client, Transports};
 use towline_protocols::{
-    compress::Shelf,
+    compress::{Dictionary, Shelf},
     hpack::HeaderField,
     link::{
         Config, Control, Event, Execution, Hello, RequestHead, RpcError, RpcErrorKind, StreamCodec,
@@ -25,7 +25,8 @@ use crate::bed::{Bed, answer, endpoint, online};
 const TEXT: &str = "order 4711: 2 tickets, Berlin to Hamburg, seats 61 and 62; order 4712: 1 ticket";
 
 fn announcing() -> Arc<Config> {
-    let dictionaries = towline_dictionaries::builtin_set(3).unwrap().into();
+    let dictionaries = Shelf::from(towline_dictionaries::builtin_set(3).unwrap());
+    dictionaries.insert(unknown()).unwrap();
     Arc::new(Config { dictionaries, ..Config::default() })
 }
 
@@ -85,7 +86,9 @@ async fn ask(control: &Control, connection: &quinn::Connection, seq: u64) -> Res
     codec.send_request(&RequestHead { fields, ..RequestHead::default() }, false, &mut out).unwrap();
     codec.send_message(TEXT.into(), false, &mut out).unwrap();
     send.write_all(&out).await.unwrap();
-    let answered = message(&mut codec, &mut recv).await;
+    // What cannot be read is an answer: the request ran.
+    let ran = |error| RpcError { execution: Execution::Ran, ..error };
+    let answered = message(&mut codec, &mut recv).await.map_err(ran);
     if let Err(error) = &answered {
         out.clear();
         codec.reset(error, &mut out);
@@ -143,6 +146,78 @@ async fn the_client_sends_a_request_again_without_a_dictionary_that_a_gateway_do
     let (first, second) = gateway.await.unwrap();
     assert_eq!(first.unwrap_err().kind, RpcErrorKind::UnknownDictionary);
     assert_eq!(second.unwrap(), TEXT.as_bytes());
+}
+
+/// The client says what it holds on another connection, and attaches to the answer there.
+#[tokio::test]
+async fn the_client_gets_an_answer_that_it_could_not_read_without_the_dictionary() {
+    let bed = Bed::start().await;
+    let server = listen(&bed);
+    let address = server.local_addr().unwrap();
+    let gateway = tokio::spawn(async move {
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let mut first = greet(&connection, false).await;
+        // The client never said so.
+        let unknown = unknown_to_clients();
+        first.0.peer_holds(unknown);
+        first.0.prefer(&[unknown]);
+        let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+        let mut codec = StreamCodec::server(first.0.stream_settings());
+        message(&mut codec, &mut recv).await.unwrap();
+        respond(&mut codec, &mut send).await;
+
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let second = greet(&connection, true).await;
+        assert!(!second.0.peer().dictionaries.contains(&unknown));
+        let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+        let mut codec = StreamCodec::server(second.0.stream_settings());
+        let mut input = BytesMut::new();
+        read_into(&mut recv, &mut input).await;
+        codec.handle_bytes(&mut input).unwrap();
+        let attached = codec.poll_event().unwrap();
+        assert_eq!(attached, Some(Event::Attach { seq: 1, messages_received: 0 }));
+        respond(&mut codec, &mut send).await;
+        connection.closed().await;
+    });
+    let mut config = bed.config(Transports::Quic);
+    config.endpoints = vec![endpoint(address)];
+    let client = Client::start(config).unwrap();
+    online(&client).await;
+    assert_eq!(answer(&client, "Echo", TEXT).await, TEXT);
+    client.close().await;
+    gateway.await.unwrap();
+}
+
+/// The gateway's side of an introduction. The control stream is kept open.
+async fn greet(connection: &quinn::Connection, resumed: bool) -> (Control, SendStream, RecvStream) {
+    let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+    let mut control = Control::server(announcing(), Instant::now());
+    assert!(matches!(control_event(&mut control, &mut recv).await, Event::Hello(_)));
+    control.welcome(Welcome { session_id: 1, resumed, ..Welcome::default() });
+    flush(&mut control, &mut send).await;
+    (control, send, recv)
+}
+
+async fn respond(codec: &mut StreamCodec, send: &mut SendStream) {
+    let mut out = BytesMut::new();
+    let fields = [(":status", "200"), ("content-type", "application/grpc")];
+    let fields = fields.map(|(name, value)| HeaderField::from_static(name, value));
+    codec.send_response(&fields, false, &mut out).unwrap();
+    codec.send_message(TEXT.into(), false, &mut out).unwrap();
+    codec.send_trailers(&[HeaderField::from_static("grpc-status", "0")], &mut out).unwrap();
+    send.write_all(&out).await.unwrap();
+    send.finish().unwrap();
+}
+
+/// The id of a dictionary that only gateways of this test hold.
+fn unknown_to_clients() -> u32 {
+    unknown().id()
+}
+
+fn unknown() -> Dictionary {
+    let samples: Vec<String> = (0..500).map(|n| format!("{TEXT} {}", n * 7919)).collect();
+    let options = towline_dictionaries::TrainOptions { size: 2048 };
+    towline_dictionaries::train(&samples, options).unwrap().prepare(3).unwrap()
 }
 
 /// Echoes a request's message, or refuses it.

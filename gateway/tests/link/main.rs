@@ -8,6 +8,7 @@ mod backend;
 mod bed;
 mod chaos;
 mod dictionaries;
+mod dictionary_life;
 mod drain;
 mod early_data;
 mod early_quic;

@@ -72,8 +72,13 @@ impl Compressor {
         }
         let frame = self.compress_frame(message)?;
         // Copied, since the vector has room for the worst case and the frame may be kept for a while.
-        (frame.len() < message.len())
-            .then(|| Compressed { frame: Bytes::copy_from_slice(&frame), bytes_before: message.len() })
+        if frame.len() >= message.len() {
+            return None;
+        }
+        if let Some(dictionary) = &self.dictionary {
+            dictionary.usage().wrote(message.len(), frame.len());
+        }
+        Some(Compressed { frame: Bytes::copy_from_slice(&frame), bytes_before: message.len() })
     }
 
     fn compress_frame(&self, message: &[u8]) -> Option<Vec<u8>> {

@@ -57,7 +57,10 @@ pub fn decompress(
             None => context.insert(DCtx::try_create().ok_or(CompressError::OutOfMemory)?),
         };
         match dictionary {
-            Some(dictionary) => context.decompress_using_ddict(&mut message, frame, dictionary.decoder()),
+            Some(dictionary) => {
+                dictionary.usage().read();
+                context.decompress_using_ddict(&mut message, frame, dictionary.decoder())
+            }
             None => context.decompress(&mut message, frame),
         }
         .map_err(|code| CompressError::Malformed(zstd::zstd_safe::get_error_name(code)))

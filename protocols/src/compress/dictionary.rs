@@ -1,6 +1,12 @@
 //! Dictionaries prepared for use, and the set of those that one side holds.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -25,6 +31,20 @@ struct Prepared {
     level: i32,
     encoder: CDict<'static>,
     decoder: DDict<'static>,
+    usage: Usage,
+}
+
+/// What a dictionary was used for by this process, with all peers.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// Messages that it made smaller.
+    pub messages: AtomicU64,
+    /// Their bytes before.
+    pub bytes_before: AtomicU64,
+    /// Their bytes on the wire.
+    pub bytes_after: AtomicU64,
+    /// Messages that were read with it.
+    pub messages_read: AtomicU64,
 }
 
 impl Dictionary {
@@ -37,7 +57,9 @@ impl Dictionary {
         let id = zstd_safe::get_dict_id_from_dict(&bytes).ok_or(DictionaryError::NoId)?.get();
         let encoder = CDict::try_create(&bytes, level).ok_or(DictionaryError::Malformed)?;
         let decoder = DDict::try_create(&bytes).ok_or(DictionaryError::Malformed)?;
-        Ok(Self { prepared: Arc::new(Prepared { id, bytes, level, encoder, decoder }) })
+        Ok(Self {
+            prepared: Arc::new(Prepared { id, bytes, level, encoder, decoder, usage: Usage::default() }),
+        })
     }
 
     /// The id that frames name it by.
@@ -55,6 +77,11 @@ impl Dictionary {
         self.prepared.level
     }
 
+    /// What it was used for.
+    pub fn usage(&self) -> &Usage {
+        &self.prepared.usage
+    }
+
     pub(super) fn encoder(&self) -> &CDict<'static> {
         &self.prepared.encoder
     }
@@ -67,6 +94,18 @@ impl Dictionary {
 impl fmt::Debug for Dictionary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Dictionary({}, {} bytes, level {})", self.id(), self.bytes().len(), self.level())
+    }
+}
+
+impl Usage {
+    pub(super) fn wrote(&self, bytes_before: usize, bytes_after: usize) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes_before.fetch_add(bytes_before as u64, Ordering::Relaxed);
+        self.bytes_after.fetch_add(bytes_after as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) {
+        self.messages_read.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -131,6 +170,11 @@ impl DictionarySet {
     /// The most preferred dictionary that a peer with `peer_ids` can read.
     pub fn best_common(&self, peer_ids: &[u32]) -> Option<&Dictionary> {
         self.dictionaries.iter().find(|dictionary| peer_ids.contains(&dictionary.id()))
+    }
+
+    /// Each of them, the most preferred first.
+    pub fn iter(&self) -> impl Iterator<Item = &Dictionary> {
+        self.dictionaries.iter()
     }
 
     /// How many there are.

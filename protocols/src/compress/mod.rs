@@ -14,5 +14,7 @@ mod tests;
 
 pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
 pub use decompress::{CompressError, WINDOW_BYTES_MAX, content_bytes, decompress};
-pub use dictionary::{DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet};
+pub use dictionary::{
+    DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet, Usage,
+};
 pub use shelf::Shelf;

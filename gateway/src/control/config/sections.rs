@@ -44,6 +44,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         client_policy: section::client_policy(root.table("client_policy"), session.heartbeat_max),
         session,
         compression: section::compression(root.table("compression")),
+        dictionaries: section::dictionaries(root.table("dictionaries")),
         log: log(root.table("log")),
         providers: root.providers().clone(),
     };

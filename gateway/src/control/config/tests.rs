@@ -298,10 +298,11 @@ fn the_example_names_every_key_and_its_default() {
     }
     let shown = |settings: &Settings| {
         let Settings { drain_timeout, drain_spread, drain_endpoints, tls, auth, admin, .. } = settings;
-        let Settings { limits, session, mqtt, client_policy, compression, log, .. } = settings;
+        let Settings { limits, session, mqtt, client_policy, compression, dictionaries, .. } = settings;
+        let Settings { log, .. } = settings;
         format!(
             "{drain_timeout:?} {drain_spread:?} {drain_endpoints:?} {tls:?} {auth:?} {admin:?} \
-             {limits:?} {session:?} {mqtt:?} {client_policy:?} {compression:?} {log:?}"
+             {limits:?} {session:?} {mqtt:?} {client_policy:?} {compression:?} {dictionaries:?} {log:?}"
         )
     };
     assert_eq!(shown(&example), shown(&Settings::default()));

@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use towline_dictionaries::DictionaryFile;
+use towline_dictionaries::{DictionaryFile, SIZE_MIN};
+use towline_protocols::compress::DICTIONARY_BYTES_MAX;
 
 use crate::{control::config::reader::Table, settings::*};
 
@@ -140,6 +141,27 @@ pub(super) fn compression(mut t: Table<'_, '_>) -> Compression {
     }
     t.finish();
     compression
+}
+
+pub(super) fn dictionaries(mut t: Table<'_, '_>) -> Dictionaries {
+    let d = Dictionaries::default();
+    let percent = |value: i64| u8::try_from(value).unwrap_or(100);
+    let dictionaries = Dictionaries {
+        retrain: t.duration("retrain", d.retrain, s(0)..=s(30 * 86_400)),
+        gain_percent_min: percent(t.integer("gain_percent_min", d.gain_percent_min.into(), 0..=90)),
+        rollout_percent: percent(t.integer("rollout_percent", d.rollout_percent.into(), 0..=100)),
+        size: t.size("size", d.size, SIZE_MIN..=DICTIONARY_BYTES_MAX),
+        versions_max: t.count("versions_max", d.versions_max, 1..=8),
+        samples_bytes_max: t.size("samples_bytes_max", d.samples_bytes_max, 0..=256 * MIB),
+        withdrawn: t.strings("withdrawn"),
+    };
+    let is_hash =
+        |text: &String| (8..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !dictionaries.withdrawn.iter().all(is_hash) {
+        t.mistake("withdrawn", "holds something else than the first 8 to 64 hexadecimal digits of a hash");
+    }
+    t.finish();
+    dictionaries
 }
 
 fn usable_dictionary(path: &Path, level: i32) -> Result<(), String> {

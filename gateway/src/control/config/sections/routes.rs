@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 use super::{is_host_and_port, name};
 use crate::{
     control::config::reader::Table,
+    dictionaries::Sampling,
     router::TopicFilter,
     settings::{Backend, BackendKind, Route},
 };
@@ -114,7 +115,20 @@ fn route(t: &mut Table<'_, '_>) -> Route {
         client_certificate: t.optional_string("client_certificate"),
         encrypted_only: t.boolean("encrypted_only", false),
         idempotent: t.boolean("idempotent", false),
+        sampling: sampling(t),
     }
+}
+
+fn sampling(t: &mut Table<'_, '_>) -> Sampling {
+    let every = t.integer("sample", 0, 0..=1_000_000);
+    let mut redact = Vec::new();
+    for text in t.strings("redact") {
+        match text.parse() {
+            Ok(rule) => redact.push(rule),
+            Err(error) => t.mistake("redact", error),
+        }
+    }
+    Sampling { every: u32::try_from(every).unwrap_or(u32::MAX), redact: redact.into() }
 }
 
 fn header(t: &mut Table<'_, '_>) -> Option<(String, String)> {

@@ -1,0 +1,184 @@
+//! Which dictionary to fetch next, and what became of it. Without I/O: offers and pieces go in, what is to be
+//! asked for comes out.
+
+use bytes::{Bytes, BytesMut};
+use towline_dictionaries::sha256;
+use towline_protocols::{
+    compress::DICTIONARY_BYTES_MAX,
+    link::{DictionaryKind, Fetch, Offer, OfferedDictionary, Piece},
+};
+
+/// A dictionary that arrived whole and is what was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    pub(crate) hash: Bytes,
+    pub(crate) kind: DictionaryKind,
+    pub(crate) bytes: Bytes,
+}
+
+/// Fetches what is offered and not held, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Fetcher {
+    /// The most preferred first; at most as many as an OFFER may name.
+    wanted: Vec<OfferedDictionary>,
+    /// Kept from connection to connection, so that a large one arrives in the end.
+    begun: Option<Begun>,
+    /// A PIECE is under way on this connection.
+    asked: bool,
+}
+
+#[derive(Debug)]
+struct Begun {
+    hash: Bytes,
+    bytes: BytesMut,
+}
+
+impl Fetcher {
+    /// A new connection: nothing was offered on it, nothing is under way.
+    pub(crate) fn begin_line(&mut self) {
+        self.wanted.clear();
+        self.asked = false;
+    }
+
+    /// Takes an OFFER in, in place of the one before.
+    pub(crate) fn on_offer(&mut self, offer: &Offer, holds: impl Fn(&[u8]) -> bool) {
+        let fits = |it: &OfferedDictionary| (1..=DICTIONARY_BYTES_MAX).contains(&(it.bytes as usize));
+        let is_known = |it: &OfferedDictionary| it.kind() != DictionaryKind::Unspecified;
+        let wanted = offer.dictionaries.iter().filter(|it| fits(it) && is_known(it) && !holds(&it.hash));
+        self.wanted = wanted.cloned().collect();
+    }
+
+    /// Whether there is something to ask for.
+    pub(crate) fn is_wanting(&self) -> bool {
+        !self.asked && !self.wanted.is_empty()
+    }
+
+    /// The next FETCH. The caller sends it.
+    pub(crate) fn next(&mut self) -> Option<Fetch> {
+        let first = self.wanted.first().filter(|_| !self.asked)?;
+        let begun = self.begun.take().filter(|begun| begun.hash == first.hash);
+        let begun = begun.unwrap_or_else(|| Begun { hash: first.hash.clone(), bytes: BytesMut::new() });
+        let offset = u32::try_from(begun.bytes.len()).ok()?;
+        self.begun = Some(begun);
+        self.asked = true;
+        Some(Fetch { hash: first.hash.clone(), offset, held: false })
+    }
+
+    /// Takes a PIECE in. What does not fit, or is not what was offered in the end, is not asked for again
+    /// before the next OFFER.
+    pub(crate) fn on_piece(&mut self, piece: &Piece) -> Option<Fetched> {
+        let begun = self.begun.as_mut().filter(|begun| self.asked && begun.hash == piece.hash)?;
+        self.asked = false;
+        let Some(position) = self.wanted.iter().position(|it| it.hash == piece.hash) else {
+            // It was withdrawn meanwhile.
+            self.begun = None;
+            return None;
+        };
+        let whole = self.wanted[position].bytes as usize;
+        let fits = piece.offset as usize == begun.bytes.len()
+            && (1..=whole - begun.bytes.len()).contains(&piece.bytes.len());
+        if !fits {
+            self.give_up(position);
+            return None;
+        }
+        begun.bytes.extend_from_slice(&piece.bytes);
+        if begun.bytes.len() < whole {
+            return None;
+        }
+        let bytes = std::mem::take(&mut begun.bytes).freeze();
+        let offered = self.give_up(position);
+        if sha256(&bytes)[..] != offered.hash[..] {
+            tracing::warn!("a dictionary that the gateway sent is not the one that it offered");
+            return None;
+        }
+        Some(Fetched { kind: offered.kind(), hash: offered.hash, bytes })
+    }
+
+    fn give_up(&mut self, position: usize) -> OfferedDictionary {
+        self.begun = None;
+        self.wanted.remove(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: &[u8] = b"a dictionary of forty-two bytes, for tests";
+
+    fn offered(content: &[u8]) -> OfferedDictionary {
+        OfferedDictionary {
+            hash: sha256(content).to_vec().into(),
+            kind: DictionaryKind::Payload.into(),
+            id: 7,
+            bytes: content.len() as u32,
+            version: 1,
+        }
+    }
+
+    fn offer(contents: &[&[u8]]) -> Offer {
+        Offer { dictionaries: contents.iter().map(|content| offered(content)).collect() }
+    }
+
+    fn piece(content: &[u8], from: usize, to: usize) -> Piece {
+        let bytes = Bytes::copy_from_slice(&content[from..to]);
+        Piece { hash: offered(content).hash, offset: from as u32, bytes }
+    }
+
+    #[test]
+    fn a_dictionary_arrives_in_pieces_over_two_connections() {
+        let mut fetcher = Fetcher::default();
+        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        let first = fetcher.next().unwrap();
+        assert_eq!((first.offset, first.held, &first.hash), (0, false, &offered(CONTENT).hash));
+        assert_eq!(fetcher.next(), None, "one is unanswered");
+        assert_eq!(fetcher.on_piece(&piece(CONTENT, 0, 20)), None);
+        assert_eq!(fetcher.next().map(|fetch| fetch.offset), Some(20));
+
+        fetcher.begin_line();
+        assert!(!fetcher.is_wanting(), "nothing is offered yet");
+        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        assert_eq!(fetcher.next().map(|fetch| fetch.offset), Some(20), "it goes on where it was");
+        let fetched = fetcher.on_piece(&piece(CONTENT, 20, CONTENT.len())).unwrap();
+        assert_eq!(fetched.bytes, CONTENT);
+        assert!(!fetcher.is_wanting());
+    }
+
+    #[test]
+    fn what_is_held_or_too_large_is_not_asked_for() {
+        let mut fetcher = Fetcher::default();
+        let hash = offered(CONTENT).hash;
+        fetcher.on_offer(&offer(&[CONTENT]), |held| held == hash);
+        assert!(!fetcher.is_wanting());
+        let mut large = offer(&[CONTENT]);
+        large.dictionaries[0].bytes = DICTIONARY_BYTES_MAX as u32 + 1;
+        fetcher.on_offer(&large, |_| false);
+        assert!(!fetcher.is_wanting());
+    }
+
+    #[test]
+    fn what_is_not_as_offered_is_given_up() {
+        let check = |answer: Piece| {
+            let mut fetcher = Fetcher::default();
+            fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+            fetcher.next().unwrap();
+            assert_eq!(fetcher.on_piece(&answer), None);
+            assert!(!fetcher.is_wanting(), "{answer:?}");
+        };
+        let whole = piece(CONTENT, 0, CONTENT.len());
+        check(Piece { bytes: Bytes::new(), ..whole.clone() });
+        check(Piece { offset: 1, ..whole.clone() });
+        check(Piece { bytes: [CONTENT, b"!"].concat().into(), ..whole.clone() });
+        check(Piece { bytes: vec![b'x'; CONTENT.len()].into(), ..whole });
+    }
+
+    #[test]
+    fn a_piece_of_what_was_withdrawn_is_dropped() {
+        let mut fetcher = Fetcher::default();
+        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        fetcher.next().unwrap();
+        fetcher.on_offer(&offer(&[b"another"]), |_| false);
+        assert_eq!(fetcher.on_piece(&piece(CONTENT, 0, CONTENT.len())), None);
+        assert_eq!(fetcher.next().unwrap().hash, offered(b"another").hash);
+    }
+}

@@ -1,0 +1,256 @@
+//! The dictionaries that this installation holds: fetched ones in a folder beside the identity file, named by
+//! their hash, and the built-in ones.
+
+mod fetch;
+mod folder;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use towline_dictionaries::{DictError, builtin_set};
+use towline_protocols::{
+    compress::{Dictionary, DictionarySet, LEVEL_DEFAULT, Shelf},
+    link::{DictionaryKind, Fetch, Offer, Piece},
+};
+
+pub(crate) use self::fetch::Fetched;
+use self::{fetch::Fetcher, folder::Folder};
+use crate::config::{ClientConfig, DictionaryFetch};
+
+/// What is held and what is being fetched.
+pub(crate) struct Dictionaries {
+    folder: Option<Arc<Folder>>,
+    /// What this process reads and writes messages with.
+    shelf: Shelf,
+    builtin: DictionarySet,
+    /// Fetched ones, the newest first.
+    held: Vec<Fetched>,
+    /// How many of each kind are kept.
+    held_max: usize,
+    fetcher: Fetcher,
+    when: DictionaryFetch,
+    /// What the app says of the network; `None`: nothing.
+    metered: Option<bool>,
+    /// Hashes of the last OFFER: what is not among them is the first to go.
+    offered: Vec<Bytes>,
+    /// To be told to the gateway.
+    held_due: Vec<Fetch>,
+}
+
+impl Dictionaries {
+    pub(crate) fn open(config: &ClientConfig) -> Result<Self, DictError> {
+        let folder = config.identity_file.as_ref().map(|identity| Arc::new(Folder::beside(identity)));
+        let held = folder.as_ref().map(|folder| folder.read()).unwrap_or_default();
+        let builtin = builtin_set(LEVEL_DEFAULT)?;
+        let mut dictionaries = Self {
+            folder,
+            shelf: Shelf::default(),
+            builtin,
+            held,
+            held_max: config.limits.dictionaries_max,
+            fetcher: Fetcher::default(),
+            when: config.dictionary_fetch,
+            metered: None,
+            offered: Vec::new(),
+            held_due: Vec::new(),
+        };
+        dictionaries.trim();
+        dictionaries.fill_shelf();
+        Ok(dictionaries)
+    }
+
+    /// What the protocol's machines read and write messages with.
+    pub(crate) fn shelf(&self) -> Shelf {
+        self.shelf.clone()
+    }
+
+    /// The newest dictionary of a kind, if one is held.
+    #[allow(dead_code, reason = "header dictionaries are chosen by it")]
+    pub(crate) fn newest(&self, kind: DictionaryKind) -> Option<&Fetched> {
+        self.held.iter().find(|held| held.kind == kind)
+    }
+
+    pub(crate) fn begin_line(&mut self) {
+        self.fetcher.begin_line();
+        self.held_due.clear();
+    }
+
+    pub(crate) fn set_metered(&mut self, metered: Option<bool>) {
+        self.metered = metered;
+    }
+
+    pub(crate) fn on_offer(&mut self, offer: &Offer) {
+        self.offered = offer.dictionaries.iter().map(|offered| offered.hash.clone()).collect();
+        let held = &self.held;
+        self.fetcher.on_offer(offer, |hash| held.iter().any(|held| held.hash == hash));
+    }
+
+    /// Whether something is to be fetched when the line is idle.
+    pub(crate) fn is_wanting(&self) -> bool {
+        let may = match (self.when, self.metered) {
+            (DictionaryFetch::Never, _) | (_, Some(true)) => false,
+            (DictionaryFetch::WhenUnmetered, metered) => metered == Some(false),
+            (DictionaryFetch::UnlessMetered, _) => true,
+        };
+        may && self.fetcher.is_wanting()
+    }
+
+    /// What to ask for; the line is idle.
+    pub(crate) fn next_fetch(&mut self) -> Option<Fetch> {
+        self.is_wanting().then(|| self.fetcher.next()).flatten()
+    }
+
+    /// Takes a PIECE in; a dictionary that is whole is kept and used.
+    pub(crate) fn on_piece(&mut self, piece: &Piece) {
+        let Some(fetched) = self.fetcher.on_piece(piece) else { return };
+        if fetched.kind == DictionaryKind::Payload
+            && let Err(error) = Dictionary::new(fetched.bytes.clone(), LEVEL_DEFAULT)
+        {
+            tracing::warn!("the gateway offers what is no dictionary: {error}");
+            return;
+        }
+        tracing::debug!(kind = ?fetched.kind, bytes = fetched.bytes.len(), "a dictionary was fetched");
+        self.held_due.push(Fetch { hash: fetched.hash.clone(), offset: 0, held: true });
+        self.held.insert(0, fetched.clone());
+        let dropped = self.trim();
+        self.fill_shelf();
+        self.write(fetched, dropped);
+    }
+
+    /// What the gateway is to be told.
+    pub(crate) fn take_held(&mut self) -> Vec<Fetch> {
+        std::mem::take(&mut self.held_due)
+    }
+
+    /// Keeps the newest of each kind, and of them rather those that are offered.
+    fn trim(&mut self) -> Vec<Fetched> {
+        let mut dropped = Vec::new();
+        for kind in [DictionaryKind::Payload, DictionaryKind::Headers] {
+            while self.held.iter().filter(|held| held.kind == kind).count() > self.held_max {
+                let is_offered = |held: &Fetched| self.offered.contains(&held.hash);
+                let of_kind = |held: &Fetched| held.kind == kind;
+                let stale = self.held.iter().rposition(|held| of_kind(held) && !is_offered(held));
+                let Some(last) = stale.or_else(|| self.held.iter().rposition(of_kind)) else { break };
+                dropped.push(self.held.remove(last));
+            }
+        }
+        dropped
+    }
+
+    /// Fetched ones before the built-in ones.
+    fn fill_shelf(&mut self) {
+        let mut set = DictionarySet::new();
+        let payload = self.held.iter().filter(|held| held.kind == DictionaryKind::Payload);
+        let fetched = payload.filter_map(|held| Dictionary::new(held.bytes.clone(), LEVEL_DEFAULT).ok());
+        for dictionary in fetched.chain(self.builtin.iter().cloned()) {
+            // Two with one id cannot be told apart: the newer one stays.
+            if let Err(error) = set.insert(dictionary) {
+                tracing::debug!("a dictionary is left out: {error}");
+            }
+        }
+        self.shelf.replace(set);
+    }
+
+    /// The disk may be slow, and nobody waits for it.
+    fn write(&self, fetched: Fetched, dropped: Vec<Fetched>) {
+        let Some(folder) = self.folder.clone() else { return };
+        let write = move || {
+            dropped.iter().for_each(|dropped| folder.remove(dropped));
+            if let Err(error) = folder.write(&fetched) {
+                tracing::warn!("a dictionary cannot be kept: {error}");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(write)),
+            Err(_) => write(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_dictionaries::{TrainOptions, demo, sha256, train};
+    use towline_protocols::link::OfferedDictionary;
+
+    use super::*;
+
+    fn trained(first: u64) -> Bytes {
+        let samples: Vec<_> = (first..first + 300).map(demo::message).collect();
+        train(&samples, TrainOptions { size: 2048 }).unwrap().bytes().clone()
+    }
+
+    fn offer(files: &[&Bytes]) -> Offer {
+        let entry = |file: &&Bytes| OfferedDictionary {
+            hash: sha256(file).to_vec().into(),
+            kind: DictionaryKind::Payload.into(),
+            bytes: file.len() as u32,
+            ..OfferedDictionary::default()
+        };
+        Offer { dictionaries: files.iter().map(entry).collect() }
+    }
+
+    fn config(folder: &tempfile::TempDir) -> ClientConfig {
+        let mut config = ClientConfig::plaintext(Vec::new());
+        config.identity_file = Some(folder.path().join("identity"));
+        config.limits.dictionaries_max = 2;
+        config
+    }
+
+    fn fetch(dictionaries: &mut Dictionaries, file: &Bytes) {
+        dictionaries.on_offer(&offer(&[file]));
+        let asked = dictionaries.next_fetch().unwrap();
+        dictionaries.on_piece(&Piece { hash: asked.hash, offset: 0, bytes: file.clone() });
+    }
+
+    #[test]
+    fn what_was_fetched_is_there_after_a_restart_and_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<Bytes> = (0..3).map(|n| trained(n * 1000)).collect();
+        let mut first = Dictionaries::open(&config(&folder)).unwrap();
+        let builtin = first.shelf().ids().len();
+        for file in &files {
+            fetch(&mut first, file);
+            assert!(first.take_held()[0].held);
+        }
+        assert_eq!(first.shelf().ids().len(), builtin + 2);
+        let second = Dictionaries::open(&config(&folder)).unwrap();
+        let mut ids = (first.shelf().ids(), second.shelf().ids());
+        ids.0.sort_unstable();
+        ids.1.sort_unstable();
+        assert_eq!(ids.0, ids.1);
+        assert_eq!(std::fs::read_dir(folder.path().join("identity.dictionaries")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Dictionaries::open(&config(&folder)).unwrap();
+        fetch(&mut first, &trained(0));
+        let kept = std::fs::read_dir(folder.path().join("identity.dictionaries")).unwrap().next();
+        let path = kept.unwrap().unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let second = Dictionaries::open(&config(&folder)).unwrap();
+        assert_eq!(second.held, []);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_network_decides_whether_to_fetch() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = trained(0);
+        let check = |when, metered, wanting| {
+            let config = ClientConfig { dictionary_fetch: when, ..config(&folder) };
+            let mut dictionaries = Dictionaries::open(&config).unwrap();
+            dictionaries.on_offer(&offer(&[&file]));
+            dictionaries.set_metered(metered);
+            assert_eq!(dictionaries.is_wanting(), wanting, "{when:?} {metered:?}");
+        };
+        check(DictionaryFetch::UnlessMetered, None, true);
+        check(DictionaryFetch::UnlessMetered, Some(true), false);
+        check(DictionaryFetch::WhenUnmetered, None, false);
+        check(DictionaryFetch::WhenUnmetered, Some(false), true);
+        check(DictionaryFetch::Never, Some(false), false);
+    }
+}

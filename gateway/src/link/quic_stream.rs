@@ -182,6 +182,14 @@ async fn serve_stream(
     Left { dictionary_unknown: matches!(outcome, Err(Over::Unreadable)) }
 }
 
+/// What is wrong with a request of which nothing was handed on.
+fn not_run(over: Over) -> Over {
+    match over {
+        Over::Refused(error) => Over::Refused(RpcError { execution: Execution::NotRun, ..error }),
+        over => over,
+    }
+}
+
 /// Why a stream ends before its answer.
 enum Over {
     /// The connection is gone: the session keeps what runs.
@@ -229,7 +237,7 @@ impl Stream {
     /// The first frame decides what the stream is for.
     async fn first(&mut self) -> Result<Consumer, Over> {
         loop {
-            self.read().await?;
+            self.read().await.map_err(not_run)?;
             let Some(event) = self.codec.poll_event()? else { continue };
             return match event {
                 Event::Request { seq, head, end } => self.open(seq, &head, end).await,

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use zstd::zstd_safe::{CCtx, compress_bound};
 
-use super::{Dictionary, DictionarySet};
+use super::{Dictionary, DictionarySet, Kind, choice::Choices};
 
 /// zstd's own default: beyond it, each level costs much more time than it saves bytes on small messages.
 pub const LEVEL_DEFAULT: i32 = 3;
@@ -16,12 +16,14 @@ pub const MESSAGE_BYTES_MIN_DEFAULT: usize = 64;
 /// The largest message that is compressed: zstd's context grows with it, and each thread keeps its own.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How to compress for one peer. Cheap to clone; holds no state between messages.
+/// How to compress for one peer. Cheap to clone; clones share what they have learnt of which messages get smaller,
+/// and hold no other state between messages.
 #[derive(Clone, Debug)]
 pub struct Compressor {
     level: i32,
     message_bytes_min: usize,
     dictionary: Option<Dictionary>,
+    choices: Choices,
 }
 
 /// A message that compression made smaller.
@@ -43,7 +45,7 @@ impl Compressed {
 impl Compressor {
     /// Compresses messages of at least `message_bytes_min` without a dictionary at `level`.
     pub fn new(level: i32, message_bytes_min: usize) -> Self {
-        Self { level, message_bytes_min, dictionary: None }
+        Self { level, message_bytes_min, dictionary: None, choices: Choices::default() }
     }
 
     /// Uses the best of `ours` that a peer with `peer_ids` can read, if there is one. The dictionary's
@@ -64,10 +66,26 @@ impl Compressor {
         self.dictionary.as_ref()
     }
 
+    /// The same for a message of a kind of which it is remembered what came of it: kinds that do not get
+    /// smaller are tried less and less.
+    pub fn compress_kind(&self, kind: Kind, message: &[u8]) -> Option<Compressed> {
+        if !self.takes(message) || !self.choices.advise(kind, message.len()) {
+            return None;
+        }
+        let compressed = self.compress(message);
+        let bytes_after = compressed.as_ref().map_or(message.len(), |compressed| compressed.frame.len());
+        self.choices.learn(kind, message.len(), bytes_after);
+        compressed
+    }
+
+    fn takes(&self, message: &[u8]) -> bool {
+        (self.message_bytes_min.max(1)..=MESSAGE_BYTES_MAX).contains(&message.len())
+    }
+
     /// Compresses one message, or returns `None` when it should be sent as it is: too short, too long, or
     /// not made smaller.
     pub fn compress(&self, message: &[u8]) -> Option<Compressed> {
-        if message.len() < self.message_bytes_min.max(1) || message.len() > MESSAGE_BYTES_MAX {
+        if !self.takes(message) {
             return None;
         }
         let frame = self.compress_frame(message)?;

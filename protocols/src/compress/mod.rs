@@ -4,6 +4,7 @@
 //! message's length tells anything about another (BREACH). Contexts are kept for reuse, one per thread and
 //! direction, because creating one costs more than compressing a small message.
 
+mod choice;
 mod compressor;
 mod decompress;
 mod dictionary;
@@ -12,6 +13,7 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 
+pub use choice::Kind;
 pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
 pub use decompress::{CompressError, WINDOW_BYTES_MAX, content_bytes, decompress};
 pub use dictionary::{

@@ -179,6 +179,7 @@ impl Connection {
         self.check_header_list(&head.fields)?;
         let stream = self.open(seq, head.priority);
         stream.sending = if end { Sending::Ending } else { Sending::Open };
+        stream.writer.belongs_to(&head.fields);
         stream.queue.push_back(Item::Request(Box::new(head), end));
         self.schedule(seq);
         Ok(())

@@ -13,7 +13,8 @@ use super::{
     frame::{FLAG_COMPRESSED, FLAG_END, FLAG_MORE, Fixed, Part},
 };
 use crate::{
-    compress::{self, CompressError, Compressor, DictionarySet, decompress},
+    compress::{self, CompressError, Compressor, DictionarySet, Kind, decompress},
+    hpack::HeaderField,
     varint,
 };
 
@@ -214,6 +215,8 @@ pub(crate) struct MessageWriter {
     bytes_left: u64,
     /// Length of a message whose first byte has not come yet.
     begun: Option<u64>,
+    /// What the messages are for, as far as compressing them goes.
+    kind: Kind,
 }
 
 /// Bytes of a message that wait to be sent.
@@ -244,6 +247,12 @@ pub(crate) struct Chunk {
 }
 
 impl MessageWriter {
+    /// The messages belong to the request with this header list.
+    pub(crate) fn belongs_to(&mut self, fields: &[HeaderField]) {
+        let path = fields.iter().find(|field| &*field.name == b":path");
+        self.kind = path.map_or(Kind::default(), |path| Kind::of_path(&path.value));
+    }
+
     /// A whole message.
     pub(crate) fn message(
         &mut self,
@@ -258,7 +267,7 @@ impl MessageWriter {
         check_length(message.len() as u64, message_bytes_max)?;
         let compressed = compressor
             .filter(|_| message.len() <= COMPRESSED_CONTENT_BYTES_MAX)
-            .and_then(|compressor| compressor.compress(&message));
+            .and_then(|compressor| compressor.compress_kind(self.kind, &message));
         let (bytes, content_bytes) = match compressed {
             Some(compressed) => (compressed.frame, Some(compressed.bytes_before as u64)),
             None => (message, None),

@@ -148,6 +148,7 @@ impl StreamCodec {
         out: &mut BytesMut,
     ) -> Result<(), RpcError> {
         let block = self.encode_block(&head.fields)?;
+        self.writer.belongs_to(&head.fields);
         let deadline_ms = head.deadline.map(|deadline| deadline.as_millis() as u64);
         let options = request_options(head.priority, head.idempotent, deadline_ms, false, block.len());
         put_stream_frame(FrameType::Request, end_flag(end), self.seq, &[options.as_slice(), &block], out);
@@ -299,6 +300,7 @@ impl StreamCodec {
             },
             None => None,
         };
+        self.writer.belongs_to(&fields);
         let deadline = deadline_ms.map(Duration::from_millis);
         let head = RequestHead { priority, idempotent, deadline, fields };
         self.tell(Event::Request { seq, head, end: end && arrival.is_none() });

@@ -128,6 +128,7 @@ impl Connection {
             return Err(LinkError::new(CloseCode::FlowControl, rule));
         }
         stream.receiving = Receiving::Body;
+        stream.writer.belongs_to(&fields);
         self.streams.insert(seq, Box::new(stream));
         let deadline = deadline_ms.map(Duration::from_millis);
         let head = RequestHead { priority, idempotent, deadline, fields };

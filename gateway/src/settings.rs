@@ -254,6 +254,8 @@ pub struct Route {
     pub idempotent: bool,
     /// Which of its bodies are kept to train dictionaries on.
     pub sampling: Sampling,
+    /// HTTP clients may be answered with dictionaries (RFC 9842).
+    pub dcz: bool,
 }
 
 /// Who may connect.
@@ -528,6 +530,7 @@ impl Route {
             encrypted_only: false,
             idempotent: false,
             sampling: Sampling::default(),
+            dcz: false,
         }
     }
 }

@@ -123,6 +123,7 @@ fn gateway_to(address: SocketAddr, receive_maximum: u16) -> Arc<Gateway> {
         encrypted_only: false,
         idempotent: false,
         sampling: Default::default(),
+        dcz: false,
     });
     gateway(settings)
 }

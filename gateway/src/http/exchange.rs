@@ -16,7 +16,7 @@ use towline_protocols::link::Priority;
 use super::{
     auth::Gate,
     body::{self, Bounded, WithStatus},
-    early, problem,
+    dcz, early, problem,
 };
 use crate::{
     backend::is_grpc,
@@ -86,6 +86,10 @@ impl Front {
             let error = RpcError { execution: Execution::NotRun, ..error };
             return problem::answer(&error, grpc);
         }
+        if let Some(dictionary) = dcz::serve(&self.gateway, &parts.method, parts.uri.path()) {
+            return dictionary;
+        }
+        let wish = if grpc { None } else { dcz::Wish::of(&parts.headers, self.origin.encrypted) };
         let deadline = if grpc { grpc_timeout(&parts.headers) } else { None };
         let mut request = Request {
             origin,
@@ -102,7 +106,10 @@ impl Front {
         }
         match router::handle(&self.gateway, request).await {
             Ok(answer) if grpc => answer.map(|body| Body::new(WithStatus::new(body))),
-            Ok(answer) => answer,
+            Ok(answer) => match wish {
+                Some(wish) => dcz::encode(&self.gateway, &wish, answer).await,
+                None => answer,
+            },
             Err(error) => problem::answer(&error, grpc),
         }
     }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod body;
+pub(crate) mod dcz;
 mod early;
 mod exchange;
 mod problem;

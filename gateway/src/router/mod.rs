@@ -41,6 +41,8 @@ pub struct Route {
     pub idempotent: bool,
     /// Which of its bodies are kept to train dictionaries on.
     pub sampling: Sampling,
+    /// HTTP clients may be answered with dictionaries (RFC 9842).
+    pub dcz: bool,
     /// Found once, not by name for every request.
     meters: OnceLock<Meters>,
 }

@@ -7,6 +7,7 @@ use crate::{
     dictionaries::sampled,
     error::{Execution, RpcError, RpcErrorKind},
     gateway::Gateway,
+    http::dcz,
     request::{Body, Origin, Request},
 };
 
@@ -25,11 +26,16 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Re
         gateway.metrics.requests.with_label_values(&["", kind_name(RpcErrorKind::NoRoute)]).inc();
         return Err(no_route(&request));
     };
-    let answer = match admit(&route, &request.origin) {
+    let mut answer = match admit(&route, &request.origin) {
         Ok(()) => sampled_call(gateway, &route, request).await,
         Err(error) => Err(error),
     };
     observe(gateway, &route, started, answer.as_ref().err());
+    if let Ok(answer) = &mut answer
+        && route.dcz
+    {
+        answer.extensions_mut().insert(dcz::Allowed);
+    }
     answer
 }
 

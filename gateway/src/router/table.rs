@@ -177,6 +177,7 @@ impl RouteTable {
             encrypted_only: rule.encrypted_only,
             idempotent: rule.idempotent,
             sampling: rule.sampling.clone(),
+            dcz: rule.dcz,
             meters: OnceLock::new(),
         })
     }

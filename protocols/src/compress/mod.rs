@@ -6,6 +6,7 @@
 
 mod choice;
 mod compressor;
+mod dcz;
 mod decompress;
 mod dictionary;
 mod frame_header;
@@ -15,6 +16,7 @@ mod tests;
 
 pub use choice::Kind;
 pub use compressor::{Compressed, Compressor, LEVEL_DEFAULT, MESSAGE_BYTES_MIN_DEFAULT};
+pub use dcz::{compress_dcz, decompress_dcz};
 pub use decompress::{CompressError, WINDOW_BYTES_MAX, content_bytes, decompress};
 pub use dictionary::{
     DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet, Usage,

@@ -116,6 +116,7 @@ fn route(t: &mut Table<'_, '_>) -> Route {
         encrypted_only: t.boolean("encrypted_only", false),
         idempotent: t.boolean("idempotent", false),
         sampling: sampling(t),
+        dcz: t.boolean("dcz", false),
     }
 }
 

@@ -130,7 +130,9 @@ fn may_transform(headers: &HeaderMap) -> bool {
 fn weaken_etag(headers: &mut HeaderMap) {
     let strong = headers.get(ETAG).filter(|value| !value.as_bytes().starts_with(b"W/"));
     let weak = strong.and_then(|value| HeaderValue::from_bytes(&[b"W/", value.as_bytes()].concat()).ok());
-    headers.extend(weak.map(|weak| (ETAG, weak)));
+    if let Some(weak) = weak {
+        headers.insert(ETAG, weak);
+    }
 }
 
 fn full(bytes: Bytes) -> Body {

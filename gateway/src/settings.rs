@@ -256,6 +256,8 @@ pub struct Route {
     pub sampling: Sampling,
     /// HTTP clients may be answered with dictionaries (RFC 9842).
     pub dcz: bool,
+    /// What is kept of a link request outlives the gateway's process.
+    pub durable: bool,
 }
 
 /// Who may connect.
@@ -324,6 +326,8 @@ pub struct Session {
     pub outcome_bytes_max: usize,
     /// How long an outcome is kept.
     pub outcome_age_max: Duration,
+    /// Outcomes of durable routes on disk, of all sessions together, bytes.
+    pub durable_bytes_max: usize,
     /// Pushes kept per session, count.
     pub pushes_max: usize,
     /// Pushes kept per session, bytes.
@@ -531,6 +535,7 @@ impl Route {
             idempotent: false,
             sampling: Sampling::default(),
             dcz: false,
+            durable: false,
         }
     }
 }
@@ -582,6 +587,7 @@ impl Default for Session {
             outcomes_max: 256,
             outcome_bytes_max: 1024 * 1024,
             outcome_age_max: Duration::from_secs(300),
+            durable_bytes_max: 256 * 1024 * 1024,
             pushes_max: 256,
             push_bytes_max: 1024 * 1024,
             push_age_max: Duration::from_secs(86_400),

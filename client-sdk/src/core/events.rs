@@ -180,9 +180,11 @@ impl Core {
         }
     }
 
-    /// An error that says that the gateway is leaving is no outcome: the next connection carries the call.
+    /// An error that says that the gateway is leaving, or that it does not know a number, is no outcome: the next
+    /// connection carries the call, or the same one under the next number.
     fn on_reset(&mut self, seq: u64, error: RpcError) {
-        if matches!(error.kind, RpcErrorKind::Draining | RpcErrorKind::UnknownDictionary)
+        use RpcErrorKind::{Draining, OutcomeExpired, UnknownDictionary};
+        if matches!(error.kind, Draining | UnknownDictionary | OutcomeExpired)
             && let Some(&key) = self.by_seq.get(&seq)
             && let Some(again) = self.session.retry(seq, &error)
         {

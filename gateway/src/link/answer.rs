@@ -23,19 +23,20 @@ const GRPC_PREFIX_BYTES: usize = 5;
 /// work, when nobody wants the answer any more.
 pub(super) async fn run(gateway: Arc<Gateway>, request: Request, producer: Producer) {
     let deadline = request.deadline.map(tokio::time::Instant::from_std);
-    // From here on it may have run; where it certainly did not, the router's error says so.
-    producer.forwarded();
     let asking = Box::pin(ask(&gateway, request, &producer));
     let ended = tokio::select! {
         ended = asking => ended,
         Ended = producer.ended() => return,
         () = at(deadline) => Ok(End::Error(deadline_exceeded())),
     };
-    match ended {
+    let settling = match ended {
         Ok(End::Plain) => producer.end(),
         Ok(End::Trailers(fields)) => producer.trailers(head::fields(&fields).collect()),
         Ok(End::Error(error)) => producer.error(error),
-        Err(Ended) => {}
+        Err(Ended) => return,
+    };
+    if let Some(settling) = settling {
+        settling.settled().await;
     }
 }
 
@@ -47,7 +48,15 @@ enum End {
 
 async fn ask(gateway: &Arc<Gateway>, request: Request, producer: &Producer) -> Result<End, Ended> {
     let message_bytes_max = gateway.snapshot().settings.limits.message_bytes_max;
-    let answer = match router::handle(gateway, request).await {
+    let route = match router::find(gateway, &request) {
+        Ok(route) => route,
+        Err(error) => return Ok(End::Error(error)),
+    };
+    // From here on it may have run; where it certainly did not, the router's error says so.
+    if let Err(error) = producer.forward(route.durable).await? {
+        return Ok(End::Error(error));
+    }
+    let answer = match router::carry(gateway, &route, request).await {
         Ok(answer) => answer,
         Err(error) => return Ok(End::Error(error)),
     };

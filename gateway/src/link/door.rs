@@ -76,10 +76,10 @@ pub(super) async fn login(
         .sessions
         .open(hello, user.clone())
         .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
-    let Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions } = opened;
+    let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, subscriptions } = opened;
     login.into_iter().for_each(|login| lease.remember_login(login));
     let door = Door::new(gateway, origin, lease, session_headers, user, Handshake::complete());
-    let mut welcome = welcome(resumed, session_id, unknown);
+    let mut welcome = Welcome { seq_min, ..welcome(resumed, session_id, unknown) };
     welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
 }
@@ -100,9 +100,9 @@ pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> O
     let user = known_user(gateway, origin, hello)?;
     let visited = gateway.sessions.visit(hello, user.clone())?;
     let (holds, handshake) = Handshake::pending();
-    let Visited { lease, session_id, unknown, awaited } = visited;
+    let Visited { lease, session_id, seq_min, unknown, awaited } = visited;
     let door = Door::new(Arc::clone(gateway), origin, lease, session_headers, user, handshake);
-    let mut welcome = welcome(true, session_id, unknown);
+    let mut welcome = Welcome { seq_min, ..welcome(true, session_id, unknown) };
     welcome.push_line = door.lease.session().push_line();
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
@@ -190,7 +190,7 @@ impl Door {
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                producer.error(error);
+                _ = producer.error(error);
                 return Opening::Answered(consumer, None);
             }
         };

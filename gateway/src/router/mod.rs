@@ -16,7 +16,7 @@ use prometheus::{Histogram, IntCounter};
 
 pub(crate) use self::road::{admit, kind_name, observe};
 pub use self::{
-    road::handle,
+    road::{carry, find, handle},
     table::{RouteError, RouteTable},
     topic::{InvalidFilter, TopicFilter},
 };
@@ -43,6 +43,8 @@ pub struct Route {
     pub sampling: Sampling,
     /// HTTP clients may be answered with dictionaries (RFC 9842).
     pub dcz: bool,
+    /// What is kept of a link request outlives the gateway's process.
+    pub durable: bool,
     /// Found once, not by name for every request.
     meters: OnceLock<Meters>,
 }

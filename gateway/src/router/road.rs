@@ -17,20 +17,43 @@ use crate::{
 /// # Errors
 /// Says why there is no answer, and whether the backend may have run the request.
 pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Response<Body>, RpcError> {
-    let started = Instant::now();
+    let route = find(gateway, &request)?;
+    carry(gateway, &route, request).await
+}
+
+/// The route that a request takes.
+///
+/// # Errors
+/// There is none, or its path says nothing.
+pub fn find(gateway: &Gateway, request: &Request) -> Result<Arc<Route>, RpcError> {
     if has_dot_segment(request.http.uri().path()) {
         gateway.metrics.requests.with_label_values(&["", kind_name(RpcErrorKind::Malformed)]).inc();
         return Err(dot_segment());
     }
-    let Some(route) = find(gateway, &request) else {
+    // The path and headers are matched in place: the URI and header map are borrowed, not copied.
+    let snapshot = gateway.snapshot();
+    let route = snapshot.routes.match_request(&request.http, request.origin.identity.as_deref());
+    route.cloned().ok_or_else(|| {
         gateway.metrics.requests.with_label_values(&["", kind_name(RpcErrorKind::NoRoute)]).inc();
-        return Err(no_route(&request));
-    };
-    let mut answer = match admit(&route, &request.origin) {
-        Ok(()) => sampled_call(gateway, &route, request).await,
+        no_route(request)
+    })
+}
+
+/// Takes a request along the route that was found for it; see [`handle`].
+///
+/// # Errors
+/// Says why there is no answer, and whether the backend may have run the request.
+pub async fn carry(
+    gateway: &Arc<Gateway>,
+    route: &Arc<Route>,
+    request: Request,
+) -> Result<http::Response<Body>, RpcError> {
+    let started = Instant::now();
+    let mut answer = match admit(route, &request.origin) {
+        Ok(()) => sampled_call(gateway, route, request).await,
         Err(error) => Err(error),
     };
-    observe(gateway, &route, started, answer.as_ref().err());
+    observe(gateway, route, started, answer.as_ref().err());
     if let Ok(answer) = &mut answer
         && route.dcz
     {
@@ -66,11 +89,6 @@ pub(crate) fn admit(route: &Route, origin: &Origin) -> Result<(), RpcError> {
     }
     let message = format!("route {} is served over TLS and QUIC only; connect encrypted", route.name);
     Err(RpcError::new(RpcErrorKind::EncryptionRequired, Execution::NotRun, message))
-}
-
-fn find(gateway: &Gateway, request: &Request) -> Option<Arc<Route>> {
-    // The path and headers are matched in place: the URI and header map are borrowed, not copied.
-    gateway.snapshot().routes.match_request(&request.http, request.origin.identity.as_deref()).cloned()
 }
 
 fn dot_segment() -> RpcError {

@@ -178,6 +178,7 @@ impl RouteTable {
             idempotent: rule.idempotent,
             sampling: rule.sampling.clone(),
             dcz: rule.dcz,
+            durable: rule.durable,
             meters: OnceLock::new(),
         })
     }

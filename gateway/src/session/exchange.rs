@@ -35,7 +35,7 @@ use towline_protocols::{
 use self::consumer::Attached;
 pub use self::{
     consumer::{Consumer, Next},
-    producer::{Ended, Producer},
+    producer::{Ended, Producer, Settling},
 };
 use super::signal::Signal;
 
@@ -80,6 +80,8 @@ struct State {
     end: Option<End>,
     /// Whether what the consumer has taken is kept for another one.
     recorded: bool,
+    /// Nothing is handed out before all of it is durable.
+    withheld: bool,
     request: RequestProgress,
     attached: Option<Attached>,
     attachments: u64,
@@ -108,12 +110,36 @@ impl Exchange {
             bytes: 0,
             end: None,
             recorded: true,
+            withheld: false,
             request: RequestProgress::default(),
             attached: None,
             attachments: 0,
         };
         let (parts, room) = (Notify::new(), Notify::new());
         Arc::new(Self { seq, window, held, state: Mutex::new(state), parts, room })
+    }
+
+    /// A finished exchange of an earlier process.
+    pub(super) fn restored(seq: u64, window: usize, held: Arc<Held>, parts: Vec<ExchangePart>) -> Arc<Self> {
+        let exchange = Self::new(seq, window, held);
+        let mut state = exchange.state.lock();
+        state.request = RequestProgress { complete: true, forwarded: true };
+        let mut bytes = 0;
+        for part in parts {
+            bytes += part.bytes();
+            match part {
+                ExchangePart::Head(fields) => state.head = Some(fields),
+                ExchangePart::Message(message) => state.messages.push_back(message),
+                ExchangePart::Trailers(fields) => state.end = Some(End::Trailers(fields)),
+                ExchangePart::End => state.end = Some(End::Plain),
+                ExchangePart::Error(error) => state.end = Some(End::Error(error)),
+            }
+        }
+        // A record that was cut has no end; what is missing may have run.
+        state.end.get_or_insert_with(|| End::Error(outcome_expired(Execution::MayHaveRun)));
+        exchange.grown(&mut state, bytes);
+        drop(state);
+        exchange
     }
 
     /// The request's number in its session.
@@ -145,7 +171,7 @@ impl Exchange {
         }
         state.attachments += 1;
         let attachment = state.attachments;
-        let has_parts = state.head.is_some() || state.end.is_some();
+        let has_parts = !state.withheld && (state.head.is_some() || state.end.is_some());
         let taken = usize::try_from(message - state.messages_from).unwrap_or(usize::MAX);
         state.attached = Some(Attached {
             attachment,
@@ -186,9 +212,39 @@ impl Exchange {
 
     /// Ends the exchange; `Some` says whether it had run, `None` that it had ended before.
     pub(super) fn cancel(&self, why: &str) -> Option<Execution> {
-        let error = self.state.lock().request.cancelled(why);
+        let mut state = self.running().ok()?;
+        // In one step with the end: nothing may be forwarded between the two.
+        let error = state.request.cancelled(why);
         let execution = error.execution;
-        self.finish(End::Error(error)).map(|_| execution)
+        state.withheld = false;
+        self.finish_locked(state, End::Error(error)).map(|_| execution)
+    }
+
+    /// Notes that the request goes to a backend, unless it has ended. With `durable` nothing of its answer is
+    /// handed out before [`Exchange::show`].
+    fn forward(&self, durable: bool) -> Result<(), Ended> {
+        let mut state = self.running()?;
+        state.request.forwarded = true;
+        state.withheld = durable;
+        Ok(())
+    }
+
+    /// All of an answer that is held back; `None` when it is not, or not any more.
+    pub(super) fn held_back(&self) -> Option<Vec<ExchangePart>> {
+        let state = self.state.lock();
+        let whole = state.withheld && state.recorded && state.messages_from == 0;
+        let end = state.end.clone().filter(|_| whole)?;
+        let head = state.head.iter().cloned().map(ExchangePart::Head);
+        let messages = state.messages.iter().cloned().map(ExchangePart::Message);
+        Some(head.chain(messages).chain([end.into()]).collect())
+    }
+
+    /// Hands out what was held back.
+    fn show(&self) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.withheld) {
+            self.tell(&mut state);
+        }
     }
 
     fn push(&self, message: Bytes) -> Result<(), Ended> {
@@ -211,8 +267,10 @@ impl Exchange {
     fn stop_recording(&self) -> Result<(), Ended> {
         let mut state = self.state.lock();
         state.recorded = false;
+        state.withheld = false;
         state.forget_taken(self);
         if state.attached.is_some() {
+            self.tell(&mut state);
             return Ok(());
         }
         drop(state);
@@ -228,12 +286,15 @@ impl Exchange {
 
     /// Ends the answer; the bytes that its end takes, or `None` when it had ended before.
     fn finish(&self, end: End) -> Option<usize> {
-        let mut state = self.state.lock();
+        self.finish_locked(self.state.lock(), end)
+    }
+
+    fn finish_locked(&self, mut state: MutexGuard<'_, State>, end: End) -> Option<usize> {
         if state.end.is_some() {
             return None;
         }
         let added = match &end {
-            End::Trailers(fields) => fields.iter().map(HeaderField::size).sum(),
+            End::Trailers(fields) => fields_bytes(fields),
             End::Error(error) => error.message.len(),
             End::Plain => 0,
         };
@@ -258,6 +319,14 @@ impl Exchange {
     fn grown(&self, state: &mut State, added: usize) {
         state.bytes += added;
         self.held.add(added);
+        self.tell(state);
+    }
+
+    /// Tells the attached consumer that there is something for it.
+    fn tell(&self, state: &mut State) {
+        if state.withheld {
+            return;
+        }
         if let Some(attached) = &mut state.attached
             && !std::mem::replace(&mut attached.signalled, true)
             && let Some(signal) = attached.signal.upgrade()
@@ -279,6 +348,18 @@ impl Drop for Exchange {
     }
 }
 
+impl ExchangePart {
+    /// What it counts in the record.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Head(fields) | Self::Trailers(fields) => fields_bytes(fields),
+            Self::Message(message) => message.len(),
+            Self::End => 0,
+            Self::Error(error) => error.message.len(),
+        }
+    }
+}
+
 impl From<End> for ExchangePart {
     fn from(end: End) -> Self {
         match end {
@@ -291,7 +372,8 @@ impl From<End> for ExchangePart {
 
 impl State {
     fn is_behind(&self, window: usize) -> bool {
-        self.attached.as_ref().is_some_and(|attached| attached.behind >= window)
+        // What is held back is bounded by the record, not by who cannot take it yet.
+        !self.withheld && self.attached.as_ref().is_some_and(|attached| attached.behind >= window)
     }
 
     /// Makes the record begin at what the attached consumer takes next.
@@ -333,6 +415,10 @@ impl Held {
     pub(super) fn sub(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+fn fields_bytes(fields: &[HeaderField]) -> usize {
+    fields.iter().map(HeaderField::size).sum()
 }
 
 /// The error of an outcome that was not kept because of a bound.

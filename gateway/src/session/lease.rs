@@ -139,6 +139,7 @@ impl Lease {
         }
         let exchange =
             Exchange::new(seq, context.settings.load().stream_window as usize, context.held.clone());
+        state.seq_highest = state.seq_highest.max(seq);
         state.ledger_mut(context).begin(seq, exchange.clone());
         state.visitors.begins(&self.signal, seq);
         match exchange.attach(0, &self.signal) {

@@ -1,6 +1,7 @@
 //! One session: who owns it, which connection holds it, what it remembers.
 
 mod deliveries;
+mod durable;
 mod requests;
 mod take_over;
 
@@ -16,7 +17,12 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use towline_protocols::link::server::Ledger;
 
-pub(super) use self::{requests::attach, take_over::Adopted};
+use self::durable::Durable;
+pub(super) use self::{
+    durable::{Committed, EndingMarks, not_reserved},
+    requests::attach,
+    take_over::Adopted,
+};
 use super::{
     Context, Login, OpenError,
     exchange::Exchange,
@@ -75,6 +81,12 @@ pub(super) struct State {
     push_id_last: u64,
     /// The store knows that ids up to this one may have been used.
     push_ids_reserved: u64,
+    /// The highest number that was begun.
+    pub(super) seq_highest: u64,
+    /// WELCOME.seq_min: what a restart forgot of this session lies at or below it.
+    pub(super) seq_min: u64,
+    /// `None` until a durable route is used.
+    durable: Option<Box<Durable>>,
 }
 
 impl LinkSession {
@@ -172,6 +184,7 @@ impl LinkSession {
         state.visitors.dismiss(u64::MAX, Revoked::Ended);
         self.connected.store(false, Ordering::Release);
         state.forget_requests("the session has ended");
+        self.end_marks(&mut state);
         if let Some(queue) = state.pushes.take() {
             for push in queue.iter() {
                 self.tell_backend(&push.message, Progress::Dropped("session_ended"));

@@ -12,13 +12,14 @@
 //! A session belongs to who knows its secret and, where the listener authenticates, to its user. Of the
 //! connections that prove this, the one with the highest epoch holds it. A session without a connection
 //! is kept for `session.expiry`; identity, subscriptions and pushes also survive a restart of the gateway,
-//! outcomes of requests do not.
+//! outcomes of requests where their route is durable.
 
 mod clock;
 mod exchange;
 mod lease;
 mod link_session;
 mod login;
+mod outcome_record;
 mod push_queue;
 mod record;
 mod restore;
@@ -42,7 +43,7 @@ use towline_protocols::link::{CloseCode, Hello, RpcError};
 
 pub use self::{
     clock::Clock,
-    exchange::{Consumer, Ended, Exchange, ExchangePart, Next, Producer},
+    exchange::{Consumer, Ended, Exchange, ExchangePart, Next, Producer, Settling},
     lease::{Attach, Begin, Lease, PushNotSent},
     link_session::LinkSession,
     login::Login,
@@ -52,7 +53,12 @@ pub use self::{
     sweep::sweep,
     visit::{Established, Visited},
 };
-use self::{exchange::Held, link_session::Identity, secret::SecretHash, sweep::Due};
+use self::{
+    exchange::Held,
+    link_session::{EndingMarks, Identity},
+    secret::SecretHash,
+    sweep::Due,
+};
 use crate::{
     hub::Hub,
     metrics::Metrics,
@@ -83,6 +89,9 @@ struct Context {
     clock: Clock,
     receipts: Receipts,
     held: Arc<Held>,
+    /// Bytes of outcomes in the store.
+    durable: Held,
+    ending_marks: EndingMarks,
     limit_hits: IntCounterVec,
     sessions: IntGauge,
     due: Due,
@@ -94,6 +103,8 @@ pub struct Opened {
     pub lease: Lease,
     /// WELCOME.session_id.
     pub session_id: u64,
+    /// WELCOME.seq_min.
+    pub seq_min: u64,
     /// False: the session that HELLO speaks of is not known here; what was sent before may have run.
     pub resumed: bool,
     /// Of the requests that the client waits for: never seen here, safe to send again.
@@ -163,6 +174,8 @@ impl Sessions {
             clock,
             receipts,
             held: Arc::default(),
+            durable: Held::default(),
+            ending_marks: EndingMarks::default(),
             limit_hits: metrics.limit_hits.clone(),
             sessions: metrics.sessions.clone(),
             due: Due::default(),
@@ -237,6 +250,9 @@ impl Sessions {
         }
         let session = LinkSession::new(identity, self.context.clone());
         session.register().map_err(|_| OpenError::ClientIdTaken)?;
+        if self.context.may_hold_marks(session.client_id()) {
+            session.wait_for_marks();
+        }
         self.count.fetch_add(1, Ordering::Relaxed);
         self.context.sessions.inc();
         Ok(session)

@@ -146,7 +146,7 @@ pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock, receipts: &Rece
     Some(QueuedPush { id, lane, message, qos, queued_at, stored: true })
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     varint::put(out, bytes.len() as u64);
     out.put_slice(bytes);
 }
@@ -160,7 +160,7 @@ fn put_text(out: &mut Vec<u8>, value: Option<&str>) {
     put_option(out, value.map(str::as_bytes));
 }
 
-fn get_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn get_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint::get(input)?).ok()?;
     let (bytes, rest) = input.split_at_checked(length)?;
     *input = rest;

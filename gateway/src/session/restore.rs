@@ -5,12 +5,13 @@ use std::{str, sync::Arc};
 use super::{
     LinkSession, Sessions,
     link_session::Identity,
+    outcome_record::{Mark, Outcome},
     record::{SessionRecord, decode_push, parse_push_key},
     secret::SecretHash,
 };
 use crate::{
     hub::SubscribeOptions,
-    store::{StoreError, Table, Write},
+    store::{Entries, StoreError, Table, Write},
 };
 
 impl Sessions {
@@ -23,6 +24,35 @@ impl Sessions {
         for (key, record) in store.scan(Table::Pushes)? {
             self.restore_push(key, &record)
                 .ok_or_else(|| store.damaged("a push's record is not of this version"))?;
+        }
+        self.restore_outcomes(store.scan(Table::Outcomes)?)
+    }
+
+    /// Marks come ahead of their outcomes.
+    fn restore_outcomes(&self, entries: Entries) -> Result<(), StoreError> {
+        let damaged = || self.context.store.damaged("an outcome's record is not of this version");
+        let mut outcomes = Vec::new();
+        for (key, record) in entries {
+            let (client_id, seq) = parse_push_key(&key).ok_or_else(damaged)?;
+            if seq == 0 {
+                let mark = Mark::decode(&record).ok_or_else(damaged)?;
+                match self.get(client_id) {
+                    Some(session) => session.restore_mark(mark),
+                    None => self.context.end_marks(client_id.into()),
+                }
+            } else {
+                let outcome = Outcome::decode(&record).ok_or_else(damaged)?;
+                outcomes.push((outcome, key, record.len()));
+            }
+        }
+        outcomes.sort_by_key(|(outcome, ..)| outcome.finished_ms);
+        for (outcome, key, bytes) in outcomes {
+            let (client_id, seq) = parse_push_key(&key).ok_or_else(damaged)?;
+            let bytes = key.len() + bytes;
+            let session = self.get(client_id);
+            if !session.is_some_and(|session| session.restore_outcome(seq, outcome, bytes)) {
+                self.context.forget(Write::Delete { table: Table::Outcomes, key });
+            }
         }
         Ok(())
     }

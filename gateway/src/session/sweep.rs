@@ -63,6 +63,7 @@ impl Queue {
 impl Sessions {
     /// Ends what is over at `now`; returns how many sessions were ended. To be called every few seconds.
     pub fn expire(&self, now: Instant) -> usize {
+        self.context.settle_marks();
         let due = &self.context.due;
         // Sessions that queue themselves again are left for the next call.
         for _ in 0..due.outcomes.len() {

@@ -63,6 +63,8 @@ pub struct Visited {
     pub lease: Lease,
     /// WELCOME.session_id; the session is resumed.
     pub session_id: u64,
+    /// WELCOME.seq_min.
+    pub seq_min: u64,
     /// Of the requests that the client waits for: never seen here, safe to send again.
     pub unknown: Vec<u64>,
     /// The others, whose answers follow when the visitor has become the holder.
@@ -110,10 +112,10 @@ impl LinkSession {
         state.visitors.lists().present.push(Visitor { epoch: hello.epoch, signal: Arc::clone(&signal) });
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let (unknown, awaited) = waiting.partition(|&seq| state.is_new(seq));
-        let session_id = state.id();
+        let (session_id, seq_min) = (state.id(), state.seq_min);
         drop(state);
         let lease = Lease::new(Arc::clone(self), signal);
-        Some(Visited { lease, session_id, unknown, awaited })
+        Some(Visited { lease, session_id, seq_min, unknown, awaited })
     }
 
     fn knows_login(&self, login: &Login) -> bool {

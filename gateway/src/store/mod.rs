@@ -55,6 +55,8 @@ pub enum Table {
     Pushes,
     /// Receipts of pushes that wait for their backend.
     Receipts,
+    /// What may have run of link sessions, and its outcomes.
+    Outcomes,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -195,8 +197,21 @@ impl Store {
     /// # Errors
     /// The queue is full, or it could not be written.
     pub async fn append(&self, write: Write) -> Result<(), StoreError> {
-        self.write(write)?;
-        self.barrier().await
+        self.begin_append(write)?.await
+    }
+
+    /// Queues a change now and waits, later, for it alone to be durable: a barrier behind a change may be of
+    /// another transaction than the change, which may have failed.
+    ///
+    /// # Errors
+    /// The queue is full; the change was not queued.
+    pub fn begin_append(
+        &self,
+        write: Write,
+    ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, QueueFull> {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.queue.push_with_barrier(write, sender)?;
+        Ok(async { receiver.await.map_err(|_| StoreError::Closed)? })
     }
 
     /// Keeps the writer from writing until the guard is dropped.
@@ -251,13 +266,14 @@ impl Drop for Inner {
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Sessions, Self::Pushes, Self::Receipts];
+    const ALL: [Self; 4] = [Self::Sessions, Self::Pushes, Self::Receipts, Self::Outcomes];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
             Self::Sessions => "link-sessions",
             Self::Pushes => "link-pushes",
             Self::Receipts => "push-receipts",
+            Self::Outcomes => "link-outcomes",
         })
     }
 }

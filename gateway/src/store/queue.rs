@@ -39,13 +39,16 @@ pub(super) struct Batch {
 
 impl Queue {
     pub(super) fn push(&self, write: Write) -> Result<(), QueueFull> {
-        let bytes = write.bytes();
+        self.waiting.lock().push(write)?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Both in one batch.
+    pub(super) fn push_with_barrier(&self, write: Write, barrier: Barrier) -> Result<(), QueueFull> {
         let mut waiting = self.waiting.lock();
-        if waiting.bytes + bytes > QUEUE_BYTES_MAX {
-            return Err(QueueFull);
-        }
-        waiting.bytes += bytes;
-        waiting.batch.writes.push(write);
+        waiting.push(write)?;
+        waiting.batch.barriers.push(barrier);
         drop(waiting);
         self.changed.notify_one();
         Ok(())
@@ -85,6 +88,18 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         waiting.bytes = 0;
         mem::take(&mut waiting.batch)
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, write: Write) -> Result<(), QueueFull> {
+        let bytes = write.bytes();
+        if self.bytes + bytes > QUEUE_BYTES_MAX {
+            return Err(QueueFull);
+        }
+        self.bytes += bytes;
+        self.batch.writes.push(write);
+        Ok(())
     }
 }
 

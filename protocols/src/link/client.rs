@@ -70,6 +70,8 @@ pub struct Delivery {
 struct Call {
     options: CallOptions,
     phase: Phase,
+    /// Connections that carried its REQUEST or asked for its answer.
+    connections: u32,
     response_received: bool,
     messages_received: u64,
     /// Bytes of the message that is still arriving that the application has, over all connections.
@@ -150,6 +152,7 @@ impl Session {
             && call.phase == Phase::Unsent
         {
             call.phase = Phase::Waiting;
+            call.connections += 1;
         }
     }
 
@@ -159,6 +162,9 @@ impl Session {
         self.epoch += 1;
         self.ack_due.clear();
         self.floor_told = self.floor();
+        for call in self.calls.values_mut().filter(|call| call.phase == Phase::Waiting) {
+            call.connections += 1;
+        }
         let waiting = self.calls.iter().filter(|(_, call)| call.phase == Phase::Waiting);
         Hello {
             client_id: self.client_id.clone(),
@@ -194,6 +200,7 @@ impl Session {
         }
         self.session_id = welcome.session_id;
         self.pushes.on_welcome(welcome);
+        self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
         fates
     }
 
@@ -228,7 +235,11 @@ impl Session {
                 let nothing_new = bytes.is_empty() && skipped > 0 && !*end_of_message;
                 (!nothing_new).then_some(event)
             }
-            Event::End { seq } | Event::Trailers { seq, .. } | Event::Reset { seq, .. } => {
+            Event::Reset { seq, error } => {
+                let call = self.calls.get_mut(seq);
+                call.map(|call| call.on_reset(error)).map(|()| event)
+            }
+            Event::End { seq } | Event::Trailers { seq, .. } => {
                 let call = self.calls.get_mut(seq);
                 call.map(|call| call.phase = Phase::Complete).map(|()| event)
             }
@@ -330,10 +341,21 @@ impl Call {
         Self {
             options,
             phase: Phase::Unsent,
+            connections: 0,
             response_received: false,
             messages_received: 0,
             partial_bytes: 0,
             skip_bytes: 0,
+        }
+    }
+
+    /// A server that remembers no more of a number than that it may have run refuses it (section 9). Sent on
+    /// no other connection, it has not run.
+    fn on_reset(&mut self, error: &mut RpcError) {
+        self.phase = Phase::Complete;
+        let refused = error.kind == RpcErrorKind::OutcomeExpired && error.execution == Execution::MayHaveRun;
+        if refused && self.connections == 1 && !self.response_received {
+            error.execution = Execution::NotRun;
         }
     }
 

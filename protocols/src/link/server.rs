@@ -69,7 +69,7 @@ pub enum Admission<'a, T> {
     Replay(&'a T),
     /// The client has taken its outcome before.
     Acknowledged,
-    /// It was run, or may have been, and its outcome was dropped because a bound was met.
+    /// It was run, or may have been, and its outcome was dropped because a bound was met, or lost.
     Expired,
 }
 
@@ -80,7 +80,7 @@ impl<T> Admission<'_, T> {
             Self::Acknowledged => (Execution::Ran, "the outcome of this request was acknowledged before"),
             Self::Expired => (
                 Execution::MayHaveRun,
-                "the outcome is no longer kept: its bound in bytes, count or time was met",
+                "the outcome is no longer kept: its bound in bytes, count or time was met, or the server was restarted",
             ),
             _ => return None,
         };
@@ -102,6 +102,20 @@ impl<T> Ledger<T> {
             bytes: 0,
             acknowledged,
             expired: SeqSet::default(),
+        }
+    }
+
+    /// Of all numbers up to `seq` it is known only that they may have run, apart from those that are there or
+    /// acknowledged.
+    pub fn presume_run(&mut self, seq: u64) {
+        self.expired.raise_floor(seq);
+    }
+
+    /// Brings back an outcome of `bytes` that was complete at `finished`. To be called in the order of these.
+    pub fn restore(&mut self, seq: u64, value: T, bytes: usize, finished: Instant) {
+        self.begin(seq, value);
+        if self.record(seq, bytes) {
+            self.finish(seq, finished);
         }
     }
 

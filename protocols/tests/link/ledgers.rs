@@ -1,6 +1,6 @@
 //! The server's memory of requests, and the client's session, at their boundaries.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use towline_protocols::link::{
     Ack, Event, Execution, Hello, Priority, Push, PushesTaken, RpcError, RpcErrorKind, Welcome,
@@ -144,6 +144,43 @@ fn a_request_opened_between_connections_is_sent_after_welcome() {
     let late = session.open(CallOptions::default());
     let fates = session.on_welcome(&hello, &Welcome { resumed: true, ..Welcome::default() });
     assert_eq!(fates, [(1, Fate::Keep { messages_received: 0 }), (late, Fate::Send)]);
+}
+
+#[test]
+fn a_number_that_was_refused_where_it_was_sent_first_has_not_run() {
+    let expired = || RpcError::new(RpcErrorKind::OutcomeExpired, Execution::MayHaveRun, "");
+    let told =
+        |session: &mut Session, seq| match session.on_event(Event::Reset { seq, error: expired() }).event {
+            Some(Event::Reset { error, .. }) => error.execution,
+            event => panic!("{event:?}"),
+        };
+    // Request 1 was sent on an earlier connection, 2 behind this HELLO, which was written before the server
+    // said that it knows nothing of numbers up to 300.
+    let (mut session, hello) = waiting_session(CallOptions { idempotent: false, replayable: true });
+    let early = session.open(CallOptions { idempotent: false, replayable: true });
+    session.on_request_sent(early);
+    session.on_welcome(&hello, &Welcome { resumed: true, seq_min: 300, ..Welcome::default() });
+    assert_eq!(told(&mut session, 1), Execution::MayHaveRun);
+    assert_eq!(told(&mut session, early), Execution::NotRun);
+    let not_run = RpcError { execution: Execution::NotRun, ..expired() };
+    assert_eq!(session.retry(early, &not_run), Some(301), "new requests are numbered above it");
+    assert_eq!(session.open(CallOptions::default()), 302);
+}
+
+#[test]
+fn a_restored_ledger_knows_outcomes_and_takes_other_numbers_for_run() {
+    let mut ledger = Ledger::new(LedgerLimits { outcomes_max: 2, ..LedgerLimits::default() }, 0);
+    let start = Instant::now();
+    ledger.presume_run(10);
+    for seq in [4, 3, 7] {
+        ledger.restore(seq, seq, 100, start);
+    }
+    assert_eq!(ledger.admit(4), Admission::Expired, "the oldest beyond the bound");
+    assert_eq!((ledger.admit(3), ledger.admit(7)), (Admission::Replay(&3), Admission::Replay(&7)));
+    assert_eq!((ledger.admit(10), ledger.admit(11)), (Admission::Expired, Admission::New));
+    assert_eq!(ledger.reconcile(2, [7, 9, 11]), [11]);
+    assert_eq!(ledger.admit(3), Admission::Acknowledged);
+    assert_eq!((ledger.outcomes(), ledger.bytes()), (1, 100));
 }
 
 #[test]

@@ -67,6 +67,9 @@ impl Consumer {
         let next = match &mut state.attached {
             Some(attached) if attached.attachment == self.attachment => {
                 attached.signalled = false;
+                if state.withheld {
+                    return Next::Pending;
+                }
                 attached.next(state.head.as_ref(), &state.messages, state.messages_from, state.end.as_ref())
             }
             _ => Next::Done,

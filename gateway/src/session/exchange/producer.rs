@@ -6,7 +6,10 @@ use bytes::Bytes;
 use towline_protocols::{hpack::HeaderField, link::RpcError};
 
 use super::{End, Exchange};
-use crate::session::LinkSession;
+use crate::session::{
+    LinkSession,
+    link_session::{Committed, not_reserved},
+};
 
 /// The end of the exchange that writes the answer. Dropping it before the end tells the client that the
 /// outcome is unknown.
@@ -32,9 +35,29 @@ impl Producer {
         self.exchange.seq
     }
 
-    /// Notes that the request has reached a backend: from now on it may have run.
-    pub fn forwarded(&self) {
-        self.exchange.state.lock().request.forwarded = true;
+    /// To be called before the request is given to a backend, from when on it may have run. Waits where a crash
+    /// of the gateway could make it run a second time. With `durable` its answer is held back until it is on disk.
+    ///
+    /// # Errors
+    /// The exchange has ended, or (inner) the store cannot follow. Nothing may be forwarded then.
+    pub async fn forward(&self, durable: bool) -> Result<Result<(), RpcError>, Ended> {
+        match self.session.reserve(&self.exchange, durable)? {
+            Err(error) => return Ok(Err(error)),
+            Ok(None) => {}
+            Ok(Some(mut reservation)) => match (&mut reservation.committed).await {
+                Ok(()) => self.session.reserved(&reservation),
+                Err(error) => return Ok(Err(not_reserved(&error))),
+            },
+        }
+        self.exchange.forward(durable)?;
+        step(self.seq(), "forwarded");
+        Ok(Ok(()))
+    }
+
+    /// [`Producer::forward`] where nothing has to be waited for.
+    #[cfg(test)]
+    pub(crate) fn forwarded(&self) {
+        _ = self.exchange.forward(false);
     }
 
     /// Records the head.
@@ -87,28 +110,38 @@ impl Producer {
         }
     }
 
-    /// Ends the answer.
-    pub fn end(self) {
-        self.finish(End::Plain);
+    /// Ends the answer. `Some`: the client gets it once that has settled.
+    pub fn end(self) -> Option<Settling> {
+        self.finish(End::Plain)
     }
 
     /// Ends the answer with trailers.
-    pub fn trailers(self, fields: Vec<HeaderField>) {
-        self.finish(End::Trailers(fields.into()));
+    pub fn trailers(self, fields: Vec<HeaderField>) -> Option<Settling> {
+        self.finish(End::Trailers(fields.into()))
     }
 
     /// Ends the answer with an error.
-    pub fn error(self, error: RpcError) {
-        self.finish(End::Error(error));
+    pub fn error(self, error: RpcError) -> Option<Settling> {
+        self.finish(End::Error(error))
     }
 
-    fn finish(mut self, end: End) {
+    fn finish(mut self, end: End) -> Option<Settling> {
         self.finished = true;
-        let Some(added) = self.exchange.finish(end) else { return };
+        let added = self.exchange.finish(end)?;
+        step(self.seq(), "answered");
         if self.exchange.is_recorded() {
             self.session.record(&self.exchange, added);
         }
-        self.session.finished(self.exchange.seq);
+        let settling = self.session.write_outcome(&self.exchange).map(|committed| Settling {
+            exchange: self.exchange.clone(),
+            session: self.session.clone(),
+            committed,
+        });
+        if settling.is_none() {
+            self.exchange.show();
+            self.session.finished(self.exchange.seq);
+        }
+        settling
     }
 
     /// Counts `added` bytes in the session's ledger, which may have no room for them.
@@ -122,6 +155,36 @@ impl Producer {
         }
         stopped
     }
+}
+
+/// An outcome on its way to the disk. Dropping it hands the answer out.
+pub struct Settling {
+    exchange: Arc<Exchange>,
+    session: Arc<LinkSession>,
+    committed: Committed,
+}
+
+impl Settling {
+    /// Waits until the outcome is durable. If it cannot be made so, the client gets it all the same: a crash
+    /// leaves that it may have run.
+    pub async fn settled(mut self) {
+        match (&mut self.committed).await {
+            Ok(()) => step(self.exchange.seq, "recorded"),
+            Err(error) => self.session.outcome_not_stored(&error),
+        }
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.exchange.show();
+        self.session.finished(self.exchange.seq);
+    }
+}
+
+/// How far a request has come, for those who follow it in the log.
+fn step(seq: u64, step: &'static str) {
+    tracing::trace!(target: "towline::outcome", seq, step);
 }
 
 impl Drop for Producer {

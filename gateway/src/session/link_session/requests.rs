@@ -23,9 +23,11 @@ use crate::session::{
 impl LinkSession {
     /// The client has taken these outcomes.
     pub(in crate::session) fn acknowledge(&self, ack: &Ack) {
-        if let Some(ledger) = &mut self.state.lock().ledger {
+        let mut state = self.state.lock();
+        if let Some(ledger) = &mut state.ledger {
             ledger.acknowledge(ack);
         }
+        self.forget_outcomes(&mut state);
     }
 
     /// Counts `added` bytes of an answer. False: the session has no room for the record.
@@ -41,6 +43,7 @@ impl LinkSession {
         if !recorded && !state.unrecorded.iter().any(is_known) {
             state.unrecorded.push(exchange.clone());
         }
+        self.forget_outcomes(&mut state);
         recorded
     }
 
@@ -78,7 +81,9 @@ impl LinkSession {
         self.queue_outcomes(&mut state);
     }
 
-    fn queue_outcomes(self: &Arc<Self>, state: &mut State) {
+    /// To be called behind every change of the ledger.
+    pub(super) fn queue_outcomes(self: &Arc<Self>, state: &mut State) {
+        self.forget_outcomes(state);
         let next = state.ledger.as_ref().and_then(|ledger| ledger.next_expiry());
         if let Some(at) = next
             && !mem::replace(&mut state.due_outcomes, true)

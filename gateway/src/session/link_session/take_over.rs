@@ -10,6 +10,7 @@ use crate::session::{Changed, OpenError, Opened, Revoked, exchange::Consumer, le
 /// What became of a session that a connection took.
 struct Holder {
     session_id: u64,
+    seq_min: u64,
     /// Whether the session is the one that the client speaks of.
     resumed: bool,
     /// Requests of which HELLO does not speak.
@@ -19,6 +20,7 @@ struct Holder {
 /// [`Opened`], but for the lease.
 pub(in crate::session) struct Adopted {
     pub(in crate::session) session_id: u64,
+    pub(in crate::session) seq_min: u64,
     pub(in crate::session) resumed: bool,
     pub(in crate::session) unknown: Vec<u64>,
     pub(in crate::session) attached: Vec<Consumer>,
@@ -31,9 +33,9 @@ impl LinkSession {
     pub(in crate::session) fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<Opened, OpenError> {
         let signal = Arc::new(Signal::default());
         let adopted = self.adopt_by(hello, &signal)?;
-        let Adopted { session_id, resumed, unknown, attached, refused, subscriptions } = adopted;
+        let Adopted { session_id, seq_min, resumed, unknown, attached, refused, subscriptions } = adopted;
         let lease = Lease::new(self.clone(), signal);
-        Ok(Opened { lease, session_id, resumed, unknown, attached, refused, subscriptions })
+        Ok(Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, subscriptions })
     }
 
     /// The same for the connection of `signal`, which may have been a visitor.
@@ -42,13 +44,14 @@ impl LinkSession {
         hello: &Hello,
         signal: &Arc<Signal>,
     ) -> Result<Adopted, OpenError> {
-        let Holder { session_id, resumed, unspoken } = self.take_over(hello, signal)?;
+        let Holder { session_id, seq_min, resumed, unspoken } = self.take_over(hello, signal)?;
         let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
         if differ || !resumed {
             self.persist();
         }
         let mut adopted = Adopted {
             session_id,
+            seq_min,
             resumed,
             unknown: Vec::new(),
             attached: Vec::new(),
@@ -84,13 +87,16 @@ impl LinkSession {
             // The client counts what it sent before as lost, and numbers on from there. The id names what is
             // remembered of requests, so that none that was forgotten passes for one never seen.
             state.forget_requests("the client began the session anew");
+            self.forget_marks(&mut state);
             state.id = fastrand::u64(1..);
+            state.seq_highest = hello.outcome_floor;
             state.visitors.dismiss(u64::MAX, Revoked::TakenOver);
             let limits = self.context.ledger_limits();
             state.ledger =
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
-        Ok(Holder { session_id: state.id, resumed, unspoken: handed_over.unspoken })
+        let (session_id, seq_min) = (state.id, state.seq_min);
+        Ok(Holder { session_id, seq_min, resumed, unspoken: handed_over.unspoken })
     }
 
     /// Follows what the client says of earlier requests: what it does not wait for has been taken.
@@ -108,5 +114,6 @@ impl LinkSession {
                 Some(Err(error)) => opened.refused.push((waiting.seq, error)),
             }
         }
+        self.forget_outcomes(&mut state);
     }
 }

@@ -91,7 +91,7 @@ impl World {
             }
             Step::Land | Step::Reject if self.flying => self.reconnect(),
             Step::Land | Step::Reject => {}
-            Step::Finish if !self.producers.is_empty() => self.producers.remove(0).end(),
+            Step::Finish if !self.producers.is_empty() => drop(self.producers.remove(0).end()),
             Step::Finish => {}
             Step::Leave => drop((!self.visitors.is_empty()).then(|| self.visitors.remove(0))),
             Step::Anew => {

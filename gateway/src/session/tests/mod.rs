@@ -1,5 +1,6 @@
 //! Sessions as their connections see them. Time is simulated; nothing waits.
 
+mod durable;
 mod exchanges;
 mod flights;
 mod histories;

@@ -117,6 +117,7 @@ fn route(t: &mut Table<'_, '_>) -> Route {
         idempotent: t.boolean("idempotent", false),
         sampling: sampling(t),
         dcz: t.boolean("dcz", false),
+        durable: t.word("outcome", false, &[("memory", false), ("durable", true)]),
     }
 }
 

@@ -124,6 +124,7 @@ fn gateway_to(address: SocketAddr, receive_maximum: u16) -> Arc<Gateway> {
         idempotent: false,
         sampling: Default::default(),
         dcz: false,
+        durable: false,
     });
     gateway(settings)
 }

@@ -1,6 +1,6 @@
 //! The server's memory of requests, and the client's session, at their boundaries.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use towline_protocols::link::{
     Ack, Event, Execution, Hello, Priority, Push, PushesTaken, RpcError, RpcErrorKind, Welcome,
@@ -170,7 +170,7 @@ fn a_number_that_was_refused_where_it_was_sent_first_has_not_run() {
 #[test]
 fn a_restored_ledger_knows_outcomes_and_takes_other_numbers_for_run() {
     let mut ledger = Ledger::new(LedgerLimits { outcomes_max: 2, ..LedgerLimits::default() }, 0);
-    let start = Instant::now();
+    let start = origin();
     ledger.presume_run(10);
     for seq in [4, 3, 7] {
         ledger.restore(seq, seq, 100, start);

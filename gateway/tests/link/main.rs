@@ -10,6 +10,7 @@ mod chaos;
 mod dictionaries;
 mod dictionary_life;
 mod drain;
+mod durable;
 mod early_data;
 mod early_quic;
 mod faults;
@@ -18,6 +19,7 @@ mod pushes;
 mod requests;
 mod slow_readers;
 mod tape;
+mod transports;
 
 /// Connections do not get quiet for so long here; `link_parked` has the same tests with ones that park.
 const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(2);

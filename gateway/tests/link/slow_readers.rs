@@ -65,6 +65,27 @@ async fn a_slow_client_holds_its_backend_back() {
     }
 }
 
+/// What was taken before, and what the client has not taken, is recorded within the session's bound; beyond it, one
+/// window and one message.
+#[tokio::test]
+async fn a_slow_client_costs_one_window_not_the_stream() {
+    const RECORD_BYTES: usize = 64 << 10;
+    let bed = Bed::with(|settings| settings.session.outcome_bytes_max = RECORD_BYTES).await;
+    let window = bed.gateway().snapshot().settings.session.stream_window as usize;
+    for transports in BOTH {
+        let client = client(&bed, transports);
+        let (mut sender, mut receiver) = client.stream(flood(1000, MESSAGE_BYTES));
+        sender.finish().await.unwrap();
+        let mut held_max = 0;
+        while let Some(message) = receiver.message().await.unwrap() {
+            assert_eq!(message.len(), MESSAGE_BYTES);
+            held_max = held_max.max(bed.gateway().sessions.held_bytes());
+        }
+        let bound = RECORD_BYTES + window + 2 * MESSAGE_BYTES;
+        assert!(held_max > window / 2 && held_max <= bound, "{transports:?}: {held_max} bytes");
+    }
+}
+
 /// A window holds 64 of these, compressed.
 #[tokio::test]
 async fn a_slow_client_holds_its_backend_back_when_messages_compress() {

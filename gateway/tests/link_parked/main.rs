@@ -13,6 +13,8 @@ mod chaos;
 mod dictionaries;
 #[path = "../link/drain.rs"]
 mod drain;
+#[path = "../link/durable.rs"]
+mod durable;
 #[path = "../link/faults.rs"]
 mod faults;
 #[path = "../link/limits.rs"]

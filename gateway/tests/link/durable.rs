@@ -7,7 +7,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
-use towline_client::{Client, ClientConfig, RpcError};
+use towline_client::{Client, ClientConfig, ConnectionState, RpcError};
 use towline_gateway::{
     gateway::Gateway,
     run,
@@ -19,7 +19,7 @@ use tracing_subscriber::{Layer, layer::SubscriberExt as _, util::SubscriberInitE
 
 use crate::{
     backend::{Backend, Counts},
-    bed::{answer, call, endpoint, online},
+    bed::{answer, call, endpoint, online, state},
     chaos::{Chaos, Weather},
 };
 
@@ -250,6 +250,7 @@ async fn a_request_that_waits_for_a_gateway_that_was_killed_is_run_once_by_the_n
     let World { address, folder, backend, network, client, process } = World::halting_at("").await;
     process.kill().await;
     network.cut();
+    state(&client, |state| !matches!(state, ConnectionState::Online { .. })).await;
     backend.release();
     // Numbered below what the next gateway knows nothing of, and sent before it can say so.
     let caller = client.clone();

@@ -12,6 +12,8 @@ use crate::{gateway::Gateway, throttle::Throttle};
 /// enough for some to close, short enough not to be felt.
 const NO_FILES_PAUSE: Duration = Duration::from_millis(100);
 const WARN_PERIOD: Duration = Duration::from_secs(10);
+/// What the kernel takes of what it cannot send yet. An urgent answer stands behind it.
+const UNSENT_BYTES_MAX: u32 = 32 << 10;
 
 /// Accepts until the gateway drains.
 pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, listener: TcpListener) {
@@ -50,6 +52,7 @@ fn prepare(gateway: &Gateway, tcp: &TcpStream) {
     let _ = tcp.set_nodelay(true);
     let timeout = gateway.snapshot().settings.limits.tcp_user_timeout;
     let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(timeout));
+    let _ = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
 /// accept(2): errors of a connection that ended before it was accepted are reported here.

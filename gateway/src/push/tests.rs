@@ -2,11 +2,14 @@
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tonic::Code;
+use towline_protocols::link::Hello;
 
 use super::*;
 use crate::{
     hub::{Delivered, Delivery, Mailbox, SubscribeOptions},
+    proto::push::{Receipt, push_client::PushClient, receipt::State},
     settings::Settings,
 };
 
@@ -111,4 +114,67 @@ async fn a_wrong_push_is_told_what_to_write() {
     }
     let unknown = push(&service, request(Target::ClientId("nobody".into()))).await;
     assert_eq!(unknown.expect_err("unknown").code(), Code::NotFound);
+}
+
+/// A backend's stream of receipts, over gRPC.
+struct Backend {
+    requests: mpsc::Sender<ReceiptsRequest>,
+    receipts: Streaming<Receipt>,
+}
+
+impl Backend {
+    async fn follow(gateway: &Arc<Gateway>, taken: u64) -> Self {
+        let (requests, asked) = mpsc::channel(4);
+        requests.send(ReceiptsRequest { queue: "shop".into(), taken }).await.expect("room");
+        let asked = futures_util::stream::unfold(asked, |mut asked| async {
+            let request = asked.recv().await?;
+            Some((request, asked))
+        });
+        let mut client = PushClient::new(router(gateway.clone()));
+        let receipts = client.receipts(asked).await.expect("a valid queue").into_inner();
+        Self { requests, receipts }
+    }
+
+    async fn next(&mut self) -> (u64, String, State) {
+        let receipt = self.receipts.message().await.expect("no error").expect("no end");
+        (receipt.number, receipt.push_id.clone(), receipt.state())
+    }
+}
+
+#[tokio::test]
+async fn receipts_come_as_a_stream_that_goes_on_where_it_was() {
+    let service = service();
+    let secret = Bytes::from_static(&[7; 16]);
+    let hello = Hello { client_id: "phone".into(), session_secret: secret, epoch: 1, ..Hello::default() };
+    let opened = service.gateway.sessions.open(&hello, None).expect("a valid hello");
+    let with_receipt = |push_id: &str| {
+        let order = ReceiptOrder { queue: "shop".into(), push_id: push_id.into(), all: false };
+        PushRequest { receipts: Some(order), ..request(Target::ClientId("phone".into())) }
+    };
+    let mut backend = Backend::follow(&service.gateway, 0).await;
+    for push_id in ["a", "b"] {
+        assert_eq!(push(&service, with_receipt(push_id)).await.expect("known"), (1, 0, 0));
+        let sent = opened.lease.next_push().expect("it was pushed");
+        opened.lease.push_ack(sent.priority, sent.id).expect("it was sent");
+    }
+    let (first, push_id, state) = backend.next().await;
+    assert_eq!((&*push_id, state), ("a", State::Acknowledged));
+    let (second, push_id, _) = backend.next().await;
+    assert_eq!(push_id, "b");
+    drop(backend);
+
+    let mut backend = Backend::follow(&service.gateway, first).await;
+    assert_eq!(backend.next().await.0, second, "what was not taken comes again");
+    backend.requests.send(ReceiptsRequest { queue: String::new(), taken: second }).await.expect("it follows");
+    let queue = service.gateway.sessions.receipts().queue("shop").expect("it exists");
+    let forgotten = async {
+        while queue.after(0).is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The gateway hears the backend while its answer is read.
+    tokio::select! {
+        () = forgotten => {}
+        receipt = backend.next() => panic!("{receipt:?} came although all were taken"),
+    }
 }

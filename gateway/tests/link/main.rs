@@ -7,6 +7,7 @@
 mod backend;
 mod bed;
 mod chaos;
+mod compensation;
 mod dictionaries;
 mod dictionary_life;
 mod drain;
@@ -15,6 +16,8 @@ mod early_data;
 mod early_quic;
 mod faults;
 mod limits;
+mod metered;
+mod priority;
 mod pushes;
 mod requests;
 mod slow_readers;

@@ -1,0 +1,82 @@
+//! A payment beside an image on a slow link.
+
+use http::{HeaderName, HeaderValue};
+use towline_client::{CallRequest, Client, Priority, Transports};
+
+use crate::{
+    bed::{BOTH, Bed, answer, call, endpoint, online},
+    metered::Metered,
+};
+
+const IMAGE_BYTES: usize = 3 << 20;
+/// Of the image when the payment begins.
+const BEGUN_BYTES: usize = 200 << 10;
+/// What may stand before an urgent answer: buffers of the gateway's socket and of the link, one burst, one frame.
+const AHEAD_BYTES_MAX: usize = 192 << 10;
+
+fn image(priority: Priority) -> CallRequest {
+    let mut request = call("Flood", "").priority(priority);
+    for (name, value) in [("x-count", 1), ("x-bytes", IMAGE_BYTES)] {
+        request.headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+    }
+    request
+}
+
+/// Bytes that passed from the moment at which the payment's answer was there until the client had it, while an
+/// image of priority `image_priority` comes.
+async fn ahead_of_payment(
+    transports: Transports,
+    payment_priority: Priority,
+    image_priority: Priority,
+) -> usize {
+    let bed = Bed::start().await;
+    let link = Metered::start(bed.address("edge"), transports).await;
+    let mut config = bed.config(transports);
+    config.endpoints = vec![endpoint(link.address())];
+    // The client's windows hold nothing back: the order is the gateway's.
+    (config.limits.stream_window, config.limits.connection_window) = (8 << 20, 16 << 20);
+    let client = Client::start(config).unwrap();
+    online(&client).await;
+    answer(&client, "Echo", "warm").await;
+
+    link.hold();
+    let start = link.passed();
+    let caller = client.clone();
+    let mut image = tokio::spawn(async move { caller.call(image(image_priority)).await });
+    while link.passed() < start + BEGUN_BYTES {
+        link.step().await;
+    }
+    let caller = client.clone();
+    let payment = call("Echo", "pay").priority(payment_priority);
+    let mut payment = tokio::spawn(async move { caller.call(payment).await });
+    bed.backend.wait("Echo", |counts| counts.finished == 2).await;
+    let before = link.passed();
+    let paid = loop {
+        tokio::select! {
+            biased;
+            paid = &mut payment => break paid,
+            () = link.step() => {}
+        }
+    };
+    let ahead = link.passed() - before;
+    assert_eq!(paid.unwrap().unwrap().into_grpc().unwrap(), "pay");
+    link.release();
+    let image = (&mut image).await.unwrap().unwrap().into_grpc().unwrap();
+    assert_eq!(image.len(), IMAGE_BYTES);
+    ahead
+}
+
+#[tokio::test]
+async fn a_payment_is_not_queued_behind_an_image() {
+    for transports in BOTH {
+        let ahead = ahead_of_payment(transports, Priority::CRITICAL, Priority::BACKGROUND).await;
+        assert!(ahead < AHEAD_BYTES_MAX, "{transports:?}: {ahead} bytes went before the payment");
+    }
+}
+
+/// So the order above is that of urgency. On QUIC what is less urgent goes whenever the image has nothing ready.
+#[tokio::test]
+async fn what_is_not_urgent_waits() {
+    let ahead = ahead_of_payment(Transports::Tcp, Priority::BACKGROUND, Priority::CRITICAL).await;
+    assert!(ahead > IMAGE_BYTES / 2, "only {ahead} bytes went before");
+}

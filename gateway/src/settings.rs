@@ -318,8 +318,10 @@ pub struct Session {
     pub stream_window: u32,
     /// Flow-control window of one connection, bytes.
     pub connection_window: u32,
-    /// HPACK dynamic table, bytes.
+    /// Dynamic table of HPACK (TCP) and QPACK (QUIC), bytes, each direction.
     pub header_table_bytes: usize,
+    /// QUIC: requests whose header block may wait for insertions into the table.
+    pub qpack_blocked_streams: usize,
     /// Outcomes kept per session, count.
     pub outcomes_max: usize,
     /// Outcomes kept per session, bytes.
@@ -584,6 +586,7 @@ impl Default for Session {
             stream_window: 64 * 1024,
             connection_window: 256 * 1024,
             header_table_bytes: 4096,
+            qpack_blocked_streams: 0,
             outcomes_max: 256,
             outcome_bytes_max: 1024 * 1024,
             outcome_age_max: Duration::from_secs(300),

@@ -69,7 +69,7 @@ impl Codec {
             return Ok(Self::Hpack(Box::new(encoder), Box::new(decoder)));
         }
         let mut encoder = qpack::Encoder::new(StaticTable::rfc9204());
-        encoder.set_limits(table, blocked);
+        encoder.set_limits(table, table, blocked);
         let decoder = qpack::Decoder::new(StaticTable::rfc9204(), table, blocked, LIST_BYTES_MAX);
         Ok(Self::Qpack(Box::new(encoder), Box::new(decoder)))
     }

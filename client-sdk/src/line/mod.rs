@@ -7,6 +7,7 @@ mod quic;
 mod streams;
 
 use std::{
+    future::poll_fn,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -217,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             () = waiting.line.notified() => None,
             () = sleep_until(due.into()) => self.on_time(),
-            () = self.machine.streams_ended() => None,
+            () = self.machine.streams_moved() => None,
         }
     }
 
@@ -518,11 +519,14 @@ impl Machine {
         }
     }
 
-    /// Waits until a task of a QUIC stream has ended.
-    async fn streams_ended(&mut self) {
+    /// Waits until a task of a QUIC stream has ended, or leaves something to the control stream.
+    async fn streams_moved(&mut self) {
         match self {
             Self::Tcp(_) => std::future::pending().await,
-            Self::Quic(_, streams) => streams.ended().await,
+            Self::Quic(control, streams) => tokio::select! {
+                () = streams.ended() => {}
+                () = poll_fn(|cx| control.poll_instructions(cx)) => {}
+            },
         }
     }
 }

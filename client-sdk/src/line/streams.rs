@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    future::poll_fn,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -131,7 +132,7 @@ impl Task {
         };
         send.set_priority(self.priority)?;
         let mut stream = Stream {
-            codec: StreamCodec::client(settings, self.seq),
+            codec: StreamCodec::client(settings, send.id().index(), self.seq),
             recv,
             input: BytesMut::new(),
             half: Half { send, out: BytesMut::new(), end_sent: self.attach.is_some(), finished: false },
@@ -167,10 +168,14 @@ impl Task {
         if nothing_left && stream.read_over || self.shared.with(|core| core.is_complete(self.seq)) {
             return Ok(false);
         }
-        let reads = reads && nothing_left;
+        let reads = reads && nothing_left && !stream.codec.is_blocked();
         tokio::select! {
             written = stream.half.write() => written?,
             read = stream.recv.read_chunk(READ_BYTES, true), if reads => return self.on_read(stream, read).await,
+            () = poll_fn(|cx| stream.codec.poll_unblocked(cx)) => {
+                let handled = stream.codec.handle_bytes(&mut stream.input);
+                return self.on_handled(stream, handled).await;
+            }
             () = self.wakers.stream.notified() => {}
         }
         Ok(true)
@@ -191,6 +196,10 @@ impl Task {
             Err(quinn::ReadError::Reset(code)) => Err(reset_by_gateway(code)),
             Err(error) => return Err(error.into()),
         };
+        self.on_handled(stream, handled).await
+    }
+
+    async fn on_handled(&self, stream: &mut Stream, handled: Result<(), RpcError>) -> Result<bool, Lost> {
         match handled {
             Ok(()) => Ok(true),
             Err(error) => Ok(self.on_fault(stream, error).await),

@@ -22,6 +22,7 @@ pub(crate) fn config(settings: &Settings, dictionaries: Shelf) -> Config {
             stream_window: session.stream_window,
             connection_window: session.connection_window,
             header_table_bytes: bytes(session.header_table_bytes),
+            qpack_blocked_streams: bytes(session.qpack_blocked_streams),
             header_list_bytes_max: bytes(limits.header_list_bytes_max),
             message_bytes_max: bytes(limits.message_bytes_max),
             streams_max: bytes(limits.streams_max),

@@ -1,6 +1,7 @@
 //! Requests on QUIC: each has a stream and a task of its own.
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -62,7 +63,7 @@ impl QuicStreams {
         Self { machine, connection, path, accepted: None, inflated, tasks, allowed, streams_max }
     }
 
-    /// Waits for a new stream, or for the end of one. Safe to cancel. QUIC's own limit on streams is
+    /// Waits for a new stream, for the end of one, or for what streams leave to the control stream. Safe to cancel. QUIC's own limit on streams is
     /// never above `streams_max`, so the tasks are no more.
     pub(super) async fn wake(&mut self) {
         tokio::select! {
@@ -79,6 +80,7 @@ impl QuicStreams {
                 }
                 Err(error) => tracing::error!("the task of a stream failed: {error}"),
             },
+            () = poll_fn(|cx| self.machine.poll_instructions(cx)) => {}
         }
     }
 
@@ -152,7 +154,7 @@ async fn serve_stream(
     let window = limits.stream_window as usize;
     let budget = limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
     let mut stream = Stream {
-        codec: StreamCodec::server(settings),
+        codec: StreamCodec::server(settings, recv.id().index()),
         recv,
         input: BytesMut::new(),
         half: Half { send, out: BytesMut::new(), ended: false },
@@ -237,7 +239,10 @@ impl Stream {
     /// The first frame decides what the stream is for.
     async fn first(&mut self) -> Result<Consumer, Over> {
         loop {
-            self.read().await.map_err(not_run)?;
+            match self.codec.is_blocked() {
+                true => self.unblocked().await.map_err(not_run)?,
+                false => self.read().await.map_err(not_run)?,
+            }
             let Some(event) = self.codec.poll_event()? else { continue };
             return match event {
                 Event::Request { seq, head, end } => self.open(seq, &head, end).await,
@@ -316,13 +321,16 @@ impl Stream {
                 let _ = self.recv.stop(VarInt::from_u32(0));
                 return Ok(());
             }
-            let reads = !self.read_over && self.unread < self.window;
+            let reads = !self.read_over && self.unread < self.window && !self.codec.is_blocked();
             let asks = !self.half.ended && self.half.out.len() < OUT_BYTES_MAX;
             let credits = Arc::clone(&self.credits);
             let turned = tokio::select! {
                 read = read(&mut self.recv, &mut self.input), if reads => self.on_read(read),
                 written = self.half.write(), if !self.half.out.is_empty() => written,
                 next = consumer.next(), if asks => self.send_next(next),
+                () = poll_fn(|cx| self.codec.poll_unblocked(cx)) => {
+                    self.codec.handle_bytes(&mut self.input).map_err(Over::from)
+                }
                 code = &mut stopped => Err(stopped_by(code.ok().flatten())),
                 () = credits.changed() => {
                     let taken = self.credits.take().iter().map(|(_, bytes)| bytes).sum();
@@ -408,6 +416,12 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Waits for the insertions that a header block refers to.
+    async fn unblocked(&mut self) -> Result<(), Over> {
+        poll_fn(|cx| self.codec.poll_unblocked(cx)).await;
+        Ok(self.codec.handle_bytes(&mut self.input)?)
     }
 
     async fn read(&mut self) -> Result<(), Over> {

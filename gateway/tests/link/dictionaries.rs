@@ -31,9 +31,10 @@ fn announcing() -> Arc<Config> {
 }
 
 /// The same, and no dictionary is there when it is needed.
-fn forgetful(settings: StreamSettings) -> StreamSettings {
+fn forgetful(mut settings: StreamSettings) -> StreamSettings {
     let dictionaries = Shelf::default();
-    StreamSettings { config: Arc::new(Config { dictionaries, ..(*settings.config).clone() }), ..settings }
+    settings.config = Arc::new(Config { dictionaries, ..(*settings.config).clone() });
+    settings
 }
 
 async fn flush(control: &mut Control, send: &mut SendStream) {
@@ -78,8 +79,9 @@ async fn message(codec: &mut StreamCodec, recv: &mut RecvStream) -> Result<Vec<u
 
 /// Has a message echoed, and tells the gateway if the echo cannot be read.
 async fn ask(control: &Control, connection: &quinn::Connection, seq: u64) -> Result<Vec<u8>, RpcError> {
-    let mut codec = StreamCodec::client(forgetful(control.stream_settings()), seq);
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let stream = send.id().index();
+    let mut codec = StreamCodec::client(forgetful(control.stream_settings()), stream, seq);
     let fields = [(":method", "POST"), (":path", "/test/Chat"), ("content-type", "application/grpc")];
     let fields = fields.into_iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
     let mut out = BytesMut::new();
@@ -162,7 +164,7 @@ async fn the_client_gets_an_answer_that_it_could_not_read_without_the_dictionary
         first.0.peer_holds(unknown);
         first.0.prefer(&[unknown]);
         let (mut send, mut recv) = connection.accept_bi().await.unwrap();
-        let mut codec = StreamCodec::server(first.0.stream_settings());
+        let mut codec = StreamCodec::server(first.0.stream_settings(), recv.id().index());
         message(&mut codec, &mut recv).await.unwrap();
         respond(&mut codec, &mut send).await;
 
@@ -170,7 +172,7 @@ async fn the_client_gets_an_answer_that_it_could_not_read_without_the_dictionary
         let second = greet(&connection, true).await;
         assert!(!second.0.peer().dictionaries.contains(&unknown));
         let (mut send, mut recv) = connection.accept_bi().await.unwrap();
-        let mut codec = StreamCodec::server(second.0.stream_settings());
+        let mut codec = StreamCodec::server(second.0.stream_settings(), recv.id().index());
         let mut input = BytesMut::new();
         read_into(&mut recv, &mut input).await;
         codec.handle_bytes(&mut input).unwrap();
@@ -223,7 +225,7 @@ fn unknown() -> Dictionary {
 /// Echoes a request's message, or refuses it.
 async fn serve_one(control: &Control, connection: &quinn::Connection) -> Result<Vec<u8>, RpcError> {
     let (mut send, mut recv) = connection.accept_bi().await.unwrap();
-    let mut codec = StreamCodec::server(forgetful(control.stream_settings()));
+    let mut codec = StreamCodec::server(forgetful(control.stream_settings()), recv.id().index());
     let mut out = BytesMut::new();
     // Nothing is handed on before it is whole.
     let not_run = |error| RpcError { execution: Execution::NotRun, ..error };

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let new = || Decoder::new(StaticTable::link(), TABLE_BYTES, BLOCKED_STREAMS, LIST_BYTES_MAX);
     let (mut decoder, mut second_decoder) = (new(), new());
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(TABLE_BYTES, BLOCKED_STREAMS);
+    encoder.set_limits(TABLE_BYTES, TABLE_BYTES, BLOCKED_STREAMS);
     // Inputs are set apart by a rare octet; the first octet of each says what it is.
     for (stream, input) in (0u64..).zip(data.split(|&octet| octet == 0xfe)) {
         let Some((&kind, input)) = input.split_first() else { continue };
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
             }
             1 => {
                 let mut other = Encoder::new(StaticTable::link());
-                other.set_limits(TABLE_BYTES, BLOCKED_STREAMS);
+                other.set_limits(TABLE_BYTES, TABLE_BYTES, BLOCKED_STREAMS);
                 let _ = other.handle_instructions(input);
             }
             2 => decoder.cancel(stream),

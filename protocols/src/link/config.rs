@@ -49,8 +49,10 @@ pub struct Limits {
     pub stream_window: u32,
     /// Message bytes of all requests in flight (TCP).
     pub connection_window: u32,
-    /// Dynamic table of the HPACK decoder, bytes (TCP).
+    /// Dynamic table of the HPACK (TCP) or QPACK (QUIC) decoder, bytes.
     pub header_table_bytes: u32,
+    /// Streams whose header section may wait for insertions (QUIC).
+    pub qpack_blocked_streams: u32,
     /// One header list, bytes as RFC 7541 section 4.1 counts.
     pub header_list_bytes_max: u32,
     /// One message after decompression, bytes.
@@ -66,6 +68,7 @@ impl Default for Limits {
             stream_window: 64 * 1024,
             connection_window: 256 * 1024,
             header_table_bytes: 4096,
+            qpack_blocked_streams: 0,
             header_list_bytes_max: 16 * 1024,
             message_bytes_max: 4 * 1024 * 1024,
             streams_max: 100,
@@ -119,6 +122,7 @@ impl Config {
             connection_window: limits.connection_window,
             header_table_bytes: limits.header_table_bytes,
             no_header_table: limits.header_table_bytes == 0,
+            qpack_blocked_streams: limits.qpack_blocked_streams,
             header_list_bytes_max: limits.header_list_bytes_max,
             message_bytes_max: limits.message_bytes_max,
             streams_max: limits.streams_max,
@@ -140,6 +144,7 @@ impl Config {
                 true => 0,
                 false => or(announced.header_table_bytes, default.header_table_bytes),
             },
+            qpack_blocked_streams: announced.qpack_blocked_streams,
             header_list_bytes_max: or(announced.header_list_bytes_max, default.header_list_bytes_max),
             message_bytes_max: or(announced.message_bytes_max, default.message_bytes_max),
             streams_max: or(announced.streams_max, default.streams_max),

@@ -8,6 +8,7 @@ mod receive;
 use std::{
     collections::VecDeque,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,10 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Ack, CloseCode, Config, Event, Execution, GoAway, Hello, LinkError, Peer, Policy, Priority, Publish,
     Push, Role, RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
+    field_tables::FieldTables,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
+use crate::hpack::{KnownFields, StaticTable};
 pub(super) use dormant::Dormant;
 use heartbeat::{Due, Heartbeat};
 
@@ -49,6 +52,8 @@ pub struct Control {
     introduced: bool,
     peer: Peer,
     heartbeat: Heartbeat,
+    /// QUIC: the dynamic tables of header compression.
+    tables: Option<Arc<FieldTables>>,
     /// Control frames, encoded.
     out: BytesMut,
     /// Pushes or publishes, encoded, in the order of their urgency, those of one urgency as they came.
@@ -71,7 +76,12 @@ enum Phase {
 
 impl Control {
     /// A client's control stream on QUIC; `hello` comes from [`super::client::Session::hello`].
-    pub fn client(config: Arc<Config>, mut hello: Hello, now: Instant) -> Self {
+    pub fn client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
+        let tables = Self::tables(&config);
+        Self { tables, ..Self::introducing(config, hello, now) }
+    }
+
+    fn introducing(config: Arc<Config>, mut hello: Hello, now: Instant) -> Self {
         let mut control = Self::new(config, Role::Client, Phase::Introduction, now);
         hello.limits = Some(control.config.announcement());
         if hello.next_beat_s > 0 {
@@ -84,12 +94,17 @@ impl Control {
 
     /// A server's control stream on QUIC.
     pub fn server(config: Arc<Config>, now: Instant) -> Self {
-        Self::new(config, Role::Server, Phase::Introduction, now)
+        let tables = Self::tables(&config);
+        Self { tables, ..Self::new(config, Role::Server, Phase::Introduction, now) }
+    }
+
+    fn tables(config: &Config) -> Option<Arc<FieldTables>> {
+        Some(Arc::new(FieldTables::new(config.limits.clamped(), KnownFields::from(StaticTable::link()))))
     }
 
     /// The client's side of a TCP connection begins with the preface.
     pub(super) fn tcp_client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
-        let mut control = Self::client(config, hello, now);
+        let mut control = Self::introducing(config, hello, now);
         let hello = control.out.split();
         control.out.extend_from_slice(&PREFACE);
         control.out.extend_from_slice(&hello);
@@ -109,6 +124,7 @@ impl Control {
             introduced: false,
             peer: Peer::default(),
             heartbeat: Heartbeat::new(now),
+            tables: None,
             out: BytesMut::new(),
             messages: VecDeque::new(),
             messages_bytes: 0,
@@ -145,6 +161,9 @@ impl Control {
     pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) -> usize {
         let before = out.len();
         self.take_control(out);
+        if let Some(tables) = self.tables.as_ref().filter(|_| self.may_send_requests()) {
+            tables.take_frames(out);
+        }
         while out.len() - before < bytes_max && self.introduced {
             let Some(message) = self.take_message() else { break };
             out.extend_from_slice(&message);
@@ -322,7 +341,17 @@ impl Control {
 
     /// What a request's stream on this QUIC connection needs to know.
     pub fn stream_settings(&self) -> StreamSettings {
-        StreamSettings { config: self.config.clone(), peer: self.peer.clone() }
+        let tables = self.tables.clone();
+        StreamSettings { config: self.config.clone(), peer: self.peer.clone(), tables }
+    }
+
+    /// QUIC: ready when streams have left instructions of header compression to be transmitted; each time
+    /// once. A driver that waits for something else asks for this, too.
+    pub fn poll_instructions(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.tables {
+            Some(tables) if self.may_send_requests() => tables.poll_frames(cx),
+            _ => Poll::Pending,
+        }
     }
 
     /// Gives back memory that a burst left; for a connection that has become quiet.

@@ -65,6 +65,8 @@ pub enum FrameType {
     Publish = 20,
     Published = 21,
     Attach = 22,
+    QpackEncoder = 23,
+    QpackDecoder = 24,
     Offer = 25,
     Fetch = 26,
     Piece = 27,
@@ -167,13 +169,17 @@ pub enum Frame {
         /// Messages of the answer that need not be sent again.
         messages_received: u64,
     },
+    /// QPACK's encoder stream goes on (RFC 9204, section 4.3); whole instructions.
+    QpackEncoder(Bytes),
+    /// QPACK's decoder stream goes on (RFC 9204, section 4.4); whole instructions.
+    QpackDecoder(Bytes),
     /// Dictionaries that the client may fetch.
     Offer(proto::Offer),
     /// The client asks for a piece of one, or holds it.
     Fetch(proto::Fetch),
     /// A piece of a dictionary.
     Piece(proto::Piece),
-    /// An extension frame (types 28 to 31) that this version ignores.
+    /// An extension frame (types 29 to 31) that this version ignores.
     Extension(u8),
 }
 

@@ -13,6 +13,7 @@ mod control;
 mod error;
 mod event;
 mod failure;
+mod field_tables;
 pub mod frame;
 mod message;
 pub mod proto;

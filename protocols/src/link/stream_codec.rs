@@ -1,18 +1,27 @@
 //! One request on a QUIC stream of its own.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     Config, Event, Execution, Peer, RequestHead, Role, RpcError, RpcErrorKind,
+    field_tables::FieldTables,
     frame::{
         self, DataFrame, FLAG_END, Frame, FrameType, Part, RequestFrame, ResponseFrame, put_stream_frame,
         request_options, response_options,
     },
     message::{self, Arrival, MessageReader, MessageWriter, OutPart, malformed, misuse},
 };
-use crate::hpack::{Decoder, Encoder, HeaderField, HpackError, StaticTable};
+use crate::{
+    hpack::HeaderField,
+    qpack::{Decoded, QpackError},
+};
 
 /// Message bytes in one frame.
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
@@ -25,17 +34,22 @@ pub struct StreamSettings {
     pub config: Arc<Config>,
     /// The other side.
     pub peer: Peer,
+    pub(super) tables: Option<Arc<FieldTables>>,
 }
 
 /// Both directions of one request's QUIC stream. Commands append bytes to be written to the stream; QUIC
-/// does the flow control and the ordering among streams. Header blocks refer to the static table only,
-/// since streams arrive in any order.
+/// does the flow control and the ordering among streams. Header blocks are QPACK's; their instructions go by
+/// the control stream ([`super::Control::poll_instructions`]).
 #[derive(Debug)]
 pub struct StreamCodec {
     settings: StreamSettings,
     role: Role,
+    /// The stream's number, by which QPACK acknowledges.
+    stream: u64,
     seq: u64,
     receiving: Receiving,
+    /// A frame whose header block waits for so many insertions; nothing is read behind it.
+    blocked: Option<(u64, Frame)>,
     sending_ended: bool,
     reader: MessageReader,
     writer: MessageWriter,
@@ -62,22 +76,25 @@ enum Queued {
 }
 
 impl StreamCodec {
-    /// The stream of request `seq` on the client's side.
-    pub fn client(settings: StreamSettings, seq: u64) -> Self {
-        Self::new(settings, Role::Client, seq)
+    /// The stream of request `seq` on the client's side. `stream` is its index among the client's
+    /// bidirectional streams.
+    pub fn client(settings: StreamSettings, stream: u64, seq: u64) -> Self {
+        Self::new(settings, Role::Client, stream, seq)
     }
 
     /// A stream that the client opened; its first frame tells the sequence number.
-    pub fn server(settings: StreamSettings) -> Self {
-        Self::new(settings, Role::Server, 0)
+    pub fn server(settings: StreamSettings, stream: u64) -> Self {
+        Self::new(settings, Role::Server, stream, 0)
     }
 
-    fn new(settings: StreamSettings, role: Role, seq: u64) -> Self {
+    fn new(settings: StreamSettings, role: Role, stream: u64, seq: u64) -> Self {
         Self {
             settings,
             role,
+            stream,
             seq,
             receiving: Receiving::Head,
+            blocked: None,
             sending_ended: false,
             reader: MessageReader::default(),
             writer: MessageWriter::default(),
@@ -90,16 +107,34 @@ impl StreamCodec {
         self.seq
     }
 
-    /// Takes all whole frames off `input`. An error concerns this request only: the driver sends it as
-    /// RESET and stops the stream.
+    /// Takes all whole frames off `input`, up to one whose header block has to wait. An error concerns this
+    /// request only: the driver sends it as RESET and stops the stream.
     pub fn handle_bytes(&mut self, input: &mut BytesMut) -> Result<(), RpcError> {
         let frame_bytes_max = self.settings.config.limits.clamped().frame_bytes_max as usize;
-        while let Some(frame) =
-            frame::decode(input, frame_bytes_max).map_err(|error| malformed(&error.rule))?
+        if let Some((_, frame)) = self.blocked.take() {
+            self.handle_frame(frame)?;
+        }
+        while self.blocked.is_none()
+            && let Some(frame) =
+                frame::decode(input, frame_bytes_max).map_err(|error| malformed(&error.rule))?
         {
             self.handle_frame(frame)?;
         }
         Ok(())
+    }
+
+    /// Whether a header block waits for insertions: nothing needs to be read until
+    /// [`StreamCodec::poll_unblocked`] is ready.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
+    }
+
+    /// Ready when `handle_bytes` can go on with the block that had to wait; never when none had to.
+    pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match (&self.blocked, &self.settings.tables) {
+            (Some((required, _)), Some(tables)) => tables.poll_inserted(self.stream, *required, cx),
+            _ => Poll::Pending,
+        }
     }
 
     /// The peer finished the stream: an error if that cut the request.
@@ -250,22 +285,28 @@ impl StreamCodec {
     }
 
     fn handle_frame(&mut self, frame: Frame) -> Result<(), RpcError> {
+        let fields = match self.decode_block(&frame)? {
+            Decoded::Fields(fields) => fields,
+            Decoded::Blocked(required) => {
+                self.blocked = Some((required, frame));
+                return Ok(());
+            }
+        };
         match (self.role, frame) {
-            (Role::Server, Frame::Request(request)) => self.on_request(request),
+            (Role::Server, Frame::Request(request)) => self.on_request(request, fields),
             (Role::Server, Frame::Attach { seq, messages_received }) => {
                 self.begin(seq)?;
                 self.receiving = Receiving::Ended;
                 self.tell(Event::Attach { seq, messages_received });
                 Ok(())
             }
-            (Role::Client, Frame::Response(response)) => self.on_response(response),
+            (Role::Client, Frame::Response(response)) => self.on_response(response, fields),
             (_, Frame::Data(data)) => self.on_data(data),
-            (_, Frame::Trailers { seq, header_block }) => {
+            (_, Frame::Trailers { seq, .. }) => {
                 self.check_body(seq)?;
                 if !self.reader.is_between() {
                     return Err(malformed("TRAILERS inside a message"));
                 }
-                let fields = self.decode_block(&header_block)?;
                 self.receiving = Receiving::Ended;
                 self.tell(Event::Trailers { seq, fields });
                 Ok(())
@@ -280,15 +321,9 @@ impl StreamCodec {
         }
     }
 
-    fn on_request(&mut self, request: RequestFrame) -> Result<(), RpcError> {
-        let RequestFrame { seq, priority, idempotent, deadline_ms, header_block, part, end } = request;
+    fn on_request(&mut self, request: RequestFrame, fields: Vec<HeaderField>) -> Result<(), RpcError> {
+        let RequestFrame { seq, priority, idempotent, deadline_ms, part, end, .. } = request;
         self.begin(seq)?;
-        let not_run = |mut error: RpcError| {
-            // Nothing of it has been handed on.
-            error.execution = Execution::NotRun;
-            error
-        };
-        let fields = self.decode_block(&header_block).map_err(not_run)?;
         let arrival = match part {
             Some(part) => match self.read(part, end).map_err(not_run)? {
                 // It could still be refused, so this comes before anybody is told of the request.
@@ -311,13 +346,12 @@ impl StreamCodec {
         Ok(())
     }
 
-    fn on_response(&mut self, response: ResponseFrame) -> Result<(), RpcError> {
-        let ResponseFrame { seq, header_block, part, end } = response;
+    fn on_response(&mut self, response: ResponseFrame, fields: Vec<HeaderField>) -> Result<(), RpcError> {
+        let ResponseFrame { seq, part, end, .. } = response;
         if seq != self.seq || self.receiving != Receiving::Head {
             return Err(malformed("RESPONSE for another request, or a second one"));
         }
         self.receiving = Receiving::Body;
-        let fields = self.decode_block(&header_block)?;
         self.tell(Event::Response { seq, fields, end: end && part.is_none() });
         if let Some(part) = part {
             let arrival = self.read(part, end)?;
@@ -376,7 +410,7 @@ impl StreamCodec {
     }
 
     fn begin(&mut self, seq: u64) -> Result<(), RpcError> {
-        if self.seq != 0 {
+        if self.receiving != Receiving::Head {
             return Err(malformed("a second REQUEST or ATTACH on one stream"));
         }
         self.seq = seq;
@@ -406,21 +440,65 @@ impl StreamCodec {
                 format!("header list of {bytes} bytes, the peer's header_list_bytes_max is {bytes_max}"),
             ));
         }
-        let mut block = Vec::new();
-        Encoder::new(StaticTable::link(), 0).encode(fields, &mut block);
-        Ok(block)
+        let Some(tables) = &self.settings.tables else { return Err(misuse(NOT_ON_QUIC)) };
+        Ok(tables.encode(self.stream, fields))
     }
 
-    fn decode_block(&self, block: &[u8]) -> Result<Vec<HeaderField>, RpcError> {
-        let header_list_bytes_max = self.settings.config.limits.clamped().header_list_bytes_max as usize;
-        let mut decoder = Decoder::new(StaticTable::link(), 0, header_list_bytes_max);
-        decoder.decode(block).map_err(|error| match error {
-            HpackError::HeaderListTooLarge { .. } => {
-                RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, error.to_string())
+    /// The fields of a frame that has a header block; of any other, none.
+    fn decode_block(&mut self, frame: &Frame) -> Result<Decoded, RpcError> {
+        let block = match frame {
+            Frame::Request(request) => {
+                // What is wrong with it is said under its number.
+                if self.seq == 0 {
+                    self.seq = request.seq;
+                }
+                &request.header_block
             }
-            error => malformed(&error.to_string()),
+            Frame::Response(response) => &response.header_block,
+            Frame::Trailers { header_block, .. } => header_block,
+            _ => return Ok(Decoded::Fields(Vec::new())),
+        };
+        let Some(tables) = &self.settings.tables else { return Err(misuse(NOT_ON_QUIC)) };
+        tables.decode(self.stream, block).map_err(|error| {
+            let error = block_refused(error);
+            match frame {
+                Frame::Request(_) => not_run(error),
+                _ => error,
+            }
         })
     }
+}
+
+/// A peer that encoded a block for this stream must learn that nobody will decode it, or what the block refers
+/// to stays in its table (RFC 9204, section 4.4.2).
+impl Drop for StreamCodec {
+    fn drop(&mut self) {
+        if self.receiving != Receiving::Ended
+            && let Some(tables) = &self.settings.tables
+        {
+            tables.cancel(self.stream);
+        }
+    }
+}
+
+/// Settings of a TCP connection have no tables for streams.
+const NOT_ON_QUIC: &str = "a request has a stream of its own on QUIC only";
+
+/// Nothing of the request has been handed on.
+fn not_run(mut error: RpcError) -> RpcError {
+    error.execution = Execution::NotRun;
+    error
+}
+
+fn block_refused(error: QpackError) -> RpcError {
+    let limit = match error {
+        QpackError::HeaderListTooLarge { .. } => "header_list_bytes_max",
+        QpackError::TooManyBlocked { .. } => "qpack_blocked_streams",
+        QpackError::Backlog { .. } => "qpack_instructions",
+        _ => return malformed(&error.to_string()),
+    };
+    let text = format!("{error} ({limit})");
+    RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, text)
 }
 
 fn end_flag(end: bool) -> u8 {

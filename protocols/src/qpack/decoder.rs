@@ -11,8 +11,8 @@ use super::{
 use crate::hpack::{HeaderField, KnownFields, dynamic_table::DynamicTable, integer, string};
 
 /// Acknowledgments that may wait to be sent: beyond this the peer makes this side answer without taking the
-/// answers.
-pub const INSTRUCTIONS_BYTES_MAX: usize = 64 * 1024;
+/// answers. They fit one frame.
+pub const INSTRUCTIONS_BYTES_MAX: usize = 8 * 1024;
 
 /// Reads the header sections of one direction of one connection.
 ///

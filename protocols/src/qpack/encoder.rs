@@ -75,12 +75,12 @@ impl Encoder {
         self.known = known;
     }
 
-    /// What the peer's decoder allows, once: the capacity, of which at most [`TABLE_BYTES_MAX`] is used, and
-    /// how many streams may be blocked.
-    pub fn set_limits(&mut self, capacity_max: usize, blocked_max: usize) {
+    /// What the peer's decoder allows, once: the table's capacity, and how many streams may be blocked. Of the
+    /// capacity, `capacity_used` is used, and at most [`TABLE_BYTES_MAX`].
+    pub fn set_limits(&mut self, capacity_max: usize, capacity_used: usize, blocked_max: usize) {
         self.capacity_max = capacity_max;
         self.blocked_max = blocked_max;
-        let capacity = capacity_max.min(TABLE_BYTES_MAX);
+        let capacity = capacity_used.min(capacity_max).min(TABLE_BYTES_MAX);
         if capacity > 0 {
             self.table.set_capacity(capacity);
             integer::put(&mut self.instructions, SET_CAPACITY.0, SET_CAPACITY.1, capacity);

@@ -72,7 +72,7 @@ fn appendix_b() {
 #[test]
 fn a_section_refers_only_to_what_was_acknowledged() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(4096, 0);
+    encoder.set_limits(4096, 4096, 0);
     let mut decoder = Decoder::new(StaticTable::link(), 4096, 0, LIST_BYTES_MAX);
     let list = [field("x-tenant", "acme"), field("x-region", "north-west")];
     let sections: Vec<Vec<u8>> = (0..4)
@@ -96,7 +96,7 @@ fn a_section_refers_only_to_what_was_acknowledged() {
 #[test]
 fn where_streams_may_be_blocked_the_first_section_refers_to_what_it_inserts() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(4096, 1);
+    encoder.set_limits(4096, 4096, 1);
     let mut decoder = Decoder::new(StaticTable::link(), 4096, 1, LIST_BYTES_MAX);
     let list = [field("x-tenant", "acme")];
     let encode = |encoder: &mut Encoder, stream| {
@@ -116,7 +116,7 @@ fn where_streams_may_be_blocked_the_first_section_refers_to_what_it_inserts() {
 #[test]
 fn entries_that_unacknowledged_sections_refer_to_are_not_evicted() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(100, 0);
+    encoder.set_limits(100, 100, 0);
     let mut decoder = Decoder::new(StaticTable::link(), 100, 0, LIST_BYTES_MAX);
     let kept = [field("x-kept", "yes")];
     for stream in 0..2 {
@@ -144,7 +144,7 @@ fn entries_that_unacknowledged_sections_refer_to_are_not_evicted() {
 #[test]
 fn a_cancelled_stream_frees_its_entries() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(100, 0);
+    encoder.set_limits(100, 100, 0);
     let mut decoder = Decoder::new(StaticTable::link(), 100, 0, LIST_BYTES_MAX);
     let list = [field("x-kept", "yes")];
     for stream in 0..2 {
@@ -162,7 +162,7 @@ fn a_cancelled_stream_frees_its_entries() {
 #[test]
 fn credentials_are_never_indexed_literals() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(4096, 10);
+    encoder.set_limits(4096, 4096, 10);
     let mut decoder = Decoder::new(StaticTable::link(), 4096, 10, LIST_BYTES_MAX);
     let list = [field("authorization", "Bearer abc"), HeaderField::sensitive("x-pin", "1234")];
     let mut section = Vec::new();
@@ -177,7 +177,7 @@ fn credentials_are_never_indexed_literals() {
 #[test]
 fn the_encoder_refuses_acknowledgments_of_what_it_did_not_send() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(4096, 0);
+    encoder.set_limits(4096, 4096, 0);
     assert_eq!(encoder.handle_instructions(&hex("00")), Err(QpackError::Increment(0)));
     assert_eq!(encoder.handle_instructions(&hex("01")), Err(QpackError::Increment(1)));
     assert_eq!(encoder.handle_instructions(&hex("81")), Err(QpackError::NotOutstanding(1)));
@@ -218,7 +218,7 @@ fn a_peer_that_takes_no_acknowledgments_is_stopped() {
 #[test]
 fn many_rounds_in_a_small_table_stay_in_step_and_small() {
     let mut encoder = Encoder::new(StaticTable::link());
-    encoder.set_limits(256, 0);
+    encoder.set_limits(256, 256, 0);
     let mut decoder = Decoder::new(StaticTable::link(), 256, 0, LIST_BYTES_MAX);
     let mut bytes = 0;
     for round in 0..2000 {
@@ -275,7 +275,7 @@ proptest! {
         blocked in 0..4usize,
     ) {
         let mut encoder = Encoder::new(StaticTable::link());
-        encoder.set_limits(capacity, blocked);
+        encoder.set_limits(capacity, capacity, blocked);
         let mut decoder = Decoder::new(StaticTable::link(), capacity, blocked, usize::MAX);
         let mut under_way: BTreeMap<u64, (Vec<u8>, Vec<HeaderField>)> = BTreeMap::new();
         let steps = steps.into_iter().chain([Step::EncoderStream]);
@@ -324,7 +324,7 @@ proptest! {
     ) {
         let mut decoder = Decoder::new(StaticTable::link(), 1024, 2, 2048);
         let mut encoder = Encoder::new(StaticTable::link());
-        encoder.set_limits(1024, 2);
+        encoder.set_limits(1024, 1024, 2);
         for (stream, (is_section, input)) in (0..).zip(inputs) {
             if !is_section {
                 let _ = decoder.handle_instructions(&input);

@@ -248,8 +248,8 @@ fn a_call_over_quic_streams() {
     server.poll_transmit(now, &mut wire, usize::MAX);
     client.handle_bytes(now, &mut wire).unwrap();
 
-    let mut caller = StreamCodec::client(client.stream_settings(), 3);
-    let mut callee = StreamCodec::server(server.stream_settings());
+    let mut caller = StreamCodec::client(client.stream_settings(), 1, 3);
+    let mut callee = StreamCodec::server(server.stream_settings(), 1);
     let messages = [noise(40_000, 1), Bytes::new(), b"coffee, ".repeat(1000).into(), Bytes::new()];
     caller.send_request(&head(Priority::NORMAL), false, &mut wire).unwrap();
     for (n, message) in messages.iter().enumerate() {
@@ -286,16 +286,16 @@ fn received(codec: &mut StreamCodec, wire: &mut BytesMut) -> Vec<Bytes> {
 #[test]
 fn a_quic_stream_that_is_cut_or_mixed_up_fails_alone() {
     let settings = Control::server(Arc::default(), origin()).stream_settings();
-    let mut caller = StreamCodec::client(settings.clone(), 1);
+    let mut caller = StreamCodec::client(settings.clone(), 1, 1);
     let mut wire = BytesMut::new();
     caller.send_request(&head(Priority::NORMAL), false, &mut wire).unwrap();
-    let mut callee = StreamCodec::server(settings.clone());
+    let mut callee = StreamCodec::server(settings.clone(), 1);
     callee.handle_bytes(&mut wire.clone()).unwrap();
     assert_eq!(callee.handle_fin(&BytesMut::new()).unwrap_err().execution, Execution::MayHaveRun);
-    let mut twice = StreamCodec::server(settings.clone());
+    let mut twice = StreamCodec::server(settings.clone(), 1);
     twice.handle_bytes(&mut wire.clone()).unwrap();
     assert_eq!(twice.handle_bytes(&mut wire).unwrap_err().kind, RpcErrorKind::Malformed);
-    let mut wrong = StreamCodec::server(settings);
+    let mut wrong = StreamCodec::server(settings, 1);
     let mut ping = crate::connections::wire(&Frame::Ping { id: 1, next_beat_s: 0 });
     assert_eq!(wrong.handle_bytes(&mut ping).unwrap_err().kind, RpcErrorKind::Malformed);
 }

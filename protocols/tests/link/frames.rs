@@ -109,7 +109,9 @@ fn frame() -> impl Strategy<Value = Frame> {
         publish().prop_map(Frame::Publish),
         (number(), text()).prop_map(|(id, error)| Frame::Published { id, error }),
         (number(), number()).prop_map(|(seq, messages_received)| Frame::Attach { seq, messages_received }),
-        (28..32u8).prop_map(Frame::Extension),
+        bytes().prop_map(Frame::QpackEncoder),
+        bytes().prop_map(Frame::QpackDecoder),
+        (29..32u8).prop_map(Frame::Extension),
     ]
 }
 
@@ -175,7 +177,7 @@ fn broken_rules_are_named() {
         assert!(error.rule.contains(rule), "{}: expected {rule}", error.rule);
     };
     check(&[0, 0], "frame type 0 is not defined");
-    check(&[23, 0], "frame type 23 is not defined");
+    check(&[28, 0], "frame type 28 is not defined");
     check(&[0x80 | 10, 2, 1, 0], "PING must not carry flags 0x80");
     check(&[10, 1, 1], "PING ends inside its next beat");
     check(&[11, 2, 1, 0], "PONG: 1 bytes follow the last field");

@@ -6,6 +6,7 @@ mod dictionaries;
 mod frames;
 mod ledgers;
 mod pair;
+mod quic_headers;
 mod reconnects;
 mod slow_readers;
 mod vectors;

@@ -17,6 +17,7 @@ use towline_protocols::{
         },
         proto::{Reason, subscribed},
     },
+    qpack,
 };
 
 use crate::pair::{field, origin};
@@ -105,8 +106,23 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         ("window", Frame::Window { seq: 0, credit: 131_072 }),
         ("ack", Frame::Ack(Ack { floor: 7, seqs: vec![9, 12] })),
         ("attach", Frame::Attach { seq: 5, messages_received: 2 }),
-        ("extension", Frame::Extension(28)),
+        ("qpack-encoder", Frame::QpackEncoder(Bytes::from_static(b"\x3f\xe1\x1f\xff\x26\x02d7"))),
+        ("qpack-request", Frame::Request(qpack_request())),
+        ("qpack-decoder", Frame::QpackDecoder(Bytes::from_static(b"\x81"))),
+        ("extension", Frame::Extension(31)),
     ]
+}
+
+fn qpack_request() -> RequestFrame {
+    RequestFrame {
+        seq: 3,
+        priority: Priority::NORMAL,
+        idempotent: false,
+        deadline_ms: None,
+        header_block: Bytes::from_static(b"\x02\x00\xc2\x80"),
+        part: None,
+        end: true,
+    }
 }
 
 fn connection_frames() -> Vec<(&'static str, Frame)> {
@@ -205,6 +221,22 @@ fn header_blocks_of_the_examples_decode_to_their_fields() {
     let Some((_, Frame::Request(request))) = request_frames().into_iter().next() else { panic!() };
     let mut decoder = Decoder::new(StaticTable::link(), 4096, 16_384);
     assert_eq!(decoder.decode(&request.header_block).unwrap(), request_fields());
+}
+
+#[test]
+fn the_qpack_examples_are_a_conversation() {
+    let mut decoder = qpack::Decoder::new(StaticTable::link(), 4096, 0, 16_384);
+    for (_, frame) in request_frames() {
+        match frame {
+            Frame::QpackEncoder(instructions) => decoder.handle_instructions(&instructions).unwrap(),
+            Frame::QpackDecoder(told) => assert_eq!(decoder.take_instructions(), told),
+            Frame::Request(request) if request.seq == 3 => {
+                let fields = vec![field(":method", "POST"), field("x-device-id", "d7")];
+                assert_eq!(decoder.decode(1, &request.header_block), Ok(qpack::Decoded::Fields(fields)));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// A whole conversation, byte by byte: what each side writes is the example, and it reads the other's.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -125,7 +126,7 @@ impl QuicLink {
 
     async fn exchange(&self, seq: u64, prepared: &Prepared) -> Result<(), Fault> {
         let (mut send, mut recv) = self.connection.open_bi().await.map_err(|error| lost(&error))?;
-        let mut codec = StreamCodec::client(self.settings.clone(), seq);
+        let mut codec = StreamCodec::client(self.settings.clone(), send.id().index(), seq);
         let mut output = BytesMut::new();
         let has_message = prepared.has_message();
         codec.send_request(&prepared.head, !has_message, &mut output).map_err(|error| refused(&error))?;
@@ -209,6 +210,7 @@ impl ControlDriver {
                     Some(seq) => self.acknowledge(seq),
                     None => return Ok(()),
                 },
+                () = poll_fn(|cx| self.machine.poll_instructions(cx)) => {}
                 () = sleep_until(timeout) => {
                     let handled = self.machine.handle_timeout(Instant::now());
                     handled.map_err(|error| Fault::new(FaultKind::Protocol, error))?;

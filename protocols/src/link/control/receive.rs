@@ -7,8 +7,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{
     CLIENT_ID_BYTES_MAX, CONTROL_BYTES_MAX, Control, PUSH_EXPANSION_MAX, Phase, SECRET_BYTES, whole_seconds,
 };
+use crate::hpack::StaticTable;
 use crate::link::{
     CloseCode, Event, Hello, LinkError, Publish, Push, Role, Welcome,
+    field_tables::FieldTables,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
     message,
 };
@@ -79,6 +81,12 @@ impl Control {
                 self.emit(Event::Close { code, text });
             }
             (_, Frame::Extension(_)) => {}
+            (_, Frame::QpackEncoder(instructions)) => {
+                self.field_tables()?.on_encoder_stream(&instructions)?
+            }
+            (_, Frame::QpackDecoder(instructions)) => {
+                self.field_tables()?.on_decoder_stream(&instructions)?
+            }
             (Role::Server, frame) => self.handle_from_client(frame)?,
             (Role::Client, frame) => self.handle_from_server(frame)?,
         }
@@ -118,10 +126,23 @@ impl Control {
         Ok(())
     }
 
+    fn field_tables(&self) -> Result<&FieldTables, LinkError> {
+        let tables = self.tables.as_deref();
+        tables.ok_or_else(|| LinkError::protocol("QPACK_ENCODER and QPACK_DECODER belong on QUIC"))
+    }
+
+    /// The peer's limits are known, on QUIC also to the tables.
+    fn on_peer(&mut self) {
+        if let Some(tables) = &self.tables {
+            tables.on_peer(self.config.limits.clamped(), self.peer.limits, &StaticTable::link().into());
+        }
+    }
+
     fn on_hello(&mut self, hello: Box<Hello>) -> Result<Event, LinkError> {
         check_hello(&hello)?;
         self.peer = self.config.peer(hello.limits.as_ref())?;
         self.choose_dictionary();
+        self.on_peer();
         self.phase = Phase::Open;
         // Without a promise, the server's own maximum holds.
         self.take_promise(match hello.next_beat_s {
@@ -134,6 +155,7 @@ impl Control {
     fn on_welcome(&mut self, welcome: Box<Welcome>) -> Result<Event, LinkError> {
         self.peer = self.config.peer(welcome.limits.as_ref())?;
         self.choose_dictionary();
+        self.on_peer();
         self.phase = Phase::Open;
         let demanded = match welcome.heartbeat_max_s {
             0 => None,

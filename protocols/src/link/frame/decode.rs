@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Singles in one ACK: a client that has taken more sends another frame.
 const ACK_SINGLES_MAX: usize = 1024;
 /// The first of the types that are left to extensions.
-const EXTENSION_TYPE_MIN: u8 = 28;
+const EXTENSION_TYPE_MIN: u8 = 29;
 /// Bits of the options byte, see PROTOCOL.md.
 const URGENCY: u8 = 0x07;
 const IDEMPOTENT: u8 = 0x08;
@@ -75,6 +75,8 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         FrameType::Attach => {
             Frame::Attach { seq: fields.seq()?, messages_received: fields.varint("message count")? }
         }
+        FrameType::QpackEncoder => Frame::QpackEncoder(fields.take_rest()),
+        FrameType::QpackDecoder => Frame::QpackDecoder(fields.take_rest()),
     };
     fields.end()?;
     Ok(frame)
@@ -292,10 +294,34 @@ impl Part {
 impl FrameType {
     fn from_wire(kind: u8) -> Option<Self> {
         use FrameType::*;
-        const ALL: [FrameType; 25] = [
-            Hello, Welcome, Request, Response, Data, Trailers, Reset, Window, Ack, Ping, Pong, Push, PushAck,
-            GoAway, Policy, PolicyAck, Subscribe, Subscribed, Close, Publish, Published, Attach, Offer,
-            Fetch, Piece,
+        const ALL: [FrameType; 27] = [
+            Hello,
+            Welcome,
+            Request,
+            Response,
+            Data,
+            Trailers,
+            Reset,
+            Window,
+            Ack,
+            Ping,
+            Pong,
+            Push,
+            PushAck,
+            GoAway,
+            Policy,
+            PolicyAck,
+            Subscribe,
+            Subscribed,
+            Close,
+            Publish,
+            Published,
+            Attach,
+            QpackEncoder,
+            QpackDecoder,
+            Offer,
+            Fetch,
+            Piece,
         ];
         ALL.into_iter().find(|named| *named as u8 == kind)
     }
@@ -335,6 +361,8 @@ impl FrameType {
             Publish => "PUBLISH",
             Published => "PUBLISHED",
             Attach => "ATTACH",
+            QpackEncoder => "QPACK_ENCODER",
+            QpackDecoder => "QPACK_DECODER",
             Offer => "OFFER",
             Fetch => "FETCH",
             Piece => "PIECE",

@@ -64,6 +64,8 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
         Frame::Attach { seq, messages_received } => {
             varints(FrameType::Attach, &[*seq, *messages_received], out);
         }
+        Frame::QpackEncoder(instructions) => raw(FrameType::QpackEncoder, instructions, out),
+        Frame::QpackDecoder(instructions) => raw(FrameType::QpackDecoder, instructions, out),
         Frame::Offer(offer) => protobuf(FrameType::Offer, offer, out),
         Frame::Fetch(fetch) => protobuf(FrameType::Fetch, fetch, out),
         Frame::Piece(piece) => protobuf(FrameType::Piece, piece, out),
@@ -221,6 +223,11 @@ fn varints(kind: FrameType, values: &[u64], out: &mut BytesMut) {
     for &value in values {
         varint::put(out, value);
     }
+}
+
+fn raw(kind: FrameType, payload: &[u8], out: &mut BytesMut) {
+    put_head(kind, 0, payload.len(), out);
+    out.put_slice(payload);
 }
 
 fn prefixed_size(bytes: &[u8]) -> usize {

@@ -55,6 +55,7 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
             d.connection_window as usize..=GIB,
         ) as u32,
         header_table_bytes: t.size("header_table_bytes", d.header_table_bytes, 0..=64 * KIB),
+        qpack_blocked_streams: t.count("qpack_blocked_streams", d.qpack_blocked_streams, 0..=1000),
         outcomes_max: t.count("outcomes_max", d.outcomes_max, 1..=100_000),
         outcome_bytes_max: t.size("outcome_bytes_max", d.outcome_bytes_max, KIB..=GIB),
         outcome_age_max: t.duration("outcome_age_max", d.outcome_age_max, s(1)..=s(86_400)),

@@ -56,6 +56,13 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// Nobody waits for a disk that is gone.
+    fn drop(&mut self) {
+        drop(self.queue.take_now());
+    }
+}
+
 fn path() -> PathBuf {
     PathBuf::from("(in memory)")
 }

@@ -1,0 +1,128 @@
+//! The service behind the gateway: it answers by the number of the call, and counts.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::stream;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::time::sleep;
+use towline_client::{Execution, RpcError, RpcErrorKind};
+use towline_gateway::{
+    backend::{Answer, Answering},
+    request::Body,
+};
+
+use crate::world::World;
+
+/// What one life of the gateway reaches.
+pub(crate) struct Backend {
+    pub(crate) world: Arc<World>,
+    /// Nothing comes from a gateway that is dead.
+    pub(crate) alive: Arc<AtomicBool>,
+}
+
+/// The messages of call `id`'s answer. Their sizes are such that some fill windows.
+pub(crate) fn answer_of(id: u64, streams: bool) -> Vec<Bytes> {
+    let mut chance = fastrand::Rng::with_seed(id);
+    let count = if streams { chance.usize(0..12) } else { 1 };
+    let message = |n: usize| {
+        let size = if chance.f32() < 0.9 { chance.usize(0..300) } else { chance.usize(300..60_000) };
+        let mut bytes = BytesMut::with_capacity(size + 16);
+        bytes.put_u64(id);
+        bytes.put_u64(n as u64);
+        // Half of it can be compressed.
+        bytes.extend((0..size).map(|_| if id % 2 == 0 { chance.u8(..) } else { n as u8 }));
+        bytes.freeze()
+    };
+    (0..count).map(message).collect()
+}
+
+/// The request's message: it begins with the number.
+pub(crate) fn question(id: u64, size: usize) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(size + 8);
+    bytes.put_u64(id);
+    bytes.put_bytes(id as u8, size);
+    bytes.freeze()
+}
+
+impl Answer for Backend {
+    fn answer(&self, request: Request<Body>) -> Answering {
+        let (world, alive) = (Arc::clone(&self.world), Arc::clone(&self.alive));
+        Box::pin(async move {
+            if !alive.load(Ordering::SeqCst) {
+                return std::future::pending().await;
+            }
+            serve(world, request).await
+        })
+    }
+}
+
+async fn serve(world: Arc<World>, request: Request<Body>) -> Result<Response<Body>, RpcError> {
+    let streams = request.uri().path().starts_with("/stream/");
+    let id = request.uri().path().rsplit('/').next().and_then(|id| id.parse().ok()).unwrap_or(0u64);
+    let faults = world.plan.backend_faults;
+    if world.draw() < faults {
+        world.state().model.backend_failed = true;
+        return Err(RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "simulated"));
+    }
+    let pause = world.draw_time(Duration::from_millis(200));
+    sleep(pause).await;
+    // What has not arrived whole is not done.
+    let body = request.into_body().collect().await?.to_bytes();
+    ran(&world, id, &body);
+    if world.draw() < faults {
+        world.state().model.backend_failed = true;
+        return Err(RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, "simulated"));
+    }
+    let thinks = if world.draw() < 0.8 { Duration::from_millis(300) } else { Duration::from_secs(10) };
+    let thinks = world.draw_time(thinks);
+    sleep(thinks).await;
+    Ok(response(world, answer_of(id, streams)))
+}
+
+fn ran(world: &World, id: u64, body: &Bytes) {
+    let mut state = world.state();
+    state.note(&format!("backend runs {id} ({} bytes)", body.len()));
+    if let Some(call) = state.model.calls.get_mut(&id) {
+        call.runs += 1;
+    }
+}
+
+/// gRPC, its messages now and then late.
+fn response(world: Arc<World>, messages: Vec<Bytes>) -> Response<Body> {
+    let mut left = messages.into_iter();
+    let body = stream::unfold((world, Some(())), move |(world, going)| {
+        let next = left.next();
+        async move {
+            going?;
+            if world.draw() < 0.2 {
+                let late = world.draw_time(Duration::from_secs(2));
+                sleep(late).await;
+            }
+            Some(match next {
+                Some(message) => (Ok(Frame::data(prefixed(&message))), (world, Some(()))),
+                None => {
+                    let trailers =
+                        HeaderMap::from_iter([("grpc-status".parse().ok()?, HeaderValue::from_static("0"))]);
+                    (Ok(Frame::trailers(trailers)), (world, None))
+                }
+            })
+        }
+    });
+    let mut response = Response::new(StreamBody::new(body).boxed_unsync());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn prefixed(message: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(message.len() + 5);
+    bytes.put_u8(0);
+    bytes.put_u32(message.len() as u32);
+    bytes.extend_from_slice(message);
+    bytes.freeze()
+}

@@ -1,0 +1,126 @@
+//! The whole machine, simulated: the real SDK, the real gateway, a network, a disk and a backend that follow a
+//! seed, in time that jumps. A model checks after each run that no request ran twice, that every call ended with
+//! its answer or an error that tells the truth, and that each accepted push came once and in order.
+//!
+//! Each seed is a process of its own (determinism.rs says why). `TOWLINE_SIM_SEEDS=100000` or `=500..600` says
+//! how many or which; a seed that fails prints how to run it alone.
+
+mod app;
+mod backend;
+mod determinism;
+mod gateway;
+mod model;
+mod network;
+mod runner;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::{
+    app::{App, CLIENT_ID},
+    network::Sees,
+    world::{Plan, World},
+};
+
+/// After the last fault: the longest silence that is noticed, the longest pause between attempts, and the time
+/// to carry what has waited over the slowest network.
+const PEACE: Duration = Duration::from_secs(300);
+const CALLS_PER_S: f64 = 2.0;
+/// Of simulated time.
+const LASTS_MAX: Duration = Duration::from_secs(3600);
+
+#[test]
+fn seeds() {
+    runner::run_all();
+}
+
+/// One seed in this process; what [`seeds`] starts.
+#[test]
+fn one_seed() {
+    let Some(seed) = runner::seed() else { return };
+    determinism::run(seed, move || async move {
+        timeout(LASTS_MAX, simulate(seed)).await.unwrap();
+    });
+}
+
+/// Two runs of a seed are the same to the last event.
+#[test]
+fn a_seed_says_it_all() {
+    runner::check_repeats(0..4);
+}
+
+async fn simulate(seed: u64) {
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let plan = Plan::draw(&mut chance);
+    let folder = tempfile::tempdir_in(runner::scratch()).unwrap();
+    let identity = folder.path().join("identity");
+    let world = World::new(plan, chance);
+    world.note(format!("{:?}", world.plan));
+    world.start_gateway();
+    let mut app = App::start(&world, &identity);
+    let pushing = tokio::spawn(push_all(Arc::clone(&world)));
+
+    let (mut next_call, calls) = (1, world.plan.calls as u64);
+    let end = Instant::now() + world.plan.lasts;
+    let faults = tokio::spawn(break_things(Arc::clone(&world), end));
+    while Instant::now() < end || next_call <= calls {
+        let pause = Duration::from_secs_f64(world.draw() * 2.0 / CALLS_PER_S);
+        sleep(pause).await;
+        if world.draw() < world.plan.app_deaths * pause.as_secs_f64() && Instant::now() < end {
+            world.kill_app(app);
+            let pause = world.draw_time(Duration::from_secs(3));
+            sleep(pause).await;
+            app = App::start(&world, &identity);
+        }
+        if world.draw() < 0.05 {
+            app.network_changed();
+        }
+        if next_call <= calls {
+            app.call(&world, next_call);
+            next_call += 1;
+        }
+    }
+    faults.await.unwrap();
+    pushing.await.unwrap();
+    world.note("peace");
+    // A call that finds the line as the faults have left it.
+    app.call(&world, next_call);
+    sleep_until(Instant::now() + PEACE).await;
+    let mistakes = world.state().model.mistakes();
+    println!("{}{:016x}", runner::FINGERPRINT, world.fingerprint());
+    assert!(mistakes.is_empty(), "seed {seed}:\n{}", mistakes.join("\n"));
+}
+
+async fn push_all(world: Arc<World>) {
+    for number in 1..=world.plan.pushes as u64 {
+        let pause = world.draw_time(Duration::from_secs(2));
+        sleep(pause).await;
+        world.push(CLIENT_ID, number).await;
+    }
+}
+
+/// What goes wrong until `end`.
+async fn break_things(world: Arc<World>, end: Instant) {
+    const STEP: Duration = Duration::from_millis(250);
+    while Instant::now() < end {
+        sleep(STEP).await;
+        let happens = |odds: f64| world.draw() < odds * STEP.as_secs_f64();
+        if happens(world.plan.breaks) {
+            let sees = || if world.draw() < 0.6 { Sees::Reset } else { Sees::Silence };
+            let (client, gateway) = (sees(), sees());
+            world.note(format!("cut: the client sees {client:?}, the gateway {gateway:?}"));
+            world.cut_all(client, gateway);
+        }
+        if happens(world.plan.gateway_deaths) {
+            world.restart_gateway().await;
+        }
+        if happens(world.plan.drains) {
+            world.drain_gateway().await;
+        }
+        if happens(world.plan.replays) {
+            world.replay();
+        }
+    }
+}

@@ -91,8 +91,8 @@ impl Model {
         match kind {
             // What a stream has sent is not kept, so that no other connection could send it again.
             RpcErrorKind::Cancelled | RpcErrorKind::SessionLost if is_stream(id) => true,
-            // Cut while it was uploaded: it certainly did not run, and the gateway keeps no half of it.
-            RpcErrorKind::Cancelled if execution == Execution::NotRun => true,
+            // Cut while it was uploaded, and its head had gone on to the backend: the gateway keeps no half of it.
+            RpcErrorKind::Cancelled if execution == Execution::MayHaveRun => true,
             // The first WELCOME of a session was lost: the client does not know the id of what it had begun.
             RpcErrorKind::SessionLost if execution == Execution::MayHaveRun => true,
             RpcErrorKind::BackendUnavailable | RpcErrorKind::BackendFailed => self.backend_failed,

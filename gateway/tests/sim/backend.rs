@@ -36,7 +36,7 @@ pub(crate) fn answer_of(id: u64, streams: bool) -> Vec<Bytes> {
         bytes.put_u64(id);
         bytes.put_u64(n as u64);
         // Half of it can be compressed.
-        bytes.extend((0..size).map(|_| if id % 2 == 0 { chance.u8(..) } else { n as u8 }));
+        bytes.extend((0..size).map(|_| if id.is_multiple_of(2) { chance.u8(..) } else { n as u8 }));
         bytes.freeze()
     };
     (0..count).map(message).collect()

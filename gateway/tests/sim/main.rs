@@ -5,6 +5,14 @@
 //! Each seed is a process of its own (determinism.rs says why). `TOWLINE_SIM_SEEDS=100000` or `=500..600` says
 //! how many or which; a seed that fails prints how to run it alone.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
 mod app;
 mod backend;
 mod determinism;

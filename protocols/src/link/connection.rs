@@ -39,13 +39,11 @@ pub struct Connection {
     /// Streams that can send: urgency, turn, sequence number. The first is the next.
     ready: BTreeSet<(u8, u64, u64)>,
     turn: u64,
-    /// Streams that wait for credit of the connection.
-    blocked: Vec<u64>,
     send_window: i64,
     receive_window: i64,
     /// Below 0 when more was lent than is owed.
     credit_pending: i64,
-    inboxes: Box<Inboxes>,
+    backlog: Box<Backlog>,
     /// The highest sequence number seen on this connection; what lies below and is not open is over.
     seq_highest: u64,
     /// Client: what HELLO waited for, until WELCOME says which of it the server has.
@@ -56,15 +54,17 @@ pub struct Connection {
     block: Vec<u8>,
 }
 
-/// What the inboxes of all streams amount to. Apart, since drivers hold a connection within their tasks.
+/// What waits in all streams together. Apart, since drivers hold a connection within their tasks.
 #[derive(Debug, Default)]
-struct Inboxes {
+struct Backlog {
     /// Decompressed and not consumed, bytes.
     inflated: usize,
     /// Room for compressed messages that were lent credit to arrive, bytes.
     reserved: usize,
     /// Streams with something in their inbox, or with a message that arrives without a loan.
     tended: Vec<u64>,
+    /// Streams that wait for credit of the connection.
+    blocked: Vec<u64>,
 }
 
 impl Connection {
@@ -94,11 +94,10 @@ impl Connection {
             streams: BTreeMap::new(),
             ready: BTreeSet::new(),
             turn: 0,
-            blocked: Vec::new(),
             send_window,
             receive_window: limits.connection_window.into(),
             credit_pending: 0,
-            inboxes: Box::default(),
+            backlog: Box::default(),
             seq_highest: 0,
             waiting: Vec::new(),
             encoder: None,
@@ -266,7 +265,7 @@ impl Connection {
         };
         stream.inflated_held -= inflated;
         stream.inflated_wire -= wire;
-        self.inboxes.inflated -= inflated;
+        self.backlog.inflated -= inflated;
         let plain = (bytes - inflated).min(stream.plain_held);
         stream.plain_held -= plain;
         self.grant(seq, wire + plain);
@@ -314,8 +313,8 @@ impl Connection {
         if self.streams.is_empty() {
             (self.streams, self.ready) = (BTreeMap::new(), BTreeSet::new());
         }
-        self.blocked.shrink_to_fit();
-        self.inboxes.tended.shrink_to_fit();
+        self.backlog.blocked.shrink_to_fit();
+        self.backlog.tended.shrink_to_fit();
         self.block = Vec::new();
     }
 
@@ -331,13 +330,13 @@ impl Connection {
     fn remove(&mut self, seq: u64) -> Option<Box<Stream>> {
         let stream = self.streams.remove(&seq)?;
         if stream.is_scheduled && !self.ready.remove(&(stream.urgency, stream.turn, seq)) {
-            self.blocked.retain(|&blocked| blocked != seq);
+            self.backlog.blocked.retain(|&blocked| blocked != seq);
         }
         if stream.is_tended {
-            self.inboxes.tended.retain(|&tended| tended != seq);
+            self.backlog.tended.retain(|&tended| tended != seq);
         }
-        self.inboxes.inflated -= stream.inflated_held;
-        self.inboxes.reserved -= stream.reserved_all();
+        self.backlog.inflated -= stream.inflated_held;
+        self.backlog.reserved -= stream.reserved_all();
         self.grant_connection(stream.wire_held());
         Some(stream)
     }

@@ -23,7 +23,7 @@ pub struct Dormant {
 impl Connection {
     /// Whether no request is open, nothing is to be sent and no event is to be taken.
     pub fn is_idle(&self) -> bool {
-        self.streams.is_empty() && self.inboxes.tended.is_empty() && self.control.is_idle()
+        self.streams.is_empty() && self.backlog.tended.is_empty() && self.control.is_idle()
     }
 
     /// What is to be kept of a connection that [is idle](Self::is_idle); `None` for any other, and for a client's.

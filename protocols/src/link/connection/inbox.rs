@@ -77,12 +77,12 @@ impl Connection {
 
     /// The next event out of an inbox, from each stream in turn.
     pub(super) fn next_inbound(&mut self) -> Option<Event> {
-        for _ in 0..self.inboxes.tended.len() {
-            if self.inboxes.tended.is_empty() {
+        for _ in 0..self.backlog.tended.len() {
+            if self.backlog.tended.is_empty() {
                 break;
             }
             // As many as there are slow streams, so few that moving them costs nothing.
-            let seq = self.inboxes.tended.remove(0);
+            let seq = self.backlog.tended.remove(0);
             if let Some(stream) = self.streams.get_mut(&seq) {
                 stream.is_tended = false;
             }
@@ -109,7 +109,7 @@ impl Connection {
             && (!stream.inbox.is_empty() || stream.unlent > 0)
             && !std::mem::replace(&mut stream.is_tended, true)
         {
-            self.inboxes.tended.push(seq);
+            self.backlog.tended.push(seq);
         }
     }
 
@@ -131,11 +131,11 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(&seq) else { return };
         if stream.reserved == 0 {
             let reserved = stream.reader.arriving_bytes();
-            if !is_ready(stream, limits) || self.inboxes.reserved + reserved > room(limits) {
+            if !is_ready(stream, limits) || self.backlog.reserved + reserved > room(limits) {
                 return;
             }
             stream.reserved = reserved;
-            self.inboxes.reserved += reserved;
+            self.backlog.reserved += reserved;
         }
         let unlent = std::mem::take(&mut stream.unlent);
         self.grant_stream(seq, unlent);
@@ -146,7 +146,7 @@ impl Connection {
         let limits = self.control.config().limits.clamped();
         let stream = self.streams.get_mut(&seq)?;
         let is_full =
-            stream.delivered() >= limits.stream_window as usize || self.inboxes.inflated >= room(limits);
+            stream.delivered() >= limits.stream_window as usize || self.backlog.inflated >= room(limits);
         match stream.inbox.front_mut() {
             None => {
                 self.lend(seq);
@@ -169,7 +169,7 @@ impl Connection {
         }
         let event = match inbound {
             Inbound::Compressed { frame, content_bytes, wire, reserved, end } => {
-                self.inboxes.reserved -= reserved;
+                self.backlog.reserved -= reserved;
                 self.inflate(seq, &frame, content_bytes, wire, end)?
             }
             Inbound::Part { message_bytes, bytes, end_of_message, end } => {
@@ -206,7 +206,7 @@ impl Connection {
                 let stream = self.streams.get_mut(&seq)?;
                 stream.inflated_held += bytes.len();
                 stream.inflated_wire += wire;
-                self.inboxes.inflated += bytes.len();
+                self.backlog.inflated += bytes.len();
                 let message_bytes = Some(content_bytes);
                 Some(Event::MessagePart { seq, message_bytes, bytes, end_of_message: true, end })
             }

@@ -81,7 +81,7 @@ impl Connection {
         stream.queue.clear();
         stream.queued_bytes = 0;
         stream.receiving = Receiving::Ended;
-        self.inboxes.reserved -= std::mem::take(&mut stream.reserved);
+        self.backlog.reserved -= std::mem::take(&mut stream.reserved);
         stream.inbox.push_back(Inbound::Last(Box::new(reset)));
     }
 

@@ -59,7 +59,7 @@ impl Connection {
 
     /// The connection's window has opened.
     pub(super) fn unblock(&mut self) {
-        for seq in std::mem::take(&mut self.blocked) {
+        for seq in std::mem::take(&mut self.backlog.blocked) {
             if let Some(stream) = self.streams.get_mut(&seq) {
                 stream.is_scheduled = false;
                 self.schedule(seq);
@@ -190,7 +190,7 @@ impl Connection {
             && connection_is_short
         {
             stream.is_scheduled = true;
-            self.blocked.push(seq);
+            self.backlog.blocked.push(seq);
         }
     }
 

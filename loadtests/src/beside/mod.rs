@@ -19,6 +19,7 @@ mod quic;
 mod records;
 mod servers;
 mod shangmi;
+mod sizes;
 pub mod stand;
 mod table;
 
@@ -28,7 +29,7 @@ use clap::{Args, Subcommand};
 
 pub use self::{
     drain::DrainArgs, early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs,
-    quic::QuicArgs, records::RecordsArgs, shangmi::ShangMiArgs,
+    quic::QuicArgs, records::RecordsArgs, shangmi::ShangMiArgs, sizes::BytesArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -49,6 +50,8 @@ pub enum Benchmark {
     Quic(QuicArgs),
     /// SM4-GCM, SM3 and SM2 beside RustCrypto, OpenSSL and Tongsuo
     Shangmi(ShangMiArgs),
+    /// Bytes per exchange of the corpus, beside HTTP/1.1, HTTP/2 and gRPC
+    Bytes(BytesArgs),
     /// A drain under load: calls lost or doubled, and how reconnects spread
     Drain(DrainArgs),
 }
@@ -92,6 +95,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Records(args) => &args.common,
         Benchmark::Quic(args) => &args.common,
         Benchmark::Shangmi(args) => &args.common,
+        Benchmark::Bytes(args) => &args.common,
         Benchmark::Drain(args) => &args.common,
     };
     let ground = Ground::new(common.towline.as_deref())?;
@@ -104,6 +108,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
         Benchmark::Quic(args) => quic::run(args, &ground, &mut report)?,
         Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
+        Benchmark::Bytes(args) => sizes::run(args, &mut report)?,
         Benchmark::Drain(args) => drain::run(args, &ground, &mut report)?,
     }
     report.publish(common.json.as_deref())?;

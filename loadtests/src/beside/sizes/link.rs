@@ -65,21 +65,21 @@ impl Link {
             server: Connection::server(config, now),
             opening_bytes: 0,
         };
-        let flow = link.to_server()?;
+        let flow = link.carry_up()?;
         link.opening_bytes = PREFACE.len() + flow.header + flow.body;
         let welcome = Welcome { session_id: 7, ..Welcome::default() };
         link.session.on_welcome(&hello, &welcome);
         link.server.control().welcome(welcome);
-        link.to_client()?;
+        link.carry_down()?;
         Ok(link)
     }
 
     /// Carries what the client has to send, and takes what comes of it at the server.
-    fn to_server(&mut self) -> Result<Flow, String> {
+    fn carry_up(&mut self) -> Result<Flow, String> {
         carry(self.now, &mut self.client, &mut self.server)
     }
 
-    fn to_client(&mut self) -> Result<Flow, String> {
+    fn carry_down(&mut self) -> Result<Flow, String> {
         carry(self.now, &mut self.server, &mut self.client)
     }
 
@@ -111,14 +111,14 @@ impl Wire for Link {
 
     fn exchange(&mut self, exchange: &Exchange) -> Result<Sizes, String> {
         let seq = self.ask(exchange)?;
-        let request = self.to_server()?;
+        let request = self.carry_up()?;
         self.answer(seq, &exchange.link.response)?;
-        let response = self.to_client()?;
+        let response = self.carry_down()?;
         self.session.taken(seq);
         if let Some(ack) = self.session.take_ack() {
             self.client.control().ack(ack);
         }
-        let ack = self.to_server()?;
+        let ack = self.carry_up()?;
         Ok(Sizes {
             request_header: request.header,
             request_body: request.body,

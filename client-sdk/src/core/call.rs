@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use towline_protocols::link::{RequestHead, RpcError};
+use towline_protocols::link::{Execution, RequestHead, RpcError};
 
 use super::{Core, Key, SharedWakers};
 
@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) dirty: bool,
     pub(crate) started: Instant,
     pub(crate) attempts: u32,
+    /// An attempt before the one under way may have run: no later error may say that the call did not.
+    may_have_run: bool,
     /// How often its answer needed a dictionary that is not held.
     pub(crate) unreadable: u8,
     out: Outgoing,
@@ -91,6 +93,7 @@ impl Call {
             dirty: false,
             started: now,
             attempts: 0,
+            may_have_run: false,
             unreadable: 0,
             finished: out.message.is_some(),
             out,
@@ -188,20 +191,26 @@ impl Call {
         self.wakers.writable.notify_one();
     }
 
-    /// The gateway never had the request.
-    pub(super) fn send_again(&mut self) {
+    /// The gateway does not have the request. If it remembers the session it never had it; if not, nobody knows.
+    pub(super) fn send_again(&mut self, resumed: bool) {
         if self.place == Place::Unknown {
             self.place = Place::Off;
+            self.may_have_run |= !resumed;
         }
     }
 
-    pub(super) fn reopened(&mut self, seq: u64) {
+    /// It is tried again under another number after `error`.
+    pub(super) fn reopened(&mut self, seq: u64, error: &RpcError) {
+        self.may_have_run |= error.execution != Execution::NotRun;
         self.seq = seq;
         self.place = Place::Off;
         self.end_sent = false;
     }
 
-    pub(crate) fn fail(&mut self, error: RpcError) {
+    pub(crate) fn fail(&mut self, mut error: RpcError) {
+        if self.may_have_run && error.execution == Execution::NotRun {
+            error.execution = Execution::MayHaveRun;
+        }
         self.incoming.end.get_or_insert(Err(error));
         self.wake_all();
     }

@@ -191,7 +191,7 @@ impl Core {
             self.by_seq.remove(&seq);
             self.by_seq.insert(again, key);
             if let Some(call) = self.calls.get_mut(&key) {
-                call.reopened(again);
+                call.reopened(again, &error);
             }
             self.touch(key);
             return;

@@ -356,7 +356,7 @@ impl Core {
             let Some(&key) = self.by_seq.get(&seq) else { continue };
             let Some(call) = self.calls.get_mut(&key) else { continue };
             match fate {
-                Fate::Send => call.send_again(),
+                Fate::Send => call.send_again(welcome.resumed),
                 Fate::Keep { messages_received } => {
                     call.kept();
                     kept.push((key, messages_received));

@@ -252,10 +252,11 @@ async fn a_request_that_waits_for_a_gateway_that_was_killed_is_run_once_by_the_n
     network.cut();
     state(&client, |state| !matches!(state, ConnectionState::Online { .. })).await;
     backend.release();
+    // While nobody listens the call would go out on several connections, and nobody could say that it has not run.
+    let _process = Process::start(address, folder.path(), &backend, "").await;
     // Numbered below what the next gateway knows nothing of, and sent before it can say so.
     let caller = client.clone();
     let paying = tokio::spawn(async move { caller.call(call("Hold", "paid")).await });
-    let _process = Process::start(address, folder.path(), &backend, "").await;
     assert_eq!(paying.await.unwrap().unwrap().into_grpc().unwrap(), "paid");
     online(&client).await;
     assert_eq!(backend.counts("Hold").started, 1);

@@ -50,8 +50,7 @@ async fn until(bed: &Bed, wanted: impl Fn(&Counted) -> bool) {
 
 #[tokio::test]
 async fn a_first_flight_that_is_sent_again_byte_for_byte_runs_nothing_twice() {
-    let bed =
-        Bed::on_loopback(|settings| settings.limits.handshake_timeout = Duration::from_millis(500)).await;
+    let bed = Bed::on_loopback(|settings| settings.limits.handshake_timeout = Duration::from_secs(3)).await;
     let nat = Nat::start(bed.address()).await;
     let client = client(nat.address(), bed.ca.clone());
     assert_eq!(echo(&client, "first", 0).await, "first");

@@ -170,7 +170,8 @@ mod tests {
         let http1 = first(&mut Http1);
         let http2 = first(&mut Http2::open(Coding::JsonGzip).unwrap());
         assert!(http1.iter().all(|sizes| sizes.request_header > 700));
-        assert!(http2[0].request_header > 300 && http2[9].request_header < 200, "{http2:?}");
+        // Token, request id and trace are new or never indexed: they are sent each time there too.
+        assert!(http2[9].request_header + 150 < http2[0].request_header, "{http2:?}");
         assert!(mean(http2.iter())[4] < mean(http1.iter())[4] / 2.0);
     }
 

@@ -312,7 +312,8 @@ fn request_head(request: &CallRequest) -> RequestHead {
         value: Bytes::copy_from_slice(value.as_bytes()),
         sensitive: value.is_sensitive(),
     }));
-    RequestHead { priority: request.priority, idempotent: request.idempotent, deadline: None, fields }
+    let CallRequest { priority, idempotent, .. } = *request;
+    RequestHead { priority, idempotent, fields, ..RequestHead::default() }
 }
 
 /// What a call gets that is asked for after the client has closed.

@@ -239,13 +239,15 @@ impl Core {
         if !opened && !may_open {
             return false;
         }
+        let mut acknowledges = false;
         if !opened {
             if let Err(error) = self.identity.used_sequence(call.seq) {
                 tracing::warn!("the identity file cannot be written: {error}");
             }
             self.session.on_request_sent(call.seq);
+            acknowledges = self.session.acknowledge_with(call.seq);
         }
-        if let Err(error) = call.pump(sink, now) {
+        if let Err(error) = call.pump(sink, acknowledges, now) {
             call.fail(error);
         }
         true
@@ -253,13 +255,20 @@ impl Core {
 }
 
 impl Call {
-    fn pump(&mut self, sink: &mut impl RequestSink, now: Instant) -> Result<(), RpcError> {
+    /// `acknowledges`: what REQUEST tells of those before it.
+    fn pump(
+        &mut self,
+        sink: &mut impl RequestSink,
+        acknowledges: bool,
+        now: Instant,
+    ) -> Result<(), RpcError> {
         if self.place == Place::Off {
             self.place = Place::On;
             self.attempts += 1;
             self.end_sent = self.out.bodiless;
             let deadline = Some(self.out.deadline.saturating_duration_since(now));
-            sink.request(self.seq, RequestHead { deadline, ..self.out.head.clone() }, self.end_sent)?;
+            let head = RequestHead { deadline, acknowledges, ..self.out.head.clone() };
+            sink.request(self.seq, head, self.end_sent)?;
         }
         if let (Some(message), false) = (&self.out.message, self.end_sent) {
             self.end_sent = true;

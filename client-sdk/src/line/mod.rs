@@ -44,6 +44,11 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// A burst of calls has pauses; a line without calls for so long is idle.
 const FETCH_AFTER: Duration = Duration::from_millis(500);
+/// How long an ACK waits for a request that says the same. The gateway keeps the answers until then, so that many
+/// of them, or large ones, do not wait.
+const ACK_AFTER: Duration = Duration::from_secs(1);
+const ACK_OUTCOMES_MAX: usize = 16;
+const ACK_BYTES_MAX: usize = 32 << 10;
 
 /// Why a connection ended and what is to be done next.
 #[derive(Debug)]
@@ -134,6 +139,8 @@ struct Line<S> {
     leaving: Option<Leaving>,
     /// Since when nothing is under way.
     idle_since: Option<Instant>,
+    /// Since when there are outcomes that were taken and not told.
+    ack_since: Option<Instant>,
 }
 
 /// GOAWAY came: when to go, and where.
@@ -169,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             early_data: false,
             leaving: None,
             idle_since: None,
+            ack_since: None,
         }
     }
 
@@ -262,12 +270,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             let changed = std::mem::take(&mut core.network_changed);
             (core.closing.clone(), core.reconnect || (changed && !machine.move_on(now)))
         });
+        self.acknowledge(now, closing.is_some());
         reconnect |= self.machine.is_lost(now);
         if let Some(reason) = closing {
             self.machine.control().close(CloseCode::Done, &reason);
             return Some(self.end(reason, Next::Never(RpcErrorKind::Cancelled)));
         }
         reconnect.then(|| self.end("a new connection was asked for".to_owned(), Next::AtOnce))
+    }
+
+    /// Tells which outcomes were taken. The next request does it for nothing, so that an ACK waits for one.
+    fn acknowledge(&mut self, now: Instant, at_once: bool) {
+        let (outcomes, bytes) = self.shared.with(|core| core.session.ack_due());
+        if !self.online || outcomes == 0 {
+            self.ack_since = None;
+            return;
+        }
+        let since = *self.ack_since.get_or_insert(now);
+        if at_once || now >= since + ACK_AFTER || outcomes >= ACK_OUTCOMES_MAX || bytes >= ACK_BYTES_MAX {
+            let control = self.machine.control();
+            self.shared.with(|core| {
+                while let Some(ack) = core.session.take_ack() {
+                    control.ack(ack);
+                }
+            });
+            self.ack_since = None;
+        }
     }
 
     /// Asks for the next piece of a dictionary, once nothing else was under way for a while.
@@ -418,6 +446,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
         moved.into_iter().for_each(&mut sooner);
         self.fetch_due().into_iter().for_each(&mut sooner);
+        self.ack_since.map(|since| since + ACK_AFTER).into_iter().for_each(&mut sooner);
         if let Some(leaving) = &self.leaving {
             let now = Instant::now();
             sooner(if now < leaving.from { leaving.from } else { leaving.by });
@@ -535,9 +564,6 @@ impl Machine {
 const PUBLISH_QUEUE_BYTES: usize = 64 << 10;
 
 fn tell_control(control: &mut link::Control, core: &mut Core) {
-    while let Some(ack) = core.session.take_ack() {
-        control.ack(ack);
-    }
     while let Some((priority, id)) = core.session.take_push_ack() {
         control.push_ack(priority, id);
     }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        CloseCode, Execution, Hello, LinkError, RequestHead, RpcError, RpcErrorKind, Subscribed, Welcome,
+        Ack, CloseCode, Execution, Hello, LinkError, RequestHead, RpcError, RpcErrorKind, Subscribed, Welcome,
     },
     mqtt::topic,
 };
@@ -172,6 +172,10 @@ impl Door {
 
     /// Follows REQUEST: runs it, or attaches to what ran already. `end` says that no message follows.
     pub(super) fn open(&self, seq: u64, head: &RequestHead, end: bool, credits: &Arc<Credits>) -> Opening {
+        // While it visits, the bit says no more than HELLO's floor, which counts when the session is held.
+        if head.acknowledges && self.holds.is_complete() {
+            self.lease.acknowledge(&Ack { floor: seq - 1, seqs: Vec::new() });
+        }
         let (producer, consumer) = match self.lease.begin(seq) {
             // Only what has not run may be refused as not run; dropped, it is as if it had not come.
             Begin::Run(..) if self.refuses_requests() => {

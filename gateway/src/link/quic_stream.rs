@@ -1,11 +1,13 @@
 //! Requests on QUIC: each has a stream and a task of its own.
 
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -315,6 +317,8 @@ impl Stream {
         tokio::pin!(stopped);
         loop {
             self.follow_events(&consumer)?;
+            let sent = self.send_ready(&mut consumer);
+            self.checked(seq, sent)?;
             if self.half.ended && self.half.out.is_empty() {
                 // A client that still sends has its answer already.
                 let _ = self.half.send.finish();
@@ -339,13 +343,31 @@ impl Stream {
                     Ok(())
                 }
             };
-            match &turned {
-                Err(Over::Cancelled) => self.door.lease.cancel(seq, "the client lost interest"),
-                Err(Over::Refused(error)) => self.door.lease.cancel(seq, &error.message),
-                Ok(()) | Err(Over::Lost | Over::Unreadable) => {}
-            }
-            turned?;
+            self.checked(seq, turned)?;
         }
+    }
+
+    /// Where the answer is not wanted any more, the request is cancelled.
+    fn checked(&self, seq: u64, turned: Result<(), Over>) -> Result<(), Over> {
+        match &turned {
+            Err(Over::Cancelled) => self.door.lease.cancel(seq, "the client lost interest"),
+            Err(Over::Refused(error)) => self.door.lease.cancel(seq, &error.message),
+            Ok(()) | Err(Over::Lost | Over::Unreadable) => {}
+        }
+        turned
+    }
+
+    /// Sends what of the answer is there, so that it leaves in as few frames and packets as it can.
+    fn send_ready(&mut self, consumer: &mut Consumer) -> Result<(), Over> {
+        while !self.half.ended && self.half.out.len() < OUT_BYTES_MAX {
+            let mut nobody = Context::from_waker(Waker::noop());
+            match pin!(consumer.next()).poll(&mut nobody) {
+                Poll::Ready(next) => self.send_next(next)?,
+                Poll::Pending => break,
+            }
+        }
+        let flushed = self.codec.flush(&mut self.half.out);
+        flushed.map_err(|error| Over::Refused(head::answer_lost(error)))
     }
 
     fn send_next(&mut self, next: Option<(ExchangePart, bool)>) -> Result<(), Over> {

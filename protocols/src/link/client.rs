@@ -30,6 +30,8 @@ pub struct Session {
     calls: BTreeMap<u64, Call>,
     /// Outcomes taken above the floor, not yet told.
     ack_due: Vec<u64>,
+    /// Message bytes of the answers of `ack_due`.
+    ack_bytes: usize,
     floor_told: u64,
     pushes: Pushes,
 }
@@ -76,6 +78,8 @@ struct Call {
     messages_received: u64,
     /// Bytes of the message that is still arriving that the application has, over all connections.
     partial_bytes: usize,
+    /// Message bytes of its answer.
+    bytes_received: usize,
     /// Bytes of the message now arriving that were delivered on an earlier connection.
     skip_bytes: usize,
 }
@@ -110,6 +114,7 @@ impl Session {
             seq_next: 1,
             calls: BTreeMap::new(),
             ack_due: Vec::new(),
+            ack_bytes: 0,
             floor_told: 0,
             pushes: Pushes::default(),
         }
@@ -161,6 +166,7 @@ impl Session {
     pub fn hello(&mut self, base: Hello) -> Hello {
         self.epoch += 1;
         self.ack_due.clear();
+        self.ack_bytes = 0;
         self.floor_told = self.floor();
         for call in self.calls.values_mut().filter(|call| call.phase == Phase::Waiting) {
             call.connections += 1;
@@ -225,6 +231,7 @@ impl Session {
                 call.skip_bytes -= skipped;
                 _ = bytes.split_to(skipped);
                 call.partial_bytes += bytes.len();
+                call.bytes_received += bytes.len();
                 if *end_of_message {
                     call.messages_received += 1;
                     (call.partial_bytes, call.skip_bytes) = (0, 0);
@@ -254,8 +261,9 @@ impl Session {
 
     /// The application has the whole outcome, or wants it no longer: the server may forget it.
     pub fn taken(&mut self, seq: u64) {
-        if self.calls.remove(&seq).is_some() {
+        if let Some(call) = self.calls.remove(&seq) {
             self.ack_due.push(seq);
+            self.ack_bytes += call.bytes_received;
         }
     }
 
@@ -280,6 +288,24 @@ impl Session {
         Some(self.open(options))
     }
 
+    /// Outcomes that were taken and not told, and the message bytes of their answers, which the server keeps.
+    pub fn ack_due(&self) -> (usize, usize) {
+        (self.ack_due.len(), self.ack_bytes)
+    }
+
+    /// Whether REQUEST `seq`, which goes out now, can tell what was taken in place of an ACK: nothing before it
+    /// is still wanted.
+    pub fn acknowledge_with(&mut self, seq: u64) -> bool {
+        let floor = self.floor();
+        if floor + 1 != seq || floor == self.floor_told {
+            return false;
+        }
+        self.floor_told = floor;
+        self.ack_due.retain(|&due| due > floor);
+        self.ack_bytes = 0;
+        true
+    }
+
     /// Outcomes taken since the last time, to be sent as ACK.
     pub fn take_ack(&mut self) -> Option<Ack> {
         let floor = self.floor();
@@ -289,6 +315,7 @@ impl Session {
             return None;
         }
         self.floor_told = floor;
+        self.ack_bytes = 0;
         // A frame holds 1024; what is left goes with the next.
         self.ack_due = seqs.split_off(seqs.len().min(ACK_SINGLES_MAX));
         Some(Ack { floor, seqs })
@@ -345,6 +372,7 @@ impl Call {
             response_received: false,
             messages_received: 0,
             partial_bytes: 0,
+            bytes_received: 0,
             skip_bytes: 0,
         }
     }

@@ -143,6 +143,8 @@ pub struct RequestHead {
     pub priority: Priority,
     /// Running it twice does no harm.
     pub idempotent: bool,
+    /// The client has taken the outcomes of all requests before this one: an ACK that costs no byte.
+    pub acknowledges: bool,
     /// How long the caller still waits.
     pub deadline: Option<Duration>,
     /// Header list; pseudo-header fields first.

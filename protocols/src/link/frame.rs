@@ -70,6 +70,7 @@ pub enum FrameType {
     Offer = 25,
     Fetch = 26,
     Piece = 27,
+    Answer = 28,
 }
 
 /// A decoded frame.
@@ -179,6 +180,13 @@ pub enum Frame {
     Fetch(proto::Fetch),
     /// A piece of a dictionary.
     Piece(proto::Piece),
+    /// A whole answer of gRPC: `super::answer` has the fields that it stands for.
+    Answer {
+        /// The request.
+        seq: u64,
+        /// Its only message, whole.
+        part: Part,
+    },
     /// An extension frame (types 29 to 31) that this version ignores.
     Extension(u8),
 }
@@ -192,6 +200,8 @@ pub struct RequestFrame {
     pub priority: Priority,
     /// Running it twice does no harm.
     pub idempotent: bool,
+    /// The outcomes of all requests before this one have been taken.
+    pub acknowledges: bool,
     /// Milliseconds that the caller still waits.
     pub deadline_ms: Option<u64>,
     /// HPACK block.

@@ -323,6 +323,13 @@ impl OutPart {
         self.end
     }
 
+    /// Bytes in a frame that holds the whole message, lengths included; `None` when it begins or ends elsewhere, or
+    /// when the half ends with it.
+    pub(crate) fn whole_bytes(&self) -> Option<usize> {
+        let first = self.first.filter(|_| self.last && !self.end)?;
+        Some(first.content_bytes.map_or(0, varint::size) + self.bytes.len())
+    }
+
     /// Takes what fits into `room` bytes of frame and flow-control credit, lengths included; `None` when
     /// not even one byte of the message does.
     pub(crate) fn next_chunk(&mut self, room: usize) -> Option<Chunk> {

@@ -6,6 +6,7 @@
 //! - [`client::Session`] outlives connections: sequence numbers, what to send again, what was taken.
 //! - [`server::Ledger`] is its counterpart: which request ran, which outcome is still kept.
 
+mod answer;
 pub mod client;
 mod config;
 mod connection;

@@ -10,7 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Config, Event, Execution, Peer, RequestHead, Role, RpcError, RpcErrorKind,
+    Config, Event, Execution, Peer, RequestHead, Role, RpcError, RpcErrorKind, answer,
     field_tables::FieldTables,
     frame::{
         self, DataFrame, FLAG_END, Frame, FrameType, Part, RequestFrame, ResponseFrame, put_stream_frame,
@@ -51,6 +51,7 @@ pub struct StreamCodec {
     /// A frame whose header block waits for so many insertions; nothing is read behind it.
     blocked: Option<(u64, Frame)>,
     sending_ended: bool,
+    held: Held,
     reader: MessageReader,
     writer: MessageWriter,
     events: VecDeque<Queued>,
@@ -61,6 +62,17 @@ enum Receiving {
     Head,
     Body,
     Ended,
+}
+
+/// What of an answer is held back, since ANSWER may come to stand for it.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    /// The head that ANSWER has.
+    Head,
+    /// And one message.
+    Message(OutPart),
 }
 
 #[derive(Debug)]
@@ -96,6 +108,7 @@ impl StreamCodec {
             receiving: Receiving::Head,
             blocked: None,
             sending_ended: false,
+            held: Held::Nothing,
             reader: MessageReader::default(),
             writer: MessageWriter::default(),
             events: VecDeque::new(),
@@ -185,7 +198,14 @@ impl StreamCodec {
         let block = self.encode_block(&head.fields)?;
         self.writer.belongs_to(&head.fields);
         let deadline_ms = head.deadline.map(|deadline| deadline.as_millis() as u64);
-        let options = request_options(head.priority, head.idempotent, deadline_ms, false, block.len());
+        let options = request_options(
+            head.priority,
+            head.idempotent,
+            deadline_ms,
+            false,
+            head.acknowledges,
+            block.len(),
+        );
         put_stream_frame(FrameType::Request, end_flag(end), self.seq, &[options.as_slice(), &block], out);
         self.sending_ended = end;
         Ok(())
@@ -197,13 +217,18 @@ impl StreamCodec {
         self.sending_ended = true;
     }
 
-    /// Server: begins the answer.
+    /// Server: begins the answer. An ordinary answer of gRPC is held back until it is whole, or until
+    /// [`StreamCodec::flush`].
     pub fn send_response(
         &mut self,
         fields: &[HeaderField],
         end: bool,
         out: &mut BytesMut,
     ) -> Result<(), RpcError> {
+        if !end && answer::is_head(fields) {
+            self.held = Held::Head;
+            return Ok(());
+        }
         let block = self.encode_block(fields)?;
         let options = response_options(false, block.len());
         put_stream_frame(FrameType::Response, end_flag(end), self.seq, &[options.as_slice(), &block], out);
@@ -217,6 +242,12 @@ impl StreamCodec {
         let peer = &self.settings.peer;
         let part =
             self.writer.message(message, end, peer.compressor.as_ref(), peer.limits.message_bytes_max)?;
+        let fits = part.whole_bytes().is_some_and(|bytes| bytes <= self.frame_room());
+        if fits && matches!(self.held, Held::Head) {
+            self.held = Held::Message(part);
+            return Ok(());
+        }
+        self.flush(out)?;
         self.put_part(part, out);
         Ok(())
     }
@@ -232,6 +263,7 @@ impl StreamCodec {
         self.check_sending()?;
         let message_bytes_max = self.settings.peer.limits.message_bytes_max;
         if let Some(part) = self.writer.part(message_bytes, part, end, message_bytes_max)? {
+            self.flush(out)?;
             self.put_part(part, out);
         }
         Ok(())
@@ -241,6 +273,7 @@ impl StreamCodec {
     pub fn send_end(&mut self, out: &mut BytesMut) -> Result<(), RpcError> {
         self.check_sending()?;
         self.writer.check_end()?;
+        self.flush(out)?;
         put_stream_frame(FrameType::Data, FLAG_END, self.seq, &[], out);
         self.sending_ended = true;
         Ok(())
@@ -250,9 +283,36 @@ impl StreamCodec {
     pub fn send_trailers(&mut self, fields: &[HeaderField], out: &mut BytesMut) -> Result<(), RpcError> {
         self.check_sending()?;
         self.writer.check_end()?;
+        let room = self.frame_room();
+        if let Held::Message(part) = &mut self.held
+            && answer::is_trailers(fields)
+            && let Some(chunk) = part.next_chunk(room)
+        {
+            self.held = Held::Nothing;
+            let slices = [chunk.lengths.as_slice(), &chunk.bytes];
+            put_stream_frame(FrameType::Answer, chunk.flags, self.seq, &slices, out);
+            self.sending_ended = true;
+            return Ok(());
+        }
+        self.flush(out)?;
         let block = self.encode_block(fields)?;
         put_stream_frame(FrameType::Trailers, FLAG_END, self.seq, &[&block], out);
         self.sending_ended = true;
+        Ok(())
+    }
+
+    /// Appends what of an answer was held back. For a driver that has no more of the answer at hand.
+    pub fn flush(&mut self, out: &mut BytesMut) -> Result<(), RpcError> {
+        let held = std::mem::take(&mut self.held);
+        if matches!(held, Held::Nothing) {
+            return Ok(());
+        }
+        let block = self.encode_block(&answer::head())?;
+        let options = response_options(false, block.len());
+        put_stream_frame(FrameType::Response, 0, self.seq, &[options.as_slice(), &block], out);
+        if let Held::Message(part) = held {
+            self.put_part(part, out);
+        }
         Ok(())
     }
 
@@ -260,6 +320,7 @@ impl StreamCodec {
     pub fn reset(&mut self, error: &RpcError, out: &mut BytesMut) {
         // Before the first frame is understood there is no number to name.
         let seq = self.seq.max(1);
+        self.held = Held::Nothing;
         frame::encode(&Frame::Reset { seq, error: error.clone() }, out);
         self.sending_ended = true;
     }
@@ -270,8 +331,7 @@ impl StreamCodec {
         if bare_end {
             part = part.without_end();
         }
-        let frame_bytes_max = self.settings.peer.limits.frame_bytes_max as usize;
-        let room = frame_bytes_max.saturating_sub(8).min(CHUNK_BYTES_MAX);
+        let room = self.frame_room();
         while let Some(chunk) = part.next_chunk(room) {
             let slices = [chunk.lengths.as_slice(), &chunk.bytes];
             put_stream_frame(FrameType::Data, chunk.flags, self.seq, &slices, out);
@@ -282,6 +342,12 @@ impl StreamCodec {
         if bare_end {
             put_stream_frame(FrameType::Data, FLAG_END, self.seq, &[], out);
         }
+    }
+
+    /// Message bytes of one frame.
+    fn frame_room(&self) -> usize {
+        let frame_bytes_max = self.settings.peer.limits.frame_bytes_max as usize;
+        frame_bytes_max.saturating_sub(8).min(CHUNK_BYTES_MAX)
     }
 
     fn handle_frame(&mut self, frame: Frame) -> Result<(), RpcError> {
@@ -301,6 +367,7 @@ impl StreamCodec {
                 Ok(())
             }
             (Role::Client, Frame::Response(response)) => self.on_response(response, fields),
+            (Role::Client, Frame::Answer { seq, part }) => self.on_answer(seq, part),
             (_, Frame::Data(data)) => self.on_data(data),
             (_, Frame::Trailers { seq, .. }) => {
                 self.check_body(seq)?;
@@ -322,7 +389,7 @@ impl StreamCodec {
     }
 
     fn on_request(&mut self, request: RequestFrame, fields: Vec<HeaderField>) -> Result<(), RpcError> {
-        let RequestFrame { seq, priority, idempotent, deadline_ms, part, end, .. } = request;
+        let RequestFrame { seq, priority, idempotent, acknowledges, deadline_ms, part, end, .. } = request;
         self.begin(seq)?;
         let arrival = match part {
             Some(part) => match self.read(part, end).map_err(not_run)? {
@@ -337,7 +404,7 @@ impl StreamCodec {
         };
         self.writer.belongs_to(&fields);
         let deadline = deadline_ms.map(Duration::from_millis);
-        let head = RequestHead { priority, idempotent, deadline, fields };
+        let head = RequestHead { priority, idempotent, acknowledges, deadline, fields };
         self.tell(Event::Request { seq, head, end: end && arrival.is_none() });
         self.events.extend(arrival);
         if end {
@@ -360,6 +427,18 @@ impl StreamCodec {
         if end {
             self.receiving = Receiving::Ended;
         }
+        Ok(())
+    }
+
+    fn on_answer(&mut self, seq: u64, part: Part) -> Result<(), RpcError> {
+        if seq != self.seq || self.receiving != Receiving::Head {
+            return Err(malformed("ANSWER for another request, or behind the beginning of an answer"));
+        }
+        self.receiving = Receiving::Ended;
+        self.tell(Event::Response { seq, fields: answer::head(), end: false });
+        let arrival = self.read(part, false)?;
+        self.events.extend(arrival);
+        self.tell(Event::Trailers { seq, fields: answer::trailers() });
         Ok(())
     }
 

@@ -70,6 +70,7 @@ fn a_broken_header_block_closes() {
         seq: 1,
         priority: Priority::NORMAL,
         idempotent: false,
+        acknowledges: false,
         deadline_ms: None,
         header_block: Bytes::from_static(&[0x80]),
         part: None,

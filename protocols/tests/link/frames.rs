@@ -43,16 +43,19 @@ fn error() -> impl Strategy<Value = RpcError> {
 }
 
 fn request() -> impl Strategy<Value = RequestFrame> {
-    (number(), 0..8u8, any::<bool>(), option::of(number()), bytes(), option::of(part()), any::<bool>())
-        .prop_map(|(seq, urgency, idempotent, deadline_ms, header_block, part, end)| RequestFrame {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (number(), 0..8u8, flags, option::of(number()), bytes(), option::of(part())).prop_map(
+        |(seq, urgency, (idempotent, acknowledges, end), deadline_ms, header_block, part)| RequestFrame {
             seq,
             priority: Priority::new(urgency),
             idempotent,
+            acknowledges,
             deadline_ms,
             header_block,
             part,
             end,
-        })
+        },
+    )
 }
 
 fn push() -> impl Strategy<Value = PushFrame> {
@@ -177,12 +180,11 @@ fn broken_rules_are_named() {
         assert!(error.rule.contains(rule), "{}: expected {rule}", error.rule);
     };
     check(&[0, 0], "frame type 0 is not defined");
-    check(&[28, 0], "frame type 28 is not defined");
     check(&[0x80 | 10, 2, 1, 0], "PING must not carry flags 0x80");
     check(&[10, 1, 1], "PING ends inside its next beat");
     check(&[11, 2, 1, 0], "PONG: 1 bytes follow the last field");
     check(&[5, 1, 0], "DATA: sequence numbers start at 1");
-    check(&[3, 3, 1, 0x40, 0], "REQUEST: bits 6 and 7 of options must be zero");
+    check(&[3, 3, 1, 0x80, 0], "REQUEST: bit 7 of options must be zero");
     check(&[3, 3, 1, 0, 9], "REQUEST ends inside its header block");
     check(&[0x20 | 3, 3, 1, 0, 0], "REQUEST: MORE and COMPRESSED need a message part");
     check(&[4, 3, 1, 1, 0], "RESPONSE: only bit 5 of options may be set");
@@ -193,6 +195,8 @@ fn broken_rules_are_named() {
     check(&[1, 1, 0xff], "HELLO: malformed protobuf");
     check(&[19, 2, 1, 0xff], "CLOSE: text is not UTF-8");
     check(&[9, 0], "ACK ends inside its floor");
+    check(&[0x80 | 28, 1, 1], "ANSWER must not carry flags 0x80");
+    check(&[28, 0], "ANSWER ends inside its sequence number");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The link protocol's machines, driven against each other and against broken peers.
 
+mod answers;
 mod calls;
 mod connections;
 mod dictionaries;

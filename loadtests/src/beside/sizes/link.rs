@@ -90,7 +90,8 @@ impl Link {
         }
         let seq = self.session.open(CallOptions::default());
         self.session.on_request_sent(seq);
-        let head = RequestHead { fields, ..RequestHead::default() };
+        let acknowledges = self.session.acknowledge_with(seq);
+        let head = RequestHead { acknowledges, fields, ..RequestHead::default() };
         let sent = self.client.send_request(seq, head, false);
         sent.and_then(|()| self.client.send_message(seq, body, true)).map_err(|error| error.to_string())?;
         Ok(seq)
@@ -114,15 +115,13 @@ impl Wire for Link {
         let request = self.carry_up()?;
         self.answer(seq, &exchange.link.response)?;
         let response = self.carry_down()?;
+        // The next request tells that it was taken; what else goes up is credit.
         self.session.taken(seq);
-        if let Some(ack) = self.session.take_ack() {
-            self.client.control().ack(ack);
-        }
-        let ack = self.carry_up()?;
+        let credit = self.carry_up()?;
         Ok(Sizes {
             request_header: request.header,
             request_body: request.body,
-            response_header: response.header + ack.header,
+            response_header: response.header + credit.header,
             response_body: response.body,
         })
     }
@@ -172,6 +171,7 @@ fn count(mut bytes: BytesMut) -> Result<Flow, String> {
         let size = before - bytes.len();
         let body = match &frame {
             Frame::Data(_) => size,
+            Frame::Answer { part, .. } => part.bytes.len(),
             Frame::Request(request) => part_bytes(request.part.as_ref().map(|part| &part.bytes)),
             Frame::Response(response) => part_bytes(response.part.as_ref().map(|part| &part.bytes)),
             _ => 0,

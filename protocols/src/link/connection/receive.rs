@@ -10,7 +10,7 @@ use crate::{
     hpack::{Decoder, HeaderField, HpackError, StaticTable},
     link::{
         CloseCode, Config, Event, Execution, Limits, LinkError, RequestHead, Role, RpcError, RpcErrorKind,
-        Welcome,
+        Welcome, answer,
         frame::{DataFrame, Frame, Part, RequestFrame, ResponseFrame},
         message::{self, Arrival, malformed},
     },
@@ -22,6 +22,7 @@ impl Connection {
         match frame {
             Frame::Request(request) if self.control.role() == Role::Server => self.on_request(request),
             Frame::Response(response) if self.control.role() == Role::Client => self.on_response(response),
+            Frame::Answer { seq, part } if self.control.role() == Role::Client => self.on_answer(seq, part),
             Frame::Data(data) => self.on_data(data),
             Frame::Trailers { seq, header_block } => self.on_trailers(seq, &header_block),
             Frame::Reset { seq, error } => {
@@ -86,7 +87,8 @@ impl Connection {
     }
 
     fn on_request(&mut self, request: RequestFrame) -> Result<(), LinkError> {
-        let RequestFrame { seq, priority, idempotent, deadline_ms, header_block, part, end } = request;
+        let RequestFrame { seq, priority, idempotent, acknowledges, deadline_ms, header_block, part, end } =
+            request;
         if self.streams.contains_key(&seq) {
             return Err(LinkError::protocol(format!("REQUEST {seq} is open already")));
         }
@@ -131,7 +133,7 @@ impl Connection {
         stream.writer.belongs_to(&fields);
         self.streams.insert(seq, Box::new(stream));
         let deadline = deadline_ms.map(Duration::from_millis);
-        let head = RequestHead { priority, idempotent, deadline, fields };
+        let head = RequestHead { priority, idempotent, acknowledges, deadline, fields };
         self.control.emit(Event::Request { seq, head, end: end && arrival.is_none() });
         match arrival {
             Some(arrival) => self.deliver(seq, arrival, part_bytes, end),
@@ -171,6 +173,24 @@ impl Connection {
                 self.ignore(part.map_or(0, |part| part.bytes.len()))
             }
         }
+    }
+
+    /// A whole answer in one frame.
+    fn on_answer(&mut self, seq: u64, part: Part) -> Result<(), LinkError> {
+        self.check_seq(seq)?;
+        let Some(stream) = self.streams.get_mut(&seq) else { return self.ignore(part.bytes.len()) };
+        if stream.receiving != Receiving::Head {
+            self.fail_request(seq, malformed("ANSWER behind the beginning of an answer"));
+            return self.ignore(part.bytes.len());
+        }
+        stream.receiving = Receiving::Body;
+        self.control.emit(Event::Response { seq, fields: answer::head(), end: false });
+        self.take_part(seq, part, false)?;
+        // Unless its message broke a rule.
+        if self.streams.contains_key(&seq) {
+            self.tell_last(seq, Event::Trailers { seq, fields: answer::trailers() });
+        }
+        Ok(())
     }
 
     fn on_data(&mut self, data: DataFrame) -> Result<(), LinkError> {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     hpack::{Encoder, HeaderField, StaticTable},
     link::{
-        Limits, RequestHead, Role,
+        Limits, RequestHead, Role, answer,
         frame::{FLAG_END, FrameType, put_stream_frame, request_options, response_options},
         message::Chunk,
     },
@@ -101,12 +101,28 @@ impl Connection {
         let deadline_ms = head.deadline.map(|deadline| deadline.as_millis() as u64);
         let chunk = self.inline_chunk(seq);
         let (has_message, block_bytes) = (chunk.is_some(), self.block.len());
-        let options = request_options(head.priority, head.idempotent, deadline_ms, has_message, block_bytes);
+        let options = request_options(
+            head.priority,
+            head.idempotent,
+            deadline_ms,
+            has_message,
+            head.acknowledges,
+            block_bytes,
+        );
         self.put_head(FrameType::Request, seq, options.as_slice(), chunk, end, out);
         true
     }
 
     fn transmit_response(&mut self, seq: u64, fields: &[HeaderField], end: bool, out: &mut BytesMut) -> bool {
+        if !end
+            && answer::is_head(fields)
+            && let Some(chunk) = self.take_whole_answer(seq)
+        {
+            let slices = [chunk.lengths.as_slice(), &chunk.bytes];
+            put_stream_frame(FrameType::Answer, chunk.flags, seq, &slices, out);
+            self.end_half(seq);
+            return true;
+        }
         self.encode_block(fields);
         let chunk = self.inline_chunk(seq);
         let options = response_options(chunk.is_some(), self.block.len());
@@ -135,6 +151,26 @@ impl Connection {
         if end || chunk.is_some_and(|chunk| chunk.flags & FLAG_END != 0) {
             self.end_half(seq);
         }
+    }
+
+    /// The rest of an answer whose head ANSWER can stand for, if it is here to its end and fits one frame.
+    fn take_whole_answer(&mut self, seq: u64) -> Option<Chunk> {
+        let room = self.frame_room().checked_sub(HEAD_BYTES_MAX)?;
+        let stream = self.streams.get_mut(&seq)?;
+        let (Some(Item::Part(part)), Some(Item::Trailers(trailers))) =
+            (stream.queue.front(), stream.queue.get(1))
+        else {
+            return None;
+        };
+        let credit = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
+        if !answer::is_trailers(trailers) || part.whole_bytes()? > room.min(credit) {
+            return None;
+        }
+        let chunk = self.take_chunk(seq, room)?;
+        if let Some(stream) = self.streams.get_mut(&seq) {
+            stream.queue.pop_front();
+        }
+        Some(chunk)
     }
 
     /// What of the first message fits behind the header block in the same frame.

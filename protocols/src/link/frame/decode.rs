@@ -23,6 +23,7 @@ const URGENCY: u8 = 0x07;
 const IDEMPOTENT: u8 = 0x08;
 const DEADLINE: u8 = 0x10;
 const MESSAGE: u8 = 0x20;
+const ACKNOWLEDGES: u8 = 0x40;
 
 /// Decodes the payload of a frame of type `kind`; `flags` are the upper three bits of the first byte.
 pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, LinkError> {
@@ -77,6 +78,10 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         }
         FrameType::QpackEncoder => Frame::QpackEncoder(fields.take_rest()),
         FrameType::QpackDecoder => Frame::QpackDecoder(fields.take_rest()),
+        FrameType::Answer => {
+            let seq = fields.seq()?;
+            Frame::Answer { seq, part: Part::new(flags, fields.take_rest()) }
+        }
     };
     fields.end()?;
     Ok(frame)
@@ -85,8 +90,8 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
 fn request(fields: &mut Fields, flags: u8) -> Result<Frame, LinkError> {
     let seq = fields.seq()?;
     let options = fields.byte("options")?;
-    if options & !(URGENCY | IDEMPOTENT | DEADLINE | MESSAGE) != 0 {
-        return Err(fields.error("bits 6 and 7 of options must be zero"));
+    if options & !(URGENCY | IDEMPOTENT | DEADLINE | MESSAGE | ACKNOWLEDGES) != 0 {
+        return Err(fields.error("bit 7 of options must be zero"));
     }
     let deadline_ms = match options & DEADLINE {
         0 => None,
@@ -98,6 +103,7 @@ fn request(fields: &mut Fields, flags: u8) -> Result<Frame, LinkError> {
         seq,
         priority: Priority::new(options & URGENCY),
         idempotent: options & IDEMPOTENT != 0,
+        acknowledges: options & ACKNOWLEDGES != 0,
         deadline_ms,
         header_block,
         part,
@@ -294,7 +300,7 @@ impl Part {
 impl FrameType {
     fn from_wire(kind: u8) -> Option<Self> {
         use FrameType::*;
-        const ALL: [FrameType; 27] = [
+        const ALL: [FrameType; 28] = [
             Hello,
             Welcome,
             Request,
@@ -322,6 +328,7 @@ impl FrameType {
             Offer,
             Fetch,
             Piece,
+            Answer,
         ];
         ALL.into_iter().find(|named| *named as u8 == kind)
     }
@@ -329,7 +336,7 @@ impl FrameType {
     fn flags_allowed(self) -> u8 {
         match self {
             Self::Request | Self::Response | Self::Data => FLAG_END | FLAG_COMPRESSED | FLAG_MORE,
-            Self::Push | Self::Publish => FLAG_COMPRESSED,
+            Self::Push | Self::Publish | Self::Answer => FLAG_COMPRESSED,
             Self::Trailers => FLAG_END,
             _ => 0,
         }
@@ -366,6 +373,7 @@ impl FrameType {
             Offer => "OFFER",
             Fetch => "FETCH",
             Piece => "PIECE",
+            Answer => "ANSWER",
         }
     }
 }

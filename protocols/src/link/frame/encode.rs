@@ -69,6 +69,9 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
         Frame::Offer(offer) => protobuf(FrameType::Offer, offer, out),
         Frame::Fetch(fetch) => protobuf(FrameType::Fetch, fetch, out),
         Frame::Piece(piece) => protobuf(FrameType::Piece, piece, out),
+        Frame::Answer { seq, part } => {
+            put_stream_frame(FrameType::Answer, part_flags(Some(part), false), *seq, &[&part.bytes], out);
+        }
         Frame::Extension(kind) => out.put_slice(&[*kind, 0]),
     }
 }
@@ -96,13 +99,15 @@ pub(crate) fn request_options(
     idempotent: bool,
     deadline_ms: Option<u64>,
     has_message: bool,
+    acknowledges: bool,
     block_bytes: usize,
 ) -> Fixed {
     let mut fixed = Fixed::default();
     let options = priority.urgency()
         | u8::from(idempotent) << 3
         | u8::from(deadline_ms.is_some()) << 4
-        | u8::from(has_message) << 5;
+        | u8::from(has_message) << 5
+        | u8::from(acknowledges) << 6;
     fixed.put_u8(options);
     if let Some(deadline_ms) = deadline_ms {
         fixed.put_varint(deadline_ms);
@@ -144,8 +149,11 @@ impl Fixed {
 }
 
 fn put_request(frame: &RequestFrame, out: &mut BytesMut) {
-    let RequestFrame { seq, priority, idempotent, deadline_ms, header_block, part, end } = frame;
-    let fixed = request_options(*priority, *idempotent, *deadline_ms, part.is_some(), header_block.len());
+    let RequestFrame { seq, priority, idempotent, acknowledges, deadline_ms, header_block, part, end } =
+        frame;
+    let has_message = part.is_some();
+    let fixed =
+        request_options(*priority, *idempotent, *deadline_ms, has_message, *acknowledges, header_block.len());
     let part_bytes = part.as_ref().map_or(&[][..], |part| &part.bytes);
     let flags = part_flags(part.as_ref(), *end);
     put_stream_frame(FrameType::Request, flags, *seq, &[fixed.as_slice(), header_block, part_bytes], out);

@@ -90,7 +90,7 @@ pub(super) fn run(args: &BytesArgs, report: &mut Report) -> Result<(), String> {
     table.row("goal", "anchors.md", Ok((vec![880.0, 16.0, 75.0, 5.0, 780.0], "of its own corpus".into())));
     table
         .note("20 connections with 120 exchanges each; link requests carry no x-request-id and traceparent,");
-    table.note("but for `link, traced`. A link's response includes the client's ACK, as response header.");
+    table.note("but for `link, traced`. A link's response header includes the client's credit; the next request acknowledges.");
     opening.note("`before`: preface and SETTINGS, or preface and HELLO with the session's header fields.");
     report.add(table);
     report.add(opening);

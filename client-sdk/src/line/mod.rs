@@ -1,6 +1,7 @@
 //! One connection's life: HELLO to the last byte. The machines of the protocol decide; this file moves
 //! bytes and wakes.
 
+mod acks;
 mod io;
 mod opening;
 mod quic;
@@ -24,6 +25,7 @@ use towline_protocols::link::{
 
 pub(crate) use self::opening::Opening;
 use self::{
+    acks::Acks,
     io::{Moved, move_bytes},
     opening::Opened,
     streams::Streams,
@@ -44,11 +46,6 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// A burst of calls has pauses; a line without calls for so long is idle.
 const FETCH_AFTER: Duration = Duration::from_millis(500);
-/// How long an ACK waits for a request that says the same. The gateway keeps the answers until then, so that many
-/// of them, or large ones, do not wait.
-const ACK_AFTER: Duration = Duration::from_secs(1);
-const ACK_OUTCOMES_MAX: usize = 16;
-const ACK_BYTES_MAX: usize = 32 << 10;
 
 /// Why a connection ended and what is to be done next.
 #[derive(Debug)]
@@ -139,8 +136,7 @@ struct Line<S> {
     leaving: Option<Leaving>,
     /// Since when nothing is under way.
     idle_since: Option<Instant>,
-    /// Since when there are outcomes that were taken and not told.
-    ack_since: Option<Instant>,
+    acks: Acks,
 }
 
 /// GOAWAY came: when to go, and where.
@@ -176,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             early_data: false,
             leaving: None,
             idle_since: None,
-            ack_since: None,
+            acks: Acks::default(),
         }
     }
 
@@ -282,19 +278,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Tells which outcomes were taken. The next request does it for nothing, so that an ACK waits for one.
     fn acknowledge(&mut self, now: Instant, at_once: bool) {
         let (outcomes, bytes) = self.shared.with(|core| core.session.ack_due());
-        if !self.online || outcomes == 0 {
-            self.ack_since = None;
-            return;
-        }
-        let since = *self.ack_since.get_or_insert(now);
-        if at_once || now >= since + ACK_AFTER || outcomes >= ACK_OUTCOMES_MAX || bytes >= ACK_BYTES_MAX {
+        if self.online && (self.acks.are_due(now, outcomes, bytes) || at_once) {
             let control = self.machine.control();
             self.shared.with(|core| {
                 while let Some(ack) = core.session.take_ack() {
                     control.ack(ack);
                 }
             });
-            self.ack_since = None;
         }
     }
 
@@ -446,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
         moved.into_iter().for_each(&mut sooner);
         self.fetch_due().into_iter().for_each(&mut sooner);
-        self.ack_since.map(|since| since + ACK_AFTER).into_iter().for_each(&mut sooner);
+        self.acks.due().into_iter().for_each(&mut sooner);
         if let Some(leaving) = &self.leaving {
             let now = Instant::now();
             sooner(if now < leaving.from { leaving.from } else { leaving.by });

@@ -3,8 +3,8 @@
 use bytes::BufMut;
 
 use super::{
-    HeaderField, KnownFields, indexed_table::IndexedTable, indexing::Indexing, integer, static_table::Match,
-    string,
+    FieldHash, HeaderField, KnownFields, indexed_table::IndexedTable, indexing::Indexing, integer,
+    repetition::Repetition, static_table::Match, string,
 };
 
 /// The largest dynamic table an encoder keeps, whatever the peer offers: it costs this much memory (and
@@ -18,6 +18,7 @@ pub const TABLE_BYTES_MAX: usize = 64 * 1024;
 pub struct Encoder {
     known: KnownFields,
     dynamic: IndexedTable,
+    repetition: Repetition,
     size_update: Option<SizeUpdate>,
 }
 
@@ -32,8 +33,12 @@ impl Encoder {
     /// An encoder whose dynamic table begins with `table_bytes`, which the peer's decoder must have
     /// allowed beforehand. More than [`TABLE_BYTES_MAX`] is announced to the peer as that.
     pub fn new(known: impl Into<KnownFields>, table_bytes: usize) -> Self {
-        let mut encoder =
-            Self { known: known.into(), dynamic: IndexedTable::new(table_bytes), size_update: None };
+        let mut encoder = Self {
+            known: known.into(),
+            dynamic: IndexedTable::new(table_bytes),
+            repetition: Repetition::default(),
+            size_update: None,
+        };
         if table_bytes > TABLE_BYTES_MAX {
             encoder.set_table_size(TABLE_BYTES_MAX);
         }
@@ -76,40 +81,60 @@ impl Encoder {
 
     fn put_field(&mut self, field: &HeaderField, out: &mut impl BufMut) {
         let indexing = Indexing::of(field, self.dynamic.table.capacity());
-        let found = self.find(field, indexing);
-        if let Some(Match::Field(index)) = found {
-            return integer::put(out, 0b1000_0000, 7, index);
-        }
-        let (pattern, prefix_bits) = indexing.representation();
-        match found {
-            Some(Match::Field(index) | Match::Name(index)) => integer::put(out, pattern, prefix_bits, index),
-            None => {
-                out.put_u8(pattern);
-                string::put(&field.name, 0, 7, out);
+        let in_known = self.known.find(&field.name, &field.value);
+        match (in_known, indexing) {
+            (Some(Match::Field(index) | Match::Name(index)), Indexing::Never) => {
+                put_literal(field, Some(index), indexing, out);
             }
-        }
-        string::put(&field.value, 0, 7, out);
-        if indexing == Indexing::Incremental {
-            self.dynamic.insert(field.own_copy());
+            (None, Indexing::Never) => put_literal(field, None, indexing, out),
+            (Some(Match::Field(index)), _) => put_indexed(index, out),
+            (Some(Match::Name(index)), _) => self.put_by_table(field, Some(index), indexing, out),
+            (None, _) => self.put_by_table(field, None, indexing, out),
         }
     }
 
-    /// The best match of both tables; for a secret, of its name alone.
-    fn find(&self, field: &HeaderField, indexing: Indexing) -> Option<Match> {
-        let in_static = self.known.find(&field.name, &field.value);
-        if indexing == Indexing::Never {
-            return match in_static? {
-                Match::Field(index) | Match::Name(index) => Some(Match::Name(index)),
-            };
-        }
-        if let Some(Match::Field(_)) = in_static {
-            return in_static;
-        }
+    /// A field that is not known beforehand, though its name may be.
+    fn put_by_table(
+        &mut self,
+        field: &HeaderField,
+        known_name: Option<usize>,
+        indexing: Indexing,
+        out: &mut impl BufMut,
+    ) {
+        let hash = FieldHash::of(field);
         let base = self.known.len() + 1;
-        match self.dynamic.find(field) {
-            Some(Match::Field(position)) => Some(Match::Field(base + position)),
-            Some(Match::Name(position)) => in_static.or(Some(Match::Name(base + position))),
-            None => in_static,
+        let in_table = self.dynamic.find(field, hash);
+        if let Some(Match::Field(position)) = in_table {
+            if self.dynamic.refer(position) {
+                self.repetition.on_first_reference(hash);
+            }
+            return put_indexed(base + position, out);
+        }
+        let table_name = in_table.map(|(Match::Field(position) | Match::Name(position))| base + position);
+        let name = known_name.or(table_name);
+        // An entry costs no more octets here than none, and the next field of a new name can refer to the name.
+        let may_insert = indexing == Indexing::Incremental;
+        if may_insert && (self.repetition.is_expected(field, hash) || name.is_none()) {
+            put_literal(field, name, Indexing::Incremental, out);
+            self.dynamic.insert(field.own_copy(), hash);
+        } else {
+            put_literal(field, name, Indexing::Without, out);
         }
     }
+}
+
+fn put_indexed(index: usize, out: &mut impl BufMut) {
+    integer::put(out, 0b1000_0000, 7, index);
+}
+
+fn put_literal(field: &HeaderField, name: Option<usize>, indexing: Indexing, out: &mut impl BufMut) {
+    let (pattern, prefix_bits) = indexing.representation();
+    match name {
+        Some(index) => integer::put(out, pattern, prefix_bits, index),
+        None => {
+            out.put_u8(pattern);
+            string::put(&field.name, 0, 7, out);
+        }
+    }
+    string::put(&field.value, 0, 7, out);
 }

@@ -1,7 +1,7 @@
 //! The encoder's view of the dynamic table.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::{HashMap, VecDeque, hash_map::DefaultHasher},
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
@@ -25,6 +25,26 @@ pub(crate) struct IndexedTable {
 struct Index {
     by_hash: HashMap<u64, u64, BuildHasherDefault<DefaultHasher>>,
     evicted: u64,
+    /// Of each entry, the newest first, whether something has referred to it.
+    referred: VecDeque<bool>,
+}
+
+/// Hashes of a field and of its name, taken once for everything that goes by them. The hasher has no random key,
+/// so that equal traffic gives equal bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldHash {
+    pub(crate) whole: u64,
+    pub(crate) name: u64,
+}
+
+impl FieldHash {
+    pub(crate) fn of(field: &HeaderField) -> Self {
+        let mut hasher = DefaultHasher::new();
+        field.name.hash(&mut hasher);
+        let name = hasher.finish();
+        field.value.hash(&mut hasher);
+        Self { whole: hasher.finish(), name }
+    }
 }
 
 impl IndexedTable {
@@ -36,27 +56,31 @@ impl IndexedTable {
         self.table.set_capacity(capacity, |field| self.index.forget_oldest(&field));
     }
 
-    pub(crate) fn insert(&mut self, field: HeaderField) {
-        let hashes = hashes(&field);
+    pub(crate) fn insert(&mut self, field: HeaderField, hash: FieldHash) {
         if self.table.insert(field, |evicted| self.index.forget_oldest(&evicted)) {
-            for hash in hashes {
+            for hash in [hash.whole, hash.name] {
                 self.index.by_hash.insert(hash, self.inserted);
             }
+            self.index.referred.push_front(false);
             self.inserted += 1;
         }
     }
 
     /// The best match, by position in the table.
-    pub(crate) fn find(&self, field: &HeaderField) -> Option<Match> {
-        let [whole, name] = hashes(field);
-        if let Some((position, entry)) = self.entry_with(whole)
+    pub(crate) fn find(&self, field: &HeaderField, hash: FieldHash) -> Option<Match> {
+        if let Some((position, entry)) = self.entry_with(hash.whole)
             && entry.name == field.name
             && entry.value == field.value
         {
             return Some(Match::Field(position));
         }
-        let (position, entry) = self.entry_with(name)?;
+        let (position, entry) = self.entry_with(hash.name)?;
         (entry.name == field.name).then_some(Match::Name(position))
+    }
+
+    /// Notes that the entry at `position` is referred to; whether that is the first time.
+    pub(crate) fn refer(&mut self, position: usize) -> bool {
+        self.index.referred.get_mut(position).is_some_and(|referred| !std::mem::replace(referred, true))
     }
 
     fn entry_with(&self, hash: u64) -> Option<(usize, &HeaderField)> {
@@ -68,21 +92,13 @@ impl IndexedTable {
 
 impl Index {
     fn forget_oldest(&mut self, field: &HeaderField) {
-        for hash in hashes(field) {
+        let FieldHash { whole, name } = FieldHash::of(field);
+        for hash in [whole, name] {
             if self.by_hash.get(&hash) == Some(&self.evicted) {
                 self.by_hash.remove(&hash);
             }
         }
+        self.referred.pop_back();
         self.evicted += 1;
     }
-}
-
-/// Hashes of the whole field and of its name. The hasher has no random key, so that equal traffic gives
-/// equal bytes.
-fn hashes(field: &HeaderField) -> [u64; 2] {
-    let mut hasher = DefaultHasher::new();
-    field.name.hash(&mut hasher);
-    let name = hasher.finish();
-    field.value.hash(&mut hasher);
-    [hasher.finish(), name]
 }

@@ -16,6 +16,8 @@ pub(crate) mod indexed_table;
 pub(crate) mod indexing;
 pub(crate) mod integer;
 mod known;
+pub(crate) mod repetition;
+mod sightings;
 pub(crate) mod static_table;
 pub(crate) mod string;
 #[cfg(test)]
@@ -28,5 +30,6 @@ pub use dictionary::{
 pub use encoder::{Encoder, TABLE_BYTES_MAX};
 pub use error::HpackError;
 pub use field::HeaderField;
+pub(crate) use indexed_table::FieldHash;
 pub use known::KnownFields;
 pub use static_table::{LINK_STATIC_FIELDS, StaticTable};

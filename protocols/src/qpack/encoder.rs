@@ -9,11 +9,10 @@ use super::{
         LITERAL, NAMED_DYNAMIC, NAMED_STATIC, NEVER_LITERAL, NEVER_NAMED, SET_CAPACITY,
     },
     sections::{Section, Sections},
-    sightings::Sightings,
 };
 use crate::hpack::{
-    HeaderField, KnownFields, TABLE_BYTES_MAX, indexed_table::IndexedTable, indexing::Indexing, integer,
-    static_table::Match, string,
+    FieldHash, HeaderField, KnownFields, TABLE_BYTES_MAX, indexed_table::IndexedTable, indexing::Indexing,
+    integer, repetition::Repetition, static_table::Match, string,
 };
 
 /// The largest entry that is inserted: its instruction fits every peer's frame, with others before it.
@@ -34,7 +33,7 @@ pub struct Encoder {
     /// Insertions that the decoder is known to have: the Known Received Count (section 2.1.4).
     received: u64,
     sections: Sections,
-    sightings: Sightings,
+    repetition: Repetition,
     instructions: BytesMut,
     lines: Vec<Line>,
 }
@@ -64,7 +63,7 @@ impl Encoder {
             blocked_max: 0,
             received: 0,
             sections: Sections::default(),
-            sightings: Sightings::default(),
+            repetition: Repetition::default(),
             instructions: BytesMut::new(),
             lines: Vec::new(),
         }
@@ -154,46 +153,91 @@ impl Encoder {
 
     fn choose(&mut self, field: &HeaderField, usable: Usable, section: &mut Section) -> Line {
         let indexing = Indexing::of(field, self.table.table.capacity());
-        let in_known = self.known.find(&field.name, &field.value);
-        let known_name = match in_known {
-            Some(Match::Field(index)) if indexing != Indexing::Never => return Line::Known(index - 1),
+        let never = indexing == Indexing::Never;
+        let known_name = match self.known.find(&field.name, &field.value) {
+            Some(Match::Field(index)) if !never => return Line::Known(index - 1),
             Some(Match::Field(index) | Match::Name(index)) => Name::Known(index - 1),
             None => Name::Literal,
         };
-        if indexing == Indexing::Never {
-            return Line::Literal { name: known_name, never: true };
+        if self.table.table.capacity() == 0 {
+            return Line::Literal { name: known_name, never };
         }
-        let in_table = self.table.find(field).map(|found| self.absolute(found));
-        if let Some(Match::Field(entry)) = in_table {
-            if usable.includes(entry) {
-                section.refer(entry);
-                self.refresh(entry, field, section.oldest);
-                return Line::Dynamic(entry);
+        let hash = FieldHash::of(field);
+        let in_table = self.table.find(field, hash).map(|found| self.absolute(found));
+        match in_table {
+            Some(Match::Field(entry)) if !never => {
+                if usable.includes(entry) {
+                    return self.refer(entry, field, hash, section);
+                }
             }
-        } else if indexing == Indexing::Incremental
-            && (usable == Usable::All || self.sightings.note(field))
-            && let Some(entry) = self.insert(field, known_name, in_table, section.oldest)
-            && usable.includes(entry)
-        {
-            section.refer(entry);
-            return Line::Dynamic(entry);
+            _ if indexing == Indexing::Incremental && self.is_expected(field, hash, usable) => {
+                if let Some(entry) = self.insert(field, hash, known_name, in_table, section.oldest)
+                    && usable.includes(entry)
+                {
+                    section.refer(entry);
+                    return Line::Dynamic(entry);
+                }
+            }
+            _ => {}
         }
-        let name = match (known_name, in_table) {
-            (Name::Literal, Some(Match::Field(entry) | Match::Name(entry)))
-                if usable.includes(entry) && self.is_held(entry) =>
-            {
+        let name = match known_name {
+            Name::Literal => self.name_in_table(field, hash, in_table, usable, section),
+            name => name,
+        };
+        Line::Literal { name, never }
+    }
+
+    /// Refers to an entry that holds the whole field.
+    fn refer(&mut self, entry: u64, field: &HeaderField, hash: FieldHash, section: &mut Section) -> Line {
+        section.refer(entry);
+        let position = (self.table.inserted - 1 - entry) as usize;
+        if self.table.refer(position) {
+            self.repetition.on_first_reference(hash);
+        }
+        self.refresh(entry, field, hash, section.oldest);
+        Line::Dynamic(entry)
+    }
+
+    fn is_expected(&mut self, field: &HeaderField, hash: FieldHash, usable: Usable) -> bool {
+        match usable {
+            Usable::All => self.repetition.is_expected(field, hash),
+            // Its bytes travel twice.
+            Usable::Below(_) => self.repetition.is_expected_soon(field, hash),
+        }
+    }
+
+    /// A name that is not known beforehand by the entry that has it. One that comes a second time gets an entry
+    /// without a value, which serves whatever value comes, and holds none: a secret's name is no secret.
+    fn name_in_table(
+        &mut self,
+        field: &HeaderField,
+        hash: FieldHash,
+        in_table: Option<Match<u64>>,
+        usable: Usable,
+        section: &mut Section,
+    ) -> Name {
+        let entry = match in_table {
+            Some(Match::Field(entry) | Match::Name(entry)) => Some(entry),
+            None if self.repetition.is_known_name(hash) => {
+                let alone = HeaderField { value: Bytes::new(), sensitive: false, ..field.clone() };
+                self.insert(&alone, FieldHash::of(&alone), Name::Literal, None, section.oldest)
+            }
+            None => None,
+        };
+        match entry {
+            Some(entry) if usable.includes(entry) && self.is_held(entry) => {
                 section.refer(entry);
                 Name::Dynamic(entry)
             }
-            (name, _) => name,
-        };
-        Line::Literal { name, never: false }
+            _ => Name::Literal,
+        }
     }
 
     /// Inserts the field if the backlog, its size and what is still referred to allow that.
     fn insert(
         &mut self,
         field: &HeaderField,
+        hash: FieldHash,
         known_name: Name,
         in_table: Option<Match<u64>>,
         oldest_referred: u64,
@@ -213,19 +257,21 @@ impl Encoder {
             }
         }
         string::put(&field.value, 0, 7, &mut self.instructions);
-        self.table.insert(field.own_copy());
+        self.table.insert(field.own_copy(), hash);
         Some(newest)
     }
 
     /// An entry that is used and about to leave the table is inserted again (section 2.1.1.1), so that its
     /// users do not keep others out.
-    fn refresh(&mut self, entry: u64, field: &HeaderField, oldest_referred: u64) {
+    fn refresh(&mut self, entry: u64, field: &HeaderField, hash: FieldHash, oldest_referred: u64) {
         let evicted = self.table.inserted - self.table.table.len() as u64;
         let is_draining = entry - evicted < self.table.table.len() as u64 / DRAINING_SHARE;
         let is_full = self.table.table.size() * 4 > self.table.table.capacity() * 3;
         if is_draining && is_full && self.may_insert(field.size(), oldest_referred) {
             self.put_instruction(DUPLICATE, (self.table.inserted - 1 - entry) as usize);
-            self.table.insert(field.own_copy());
+            self.table.insert(field.own_copy(), hash);
+            // It has proven itself already.
+            self.table.refer(0);
         }
     }
 

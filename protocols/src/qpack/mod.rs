@@ -18,7 +18,6 @@ mod encoder;
 mod error;
 mod instruction;
 mod sections;
-mod sightings;
 mod static_fields;
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(false)
         .bytes(".towline.link.v1.Header")
         .bytes(".towline.link.v1.Hello")
+        .bytes(".towline.link.v1.Welcome")
         .bytes(".towline.link.v1.OfferedDictionary")
         .bytes(".towline.link.v1.Fetch")
         .bytes(".towline.link.v1.Piece")
-        // Debug output reaches logs; the hand-written one leaves the secret and the password out.
-        .skip_debug([".towline.link.v1.Hello", ".towline.link.v1.Header"])
+        // Debug output reaches logs; the hand-written one leaves secret, password and token out.
+        .skip_debug([".towline.link.v1.Hello", ".towline.link.v1.Welcome", ".towline.link.v1.Header"])
         .compile_fds(files)?;
     Ok(())
 }

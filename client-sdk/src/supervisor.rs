@@ -56,7 +56,8 @@ impl Supervisor {
         let (kind, reason) = loop {
             self.shared.set_state(ConnectionState::Connecting);
             let shared = Arc::clone(&self.shared);
-            let opening = Opening::new(self.setup(), self.flies);
+            let gateway = self.next_endpoint();
+            let opening = Opening::new(self.setup(gateway), self.flies);
             let outcome = tokio::select! {
                 outcome = self.attempt(&opening) => outcome,
                 reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
@@ -71,7 +72,7 @@ impl Supervisor {
             self.shared.with(|core| core.offline = Some(end.reason.clone()));
             self.shared.set_state(ConnectionState::Offline { reason: end.reason.clone() });
             tracing::debug!(reason = end.reason, "offline");
-            let delay = self.after(&end);
+            let delay = self.after(&end, opening.gateway());
             if let Pause::Closed = self.pause(delay).await {
                 break (RpcErrorKind::Cancelled, "closed by the app".to_owned());
             }
@@ -81,7 +82,7 @@ impl Supervisor {
     }
 
     async fn attempt(&mut self, opening: &Arc<Opening>) -> Result<Wire, ConnectError> {
-        let endpoint = self.next_endpoint();
+        let endpoint = opening.gateway().clone();
         let policy = self.shared.policy.borrow().clone();
         let wire = {
             let (flight, flies) = (opening.first_flight(), opening.may_fly());
@@ -101,7 +102,7 @@ impl Supervisor {
     }
 
     /// What is to be remembered of a connection's end, and how long to wait.
-    fn after(&mut self, end: &LineEnd) -> Duration {
+    fn after(&mut self, end: &LineEnd, gateway: &Endpoint) -> Duration {
         if end.was_online {
             self.flies = !matches!(end.next, Next::Elsewhere(_));
             self.backoff.reset();
@@ -111,6 +112,10 @@ impl Supervisor {
         match &end.next {
             Next::AtOnce if end.was_online => {
                 self.connector.network_changed();
+                Duration::ZERO
+            }
+            Next::WithPassword => {
+                self.advised.push(gateway.clone());
                 Duration::ZERO
             }
             Next::Unanswered => {
@@ -152,35 +157,36 @@ impl Supervisor {
         }
     }
 
-    fn setup(&mut self) -> Setup {
+    fn setup(&mut self, gateway: Endpoint) -> Setup {
         let policy = self.shared.policy.borrow().clone();
         Setup {
             shared: Arc::clone(&self.shared),
             link: Arc::clone(&self.link),
-            base: self.hello(&policy),
+            base: self.hello(&gateway, &policy),
+            gateway,
             spread_share: self.backoff.share(Duration::from_secs(1)).as_secs_f64(),
             welcome_timeout: policy.connect_timeout,
         }
     }
 
-    fn hello(&self, policy: &Policy) -> Hello {
+    fn hello(&self, gateway: &Endpoint, policy: &Policy) -> Hello {
         let config = &self.config;
-        let credentials = config.credentials.as_ref();
         let filter = |filter: &String| Filter { filter: filter.clone(), qos: 1 };
         let header = |(name, value): &(String, String)| Header {
             name: name.to_ascii_lowercase().into_bytes().into(),
             value: value.clone().into_bytes().into(),
         };
-        Hello {
+        let mut hello = Hello {
             session_headers: config.session_headers.iter().map(header).collect(),
             next_beat_s: policy.heartbeat.as_secs().try_into().unwrap_or(u32::MAX),
-            user: credentials.map(|it| it.user.clone()).unwrap_or_default(),
-            password: credentials.map(|it| it.password.clone()).unwrap_or_default(),
             topics: self.shared.with(|core| core.topics.iter().map(filter).collect()),
             agent: config.agent.clone(),
             policy_revision: policy.revision,
             ..Hello::default()
-        }
+        };
+        let credentials = config.credentials.as_ref();
+        self.shared.with(|core| core.tokens.prove(gateway, credentials, Instant::now(), &mut hello));
+        hello
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, num::NonZeroU32};
 
 use aws_lc_rs::{
-    pbkdf2,
+    digest, pbkdf2,
     rand::{SecureRandom, SystemRandom},
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -20,6 +20,8 @@ const CREDENTIAL_BYTES_MAX: usize = 1024;
 const SALT_BYTES_MAX: usize = 256;
 const SALT_BYTES: usize = 12;
 const HASH_BYTES: usize = 64;
+/// It need only differ by chance from that of another line of the same user.
+pub(crate) const FINGERPRINT_BYTES: usize = 8;
 static ALGORITHM: pbkdf2::Algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
 
 /// The users of a password file. Empty admits nobody.
@@ -79,6 +81,18 @@ impl Users {
         let (verifier, password) = (verifier.clone(), password.to_vec());
         let matches = tokio::task::spawn_blocking(move || verifier.check(&password)).await;
         known && matches.unwrap_or(false)
+    }
+
+    /// Names the line of `user`, so that what was issued under it can be told from what a changed password
+    /// admits; `None` for who is not there.
+    pub(crate) fn fingerprint(&self, user: &str) -> Option<[u8; FINGERPRINT_BYTES]> {
+        let Verifier { iterations, salt, hash } = self.entries.get(user)?;
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in [user.as_bytes(), &iterations.get().to_be_bytes(), salt, hash] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        context.finish().as_ref().first_chunk().copied()
     }
 
     /// How many users there are.

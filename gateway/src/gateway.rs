@@ -1,6 +1,6 @@
 //! What every connection of one gateway shares.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -68,7 +68,8 @@ impl Gateway {
     pub fn open(settings: Settings) -> Result<Arc<Self>, StartError> {
         let store = Store::open(&settings.data_dir)?;
         let dictionaries = Library::open(&settings, true)?;
-        Self::assemble(settings, store, dictionaries)
+        let folder = settings.data_dir.clone();
+        Self::assemble(settings, store, dictionaries, Some(&folder))
     }
 
     /// The same with a store in memory: nothing is written, nothing survives.
@@ -85,16 +86,22 @@ impl Gateway {
     /// As [`Gateway::open`].
     pub fn with_store(settings: Settings, store: Store) -> Result<Arc<Self>, StartError> {
         let dictionaries = Library::open(&settings, false)?;
-        Self::assemble(settings, store, dictionaries)
+        Self::assemble(settings, store, dictionaries, None)
     }
 
-    fn assemble(settings: Settings, store: Store, dictionaries: Library) -> Result<Arc<Self>, StartError> {
+    /// `folder` is where keys of the gateway's own are kept.
+    fn assemble(
+        settings: Settings,
+        store: Store,
+        dictionaries: Library,
+        folder: Option<&Path>,
+    ) -> Result<Arc<Self>, StartError> {
         let metrics = Metrics::new();
         let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let mqtt = mqtt::Broker::new(&settings, &metrics);
-        let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelf())?;
+        let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelf(), folder)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             publishing: Mutex::new(()),

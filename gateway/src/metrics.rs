@@ -23,6 +23,10 @@ pub struct Metrics {
     /// TLS session tickets, by `outcome`: `issued`, `opened`, `unknown` (no such key), `refused` (too old, forged,
     /// or of another listener's policy).
     pub tls_tickets: IntCounterVec,
+    /// Session tokens of the link, by `outcome`: `issued`, `opened`, and those that were refused: `unknown` (no such
+    /// key), `forged` (or another client's or session's), `expired`, `revoked` (changed password, removed user),
+    /// `other_user`, `off` (`session.token_life` is 0).
+    pub session_tokens: IntCounterVec,
     /// Early data, by `listener` and `outcome`: what TLS and QUIC did of a connection's (`accepted`,
     /// `rejected`), and what the fronts did of requests and connections in it (`served` before the handshake
     /// was complete, `waited` for it, `broken` since it never was, `refused` for want of a place to wait).
@@ -35,7 +39,7 @@ pub struct Metrics {
     pub certificate_expiry_seconds: IntGaugeVec,
     /// Certificates and keys read again because their files changed, by `outcome` (`ok`, `refused`).
     pub certificate_reloads: IntCounterVec,
-    /// Logins by password or certificate, by `listener` and `outcome` (`ok`, `refused`).
+    /// Logins by password, session token or certificate, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
     pub requests: IntCounterVec,
@@ -99,6 +103,7 @@ impl Metrics {
             ),
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
             tls_tickets: counters(r, "tls_tickets_total", "TLS session tickets", &["outcome"]),
+            session_tokens: counters(r, "session_tokens_total", "Session tokens of the link", &["outcome"]),
             early_data: counters(r, "early_data_total", "Early data (0-RTT)", &["listener", "outcome"]),
             quic_retries: counters(r, "quic_retries_total", "Retries sent to QUIC peers", &["listener"]),
             quic_migrations: counters(

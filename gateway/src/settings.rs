@@ -163,7 +163,7 @@ pub enum ClientCertificates {
 /// What listeners with TLS share.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// Keys of session tickets that several nodes share; without it the gateway has its own.
+    /// Keys of session tickets and session tokens that several nodes share; without it the gateway has its own.
     pub ticket_keys: Option<PathBuf>,
     /// How long a ticket resumes a session.
     pub ticket_life: Duration,
@@ -340,6 +340,8 @@ pub struct Session {
     pub subscriptions_max: usize,
     /// Longest promise of silence that a client may make.
     pub heartbeat_max: Duration,
+    /// How long a session token opens; zero issues and takes none.
+    pub token_life: Duration,
 }
 
 /// The push API.
@@ -596,6 +598,7 @@ impl Default for Session {
             push_age_max: Duration::from_secs(86_400),
             subscriptions_max: 64,
             heartbeat_max: Duration::from_secs(600),
+            token_life: Duration::from_secs(12 * 3600),
         }
     }
 }

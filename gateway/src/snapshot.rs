@@ -1,6 +1,6 @@
 //! What control publishes and the path reads: immutable, swapped as a whole.
 
-use std::{collections::HashMap, fs, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, fs, path::Path, sync::Arc, time::SystemTime};
 
 use towline_protocols::compress::Shelf;
 
@@ -8,14 +8,16 @@ use crate::{
     auth::Users,
     files::Stamps,
     gateway::StartError,
+    key_ring::NextKeys,
     link,
     metrics::Metrics,
     router::RouteTable,
+    session_token::SessionTokens,
     settings::{Listener, Settings},
     transport::{
         quic,
         tlcp::TlcpServer,
-        tls::{NextKeys, ServerTls, TicketKeys},
+        tls::{ServerTls, TicketKeys},
     },
 };
 
@@ -32,8 +34,21 @@ pub struct Snapshot {
     listeners: HashMap<Arc<str>, ListenerSnapshot>,
     /// Of the files of certificates and keys, as they were before they were read.
     tls_files: Stamps,
-    /// Kept through reloads, so that they do not cost clients their TLS sessions.
+    carried: Carried,
+}
+
+/// What clients carry for the gateway. Kept through reloads, so that they do not cost clients their TLS sessions and
+/// their logins.
+#[derive(Clone)]
+struct Carried {
     tickets: Arc<TicketKeys>,
+    tokens: Arc<SessionTokens>,
+}
+
+/// Keys that are read but not in force.
+struct NextCarried {
+    tickets: NextKeys,
+    tokens: NextKeys,
 }
 
 /// What a connection needs to know of its listener.
@@ -49,14 +64,19 @@ pub struct ListenerSnapshot {
 }
 
 impl Snapshot {
-    /// Reads the files that `settings` name.
+    /// Reads the files that `settings` name. Keys of the gateway's own are kept in `folder`, or in memory.
     ///
     /// # Errors
     /// Names the first file that could not be used and why.
-    pub fn build(settings: Settings, metrics: &Metrics, dictionaries: Shelf) -> Result<Self, StartError> {
+    pub fn build(
+        settings: Settings,
+        metrics: &Metrics,
+        dictionaries: Shelf,
+        folder: Option<&Path>,
+    ) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
-        let tickets = TicketKeys::new(&settings.tls, metrics.tls_tickets.clone(), SystemTime::now())?;
-        Self::after(&RouteTable::default(), Arc::new(tickets), settings, tls_files, dictionaries)
+        let carried = Carried::new(&settings, metrics, folder)?;
+        Self::after(&RouteTable::default(), carried, settings, tls_files, dictionaries)
     }
 
     /// The snapshot of a reload: backends that did not change keep their connections.
@@ -65,11 +85,10 @@ impl Snapshot {
     /// As [`Snapshot::build`].
     pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
-        let keys = self.next_keys(&settings)?;
+        let keys = self.carried.prepare(&settings)?;
         let dictionaries = self.link.dictionaries.clone();
-        let snapshot =
-            Self::after(&self.routes, Arc::clone(&self.tickets), settings, tls_files, dictionaries)?;
-        self.tickets.install(keys);
+        let snapshot = Self::after(&self.routes, self.carried.clone(), settings, tls_files, dictionaries)?;
+        self.carried.install(keys);
         Ok(snapshot)
     }
 
@@ -79,9 +98,9 @@ impl Snapshot {
     /// As [`Snapshot::build`].
     pub fn with_tls_read_again(&self) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&self.settings);
-        let keys = self.next_keys(&self.settings)?;
-        let listeners = listeners(&self.settings, &self.tickets)?;
-        self.tickets.install(keys);
+        let keys = self.carried.prepare(&self.settings)?;
+        let listeners = listeners(&self.settings, &self.carried.tickets)?;
+        self.carried.install(keys);
         Ok(Self {
             settings: self.settings.clone(),
             users: Arc::clone(&self.users),
@@ -89,7 +108,7 @@ impl Snapshot {
             link: Arc::clone(&self.link),
             listeners,
             tls_files,
-            tickets: Arc::clone(&self.tickets),
+            carried: self.carried.clone(),
         })
     }
 
@@ -103,13 +122,15 @@ impl Snapshot {
         &self.tls_files
     }
 
-    /// The keys of session tickets.
-    pub fn tickets(&self) -> &TicketKeys {
-        &self.tickets
+    /// Issues session tokens and opens them.
+    pub fn tokens(&self) -> &SessionTokens {
+        &self.carried.tokens
     }
 
-    fn next_keys(&self, settings: &Settings) -> Result<NextKeys, StartError> {
-        self.tickets.prepare(&settings.tls, SystemTime::now())
+    /// Replaces keys of the gateway's own that are due. May write a file.
+    pub fn tend_keys(&self, now: SystemTime) {
+        self.carried.tickets.tend(now);
+        self.carried.tokens.tend(now);
     }
 
     /// The listener called `name`.
@@ -119,7 +140,7 @@ impl Snapshot {
 
     fn after(
         routes: &RouteTable,
-        tickets: Arc<TicketKeys>,
+        carried: Carried,
         settings: Settings,
         tls_files: Stamps,
         dictionaries: Shelf,
@@ -127,8 +148,28 @@ impl Snapshot {
         let users = Arc::new(read_users(&settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let (routes, link) = (Arc::new(routes), Arc::new(link::config(&settings, dictionaries)));
-        let listeners = listeners(&settings, &tickets)?;
-        Ok(Self { settings, users, routes, link, listeners, tls_files, tickets })
+        let listeners = listeners(&settings, &carried.tickets)?;
+        Ok(Self { settings, users, routes, link, listeners, tls_files, carried })
+    }
+}
+
+impl Carried {
+    fn new(settings: &Settings, metrics: &Metrics, folder: Option<&Path>) -> Result<Self, StartError> {
+        let now = SystemTime::now();
+        let tickets = TicketKeys::new(&settings.tls, metrics.tls_tickets.clone(), now)?;
+        let tokens = SessionTokens::new(settings, folder, metrics.session_tokens.clone(), now)?;
+        Ok(Self { tickets: Arc::new(tickets), tokens: Arc::new(tokens) })
+    }
+
+    fn prepare(&self, settings: &Settings) -> Result<NextCarried, StartError> {
+        let now = SystemTime::now();
+        let tickets = self.tickets.prepare(&settings.tls, now)?;
+        Ok(NextCarried { tickets, tokens: self.tokens.prepare(settings, now)? })
+    }
+
+    fn install(&self, next: NextCarried) {
+        self.tickets.install(next.tickets);
+        self.tokens.install(next.tokens);
     }
 }
 

@@ -5,6 +5,7 @@ mod call;
 mod events;
 mod inbox;
 mod publish;
+mod tokens;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,6 +27,7 @@ pub(crate) use self::{
     events::Control,
     inbox::{Inbox, Ticket},
     publish::{PendingPublish, PendingSubscribe},
+    tokens::Tokens,
 };
 use crate::{
     config::{ClientConfig, Limits, Policy},
@@ -101,6 +103,7 @@ pub(crate) struct Core {
     pub(crate) session: Session,
     pub(crate) identity: Identity,
     pub(crate) dictionaries: Dictionaries,
+    pub(crate) tokens: Tokens,
     pub(crate) limits: Limits,
     calls: HashMap<Key, Call>,
     by_seq: HashMap<u64, Key>,
@@ -141,6 +144,7 @@ impl Core {
             session,
             identity,
             dictionaries,
+            tokens: Tokens::default(),
             limits: config.limits.clone(),
             calls: HashMap::new(),
             by_seq: HashMap::new(),

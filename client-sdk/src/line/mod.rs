@@ -31,7 +31,7 @@ use self::{
     streams::Streams,
 };
 use crate::{
-    config::Policy,
+    config::{Endpoint, Policy},
     connect::Wire,
     core::{Control, Core, RequestSink, Shared},
     state::{ConnectionState, Transport},
@@ -64,6 +64,8 @@ pub(crate) enum Next {
     Again,
     /// Connect again without delay.
     AtOnce,
+    /// Connect to the same gateway again without delay: it refused the token, and the password was not tried.
+    WithPassword,
     /// What was said early on QUIC was not answered: connect again at once, by TCP if that is used.
     Unanswered,
     /// Connect to one of these, if there are any; the delay has passed.
@@ -76,6 +78,8 @@ pub(crate) enum Next {
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) shared: Arc<Shared>,
+    /// Where the connection leads.
+    pub(crate) gateway: Endpoint,
     pub(crate) link: Arc<link::Config>,
     pub(crate) base: Hello,
     /// A draw in 0..1 for this connection's share of a GOAWAY's spread.
@@ -331,6 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.machine.control().set_heartbeat(now, heartbeat);
         let (hello, machine) = (&self.hello, &mut self.machine);
         self.shared.with(|core| {
+            core.tokens.learn(&self.setup.gateway, hello, welcome, now);
             for (key, messages_received) in core.welcomed(hello, welcome) {
                 machine.attach(core, key, messages_received);
             }
@@ -382,7 +387,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn closed(&mut self, code: CloseCode, text: &str) -> LineEnd {
         let reason = format!("the gateway closed the connection ({code:?}): {text}");
         let next = match code {
-            CloseCode::Unauthorized => Next::Never(RpcErrorKind::PermissionDenied),
+            CloseCode::Unauthorized => {
+                let (gateway, hello) = (&self.setup.gateway, &self.hello);
+                match self.shared.with(|core| core.tokens.refused(gateway, hello)) {
+                    true => Next::WithPassword,
+                    false => Next::Never(RpcErrorKind::PermissionDenied),
+                }
+            }
             CloseCode::TakenOver => Next::Never(RpcErrorKind::SessionLost),
             _ => match self.leaving.take() {
                 Some(leaving) => Next::Elsewhere(leaving.endpoints),

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use towline_protocols::link::{Connection, Hello};
 
 use super::Setup;
-use crate::{connect::FirstFlight, core::Core, state::Transport};
+use crate::{config::Endpoint, connect::FirstFlight, core::Core, state::Transport};
 
 /// Bytes that are made ready before there is a connection: what most gateways take as early data. The rest of
 /// the app's requests follows on the connection.
@@ -63,6 +63,11 @@ impl Opening {
     pub(crate) fn may_fly(&self) -> bool {
         matches!(&*self.stage.lock(), Stage::Waiting)
             && self.setup.shared.with(|core| core.session.is_known())
+    }
+
+    /// Where the line leads.
+    pub(crate) fn gateway(&self) -> &Endpoint {
+        &self.setup.gateway
     }
 
     pub(super) fn setup(&self) -> &Setup {
@@ -158,7 +163,9 @@ mod tests {
             }
         });
         let welcome_timeout = Duration::from_secs(10);
-        Setup { shared, link: Arc::default(), base: Hello::default(), spread_share: 0.0, welcome_timeout }
+        let gateway = Endpoint { host: "edge".into(), port: 1 };
+        let (link, base) = Default::default();
+        Setup { shared, gateway, link, base, spread_share: 0.0, welcome_timeout }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     Failure,
     certificates::{Authority, Key, KeyType, set_life, unmade, unwritten, write},
 };
-use crate::transport::tls;
+use crate::{key_ring, transport::tls};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -199,15 +199,15 @@ fn ticket_key(file: &Path, keep: usize) -> Result<(), Failure> {
     };
     let is_key = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     let mut text = zeroize::Zeroizing::new(format!(
-        "# Keys of TLS session tickets: the first seals, all open. Keep it as secret as a private key.\n{}\n",
-        *tls::key_line()?
+        "# Keys of TLS session tickets and session tokens: the first seals, all open. Keep it as secret as a private key.\n{}\n",
+        *key_ring::key_line()?
     ));
     for line in before.lines().filter(is_key).take(keep) {
         text.push_str(line);
         text.push('\n');
     }
     write(file, &text, 0o600).map_err(|error| unwritten(file, error))?;
-    tls::TicketKeys::check(file)?;
+    key_ring::check(file)?;
     Ok(())
 }
 
@@ -277,7 +277,7 @@ mod tests {
             listener.crypto = vec![crypto.into()];
             let settings = Settings { listeners: vec![listener], ..Settings::default() };
             let snapshot =
-                Snapshot::build(settings, &Metrics::new(), towline_protocols::compress::Shelf::default())
+                Snapshot::build(settings, &Metrics::new(), towline_protocols::compress::Shelf::default(), None)
                     .unwrap();
             let served = snapshot.listener("a").unwrap().tls.as_ref().unwrap().certificates().next().unwrap();
             assert_eq!(served.problems(SystemTime::now()), Vec::<String>::new(), "{kind}");

@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &Arguments, providers: &Providers) -> Result<(), Fa
     })?;
     let (listeners, routes) = (settings.listeners.len(), settings.routes.len());
     // What only the parts themselves can judge, such as whether a key belongs to its certificate.
-    let snapshot = Snapshot::build(settings, &Metrics::new(), Shelf::default())?;
+    let snapshot = Snapshot::build(settings, &Metrics::new(), Shelf::default(), None)?;
     let problems = problems(&snapshot);
     if !problems.is_empty() {
         return Err(Failure::Problems(problems.join("\n")));

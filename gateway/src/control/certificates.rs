@@ -1,5 +1,5 @@
 //! Keeps what TLS is made from fresh while the gateway runs: files that changed, certificates that end,
-//! delegated certificates and ticket keys that are due.
+//! delegated certificates and keys of tickets and tokens that are due.
 
 use std::{
     collections::HashMap,
@@ -55,7 +55,10 @@ impl Watch {
     fn round(&mut self, gateway: &Gateway, now: SystemTime) {
         self.reload_changed(gateway);
         let snapshot = gateway.snapshot.load_full();
-        snapshot.tickets().tend(now);
+        {
+            let _publishing = gateway.publishing.lock();
+            snapshot.tend_keys(now);
+        }
         gateway.metrics.certificate_expiry_seconds.reset();
         let warning = snapshot.settings.tls.expiry_warning;
         for listener in snapshot.listeners() {

@@ -17,13 +17,12 @@ use towline_protocols::{
 use super::{
     answer,
     body::{self, BodySender, Credits},
-    head,
+    credentials, head,
 };
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{Begin, Changed, Consumer, Lease, Login, Opened, Visited},
-    settings::Authentication,
+    session::{Begin, Changed, Consumer, Lease, Opened, Visited},
     transport::{Completion, Handshake},
 };
 
@@ -66,20 +65,16 @@ pub(super) async fn login(
     hello: &Hello,
 ) -> Result<Admission, LinkError> {
     let session_headers = session_headers(&gateway, hello)?;
-    let credentials = (!hello.user.is_empty()).then_some((&*hello.user, hello.password.as_bytes()));
-    let user = gateway
-        .authenticate(origin, credentials)
-        .await
-        .map_err(|error| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
-    let login = (user.is_some()).then(|| Login::of(hello, &gateway.snapshot.load_full()));
+    let mut proven = credentials::prove(&gateway, origin, hello).await?;
     let opened = gateway
         .sessions
-        .open(hello, user.clone())
+        .open(hello, proven.user.clone())
         .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
     let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, subscriptions } = opened;
-    login.into_iter().for_each(|login| lease.remember_login(login));
-    let door = Door::new(gateway, origin, lease, session_headers, user, Handshake::complete());
+    proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
     let mut welcome = Welcome { seq_min, ..welcome(resumed, session_id, unknown) };
+    proven.give_token(&gateway, hello, &mut welcome);
+    let door = Door::new(gateway, origin, lease, session_headers, proven.user, Handshake::complete());
     welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
 }
@@ -97,32 +92,17 @@ pub(super) struct Visit {
 /// for the handshake.
 pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> Option<Visit> {
     let session_headers = session_headers(gateway, hello).ok()?;
-    let user = known_user(gateway, origin, hello)?;
-    let visited = gateway.sessions.visit(hello, user.clone())?;
+    let proven = credentials::prove_cheaply(gateway, origin, hello)?;
+    let visited = gateway.sessions.visit(hello, proven.user.clone())?;
     let (holds, handshake) = Handshake::pending();
     let Visited { lease, session_id, seq_min, unknown, awaited } = visited;
-    let door = Door::new(Arc::clone(gateway), origin, lease, session_headers, user, handshake);
     let mut welcome = Welcome { seq_min, ..welcome(true, session_id, unknown) };
+    proven.give_token(gateway, hello, &mut welcome);
+    let door = Door::new(Arc::clone(gateway), origin, lease, session_headers, proven.user, handshake);
     welcome.push_line = door.lease.session().push_line();
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
     Some(Visit { admission, awaited, holds })
-}
-
-/// The user that HELLO claims to be, if nothing has to be checked for that: passwords are not checked for
-/// what may be a repeat, since that is costly.
-fn known_user(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Option<Arc<str>>> {
-    let snapshot = gateway.snapshot.load_full();
-    match snapshot.listener(&origin.listener)?.settings.authentication {
-        Authentication::None => Some(None),
-        // The ticket vouches for the certificate that was shown when the TLS session began.
-        Authentication::Certificate => Some(Some(origin.identity.as_ref()?.user()?.clone())),
-        Authentication::Password => {
-            let login = Login::of(hello, &snapshot);
-            let known = gateway.sessions.knows_login(&hello.client_id, &login);
-            known.then(|| Some(hello.user.as_str().into()))
-        }
-    }
 }
 
 fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {

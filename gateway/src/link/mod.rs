@@ -16,6 +16,7 @@ mod answer;
 mod attendance;
 mod body;
 mod config;
+mod credentials;
 mod door;
 mod driver;
 mod head;

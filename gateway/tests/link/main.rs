@@ -22,6 +22,7 @@ mod pushes;
 mod requests;
 mod slow_readers;
 mod tape;
+mod tokens;
 mod transports;
 
 /// Connections do not get quiet for so long here; `link_parked` has the same tests with ones that park.

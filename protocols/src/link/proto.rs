@@ -15,7 +15,7 @@ pub use generated::{
 };
 
 impl fmt::Debug for Hello {
-    /// Leaves out the secret, the password, and the session headers, which may hold a token.
+    /// Leaves out the secret, the password, the token, and the session headers, which may hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hello")
             .field("client_id", &self.client_id)
@@ -29,6 +29,24 @@ impl fmt::Debug for Hello {
             .field("topics", &self.topics)
             .field("agent", &self.agent)
             .field("policy_revision", &self.policy_revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Welcome {
+    /// Leaves out the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Welcome")
+            .field("resumed", &self.resumed)
+            .field("session_id", &self.session_id)
+            .field("limits", &self.limits)
+            .field("unknown", &self.unknown)
+            .field("heartbeat_max_s", &self.heartbeat_max_s)
+            .field("server_time_ms", &self.server_time_ms)
+            .field("agent", &self.agent)
+            .field("token_life_s", &self.token_life_s)
+            .field("push_line", &self.push_line)
+            .field("seq_min", &self.seq_min)
             .finish_non_exhaustive()
     }
 }

@@ -139,6 +139,8 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ..Hello::default()
     };
     let welcome = Welcome { resumed: true, heartbeat_max_s: 300, session_id: 77, ..Welcome::default() };
+    let hello_token = Hello { waiting: Vec::new(), token: "opaque token".into(), epoch: 3, ..hello.clone() };
+    let welcome_token = Welcome { token: "opaque token".into(), token_life_s: 43_200, ..welcome.clone() };
     let push = PushFrame {
         id: 1,
         priority: Priority::NORMAL,
@@ -169,6 +171,8 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     vec![
         ("hello", Frame::Hello(Box::new(hello))),
         ("welcome", Frame::Welcome(Box::new(welcome))),
+        ("hello-token", Frame::Hello(Box::new(hello_token))),
+        ("welcome-token", Frame::Welcome(Box::new(welcome_token))),
         ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
         ("pong", Frame::Pong { id: 9 }),
         ("push", Frame::Push(push)),

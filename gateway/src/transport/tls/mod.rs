@@ -34,7 +34,7 @@ pub use self::{
     certificates::{Certificate, read_authorities, read_certificates},
     identity::{Expired, PeerIdentity},
     stream::{IdleTls, TlsStream},
-    tickets::{NextKeys, TicketKeys, Tickets, key_line},
+    tickets::{TicketKeys, Tickets},
 };
 use self::{certificates::Chooser, delegated::Delegated};
 use crate::{

@@ -11,6 +11,9 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
+/// Nodes that share keys have clocks that differ.
+const TOKEN_LIFE_MIN: Duration = s(60);
+
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -65,7 +68,11 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
         push_age_max: t.duration("push_age_max", d.push_age_max, s(1)..=s(30 * 86_400)),
         subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=10_000),
         heartbeat_max: t.duration("heartbeat_max", d.heartbeat_max, s(5)..=s(86_400)),
+        token_life: t.duration("token_life", d.token_life, s(0)..=s(30 * 86_400)),
     };
+    if !session.token_life.is_zero() && session.token_life < TOKEN_LIFE_MIN {
+        t.mistake("token_life", "is shorter than \"1m\", which clocks differ by; write \"0s\" for no tokens");
+    }
     if session.stream_window > session.connection_window {
         t.mistake(
             "stream_window",

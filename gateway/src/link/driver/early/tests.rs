@@ -364,3 +364,79 @@ async fn a_password_is_checked_after_the_handshake_unless_the_same_was_found_rig
     known.settle().await;
     assert!(known.events.is_empty(), "the users may have changed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_checked_before_the_handshake_and_one_that_is_refused_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, auth::password_line("ada", b"right").unwrap()).unwrap();
+    let gateway = gateway(|settings| {
+        settings.listeners[0].authentication = Authentication::Password;
+        settings.auth.password_file = Some(users.clone());
+    });
+    let login = Hello { user: "ada".to_owned(), password: "right".to_owned(), ..hello(1, 0) };
+    let mut first = Client::connected(&gateway, login);
+    while first.welcome().is_none() {
+        first.settle().await;
+    }
+    let welcome = first.welcome().unwrap().clone();
+    assert_eq!((welcome.token.is_empty(), welcome.token_life_s), (false, 12 * 3600));
+    let shown = |epoch| Hello { token: welcome.token.clone(), ..hello(epoch, welcome.session_id) };
+
+    let mut known = Client::early(&gateway, shown(2));
+    known.request(1, true);
+    known.settle().await;
+    let again = known.welcome().unwrap();
+    assert_eq!(again.token, "", "the one that it has is fresh");
+    assert!((12 * 3600 - 60..=12 * 3600).contains(&again.token_life_s));
+    assert!(known.is_answered(1));
+    let mut thief = Client::early(&gateway, Hello { client_id: "other".to_owned(), ..shown(3) });
+    thief.settle().await;
+    assert!(thief.events.is_empty());
+
+    // Another line of the same user.
+    std::fs::write(&users, auth::password_line("ada", b"changed").unwrap()).unwrap();
+    let settings = gateway.snapshot().settings.clone();
+    let reloaded = gateway.snapshot().rebuild(settings).unwrap();
+    gateway.snapshot.store(Arc::new(reloaded));
+    let mut late = Client::early(&gateway, shown(4));
+    late.settle().await;
+    assert!(late.events.is_empty());
+    late.complete().await;
+    assert_eq!(late.close(), Some(CloseCode::Unauthorized));
+    let tokens = |outcome| gateway.metrics.session_tokens.with_label_values(&[outcome]).get();
+    assert_eq!((tokens("issued"), tokens("opened"), tokens("forged")), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_no_certificate_and_no_empty_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, auth::password_line("ada", b"right").unwrap()).unwrap();
+    let gateway = gateway(|settings| {
+        settings.listeners[0].authentication = Authentication::Password;
+        settings.auth.password_file = Some(users);
+    });
+    let login = Hello { user: "ada".to_owned(), password: "right".to_owned(), ..hello(1, 0) };
+    let mut first = Client::connected(&gateway, login);
+    while first.welcome().is_none() {
+        first.settle().await;
+    }
+    let welcome = first.welcome().unwrap().clone();
+    let (token, id) = (welcome.token, welcome.session_id);
+    let mut second = Client::connected(&gateway, Hello { token: token.clone(), ..hello(2, id) });
+    second.settle().await;
+    assert!(second.welcome().is_some());
+    // What was shown with the token proves nothing without it.
+    let mut bare = Client::early(&gateway, Hello { user: "ada".to_owned(), ..hello(3, id) });
+    bare.settle().await;
+    assert!(bare.events.is_empty());
+
+    let mut settings = gateway.snapshot().settings.clone();
+    settings.listeners[0].authentication = Authentication::Certificate;
+    let reloaded = gateway.snapshot().rebuild(settings).unwrap();
+    gateway.snapshot.store(Arc::new(reloaded));
+    let mut nameless = Client::connected(&gateway, Hello { token, ..hello(4, id) });
+    nameless.settle().await;
+    assert_eq!(nameless.close(), Some(CloseCode::Unauthorized));
+}

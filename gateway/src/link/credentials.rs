@@ -1,0 +1,114 @@
+//! Who a client is by its HELLO: by session token, password or certificate.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use towline_protocols::link::{CloseCode, Hello, LinkError, Welcome};
+
+use crate::{
+    gateway::{Gateway, Unauthorized},
+    request::Origin,
+    session::Login,
+    session_token::Bearer,
+    settings::Authentication,
+    snapshot::Snapshot,
+};
+
+/// A client whose credentials were found right, or whose listener asks for none.
+pub(super) struct Proven {
+    pub(super) user: Option<Arc<str>>,
+    /// Of a password, so that early data needs no check of it.
+    pub(super) login: Option<Login>,
+    token: Token,
+}
+
+/// What a client is told of the token that it has.
+enum Token {
+    /// Nothing: there is none here.
+    None,
+    /// To be given one.
+    Due,
+    /// Its own opens for so long.
+    Kept(Duration),
+}
+
+/// Checks HELLO's credentials. A token goes before the password, which is costly.
+///
+/// # Errors
+/// CLOSE UNAUTHORIZED. A client that sent a token alone is told to send its password.
+pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Result<Proven, LinkError> {
+    let snapshot = gateway.snapshot.load_full();
+    if let Some(proven) = by_token(&snapshot, origin, hello) {
+        gateway.metrics.logins.with_label_values(&[&*origin.listener, "ok"]).inc();
+        return Ok(proven);
+    }
+    if !hello.token.is_empty() && hello.password.is_empty() && asks_for_password(&snapshot, origin) {
+        gateway.metrics.logins.with_label_values(&[&*origin.listener, "refused"]).inc();
+        return Err(LinkError::new(CloseCode::Unauthorized, TOKEN_REFUSED));
+    }
+    let credentials = (!hello.user.is_empty()).then_some((&*hello.user, hello.password.as_bytes()));
+    let user = gateway.authenticate(origin, credentials).await;
+    let user = user
+        .map_err(|error: Unauthorized| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
+    let by_password = user.is_some() && asks_for_password(&snapshot, origin);
+    let login = by_password.then(|| Login::of(hello, &snapshot));
+    let token = if by_password { Token::Due } else { Token::None };
+    Ok(Proven { user, login, token })
+}
+
+/// The client, if nothing costly has to be checked for that: passwords are not checked for what may be a repeat.
+pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Proven> {
+    let snapshot = gateway.snapshot.load_full();
+    let proven = |user, token| Some(Proven { user, login: None, token });
+    match snapshot.listener(&origin.listener)?.settings.authentication {
+        Authentication::None => proven(None, Token::None),
+        // The ticket vouches for the certificate that was shown when the TLS session began.
+        Authentication::Certificate => {
+            proven(Some(origin.identity.as_ref()?.user()?.clone()), Token::None)
+        }
+        Authentication::Password => by_token(&snapshot, origin, hello).or_else(|| {
+            let login = Login::of(hello, &snapshot);
+            let known = gateway.sessions.knows_login(&hello.client_id, &login);
+            known.then(|| proven(Some(hello.user.as_str().into()), Token::Due))?
+        }),
+    }
+}
+
+impl Proven {
+    /// Gives the client a token for the next time, if one is due.
+    pub(super) fn give_token(&self, gateway: &Gateway, hello: &Hello, welcome: &mut Welcome) {
+        let snapshot = gateway.snapshot();
+        let tokens = snapshot.tokens();
+        let life = match (&self.token, self.user.as_deref()) {
+            (Token::Kept(left), _) => *left,
+            (Token::Due, Some(user)) => {
+                let token = tokens.issue(hello, user, &snapshot.users, SystemTime::now());
+                let Some(token) = token else { return };
+                welcome.token = token;
+                tokens.life()
+            }
+            _ => return,
+        };
+        welcome.token_life_s = u32::try_from(life.as_secs()).unwrap_or(u32::MAX);
+    }
+}
+
+const TOKEN_REFUSED: &str = "the session token was refused: send user and password";
+
+/// A token stands for a password and for nothing else: where certificates are asked for, it says nothing.
+fn by_token(snapshot: &Snapshot, origin: &Origin, hello: &Hello) -> Option<Proven> {
+    if hello.token.is_empty() || !asks_for_password(snapshot, origin) {
+        return None;
+    }
+    let opened = snapshot.tokens().open(hello, &snapshot.users, SystemTime::now());
+    let Bearer { user, left, is_due } = opened.ok()?;
+    let token = if is_due { Token::Due } else { Token::Kept(left) };
+    Some(Proven { user: Some(user), login: None, token })
+}
+
+fn asks_for_password(snapshot: &Snapshot, origin: &Origin) -> bool {
+    let listener = snapshot.listener(&origin.listener);
+    listener.is_some_and(|listener| listener.settings.authentication == Authentication::Password)
+}

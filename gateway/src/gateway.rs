@@ -1,6 +1,12 @@
 //! What every connection of one gateway shares.
 
-use std::{io, net::SocketAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;

@@ -50,8 +50,8 @@ pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> 
     }
     let credentials = (!hello.user.is_empty()).then_some((&*hello.user, hello.password.as_bytes()));
     let user = gateway.authenticate(origin, credentials).await;
-    let user = user
-        .map_err(|error: Unauthorized| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
+    let user =
+        user.map_err(|error: Unauthorized| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
     let by_password = user.is_some() && asks_for_password(&snapshot, origin);
     let login = by_password.then(|| Login::of(hello, &snapshot));
     let token = if by_password { Token::Due } else { Token::None };
@@ -65,9 +65,7 @@ pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -
     match snapshot.listener(&origin.listener)?.settings.authentication {
         Authentication::None => proven(None, Token::None),
         // The ticket vouches for the certificate that was shown when the TLS session began.
-        Authentication::Certificate => {
-            proven(Some(origin.identity.as_ref()?.user()?.clone()), Token::None)
-        }
+        Authentication::Certificate => proven(Some(origin.identity.as_ref()?.user()?.clone()), Token::None),
         Authentication::Password => by_token(&snapshot, origin, hello).or_else(|| {
             let login = Login::of(hello, &snapshot);
             let known = gateway.sessions.knows_login(&hello.client_id, &login);

@@ -58,7 +58,10 @@ async fn a_changed_line_of_the_user_voids_the_token_and_the_client_shows_its_pas
     again(&client).await;
     assert_eq!(answer(&client, "Echo", "x").await, "x");
     let gateway = bed.gateway();
-    assert_eq!((counted(gateway, "revoked"), counted(gateway, "issued"), counted(gateway, "opened")), (1, 2, 0));
+    assert_eq!(
+        (counted(gateway, "revoked"), counted(gateway, "issued"), counted(gateway, "opened")),
+        (1, 2, 0)
+    );
     assert_eq!((logins(gateway, "ok"), logins(gateway, "refused")), (2, 1));
     again(&client).await;
     assert_eq!((counted(gateway, "revoked"), counted(gateway, "opened")), (1, 1));

@@ -13,7 +13,7 @@ use tokio::{
     time::sleep_until,
 };
 use towline_protocols::{
-    hpack::HeaderField,
+    hpack::{HeaderField, NeverIndexed},
     link::{Execution, RequestHead, RpcError, RpcErrorKind},
 };
 
@@ -206,7 +206,7 @@ impl Client {
         let now = Instant::now();
         shared.with(|core| {
             let wait = request.deadline.unwrap_or(core.limits.deadline_default).min(DEADLINE_MAX);
-            let head = request_head(&request);
+            let head = request_head(&request, &core.never_indexed);
             let listed: usize = head.fields.iter().map(HeaderField::size).sum();
             if listed > core.limits.header_list_bytes_max {
                 let text =
@@ -302,7 +302,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn request_head(request: &CallRequest) -> RequestHead {
+fn request_head(request: &CallRequest, never_indexed: &NeverIndexed) -> RequestHead {
     let mut fields = Vec::with_capacity(request.headers.len() + 3);
     fields.push(HeaderField::new(":method", request.method.as_str().to_owned()));
     fields.push(HeaderField::new(":path", request.path.clone()));
@@ -310,7 +310,7 @@ fn request_head(request: &CallRequest) -> RequestHead {
     fields.extend(request.headers.iter().map(|(name, value)| HeaderField {
         name: name.as_str().to_owned().into(),
         value: Bytes::copy_from_slice(value.as_bytes()),
-        sensitive: value.is_sensitive(),
+        sensitive: value.is_sensitive() || never_indexed.holds(name.as_str().as_bytes()),
     }));
     let CallRequest { priority, idempotent, .. } = *request;
     RequestHead { priority, idempotent, fields, ..RequestHead::default() }

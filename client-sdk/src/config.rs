@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use towline_crypto::{International, KeyReference, Pin, Provider};
+use towline_protocols::hpack::NeverIndexed;
 
 use crate::{connect::Dial, error::ConfigError};
 
@@ -31,6 +32,9 @@ pub struct ClientConfig {
     pub credentials: Option<Credentials>,
     /// Header fields that every request of this session carries; sent once per connection.
     pub session_headers: Vec<(String, String)>,
+    /// Names of header fields whose values are secrets, beside `authorization`, `cookie`, `proxy-authorization` and
+    /// `set-cookie`: no compression table takes them, here or behind the gateway.
+    pub never_indexed: Vec<String>,
     /// Topic filters to subscribe to on every connection.
     pub topics: Vec<String>,
     /// Name and version of the app, for the operator's eyes.
@@ -69,6 +73,7 @@ impl ClientConfig {
             identity_file: None,
             credentials: None,
             session_headers: Vec::new(),
+            never_indexed: Vec::new(),
             topics: Vec::new(),
             agent: concat!("towline-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             dictionary_fetch: DictionaryFetch::default(),
@@ -92,8 +97,15 @@ impl ClientConfig {
         if let Some(id) = &self.client_id {
             check_client_id(id)?;
         }
+        self.never_indexed()?;
         self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
         self.limits.check()
+    }
+
+    /// The names of all secret fields.
+    pub(crate) fn never_indexed(&self) -> Result<NeverIndexed, ConfigError> {
+        NeverIndexed::new(&self.never_indexed)
+            .map_err(|error| ConfigError::new("never_indexed", error.to_string()))
     }
 }
 
@@ -109,6 +121,7 @@ impl fmt::Debug for ClientConfig {
             .field("identity_file", &self.identity_file)
             .field("credentials", &self.credentials)
             .field("session_headers", &self.session_headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("never_indexed", &self.never_indexed)
             .field("topics", &self.topics)
             .field("agent", &self.agent)
             .field("dictionary_fetch", &self.dictionary_fetch)
@@ -436,6 +449,15 @@ mod tests {
         assert!(config.validate().is_ok());
         config.transports = Transports::QuicAndTcp;
         assert!(config.validate().is_err_and(|error| error.to_string().contains("plaintext")));
+    }
+
+    #[test]
+    fn never_indexed_names_are_names() {
+        let mut config = ClientConfig::plaintext(vec![Endpoint { host: "localhost".into(), port: 1 }]);
+        config.never_indexed = vec!["X-Api-Key".into()];
+        assert!(config.validate().is_ok());
+        config.never_indexed.push(":path".into());
+        assert!(config.validate().is_err_and(|error| error.to_string().contains("\":path\"")));
     }
 
     #[test]

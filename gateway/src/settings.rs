@@ -10,7 +10,7 @@ use std::{
 
 use towline_crypto::{International, KeyReference, Providers};
 
-use towline_protocols::tls::RecordSizes;
+use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
 use crate::dictionaries::Sampling;
 
@@ -322,6 +322,8 @@ pub struct Session {
     pub header_table_bytes: usize,
     /// QUIC: requests whose header block may wait for insertions into the table.
     pub qpack_blocked_streams: usize,
+    /// Header fields that no compression table may hold, beside credentials.
+    pub never_indexed: NeverIndexed,
     /// Outcomes kept per session, count.
     pub outcomes_max: usize,
     /// Outcomes kept per session, bytes.
@@ -589,6 +591,7 @@ impl Default for Session {
             connection_window: 256 * 1024,
             header_table_bytes: 4096,
             qpack_blocked_streams: 0,
+            never_indexed: NeverIndexed::default(),
             outcomes_max: 256,
             outcome_bytes_max: 1024 * 1024,
             outcome_age_max: Duration::from_secs(300),

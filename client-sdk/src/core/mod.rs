@@ -17,9 +17,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use towline_protocols::link::{
-    Execution, Hello, RpcError, RpcErrorKind, Welcome,
-    client::{CallOptions, Fate, Session},
+use towline_protocols::{
+    hpack::NeverIndexed,
+    link::{
+        Execution, Hello, RpcError, RpcErrorKind, Welcome,
+        client::{CallOptions, Fate, Session},
+    },
 };
 
 pub(crate) use self::{
@@ -60,6 +63,7 @@ impl Shared {
         let dictionaries =
             Dictionaries::open(config).map_err(|error| StartError::Dictionaries(error.to_string()))?;
         let mut core = Core::new(identity, dictionaries, config);
+        core.never_indexed = config.never_indexed()?;
         if let Some(path) = &config.identity_file {
             let failed = |source| StartError::Identity { path: path.clone(), source };
             core.remember_pushes(path).map_err(failed)?;
@@ -105,6 +109,7 @@ pub(crate) struct Core {
     pub(crate) dictionaries: Dictionaries,
     pub(crate) tokens: Tokens,
     pub(crate) limits: Limits,
+    pub(crate) never_indexed: NeverIndexed,
     calls: HashMap<Key, Call>,
     by_seq: HashMap<u64, Key>,
     next_key: Key,
@@ -146,6 +151,7 @@ impl Core {
             dictionaries,
             tokens: Tokens::default(),
             limits: config.limits.clone(),
+            never_indexed: NeverIndexed::default(),
             calls: HashMap::new(),
             by_seq: HashMap::new(),
             next_key: 0,

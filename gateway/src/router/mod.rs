@@ -1,6 +1,7 @@
 //! Which request goes where: the table of routes, and the one road that every request takes through it
 //! whatever front it came in by.
 
+mod never_indexed;
 mod path;
 mod road;
 mod table;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Route, path::has_dot_segment};
+use super::{Route, never_indexed::mark, path::has_dot_segment};
 use crate::{
     dictionaries::sampled,
     error::{Execution, RpcError, RpcErrorKind},
@@ -50,7 +50,7 @@ pub async fn carry(
 ) -> Result<http::Response<Body>, RpcError> {
     let started = Instant::now();
     let mut answer = match admit(route, &request.origin) {
-        Ok(()) => sampled_call(gateway, route, request).await,
+        Ok(()) => guarded_call(gateway, route, request).await,
         Err(error) => Err(error),
     };
     observe(gateway, route, started, answer.as_ref().err());
@@ -60,6 +60,21 @@ pub async fn carry(
         answer.extensions_mut().insert(dcz::Allowed);
     }
     answer
+}
+
+/// Calls the backend, with secrets marked as such both ways.
+async fn guarded_call(
+    gateway: &Arc<Gateway>,
+    route: &Arc<Route>,
+    mut request: Request,
+) -> Result<http::Response<Body>, RpcError> {
+    let names = gateway.snapshot().settings.session.never_indexed.clone();
+    let (mut parts, body) = request.http.into_parts();
+    let body = mark(&names, &mut parts.headers, body);
+    request.http = http::Request::from_parts(parts, body);
+    let (mut parts, body) = sampled_call(gateway, route, request).await?.into_parts();
+    let body = mark(&names, &mut parts.headers, body);
+    Ok(http::Response::from_parts(parts, body))
 }
 
 /// Calls the backend; where the route is sampled, both bodies pass the sampler.

@@ -17,6 +17,7 @@ mod early_quic;
 mod faults;
 mod limits;
 mod metered;
+mod never_indexed;
 mod priority;
 mod pushes;
 mod requests;

@@ -1,14 +1,13 @@
-//! A header field, and which fields hold credentials.
+//! A header field.
 
 use std::fmt;
 
 use bytes::Bytes;
 
+use super::never_indexed::is_credential;
+
 /// Bytes that an entry is counted for beside its name and value (RFC 7541, section 4.1).
 const ENTRY_OVERHEAD_BYTES: usize = 32;
-
-/// Fields that hold credentials whoever sends them.
-const CREDENTIAL_NAMES: [&[u8]; 4] = [b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"];
 
 /// A header field: the name in lower case, the value as opaque octets.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -44,7 +43,7 @@ impl HeaderField {
 
     /// Whether the value is kept out of tables, logs and `Debug`: declared so, or known by name.
     pub fn is_secret(&self) -> bool {
-        self.sensitive || CREDENTIAL_NAMES.contains(&&*self.name)
+        self.sensitive || is_credential(&self.name)
     }
 
     /// A copy in one allocation of its own, for a table: the caller's bytes may be slices of a large read

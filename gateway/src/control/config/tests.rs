@@ -278,6 +278,15 @@ fn topic_routes_are_checked() {
 }
 
 #[test]
+fn never_indexed_names_are_names_of_header_fields() {
+    check(
+        "[session]\nnever_indexed = [\"X-Api-Key\", \":path\"]\n",
+        "t.toml:7:17: session.never_indexed: \":path\" is not the name of a header field, as \"x-api-key\"",
+    );
+    check("[session]\nnever_indexed = [\"X-Api-Key\"]\n", "");
+}
+
+#[test]
 fn the_example_names_every_key_and_its_default() {
     let folder = tempfile::tempdir().unwrap();
     crate::cli::development_certificates(&folder.path().join("towline-data")).unwrap();

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use towline_dictionaries::{DictionaryFile, SIZE_MIN};
-use towline_protocols::compress::DICTIONARY_BYTES_MAX;
+use towline_protocols::{compress::DICTIONARY_BYTES_MAX, hpack::NeverIndexed};
 
 use crate::{control::config::reader::Table, settings::*};
 
@@ -59,6 +59,7 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
         ) as u32,
         header_table_bytes: t.size("header_table_bytes", d.header_table_bytes, 0..=64 * KIB),
         qpack_blocked_streams: t.count("qpack_blocked_streams", d.qpack_blocked_streams, 0..=1000),
+        never_indexed: never_indexed(&mut t),
         outcomes_max: t.count("outcomes_max", d.outcomes_max, 1..=100_000),
         outcome_bytes_max: t.size("outcome_bytes_max", d.outcome_bytes_max, KIB..=GIB),
         outcome_age_max: t.duration("outcome_age_max", d.outcome_age_max, s(1)..=s(86_400)),
@@ -81,6 +82,14 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
     }
     t.finish();
     session
+}
+
+fn never_indexed(t: &mut Table<'_, '_>) -> NeverIndexed {
+    let names = NeverIndexed::new(&t.strings("never_indexed"));
+    names.unwrap_or_else(|error| {
+        t.mistake("never_indexed", error);
+        NeverIndexed::default()
+    })
 }
 
 pub(super) fn push(mut t: Table<'_, '_>) -> Push {

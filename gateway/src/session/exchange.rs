@@ -2,24 +2,27 @@
 //! another connection.
 //!
 //! ```text
-//!  Producer (the task that asks the backend)            Consumer (the connection that is attached)
-//!     head, message, message, ... end  --> recorded --> from message number N, in order
+//!  Producer (the task that asks the backend)            Consumers (the connections that are attached)
+//!     head, message, message, ... end  --> recorded --> each from its message number N, in order
 //!                                          |
-//!      waits while the attached consumer   |  over the session's bound it is recorded no longer:
-//!      is a window behind                  |  what the consumer has taken is forgotten; without
-//!                                          |  a consumer the exchange ends with OutcomeExpired
+//!      waits while every consumer is a     |  over the session's bound it is recorded no longer: the
+//!      window behind                       |  foremost consumer stays, and what it has taken is forgotten;
+//!                                          |  without a consumer the exchange ends with OutcomeExpired
 //! ```
 //!
-//! The consumer may go and another come; the producer goes on meanwhile, so that an answer is there
-//! when the client is back.
+//! Consumers come and go; the producer goes on meanwhile, so that an answer is there when the client is back.
+//! A client may take one answer over its link and over a short connection at the same time: a connection that
+//! hangs holds the other one up no more than it holds the record up.
 
+mod attachments;
 mod consumer;
+mod part;
 mod producer;
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -32,27 +35,17 @@ use towline_protocols::{
     link::{Execution, RpcError, RpcErrorKind},
 };
 
-use self::consumer::Attached;
+use self::{
+    attachments::{Attachments, Cut},
+    consumer::Attached,
+    part::{End, outcome_expired, taken_elsewhere},
+};
 pub use self::{
     consumer::{Consumer, Next},
+    part::ExchangePart,
     producer::{Ended, Producer, Settling},
 };
 use super::signal::Signal;
-
-/// A piece of an answer, in the order head, messages, then one of trailers, end and error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExchangePart {
-    /// `:status` and the header fields.
-    Head(Arc<[HeaderField]>),
-    /// One whole message, not compressed.
-    Message(Bytes),
-    /// The answer ends with these fields.
-    Trailers(Arc<[HeaderField]>),
-    /// The answer ends.
-    End,
-    /// The answer ends, or there is none, for this reason.
-    Error(RpcError),
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Held(AtomicUsize);
@@ -60,11 +53,11 @@ pub(super) struct Held(AtomicUsize);
 /// A request of a session, running or finished.
 pub struct Exchange {
     seq: u64,
-    /// How far an attached consumer may be behind before the producer waits, bytes.
+    /// How far the foremost consumer may be behind before the producer waits, bytes.
     window: usize,
     held: Arc<Held>,
     state: Mutex<State>,
-    /// Wakes the consumer.
+    /// Wakes the consumers.
     parts: Notify,
     /// Wakes the producer: there is room, or nobody wants the answer any more.
     room: Notify,
@@ -78,31 +71,30 @@ struct State {
     /// Bytes in `head`, `messages` and trailers.
     bytes: usize,
     end: Option<End>,
-    /// Whether what the consumer has taken is kept for another one.
+    /// Whether what a consumer has taken is kept for others.
     recorded: bool,
     /// Nothing is handed out before all of it is durable.
     withheld: bool,
     request: RequestProgress,
-    attached: Option<Attached>,
-    attachments: u64,
-}
-
-#[derive(Clone)]
-enum End {
-    Plain,
-    Trailers(Arc<[HeaderField]>),
-    Error(RpcError),
+    attached: Attachments,
 }
 
 /// How far the request itself has come; decides what its connection's death means.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct RequestProgress {
-    complete: bool,
+    /// The connection that the rest of it has to come from; none once it has arrived whole.
+    awaited_from: Option<Weak<Signal>>,
     forwarded: bool,
 }
 
 impl Exchange {
-    pub(super) fn new(seq: u64, window: usize, held: Arc<Held>) -> Arc<Self> {
+    /// A request that begins on the connection of `signal`.
+    pub(super) fn new(seq: u64, window: usize, held: Arc<Held>, signal: &Arc<Signal>) -> Arc<Self> {
+        let request = RequestProgress { awaited_from: Some(Arc::downgrade(signal)), forwarded: false };
+        Self::with(seq, window, held, request)
+    }
+
+    fn with(seq: u64, window: usize, held: Arc<Held>, request: RequestProgress) -> Arc<Self> {
         let state = State {
             head: None,
             messages: VecDeque::new(),
@@ -111,9 +103,8 @@ impl Exchange {
             end: None,
             recorded: true,
             withheld: false,
-            request: RequestProgress::default(),
-            attached: None,
-            attachments: 0,
+            request,
+            attached: Attachments::default(),
         };
         let (parts, room) = (Notify::new(), Notify::new());
         Arc::new(Self { seq, window, held, state: Mutex::new(state), parts, room })
@@ -121,9 +112,9 @@ impl Exchange {
 
     /// A finished exchange of an earlier process.
     pub(super) fn restored(seq: u64, window: usize, held: Arc<Held>, parts: Vec<ExchangePart>) -> Arc<Self> {
-        let exchange = Self::new(seq, window, held);
+        let request = RequestProgress { awaited_from: None, forwarded: true };
+        let exchange = Self::with(seq, window, held, request);
         let mut state = exchange.state.lock();
-        state.request = RequestProgress { complete: true, forwarded: true };
         let mut bytes = 0;
         for part in parts {
             bytes += part.bytes();
@@ -149,7 +140,7 @@ impl Exchange {
 
     /// Notes that the whole request has arrived: the death of its connection no longer aborts it.
     pub fn request_complete(&self) {
-        self.state.lock().request.complete = true;
+        self.state.lock().request.awaited_from = None;
     }
 
     /// Whether the answer has ended, well or not.
@@ -162,48 +153,58 @@ impl Exchange {
         self.state.lock().bytes
     }
 
-    /// Hands the exchange to a connection, from message number `message` on. A consumer that is attached
-    /// already finds that it is [`Next::Done`].
-    pub(super) fn attach(self: &Arc<Self>, message: u64, signal: &Arc<Signal>) -> Result<Consumer, RpcError> {
+    /// Hands the exchange to a connection, from message number `message` on, beside others that take it. Says too
+    /// whether one of them had to give way for it.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        message: u64,
+        signal: &Arc<Signal>,
+    ) -> Result<(Consumer, bool), RpcError> {
         let mut state = self.state.lock();
         if message < state.messages_from {
             return Err(outcome_expired(state.execution()));
         }
-        state.attachments += 1;
-        let attachment = state.attachments;
+        let name = Arc::downgrade(signal);
+        if !state.recorded && state.attached.iter().any(|held| !held.signal.ptr_eq(&name)) {
+            return Err(taken_elsewhere());
+        }
         let has_parts = !state.withheld && (state.head.is_some() || state.end.is_some());
         let taken = usize::try_from(message - state.messages_from).unwrap_or(usize::MAX);
-        state.attached = Some(Attached {
-            attachment,
+        let behind = state.messages.iter().skip(taken).map(Bytes::len).sum();
+        let (attachment, cut) = state.attached.add(Attached {
+            attachment: 0,
             head_taken: false,
             message,
-            behind: state.messages.iter().skip(taken).map(Bytes::len).sum(),
+            behind,
             end_taken: false,
-            signal: Arc::downgrade(signal),
+            signal: name,
             signalled: has_parts,
         });
         drop(state);
+        self.tell_cut(&cut);
         self.parts.notify_waiters();
         self.room.notify_waiters();
         if has_parts {
             signal.ready(self.seq);
         }
-        Ok(Consumer { exchange: self.clone(), attachment })
+        Ok((Consumer { exchange: self.clone(), attachment }, cut.is_some()))
     }
 
-    /// The session's connection died: a recorded exchange whose request has arrived waits for the next
-    /// one. Any other ends; `Some` says whether it had run.
-    pub(super) fn connection_lost(&self) -> Option<Execution> {
+    /// The connection of `signal` is gone for the session. What had arrived whole and is recorded, or taken by
+    /// another connection, goes on. Anything else ends; `Some` says whether it had run.
+    pub(super) fn connection_lost(&self, signal: &Arc<Signal>) -> Option<Execution> {
+        let name = Arc::downgrade(signal);
         let mut state = self.state.lock();
-        state.attached = None;
-        let (complete, recorded) = (state.request.complete, state.recorded);
+        state.attached.leave(&name);
+        let is_cut = state.request.awaited_from.as_ref().is_some_and(|awaited| awaited.ptr_eq(&name));
+        let goes_on = state.recorded || !state.attached.is_empty();
         drop(state);
         self.parts.notify_waiters();
         self.room.notify_waiters();
-        if !complete {
+        if is_cut {
             return self.cancel("the connection ended before the request had arrived whole");
         }
-        if recorded {
+        if goes_on {
             return None;
         }
         self.discard();
@@ -251,9 +252,7 @@ impl Exchange {
         let mut state = self.running()?;
         let added = message.len();
         state.messages.push_back(message);
-        if let Some(attached) = &mut state.attached {
-            attached.behind += added;
-        }
+        state.attached.iter_mut().for_each(|attached| attached.behind += added);
         self.grown(&mut state, added);
         Ok(())
     }
@@ -262,15 +261,18 @@ impl Exchange {
         self.state.lock().recorded
     }
 
-    /// The session has no room for the record: from now on only what lies in the attached consumer's window
-    /// is held, and without a consumer nothing.
+    /// The session has no room for the record: from now on only what lies in one consumer's window is held, and
+    /// without a consumer nothing.
     fn stop_recording(&self) -> Result<(), Ended> {
         let mut state = self.state.lock();
         state.recorded = false;
         state.withheld = false;
+        let cut = state.attached.keep_foremost();
         state.forget_taken(self);
-        if state.attached.is_some() {
+        if !state.attached.is_empty() {
             self.tell(&mut state);
+            drop(state);
+            self.tell_cut(&cut);
             return Ok(());
         }
         drop(state);
@@ -293,11 +295,7 @@ impl Exchange {
         if state.end.is_some() {
             return None;
         }
-        let added = match &end {
-            End::Trailers(fields) => fields_bytes(fields),
-            End::Error(error) => error.message.len(),
-            End::Plain => 0,
-        };
+        let added = end.bytes();
         state.end = Some(end);
         state.messages.shrink_to_fit();
         self.grown(&mut state, added);
@@ -322,15 +320,24 @@ impl Exchange {
         self.tell(state);
     }
 
-    /// Tells the attached consumer that there is something for it.
+    /// Tells the consumers that there is something for them.
     fn tell(&self, state: &mut State) {
         if state.withheld {
             return;
         }
-        if let Some(attached) = &mut state.attached
-            && !std::mem::replace(&mut attached.signalled, true)
-            && let Some(signal) = attached.signal.upgrade()
-        {
+        for attached in state.attached.iter_mut() {
+            if !std::mem::replace(&mut attached.signalled, true)
+                && let Some(signal) = attached.signal.upgrade()
+            {
+                signal.ready(self.seq);
+            }
+        }
+        self.parts.notify_waiters();
+    }
+
+    /// Tells consumers that they had to give way.
+    fn tell_cut<'a>(&self, cut: impl IntoIterator<Item = &'a Cut>) {
+        for signal in cut.into_iter().filter_map(Weak::upgrade) {
             signal.ready(self.seq);
         }
         self.parts.notify_waiters();
@@ -348,38 +355,17 @@ impl Drop for Exchange {
     }
 }
 
-impl ExchangePart {
-    /// What it counts in the record.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Head(fields) | Self::Trailers(fields) => fields_bytes(fields),
-            Self::Message(message) => message.len(),
-            Self::End => 0,
-            Self::Error(error) => error.message.len(),
-        }
-    }
-}
-
-impl From<End> for ExchangePart {
-    fn from(end: End) -> Self {
-        match end {
-            End::Plain => Self::End,
-            End::Trailers(fields) => Self::Trailers(fields),
-            End::Error(error) => Self::Error(error),
-        }
-    }
-}
-
 impl State {
     fn is_behind(&self, window: usize) -> bool {
         // What is held back is bounded by the record, not by who cannot take it yet.
-        !self.withheld && self.attached.as_ref().is_some_and(|attached| attached.behind >= window)
+        !self.withheld
+            && !self.attached.is_empty()
+            && self.attached.iter().all(|attached| attached.behind >= window)
     }
 
-    /// Makes the record begin at what the attached consumer takes next.
+    /// Makes the record begin at what the one consumer takes next.
     fn forget_taken(&mut self, exchange: &Exchange) {
-        let Some(attached) = &self.attached else { return };
-        let upto = attached.message;
+        let Some(upto) = self.attached.iter().map(|attached| attached.message).min() else { return };
         while self.messages_from < upto {
             let Some(message) = self.messages.pop_front() else { return };
             self.messages_from += 1;
@@ -397,7 +383,7 @@ impl State {
 }
 
 impl RequestProgress {
-    fn cancelled(self, why: &str) -> RpcError {
+    fn cancelled(&self, why: &str) -> RpcError {
         let execution = if self.forwarded { Execution::MayHaveRun } else { Execution::NotRun };
         RpcError::new(RpcErrorKind::Cancelled, execution, why)
     }
@@ -415,14 +401,4 @@ impl Held {
     pub(super) fn sub(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
-}
-
-fn fields_bytes(fields: &[HeaderField]) -> usize {
-    fields.iter().map(HeaderField::size).sum()
-}
-
-/// The error of an outcome that was not kept because of a bound.
-fn outcome_expired(execution: Execution) -> RpcError {
-    let text = "the outcome was not kept: session.outcome_bytes_max was met";
-    RpcError::new(RpcErrorKind::OutcomeExpired, execution, text)
 }

@@ -14,7 +14,7 @@ use towline_protocols::{
 use super::{
     Established, LinkSession, Login, OpenError, PendingPush, Revoked, SessionEvent,
     exchange::{Consumer, Exchange, Producer},
-    link_session::{State, attach},
+    link_session::State,
     signal::Signal,
     subscribe::Changed,
 };
@@ -118,7 +118,7 @@ impl Lease {
         if visits && !(state.is_new(seq) && state.visitors.may_begin()) {
             return Begin::Later;
         }
-        match attach(state.ledger_mut(context), seq, 0, &self.signal) {
+        match self.session.attach(&mut state, seq, 0, &self.signal) {
             Some(Ok(consumer)) => return Begin::Attached(consumer),
             Some(Err(error)) => return Begin::Refused(error),
             None => {}
@@ -137,13 +137,13 @@ impl Lease {
                 "too many requests run at one time (limits.streams_max)",
             );
         }
-        let exchange =
-            Exchange::new(seq, context.settings.load().stream_window as usize, context.held.clone());
+        let window = context.settings.load().stream_window as usize;
+        let exchange = Exchange::new(seq, window, context.held.clone(), &self.signal);
         state.seq_highest = state.seq_highest.max(seq);
         state.ledger_mut(context).begin(seq, exchange.clone());
         state.visitors.begins(&self.signal, seq);
         match exchange.attach(0, &self.signal) {
-            Ok(consumer) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),
+            Ok((consumer, _)) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),
             Err(error) => Begin::Refused(error),
         }
     }
@@ -159,7 +159,7 @@ impl Lease {
             let text = "another connection holds the session";
             return Attach::Refused(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, text));
         }
-        match attach(state.ledger_mut(&self.session.context), seq, messages_received, &self.signal) {
+        match self.session.attach(&mut state, seq, messages_received, &self.signal) {
             None => Attach::Unknown,
             Some(Ok(consumer)) => Attach::Attached(consumer),
             Some(Err(error)) => Attach::Refused(error),

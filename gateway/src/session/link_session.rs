@@ -4,6 +4,7 @@ mod deliveries;
 mod durable;
 mod requests;
 mod take_over;
+mod unheard;
 
 use std::{
     mem,
@@ -17,10 +18,9 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use towline_protocols::link::server::Ledger;
 
-use self::durable::Durable;
+use self::{durable::Durable, unheard::Unheard};
 pub(super) use self::{
     durable::{Committed, EndingMarks, not_reserved},
-    requests::attach,
     take_over::Adopted,
 };
 use super::{
@@ -60,6 +60,8 @@ pub(super) struct Identity {
 pub(super) struct State {
     /// WELCOME.session_id: names what is known of requests, so a restart changes it.
     id: u64,
+    /// Whether the client may not have heard of `id`.
+    unheard: Unheard,
     /// WELCOME.push_line: names the numbering of pushes, which a restart does not change.
     push_line: u64,
     /// Of the last connection; `None` before the first since the start of the gateway.
@@ -131,7 +133,7 @@ impl LinkSession {
     pub(super) fn detach(self: &Arc<Self>, signal: &Arc<Signal>) {
         let Some(mut state) = self.held_by(signal) else { return self.visitor_gone(signal) };
         state.connection = None;
-        self.connection_lost(&mut state, &[]);
+        self.connection_lost(&mut state, signal);
         drop(state);
         self.note_away();
     }
@@ -201,7 +203,7 @@ impl LinkSession {
         let mut state = self.state.lock();
         if let Some(connection) = state.connection.take() {
             connection.revoke(Revoked::Ended);
-            self.connection_lost(&mut state, &[]);
+            self.connection_lost(&mut state, &connection);
         }
         state.visitors.dismiss(u64::MAX, Revoked::Ended);
         drop(state);

@@ -178,11 +178,6 @@ impl Visitors {
         self.lists().begun.push(begun);
     }
 
-    /// What they have begun.
-    pub(super) fn begun(&self) -> impl Iterator<Item = u64> {
-        self.all_begun().iter().map(|begun| begun.seq)
-    }
-
     /// The visitor of `signal` is a visitor no more. What it began, which stays noted.
     pub(super) fn leave(&mut self, signal: &Arc<Signal>) -> Vec<u64> {
         let Some(lists) = &mut self.0 else { return Vec::new() };
@@ -208,8 +203,8 @@ impl Visitors {
         });
     }
 
-    /// The connection of `signal` became the holder at `epoch`. Takes out what others began that is not
-    /// newer, and what it began itself; and says what the holder's HELLO does not speak of.
+    /// The connection of `signal` became the holder at `epoch`. Takes out what it and others began that is not
+    /// newer; and says what the holder's HELLO does not speak of.
     pub(super) fn handed_over(&mut self, epoch: u64, signal: &Arc<Signal>) -> HandedOver {
         let begun = self.0.as_mut().map(|lists| std::mem::take(&mut lists.begun)).unwrap_or_default();
         let unspoken = begun.iter().filter(|begun| begun.epoch >= epoch).map(|begun| begun.seq).collect();
@@ -218,10 +213,8 @@ impl Visitors {
             lists.begun = newer;
         }
         self.0.take_if(|lists| lists.present.is_empty() && lists.begun.is_empty());
-        let (own, others): (Vec<_>, Vec<_>) =
-            rest.into_iter().partition(|begun| Arc::ptr_eq(&begun.signal, signal));
-        let seqs = |begun: Vec<Begun>| begun.into_iter().map(|begun| begun.seq).collect();
-        HandedOver { own: seqs(own), others: seqs(others), unspoken }
+        let others = rest.into_iter().filter(|begun| !Arc::ptr_eq(&begun.signal, signal));
+        HandedOver { others: others.map(|begun| (begun.seq, begun.signal)).collect(), unspoken }
     }
 
     /// The requests of the session are forgotten.
@@ -234,10 +227,8 @@ impl Visitors {
 
 /// What visitors had begun when one connection became the holder.
 pub(super) struct HandedOver {
-    /// It was the holder itself.
-    pub(super) own: Vec<u64>,
-    /// It was others, who will never hold the session.
-    pub(super) others: Vec<u64>,
+    /// By others than the holder, who will never hold the session.
+    pub(super) others: Vec<(u64, Arc<Signal>)>,
     /// The holder's HELLO was not written behind these.
     pub(super) unspoken: Vec<u64>,
 }

@@ -111,6 +111,13 @@ impl<T> Ledger<T> {
         self.expired.raise_floor(seq);
     }
 
+    /// Of `seq`, which is not there, it is known only that it may have run.
+    pub fn doubt(&mut self, seq: u64) {
+        if let Some(below) = self.expired.insert(seq) {
+            self.expired.raise_floor(below);
+        }
+    }
+
     /// Brings back an outcome of `bytes` that was complete at `finished`. To be called in the order of these.
     pub fn restore(&mut self, seq: u64, value: T, bytes: usize, finished: Instant) {
         self.begin(seq, value);
@@ -269,10 +276,8 @@ impl<T> Ledger<T> {
     }
 
     fn expire_entry(&mut self, seq: u64) {
-        if self.remove(seq).is_some()
-            && let Some(below) = self.expired.insert(seq)
-        {
-            self.expired.raise_floor(below);
+        if self.remove(seq).is_some() {
+            self.doubt(seq);
         }
     }
 

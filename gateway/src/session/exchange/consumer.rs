@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use towline_protocols::hpack::HeaderField;
 
-use super::{End, Exchange, ExchangePart};
+use super::{End, Exchange, ExchangePart, taken_elsewhere};
 use crate::session::signal::Signal;
 
 /// What a consumer is handed.
@@ -24,7 +24,7 @@ pub enum Next {
     },
     /// Nothing yet.
     Pending,
-    /// Everything was handed out, or another consumer took over.
+    /// Everything was handed out, or the connection took the exchange up anew, or has lost the session.
     Done,
 }
 
@@ -36,7 +36,7 @@ pub struct Consumer {
 }
 
 pub(super) struct Attached {
-    /// Which of the exchange's attachments this is; an older consumer finds that it is not its own.
+    /// Which of the exchange's attachments this is.
     pub(super) attachment: u64,
     pub(super) head_taken: bool,
     /// Number of the next message to hand out.
@@ -64,15 +64,18 @@ impl Consumer {
     pub fn try_next(&mut self) -> Next {
         let mut guard = self.exchange.state.lock();
         let state = &mut *guard;
-        let next = match &mut state.attached {
-            Some(attached) if attached.attachment == self.attachment => {
+        if state.attached.take_cut(self.attachment) {
+            return Next::Part { part: ExchangePart::Error(taken_elsewhere()), ends: true };
+        }
+        let next = match state.attached.get_mut(self.attachment) {
+            Some(attached) => {
                 attached.signalled = false;
                 if state.withheld {
                     return Next::Pending;
                 }
                 attached.next(state.head.as_ref(), &state.messages, state.messages_from, state.end.as_ref())
             }
-            _ => Next::Done,
+            None => Next::Done,
         };
         if matches!(next, Next::Part { part: ExchangePart::Message(_), .. }) {
             if !guard.recorded {
@@ -84,8 +87,8 @@ impl Consumer {
         next
     }
 
-    /// The next part and whether it is the last; `None` after the last one, or when another consumer took
-    /// over. Safe to cancel.
+    /// The next part and whether it is the last; `None` after the last one, or when there will be none. Safe to
+    /// cancel.
     pub async fn next(&mut self) -> Option<(ExchangePart, bool)> {
         let exchange = self.exchange.clone();
         loop {
@@ -102,8 +105,7 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         let mut state = self.exchange.state.lock();
-        if state.attached.as_ref().is_some_and(|attached| attached.attachment == self.attachment) {
-            state.attached = None;
+        if state.attached.remove(self.attachment) {
             drop(state);
             // A producer that waits for this consumer need not wait any more.
             self.exchange.room.notify_waiters();
@@ -112,6 +114,11 @@ impl Drop for Consumer {
 }
 
 impl Attached {
+    /// How far it is.
+    pub(super) fn progress(&self) -> (u64, bool) {
+        (self.message, self.head_taken)
+    }
+
     fn next(
         &mut self,
         head: Option<&Arc<[HeaderField]>>,

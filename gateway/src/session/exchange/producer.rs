@@ -73,7 +73,7 @@ impl Producer {
         self.record(added)
     }
 
-    /// Records a message, and waits while the attached consumer is a window behind.
+    /// Records a message, and waits while every consumer is a window behind.
     ///
     /// # Errors
     /// The exchange has ended.
@@ -84,8 +84,7 @@ impl Producer {
         self.room().await
     }
 
-    /// Waits until the attached consumer is less than a window behind; returns at once while no consumer is
-    /// attached. Safe to cancel.
+    /// Waits until a consumer is less than a window behind; returns at once while there is none. Safe to cancel.
     ///
     /// # Errors
     /// The exchange has ended.

@@ -1,7 +1,6 @@
 //! The requests of a session and what is kept of their answers.
 
 use std::{
-    collections::BTreeSet,
     mem,
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -96,28 +95,30 @@ impl LinkSession {
     pub(super) fn visitor_gone(self: &Arc<Self>, signal: &Arc<Signal>) {
         let mut state = self.state.lock();
         let begun = state.visitors.leave(signal);
-        self.begun_left(&mut state, begun);
+        self.begun_left(&mut state, begun.into_iter().map(|seq| (seq, signal.clone())));
     }
 
-    pub(super) fn begun_left(self: &Arc<Self>, state: &mut State, begun: Vec<u64>) {
-        for seq in begun {
+    /// The connections that began these requests will never hold the session.
+    pub(super) fn begun_left(
+        self: &Arc<Self>,
+        state: &mut State,
+        begun: impl IntoIterator<Item = (u64, Arc<Signal>)>,
+    ) {
+        for (seq, signal) in begun {
             if let Some(exchange) = state.exchange(seq).cloned() {
-                self.exchange_lost(state, &exchange);
+                self.exchange_lost(state, &exchange, &signal);
             }
         }
         self.queue_outcomes(state);
     }
 
-    /// What every loss of the holder means, whether another one follows or not. What visitors have begun,
-    /// and the next holder as such (`begun`), was never the lost one's.
-    pub(super) fn connection_lost(self: &Arc<Self>, state: &mut State, begun: &[u64]) {
+    /// What every loss of the holder, whose connection is that of `signal`, means, whether another one follows or
+    /// not.
+    pub(super) fn connection_lost(self: &Arc<Self>, state: &mut State, signal: &Arc<Signal>) {
         self.connected.store(false, Ordering::Release);
-        let spared: BTreeSet<u64> = state.visitors.begun().chain(begun.iter().copied()).collect();
         let recorded = state.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
-        let exchanges =
-            recorded.chain(&state.unrecorded).filter(|exchange| !spared.contains(&exchange.seq()));
-        for exchange in exchanges.cloned().collect::<Vec<_>>() {
-            self.exchange_lost(state, &exchange);
+        for exchange in recorded.chain(&state.unrecorded).cloned().collect::<Vec<_>>() {
+            self.exchange_lost(state, &exchange, signal);
         }
         self.queue_outcomes(state);
         let Some(queue) = &mut state.pushes else { return };
@@ -125,10 +126,31 @@ impl LinkSession {
         self.give_up(given);
     }
 
-    fn exchange_lost(&self, state: &mut State, exchange: &Exchange) {
-        if let Some(execution) = exchange.connection_lost() {
+    fn exchange_lost(&self, state: &mut State, exchange: &Exchange, signal: &Arc<Signal>) {
+        if let Some(execution) = exchange.connection_lost(signal) {
             state.cancelled(exchange.seq(), execution, self.context.clock.now());
         }
+    }
+
+    /// Hands the connection of `signal` a request that the ledger knows; `None` when it does not.
+    pub(in crate::session) fn attach(
+        &self,
+        state: &mut State,
+        seq: u64,
+        messages_received: u64,
+        signal: &Arc<Signal>,
+    ) -> Option<Result<Consumer, RpcError>> {
+        let admission = state.ledger_mut(&self.context).admit(seq);
+        if let Some(error) = admission.error() {
+            return Some(Err(error));
+        }
+        let (Admission::Attach(exchange) | Admission::Replay(exchange)) = admission else { return None };
+        Some(exchange.attach(messages_received, signal).map(|(consumer, displaced)| {
+            if displaced {
+                self.context.limit_hit("exchange_consumers_max");
+            }
+            consumer
+        }))
     }
 }
 
@@ -163,25 +185,6 @@ impl State {
         } else {
             ledger.finish(seq, now);
         }
-    }
-}
-
-/// Hands the connection of `signal` a request that the ledger knows; `None` when it does not.
-pub(in crate::session) fn attach(
-    ledger: &Ledger<Arc<Exchange>>,
-    seq: u64,
-    messages_received: u64,
-    signal: &Arc<Signal>,
-) -> Option<Result<Consumer, RpcError>> {
-    let admission = ledger.admit(seq);
-    if let Some(error) = admission.error() {
-        return Some(Err(error));
-    }
-    match admission {
-        Admission::Attach(exchange) | Admission::Replay(exchange) => {
-            Some(exchange.attach(messages_received, signal))
-        }
-        _ => None,
     }
 }
 

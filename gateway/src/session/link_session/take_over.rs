@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use towline_protocols::link::{Hello, RpcError, server::Ledger};
 
-use super::{LinkSession, attach};
+use super::{LinkSession, unheard::Unheard};
 use crate::session::{Changed, OpenError, Opened, Revoked, exchange::Consumer, lease::Lease, signal::Signal};
 
 /// What became of a session that a connection took.
@@ -73,22 +73,23 @@ impl LinkSession {
         let older = state.connection.take().inspect(|older| older.revoke(Revoked::TakenOver));
         state.visitors.dismiss(hello.epoch, Revoked::TakenOver);
         let handed_over = state.visitors.handed_over(hello.epoch, signal);
-        if older.is_some() {
-            self.connection_lost(&mut state, &handed_over.own);
+        if let Some(older) = older {
+            self.connection_lost(&mut state, &older);
         }
         self.begun_left(&mut state, handed_over.others);
+        let resumed = state.goes_on(hello, &self.context);
         state.epoch = Some(hello.epoch);
         state.away_since = None;
         state.connection = Some(signal.clone());
         self.connected.store(true, Ordering::Release);
         self.resume_pushes(&mut state, hello.pushes_taken.as_ref(), signal);
-        let resumed = hello.session_id == state.id;
         if !resumed {
             // The client counts what it sent before as lost, and numbers on from there. The id names what is
             // remembered of requests, so that none that was forgotten passes for one never seen.
             state.forget_requests("the client began the session anew");
             self.forget_marks(&mut state);
             state.id = fastrand::u64(1..);
+            state.unheard = Unheard::at(hello);
             state.seq_highest = hello.outcome_floor;
             state.visitors.dismiss(u64::MAX, Revoked::TakenOver);
             let limits = self.context.ledger_limits();
@@ -103,12 +104,11 @@ impl LinkSession {
     /// It does not speak of `unspoken`.
     fn resolve_waiting(&self, hello: &Hello, unspoken: &[u64], signal: &Arc<Signal>, opened: &mut Adopted) {
         let mut state = self.state.lock();
-        let ledger = state.ledger_mut(&self.context);
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let wanted = waiting.chain(unspoken.iter().copied());
-        opened.unknown = ledger.reconcile(hello.outcome_floor, wanted);
+        opened.unknown = state.ledger_mut(&self.context).reconcile(hello.outcome_floor, wanted);
         for waiting in &hello.waiting {
-            match attach(ledger, waiting.seq, waiting.messages_received, signal) {
+            match self.attach(&mut state, waiting.seq, waiting.messages_received, signal) {
                 None => {}
                 Some(Ok(consumer)) => opened.attached.push(consumer),
                 Some(Err(error)) => opened.refused.push((waiting.seq, error)),

@@ -1,12 +1,14 @@
 //! Sessions as their connections see them. Time is simulated; nothing waits.
 
 mod durable;
+mod consumers;
 mod exchanges;
 mod flights;
 mod histories;
 mod ownership;
 mod pushes;
 mod receipts;
+mod unheard;
 mod visits;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};

@@ -1,0 +1,60 @@
+//! A session whose client may not have heard of its id, because the WELCOME that told it was lost.
+//!
+//! ```text
+//!  HELLO id 0, epoch 4, waiting [1]   --> made here, as id Z; 1 may have run elsewhere
+//!    REQUEST 2 --> runs    REQUEST 3 --> lost, as is WELCOME
+//!  HELLO id 0, epoch 5, waiting [1 2 3]   id 0 again: no WELCOME has named Z
+//!    2 is in the ledger                 --> its answer
+//!    1 was sent before Z was made       --> may have run
+//!    3 was sent on epoch 4, so to Z only --> has not run
+//! ```
+//!
+//! PROTOCOL.md, section 9, says why nothing runs twice this way.
+
+use towline_protocols::link::Hello;
+
+use super::State;
+use crate::session::Context;
+
+/// What a session knows of a client that has not named it.
+#[derive(Default)]
+pub(super) struct Unheard {
+    /// The id in the HELLO that it got its own at; `None` once the client has named it.
+    claimed: Option<u64>,
+    /// Requests for which the client waited then: who has them is unknown.
+    doubtful: Option<Box<[u64]>>,
+}
+
+impl Unheard {
+    /// The session gets an id at `hello`.
+    pub(super) fn at(hello: &Hello) -> Self {
+        let doubtful: Box<[u64]> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
+        Self { claimed: Some(hello.session_id), doubtful: (!doubtful.is_empty()).then_some(doubtful) }
+    }
+}
+
+impl State {
+    /// Whether the client of `hello`, whose epoch is not the session's yet, goes on with the session; what may have
+    /// run elsewhere is noted as such.
+    pub(super) fn goes_on(&mut self, hello: &Hello, context: &Context) -> bool {
+        if hello.session_id == self.id {
+            self.unheard = Unheard::default();
+            return true;
+        }
+        // A client that waits for nothing may as well have been started again, and number from 1.
+        if self.unheard.claimed != Some(hello.session_id) || hello.waiting.is_empty() {
+            return false;
+        }
+        // Whatever it has sent on the connections between the two was not sent here.
+        let follows = self.epoch.unwrap_or_default().checked_add(1) == Some(hello.epoch);
+        let doubtful = self.unheard.doubtful.as_deref().unwrap_or_default();
+        let in_doubt = |seq: &u64| !follows || doubtful.contains(seq);
+        let in_doubt: Vec<u64> = hello.waiting.iter().map(|waiting| waiting.seq).filter(in_doubt).collect();
+        for seq in in_doubt {
+            if self.is_new(seq) {
+                self.ledger_mut(context).doubt(seq);
+            }
+        }
+        true
+    }
+}

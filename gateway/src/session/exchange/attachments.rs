@@ -72,7 +72,8 @@ impl Attachments {
     pub(super) fn keep_foremost(&mut self) -> Vec<Cut> {
         let foremost = self.iter().max_by_key(|held| (held.progress(), held.attachment));
         let Some(foremost) = foremost.map(|held| held.attachment) else { return Vec::new() };
-        let rest: Vec<u64> = self.iter().map(|held| held.attachment).filter(|held| *held != foremost).collect();
+        let rest: Vec<u64> =
+            self.iter().map(|held| held.attachment).filter(|held| *held != foremost).collect();
         rest.into_iter().filter_map(|attachment| self.cut(attachment)).collect()
     }
 

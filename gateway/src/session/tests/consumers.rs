@@ -28,7 +28,10 @@ fn two_connections_take_one_answer_each_from_where_it_is() {
     while opened.lease.poll_event().is_some() {}
     send(&producer, "two").unwrap();
     producer.end();
-    assert_eq!((signal.poll(), opened.lease.poll_event()), (Some(SessionEvent::Ready(1)), Some(SessionEvent::Ready(1))));
+    assert_eq!(
+        (signal.poll(), opened.lease.poll_event()),
+        (Some(SessionEvent::Ready(1)), Some(SessionEvent::Ready(1)))
+    );
     assert_eq!((drain(&mut short), drain(&mut link)), ("two.".to_owned(), "two.".to_owned()));
 }
 
@@ -76,7 +79,11 @@ fn a_lost_connection_ends_only_what_it_had_not_sent_whole() {
     let Begin::Run(cut, _) = opened.lease.begin(2) else { panic!("2 is new") };
     let (signal, short) = beside(&opened, 1, 0);
     let session = opened.lease.session().clone();
-    assert_eq!(session.lock().exchange(2).unwrap().connection_lost(&signal), None, "it was not the one to send it");
+    assert_eq!(
+        session.lock().exchange(2).unwrap().connection_lost(&signal),
+        None,
+        "it was not the one to send it"
+    );
     drop(opened);
     assert_eq!((whole.ended().now_or_never(), cut.ended().now_or_never()), (None, Some(Ended)));
     whole.end();

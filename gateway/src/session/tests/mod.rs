@@ -1,7 +1,7 @@
 //! Sessions as their connections see them. Time is simulated; nothing waits.
 
-mod durable;
 mod consumers;
+mod durable;
 mod exchanges;
 mod flights;
 mod histories;

@@ -141,7 +141,8 @@ impl World {
     }
 
     fn refused(&mut self, opened: &Opened, seq: u64) {
-        let error = opened.refused.iter().find(|(refused, _)| *refused == seq).map(|(_, error)| error.clone());
+        let error =
+            opened.refused.iter().find(|(refused, _)| *refused == seq).map(|(_, error)| error.clone());
         let error = error.expect("what is kept is answered or refused");
         let told = self.client.on_event(Event::Reset { seq, error }).event;
         let Some(Event::Reset { error, .. }) = told else { panic!("{told:?}") };

@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use towline_crypto::{International, KeyReference, Pin, Provider};
 use towline_protocols::hpack::NeverIndexed;
 
-use crate::{connect::Dial, error::ConfigError};
+use crate::{
+    connect::{BindUdp, Dial},
+    error::ConfigError,
+};
 
 /// Everything [`crate::Client::start`] needs. [`ClientConfig::new`] fills in the defaults.
 #[derive(Clone)]
@@ -15,8 +18,10 @@ pub struct ClientConfig {
     /// Whom to trust.
     pub security: Security,
     /// Makes byte streams in place of TCP and TLS, where the app has a way of its own to the gateway; QUIC is not
-    /// used then.
+    /// used then unless there is `udp` too.
     pub dialer: Option<Arc<dyn Dial>>,
+    /// Makes the datagram sockets of QUIC, where the app has a way of its own to the gateway.
+    pub udp: Option<Arc<dyn BindUdp>>,
     /// Transports to use.
     pub transports: Transports,
     /// Whether requests may leave in the first flight of a TLS connection that is resumed (0-RTT). The
@@ -67,6 +72,7 @@ impl ClientConfig {
             endpoints,
             security,
             dialer: None,
+            udp: None,
             transports: Transports::QuicAndTcp,
             early_data: true,
             client_id: None,

@@ -38,7 +38,7 @@ pub use config::{
     ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security, Tls,
     Transports,
 };
-pub use connect::{ByteIo, Dial, Dialed, Dialing, FirstFlight};
+pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
 pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};
 pub use push::{Push, Pushes};
 pub use state::{ConnectionState, Transport};

@@ -1,7 +1,8 @@
-//! Byte streams that the app makes itself: tunnels, and simulated networks.
+//! Byte streams and datagram sockets that the app makes itself: tunnels, and simulated networks.
 
-use std::{future::Future, io, pin::Pin};
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
+use quinn::AsyncUdpSocket;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ConnectError, FirstFlight, Wire, tcp::ByteStream};
@@ -30,6 +31,16 @@ pub struct Dialed {
 pub trait ByteIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteIo for S {}
+
+/// Makes the sockets that QUIC runs over, in place of the operating system's.
+pub trait BindUdp: Send + Sync {
+    /// A socket with a port of its own, from which `peer` can be reached. Each connection asks for one, and for
+    /// another when the network changes under it.
+    ///
+    /// # Errors
+    /// The connection is given up, and another is tried as the policy says.
+    fn bind_udp(&self, peer: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>>;
+}
 
 pub(super) async fn connect(
     dialer: &dyn Dial,

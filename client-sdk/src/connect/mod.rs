@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::timeout};
 
-pub use dial::{ByteIo, Dial, Dialed, Dialing};
+pub use dial::{BindUdp, ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
 pub(crate) use quic::{Path, QuicWire};
 pub(crate) use tcp::ByteStream;
@@ -71,6 +71,7 @@ impl fmt::Display for ConnectError {
 pub(crate) struct Connector {
     transports: Transports,
     dialer: Option<Arc<dyn Dial>>,
+    sockets: quic::Sockets,
     tls: Option<Arc<rustls::ClientConfig>>,
     quic: Option<quinn::ClientConfig>,
     /// When QUIC last lost to TCP without answering.
@@ -87,8 +88,11 @@ impl Connector {
                 (Some(tls), Some(quic))
             }
         };
-        let dialer = config.dialer.clone();
-        Ok(Self { transports: config.transports, dialer, tls, quic, quic_blocked: None })
+        let (dialer, udp) = (config.dialer.clone(), config.udp.clone());
+        // Whoever has a way of its own for streams alone has none for datagrams.
+        let quic = quic.filter(|_| dialer.is_none() || udp.is_some());
+        let sockets = quic::Sockets::new(udp);
+        Ok(Self { transports: config.transports, dialer, sockets, tls, quic, quic_blocked: None })
     }
 
     /// Forgets what was learnt about the network.
@@ -134,7 +138,7 @@ impl Connector {
         flight: FirstFlight,
         flies: bool,
     ) -> Result<Wire, ConnectError> {
-        if let Some(dialer) = &self.dialer {
+        if let (Some(dialer), None) = (&self.dialer, &self.quic) {
             return dial::connect(&**dialer, endpoint, flight).await;
         }
         let addresses = resolve(endpoint).await?;
@@ -144,11 +148,12 @@ impl Connector {
         {
             // Where UDP was seen not to pass, nobody waits for what was said early.
             let early = flies && !self.is_quic_blocked();
-            attempts.spawn(quic::connect(quic, endpoint.host.clone(), addresses.clone(), early));
+            let (sockets, host) = (self.sockets.clone(), endpoint.host.clone());
+            attempts.spawn(quic::connect(quic, sockets, host, addresses.clone(), early));
         }
         if self.transports != Transports::Quic {
             let delay = self.tcp_delay(policy, attempts.is_empty());
-            attempts.spawn(self.tcp_after(delay, endpoint.host.clone(), addresses, flight));
+            attempts.spawn(self.tcp_after(delay, endpoint.clone(), addresses, flight));
         }
         first(attempts, Vec::new()).await
     }
@@ -165,12 +170,15 @@ impl Connector {
     async fn tcp_after(
         self,
         delay: Duration,
-        host: String,
+        endpoint: Endpoint,
         addresses: Vec<SocketAddr>,
         flight: FirstFlight,
     ) -> Result<Wire, ConnectError> {
         tokio::time::sleep(delay).await;
-        tcp::connect(self.tls, host, addresses, flight).await
+        match &self.dialer {
+            Some(dialer) => dial::connect(&**dialer, &endpoint, flight).await,
+            None => tcp::connect(self.tls, endpoint.host, addresses, flight).await,
+        }
     }
 }
 

@@ -4,10 +4,13 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{ConnectError, Wire, staggered};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+
+use super::{BindUdp, ConnectError, Wire, staggered};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
 const MOVE_GRACE: Duration = Duration::from_secs(1);
@@ -20,10 +23,38 @@ pub(crate) struct QuicWire {
     pub(crate) early: Option<quinn::ZeroRttAccepted>,
 }
 
+/// Where sockets come from: the operating system, unless the app makes them.
+#[derive(Clone, Default)]
+pub(super) struct Sockets(Option<Arc<dyn BindUdp>>);
+
+impl Sockets {
+    pub(super) fn new(own: Option<Arc<dyn BindUdp>>) -> Self {
+        Self(own)
+    }
+
+    fn endpoint(&self, peer: SocketAddr) -> io::Result<Endpoint> {
+        match &self.0 {
+            None => Endpoint::client(unspecified(peer)),
+            Some(own) => {
+                let (socket, runtime) = (own.bind_udp(peer)?, Arc::new(TokioRuntime));
+                Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)
+            }
+        }
+    }
+
+    fn rebind(&self, endpoint: &Endpoint, peer: SocketAddr) -> io::Result<()> {
+        match &self.0 {
+            None => endpoint.rebind(UdpSocket::bind(unspecified(peer))?),
+            Some(own) => endpoint.rebind_abstract(own.bind_udp(peer)?),
+        }
+    }
+}
+
 /// The socket of a connection, which may change under it (RFC 9000, section 9).
 #[derive(Clone)]
 pub(crate) struct Path {
-    endpoint: quinn::Endpoint,
+    sockets: Sockets,
+    endpoint: Endpoint,
     connection: quinn::Connection,
     moving: Option<Moving>,
 }
@@ -40,8 +71,7 @@ impl Path {
     /// Goes on from a new socket: the old one may be bound to an interface that is gone, or to a NAT's
     /// binding that is. The gateway is asked for a sign of life at once.
     pub(crate) fn move_on(&mut self, now: Instant) -> io::Result<()> {
-        let address = unspecified(self.connection.remote_address());
-        self.endpoint.rebind(UdpSocket::bind(address)?)?;
+        self.sockets.rebind(&self.endpoint, self.connection.remote_address())?;
         let due = now + 3 * self.connection.rtt() + MOVE_GRACE;
         self.moving = Some(Moving { due, heard: self.heard() });
         Ok(())
@@ -65,21 +95,24 @@ impl Path {
 
 pub(super) async fn connect(
     config: quinn::ClientConfig,
+    sockets: Sockets,
     host: String,
     addresses: Vec<SocketAddr>,
     early: bool,
 ) -> Result<Wire, ConnectError> {
-    staggered(addresses, |address| connect_one(config.clone(), host.clone(), address, early)).await
+    let attempt = |address| connect_one(config.clone(), sockets.clone(), host.clone(), address, early);
+    staggered(addresses, attempt).await
 }
 
 async fn connect_one(
     config: quinn::ClientConfig,
+    sockets: Sockets,
     host: String,
     address: SocketAddr,
     early: bool,
 ) -> Result<Wire, ConnectError> {
     let failed = |error: &dyn std::fmt::Display| ConnectError(format!("QUIC {address}: {error}"));
-    let endpoint = quinn::Endpoint::client(unspecified(address)).map_err(|error| failed(&error))?;
+    let endpoint = sockets.endpoint(address).map_err(|error| failed(&error))?;
     let connecting = endpoint.connect_with(config, address, &host).map_err(|error| failed(&error))?;
     // Without a ticket for early data there is nothing to say yet.
     let connecting = match early {
@@ -90,7 +123,7 @@ async fn connect_one(
         Ok((connection, accepted)) => (connection, Some(accepted)),
         Err(connecting) => (connecting.await.map_err(|error| failed(&error))?, None),
     };
-    let path = Path { endpoint, connection: connection.clone(), moving: None };
+    let path = Path { sockets, endpoint, connection: connection.clone(), moving: None };
     Ok(Wire::Quic(QuicWire { connection, path, early }))
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
 use towline_protocols::link::{
@@ -36,7 +36,14 @@ pub(super) struct Streams {
     answered: bool,
     /// Requests that have a task.
     carried: HashSet<u64>,
-    tasks: JoinSet<u64>,
+    tasks: JoinSet<Ended>,
+}
+
+/// A stream's task has ended.
+struct Ended {
+    seq: u64,
+    /// The stream is gone, and said nothing of the request.
+    lost: bool,
 }
 
 impl Streams {
@@ -73,8 +80,12 @@ impl Streams {
     /// Waits for the end of a stream's task; for ever while there is none. Safe to cancel.
     pub(super) async fn ended(&mut self) {
         match self.tasks.join_next().await {
-            Some(Ok(seq)) => {
+            Some(Ok(Ended { seq, lost })) => {
                 self.carried.remove(&seq);
+                // The gateway keeps the request for another connection (PROTOCOL.md, section 1).
+                if lost && self.connection.close_reason().is_none() {
+                    self.shared.with(|core| core.reconnect |= !core.is_gone(seq));
+                }
             }
             Some(Err(error)) => tracing::error!("the task of a stream failed: {error}"),
             None => std::future::pending().await,
@@ -97,11 +108,11 @@ impl Streams {
         };
         let (connection, settings) = (self.connection.clone(), control.stream_settings());
         self.tasks.spawn(async move {
-            if let Err(Lost(reason)) = Box::pin(task.run(connection, settings)).await {
-                // The connection's own end says the same; the next one carries the request on.
+            let outcome = Box::pin(task.run(connection, settings)).await;
+            if let Err(Lost(reason)) = &outcome {
                 tracing::debug!(seq, "stream lost: {reason}");
             }
-            seq
+            Ended { seq, lost: outcome.is_err() }
         });
     }
 }
@@ -135,7 +146,13 @@ impl Task {
             codec: StreamCodec::client(settings, send.id().index(), self.seq),
             recv,
             input: BytesMut::new(),
-            half: Half { send, out: BytesMut::new(), end_sent: self.attach.is_some(), finished: false },
+            half: Half {
+                send,
+                out: BytesMut::new(),
+                end_sent: self.attach.is_some(),
+                finished: false,
+                stopped: false,
+            },
             fault: None,
             read_over: false,
         };
@@ -193,7 +210,7 @@ impl Task {
                 stream.codec.handle_bytes(&mut stream.input)
             }
             Ok(None) => stream.codec.handle_fin(&stream.input),
-            Err(quinn::ReadError::Reset(code)) => Err(reset_by_gateway(code)),
+            Err(quinn::ReadError::Reset(code)) if code.into_inner() > 0 => Err(reset_by_gateway(code)),
             Err(error) => return Err(error.into()),
         };
         self.on_handled(stream, handled).await
@@ -263,17 +280,27 @@ struct Half {
     end_sent: bool,
     /// The stream's own end was sent.
     finished: bool,
+    /// The gateway wants no more of it.
+    stopped: bool,
 }
 
 impl Half {
     /// Writes what waits, then ends the half if it has ended; for ever pending when nothing is to be done.
     /// Safe to cancel.
     async fn write(&mut self) -> Result<(), Lost> {
-        if !self.out.is_empty() {
-            self.send.write_buf(&mut self.out).await?;
+        if !self.out.is_empty() && self.stopped {
+            self.out.clear();
+        } else if !self.out.is_empty() {
+            match self.send.write(&self.out).await {
+                Ok(written) => self.out.advance(written),
+                // What it has to say of the request is on its own half of the stream.
+                Err(quinn::WriteError::Stopped(_)) => self.stopped = true,
+                Err(error) => return Err(error.into()),
+            }
         } else if self.end_sent && !self.finished {
             self.finished = true;
-            self.send.finish()?;
+            // A half that was stopped ends the same.
+            let _ = self.send.finish();
         } else {
             std::future::pending::<()>().await;
         }

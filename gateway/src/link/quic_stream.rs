@@ -8,12 +8,11 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::BytesMut;
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
-use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+use tokio::{io::AsyncWriteExt as _, task::JoinSet};
 use towline_protocols::link::{
     Control, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
 };
@@ -36,8 +35,6 @@ const OUT_BYTES_MAX: usize = 32 << 10;
 /// Decompressed messages of one connection that nobody has taken may hold `message_bytes_max` and so many of
 /// its windows, as on TCP.
 const BUDGET_WINDOWS: usize = 4;
-/// How long the last words of a refused request may take.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// The streams of one connection. Dropping it ends their tasks; the requests go on in the session.
 pub(super) struct QuicStreams {
@@ -169,16 +166,11 @@ async fn serve_stream(
         budget,
         read_over: false,
     };
-    let limit = stream.door.gateway.snapshot().settings.limits.first_message_timeout;
-    let opened = timeout(limit, Box::pin(stream.first())).await;
-    let outcome = match opened {
-        Ok(Ok(consumer)) => Box::pin(stream.carry(consumer)).await,
-        Ok(Err(over)) => Err(over),
-        Err(_) => {
-            stream.door.gateway.metrics.limit_hit("limits.first_message_timeout");
-            let text = "a request's stream must begin with REQUEST or ATTACH within first_message_timeout";
-            Err(Over::Refused(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text)))
-        }
+    // A stream exists as soon as a later one is heard of, and on a slow network its first frame may be behind
+    // all of theirs: it may take as long as the connection lives.
+    let outcome = match Box::pin(stream.first()).await {
+        Ok(consumer) => Box::pin(stream.carry(consumer)).await,
+        Err(over) => Err(over),
     };
     if let Err(Over::Refused(error)) = &outcome {
         stream.refuse(error).await;
@@ -472,8 +464,9 @@ impl Stream {
     async fn refuse(&mut self, error: &RpcError) {
         head::count_limit(&self.door.gateway, error);
         self.codec.reset(error, &mut self.half.out);
-        // A client that does not read it sees the stream end.
-        let _ = timeout(LAST_WORDS_MAX, self.half.send.write_all_buf(&mut self.half.out)).await;
+        // However long what is more urgent takes: a stream that ended without them would say that the request
+        // may have run. One that the client does not read is one of the few that QUIC allows it.
+        let _ = self.half.send.write_all_buf(&mut self.half.out).await;
         let _ = self.half.send.finish();
         let _ = self.recv.stop(VarInt::from_u32(0));
     }

@@ -20,6 +20,7 @@ use tokio::{net::TcpStream, task::JoinHandle};
 use self::parked::{Held, Serving};
 pub use self::{
     parked::Parked,
+    quic::accept as accept_quic,
     refusal::Refusal,
     slots::{ConnectionSlots, Slot},
 };

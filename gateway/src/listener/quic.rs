@@ -31,7 +31,7 @@ const CLOSE_LATE: u32 = 0;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Accepts until the gateway drains, and closes the endpoint when the drain is over.
-pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
+pub async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
     let mut drain = gateway.drain.watch();
     let mut validation = Validation::new(std::time::Instant::now());
     let retries = gateway.metrics.quic_retries.with_label_values(&[&*name]);

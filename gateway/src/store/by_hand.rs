@@ -1,7 +1,12 @@
 //! A store without a thread: whoever holds its writer says when what waits becomes durable, so that a test can
 //! end a gateway between any two writes.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use parking_lot::Mutex;
 use redb::{Database, backends::InMemoryBackend};
@@ -49,10 +54,26 @@ impl Writer {
         writer::write_batch(&self.database, self.queue.take_now(), &self.path);
     }
 
-    /// Makes durable what waits, and dies before anybody hears of it.
-    pub fn write_and_die(self) {
-        let Batch { writes, barriers: _ } = self.queue.take_now();
+    /// Resolves when something waits. One task may ask.
+    pub fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.queue.poll_waiting(cx)
+    }
+
+    /// Makes the first `most` changes of what waits durable, and dies before anybody hears of it.
+    pub fn write_and_die(self, most: usize) {
+        let Batch { mut writes, barriers: _ } = self.queue.take_now();
+        writes.truncate(most);
         writer::write_batch(&self.database, Batch { writes, barriers: Vec::new() }, &self.path);
+    }
+
+    /// The disk takes nothing of what waits, and those who wait for it hear so.
+    pub fn fail(&self) {
+        let problem = io::Error::from(io::ErrorKind::StorageFull).to_string();
+        let error = StoreError::File { path: self.path.to_path_buf(), problem };
+        for barrier in self.queue.take_now().barriers {
+            // Whoever stopped waiting does not want to know.
+            _ = barrier.send(Err(error.clone()));
+        }
     }
 }
 
@@ -101,9 +122,24 @@ mod tests {
         let memory = Memory::new().unwrap();
         let (store, writer) = Store::by_hand(&memory);
         store.write(put(b"a")).unwrap();
+        store.write(put(b"b")).unwrap();
         let never = store.begin_barrier();
-        writer.write_and_die();
+        writer.write_and_die(1);
         assert!(never.await.is_err());
         assert_eq!(keys(&memory), [b"a"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_refused_is_gone_and_what_follows_is_not() {
+        let memory = Memory::new().unwrap();
+        let (store, writer) = Store::by_hand(&memory);
+        store.write(put(b"a")).unwrap();
+        let refused = store.begin_barrier();
+        std::future::poll_fn(|cx| writer.poll_waiting(cx)).await;
+        writer.fail();
+        assert!(matches!(refused.await, Err(StoreError::File { .. })));
+        store.write(put(b"b")).unwrap();
+        writer.write();
+        assert_eq!(keys(&memory), [b"b"]);
     }
 }

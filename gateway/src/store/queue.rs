@@ -1,8 +1,11 @@
 //! What waits for the writer thread.
 
-use std::mem;
+use std::{
+    mem,
+    task::{Context, Poll, Waker},
+};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::{QueueFull, StoreError, Write};
@@ -27,6 +30,8 @@ struct Waiting {
     batch: Batch,
     bytes: usize,
     closed: bool,
+    /// Who asked to be told that something waits; a writer on a thread sleeps on `changed` instead.
+    watcher: Option<Waker>,
 }
 
 /// What becomes one transaction. Every barrier came after the changes that it stands for, and may wait
@@ -39,8 +44,9 @@ pub(super) struct Batch {
 
 impl Queue {
     pub(super) fn push(&self, write: Write) -> Result<(), QueueFull> {
-        self.waiting.lock().push(write)?;
-        self.changed.notify_one();
+        let mut waiting = self.waiting.lock();
+        waiting.push(write)?;
+        self.tell(waiting);
         Ok(())
     }
 
@@ -49,15 +55,15 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         waiting.push(write)?;
         waiting.batch.barriers.push(barrier);
-        drop(waiting);
-        self.changed.notify_one();
+        self.tell(waiting);
         Ok(())
     }
 
     /// The number of barriers is bounded by the tasks that await them.
     pub(super) fn push_barrier(&self, barrier: Barrier) {
-        self.waiting.lock().batch.barriers.push(barrier);
-        self.changed.notify_one();
+        let mut waiting = self.waiting.lock();
+        waiting.batch.barriers.push(barrier);
+        self.tell(waiting);
     }
 
     /// No more is written after what waits now.
@@ -88,6 +94,23 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         waiting.bytes = 0;
         mem::take(&mut waiting.batch)
+    }
+
+    /// Resolves when something waits. One task may ask.
+    pub(super) fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waiting = self.waiting.lock();
+        if !waiting.batch.is_empty() {
+            return Poll::Ready(());
+        }
+        waiting.watcher = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn tell(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        let watcher = waiting.watcher.take();
+        drop(waiting);
+        self.changed.notify_one();
+        watcher.into_iter().for_each(Waker::wake);
     }
 }
 

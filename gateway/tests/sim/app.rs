@@ -1,22 +1,26 @@
 //! The app: the real SDK over the simulated network, and what an app does with it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use quinn::AsyncUdpSocket;
 use tokio::{
     io::AsyncWriteExt as _,
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use towline_client::{
-    CallRequest, Client, ClientConfig, Dial, Dialed, Dialing, Endpoint, FirstFlight, Policy, Priority,
-    RpcError,
+    BindUdp, CallRequest, Client, ClientConfig, ConnectionState, Dial, Dialed, Dialing, Endpoint, FirstFlight,
+    Policy, Priority, RpcError, Transports,
 };
 use towline_gateway::transport::Handshake;
 
 use crate::{
     backend::{answer_of, question},
-    model::{Call, End, is_stream},
+    datagrams::GATEWAY,
+    determinism,
+    model::{Call, End, Welcome},
     network::{self, Sees},
     world::World,
 };
@@ -25,16 +29,25 @@ pub(crate) const CLIENT_ID: &str = "phone-7";
 /// Longer than all faults and what they cost to get over.
 const DEADLINE: Duration = Duration::from_secs(240);
 
+/// What one frame holds of a message.
+const FRAME_MESSAGE_MAX: usize = 16 << 10;
+
+/// Every fourth call is a stream.
+fn is_stream(id: u64) -> bool {
+    id.is_multiple_of(4)
+}
+
 /// One life of the app.
 pub(crate) struct App {
     client: Client,
+    life: u32,
     /// Dropped with the app, and with them all that it waited for.
-    _work: JoinSet<()>,
+    work: JoinSet<()>,
 }
 
 impl App {
     /// Starts the app with the identity that it left on disk.
-    pub(crate) fn start(world: &Arc<World>, identity: &std::path::Path) -> Self {
+    pub(crate) fn start(world: &Arc<World>, identity: &Path) -> Self {
         let life = {
             let mut state = world.state();
             state.app_lives += 1;
@@ -42,8 +55,14 @@ impl App {
             state.app_lives
         };
         world.note(format!("app: life {life}"));
-        let endpoint = Endpoint { host: "gateway".to_owned(), port: 1 };
-        let mut config = ClientConfig::plaintext(vec![endpoint]);
+        let endpoint = Endpoint { host: GATEWAY.ip().to_string(), port: GATEWAY.port() };
+        let mut config = match world.plan.transports {
+            Transports::Tcp => ClientConfig::plaintext(vec![endpoint]),
+            _ => ClientConfig::new(vec![endpoint], world.identity.authority_pem.clone()),
+        };
+        config.transports = world.plan.transports;
+        config.early_data = world.plan.early > 0.0;
+        config.udp = Some(Arc::new(Dialer { world: Arc::clone(world), life }));
         config.client_id = Some(CLIENT_ID.to_owned());
         config.identity_file = Some(identity.to_owned());
         config.dialer = Some(Arc::new(Dialer { world: Arc::clone(world), life }));
@@ -56,17 +75,24 @@ impl App {
         let client = Client::start(config).unwrap();
         let mut work = JoinSet::new();
         work.spawn(take_pushes(Arc::clone(world), client.clone(), life));
-        Self { client, _work: work }
+        work.spawn(watch_line(Arc::clone(world), client.states(), life));
+        Self { client, life, work }
     }
 
     /// Makes a call, whose end is written down unless the app dies.
     pub(crate) fn call(&mut self, world: &Arc<World>, id: u64) {
-        let idempotent = world.draw() < 0.2;
-        world.state().model.calls.insert(id, Call { idempotent, ..Call::default() });
+        let (idempotent, durable) = (world.draw() < 0.2, world.draw() < world.plan.durable);
+        let size = if world.draw() < 0.9 { 50 } else { 70_000 };
+        // On QUIC the head has a frame of its own.
+        let long = is_stream(id) || size > FRAME_MESSAGE_MAX || world.plan.transports != Transports::Tcp;
+        let (began, life) = (determinism::elapsed(), self.life);
+        let call = Call { idempotent, durable, long, began, life, ..Call::default() };
+        world.state().model.calls.insert(id, call);
+        let request = request(id, size, idempotent, durable);
         let (world, client) = (Arc::clone(world), self.client.clone());
-        self._work.spawn(async move {
+        self.work.spawn(async move {
             let mut unsure = Unsure { world: Arc::clone(&world), id, ended: false };
-            let end = make_call(&world, &client, id, idempotent).await;
+            let end = make_call(&world, &client, id, request).await;
             unsure.ended = true;
             world.note(format!("call {id}: {end:?}"));
             world.end_call(id, end);
@@ -96,18 +122,22 @@ impl Drop for Unsure {
 impl World {
     fn end_call(&self, id: u64, end: End) {
         if let Some(call) = self.state().model.calls.get_mut(&id) {
-            call.end = Some(end);
+            call.end = Some((determinism::elapsed(), end));
         }
     }
 }
 
-async fn make_call(world: &Arc<World>, client: &Client, id: u64, idempotent: bool) -> End {
-    let streams = is_stream(id);
-    let size = if world.draw() < 0.9 { 50 } else { 70_000 };
-    let path = format!("/{}/{id}", if streams { "stream" } else { "run" });
+fn request(id: u64, size: usize, idempotent: bool, durable: bool) -> CallRequest {
+    let kind = if is_stream(id) { "stream" } else { "run" };
+    let path = format!("{}/{kind}/{id}", if durable { "/durable" } else { "" });
     let mut request = CallRequest::grpc(path, question(id, size)).deadline(DEADLINE);
     request.idempotent = idempotent;
     request.priority = Priority::new((id % 8) as u8);
+    request
+}
+
+async fn make_call(world: &Arc<World>, client: &Client, id: u64, request: CallRequest) -> End {
+    let streams = is_stream(id);
     let patience = if world.draw() < 0.05 { world.draw_time(Duration::from_secs(5)) } else { 2 * DEADLINE };
     let outcome = timeout(patience, async {
         if streams { stream(world, client, request).await } else { unary(client, request).await }
@@ -157,6 +187,23 @@ async fn stream(world: &Arc<World>, client: &Client, request: CallRequest) -> Re
     tokio::join!(sending, receiving).1
 }
 
+/// Writes down when the line is made, comes up and breaks.
+async fn watch_line(world: Arc<World>, mut states: watch::Receiver<ConnectionState>, life: u32) {
+    let mut dialed = Duration::ZERO;
+    while states.changed().await.is_ok() {
+        let at = determinism::elapsed();
+        let line = states.borrow_and_update().clone();
+        let mut state = world.state();
+        state.note(&format!("line: {line}"));
+        state.model.line_changes.push(at);
+        match line {
+            ConnectionState::Connecting => dialed = at,
+            ConnectionState::Online { .. } => state.model.welcomes.push(Welcome { life, dialed, at }),
+            ConnectionState::Offline { .. } | ConnectionState::Closed { .. } => {}
+        }
+    }
+}
+
 async fn take_pushes(world: Arc<World>, client: Client, life: u32) {
     let mut pushes = client.pushes();
     while let Some(push) = pushes.next().await {
@@ -174,6 +221,16 @@ async fn take_pushes(world: Arc<World>, client: Client, life: u32) {
 struct Dialer {
     world: Arc<World>,
     life: u32,
+}
+
+impl BindUdp for Dialer {
+    fn bind_udp(&self, _: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        if self.world.state().app_lives != self.life {
+            return Err(io::ErrorKind::NetworkUnreachable.into());
+        }
+        self.world.note("a UDP socket is bound");
+        Ok(self.world.datagrams.bind_client())
+    }
 }
 
 impl Dial for Dialer {
@@ -262,12 +319,17 @@ impl World {
     }
 
     /// The app's process is gone from one moment to the next.
-    pub(crate) fn kill_app(self: &Arc<Self>, app: App) {
+    pub(crate) fn kill_app(self: &Arc<Self>, app: App, identity: &Path) {
         self.note("app dies");
-        // Nobody hears its destructors.
+        // Nobody hears its destructors, neither the network nor its files.
+        let files = [identity.to_owned(), identity.with_extension("pushes")];
+        let left = files.map(|path| (std::fs::read(&path).ok(), path));
         self.state().app_lives += 1;
         self.cut_all(Sees::Reset, if self.draw() < 0.5 { Sees::Reset } else { Sees::Silence });
         drop(app);
+        for (content, path) in left {
+            content.into_iter().for_each(|content| std::fs::write(&path, content).unwrap());
+        }
         self.state().app_lives -= 1;
     }
 }

@@ -17,7 +17,7 @@ use towline_gateway::{
     request::Body,
 };
 
-use crate::world::World;
+use crate::{determinism, model::Call, world::World};
 
 /// What one life of the gateway reaches.
 pub(crate) struct Backend {
@@ -52,71 +52,92 @@ pub(crate) fn question(id: u64, size: usize) -> Bytes {
 
 impl Answer for Backend {
     fn answer(&self, request: Request<Body>) -> Answering {
-        let (world, alive) = (Arc::clone(&self.world), Arc::clone(&self.alive));
-        Box::pin(async move {
-            if !alive.load(Ordering::SeqCst) {
-                return std::future::pending().await;
-            }
-            serve(world, request).await
-        })
+        let visit = Visit { world: Arc::clone(&self.world), alive: Arc::clone(&self.alive) };
+        Box::pin(visit.serve(request))
     }
 }
 
-async fn serve(world: Arc<World>, request: Request<Body>) -> Result<Response<Body>, RpcError> {
-    let streams = request.uri().path().starts_with("/stream/");
-    let id = request.uri().path().rsplit('/').next().and_then(|id| id.parse().ok()).unwrap_or(0u64);
-    let faults = world.plan.backend_faults;
-    if world.draw() < faults {
-        world.state().model.backend_failed = true;
-        return Err(RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "simulated"));
-    }
-    let pause = world.draw_time(Duration::from_millis(200));
-    sleep(pause).await;
-    // What has not arrived whole is not done.
-    let body = request.into_body().collect().await?.to_bytes();
-    ran(&world, id, &body);
-    if world.draw() < faults {
-        world.state().model.backend_failed = true;
-        return Err(RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, "simulated"));
-    }
-    let thinks = if world.draw() < 0.8 { Duration::from_millis(300) } else { Duration::from_secs(10) };
-    let thinks = world.draw_time(thinks);
-    sleep(thinks).await;
-    Ok(response(world, answer_of(id, streams)))
+/// One call of a gateway's.
+#[derive(Clone)]
+struct Visit {
+    world: Arc<World>,
+    alive: Arc<AtomicBool>,
 }
 
-fn ran(world: &World, id: u64, body: &Bytes) {
-    let mut state = world.state();
-    state.note(&format!("backend runs {id} ({} bytes)", body.len()));
-    if let Some(call) = state.model.calls.get_mut(&id) {
-        call.runs += 1;
-    }
-}
-
-/// gRPC, its messages now and then late.
-fn response(world: Arc<World>, messages: Vec<Bytes>) -> Response<Body> {
-    let mut left = messages.into_iter();
-    let body = stream::unfold((world, Some(())), move |(world, going)| {
-        let next = left.next();
-        async move {
-            going?;
-            if world.draw() < 0.2 {
-                let late = world.draw_time(Duration::from_secs(2));
-                sleep(late).await;
-            }
-            Some(match next {
-                Some(message) => (Ok(Frame::data(prefixed(&message))), (world, Some(()))),
-                None => {
-                    let trailers =
-                        HeaderMap::from_iter([("grpc-status".parse().ok()?, HeaderValue::from_static("0"))]);
-                    (Ok(Frame::trailers(trailers)), (world, None))
-                }
-            })
+impl Visit {
+    async fn serve(self, request: Request<Body>) -> Result<Response<Body>, RpcError> {
+        let mut path = request.uri().path().rsplit('/');
+        let id = path.next().and_then(|id| id.parse().ok()).unwrap_or(0u64);
+        let streams = path.next() == Some("stream");
+        let faults = self.world.plan.backend_faults;
+        self.pass("before it forwards").await;
+        if self.world.draw() < faults {
+            self.write_down(id, |call| call.backend_failed = true);
+            return Err(RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "simulated"));
         }
-    });
-    let mut response = Response::new(StreamBody::new(body).boxed_unsync());
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response
+        self.write_down(id, |call| call.seen += 1);
+        let pause = self.world.draw_time(Duration::from_millis(200));
+        sleep(pause).await;
+        // What has not arrived whole is not done.
+        let body = request.into_body().collect().await?.to_bytes();
+        self.world.note(format!("backend runs {id} ({} bytes)", body.len()));
+        self.write_down(id, |call| call.runs += 1);
+        self.pass("while the backend works").await;
+        if self.world.draw() < faults {
+            self.write_down(id, |call| call.backend_failed = true);
+            return Err(RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, "simulated"));
+        }
+        let thinks =
+            if self.world.draw() < 0.8 { Duration::from_millis(300) } else { Duration::from_secs(10) };
+        let thinks = self.world.draw_time(thinks);
+        sleep(thinks).await;
+        Ok(self.response(id, answer_of(id, streams)))
+    }
+
+    /// gRPC, its messages now and then late.
+    fn response(self, id: u64, messages: Vec<Bytes>) -> Response<Body> {
+        let mut left = messages.into_iter();
+        let body = stream::unfold((self, Some(())), move |(visit, going)| {
+            let next = left.next();
+            async move {
+                going?;
+                visit.pass("while it is answered").await;
+                if visit.world.draw() < 0.2 {
+                    let late = visit.world.draw_time(Duration::from_secs(2));
+                    sleep(late).await;
+                }
+                Some(match next {
+                    Some(message) => (Ok(Frame::data(prefixed(&message))), (visit, Some(()))),
+                    None => {
+                        visit.write_down(id, |call| call.answered = Some(determinism::elapsed()));
+                        let trailers = [("grpc-status".parse().ok()?, HeaderValue::from_static("0"))];
+                        (Ok(Frame::trailers(HeaderMap::from_iter(trailers))), (visit, None))
+                    }
+                })
+            }
+        });
+        let mut response = Response::new(StreamBody::new(body).boxed_unsync());
+        let grpc = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+        response
+    }
+
+    /// A moment at which the gateway may die. Nothing comes from one that is dead, and nothing goes to it.
+    async fn pass(&self, place: &str) {
+        let is_alive = || self.alive.load(Ordering::SeqCst);
+        if is_alive() && self.world.happens(self.world.plan.backend_deaths) {
+            self.world.crash(place);
+        }
+        if !is_alive() {
+            std::future::pending().await
+        }
+    }
+
+    fn write_down(&self, id: u64, what: impl FnOnce(&mut Call)) {
+        if let Some(call) = self.world.state().model.calls.get_mut(&id) {
+            what(call);
+        }
+    }
 }
 
 fn prefixed(message: &Bytes) -> Bytes {

@@ -1,43 +1,78 @@
 //! The gateway, one life after the other.
 
 use std::{
+    future::poll_fn,
+    path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519};
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep},
 };
+use towline_client::Transports;
 use towline_gateway::{
     backend::Service,
     gateway::Gateway,
     hub::{Delivered, Message},
-    link,
+    link, listener,
     request::{Origin, Protocol},
     session,
-    settings::{Backend as BackendSettings, BackendKind, ClientPolicy, Listener, Route, Settings},
+    settings::{
+        Backend as BackendSettings, BackendKind, CertificateFiles, ClientPolicy, Listener, Route, Settings,
+    },
     store::{Store, Writer},
-    transport::Handshake,
+    transport::{Handshake, quic::endpoint_on},
 };
 
 use crate::{
     backend::Backend,
+    datagrams::GATEWAY,
+    determinism,
+    model::DISK_MAX,
     network::{End, Sees},
     world::World,
 };
 
-const LISTENER: &str = "edge";
+pub(crate) const LISTENER: &str = "edge";
+/// The longest pause between two lives.
+const DEAD_MAX: Duration = Duration::from_secs(4);
+
+/// What the gateway shows on QUIC, and whom its clients trust. The keys are of the kind whose signatures are all
+/// of one length.
+pub(crate) struct Identity {
+    files: CertificateFiles,
+    pub(crate) authority_pem: Vec<u8>,
+}
+
+impl Identity {
+    pub(crate) fn make(folder: &Path) -> Self {
+        let key = || KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, key()).unwrap();
+        let leaf = CertificateParams::new(vec![GATEWAY.ip().to_string()]).unwrap();
+        let leaf_key = key();
+        let leaf = leaf.signed_by(&leaf_key, &authority).unwrap();
+        let (chain, private) = (folder.join("chain.pem"), folder.join("key.pem"));
+        std::fs::write(&chain, leaf.pem()).unwrap();
+        std::fs::write(&private, leaf_key.serialize_pem()).unwrap();
+        Self { files: CertificateFiles::pem(chain, private), authority_pem: authority.pem().into_bytes() }
+    }
+}
 
 /// One life.
 pub(crate) struct Incarnation {
     pub(crate) gateway: Arc<Gateway>,
     alive: Arc<AtomicBool>,
-    disk: Arc<std::sync::Mutex<Option<Writer>>>,
+    disk: Arc<Mutex<Option<Writer>>>,
     /// Of its connections and of its housekeeping.
     tasks: JoinSet<()>,
 }
@@ -47,11 +82,16 @@ impl Incarnation {
         let alive = Arc::new(AtomicBool::new(true));
         let backend = Backend { world: Arc::clone(world), alive: Arc::clone(&alive) };
         let (store, writer) = Store::by_hand(&world.memory);
-        let gateway = Gateway::with_store(settings(Service(Arc::new(backend))), store).unwrap();
-        let disk = Arc::new(std::sync::Mutex::new(Some(writer)));
+        let gateway = Gateway::with_store(settings(world, Service(Arc::new(backend))), store).unwrap();
+        let disk = Arc::new(Mutex::new(Some(writer)));
         let mut tasks = JoinSet::new();
         tasks.spawn(session::sweep(Arc::downgrade(&gateway)));
         tasks.spawn(keep_writing(Arc::clone(world), Arc::clone(&disk)));
+        let quic = gateway.snapshot().listener(LISTENER).and_then(|listener| listener.quic.clone());
+        if let Some(quic) = quic {
+            let endpoint = endpoint_on(world.datagrams.bind_gateway(), &quic).unwrap();
+            tasks.spawn(listener::accept_quic(Arc::clone(&gateway), LISTENER.into(), endpoint));
+        }
         Self { gateway, alive, disk, tasks }
     }
 
@@ -62,38 +102,64 @@ impl Incarnation {
         self.tasks.spawn(link::serve_stream(Arc::clone(&self.gateway), Arc::new(origin), end))
     }
 
-    /// Ends all at once: what its disk had not written is gone, or was written and nobody was told.
-    fn die(mut self, unheard: bool) {
+    /// Ends all at once. Of what its disk has not written, the first `unheard` changes are written and nobody is
+    /// told; the rest is gone.
+    fn die(mut self, unheard: usize) {
         self.alive.store(false, Ordering::SeqCst);
         self.tasks.abort_all();
-        let writer = self.disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(writer) = writer.filter(|_| unheard) {
-            writer.write_and_die();
+        if let Some(writer) = lock(&self.disk).take() {
+            writer.write_and_die(unheard);
         }
     }
 }
 
 /// A disk that takes its time.
-async fn keep_writing(world: Arc<World>, disk: Arc<std::sync::Mutex<Option<Writer>>>) {
+async fn keep_writing(world: Arc<World>, disk: Arc<Mutex<Option<Writer>>>) {
+    let is_written_to = |cx: &mut Context<'_>| match &*lock(&disk) {
+        Some(writer) => writer.poll_waiting(cx),
+        None => Poll::Pending,
+    };
     loop {
-        let pause = world.draw_time(Duration::from_millis(100));
+        poll_fn(is_written_to).await;
+        let pause = world.draw_time(DISK_MAX);
         sleep(pause).await;
-        if let Some(writer) = &*disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            writer.write();
+        if world.happens(world.plan.disk_deaths) {
+            world.crash("at a write");
+            return;
+        }
+        let fails = world.happens(world.plan.disk_faults);
+        if fails {
+            world.state().model.disk_faults.push(determinism::elapsed());
+            world.note("the disk refuses");
+        }
+        match &*lock(&disk) {
+            Some(writer) if fails => writer.fail(),
+            Some(writer) => writer.write(),
+            None => return,
         }
     }
 }
 
-fn settings(service: Service) -> Settings {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn settings(world: &World, service: Service) -> Settings {
     let backend = BackendSettings {
         service: Some(service),
         timeout: Duration::from_secs(120),
         ..BackendSettings::new("service", BackendKind::Grpc, "service:1")
     };
+    let plain = Listener::plain(LISTENER, GATEWAY);
+    let listener = match world.plan.transports {
+        Transports::Tcp => plain,
+        _ => Listener { quic: true, certificates: vec![world.identity.files.clone()], ..plain },
+    };
+    let route = |name: &str, path: &str| Route { path: Some(path.into()), ..Route::new(name, "service") };
     Settings {
-        listeners: vec![Listener::plain(LISTENER, ([127, 0, 0, 1], 0).into())],
+        listeners: vec![listener],
         backends: vec![backend],
-        routes: vec![Route { path: Some("/*".into()), ..Route::new("all", "service") }],
+        routes: vec![Route { durable: true, ..route("durable", "/durable/*") }, route("all", "/*")],
         client_policy: ClientPolicy {
             heartbeat: Duration::from_secs(10),
             backoff_max: Duration::from_secs(5),
@@ -116,18 +182,34 @@ impl World {
 
     /// Kills the gateway, and starts it again a while later.
     pub(crate) async fn restart_gateway(self: &Arc<Self>) {
-        let unheard = self.draw() < 0.5;
-        self.note(format!("gateway dies, its last writes unheard: {unheard}"));
-        let gateway = self.state().gateway.take();
-        self.state().model.gateway_died = true;
-        if let Some(gateway) = gateway {
-            gateway.die(unheard);
-        }
+        self.kill_gateway("any time");
+        self.revive_gateway().await;
+    }
+
+    /// Kills the gateway in the middle of a step, which must not go on; it starts again a while later.
+    pub(crate) fn crash(self: &Arc<Self>, place: &str) {
+        self.kill_gateway(place);
+        let world = Arc::clone(self);
+        tokio::spawn(async move { world.revive_gateway().await });
+    }
+
+    fn kill_gateway(&self, place: &str) {
+        let unheard = [0, 1, 2, usize::MAX][(self.draw() * 4.0) as usize];
+        let Some(gateway) = self.state().gateway.take() else { return };
+        self.note(format!("gateway dies {place}, {unheard} of its last writes unheard"));
+        self.state().model.deaths.push(determinism::elapsed());
+        self.datagrams.cut_gateway();
+        gateway.die(unheard);
         let client = if self.draw() < 0.7 { Sees::Reset } else { Sees::Silence };
-        self.cut_all(client, Sees::Reset);
-        let pause = self.draw_time(Duration::from_secs(4));
+        self.cut_streams(client, Sees::Reset);
+    }
+
+    async fn revive_gateway(self: &Arc<Self>) {
+        let pause = self.draw_time(DEAD_MAX);
         sleep(pause).await;
-        self.start_gateway();
+        if self.state().gateway.is_none() {
+            self.start_gateway();
+        }
     }
 
     /// Replaces the gateway as an operator does.
@@ -135,7 +217,7 @@ impl World {
         let draining = self.state().gateway.as_ref().map(|held| Arc::clone(&held.gateway));
         let Some(gateway) = draining else { return };
         self.note("gateway drains");
-        self.state().model.gateway_died = true;
+        self.state().model.drains.push(determinism::elapsed());
         gateway.drain.begin(Instant::now() + Duration::from_secs(15));
         let _ = tokio::time::timeout(Duration::from_secs(15), gateway.drain.finished()).await;
         drop(gateway);

@@ -15,6 +15,7 @@
 
 mod app;
 mod backend;
+mod datagrams;
 mod determinism;
 mod gateway;
 mod model;
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
     app::{App, CLIENT_ID},
+    gateway::Identity,
     network::Sees,
     world::{Plan, World},
 };
@@ -64,7 +66,7 @@ async fn simulate(seed: u64) {
     let plan = Plan::draw(&mut chance);
     let folder = tempfile::tempdir_in(runner::scratch()).unwrap();
     let identity = folder.path().join("identity");
-    let world = World::new(plan, chance);
+    let world = World::new(plan, chance, Identity::make(folder.path()));
     world.note(format!("{:?}", world.plan));
     world.start_gateway();
     let mut app = App::start(&world, &identity);
@@ -77,7 +79,7 @@ async fn simulate(seed: u64) {
         let pause = Duration::from_secs_f64(world.draw() * 2.0 / CALLS_PER_S);
         sleep(pause).await;
         if world.draw() < world.plan.app_deaths * pause.as_secs_f64() && Instant::now() < end {
-            world.kill_app(app);
+            world.kill_app(app, &identity);
             let pause = world.draw_time(Duration::from_secs(3));
             sleep(pause).await;
             app = App::start(&world, &identity);
@@ -91,8 +93,8 @@ async fn simulate(seed: u64) {
         }
     }
     faults.await.unwrap();
+    world.make_peace();
     pushing.await.unwrap();
-    world.note("peace");
     // A call that finds the line as the faults have left it.
     app.call(&world, next_call);
     sleep_until(Instant::now() + PEACE).await;
@@ -129,6 +131,16 @@ async fn break_things(world: Arc<World>, end: Instant) {
         }
         if happens(world.plan.replays) {
             world.replay();
+        }
+        if happens(world.plan.udp_blocks) {
+            let blocked = world.draw_time(Duration::from_secs(20));
+            world.note(format!("UDP does not pass for {blocked:?}"));
+            world.datagrams.block(true);
+            let world = Arc::clone(&world);
+            tokio::spawn(async move {
+                sleep(blocked).await;
+                world.datagrams.block(false);
+            });
         }
     }
 }

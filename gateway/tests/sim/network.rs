@@ -29,6 +29,9 @@ pub(crate) struct Quality {
     pub(crate) delay: Duration,
     pub(crate) jitter: Duration,
     pub(crate) bytes_per_s: f64,
+    /// Of datagrams: the share that is lost, and that comes twice.
+    pub(crate) lost: f64,
+    pub(crate) doubled: f64,
 }
 
 /// What an end sees of a connection that breaks.

@@ -9,11 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use towline_client::Transports;
 use towline_gateway::store::Memory;
 
 use crate::{
+    datagrams::Datagrams,
     determinism,
-    gateway::Incarnation,
+    gateway::{Identity, Incarnation},
     model::Model,
     network::{Cutter, Quality, Sees},
 };
@@ -22,6 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) quality: Quality,
+    pub(crate) transports: Transports,
     pub(crate) calls: usize,
     pub(crate) pushes: usize,
     /// Chance of a fault in a second.
@@ -30,9 +33,18 @@ pub(crate) struct Plan {
     pub(crate) app_deaths: f64,
     pub(crate) drains: f64,
     pub(crate) replays: f64,
+    /// Chance that a network begins to let TCP alone pass.
+    pub(crate) udp_blocks: f64,
     /// Chance that a connection carries early data.
     pub(crate) early: f64,
+    /// Chance that a call goes to a durable route.
+    pub(crate) durable: f64,
     pub(crate) backend_faults: f64,
+    /// Chance that the disk refuses a write.
+    pub(crate) disk_faults: f64,
+    /// Chance that the gateway dies at a write, and at a step of the backend's.
+    pub(crate) disk_deaths: f64,
+    pub(crate) backend_deaths: f64,
     /// For how long anything goes wrong.
     pub(crate) lasts: Duration,
 }
@@ -40,6 +52,8 @@ pub(crate) struct Plan {
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) memory: Memory,
+    pub(crate) datagrams: Arc<Datagrams>,
+    pub(crate) identity: Identity,
     state: Mutex<State>,
 }
 
@@ -54,6 +68,8 @@ pub(crate) struct State {
     pub(crate) lives: u32,
     /// The app's counter of lives.
     pub(crate) app_lives: u32,
+    /// Nothing goes wrong any more.
+    pub(crate) at_peace: bool,
     trace: DefaultHasher,
 }
 
@@ -69,12 +85,30 @@ impl Plan {
         let replays = sometimes(0.5, 1.0);
         let early = sometimes(0.6, 1.0);
         let backend_faults = sometimes(0.3, 0.2);
+        let (lost, doubled) = (sometimes(0.6, 0.2), sometimes(0.5, 0.2));
+        let udp_blocks = sometimes(0.3, 0.1);
+        let durable = sometimes(0.5, 1.0);
+        let disk_faults = sometimes(0.1, 0.1);
+        let (disk_deaths, backend_deaths) = (sometimes(0.3, 0.05), sometimes(0.3, 0.05));
+        let transports = match chance.u8(..10) {
+            0..4 => Transports::Tcp,
+            4..7 => Transports::Quic,
+            _ => Transports::QuicAndTcp,
+        };
         Self {
             quality: Quality {
                 delay: ms(chance.u64(1..300)),
                 jitter: ms(chance.u64(0..500)),
                 bytes_per_s: [2e6, 200e3, 20e3][chance.usize(..3)],
+                lost,
+                doubled,
             },
+            transports,
+            udp_blocks,
+            durable,
+            disk_faults,
+            disk_deaths,
+            backend_deaths,
             calls: chance.usize(5..60),
             pushes: chance.usize(0..40),
             breaks,
@@ -90,7 +124,8 @@ impl Plan {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, chance: fastrand::Rng) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, mut chance: fastrand::Rng, identity: Identity) -> Arc<Self> {
+        let datagrams = Datagrams::new(plan.quality, chance.fork());
         let state = State {
             chance,
             model: Model::default(),
@@ -99,9 +134,11 @@ impl World {
             flights: Vec::new(),
             lives: 0,
             app_lives: 0,
+            at_peace: false,
             trace: DefaultHasher::new(),
         };
-        Arc::new(Self { plan, memory: Memory::new().unwrap(), state: Mutex::new(state) })
+        let memory = Memory::new().unwrap();
+        Arc::new(Self { plan, memory, datagrams, identity, state: Mutex::new(state) })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -128,8 +165,26 @@ impl World {
         self.state().trace.finish()
     }
 
+    /// From now on nothing goes wrong that has not begun to.
+    pub(crate) fn make_peace(&self) {
+        self.note("peace");
+        self.state().at_peace = true;
+        self.datagrams.block(false);
+    }
+
+    /// Whether a fault of these odds happens now.
+    pub(crate) fn happens(&self, odds: f64) -> bool {
+        let mut state = self.state();
+        odds > 0.0 && !state.at_peace && state.chance.f64() < odds
+    }
+
     /// Breaks every connection that is up.
     pub(crate) fn cut_all(&self, client: Sees, gateway: Sees) {
+        self.datagrams.cut_clients();
+        self.cut_streams(client, gateway);
+    }
+
+    pub(crate) fn cut_streams(&self, client: Sees, gateway: Sees) {
         let mut state = self.state();
         for cutter in state.connections.drain(..) {
             cutter.cut(client, gateway);

@@ -8,8 +8,8 @@ mod tokens;
 use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 
 use self::session::Crypto;
@@ -54,7 +54,16 @@ pub fn server_config(tls: &Arc<ServerTls>, settings: &Settings) -> Option<Arc<Se
 /// # Errors
 /// What the operating system said of the socket.
 pub fn endpoint(socket: UdpSocket, config: &ServerConfig) -> std::io::Result<Endpoint> {
-    Endpoint::new(EndpointConfig::default(), Some(config.clone()), socket, Arc::new(TokioRuntime))
+    endpoint_on(TokioRuntime.wrap_udp_socket(socket)?, config)
+}
+
+/// An endpoint on datagrams of whatever kind.
+///
+/// # Errors
+/// The socket has no address.
+pub fn endpoint_on(socket: Arc<dyn AsyncUdpSocket>, config: &ServerConfig) -> std::io::Result<Endpoint> {
+    let (endpoint, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+    Endpoint::new_with_abstract_socket(endpoint, Some(config.clone()), socket, runtime)
 }
 
 fn transport(settings: &Settings) -> TransportConfig {

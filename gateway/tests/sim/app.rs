@@ -11,8 +11,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use towline_client::{
-    BindUdp, CallRequest, Client, ClientConfig, ConnectionState, Dial, Dialed, Dialing, Endpoint, FirstFlight,
-    Policy, Priority, RpcError, Transports,
+    BindUdp, CallRequest, Client, ClientConfig, ConnectionState, Dial, Dialed, Dialing, Endpoint,
+    FirstFlight, Policy, Priority, RpcError, Transports,
 };
 use towline_gateway::transport::Handshake;
 

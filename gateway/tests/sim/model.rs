@@ -189,7 +189,10 @@ impl Model {
         for (life, run) in taken.iter().enumerate() {
             let begins_well = run.first().is_none_or(|&first| first >= last);
             if !begins_well || !run.is_sorted_by(|a, b| a < b) {
-                mistakes.push(format!("pushes twice or out of order, behind {last} in life {}: {run:?}", life + 1));
+                mistakes.push(format!(
+                    "pushes twice or out of order, behind {last} in life {}: {run:?}",
+                    life + 1
+                ));
             }
             last = run.last().copied().unwrap_or(last);
         }

@@ -3,6 +3,8 @@
 //! The judge is the least that the lists can take: an octet for each field that came before, and for any other
 //! one for its name and its value as a literal.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
+
 use std::collections::HashSet;
 
 use towline_protocols::{

@@ -165,11 +165,11 @@ impl Encoder {
         let hash = FieldHash::of(field);
         let in_table = self.table.find(field, hash).map(|found| self.absolute(found));
         match in_table {
-            Some(Match::Field(entry)) if !never => {
-                if usable.includes(entry) {
-                    return self.refer(entry, field, hash, section);
-                }
+            Some(Match::Field(entry)) if !never && usable.includes(entry) => {
+                return self.refer(entry, field, hash, section);
             }
+            // It is on its way already.
+            Some(Match::Field(_)) if !never => {}
             _ if indexing == Indexing::Incremental && self.is_expected(field, hash, usable) => {
                 if let Some(entry) = self.insert(field, hash, known_name, in_table, section.oldest)
                     && usable.includes(entry)

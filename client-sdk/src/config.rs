@@ -35,7 +35,8 @@ pub struct ClientConfig {
     pub identity_file: Option<PathBuf>,
     /// User and password, where the gateway asks for them.
     pub credentials: Option<Credentials>,
-    /// Header fields that every request of this session carries; sent once per connection.
+    /// Header fields that every request of this session carries; sent once for the session, as long as the gateway
+    /// keeps them.
     pub session_headers: Vec<(String, String)>,
     /// Names of header fields whose values are secrets, beside `authorization`, `cookie`, `proxy-authorization` and
     /// `set-cookie`: no compression table takes them, here or behind the gateway.

@@ -25,6 +25,7 @@ mod core;
 mod dictionaries;
 mod error;
 mod identity;
+mod known;
 mod line;
 mod push;
 mod push_log;

@@ -2,13 +2,13 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::time::sleep;
 use towline_protocols::{
     compress::{Compressor, Shelf},
-    link::{self, Filter, Header, Hello, RpcErrorKind},
+    link::{self, Filter, Header, Hello, RpcErrorKind, SessionHeaders},
 };
 
 use crate::{
@@ -25,6 +25,9 @@ pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     config: ClientConfig,
     link: Arc<link::Config>,
+    headers: Vec<Header>,
+    /// The same as their hash is taken of them.
+    spelled: Arc<SessionHeaders>,
     connector: Connector,
     backoff: Backoff,
     /// The next endpoint to try.
@@ -46,9 +49,12 @@ impl Supervisor {
         let connector = Connector::new(&config)?;
         let shelf = shared.with(|core| core.dictionaries.shelf());
         let link = Arc::new(link_config(&config, shelf));
+        let headers: Vec<Header> = config.session_headers.iter().map(header).collect();
+        let spelled = Arc::new(SessionHeaders::of(&headers));
         let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
         let place = backoff.pick(config.endpoints.len());
-        Ok(Self { shared, config, link, connector, backoff, place, flies: true, advised: Vec::new() })
+        let (flies, advised) = (true, Vec::new());
+        Ok(Self { shared, config, link, headers, spelled, connector, backoff, place, flies, advised })
     }
 
     /// Runs until the client is closed.
@@ -63,11 +69,22 @@ impl Supervisor {
                 reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
             };
             let end = match outcome {
-                Ok(wire) => Box::pin(line::run(wire, &opening)).await,
+                Ok(wire) => {
+                    let end = Box::pin(line::run(wire, &opening)).await;
+                    self.learn(opening.gateway(), &end);
+                    end
+                }
                 Err(error) => LineEnd { reason: error.0, was_online: false, next: Next::Again },
             };
-            if let Next::Never(kind) = end.next {
-                break (kind, end.reason);
+            match end.next {
+                Next::Never(kind) => break (kind, end.reason),
+                // No failure, and the app is not told of one.
+                Next::Spelled => {
+                    tracing::debug!(reason = end.reason, "the gateway has to be told everything");
+                    self.advised.push(opening.gateway().clone());
+                    continue;
+                }
+                _ => {}
             }
             self.shared.with(|core| core.offline = Some(end.reason.clone()));
             self.shared.set_state(ConnectionState::Offline { reason: end.reason.clone() });
@@ -99,6 +116,16 @@ impl Supervisor {
         let endpoint = self.config.endpoints[self.place % self.config.endpoints.len()].clone();
         self.place = self.place.wrapping_add(1);
         endpoint
+    }
+
+    /// What the end of a connection says of what the gateway holds.
+    fn learn(&self, gateway: &Endpoint, end: &LineEnd) {
+        let says_something =
+            !matches!(end.next, Next::Spelled | Next::WithPassword | Next::Unanswered | Next::Never(_));
+        if says_something {
+            let now = SystemTime::now();
+            self.shared.with(|core| core.known.on_line_end(gateway, end.was_online, now));
+        }
     }
 
     /// What is to be remembered of a connection's end, and how long to wait.
@@ -164,6 +191,7 @@ impl Supervisor {
             link: Arc::clone(&self.link),
             base: self.hello(&gateway, &policy),
             gateway,
+            headers: Arc::clone(&self.spelled),
             spread_share: self.backoff.share(Duration::from_secs(1)).as_secs_f64(),
             welcome_timeout: policy.connect_timeout,
         }
@@ -172,12 +200,7 @@ impl Supervisor {
     fn hello(&self, gateway: &Endpoint, policy: &Policy) -> Hello {
         let config = &self.config;
         let filter = |filter: &String| Filter { filter: filter.clone(), qos: 1 };
-        let header = |(name, value): &(String, String)| Header {
-            name: name.to_ascii_lowercase().into_bytes().into(),
-            value: value.clone().into_bytes().into(),
-        };
         let mut hello = Hello {
-            session_headers: config.session_headers.iter().map(header).collect(),
             next_beat_s: policy.heartbeat.as_secs().try_into().unwrap_or(u32::MAX),
             topics: self.shared.with(|core| core.topics.iter().map(filter).collect()),
             agent: config.agent.clone(),
@@ -185,9 +208,16 @@ impl Supervisor {
             ..Hello::default()
         };
         let credentials = config.credentials.as_ref();
-        self.shared.with(|core| core.tokens.prove(gateway, credentials, Instant::now(), &mut hello));
+        self.shared.with(|core| {
+            core.tokens.prove(gateway, credentials, Instant::now(), &mut hello);
+            core.known.greet(gateway, &self.headers, &self.spelled, &mut hello, SystemTime::now());
+        });
         hello
     }
+}
+
+fn header((name, value): &(String, String)) -> Header {
+    Header { name: name.to_ascii_lowercase().into(), value: value.clone().into() }
 }
 
 /// Resolves when the app has closed the client.

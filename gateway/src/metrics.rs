@@ -57,6 +57,9 @@ pub struct Metrics {
     pub dictionary_usage: IntGaugeVec,
     /// Trainings of dictionaries in the background, by `outcome` (`published`, `not_better`, `failed`).
     pub dictionary_trainings: IntCounterVec,
+    /// What HELLO named instead of spelling it out, by `what` (`session_headers`, `header_dictionary`) and `outcome`
+    /// (`known`, or `unknown`, which costs the client another connection).
+    pub hello_references: IntCounterVec,
     /// Messages published by clients, by `protocol` and `outcome`.
     pub publishes: IntCounterVec,
     /// Messages handed to clients' mailboxes, by `outcome` (`sent`, `stored`, `dropped`).
@@ -146,6 +149,12 @@ impl Metrics {
                 "dictionary_trainings_total",
                 "Trainings of dictionaries in the background",
                 &["outcome"],
+            ),
+            hello_references: counters(
+                r,
+                "hello_references_total",
+                "What clients named by its hash in HELLO",
+                &["what", "outcome"],
             ),
             publishes: counters(
                 r,

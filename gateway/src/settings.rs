@@ -340,6 +340,8 @@ pub struct Session {
     pub push_age_max: Duration,
     /// Topic filters of one session.
     pub subscriptions_max: usize,
+    /// Header fields kept per session, so that a client need not send them again, bytes.
+    pub headers_bytes_max: usize,
     /// Longest promise of silence that a client may make.
     pub heartbeat_max: Duration,
     /// How long a session token opens; zero issues and takes none.
@@ -600,6 +602,7 @@ impl Default for Session {
             push_bytes_max: 1024 * 1024,
             push_age_max: Duration::from_secs(86_400),
             subscriptions_max: 64,
+            headers_bytes_max: 4 * 1024,
             heartbeat_max: Duration::from_secs(600),
             token_life: Duration::from_secs(12 * 3600),
         }

@@ -44,6 +44,8 @@ pub(crate) struct Call {
     /// Messages of a stream that wait for the line.
     outbox: VecDeque<Bytes>,
     outbox_bytes: usize,
+    /// Those that a line took which the gateway may still refuse.
+    refusable: Vec<Bytes>,
     /// The app's half has ended.
     finished: bool,
     /// The end of the app's half was given to the line.
@@ -100,6 +102,7 @@ impl Call {
             place: Place::Off,
             outbox: VecDeque::new(),
             outbox_bytes: 0,
+            refusable: Vec::new(),
             end_sent: false,
             incoming: Incoming::default(),
         }
@@ -176,8 +179,25 @@ impl Call {
     /// The connection is gone; `waiting` says that its successor's HELLO asks for this call.
     pub(super) fn line_lost(&mut self, waiting: bool) {
         self.place = if waiting { Place::Unknown } else { Place::Off };
+        self.refusable = Vec::new();
         self.incoming.credit_due = 0;
         self.wakers.stream.notify_waiters();
+    }
+
+    /// The gateway refuses the line no more.
+    pub(super) fn welcomed(&mut self) {
+        self.refusable = Vec::new();
+    }
+
+    /// The gateway has refused the line, on which the request was sent first.
+    pub(super) fn never_sent(&mut self) {
+        self.place = Place::Off;
+        self.attempts = self.attempts.saturating_sub(1);
+        self.end_sent = false;
+        for message in std::mem::take(&mut self.refusable).into_iter().rev() {
+            self.outbox_bytes += message.len();
+            self.outbox.push_front(message);
+        }
     }
 
     /// The gateway has the request: its answer comes over the live connection.
@@ -247,7 +267,8 @@ impl Core {
             self.session.on_request_sent(call.seq);
             acknowledges = self.session.acknowledge_with(call.seq);
         }
-        if let Err(error) = call.pump(sink, acknowledges, now) {
+        let is_refusable = self.is_refusable;
+        if let Err(error) = call.pump(sink, acknowledges, is_refusable, now) {
             call.fail(error);
         }
         true
@@ -260,6 +281,7 @@ impl Call {
         &mut self,
         sink: &mut impl RequestSink,
         acknowledges: bool,
+        is_refusable: bool,
         now: Instant,
     ) -> Result<(), RpcError> {
         if self.place == Place::Off {
@@ -274,7 +296,7 @@ impl Call {
             self.end_sent = true;
             sink.message(self.seq, message.clone(), true)?;
         }
-        self.pump_outbox(sink)?;
+        self.pump_outbox(sink, is_refusable)?;
         let credit = std::mem::take(&mut self.incoming.credit_due);
         if credit > 0 {
             sink.credit(self.seq, credit);
@@ -282,12 +304,15 @@ impl Call {
         Ok(())
     }
 
-    fn pump_outbox(&mut self, sink: &mut impl RequestSink) -> Result<(), RpcError> {
+    fn pump_outbox(&mut self, sink: &mut impl RequestSink, is_refusable: bool) -> Result<(), RpcError> {
         while !self.end_sent && sink.capacity(self.seq) > 0 {
             match self.outbox.pop_front() {
                 Some(message) => {
                     self.outbox_bytes -= message.len();
                     self.end_sent = self.finished && self.outbox.is_empty();
+                    if is_refusable {
+                        self.refusable.push(message.clone());
+                    }
                     sink.message(self.seq, message, self.end_sent)?;
                     self.wakers.writable.notify_one();
                 }

@@ -33,10 +33,11 @@ pub(crate) use self::{
     tokens::Tokens,
 };
 use crate::{
-    config::{ClientConfig, Limits, Policy},
+    config::{ClientConfig, Endpoint, Limits, Policy},
     dictionaries::Dictionaries,
     error::StartError,
     identity::Identity,
+    known::Known,
     push_log::PushLog,
     state::{ConnectionState, Transport},
 };
@@ -108,6 +109,8 @@ pub(crate) struct Core {
     pub(crate) identity: Identity,
     pub(crate) dictionaries: Dictionaries,
     pub(crate) tokens: Tokens,
+    /// What gateways hold.
+    pub(crate) known: Known,
     pub(crate) limits: Limits,
     pub(crate) never_indexed: NeverIndexed,
     calls: HashMap<Key, Call>,
@@ -124,6 +127,10 @@ pub(crate) struct Core {
     /// The gateway does not hold the dictionary that it announced: the live connection is to forget it.
     dictionary_unknown: bool,
     pub(crate) transport: Transport,
+    /// Counts the lines: what belongs to an earlier one may still be running.
+    pub(crate) line: u64,
+    /// The line's HELLO refers to what the gateway may not hold, and WELCOME has not come.
+    is_refusable: bool,
     pub(crate) inbox: Inbox,
     /// Where it is noted what the app has taken; with an identity file only.
     push_log: Option<PushLog>,
@@ -150,6 +157,7 @@ impl Core {
             identity,
             dictionaries,
             tokens: Tokens::default(),
+            known: Known::open(config.identity_file.as_deref()),
             limits: config.limits.clone(),
             never_indexed: NeverIndexed::default(),
             calls: HashMap::new(),
@@ -161,6 +169,8 @@ impl Core {
             queued_bytes: 0,
             dictionary_unknown: false,
             transport: Transport::Tcp,
+            line: 0,
+            is_refusable: false,
             inbox: Inbox::default(),
             push_log: None,
             topics: config.topics.clone(),
@@ -339,6 +349,8 @@ impl Core {
     pub(crate) fn begin_line(&mut self, transport: Transport, base: Hello) -> std::io::Result<Hello> {
         self.identity.next_epoch()?;
         self.transport = transport;
+        self.line += 1;
+        self.is_refusable = base.refers();
         self.resets.clear();
         self.forgets.clear();
         self.dictionary_unknown = false;
@@ -361,6 +373,8 @@ impl Core {
     /// messages of their answers that arrived before.
     pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(Key, u64)> {
         self.offline = None;
+        self.is_refusable = false;
+        self.calls.values_mut().for_each(Call::welcomed);
         let mut kept = Vec::new();
         for (seq, fate) in self.session.on_welcome(hello, welcome) {
             let Some(&key) = self.by_seq.get(&seq) else { continue };
@@ -376,6 +390,17 @@ impl Core {
             self.touch(key);
         }
         kept
+    }
+
+    /// `gateway` does not hold what `hello` names, and acted upon nothing of its connection.
+    pub(crate) fn refused(&mut self, hello: &Hello, gateway: &Endpoint) {
+        self.line += 1;
+        self.known.on_refused(gateway);
+        for seq in self.session.on_refused(hello) {
+            if let Some(call) = self.call_of(seq) {
+                call.never_sent();
+            }
+        }
     }
 
     /// Fails everything that waits: the client is over.

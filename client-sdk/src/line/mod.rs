@@ -10,7 +10,7 @@ mod streams;
 use std::{
     future::poll_fn,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::BytesMut;
@@ -20,7 +20,7 @@ use tokio::{
 };
 use towline_protocols::link::{
     self, CloseCode, Connection, Event, GoAway, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
-    Welcome,
+    SessionHeaders, Welcome,
 };
 
 pub(crate) use self::opening::Opening;
@@ -70,6 +70,9 @@ pub(crate) enum Next {
     Unanswered,
     /// Connect to one of these, if there are any; the delay has passed.
     Elsewhere(Vec<String>),
+    /// Connect to the same gateway again without delay, and spell out what HELLO named: it does not hold that, and
+    /// acted upon nothing.
+    Spelled,
     /// Never: the gateway refused this client, or the app closed it.
     Never(RpcErrorKind),
 }
@@ -82,6 +85,8 @@ pub(crate) struct Setup {
     pub(crate) gateway: Endpoint,
     pub(crate) link: Arc<link::Config>,
     pub(crate) base: Hello,
+    /// The session headers that `base` spells out or names.
+    pub(crate) headers: Arc<SessionHeaders>,
     /// A draw in 0..1 for this connection's share of a GOAWAY's spread.
     pub(crate) spread_share: f64,
     /// Bound on the time to WELCOME.
@@ -333,9 +338,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let now = Instant::now();
         let heartbeat = self.shared.policy.borrow().heartbeat;
         self.machine.control().set_heartbeat(now, heartbeat);
-        let (hello, machine) = (&self.hello, &mut self.machine);
+        let (hello, machine, setup) = (&self.hello, &mut self.machine, &self.setup);
         self.shared.with(|core| {
-            core.tokens.learn(&self.setup.gateway, hello, welcome, now);
+            core.tokens.learn(&setup.gateway, hello, welcome, now);
+            core.known.on_welcome(&setup.gateway, &setup.headers, hello, welcome, SystemTime::now());
             for (key, messages_received) in core.welcomed(hello, welcome) {
                 machine.attach(core, key, messages_received);
             }
@@ -395,6 +401,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
             }
             CloseCode::TakenOver => Next::Never(RpcErrorKind::SessionLost),
+            CloseCode::UnknownReference if !self.online && self.hello.refers() => {
+                let (hello, gateway) = (&self.hello, &self.setup.gateway);
+                self.shared.with(|core| core.refused(hello, gateway));
+                Next::Spelled
+            }
             _ => match self.leaving.take() {
                 Some(leaving) => Next::Elsewhere(leaving.endpoints),
                 None => Next::Again,

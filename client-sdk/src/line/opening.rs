@@ -140,7 +140,7 @@ fn tell_calls(machine: &mut Connection, core: &mut Core, now: Instant) {
 mod tests {
     use std::time::Duration;
 
-    use towline_protocols::link::{RequestHead, Welcome};
+    use towline_protocols::link::{RequestHead, SessionHeaders, Welcome};
 
     use super::*;
     use crate::{
@@ -164,8 +164,9 @@ mod tests {
         });
         let welcome_timeout = Duration::from_secs(10);
         let gateway = Endpoint { host: "edge".into(), port: 1 };
+        let headers = Arc::new(SessionHeaders::of(&[]));
         let (link, base) = Default::default();
-        Setup { shared, gateway, link, base, spread_share: 0.0, welcome_timeout }
+        Setup { shared, gateway, link, base, headers, spread_share: 0.0, welcome_timeout }
     }
 
     #[test]

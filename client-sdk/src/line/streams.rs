@@ -103,9 +103,11 @@ impl Streams {
             wakers: Arc::clone(&call.wakers),
             key,
             seq,
+            line: 0,
             priority: CONTROL_PRIORITY - 1 - i32::from(call.urgency()),
             attach,
         };
+        let task = Task { line: core.line, ..task };
         let (connection, settings) = (self.connection.clone(), control.stream_settings());
         self.tasks.spawn(async move {
             let outcome = Box::pin(task.run(connection, settings)).await;
@@ -131,6 +133,8 @@ struct Task {
     wakers: SharedWakers,
     key: Key,
     seq: u64,
+    /// The line that the stream belongs to.
+    line: u64,
     priority: i32,
     attach: Option<u64>,
 }
@@ -166,12 +170,17 @@ impl Task {
     /// One turn; false behind the last one.
     async fn turn(&self, stream: &mut Stream) -> Result<bool, Lost> {
         let (gone, reads) = self.shared.with(|core| {
+            // Another line carries the request now.
+            if core.line != self.line {
+                return (None, false);
+            }
             if core.is_gone(self.seq) {
-                return (true, false);
+                return (Some(true), false);
             }
             core.pump(self.key, stream, true, Instant::now());
-            (false, core.call(self.key).is_some_and(|call| call.wants_more()))
+            (Some(false), core.call(self.key).is_some_and(|call| call.wants_more()))
         });
+        let Some(gone) = gone else { return Ok(false) };
         if gone {
             stream.cancel().await;
             return Ok(false);

@@ -9,7 +9,8 @@ use http_body_util::BodyExt as _;
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        Ack, CloseCode, Execution, Hello, LinkError, RequestHead, RpcError, RpcErrorKind, Subscribed, Welcome,
+        Ack, CloseCode, Execution, Header, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
+        SessionHeaders, Subscribed, Welcome,
     },
     mqtt::topic,
 };
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{Begin, Changed, Consumer, Lease, Opened, Visited},
+    session::{Begin, Changed, Consumer, Lease, OpenError, Opened, Visited},
     transport::{Completion, Handshake},
 };
 
@@ -32,7 +33,7 @@ pub(super) struct Door {
     /// With client id and user.
     pub(super) origin: Arc<Origin>,
     pub(super) lease: Lease,
-    session_headers: Vec<HeaderField>,
+    headers: Option<Arc<SessionHeaders>>,
     /// Complete once the connection holds its session.
     pub(super) holds: Handshake,
 }
@@ -64,17 +65,25 @@ pub(super) async fn login(
     origin: &Origin,
     hello: &Hello,
 ) -> Result<Admission, LinkError> {
-    let session_headers = session_headers(&gateway, hello)?;
+    check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
     let opened = gateway
         .sessions
         .open(hello, proven.user.clone())
+        .inspect_err(|error| {
+            if *error == OpenError::UnknownHeaders {
+                count_reference(&gateway, hello, "unknown");
+            }
+        })
         .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
-    let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, subscriptions } = opened;
+    count_reference(&gateway, hello, "known");
+    let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, .. } = opened;
+    let Opened { subscriptions, headers, headers_kept, .. } = opened;
     proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
-    let mut welcome = Welcome { seq_min, ..welcome(resumed, session_id, unknown) };
+    let session_headers_kept_s = headers_kept_s(&gateway, headers_kept);
+    let mut welcome = Welcome { seq_min, session_headers_kept_s, ..welcome(resumed, session_id, unknown) };
     proven.give_token(&gateway, hello, &mut welcome);
-    let door = Door::new(gateway, origin, lease, session_headers, proven.user, Handshake::complete());
+    let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
     welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
 }
@@ -91,18 +100,26 @@ pub(super) struct Visit {
 /// Follows HELLO in early data, as far as that changes nothing for others and costs little. `None`: it waits
 /// for the handshake.
 pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> Option<Visit> {
-    let session_headers = session_headers(gateway, hello).ok()?;
+    check_session_headers(gateway, hello).ok()?;
     let proven = credentials::prove_cheaply(gateway, origin, hello)?;
     let visited = gateway.sessions.visit(hello, proven.user.clone())?;
     let (holds, handshake) = Handshake::pending();
-    let Visited { lease, session_id, seq_min, unknown, awaited } = visited;
-    let mut welcome = Welcome { seq_min, ..welcome(true, session_id, unknown) };
+    count_reference(gateway, hello, "known");
+    let Visited { lease, session_id, seq_min, unknown, awaited, headers, headers_kept } = visited;
+    let session_headers_kept_s = headers_kept_s(gateway, headers_kept);
+    let mut welcome = Welcome { seq_min, session_headers_kept_s, ..welcome(true, session_id, unknown) };
     proven.give_token(gateway, hello, &mut welcome);
-    let door = Door::new(Arc::clone(gateway), origin, lease, session_headers, proven.user, handshake);
+    let door = Door::new(Arc::clone(gateway), origin, lease, headers, proven.user, handshake);
     welcome.push_line = door.lease.session().push_line();
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
     Some(Visit { admission, awaited, holds })
+}
+
+/// They are kept as long as the session.
+fn headers_kept_s(gateway: &Gateway, are_kept: bool) -> u32 {
+    let expiry = gateway.snapshot().settings.session.expiry;
+    if are_kept { u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX) } else { 0 }
 }
 
 fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {
@@ -121,13 +138,13 @@ impl Door {
         gateway: Arc<Gateway>,
         origin: &Origin,
         lease: Lease,
-        session_headers: Vec<HeaderField>,
+        headers: Option<Arc<SessionHeaders>>,
         user: Option<Arc<str>>,
         holds: Handshake,
     ) -> Self {
         let client_id = Some(Arc::clone(lease.session().client_id()));
         let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
-        Self { gateway, origin, lease, session_headers, holds }
+        Self { gateway, origin, lease, headers, holds }
     }
 
     /// Answers a change of subscriptions. The messages that are retained for what is new follow as pushes.
@@ -170,7 +187,7 @@ impl Door {
         let grpc = head::is_grpc_list(&head.fields);
         let (sender, body) = body::channel(seq, grpc, Arc::clone(credits));
         let body = Body::new(body.boxed_unsync());
-        let request = head::request(head, &self.session_headers, &self.origin, body, Instant::now());
+        let request = head::request(head, self.headers.as_deref(), &self.origin, body, Instant::now());
         let request = match request {
             Ok(request) => request,
             Err(error) => {
@@ -193,18 +210,20 @@ impl Door {
     }
 }
 
-/// HELLO's session headers, which are bounded as a request's are.
-fn session_headers(gateway: &Gateway, hello: &Hello) -> Result<Vec<HeaderField>, LinkError> {
-    let fields: Vec<HeaderField> = hello
-        .session_headers
-        .iter()
-        .map(|header| HeaderField::new(header.name.clone(), header.value.clone()))
-        .collect();
+/// HELLO's session headers are bounded as a request's are.
+fn check_session_headers(gateway: &Gateway, hello: &Hello) -> Result<(), LinkError> {
     let bytes_max = gateway.snapshot().settings.limits.header_list_bytes_max;
-    if fields.iter().map(HeaderField::size).sum::<usize>() > bytes_max {
+    let size = |header: &Header| HeaderField::new(header.name.clone(), header.value.clone()).size();
+    if hello.session_headers.iter().map(size).sum::<usize>() > bytes_max {
         gateway.metrics.limit_hit("limits.header_list_bytes_max");
         let rule = format!("HELLO.session_headers must not exceed header_list_bytes_max ({bytes_max})");
         return Err(LinkError::new(CloseCode::LimitExceeded, rule));
     }
-    Ok(fields)
+    Ok(())
+}
+
+fn count_reference(gateway: &Gateway, hello: &Hello, outcome: &str) {
+    if !hello.session_headers_hash.is_empty() {
+        gateway.metrics.hello_references.with_label_values(&["session_headers", outcome]).inc();
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{sleep_until, timeout},
 };
 use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkError, RpcError, Subscribed};
@@ -36,6 +36,8 @@ use crate::{
 const BURST_BYTES: usize = 32 << 10;
 /// How long the last words may take to leave.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// What a client has sent before it hears a CLOSE: its windows, and frames around it.
+const UNREAD_BYTES_MAX: usize = 1 << 20;
 /// A connection that was quiet for this long gives its memory back.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -125,14 +127,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Err(End::Quiet) = end {
             return Rest::Quiet;
         }
+        let mut lingers = false;
         if let Err(End::Broken(error)) = end {
             self.report(&error);
+            lingers = error.code == CloseCode::UnknownReference;
             self.binding.control().close(error.code, &error.rule);
         }
         let now = super::now();
         self.binding.poll_transmit(now, &mut self.out, usize::MAX);
         // A peer that is gone hears nothing.
-        let _ = timeout(LAST_WORDS_MAX, Box::pin(self.say_last_words())).await;
+        let _ = timeout(LAST_WORDS_MAX, Box::pin(self.say_last_words(lingers))).await;
         Rest::Ended
     }
 
@@ -357,9 +361,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    async fn say_last_words(&mut self) -> io::Result<()> {
+    /// A client that must hear the CLOSE is read from until it has gone: TCP resets a connection that is closed with
+    /// bytes unread, and the reset may overtake what was written.
+    async fn say_last_words(&mut self, lingers: bool) -> io::Result<()> {
         self.stream.write_all_buf(&mut self.out).await?;
-        self.stream.shutdown().await
+        self.stream.shutdown().await?;
+        let mut read_max = if lingers { UNREAD_BYTES_MAX } else { 0 };
+        while read_max > 0 {
+            self.input.clear();
+            let read = self.stream.read_buf(&mut self.input).await?;
+            read_max = if read == 0 { 0 } else { read_max.saturating_sub(read) };
+        }
+        Ok(())
     }
 
     fn report(&self, error: &LinkError) {

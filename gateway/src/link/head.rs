@@ -12,7 +12,7 @@ use http::{
 };
 use towline_protocols::{
     hpack::HeaderField,
-    link::{Execution, RequestHead, RpcError, RpcErrorKind},
+    link::{Execution, RequestHead, RpcError, RpcErrorKind, SessionHeaders},
 };
 
 use crate::{
@@ -27,7 +27,7 @@ const CONNECTION_FIELDS: [&str; 5] =
 /// Makes the router's request of a link request's head. `session_headers` fill in what it does not carry.
 pub(super) fn request(
     head: &RequestHead,
-    session_headers: &[HeaderField],
+    session_headers: Option<&SessionHeaders>,
     origin: &Arc<Origin>,
     body: Body,
     now: Instant,
@@ -41,8 +41,8 @@ pub(super) fn request(
         let (name, value) = header(field)?;
         headers.append(name, value);
     }
-    for field in session_headers {
-        let (name, value) = header(field)?;
+    for field in session_headers.into_iter().flat_map(SessionHeaders::iter) {
+        let (name, value) = header(&field)?;
         if !headers.contains_key(&name) {
             headers.append(name, value);
         }
@@ -200,6 +200,7 @@ fn malformed(rule: &str) -> RpcError {
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt as _, Empty};
+    use towline_protocols::link::Header;
 
     use super::*;
     use crate::request::Protocol;
@@ -207,11 +208,11 @@ mod tests {
     fn check(fields: &[(&'static str, &'static str)], expected: Result<&str, &str>) {
         let fields = fields.iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
         let head = RequestHead { fields, ..RequestHead::default() };
-        let session = [HeaderField::from_static("x-app", "session")];
+        let session = SessionHeaders::of(&[Header { name: "x-app".into(), value: "session".into() }]);
         let origin =
             Arc::new(Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, true));
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let shown = request(&head, &session, &origin, body, Instant::now()).map(|request| {
+        let shown = request(&head, Some(&session), &origin, body, Instant::now()).map(|request| {
             let app = request.http.headers()["x-app"].to_str().unwrap();
             format!("{} {} {app}", request.http.method(), request.http.uri())
         });

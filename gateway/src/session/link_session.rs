@@ -26,6 +26,7 @@ pub(super) use self::{
 use super::{
     Context, Login, OpenError,
     exchange::Exchange,
+    headers::Kept,
     push_queue::PushQueue,
     secret::SecretHash,
     signal::{Revoked, Signal},
@@ -71,6 +72,8 @@ pub(super) struct State {
     pub(super) visitors: Visitors,
     /// The password that was found right last, so that it need not be checked for a visitor.
     pub(super) login: Option<Box<Login>>,
+    /// The header fields of its requests.
+    pub(super) headers: Kept,
     away_since: Option<Instant>,
     ended: bool,
     /// Whether the session stands in `Due::away`, and in `Due::outcomes`.
@@ -186,6 +189,7 @@ impl LinkSession {
         state.visitors.dismiss(u64::MAX, Revoked::Ended);
         self.connected.store(false, Ordering::Release);
         state.forget_requests("the session has ended");
+        self.forget_headers(&mut state);
         self.end_marks(&mut state);
         if let Some(queue) = state.pushes.take() {
             for push in queue.iter() {

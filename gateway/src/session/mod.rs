@@ -16,6 +16,7 @@
 
 mod clock;
 mod exchange;
+mod headers;
 mod lease;
 mod link_session;
 mod login;
@@ -39,7 +40,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use dashmap::{DashMap, Entry};
 use prometheus::{IntCounterVec, IntGauge};
-use towline_protocols::link::{CloseCode, Hello, RpcError};
+use towline_protocols::link::{CloseCode, Hello, RpcError, SessionHeaders};
 
 pub use self::{
     clock::Clock,
@@ -115,6 +116,10 @@ pub struct Opened {
     pub refused: Vec<(u64, RpcError)>,
     /// What became of the subscriptions in HELLO.
     pub subscriptions: Changed,
+    /// The header fields that HELLO spells out or names.
+    pub headers: Option<Arc<SessionHeaders>>,
+    /// The session keeps them, so that a later HELLO may name them.
+    pub headers_kept: bool,
 }
 
 /// Why HELLO was refused.
@@ -135,6 +140,9 @@ pub enum OpenError {
     /// A connection of the same or a higher epoch holds the session.
     #[error("a newer connection holds the session")]
     TakenOver,
+    /// HELLO names header fields by their hash, and the session does not have them, or is not there.
+    #[error("the session headers that HELLO names are not known here: spell them out")]
+    UnknownHeaders,
     /// `limits.sessions_max` is met.
     #[error("the gateway keeps no more sessions (limits.sessions_max)")]
     SessionsFull,
@@ -147,6 +155,7 @@ impl OpenError {
             Self::Malformed(_) => CloseCode::ProtocolError,
             Self::WrongSecret | Self::WrongUser | Self::ClientIdTaken => CloseCode::Unauthorized,
             Self::TakenOver => CloseCode::TakenOver,
+            Self::UnknownHeaders => CloseCode::UnknownReference,
             Self::SessionsFull => CloseCode::LimitExceeded,
         }
     }
@@ -200,6 +209,7 @@ impl Sessions {
                 held.get().check_owner(&identity)?;
                 held.get().adopt(hello)
             }
+            Entry::Vacant(_) if !hello.session_headers_hash.is_empty() => Err(OpenError::UnknownHeaders),
             Entry::Vacant(vacant) => {
                 let session = self.create(identity)?;
                 vacant.insert(session.clone());

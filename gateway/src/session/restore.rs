@@ -21,6 +21,12 @@ impl Sessions {
             self.restore_session(&key, &record)
                 .ok_or_else(|| store.damaged("a session's record is not of this version"))?;
         }
+        for (key, record) in store.scan(Table::SessionHeaders)? {
+            match str::from_utf8(&key).ok().and_then(|client_id| self.get(client_id)) {
+                Some(session) => session.restore_headers(record),
+                None => self.context.forget(Write::Delete { table: Table::SessionHeaders, key }),
+            }
+        }
         for (key, record) in store.scan(Table::Pushes)? {
             self.restore_push(key, &record)
                 .ok_or_else(|| store.damaged("a push's record is not of this version"))?;

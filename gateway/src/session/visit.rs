@@ -16,10 +16,11 @@
 
 use std::sync::Arc;
 
-use towline_protocols::link::{Hello, RpcError, server::Admission};
+use towline_protocols::link::{Hello, RpcError, SessionHeaders, server::Admission};
 
 use super::{
     Changed, Consumer, Lease, LinkSession, Login, OpenError, Revoked, Sessions,
+    headers::Spoken,
     link_session::{Adopted, Identity, State},
     secret::SecretHash,
     signal::Signal,
@@ -46,6 +47,8 @@ struct Lists {
 struct Visitor {
     epoch: u64,
     signal: Arc<Signal>,
+    /// What its requests carry, whatever the session's fields are when it becomes the holder.
+    headers: Spoken,
 }
 
 /// A request that a visitor began. What a HELLO of its epoch or a lower one says of the client's requests
@@ -69,6 +72,10 @@ pub struct Visited {
     pub unknown: Vec<u64>,
     /// The others, whose answers follow when the visitor has become the holder.
     pub awaited: Vec<u64>,
+    /// The header fields that HELLO spells out or names.
+    pub headers: Option<Arc<SessionHeaders>>,
+    /// The session keeps them, so that a later HELLO may name them.
+    pub headers_kept: bool,
 }
 
 /// What becomes of a visitor whose handshake is complete.
@@ -108,14 +115,20 @@ impl LinkSession {
             self.context.limit_hit("session_visitors_max");
             return None;
         }
+        let headers = self.headers_in(&state, hello).ok()?;
         let signal = Arc::new(Signal::default());
-        state.visitors.lists().present.push(Visitor { epoch: hello.epoch, signal: Arc::clone(&signal) });
+        state.visitors.lists().present.push(Visitor {
+            epoch: hello.epoch,
+            signal: Arc::clone(&signal),
+            headers: headers.clone(),
+        });
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let (unknown, awaited) = waiting.partition(|&seq| state.is_new(seq));
         let (session_id, seq_min) = (state.id(), state.seq_min);
         drop(state);
         let lease = Lease::new(Arc::clone(self), signal);
-        Some(Visited { lease, session_id, seq_min, unknown, awaited })
+        let headers_kept = self.would_keep(&headers);
+        Some(Visited { lease, session_id, seq_min, unknown, awaited, headers, headers_kept })
     }
 
     fn knows_login(&self, login: &Login) -> bool {
@@ -159,6 +172,12 @@ impl Visitors {
 
     pub(super) fn is_present(&self, signal: &Arc<Signal>) -> bool {
         self.present().iter().any(|visitor| Arc::ptr_eq(&visitor.signal, signal))
+    }
+
+    /// The header fields of the visitor of `signal`; the outer `None`: it is none.
+    pub(super) fn headers_of(&self, signal: &Arc<Signal>) -> Option<Spoken> {
+        let visitor = self.present().iter().find(|visitor| Arc::ptr_eq(&visitor.signal, signal));
+        visitor.map(|visitor| visitor.headers.clone())
     }
 
     /// Whether request `seq` was begun by the visitor of `signal`.

@@ -57,6 +57,8 @@ pub enum Table {
     Receipts,
     /// What may have run of link sessions, and its outcomes.
     Outcomes,
+    /// Header fields of link sessions, sealed.
+    SessionHeaders,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -266,7 +268,8 @@ impl Drop for Inner {
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Sessions, Self::Pushes, Self::Receipts, Self::Outcomes];
+    const ALL: [Self; 5] =
+        [Self::Sessions, Self::Pushes, Self::Receipts, Self::Outcomes, Self::SessionHeaders];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
@@ -274,6 +277,7 @@ impl Table {
             Self::Pushes => "link-pushes",
             Self::Receipts => "push-receipts",
             Self::Outcomes => "link-outcomes",
+            Self::SessionHeaders => "link-headers",
         })
     }
 }

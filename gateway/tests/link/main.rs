@@ -21,6 +21,7 @@ mod never_indexed;
 mod priority;
 mod pushes;
 mod requests;
+mod session_headers;
 mod slow_readers;
 mod tape;
 mod tokens;

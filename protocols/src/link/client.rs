@@ -17,6 +17,7 @@ use super::{Ack, Event, Execution, Hello, Priority, RpcError, RpcErrorKind, Wait
 ///  open ----> unsent --on_request_sent--> waiting --its end arrives--> complete --taken--> (acknowledged)
 ///               ^                            |
 ///               +------ on_welcome: Send ----+   (the server never saw it, or lost it and it is idempotent)
+///               +------ on_refused ----------+   (the server acted upon nothing of the connection)
 /// ```
 #[derive(Debug)]
 pub struct Session {
@@ -184,6 +185,20 @@ impl Session {
             pushes_taken: self.pushes.hello(),
             ..base
         }
+    }
+
+    /// The server refused the connection of `hello` with UNKNOWN_REFERENCE and acted upon nothing of it: what was
+    /// sent on it only has never been sent. Says which requests that are.
+    pub fn on_refused(&mut self, hello: &Hello) -> Vec<u64> {
+        let mut unsent = Vec::new();
+        for (&seq, call) in self.calls.iter_mut().filter(|(_, call)| call.phase == Phase::Waiting) {
+            call.connections = call.connections.saturating_sub(1);
+            if !hello.waiting.iter().any(|waiting| waiting.seq == seq) {
+                call.phase = Phase::Unsent;
+                unsent.push(seq);
+            }
+        }
+        unsent
     }
 
     /// What becomes of each request that is not complete. `hello` is the one that `welcome` answers:

@@ -115,17 +115,19 @@ pub struct Peer {
 impl Config {
     /// What HELLO or WELCOME says of this side.
     pub fn announcement(&self) -> LimitsMessage {
-        let limits = self.limits.clamped();
+        let (limits, default) = (self.limits.clamped(), Limits::default());
+        // What is not said has the default, and costs the first flight nothing.
+        let news = |value: u32, default: u32| if value == default { 0 } else { value };
         LimitsMessage {
-            frame_bytes_max: limits.frame_bytes_max,
-            stream_window: limits.stream_window,
-            connection_window: limits.connection_window,
-            header_table_bytes: limits.header_table_bytes,
+            frame_bytes_max: news(limits.frame_bytes_max, default.frame_bytes_max),
+            stream_window: news(limits.stream_window, default.stream_window),
+            connection_window: news(limits.connection_window, default.connection_window),
+            header_table_bytes: news(limits.header_table_bytes, default.header_table_bytes),
             no_header_table: limits.header_table_bytes == 0,
             qpack_blocked_streams: limits.qpack_blocked_streams,
-            header_list_bytes_max: limits.header_list_bytes_max,
-            message_bytes_max: limits.message_bytes_max,
-            streams_max: limits.streams_max,
+            header_list_bytes_max: news(limits.header_list_bytes_max, default.header_list_bytes_max),
+            message_bytes_max: news(limits.message_bytes_max, default.message_bytes_max),
+            streams_max: news(limits.streams_max, default.streams_max),
             dictionaries: self.dictionaries.ids(),
             compression: true,
         }

@@ -30,13 +30,15 @@ pub enum CloseCode {
     Overload = 10,
     /// A bound of the server on connections or sessions is met; later may do.
     LimitExceeded = 11,
+    /// HELLO names by its hash what the server does not hold; nothing of the connection was acted upon.
+    UnknownReference = 12,
 }
 
 impl CloseCode {
     /// The code with this number; numbers unknown to this version mean a fault of the sender's own.
     pub fn from_wire(code: u8) -> Self {
         use CloseCode::*;
-        const ALL: [CloseCode; 12] = [
+        const ALL: [CloseCode; 13] = [
             Done,
             ProtocolError,
             FrameTooLarge,
@@ -49,6 +51,7 @@ impl CloseCode {
             Internal,
             Overload,
             LimitExceeded,
+            UnknownReference,
         ];
         ALL.get(usize::from(code)).copied().unwrap_or(Internal)
     }

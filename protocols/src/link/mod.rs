@@ -19,6 +19,7 @@ pub mod frame;
 mod message;
 pub mod proto;
 pub mod server;
+mod session_headers;
 mod stream_codec;
 
 pub use config::{Config, Limits, Peer};
@@ -32,6 +33,7 @@ pub use proto::{
     DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LimitsMessage, Offer, OfferedDictionary, Piece,
     Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome,
 };
+pub use session_headers::{SESSION_HEADERS_HASH_BYTES, SessionHeaders};
 pub use stream_codec::{StreamCodec, StreamSettings};
 
 /// ALPN name of the protocol, on TCP and QUIC.

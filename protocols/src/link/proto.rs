@@ -14,6 +14,13 @@ pub use generated::{
     offered_dictionary::Kind as DictionaryKind, subscribed,
 };
 
+impl Hello {
+    /// Whether the server must hold something to understand it: if not, it answers UNKNOWN_REFERENCE.
+    pub fn refers(&self) -> bool {
+        !self.session_headers_hash.is_empty()
+    }
+}
+
 impl fmt::Debug for Hello {
     /// Leaves out the secret, the password, the token, and the session headers, which may hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -108,7 +108,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             accepted,
             text
         }),
-        (0..12u8, text()).prop_map(|(code, text)| Frame::Close { code: CloseCode::from_wire(code), text }),
+        (0..13u8, text()).prop_map(|(code, text)| Frame::Close { code: CloseCode::from_wire(code), text }),
         publish().prop_map(Frame::Publish),
         (number(), text()).prop_map(|(id, error)| Frame::Published { id, error }),
         (number(), number()).prop_map(|(seq, messages_received)| Frame::Attach { seq, messages_received }),

@@ -9,6 +9,7 @@ mod ledgers;
 mod pair;
 mod quic_headers;
 mod reconnects;
+mod references;
 mod slow_readers;
 mod vectors;
 mod world;

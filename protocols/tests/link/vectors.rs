@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use towline_protocols::{
     hpack::{Decoder, Encoder, HeaderField, StaticTable},
     link::{
-        Ack, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch, Filter, GoAway, Hello,
-        Offer, OfferedDictionary, Piece, Policy, Priority, RequestHead, RpcError, RpcErrorKind, Subscribe,
-        Subscribed, Waiting, Welcome,
+        Ack, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch, Filter, GoAway, Header,
+        Hello, Offer, OfferedDictionary, Piece, Policy, Priority, RequestHead, RpcError, RpcErrorKind,
+        SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
         frame::{
             DataFrame, Frame, PREFACE, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode,
             encode,
@@ -138,6 +138,13 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         session_id: 77,
         ..Hello::default()
     };
+    let headers = SessionHeaders::of(&[Header { name: "x-app-version".into(), value: "7.1".into() }]);
+    let named = Hello {
+        session_headers_hash: headers.hash().to_vec().into(),
+        epoch: 3,
+        waiting: Vec::new(),
+        ..hello.clone()
+    };
     let welcome = Welcome { resumed: true, heartbeat_max_s: 300, session_id: 77, ..Welcome::default() };
     let hello_token = Hello { waiting: Vec::new(), token: "opaque token".into(), epoch: 3, ..hello.clone() };
     let welcome_token = Welcome { token: "opaque token".into(), token_life_s: 43_200, ..welcome.clone() };
@@ -170,9 +177,11 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     let granted = subscribed::Result { filter: "news/#".into(), qos: 1, error: String::new() };
     vec![
         ("hello", Frame::Hello(Box::new(hello))),
+        ("hello-named", Frame::Hello(Box::new(named))),
         ("welcome", Frame::Welcome(Box::new(welcome))),
         ("hello-token", Frame::Hello(Box::new(hello_token))),
         ("welcome-token", Frame::Welcome(Box::new(welcome_token))),
+        ("close-unknown", Frame::Close { code: CloseCode::UnknownReference, text: String::new() }),
         ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
         ("pong", Frame::Pong { id: 9 }),
         ("push", Frame::Push(push)),

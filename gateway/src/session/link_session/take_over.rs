@@ -5,7 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use towline_protocols::link::{Hello, RpcError, server::Ledger};
 
 use super::{LinkSession, unheard::Unheard};
-use crate::session::{Changed, OpenError, Opened, Revoked, exchange::Consumer, lease::Lease, signal::Signal};
+use crate::session::{
+    Changed, OpenError, Opened, Revoked, exchange::Consumer, headers::Spoken, lease::Lease, signal::Signal,
+};
 
 /// What became of a session that a connection took.
 struct Holder {
@@ -15,6 +17,8 @@ struct Holder {
     resumed: bool,
     /// Requests of which HELLO does not speak.
     unspoken: Vec<u64>,
+    headers: Spoken,
+    headers_kept: bool,
 }
 
 /// [`Opened`], but for the lease.
@@ -26,6 +30,8 @@ pub(in crate::session) struct Adopted {
     pub(in crate::session) attached: Vec<Consumer>,
     pub(in crate::session) refused: Vec<(u64, RpcError)>,
     pub(in crate::session) subscriptions: Changed,
+    pub(in crate::session) headers: Spoken,
+    pub(in crate::session) headers_kept: bool,
 }
 
 impl LinkSession {
@@ -33,9 +39,20 @@ impl LinkSession {
     pub(in crate::session) fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<Opened, OpenError> {
         let signal = Arc::new(Signal::default());
         let adopted = self.adopt_by(hello, &signal)?;
-        let Adopted { session_id, seq_min, resumed, unknown, attached, refused, subscriptions } = adopted;
-        let lease = Lease::new(self.clone(), signal);
-        Ok(Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, subscriptions })
+        let Adopted { session_id, seq_min, resumed, unknown, attached, refused, .. } = adopted;
+        let Adopted { subscriptions, headers, headers_kept, .. } = adopted;
+        Ok(Opened {
+            lease: Lease::new(self.clone(), signal),
+            session_id,
+            seq_min,
+            resumed,
+            unknown,
+            attached,
+            refused,
+            subscriptions,
+            headers,
+            headers_kept,
+        })
     }
 
     /// The same for the connection of `signal`, which may have been a visitor.
@@ -44,7 +61,8 @@ impl LinkSession {
         hello: &Hello,
         signal: &Arc<Signal>,
     ) -> Result<Adopted, OpenError> {
-        let Holder { session_id, seq_min, resumed, unspoken } = self.take_over(hello, signal)?;
+        let holder = self.take_over(hello, signal)?;
+        let Holder { session_id, seq_min, resumed, unspoken, headers, headers_kept } = holder;
         let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
         if differ || !resumed {
             self.persist();
@@ -57,6 +75,8 @@ impl LinkSession {
             attached: Vec::new(),
             refused: Vec::new(),
             subscriptions,
+            headers,
+            headers_kept,
         };
         if resumed {
             self.resolve_waiting(hello, &unspoken, signal, &mut adopted);
@@ -69,6 +89,11 @@ impl LinkSession {
         if !state.is_newer(hello.epoch) {
             return Err(OpenError::TakenOver);
         }
+        // A visitor's were settled when it came. What is refused here has changed nothing.
+        let headers = match state.visitors.headers_of(signal) {
+            Some(headers) => headers,
+            None => self.headers_in(&state, hello)?,
+        };
         state.visitors.leave(signal);
         let older = state.connection.take().inspect(|older| older.revoke(Revoked::TakenOver));
         state.visitors.dismiss(hello.epoch, Revoked::TakenOver);
@@ -96,8 +121,9 @@ impl LinkSession {
             state.ledger =
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
-        let (session_id, seq_min) = (state.id, state.seq_min);
-        Ok(Holder { session_id, seq_min, resumed, unspoken: handed_over.unspoken })
+        let headers_kept = self.keep_headers(&mut state, hello, &headers);
+        let (session_id, seq_min, unspoken) = (state.id, state.seq_min, handed_over.unspoken);
+        Ok(Holder { session_id, seq_min, resumed, unspoken, headers, headers_kept })
     }
 
     /// Follows what the client says of earlier requests: what it does not wait for has been taken.

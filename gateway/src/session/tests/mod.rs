@@ -4,6 +4,7 @@ mod consumers;
 mod durable;
 mod exchanges;
 mod flights;
+mod headers;
 mod histories;
 mod ownership;
 mod pushes;

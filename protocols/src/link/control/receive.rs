@@ -9,7 +9,7 @@ use super::{
 };
 use crate::hpack::StaticTable;
 use crate::link::{
-    CloseCode, Event, Hello, LinkError, Publish, Push, Role, Welcome,
+    CloseCode, Event, Hello, LinkError, Publish, Push, Role, SESSION_HEADERS_HASH_BYTES, Welcome,
     field_tables::FieldTables,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
     message,
@@ -211,6 +211,12 @@ fn check_hello(hello: &Hello) -> Result<(), LinkError> {
     }
     if hello.epoch == 0 {
         return Err(LinkError::protocol("HELLO: epochs start at 1"));
+    }
+    if !matches!(hello.session_headers_hash.len(), 0 | SESSION_HEADERS_HASH_BYTES) {
+        return Err(LinkError::protocol("HELLO: session_headers_hash must have 16 bytes"));
+    }
+    if !hello.session_headers_hash.is_empty() && !hello.session_headers.is_empty() {
+        return Err(LinkError::protocol("HELLO: session_headers_hash stands in place of session_headers"));
     }
     if hello.waiting.iter().any(|waiting| waiting.seq == 0) {
         return Err(LinkError::protocol("HELLO: sequence numbers start at 1"));

@@ -68,6 +68,7 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
         push_bytes_max: t.size("push_bytes_max", d.push_bytes_max, KIB..=GIB),
         push_age_max: t.duration("push_age_max", d.push_age_max, s(1)..=s(30 * 86_400)),
         subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=10_000),
+        headers_bytes_max: t.size("headers_bytes_max", d.headers_bytes_max, 0..=64 * KIB),
         heartbeat_max: t.duration("heartbeat_max", d.heartbeat_max, s(5)..=s(86_400)),
         token_life: t.duration("token_life", d.token_life, s(0)..=s(30 * 86_400)),
     };

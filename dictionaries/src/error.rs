@@ -3,9 +3,15 @@
 use std::{io, path::PathBuf};
 
 use thiserror::Error;
-use towline_protocols::compress::{DICTIONARY_BYTES_MAX, DictionaryError};
+use towline_protocols::{
+    compress::{DICTIONARY_BYTES_MAX, DictionaryError},
+    hpack::{HEADER_DICTIONARY_BYTES_MAX, HEADER_DICTIONARY_FIELDS_MAX, HeaderDictionaryError},
+};
 
-use crate::{SAMPLE_BYTES_MAX, SAMPLES_BYTES_MAX, SAMPLES_MAX, SAMPLES_MIN, SIZE_MIN};
+use crate::{
+    SAMPLE_BYTES_MAX, SAMPLES_BYTES_MAX, SAMPLES_MAX, SAMPLES_MIN, SIZE_MIN,
+    headers::{CLIENTS_MIN_LEAST, HEADER_SAMPLES_MIN},
+};
 
 /// Why a dictionary could not be trained, read or written.
 #[derive(Debug, Error)]
@@ -60,4 +66,44 @@ pub enum DictError {
         "zstd could not train on these samples ({0}); give more samples, or longer ones that have parts in common"
     )]
     Training(io::Error),
+    /// A line of a file of header lists is none.
+    #[error("{}:{number}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        number: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There are too few header lists to learn from.
+    #[error("{0} header lists are too few, give at least {HEADER_SAMPLES_MIN}, better thousands")]
+    TooFewLists(usize),
+    /// A bound of a header dictionary is out of bounds itself.
+    #[error(
+        "a header dictionary has at most {HEADER_DICTIONARY_BYTES_MAX} bytes and 1 to \
+         {HEADER_DICTIONARY_FIELDS_MAX} fields, of values that at least {CLIENTS_MIN_LEAST} clients have shown"
+    )]
+    HeaderOptions,
+    /// No field is worth an entry.
+    #[error(
+        "no header field that {clients_min} clients or more have shown would save anything; give lists of more \
+         clients"
+    )]
+    NothingInCommon {
+        /// How many must have shown it.
+        clients_min: usize,
+    },
+    /// The dictionary is worth nothing.
+    #[error(
+        "the dictionary saves nothing of the {lists} lists that were held back; give more lists, of the traffic that \
+         it is for"
+    )]
+    SavesNothing {
+        /// How many were held back.
+        lists: usize,
+    },
+    /// A text is no header dictionary.
+    #[error(transparent)]
+    Headers(#[from] HeaderDictionaryError),
 }

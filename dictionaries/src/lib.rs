@@ -2,13 +2,14 @@
 //!
 //! A file is what `zstd --train` writes too (RFC 8878, section 5), so zstd's own tools read it. Two things
 //! are added: the id is derived from the content, so that different dictionaries practically never share
-//! one, and the SHA-256 of the file is the name of its version.
+//! one, and the SHA-256 of the file is the name of its version. [`headers`] trains dictionaries of header fields.
 
 mod catalogue;
 pub mod demo;
 mod error;
 mod file;
 mod gain;
+pub mod headers;
 mod samples;
 mod train;
 

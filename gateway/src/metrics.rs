@@ -55,7 +55,7 @@ pub struct Metrics {
     /// What dictionaries were used for since the start, by `dictionary` (its hash's first digits) and `what`
     /// (`messages`, `bytes_before`, `bytes_after`, `messages_read`).
     pub dictionary_usage: IntGaugeVec,
-    /// Trainings of dictionaries in the background, by `outcome` (`published`, `not_better`, `failed`).
+    /// Trainings of dictionaries in the background, by `kind` (`payload`, `headers`) and `outcome` (`published`, `not_better`, `failed`).
     pub dictionary_trainings: IntCounterVec,
     /// What HELLO named instead of spelling it out, by `what` (`session_headers`, `header_dictionary`) and `outcome`
     /// (`known`, or `unknown`, which costs the client another connection).
@@ -148,7 +148,7 @@ impl Metrics {
                 r,
                 "dictionary_trainings_total",
                 "Trainings of dictionaries in the background",
-                &["outcome"],
+                &["kind", "outcome"],
             ),
             hello_references: counters(
                 r,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use towline_crypto::{International, KeyReference, Providers};
+use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, HEADER_SIZE_DEFAULT};
 
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
@@ -252,7 +253,7 @@ pub struct Route {
     pub encrypted_only: bool,
     /// Running it twice does no harm: it may be retried.
     pub idempotent: bool,
-    /// Which of its bodies are kept to train dictionaries on.
+    /// Which of its bodies and header lists are kept to train dictionaries on.
     pub sampling: Sampling,
     /// HTTP clients may be answered with dictionaries (RFC 9842).
     pub dcz: bool,
@@ -431,6 +432,16 @@ pub struct Dictionaries {
     pub versions_max: usize,
     /// Samples that are kept, bytes.
     pub samples_bytes_max: usize,
+    /// The most bytes of a header dictionary trained here.
+    pub header_bytes_max: usize,
+    /// The most fields of one.
+    pub header_fields_max: usize,
+    /// Clients that must have shown a value before a header dictionary shows it to all.
+    pub header_clients_min: usize,
+    /// Header lists that are kept, bytes.
+    pub header_samples_bytes_max: usize,
+    /// Names of header fields that are in no sample, beside secret ones.
+    pub header_names_left_out: NeverIndexed,
     /// Hashes (or their first digits) of published dictionaries that are not to be used.
     pub withdrawn: Vec<String>,
 }
@@ -661,6 +672,11 @@ impl Default for Dictionaries {
             size: 64 << 10,
             versions_max: 4,
             samples_bytes_max: 8 << 20,
+            header_bytes_max: HEADER_SIZE_DEFAULT,
+            header_fields_max: HEADER_FIELDS_DEFAULT,
+            header_clients_min: CLIENTS_MIN_DEFAULT,
+            header_samples_bytes_max: 1 << 20,
+            header_names_left_out: NeverIndexed::default(),
             withdrawn: Vec::new(),
         }
     }

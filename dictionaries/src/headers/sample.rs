@@ -23,9 +23,11 @@ impl HeaderSample {
         Self { client, fields: fields.map(kept).collect() }
     }
 
-    /// The size by which bounds count it.
+    /// The memory that it takes, by which bounds count it.
     pub fn bytes(&self) -> usize {
-        self.fields.iter().map(HeaderField::size).sum()
+        let fields = self.fields.iter();
+        let fields = fields.map(|field| size_of_val(field) + field.name.len() + field.value.len());
+        size_of_val(self) + fields.sum::<usize>()
     }
 
     /// Whether it is an answer's.
@@ -58,6 +60,7 @@ mod tests {
         let sample = HeaderSample::of(7, &list, |name| name == b"x-mine");
         let left = [list[0].clone(), HeaderField::sensitive("x-trace", "0000000000000000")];
         assert_eq!(sample, HeaderSample { client: 7, fields: left.to_vec() });
-        assert_eq!(sample.bytes(), 5 + 6 + 32 + 7 + 16 + 32);
+        let structures = size_of::<HeaderSample>() + 2 * size_of::<HeaderField>();
+        assert_eq!(sample.bytes(), structures + ":path/a.B/C".len() + "x-trace".len() + 16);
     }
 }

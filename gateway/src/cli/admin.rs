@@ -21,6 +21,11 @@ pub(super) struct Admin {
 }
 
 impl Admin {
+    #[cfg(test)]
+    pub(super) fn at(admin: &str) -> Self {
+        Self { admin: admin.to_owned() }
+    }
+
     /// The text of the answer.
     pub(super) fn ask(&self, method: &str, path: &str, body: Bytes) -> Result<String, Failure> {
         runtime()?.block_on(self.exchange(method, path, body))

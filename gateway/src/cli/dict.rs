@@ -1,4 +1,6 @@
-//! `towline dict`: trains dictionaries from sampled messages.
+//! `towline dict`: trains dictionaries from sampled messages and header lists.
+
+mod headers;
 
 use std::{
     fs,
@@ -11,8 +13,12 @@ use towline_dictionaries::{
     DictError, DictionaryFile, Gain, SIZE_DEFAULT, TrainOptions, demo, hold_back, measure, read_samples,
     train,
 };
-use towline_protocols::compress::LEVEL_DEFAULT;
+use towline_protocols::{
+    compress::LEVEL_DEFAULT,
+    hpack::{HeaderDictionary, HeaderDictionaryError},
+};
 
+use self::headers::TrainHeadersArgs;
 use super::{
     Failure,
     admin::{Admin, other},
@@ -31,15 +37,27 @@ enum Command {
     ///
     /// Every tenth file (in order of names) is held back and shows what the dictionary is worth.
     Train(TrainArgs),
+    /// Train a header dictionary on header lists, of a file or of what a running gateway sampled.
+    ///
+    /// Every client is shown it, so it takes a value only if several clients have shown it. Every tenth list is held
+    /// back and shows what the dictionary is worth; one that saves nothing is not written. Publish it with
+    /// `towline dict publish --kind headers`.
+    TrainHeaders(TrainHeadersArgs),
     /// Show a dictionary's id, version and size.
     Show {
-        /// A file made by `towline dict train` or `zstd --train`.
+        /// A file made by `towline dict train`, `towline dict train-headers` or `zstd --train`.
         file: PathBuf,
     },
     /// Show what a running gateway publishes.
     List(Admin),
     /// Let a running gateway train on what it sampled, and publish the result if it is better.
-    Retrain(Admin),
+    Retrain {
+        /// `payload` or `headers`.
+        #[arg(long, default_value = "payload")]
+        kind: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
     /// Publish a dictionary at a running gateway.
     Publish {
         /// The dictionary.
@@ -97,7 +115,10 @@ struct TrainArgs {
 pub(super) fn run(args: DictArgs) -> Result<(), Failure> {
     let report = match args.command {
         Command::List(admin) => admin.ask("GET", "/dictionaries", Bytes::new())?,
-        Command::Retrain(admin) => admin.ask("POST", "/dictionaries/retrain", Bytes::new())?,
+        Command::Retrain { kind, admin } => {
+            admin.ask("POST", &format!("/dictionaries/retrain?kind={kind}"), Bytes::new())?
+        }
+        Command::TrainHeaders(args) => headers::train(&args)?,
         Command::Publish { file, kind, percent, admin } => {
             let bytes = fs::read(&file).map_err(|error| other(&file.display(), &error))?;
             admin.ask(
@@ -114,7 +135,7 @@ pub(super) fn run(args: DictArgs) -> Result<(), Failure> {
             admin.ask("POST", &format!("/dictionaries/rollback?kind={kind}"), Bytes::new())?
         }
         Command::Train(args) => train_folder(&args).map_err(failed)?,
-        Command::Show { file } => describe(&DictionaryFile::load(&file).map_err(failed)?),
+        Command::Show { file } => show(&file)?,
         Command::Samples { folder } => write_samples(&folder).map_err(failed)?,
     };
     println!("{report}");
@@ -123,6 +144,18 @@ pub(super) fn run(args: DictArgs) -> Result<(), Failure> {
 
 fn failed(error: DictError) -> Failure {
     Failure::Other(error.to_string())
+}
+
+/// Headers if it begins as a header dictionary does, payloads otherwise.
+fn show(file: &Path) -> Result<String, Failure> {
+    let bytes = fs::read(file).map_err(|error| other(&file.display(), &error))?;
+    match HeaderDictionary::parse(bytes) {
+        Ok(dictionary) => Ok(headers::describe(&dictionary)),
+        Err(HeaderDictionaryError::FirstLine | HeaderDictionaryError::TooLarge) => {
+            Ok(describe(&DictionaryFile::load(file).map_err(failed)?))
+        }
+        Err(error) => Err(other(&file.display(), &error)),
+    }
 }
 
 fn train_folder(args: &TrainArgs) -> Result<String, DictError> {

@@ -15,7 +15,7 @@ use towline_protocols::{
     link::DictionaryKind,
 };
 
-use super::{Edition, Entry, Sampler, files};
+use super::{Edition, Entry, HeaderSampler, Sampler, files};
 use crate::{gateway::StartError, metrics::Metrics, settings::Settings};
 
 /// Every dictionary of one gateway.
@@ -27,6 +27,8 @@ pub struct Library {
     changing: Mutex<Shelving>,
     /// Messages to train on.
     pub sampler: Sampler,
+    /// Header lists to train on.
+    pub headers: HeaderSampler,
 }
 
 struct Shelving {
@@ -86,6 +88,7 @@ impl Library {
             edition: ArcSwap::default(),
             changing: Mutex::new(shelving),
             sampler: Sampler::new(settings.dictionaries.samples_bytes_max),
+            headers: HeaderSampler::new(settings.dictionaries.header_samples_bytes_max),
         };
         library.configure(settings)?;
         Ok(library)
@@ -107,6 +110,7 @@ impl Library {
             entry.withdrawn |= withdrawn.iter().any(|prefix| name.starts_with(&**prefix));
         }
         self.sampler.set_bytes_max(settings.dictionaries.samples_bytes_max);
+        self.headers.configure(settings);
         self.issue(&shelving);
         Ok(())
     }

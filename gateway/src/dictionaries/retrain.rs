@@ -7,10 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
-use towline_dictionaries::{DictError, DictionaryFile, TrainOptions, hold_back, measure, train};
-use towline_protocols::{compress::DictionaryError, link::DictionaryKind};
+use towline_dictionaries::{
+    DictError, DictionaryFile, TrainOptions,
+    headers::{HeaderOptions, TrainedHeaders, measure_headers, train_and_measure_headers, train_headers},
+    hold_back, measure, train,
+};
+use towline_protocols::{compress::DictionaryError, hpack::HeaderDictionary, link::DictionaryKind};
 
-use super::LibraryError;
+use super::{Library, LibraryError, files::kind_name};
 use crate::{gateway::Gateway, settings::Dictionaries};
 
 /// Why there is no new dictionary.
@@ -33,11 +37,12 @@ pub enum RetrainError {
 /// What became of a training.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Judgement {
-    /// Messages trained on.
+    /// Messages or header lists trained on.
     pub samples: usize,
-    /// Messages judged on.
+    /// Those judged on.
     pub held_back: usize,
-    /// Bytes of the held-back messages, compressed without a dictionary where that helps.
+    /// Bytes of those held back without a dictionary: messages compressed where that helps, header lists each as the
+    /// first of its connection.
     pub bytes_without: usize,
     /// With the dictionary in use now.
     pub bytes_current: usize,
@@ -53,32 +58,38 @@ pub struct Judgement {
 ///
 /// # Errors
 /// There is too little to train on, or the result cannot be kept.
-pub async fn retrain(gateway: &Arc<Gateway>) -> Result<Judgement, RetrainError> {
+pub async fn retrain(gateway: &Arc<Gateway>, kind: DictionaryKind) -> Result<Judgement, RetrainError> {
     let gateway = Arc::clone(gateway);
     // Seconds of computing: not on a thread that serves connections.
-    let done = tokio::task::spawn_blocking(move || retrain_now(&gateway)).await;
+    let done = tokio::task::spawn_blocking(move || retrain_now(&gateway, kind)).await;
     done.unwrap_or(Err(RetrainError::Interrupted))
 }
 
-fn retrain_now(gateway: &Gateway) -> Result<Judgement, RetrainError> {
+/// Trains a header dictionary on what is sampled now, and publishes nothing. It takes seconds of computing.
+///
+/// # Errors
+/// There is too little to train on, or the dictionary would save nothing.
+pub fn train_headers_now(gateway: &Gateway) -> Result<TrainedHeaders, DictError> {
+    let options = header_options(&gateway.snapshot().settings.dictionaries);
+    train_and_measure_headers(gateway.dictionaries.headers.samples(), options)
+}
+
+fn retrain_now(gateway: &Gateway, kind: DictionaryKind) -> Result<Judgement, RetrainError> {
     let (settings, level) = {
         let snapshot = gateway.snapshot();
         (snapshot.settings.dictionaries.clone(), snapshot.settings.compression.level)
     };
     let library = &gateway.dictionaries;
-    let (training, held_back) = hold_back(library.sampler.samples());
-    let candidate = train(&training, TrainOptions { size: settings.size })?;
-    let edition = library.edition();
-    let current = edition.current(DictionaryKind::Payload).map(|entry| entry.bytes.clone());
-    let mut judgement = judge(&candidate, current, &held_back, level)?;
-    judgement.samples = training.len();
+    let current = library.edition().current(kind).map(|entry| entry.bytes.clone());
+    let (bytes, mut judgement) = match kind {
+        DictionaryKind::Headers => headers(library, &settings, current)?,
+        DictionaryKind::Payload | DictionaryKind::Unspecified => payload(library, &settings, current, level)?,
+    };
     if is_worth_it(&judgement, &settings) {
         let gain = Some(percent_less(judgement.bytes_without, judgement.bytes_new));
-        let bytes = candidate.bytes().clone();
-        let version = library.publish(DictionaryKind::Payload, bytes, settings.rollout_percent, gain)?;
-        judgement.published = Some(version);
+        judgement.published = Some(library.publish(kind, bytes, settings.rollout_percent, gain)?);
     }
-    tracing::info!(?judgement, "dictionary trained");
+    tracing::info!(?judgement, kind = kind_name(kind), "dictionary trained");
     Ok(judgement)
 }
 
@@ -86,26 +97,59 @@ fn is_worth_it(judgement: &Judgement, settings: &Dictionaries) -> bool {
     judgement.held_back > 0 && judgement.gain_percent >= f64::from(settings.gain_percent_min)
 }
 
-fn judge(
-    candidate: &DictionaryFile,
+fn payload(
+    library: &Library,
+    settings: &Dictionaries,
     current: Option<Bytes>,
-    held_back: &[Bytes],
     level: i32,
-) -> Result<Judgement, RetrainError> {
-    let new = measure(candidate, held_back, level)?;
+) -> Result<(Bytes, Judgement), RetrainError> {
+    let (training, held_back) = hold_back(library.sampler.samples());
+    let candidate = train(&training, TrainOptions { size: settings.size })?;
+    let new = measure(&candidate, &held_back, level)?;
     let bytes_current = match current {
-        Some(current) => measure(&DictionaryFile::from_bytes(current)?, held_back, level)?.bytes_with,
+        Some(current) => measure(&DictionaryFile::from_bytes(current)?, &held_back, level)?.bytes_with,
         None => new.bytes_without,
     };
-    Ok(Judgement {
-        samples: 0,
-        held_back: new.messages,
-        bytes_without: new.bytes_without,
-        bytes_current,
-        bytes_new: new.bytes_with,
-        gain_percent: percent_less(bytes_current, new.bytes_with),
-        published: None,
-    })
+    let judgement =
+        Judgement::of(training.len(), new.messages, [new.bytes_without, bytes_current, new.bytes_with]);
+    Ok((candidate.bytes().clone(), judgement))
+}
+
+fn headers(
+    library: &Library,
+    settings: &Dictionaries,
+    current: Option<Bytes>,
+) -> Result<(Bytes, Judgement), RetrainError> {
+    let (training, held_back) = hold_back(library.headers.samples());
+    let candidate = Arc::new(train_headers(&training, header_options(settings))?);
+    let new = measure_headers(&candidate, &held_back);
+    let octets_current = match current {
+        Some(current) => {
+            let current = HeaderDictionary::parse(current).map_err(DictError::Headers)?;
+            measure_headers(&Arc::new(current), &held_back).first_with
+        }
+        None => new.first_without,
+    };
+    let judgement =
+        Judgement::of(training.len(), new.lists, [new.first_without, octets_current, new.first_with]);
+    Ok((candidate.text().clone(), judgement))
+}
+
+fn header_options(settings: &Dictionaries) -> HeaderOptions {
+    HeaderOptions {
+        size: settings.header_bytes_max,
+        fields: settings.header_fields_max,
+        clients_min: settings.header_clients_min,
+    }
+}
+
+impl Judgement {
+    /// Bytes without, with the current, and with the new dictionary.
+    fn of(samples: usize, held_back: usize, bytes: [usize; 3]) -> Self {
+        let [bytes_without, bytes_current, bytes_new] = bytes;
+        let gain_percent = percent_less(bytes_current, bytes_new);
+        Self { samples, held_back, bytes_without, bytes_current, bytes_new, gain_percent, published: None }
+    }
 }
 
 fn percent_less(before: usize, after: usize) -> f64 {
@@ -126,14 +170,21 @@ pub async fn watch(gateway: Weak<Gateway>) {
             continue;
         }
         last = Instant::now();
-        let outcome = match retrain(&gateway).await {
-            Ok(Judgement { published: Some(_), .. }) => "published",
-            Ok(_) => "not_better",
-            Err(error) => {
-                tracing::info!("no new dictionary: {error}");
-                "failed"
-            }
-        };
-        gateway.metrics.dictionary_trainings.with_label_values(&[outcome]).inc();
+        retrain_in_background(&gateway, DictionaryKind::Payload).await;
+        if gateway.dictionaries.headers.is_wanted() {
+            retrain_in_background(&gateway, DictionaryKind::Headers).await;
+        }
     }
+}
+
+async fn retrain_in_background(gateway: &Arc<Gateway>, kind: DictionaryKind) {
+    let outcome = match retrain(gateway, kind).await {
+        Ok(Judgement { published: Some(_), .. }) => "published",
+        Ok(_) => "not_better",
+        Err(error) => {
+            tracing::info!(kind = kind_name(kind), "no new dictionary: {error}");
+            "failed"
+        }
+    };
+    gateway.metrics.dictionary_trainings.with_label_values(&[kind_name(kind), outcome]).inc();
 }

@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use towline_dictionaries::SAMPLE_BYTES_MAX;
 
-use super::{Rule, redact::redact};
+use super::{Rule, redact::redact, reservoir::Reservoir};
 use crate::{backend::is_grpc, error::RpcError, gateway::Gateway, request::Body};
 
 /// How a route's messages are sampled.
@@ -24,6 +24,8 @@ use crate::{backend::is_grpc, error::RpcError, gateway::Gateway, request::Body};
 pub struct Sampling {
     /// One body in so many is kept; 0 keeps none.
     pub every: u32,
+    /// On the link, the header lists of one request in so many are kept; 0 keeps none.
+    pub headers_every: u32,
     /// What is blanked in it before.
     pub redact: Arc<[Rule]>,
 }
@@ -31,23 +33,16 @@ pub struct Sampling {
 /// The samples of one gateway.
 #[derive(Debug)]
 pub struct Sampler {
-    kept: Mutex<Kept>,
+    kept: Mutex<Reservoir<Bytes>>,
     bytes_max: AtomicUsize,
     turn: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Kept {
-    samples: Vec<Bytes>,
-    bytes: usize,
-    random: fastrand::Rng,
 }
 
 impl Sampler {
     /// Keeps at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        let kept = Kept { samples: Vec::new(), bytes: 0, random: fastrand::Rng::new() };
-        Self { kept: Mutex::new(kept), bytes_max: AtomicUsize::new(bytes_max), turn: AtomicU64::new(0) }
+        let kept = Mutex::new(Reservoir::new());
+        Self { kept, bytes_max: AtomicUsize::new(bytes_max), turn: AtomicU64::new(0) }
     }
 
     /// Changes the bound; what is too much goes with the next sample.
@@ -55,30 +50,20 @@ impl Sampler {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
-    /// Keeps a message, blanked. When there is no room, others go at random, so that what is kept stays a
-    /// picture of all that came. False when something had to go, or the message is no sample.
+    /// Keeps a message, blanked. False when something had to go, or the message is no sample.
     pub fn keep(&self, message: Vec<u8>, rules: &[Rule]) -> bool {
         if message.is_empty() || message.len() > SAMPLE_BYTES_MAX {
             return false;
         }
         let Some(message) = redact(message, rules) else { return false };
         let bytes_max = self.bytes_max.load(Ordering::Relaxed);
-        let mut kept = self.kept.lock();
-        kept.bytes += message.len();
-        kept.samples.push(message.into());
-        let had_room = kept.bytes <= bytes_max;
-        while kept.bytes > bytes_max && !kept.samples.is_empty() {
-            let count = kept.samples.len();
-            let index = kept.random.usize(..count);
-            let gone = kept.samples.swap_remove(index);
-            kept.bytes -= gone.len();
-        }
-        had_room
+        let bytes = message.len();
+        self.kept.lock().keep(message.into(), bytes, bytes_max)
     }
 
     /// What is kept now.
     pub fn samples(&self) -> Vec<Bytes> {
-        self.kept.lock().samples.clone()
+        self.kept.lock().samples()
     }
 
     /// Whether this body's turn has come.

@@ -10,6 +10,7 @@ use towline_protocols::link::{Execution, RpcError, RpcErrorKind};
 
 use super::head;
 use crate::{
+    dictionaries::{sample_list, sample_request},
     gateway::Gateway,
     request::{Body, Request},
     router,
@@ -46,12 +47,13 @@ enum End {
     Error(RpcError),
 }
 
-async fn ask(gateway: &Arc<Gateway>, request: Request, producer: &Producer) -> Result<End, Ended> {
+async fn ask(gateway: &Arc<Gateway>, mut request: Request, producer: &Producer) -> Result<End, Ended> {
     let message_bytes_max = gateway.snapshot().settings.limits.message_bytes_max;
     let route = match router::find(gateway, &request) {
         Ok(route) => route,
         Err(error) => return Ok(End::Error(error)),
     };
+    let sampled_for = sample_request(gateway, &route, &mut request).then(|| Arc::clone(&request.origin));
     // From here on it may have run; where it certainly did not, the router's error says so.
     if let Err(error) = producer.forward(route.durable).await? {
         return Ok(End::Error(error));
@@ -62,7 +64,11 @@ async fn ask(gateway: &Arc<Gateway>, request: Request, producer: &Producer) -> R
     };
     let (parts, body) = Response::into_parts(answer);
     let grpc = head::is_grpc(&parts.headers);
-    producer.head(head::response_fields(&parts))?;
+    let fields = head::response_fields(&parts);
+    if let Some(origin) = sampled_for {
+        sample_list(gateway, origin.client_id.as_deref(), &fields);
+    }
+    producer.head(fields)?;
     let mut messages = Messages { grpc, message_bytes_max, gathered: BytesMut::new() };
     relay(body, &mut messages, producer).await
 }

@@ -188,13 +188,14 @@ impl Door {
         let (sender, body) = body::channel(seq, grpc, Arc::clone(credits));
         let body = Body::new(body.boxed_unsync());
         let request = head::request(head, self.headers.as_deref(), &self.origin, body, Instant::now());
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(error) => {
                 _ = producer.error(error);
                 return Opening::Answered(consumer, None);
             }
         };
+        self.gateway.dictionaries.headers.pass(&head.fields, &mut request);
         let at_work = self.gateway.drain.guard();
         let running = answer::run(Arc::clone(&self.gateway), request, producer);
         tokio::spawn(async move {

@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use towline_client::{Client, DictionaryFetch, Transports};
 use towline_gateway::dictionaries::{Entry, retrain};
+use towline_protocols::link::DictionaryKind;
 
 use crate::bed::{BOTH, Bed, answer, online};
 
@@ -66,7 +67,7 @@ async fn a_dictionary_is_sampled_trained_offered_fetched_used_and_rolled_back() 
         for n in 0..150 {
             answer(&client, "Echo", reading(n)).await;
         }
-        let judged = retrain(bed.gateway()).await.unwrap();
+        let judged = retrain(bed.gateway(), DictionaryKind::Payload).await.unwrap();
         assert_eq!(judged.published, Some(1), "{judged:?}");
         assert!(judged.gain_percent > 20.0, "{judged:?}");
 
@@ -107,7 +108,7 @@ async fn a_client_that_may_not_fetch_goes_on_without() {
     for n in 0..300 {
         bed.gateway().dictionaries.sampler.keep(reading(n).into(), &[]);
     }
-    retrain(bed.gateway()).await.unwrap();
+    retrain(bed.gateway(), DictionaryKind::Payload).await.unwrap();
     let mut config = bed.config(Transports::Tcp);
     config.dictionary_fetch = DictionaryFetch::Never;
     let client = Client::start(config).unwrap();
@@ -125,9 +126,9 @@ async fn a_new_dictionary_that_is_not_better_is_not_published() {
     for n in 0..400 {
         sampler.keep(reading(n).into(), &[]);
     }
-    let first = retrain(bed.gateway()).await.unwrap();
+    let first = retrain(bed.gateway(), DictionaryKind::Payload).await.unwrap();
     assert_eq!(first.published, Some(1), "{first:?}");
-    let second = retrain(bed.gateway()).await.unwrap();
+    let second = retrain(bed.gateway(), DictionaryKind::Payload).await.unwrap();
     assert_eq!(second.published, None, "{second:?}");
     assert_eq!((second.bytes_new, second.bytes_current), (first.bytes_new, first.bytes_new));
 }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use towline_protocols::{compress::DICTIONARY_BYTES_MAX, link::DictionaryKind};
 
 use crate::{
-    dictionaries::{Entry, Judgement, LibraryError, kind_of, retrain, shown_hash, shown_kind},
+    dictionaries::{
+        Entry, Judgement, LibraryError, kind_of, retrain, shown_hash, shown_kind, train_headers_now,
+    },
     gateway::Gateway,
 };
 
@@ -21,6 +23,7 @@ pub(super) fn router() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/dictionaries", get(list))
         .route("/dictionaries/retrain", post(train))
+        .route("/dictionaries/train-headers", post(train_headers))
         .route("/dictionaries/publish", post(publish))
         .route("/dictionaries/rollout", post(roll_out))
         .route("/dictionaries/rollback", post(roll_back))
@@ -84,8 +87,28 @@ async fn list(State(gateway): State<Arc<Gateway>>) -> Json<Vec<Shown>> {
     Json(gateway.dictionaries.edition().entries.iter().map(Shown::of).collect())
 }
 
-async fn train(State(gateway): State<Arc<Gateway>>) -> Result<Json<Judgement>, Refused> {
-    retrain(&gateway).await.map(Json).map_err(|error| (StatusCode::CONFLICT, format!("{error}\n")))
+async fn train(
+    State(gateway): State<Arc<Gateway>>,
+    Query(wish): Query<Wish>,
+) -> Result<Json<Judgement>, Refused> {
+    let kind = wish.kind()?;
+    retrain(&gateway, kind).await.map(Json).map_err(|error| conflict(&error))
+}
+
+/// A header dictionary of what is sampled now, for the operator to look at; nothing is published.
+async fn train_headers(State(gateway): State<Arc<Gateway>>) -> Answer {
+    let trained = tokio::task::spawn_blocking(move || train_headers_now(&gateway)).await;
+    let trained = trained.map_err(|error| conflict(&error))?.map_err(|error| conflict(&error))?;
+    Ok(Json(serde_json::json!({
+        "samples": trained.samples,
+        "gain": trained.gain,
+        // Names and values that are sampled are ASCII.
+        "text": String::from_utf8_lossy(trained.dictionary.text()),
+    })))
+}
+
+fn conflict(error: &dyn std::fmt::Display) -> Refused {
+    (StatusCode::CONFLICT, format!("{error}\n"))
 }
 
 async fn publish(State(gateway): State<Arc<Gateway>>, Query(wish): Query<Wish>, file: Bytes) -> Answer {

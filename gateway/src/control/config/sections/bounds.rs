@@ -2,8 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use towline_dictionaries::{DictionaryFile, SIZE_MIN};
-use towline_protocols::{compress::DICTIONARY_BYTES_MAX, hpack::NeverIndexed};
+use towline_dictionaries::{DictionaryFile, SIZE_MIN, headers::CLIENTS_MIN_LEAST};
+use towline_protocols::{
+    compress::DICTIONARY_BYTES_MAX,
+    hpack::{HEADER_DICTIONARY_BYTES_MAX, HEADER_DICTIONARY_FIELDS_MAX, NeverIndexed},
+};
 
 use crate::{control::config::reader::Table, settings::*};
 
@@ -59,7 +62,7 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
         ) as u32,
         header_table_bytes: t.size("header_table_bytes", d.header_table_bytes, 0..=64 * KIB),
         qpack_blocked_streams: t.count("qpack_blocked_streams", d.qpack_blocked_streams, 0..=1000),
-        never_indexed: never_indexed(&mut t),
+        never_indexed: names(&mut t, "never_indexed"),
         outcomes_max: t.count("outcomes_max", d.outcomes_max, 1..=100_000),
         outcome_bytes_max: t.size("outcome_bytes_max", d.outcome_bytes_max, KIB..=GIB),
         outcome_age_max: t.duration("outcome_age_max", d.outcome_age_max, s(1)..=s(86_400)),
@@ -85,10 +88,10 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
     session
 }
 
-fn never_indexed(t: &mut Table<'_, '_>) -> NeverIndexed {
-    let names = NeverIndexed::new(&t.strings("never_indexed"));
+fn names(t: &mut Table<'_, '_>, key: &'static str) -> NeverIndexed {
+    let names = NeverIndexed::new(&t.strings(key));
     names.unwrap_or_else(|error| {
-        t.mistake("never_indexed", error);
+        t.mistake(key, error);
         NeverIndexed::default()
     })
 }
@@ -172,6 +175,19 @@ pub(super) fn dictionaries(mut t: Table<'_, '_>) -> Dictionaries {
         size: t.size("size", d.size, SIZE_MIN..=DICTIONARY_BYTES_MAX),
         versions_max: t.count("versions_max", d.versions_max, 1..=8),
         samples_bytes_max: t.size("samples_bytes_max", d.samples_bytes_max, 0..=256 * MIB),
+        header_bytes_max: t.size("header_bytes_max", d.header_bytes_max, KIB..=HEADER_DICTIONARY_BYTES_MAX),
+        header_fields_max: t.count(
+            "header_fields_max",
+            d.header_fields_max,
+            1..=HEADER_DICTIONARY_FIELDS_MAX,
+        ),
+        header_clients_min: t.count("header_clients_min", d.header_clients_min, CLIENTS_MIN_LEAST..=10_000),
+        header_samples_bytes_max: t.size(
+            "header_samples_bytes_max",
+            d.header_samples_bytes_max,
+            0..=64 * MIB,
+        ),
+        header_names_left_out: names(&mut t, "header_names_left_out"),
         withdrawn: t.strings("withdrawn"),
     };
     let is_hash =

@@ -122,7 +122,8 @@ fn route(t: &mut Table<'_, '_>) -> Route {
 }
 
 fn sampling(t: &mut Table<'_, '_>) -> Sampling {
-    let every = t.integer("sample", 0, 0..=1_000_000);
+    let mut one_in = |key| u32::try_from(t.integer(key, 0, 0..=1_000_000)).unwrap_or(u32::MAX);
+    let (every, headers_every) = (one_in("sample"), one_in("sample_headers"));
     let mut redact = Vec::new();
     for text in t.strings("redact") {
         match text.parse() {
@@ -130,7 +131,7 @@ fn sampling(t: &mut Table<'_, '_>) -> Sampling {
             Err(error) => t.mistake("redact", error),
         }
     }
-    Sampling { every: u32::try_from(every).unwrap_or(u32::MAX), redact: redact.into() }
+    Sampling { every, headers_every, redact: redact.into() }
 }
 
 fn header(t: &mut Table<'_, '_>) -> Option<(String, String)> {

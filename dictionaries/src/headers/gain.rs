@@ -57,13 +57,24 @@ pub fn train_and_measure_headers(
     samples: Vec<HeaderSample>,
     options: HeaderOptions,
 ) -> Result<TrainedHeaders, DictError> {
-    let (training, held_back) = hold_back(samples);
+    let (training, held_back) = hold_back_headers(samples);
     let dictionary = Arc::new(train_headers(&training, options)?);
     let gain = measure_headers(&dictionary, &held_back);
     if gain.first_with >= gain.first_without {
         return Err(DictError::SavesNothing { lists: gain.lists });
     }
     Ok(TrainedHeaders { dictionary, samples: training.len(), gain })
+}
+
+/// Splits lists into those to train on and every tenth, to measure with: of requests and of answers, which may come by
+/// turns.
+pub fn hold_back_headers(samples: Vec<HeaderSample>) -> (Vec<HeaderSample>, Vec<HeaderSample>) {
+    let (answers, requests): (Vec<_>, Vec<_>) = samples.into_iter().partition(HeaderSample::is_answer);
+    let (mut training, mut held_back) = hold_back(requests);
+    let of_answers = hold_back(answers);
+    training.extend(of_answers.0);
+    held_back.extend(of_answers.1);
+    (training, held_back)
 }
 
 /// Writes lists with and without the dictionary.
@@ -128,6 +139,18 @@ mod tests {
         assert_eq!(gain.first_with, 20 * 3, "an octet for each field");
         assert!(gain.first_percent() > 90.0, "{gain:?}");
         assert!(gain.in_order_without < gain.first_without, "{gain:?}");
+    }
+
+    #[test]
+    fn requests_and_answers_are_held_back_alike() {
+        let by_turns = (0..200).map(|n| {
+            let name = if n % 2 == 0 { ":method" } else { ":status" };
+            HeaderSample::of(1, &[HeaderField::new(name, "x")], |_| false)
+        });
+        let (training, held_back) = hold_back_headers(by_turns.collect());
+        let answers = |lists: &[HeaderSample]| lists.iter().filter(|list| list.is_answer()).count();
+        assert_eq!((training.len(), answers(&training)), (180, 90));
+        assert_eq!((held_back.len(), answers(&held_back)), (20, 10));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod sample;
 mod train;
 mod unique;
 
-pub use gain::{HeaderGain, TrainedHeaders, measure_headers, train_and_measure_headers};
+pub use gain::{HeaderGain, TrainedHeaders, hold_back_headers, measure_headers, train_and_measure_headers};
 pub use read::read_header_samples;
 pub use sample::HeaderSample;
 pub use train::{

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use towline_dictionaries::{
     DictError, DictionaryFile, TrainOptions,
-    headers::{HeaderOptions, TrainedHeaders, measure_headers, train_and_measure_headers, train_headers},
+    headers::{
+        HeaderOptions, TrainedHeaders, hold_back_headers, measure_headers, train_and_measure_headers,
+        train_headers,
+    },
     hold_back, measure, train,
 };
 use towline_protocols::{compress::DictionaryError, hpack::HeaderDictionary, link::DictionaryKind};
@@ -120,7 +123,7 @@ fn headers(
     settings: &Dictionaries,
     current: Option<Bytes>,
 ) -> Result<(Bytes, Judgement), RetrainError> {
-    let (training, held_back) = hold_back(library.headers.samples());
+    let (training, held_back) = hold_back_headers(library.headers.samples());
     let candidate = Arc::new(train_headers(&training, header_options(settings))?);
     let new = measure_headers(&candidate, &held_back);
     let octets_current = match current {

@@ -23,13 +23,14 @@ pub struct CorpusArgs {
 }
 
 /// Writes `messages/NUMBER-KIND.bin`, one message each, and the header lists of requests, answers and trailers
-/// as JSON lines: an array of `[name, value]` pairs.
+/// as JSON lines: an array of `[name, value]` pairs. `headers.jsonl` has those of requests and answers by turns, with
+/// their client, as `towline dict train-headers` reads them.
 pub fn run(args: &CorpusArgs) -> Result<(), String> {
     let messages = args.out.join("messages");
     fs::create_dir_all(&messages).map_err(|error| format!("{}: {error}", messages.display()))?;
     let mut lists = Lists::create(&args.out)?;
     let mut number = 0;
-    for client in clients(args.part) {
+    for (name, client) in args.part.clients().zip(clients(args.part)) {
         lists.sessions.put(&client.session_fields)?;
         for exchange in &client.exchanges {
             let link = &exchange.link;
@@ -39,6 +40,8 @@ pub fn run(args: &CorpusArgs) -> Result<(), String> {
             }
             lists.requests.put(&link.request.fields)?;
             lists.responses.put(&link.response.fields)?;
+            lists.headers.put_of(name, &link.request.fields)?;
+            lists.headers.put_of(name, &link.response.fields)?;
             lists.trailers.put(&link.response.trailers)?;
             number += 1;
         }
@@ -53,6 +56,7 @@ struct Lists {
     requests: Lines,
     responses: Lines,
     trailers: Lines,
+    headers: Lines,
 }
 
 impl Lists {
@@ -63,11 +67,13 @@ impl Lists {
             requests: lines("requests.jsonl")?,
             responses: lines("responses.jsonl")?,
             trailers: lines("trailers.jsonl")?,
+            headers: lines("headers.jsonl")?,
         })
     }
 
     fn finish(self) -> Result<(), String> {
-        [self.sessions, self.requests, self.responses, self.trailers].into_iter().try_for_each(Lines::finish)
+        let all = [self.sessions, self.requests, self.responses, self.trailers, self.headers];
+        all.into_iter().try_for_each(Lines::finish)
     }
 }
 
@@ -84,9 +90,15 @@ impl Lines {
     }
 
     fn put(&mut self, fields: &[HeaderField]) -> Result<(), String> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let pairs: Vec<_> = fields.iter().map(|field| [text(&field.name), text(&field.value)]).collect();
-        let line = serde_json::to_string(&pairs).map_err(|error| error.to_string())?;
+        self.line(serde_json::json!(pairs(fields)))
+    }
+
+    /// The list as one of a client.
+    fn put_of(&mut self, client: u64, fields: &[HeaderField]) -> Result<(), String> {
+        self.line(serde_json::json!({ "client": client.to_string(), "fields": pairs(fields) }))
+    }
+
+    fn line(&mut self, line: serde_json::Value) -> Result<(), String> {
         writeln!(self.file, "{line}").map_err(|error| format!("{}: {error}", self.path.display()))
     }
 
@@ -95,9 +107,25 @@ impl Lines {
     }
 }
 
+fn pairs(fields: &[HeaderField]) -> Vec<[String; 2]> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    fields.iter().map(|field| [text(&field.name), text(&field.value)]).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use towline_dictionaries::headers::{HeaderOptions, read_header_samples, train_and_measure_headers};
+
     use super::*;
+
+    #[test]
+    fn the_header_lists_train_a_dictionary_that_is_worth_it() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&CorpusArgs { out: folder.path().to_owned(), part: Part::HeldBack }).unwrap();
+        let samples = read_header_samples(&folder.path().join("headers.jsonl"), |_| false).unwrap();
+        let trained = train_and_measure_headers(samples, HeaderOptions::default()).unwrap();
+        assert!(trained.gain.first_percent() > 60.0, "{:?}", trained.gain);
+    }
 
     #[test]
     fn each_exchange_is_two_messages_and_a_line_in_each_list() {

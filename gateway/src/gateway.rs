@@ -106,7 +106,8 @@ impl Gateway {
         let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
-        let mqtt = mqtt::Broker::new(&settings, &metrics);
+        let mqtt = mqtt::Broker::restore(&settings, &hub, &store, &metrics)?;
+        metrics.count_store(store.counts());
         let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelf(), folder)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),

@@ -5,6 +5,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::store::Counts;
+
 /// Every counter, gauge and histogram of one gateway.
 pub struct Metrics {
     registry: Registry,
@@ -179,6 +181,14 @@ impl Metrics {
             drains: registered(r, IntCounter::with_opts(options("drains_total", "Drains begun"))),
             reloads: counters(r, "reloads_total", "Configuration reloads", &["outcome"]),
             registry,
+        }
+    }
+
+    /// Shows what the store counts.
+    #[allow(clippy::expect_used, reason = "the names are constants, and a gateway has one store")]
+    pub fn count_store(&self, counts: &Counts) {
+        for counter in [&counts.commits, &counts.writes] {
+            self.registry.register(Box::new(counter.clone())).expect("a metric's name is unique");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     control::{admin::Admin, certificates},
     dictionaries,
     gateway::{Gateway, StartError},
-    listener, session,
+    listener, mqtt, session,
 };
 
 /// A running gateway. Dropping it leaves the gateway running; call [`Serving::drain`] to end it.
@@ -50,6 +50,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
     tokio::spawn(certificates::watch(Arc::downgrade(&gateway)));
     tokio::spawn(dictionaries::watch(Arc::downgrade(&gateway)));
+    mqtt::ensure_watched(&gateway);
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));
     Ok(Serving { gateway, listeners, admin: address, tasks: Mutex::new(tasks) })

@@ -11,6 +11,7 @@ use std::{
 use towline_crypto::{International, KeyReference, Providers};
 use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, HEADER_SIZE_DEFAULT};
 
+pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
 use crate::dictionaries::Sampling;
@@ -375,6 +376,10 @@ pub struct Mqtt {
     pub queue_max: usize,
     /// Messages queued for one session, bytes.
     pub queue_bytes_max: usize,
+    /// How long a message waits for its client; zero: as long as the session lives.
+    pub queue_age_max: Duration,
+    /// What is dropped when a session's queue is full.
+    pub queue_policy: QueuePolicy,
     /// Topic filters of one session.
     pub subscriptions_max: usize,
     /// Levels of a topic name or filter.
@@ -635,6 +640,8 @@ impl Default for Mqtt {
             receive_maximum: 64,
             queue_max: 1000,
             queue_bytes_max: 4 * 1024 * 1024,
+            queue_age_max: Duration::ZERO,
+            queue_policy: QueuePolicy::Qos0,
             subscriptions_max: 128,
             topic_levels_max: 32,
             retained_max: 100_000,

@@ -18,7 +18,12 @@ use towline_protocols::link::Priority;
 pub use self::filter::{FilterError, TopicFilter, check_topic};
 pub use self::registry::RegisterError;
 use self::{registry::Registry, tree::Tree};
-use crate::{metrics::Metrics, receipts::Ticket};
+use crate::{
+    metrics::Metrics,
+    mqtt::{Keeping, Unkept},
+    receipts::Ticket,
+    store::{Store, Write},
+};
 
 /// The meeting place of all clients of one gateway. Cheap to clone: all clones are the same hub.
 ///
@@ -111,7 +116,7 @@ pub trait Mailbox: Send + Sync {
 }
 
 /// How a message is to be delivered to one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
     /// The smaller of the message's and the subscription's; of several subscriptions, the largest.
     pub qos: u8,
@@ -120,12 +125,14 @@ pub struct Delivery<'a> {
     pub retain: bool,
     /// Subscription identifiers of all subscriptions that matched (MQTT 5, section 3.3.2.3.8).
     pub identifiers: &'a [u32],
+    /// Gathers the sessions that keep it in the store, so that they keep it together.
+    pub keeping: &'a Keeping,
 }
 
-impl Delivery<'_> {
+impl<'a> Delivery<'a> {
     /// A delivery that no subscription asked for: a push to a client or user.
-    pub const fn direct(qos: u8) -> Self {
-        Self { qos, retain: false, identifiers: &[] }
+    pub const fn direct(qos: u8, keeping: &'a Keeping) -> Self {
+        Self { qos, retain: false, identifiers: &[], keeping }
     }
 }
 
@@ -153,12 +160,24 @@ pub struct Fanout {
     pub dropped: u64,
     /// How many of `sent` and `stored` are on their way to the store: its barrier stands for them.
     pub to_write: u64,
+    /// How many of `dropped` were to be kept in the store, which does not follow: its publisher is not to think
+    /// that they are.
+    pub unkept: u64,
 }
 
 impl Fanout {
     /// Clients that the message was meant for.
     pub const fn total(&self) -> u64 {
         self.sent + self.stored + self.dropped
+    }
+
+    fn settle(&mut self, kept: Result<(), Unkept>) {
+        let Err(Unkept { sent, stored }) = kept else { return };
+        self.sent -= sent;
+        self.stored -= stored;
+        self.dropped += sent + stored;
+        self.unkept += sent + stored;
+        self.to_write = self.to_write.saturating_sub(sent + stored);
     }
 }
 
@@ -271,6 +290,19 @@ impl Hub {
     /// Where [`Fanout::to_write`] is above 0, await [`crate::store::Store::barrier`] before telling a publisher
     /// that the message is accepted.
     pub fn publish(&self, message: &Arc<Message>) -> Fanout {
+        self.publish_with(message, None)
+    }
+
+    /// The same, with a mark of the publisher's that becomes durable together with what sessions keep of the
+    /// message: a crash leaves both or neither.
+    pub fn publish_with(&self, message: &Arc<Message>, mark: Option<(&Store, Write)>) -> Fanout {
+        let keeping = Keeping::default();
+        let mut fanout = self.deliver_to_subscribers(message, &keeping);
+        fanout.settle(keeping.finish(mark));
+        self.count(fanout)
+    }
+
+    fn deliver_to_subscribers(&self, message: &Arc<Message>, keeping: &Keeping) -> Fanout {
         let mut fanout = Fanout::default();
         if check_topic(&message.topic, self.inner.levels_max).is_err() {
             return fanout;
@@ -278,31 +310,35 @@ impl Hub {
         let matched = self.inner.tree.read().matching(&message.topic, message.publisher.as_deref());
         matched.for_each_client(|client, granted, identifiers| {
             let retain = message.retain && granted.retain_as_published;
-            let delivery = Delivery { qos: granted.qos.min(message.qos), retain, identifiers };
+            let delivery = Delivery { qos: granted.qos.min(message.qos), retain, identifiers, keeping };
             let delivered = client.mailbox.deliver(message, &delivery);
             fanout += delivered;
             let is_written = delivery.qos > 0 && delivered != Delivered::Dropped;
             fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
         });
-        self.count(fanout)
+        fanout
     }
 
     /// Delivers a message to one client; `None` when no such client is registered.
     pub fn push_to_client(&self, client_id: &str, message: &Arc<Message>) -> Option<Delivered> {
         let client = self.inner.registry.client(client_id)?;
-        let delivered = client.mailbox.deliver(message, &Delivery::direct(message.qos));
-        let mut fanout = Fanout::default();
+        let (mut fanout, keeping) = (Fanout::default(), Keeping::default());
+        let mut delivered = client.mailbox.deliver(message, &Delivery::direct(message.qos, &keeping));
         fanout += delivered;
-        self.count(fanout);
+        fanout.settle(keeping.finish(None));
+        if self.count(fanout).unkept > 0 {
+            delivered = Delivered::Dropped;
+        }
         Some(delivered)
     }
 
     /// Delivers a message to all clients of a user.
     pub fn push_to_user(&self, user: &str, message: &Arc<Message>) -> Fanout {
-        let mut fanout = Fanout::default();
+        let (mut fanout, keeping) = (Fanout::default(), Keeping::default());
         for client in self.inner.registry.clients_of(user) {
-            fanout += client.mailbox.deliver(message, &Delivery::direct(message.qos));
+            fanout += client.mailbox.deliver(message, &Delivery::direct(message.qos, &keeping));
         }
+        fanout.settle(keeping.finish(None));
         self.count(fanout)
     }
 

@@ -238,6 +238,13 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
     });
     backend::publish(&door.gateway, &door.origin, &message).await?;
     let fanout = door.gateway.hub.publish(&message);
+    if fanout.unkept > 0 {
+        return Err(RpcError::new(
+            RpcErrorKind::LimitExceeded,
+            Execution::MayHaveRun,
+            "the store's queue is full: not every subscriber keeps the message",
+        ));
+    }
     if publish.qos > 0 && fanout.sent + fanout.stored > 0 {
         door.gateway.store.barrier().await.map_err(|error| {
             RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, error.to_string())

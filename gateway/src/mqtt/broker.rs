@@ -10,18 +10,26 @@ use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use towline_protocols::mqtt::{
-    Connect, Limits, ReasonCode, Text, Version,
+    Connect, Limits, ReasonCode, Text,
     session::{Connection, Settings},
 };
 
 use super::{
-    client::{Client, Inner, Will},
+    attachment::{Admitted, Attachment, Parting},
+    client::{Client, Common, Inner, Will},
     departures::Departures,
+    kept::Keeper,
     message, publish,
     retained::Retained,
 };
 use crate::{
-    gateway::Gateway, hub::Mailbox, metrics::Metrics, request::Origin, settings::Mqtt, snapshot::Snapshot,
+    gateway::Gateway,
+    hub::{Hub, Mailbox},
+    metrics::Metrics,
+    request::Origin,
+    settings::Mqtt,
+    snapshot::Snapshot,
+    store::{Store, StoreError},
 };
 
 /// Topic filters and list properties that one packet may hold: a client that restores many subscriptions
@@ -34,7 +42,8 @@ pub struct Broker {
     pub retained: Retained,
     pub(super) departures: Departures,
     pub(super) counters: Counters,
-    clients: DashMap<Arc<str>, Arc<Client>>,
+    pub(super) common: Arc<Common>,
+    pub(super) clients: DashMap<Arc<str>, Arc<Client>>,
     /// The machine's settings of the newest snapshot that a connection has met.
     settings: Mutex<(Weak<Snapshot>, Arc<Settings>)>,
 }
@@ -44,30 +53,47 @@ pub(super) struct Counters {
     pub(super) published: IntCounter,
     pub(super) forwarded: IntCounter,
     pub(super) refused: IntCounter,
-    pub(super) dropped: IntCounter,
-}
-
-/// A client's connection in its session. To drop it without [`Attachment::detach`] is the loss of the client,
-/// unless the gateway itself goes.
-pub(super) struct Attachment {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) client: Arc<Client>,
-    pub(super) epoch: u64,
-    /// What the connection speaks, also when the session is another's.
-    pub(super) version: Version,
-    is_detached: bool,
 }
 
 impl Broker {
-    /// No sessions, nothing retained.
-    pub fn new(settings: &crate::settings::Settings, metrics: &Metrics) -> Self {
-        Self {
-            retained: Retained::new(settings.mqtt.retained_max, settings.mqtt.retained_bytes_max),
+    /// The sessions and retained messages that the store kept; their subscriptions are in the hub.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds a record that is not of this version.
+    pub fn restore(
+        settings: &crate::settings::Settings,
+        hub: &Hub,
+        store: &Store,
+        metrics: &Metrics,
+    ) -> Result<Self, StoreError> {
+        let &Mqtt { retained_max, retained_bytes_max, .. } = &settings.mqtt;
+        let retained = if store.is_lasting() {
+            Retained::restore(retained_max, retained_bytes_max, store, super::now())?
+        } else {
+            Retained::new(retained_max, retained_bytes_max)
+        };
+        let common = Common {
+            keeper: Keeper::new(store.clone()),
+            dropped: metrics.mqtt_messages_dropped.clone(),
+            limit_hits: metrics.limit_hits.clone(),
+        };
+        let broker = Self {
+            retained,
             departures: Departures::default(),
             counters: Counters::new(metrics),
+            common: Arc::new(common),
             clients: DashMap::new(),
             settings: Mutex::new((Weak::new(), machine_settings(settings))),
+        };
+        if store.is_lasting() {
+            broker.restore_sessions(hub)?;
         }
+        Ok(broker)
+    }
+
+    /// The machine's settings as they are now.
+    pub(super) fn present_settings(&self) -> Arc<Settings> {
+        self.settings.lock().1.clone()
     }
 
     /// MQTT sessions, live or away.
@@ -89,8 +115,6 @@ impl Broker {
 
     /// Gives a client its session, new or old, and makes this connection the session's only one.
     ///
-    /// Also returns the origin with client id and user.
-    ///
     /// # Errors
     /// Why the client is refused.
     pub(super) fn attach(
@@ -100,7 +124,7 @@ impl Broker {
         origin: &Origin,
         user: Option<Arc<str>>,
         settings: &Arc<Settings>,
-    ) -> Result<(Attachment, Arc<Origin>), ReasonCode> {
+    ) -> Result<Admitted, ReasonCode> {
         let assigned = connect.client_id.is_empty().then(assigned_id).transpose()?;
         let mut id: Arc<str> = assigned.as_ref().unwrap_or(&connect.client_id).as_str().into();
         if let Some(held) = self.clients.get(&id) {
@@ -118,15 +142,15 @@ impl Broker {
             )
         };
         // The entry is held until the client has its connection, so that no other comes or goes in between.
-        let (client, epoch, orphaned) = match self.clients.entry(id.clone()) {
+        let (client, seat) = match self.clients.entry(id.clone()) {
             Entry::Occupied(held) if held.get().user != user => return Err(ReasonCode::NotAuthorized),
             Entry::Occupied(held) if !connect.clean_start && held.get().is_lasting() => {
                 held.get().lock().settings = settings.clone();
-                let (epoch, orphaned) = seated(held.get(), true);
-                (held.get().clone(), epoch, orphaned)
+                let seat = seated(held.get(), true);
+                (held.get().clone(), seat)
             }
             Entry::Occupied(mut held) => {
-                let orphaned = self.end_session(gateway, held.get());
+                let (orphaned, waits) = self.end_session(gateway, held.get());
                 let client = match self.new_client(gateway, id, user, settings) {
                     Ok(client) => client,
                     Err(reason) => {
@@ -135,7 +159,8 @@ impl Broker {
                     }
                 };
                 held.insert(client.clone());
-                (client.clone(), seated(&client, false).0, orphaned)
+                let seat = seated(&client, false);
+                (client, Seat { orphaned, waits, ..seat })
             }
             Entry::Vacant(_) if is_full => {
                 gateway.metrics.limit_hit("mqtt.sessions_max");
@@ -144,31 +169,39 @@ impl Broker {
             Entry::Vacant(vacant) => {
                 let client = self.new_client(gateway, id, user, settings)?;
                 let _held = vacant.insert(client.clone());
-                (client.clone(), seated(&client, false).0, None)
+                let seat = seated(&client, false);
+                (client, seat)
             }
         };
+        let Seat { epoch, orphaned, waits } = seat;
+        let (origin, gateway, version) = (origin.clone(), gateway.clone(), connect.version);
+        let attachment = Attachment::new(gateway, client, epoch, version);
         if let Some(will) = orphaned {
-            publish::publish_will(gateway, *will);
+            publish::publish_will(&attachment.gateway, *will);
         }
-        let (gateway, version) = (gateway.clone(), connect.version);
-        let attachment = Attachment { gateway, client, epoch, version, is_detached: false };
-        Ok((attachment, origin.clone()))
+        attachment.record();
+        Ok(Admitted { attachment, origin, waits })
     }
 
-    /// Makes a connection the client's only one. Returns its number, and a will that its predecessor leaves.
+    /// Makes a connection the client's only one.
     fn seat(
         &self,
         client: &Arc<Client>,
         connect: &Connect,
         connection: Connection,
         origin: &Arc<Origin>,
-    ) -> (u64, Option<Box<Will>>) {
+    ) -> Seat {
         let mut inner = client.lock();
         let orphaned = self.take_over(client, &mut inner);
+        // PUBREL goes out again, and must not before the store knows that the client has the message.
+        let waits = inner.durable.is_some() && inner.session().has_released();
+        if !connection.session_expiry().is_zero() {
+            client.keep(&mut inner);
+        }
         inner.will = will(connect, &client.id, origin);
-        inner.epoch += 1;
+        inner.epoch = inner.epoch.wrapping_add(1);
         inner.connection = Some(connection);
-        (inner.epoch, orphaned)
+        Seat { epoch: inner.epoch, orphaned, waits }
     }
 
     /// Every client that has a connection.
@@ -197,12 +230,14 @@ impl Broker {
             }
             if is_over {
                 self.remove(gateway, &client);
+            } else {
+                client.record_again();
             }
         }
     }
 
     /// The connection of `epoch` is gone.
-    fn detach(&self, gateway: &Arc<Gateway>, client: &Arc<Client>, epoch: u64, with_will: bool) {
+    pub(super) fn detach(&self, gateway: &Arc<Gateway>, client: &Arc<Client>, epoch: u32, parting: Parting) {
         let now = super::now();
         let mut inner = client.lock();
         if inner.epoch != epoch {
@@ -212,24 +247,31 @@ impl Broker {
         inner.closing = None;
         let lost = inner.session().detach() as u64 + connection.take_dropped();
         inner.compact();
-        self.counters.dropped.inc_by(lost);
+        self.common.dropped.inc_by(lost);
         let expiry = connection.session_expiry();
-        inner.will.take_if(|_| !with_will);
+        // A will that waits for the gateway's return is due when it is back.
+        let is_deferred = parting == Parting::Shutdown && self.common.keeper.is_on() && inner.will.is_some();
+        inner.will.take_if(|_| parting != Parting::Lost && !is_deferred);
         // MQTT-3.1.3-9: when the delay has passed or the session ends, whichever is first.
-        let is_due = |will: &mut Box<Will>| will.delay.min(expiry).is_zero();
+        let is_due = |will: &mut Box<Will>| !is_deferred && will.delay.min(expiry).is_zero();
         let due = inner.will.take_if(is_due);
-        if let Some(will) = &mut inner.will {
+        if let Some(will) = inner.will.as_mut().filter(|_| !is_deferred) {
             will.due = now.checked_add(will.delay.min(expiry));
         }
         inner.ends = now.checked_add(expiry);
         if !expiry.is_zero() {
             self.schedule(client, &mut inner);
         }
+        if due.is_none() {
+            client.record(&mut inner);
+        }
         drop(inner);
         if let Some(will) = due {
+            // A crash in between has it published once more, rather than not at all.
             publish::publish_will(gateway, *will);
+            client.record_again();
         }
-        if expiry.is_zero() {
+        if expiry.is_zero() && !is_deferred {
             self.remove(gateway, client);
         }
     }
@@ -245,22 +287,24 @@ impl Broker {
         let was_connected = inner.connection.take().is_some();
         inner.dismiss();
         if was_connected {
-            self.counters.dropped.inc_by(inner.session().detach() as u64);
+            self.common.dropped.inc_by(inner.session().detach() as u64);
         }
         inner.session().resume();
         inner.will.take().filter(|will| was_connected && will.delay.is_zero())
     }
 
-    /// A clean start discards what was there; its will is due, since its session is over.
-    fn end_session(&self, gateway: &Gateway, client: &Arc<Client>) -> Option<Box<Will>> {
+    /// A clean start discards what was there; its will is due, since its session is over. Also says whether the
+    /// store has to hear of that.
+    fn end_session(&self, gateway: &Gateway, client: &Arc<Client>) -> (Option<Box<Will>>, bool) {
         let mut inner = client.lock();
         self.take_over(client, &mut inner);
-        inner.epoch += 1;
+        inner.epoch = inner.epoch.wrapping_add(1);
         let will = inner.will.take();
+        let was_recorded = client.forget(&mut inner);
         drop(inner);
         let mailbox: Arc<dyn Mailbox> = client.clone();
         gateway.hub.unregister(&client.id, &mailbox);
-        will
+        (will, was_recorded)
     }
 
     fn new_client(
@@ -270,8 +314,7 @@ impl Broker {
         user: Option<Arc<str>>,
         settings: &Arc<Settings>,
     ) -> Result<Arc<Client>, ReasonCode> {
-        let dropped = self.counters.dropped.clone();
-        let client = Arc::new(Client::new(id, user.clone(), settings.clone(), dropped));
+        let client = Arc::new(Client::new(id, user.clone(), settings.clone(), self.common.clone()));
         // A link session may hold the id: the two share one namespace.
         gateway
             .hub
@@ -281,16 +324,23 @@ impl Broker {
     }
 
     fn remove(&self, gateway: &Gateway, client: &Arc<Client>) {
-        // A client that has come back in the meantime stays.
-        let is_away =
-            |_: &Arc<str>, held: &Arc<Client>| Arc::ptr_eq(held, client) && held.lock().connection.is_none();
-        if self.clients.remove_if(&client.id, is_away).is_some() {
+        // A client that has come back in the meantime stays. What is kept goes while nobody can come: what its
+        // next session writes must not be taken for this one's.
+        let is_over = |_: &Arc<str>, held: &Arc<Client>| {
+            let mut inner = held.lock();
+            let is_over = Arc::ptr_eq(held, client) && inner.connection.is_none();
+            if is_over {
+                client.forget(&mut inner);
+            }
+            is_over
+        };
+        if self.clients.remove_if(&client.id, is_over).is_some() {
             let mailbox: Arc<dyn Mailbox> = client.clone();
             gateway.hub.unregister(&client.id, &mailbox);
         }
     }
 
-    fn schedule(&self, client: &Arc<Client>, inner: &mut Inner) {
+    pub(super) fn schedule(&self, client: &Arc<Client>, inner: &mut Inner) {
         let due = inner.will.as_ref().and_then(|will| will.due);
         inner.departure = due.into_iter().chain(inner.ends).min();
         if let Some(departure) = inner.departure {
@@ -299,36 +349,25 @@ impl Broker {
     }
 }
 
-impl Attachment {
-    /// Ends the client's connection in its session, with or without its will.
-    pub(super) fn detach(&mut self, with_will: bool) {
-        if !std::mem::replace(&mut self.is_detached, true) {
-            self.gateway.mqtt.detach(&self.gateway, &self.client, self.epoch, with_will);
-        }
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        self.detach(!self.gateway.drain.is_draining());
-    }
+/// A client's new connection.
+struct Seat {
+    epoch: u32,
+    /// A will that its predecessor leaves.
+    orphaned: Option<Box<Will>>,
+    waits: bool,
 }
 
 impl Counters {
     fn new(metrics: &Metrics) -> Self {
         let publishes = |outcome| metrics.publishes.with_label_values(&["mqtt", outcome]);
-        Self {
-            published: publishes("ok"),
-            forwarded: publishes("forwarded"),
-            refused: publishes("refused"),
-            dropped: metrics.mqtt_messages_dropped.clone(),
-        }
+        Self { published: publishes("ok"), forwarded: publishes("forwarded"), refused: publishes("refused") }
     }
 }
 
 fn machine_settings(settings: &crate::settings::Settings) -> Arc<Settings> {
     let Mqtt { receive_maximum, topic_alias_max, topic_levels_max, queue_max, queue_bytes_max, .. } =
         settings.mqtt;
+    let Mqtt { queue_age_max, queue_policy, .. } = settings.mqtt;
     Arc::new(Settings {
         limits: Limits { packet_bytes_max: settings.mqtt.packet_bytes_max, items_max: PACKET_ITEMS_MAX },
         connect_timeout: settings.limits.first_message_timeout,
@@ -339,6 +378,8 @@ fn machine_settings(settings: &crate::settings::Settings) -> Arc<Settings> {
         topic_levels_max,
         queue_max,
         queue_bytes_max,
+        queue_age_max,
+        queue_policy,
     })
 }
 

@@ -1,31 +1,42 @@
 //! One client: its session, and its connection while there is one.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntCounterVec};
 use towline_protocols::mqtt::{
-    ReasonCode,
-    session::{Connection, Push, Session, Settings},
+    PacketId, ReasonCode,
+    session::{Bound, Connection, Push, Session, Settings, Terms},
 };
 
-use super::message::{Shared, qos};
+use super::{
+    kept::{Away, Keeper, Place, SessionRecord, WillRecord, numbered_key, numbered_range},
+    message::{Shared, qos, view},
+};
 use crate::{
     hub::{Delivered, Delivery, Mailbox, Message},
     receipts::Progress,
+    store::{Table, Write},
 };
+
+/// What the clients of a gateway share.
+pub(super) struct Common {
+    pub(super) keeper: Keeper,
+    /// Messages lost to a bound or to their expiry.
+    pub(super) dropped: IntCounter,
+    pub(super) limit_hits: IntCounterVec,
+}
 
 /// A client's session and its place in the hub. It outlives connections and ends with the session.
 pub(super) struct Client {
     pub(super) id: Arc<str>,
     /// Who it belongs to, on listeners that authenticate.
     pub(super) user: Option<Arc<str>>,
-    /// Messages lost to a bound or to their expiry.
-    pub(super) dropped: IntCounter,
+    pub(super) common: Arc<Common>,
     inner: Mutex<Inner>,
 }
 
@@ -37,9 +48,13 @@ pub(super) struct Inner {
     pub(super) settings: Arc<Settings>,
     pub(super) connection: Option<Connection>,
     /// Counts connections, so that one that was taken over knows that it is not the one at hand.
-    pub(super) epoch: u64,
+    pub(super) epoch: u32,
     /// Topic filters in the hub.
     pub(super) subscriptions: u32,
+    /// Whether the store knows of the session, or of its will.
+    is_recorded: bool,
+    /// Set if the store keeps it.
+    pub(super) durable: Option<Box<Durable>>,
     pub(super) will: Option<Box<Will>>,
     /// When the absent client's will or session is due; its place in the broker's departures.
     pub(super) departure: Option<Instant>,
@@ -49,6 +64,16 @@ pub(super) struct Inner {
     pub(super) closing: Option<&'static Closing>,
     /// Of the present connection's driver.
     waker: Option<Waker>,
+}
+
+/// What a session needs that the store keeps.
+pub(super) struct Durable {
+    /// Names what is kept of it.
+    pub(super) number: u64,
+    /// Of the last message with a quality above 0 that was queued for it.
+    pub(super) position: u64,
+    /// To be told when the store has such a message.
+    client: Weak<Client>,
 }
 
 /// Why the server ends a connection.
@@ -65,7 +90,7 @@ pub(super) struct Will {
     /// Message expiry, seconds from its publication.
     pub(super) expiry: Option<u32>,
     /// Will Delay Interval.
-    pub(super) delay: std::time::Duration,
+    pub(super) delay: Duration,
     /// When it is due, once the client is gone.
     pub(super) due: Option<Instant>,
     pub(super) origin: Arc<crate::request::Origin>,
@@ -76,7 +101,7 @@ impl Client {
         id: Arc<str>,
         user: Option<Arc<str>>,
         settings: Arc<Settings>,
-        dropped: IntCounter,
+        common: Arc<Common>,
     ) -> Self {
         let inner = Inner {
             session: None,
@@ -84,13 +109,15 @@ impl Client {
             connection: None,
             epoch: 0,
             subscriptions: 0,
+            is_recorded: false,
+            durable: None,
             will: None,
             departure: None,
             ends: None,
             closing: None,
             waker: None,
         };
-        Self { id, user, dropped, inner: Mutex::new(inner) }
+        Self { id, user, common, inner: Mutex::new(inner) }
     }
 
     /// Everything that changes. Never held across a call to the hub, which may come back to this client.
@@ -104,6 +131,71 @@ impl Client {
         self.lock().connection.as_ref().is_none_or(|connection| !connection.session_expiry().is_zero())
     }
 
+    /// Whether the store keeps the session.
+    pub(super) fn is_kept(&self) -> bool {
+        self.lock().durable.is_some()
+    }
+
+    /// Lets the store keep the session from now on.
+    pub(super) fn keep(self: &Arc<Self>, inner: &mut Inner) {
+        if self.common.keeper.is_on() {
+            inner.durable.get_or_insert_with(|| Box::new(Durable::new(fastrand::u64(1..), 0, self)));
+        }
+    }
+
+    /// Writes what the session is now. Under the lock, or an earlier state could be written behind a later one.
+    pub(super) fn record(&self, inner: &mut Inner) {
+        let store = &self.common.keeper.store;
+        let key = self.id.as_bytes().to_vec();
+        if !self.common.keeper.is_on() {
+            return;
+        }
+        if inner.durable.is_some() || inner.will.is_some() {
+            let value = inner.to_record(self.user.clone()).encode();
+            store.must_write(Write::Put { table: Table::MqttSessions, key, value });
+            inner.is_recorded = true;
+        } else if std::mem::take(&mut inner.is_recorded) {
+            store.must_write(Write::Delete { table: Table::MqttSessions, key });
+        }
+    }
+
+    /// Writes what the session is now, if the store knows of it still.
+    pub(super) fn record_again(&self) {
+        let mut inner = self.lock();
+        if inner.is_recorded {
+            self.record(&mut inner);
+        }
+    }
+
+    /// The session is over: what is kept of it goes. Says whether anything was.
+    pub(super) fn forget(&self, inner: &mut Inner) -> bool {
+        let Common { keeper, .. } = &*self.common;
+        let was_recorded = std::mem::take(&mut inner.is_recorded);
+        if was_recorded {
+            let key = self.id.as_bytes().to_vec();
+            keeper.store.must_write(Write::Delete { table: Table::MqttSessions, key });
+        }
+        if let Some(durable) = inner.durable.take() {
+            for table in [Table::MqttSubscriptions, Table::MqttReceived] {
+                let (first, last) = numbered_range(durable.number);
+                keeper.store.must_write(Write::DeleteRange { table, first, last });
+            }
+        }
+        if let Some(mut session) = inner.session.take() {
+            session.discard();
+        }
+        was_recorded
+    }
+
+    /// The store has, or cannot take, messages that were queued for the session.
+    pub(super) fn kept_settled(&self, is_written: bool) {
+        let mut inner = self.lock();
+        if !is_written && let Some(session) = &mut inner.session {
+            self.common.dropped.inc_by(session.drop_lost() as u64);
+        }
+        inner.wake();
+    }
+
     /// Asks the present connection's driver to end it.
     pub(super) fn close(&self, closing: &'static Closing) {
         let mut inner = self.lock();
@@ -114,9 +206,47 @@ impl Client {
     }
 }
 
+impl Durable {
+    pub(super) fn new(number: u64, position: u64, client: &Arc<Client>) -> Self {
+        Self { number, position, client: Arc::downgrade(client) }
+    }
+}
+
 impl Inner {
+    /// Marks it as one that the store knows of.
+    pub(super) fn set_recorded(&mut self) {
+        self.is_recorded = true;
+    }
+
+    /// Where the store has that a QoS 2 publish was taken, if it keeps the session.
+    pub(super) fn received_key(&self, id: PacketId) -> Option<Vec<u8>> {
+        Some(numbered_key(self.durable.as_ref()?.number, &id.get().to_be_bytes()))
+    }
+
+    fn to_record(&self, user: Option<Arc<str>>) -> SessionRecord {
+        let sent = || self.session.as_ref()?.last_in_flight()?.entry.as_ref().map(|entry| entry.position());
+        let connection = self.connection.as_ref();
+        let will = self.will.as_ref().map(|will| WillRecord {
+            message: will.message.clone(),
+            expiry: will.expiry,
+            delay: will.delay,
+            due: will.due,
+            listener: will.origin.listener.clone(),
+            peer: will.origin.peer,
+            encrypted: will.origin.encrypted,
+        });
+        SessionRecord {
+            number: self.durable.as_ref().map_or(0, |durable| durable.number),
+            user,
+            expiry: connection.map_or(Duration::ZERO, Connection::session_expiry),
+            in_flight_max: connection.map_or(0, Connection::in_flight_max),
+            away: connection.is_none().then(|| Away { ends: self.ends, sent: sent().unwrap_or(0) }),
+            will,
+        }
+    }
+
     /// The connection, if it still is the one that `epoch` counts.
-    pub(super) fn current(&mut self, epoch: u64) -> Option<(&mut Connection, &mut Session<Shared>)> {
+    pub(super) fn current(&mut self, epoch: u32) -> Option<(&mut Connection, &mut Session<Shared>)> {
         if self.epoch != epoch {
             return None;
         }
@@ -124,7 +254,7 @@ impl Inner {
     }
 
     /// When the connection of `epoch` is to be looked at next.
-    pub(super) fn deadline(&self, epoch: u64) -> Option<Instant> {
+    pub(super) fn deadline(&self, epoch: u32) -> Option<Instant> {
         self.connection.as_ref().filter(|_| self.epoch == epoch)?.poll_timeout()
     }
 
@@ -146,7 +276,7 @@ impl Inner {
     }
 
     /// Makes `waker` the one to wake, if the connection is still the one of `epoch` and there is nothing to do.
-    pub(super) fn settle(&mut self, epoch: u64, waker: &Waker) -> bool {
+    pub(super) fn settle(&mut self, epoch: u32, waker: &Waker) -> bool {
         let is_closing = self.closing.is_some();
         let is_quiet = self.current(epoch).is_some_and(|(connection, session)| connection.is_quiet(session))
             && !is_closing;
@@ -186,33 +316,72 @@ impl Mailbox for Client {
     fn is_connected(&self) -> bool {
         self.lock().connection.is_some()
     }
+
+    fn is_durable(&self) -> bool {
+        self.is_kept()
+    }
 }
 
 impl Client {
     fn take(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
+        let Common { keeper, dropped, .. } = &*self.common;
         let mut inner = self.lock();
         let is_connected = inner.connection.is_some();
         // QoS 0 is for those who are there (4.1 leaves the choice).
         if !is_connected && delivery.qos == 0 {
-            self.dropped.inc();
+            dropped.inc();
             return Delivered::Dropped;
         }
-        let (qos, message) = (qos(delivery.qos), Shared(message.clone()));
-        let Inner { session, settings, .. } = &mut *inner;
-        let session = session.get_or_insert_default();
-        match session.push(message, qos, delivery.retain, delivery.identifiers, settings) {
-            Push::Queued => {}
-            Push::QueuedInsteadOf(evicted) => self.dropped.inc_by(evicted as u64),
-            Push::Dropped => {
-                self.dropped.inc();
-                return Delivered::Dropped;
-            }
+        let delivered = if is_connected { Delivered::Sent } else { Delivered::Stored };
+        let &Delivery { qos: quality, retain, identifiers, keeping } = delivery;
+        let now = super::now();
+        let terms = Terms { qos: qos(quality), retain, subscription_ids: identifiers, since: now };
+        let Inner { session, settings, durable, .. } = &mut *inner;
+        let mut is_kept = false;
+        let make = || {
+            let entry = durable.as_mut().filter(|_| quality > 0).map(|durable| {
+                is_kept = true;
+                durable.position += 1;
+                let (session, position, client) = (durable.number, durable.position, durable.client.clone());
+                let place = Place { session, position, qos: quality, retain, identifiers, client, delivered };
+                keeping.join(keeper, message, place, now)
+            });
+            Shared { message: message.clone(), entry }
+        };
+        let pushed = session.get_or_insert_default().push_with(view(message).cost(), terms, settings, make);
+        if !self.count_loss(pushed) {
+            return Delivered::Dropped;
         }
-        if is_connected {
+        // What is kept may be sent when the store has it.
+        if is_connected && !is_kept {
             inner.wake();
-            Delivered::Sent
-        } else {
-            Delivered::Stored
         }
+        delivered
+    }
+
+    /// Counts messages that were dropped when their turn came; of them, those that had waited for too long.
+    pub(super) fn count_overdue(&self, dropped: u64, aged: u64) {
+        if dropped > 0 {
+            self.common.dropped.inc_by(dropped);
+        }
+        if aged > 0 {
+            self.common.limit_hits.with_label_values(&["mqtt.queue_age_max"]).inc_by(aged);
+        }
+    }
+
+    /// Counts what was lost to a bound. Says whether the message was queued.
+    fn count_loss(&self, pushed: Push) -> bool {
+        let (lost, bound) = match pushed {
+            Push::Queued => return true,
+            Push::QueuedInsteadOf(evicted, bound) => (evicted as u64, bound),
+            Push::Dropped(bound) => (1, bound),
+        };
+        let limit = match bound {
+            Bound::Count => "mqtt.queue_max",
+            Bound::Bytes => "mqtt.queue_bytes_max",
+        };
+        self.common.dropped.inc_by(lost);
+        self.common.limit_hits.with_label_values(&[limit]).inc();
+        !matches!(pushed, Push::Dropped(_))
     }
 }

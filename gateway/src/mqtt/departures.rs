@@ -57,14 +57,15 @@ impl Departures {
     }
 }
 
-/// Starts the task that settles departures and tells MQTT clients of a drain, at the first connection.
-pub(super) fn ensure_watched(gateway: &Arc<Gateway>) {
+/// Starts the task that settles departures and tells MQTT clients of a drain, once: at the start, for what was due
+/// while the gateway was away, or at the first connection.
+pub fn ensure_watched(gateway: &Arc<Gateway>) {
     if !gateway.mqtt.departures.is_watched.swap(true, Ordering::Relaxed) {
         tokio::spawn(watch(gateway.clone()));
     }
 }
 
-/// Ends when the gateway drains: sessions live in memory, so theirs end with it.
+/// Ends when the gateway drains: what is due after that is due at the next start, if the store keeps it.
 async fn watch(gateway: Arc<Gateway>) {
     let mut drain = gateway.drain.watch();
     let departures = &gateway.mqtt.departures;

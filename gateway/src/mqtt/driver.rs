@@ -1,5 +1,7 @@
 //! One connection while its client is there: the machine's bytes, events and clock.
 
+mod answer;
+
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
@@ -19,7 +21,7 @@ use towline_protocols::mqtt::{
 };
 
 use super::{
-    broker::Attachment,
+    attachment::{Attachment, Parting},
     client::Closing,
     inbox::{Inbox, Incoming},
     io::{self, Output},
@@ -36,9 +38,6 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TAKEN_OVER: Closing =
     Closing { reason: ReasonCode::SessionTakenOver, text: "another connection took the session over" };
-
-const NOT_ACCEPTED: Closing =
-    Closing { reason: ReasonCode::UnspecifiedError, text: "the message was not accepted; send it again" };
 
 /// Drives one connection.
 pub(super) struct Driver<S> {
@@ -121,20 +120,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(super) async fn run(&mut self) -> Rest {
         let Err(end) = poll_fn(|cx| self.poll(cx)).await else { return Rest::Quiet };
         tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
-        let (with_will, last_words) = match end {
-            End::Lost => (true, None),
-            End::Left { with_will } => (with_will, None),
+        let (parting, last_words) = match end {
+            End::Lost => (Parting::Lost, None),
+            End::Left { with_will: true } => (Parting::Lost, None),
+            End::Left { with_will: false } => (Parting::Left, None),
             End::Broken(error) => {
                 self.count_limit(error.reason);
-                (true, self.last_words(Closing { reason: error.reason, text: error.rule }))
+                (Parting::Lost, self.last_words(Closing { reason: error.reason, text: error.rule }))
             }
-            // The client is not lost when it is the gateway that goes.
             End::Closed(closing) => {
-                (closing.reason != ReasonCode::ServerShuttingDown, self.last_words(closing))
+                let is_shutdown = closing.reason == ReasonCode::ServerShuttingDown;
+                let parting = if is_shutdown { Parting::Shutdown } else { Parting::Lost };
+                (parting, self.last_words(closing))
             }
         };
         // The session is free from here on, however long the goodbye takes.
-        self.attachment.detach(with_will);
+        self.attachment.detach(parting);
         Box::pin(self.farewell(last_words)).await;
         Rest::Ended
     }
@@ -161,10 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(self.finish(&incoming, result))
     }
 
-    /// Acknowledges one publish that the store has by now.
+    /// Gives one answer that the store has made true by now.
     fn poll_receipts(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let receipt = ready!(self.receipts.poll_next(cx));
-        Poll::Ready(self.acknowledge(receipt))
+        let (receipt, written) = ready!(self.receipts.poll_next(cx));
+        Poll::Ready(self.hand_out(receipt, written))
     }
 
     /// Takes events off the input, as long as there is room for what they ask.
@@ -191,12 +192,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn handle_event(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Publish(publish) => return self.handle_publish(&publish),
-            Event::Subscribe(subscribe) => subscribe::subscribe(&self.attachment, &subscribe),
-            Event::Unsubscribe(unsubscribe) => subscribe::unsubscribe(&self.attachment, &unsubscribe),
-            Event::Disconnect { with_will } => return Err(End::Left { with_will }),
+            Event::Publish(publish) => self.handle_publish(&publish),
+            Event::Repeated(packet_id) => {
+                let (qos, reason) = (QoS::ExactlyOnce, ReasonCode::Success);
+                self.answer_durably(Receipt::Published { packet_id, qos, reason })
+            }
+            Event::Release(packet_id, reason) => {
+                self.forget_received(packet_id);
+                self.answer_durably(Receipt::Released(packet_id, reason))
+            }
+            Event::Received(packet_id, reason) => self.answer_durably(Receipt::Received(packet_id, reason)),
+            Event::Subscribe(subscribe) => {
+                let subscribed = subscribe::subscribe(&self.attachment, &subscribe);
+                self.answer_durably(Receipt::Subscribed(subscribed))
+            }
+            Event::Unsubscribe(unsubscribe) => {
+                let reasons = subscribe::unsubscribe(&self.attachment, &unsubscribe);
+                self.answer_durably(Receipt::Unsubscribed(unsubscribe.packet_id, reasons))
+            }
+            Event::Disconnect { with_will } => Err(End::Left { with_will }),
         }
-        Ok(())
     }
 
     /// A publish with a route, or behind one, waits its turn; any other is done at once.
@@ -208,40 +223,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return self.finish(&incoming, Ok(()));
         }
         self.inbox.push(incoming);
-        Ok(())
-    }
-
-    /// Distributes a publish and acknowledges it, or says why not.
-    fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
-        let (reason, to_write) = match result {
-            // QoS 0 is not repeated: its subscribers need not miss what the backend did.
-            Err(reason) if incoming.qos != QoS::AtMostOnce => (reason, false),
-            _ => {
-                let fanout = publish::distribute(&self.attachment.gateway, &incoming.message);
-                let is_wanted = incoming.is_routed || fanout.total() > 0;
-                let reason = if is_wanted { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
-                (reason, fanout.to_write > 0)
-            }
-        };
-        let Some(packet_id) = incoming.packet_id else { return Ok(()) };
-        let receipt = Receipt { packet_id, qos: incoming.qos, reason };
-        if !to_write && self.receipts.is_empty() {
-            return self.acknowledge(receipt);
-        }
-        // Its publisher may forget the message once it is acknowledged.
-        let written = to_write.then(|| self.attachment.gateway.store.begin_barrier());
-        self.receipts.push(receipt, written);
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, receipt: Receipt) -> Result<(), End> {
-        let Receipt { packet_id, qos, reason } = receipt;
-        let mut inner = self.attachment.client.lock();
-        let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
-        if reason.is_error() && connection.version() != Version::V5 {
-            return Err(End::Closed(NOT_ACCEPTED));
-        }
-        connection.acknowledge(session, packet_id, qos, reason);
         Ok(())
     }
 
@@ -266,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let mut inner = self.attachment.client.lock();
             let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
             self.output.fill(|out| connection.poll_transmit(session, out, super::now()));
-            self.attachment.client.dropped.inc_by(connection.take_dropped());
+            self.attachment.client.count_overdue(connection.take_dropped(), session.take_aged());
             inner.register(cx);
             if self.output.is_empty() {
                 break;

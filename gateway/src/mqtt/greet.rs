@@ -9,7 +9,12 @@ use towline_protocols::mqtt::{
     session::{Greeting, Settings},
 };
 
-use super::{departures, driver::Driver, io};
+use super::{
+    attachment::{Admitted, Attachment},
+    departures,
+    driver::Driver,
+    io,
+};
 use crate::{early, gateway::Gateway, request::Origin};
 
 /// How long a refused client is given to read why.
@@ -84,7 +89,7 @@ async fn admit(
     origin: &Origin,
     connect: &Connect,
     settings: &Arc<Settings>,
-) -> Result<(super::broker::Attachment, Arc<Origin>), ReasonCode> {
+) -> Result<(Attachment, Arc<Origin>), ReasonCode> {
     if gateway.drain.is_draining() {
         return Err(ReasonCode::ServerUnavailable);
     }
@@ -95,7 +100,12 @@ async fn admit(
         // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
         _ => ReasonCode::NotAuthorized,
     })?;
-    let (attachment, origin) = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
+    let admitted = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
+    let Admitted { attachment, origin, waits } = admitted;
+    if waits && let Err(error) = gateway.store.barrier().await {
+        tracing::warn!(client_id = %attachment.client.id, %error, "an MQTT session could not be stored");
+        return Err(ReasonCode::ServerUnavailable);
+    }
     if gateway.drain.is_draining() {
         // It came while the others were sent away.
         attachment.client.close(&departures::SHUTTING_DOWN);

@@ -1,7 +1,7 @@
 //! Between MQTT's packets and the hub's messages.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -9,11 +9,12 @@ use bytes::Bytes;
 use towline_protocols::{
     link::Priority,
     mqtt::{
-        LastWill, Publish, QoS, Text,
-        session::{ApplicationMessage, MessageView},
+        LastWill, PacketId, Publish, QoS, Text,
+        session::{ApplicationMessage, MessageView, Standing},
     },
 };
 
+use super::kept::Entry;
 use crate::hub::Message;
 
 /// Payloads up to this size are copied out of the packet they came in: a message that waits must not hold on
@@ -22,21 +23,51 @@ const PAYLOAD_BYTES_COPIED_MAX: usize = 4096;
 
 /// A message as sessions queue it.
 #[derive(Clone, Debug)]
-pub(super) struct Shared(pub(super) Arc<Message>);
+pub(super) struct Shared {
+    pub(super) message: Arc<Message>,
+    /// The session's part in it, if the store keeps it.
+    pub(super) entry: Option<Arc<Entry>>,
+}
 
 impl ApplicationMessage for Shared {
     fn view(&self) -> MessageView<'_> {
-        let message = &*self.0;
-        MessageView {
-            topic: &message.topic,
-            payload: &message.payload,
-            expires: message.expires,
-            payload_utf8: message.payload_utf8,
-            content_type: message.content_type.as_deref(),
-            response_topic: message.response_topic.as_deref(),
-            correlation_data: message.correlation_data.as_deref(),
-            user_properties: &message.user_properties,
+        view(&self.message)
+    }
+
+    fn standing(&self) -> Standing {
+        self.entry.as_ref().map_or(Standing::Ready, |entry| entry.standing())
+    }
+
+    fn packet_id(&self) -> Option<PacketId> {
+        self.entry.as_ref()?.packet_id()
+    }
+
+    fn released(&self) -> Self {
+        static NOTHING: LazyLock<Arc<Message>> = LazyLock::new(Arc::default);
+        if let Some(entry) = &self.entry {
+            entry.release();
         }
+        Self { message: NOTHING.clone(), entry: self.entry.clone() }
+    }
+
+    fn finish(&self) {
+        if let Some(entry) = &self.entry {
+            entry.finish();
+        }
+    }
+}
+
+/// A message's parts.
+pub(super) fn view(message: &Message) -> MessageView<'_> {
+    MessageView {
+        topic: &message.topic,
+        payload: &message.payload,
+        expires: message.expires,
+        payload_utf8: message.payload_utf8,
+        content_type: message.content_type.as_deref(),
+        response_topic: message.response_topic.as_deref(),
+        correlation_data: message.correlation_data.as_deref(),
+        user_properties: &message.user_properties,
     }
 }
 

@@ -7,8 +7,10 @@
 //!                                     Client: one session; the hub's mailbox
 //! ```
 //!
-//! Sessions live in memory and end with the process.
+//! Sessions live in memory. What a client that asked for it must find again after the gateway's end lies in the
+//! store too (kept/), and is there before anybody is told that it is.
 
+mod attachment;
 mod broker;
 mod client;
 mod departures;
@@ -16,24 +18,31 @@ mod driver;
 mod greet;
 mod inbox;
 mod io;
+mod kept;
 mod message;
 mod parked;
 mod publish;
 mod receipts;
+mod restore;
 mod retained;
 mod subscribe;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::{
     broker::Broker,
+    departures::ensure_watched,
+    kept::{Keeping, Unkept},
     parked::Parked,
     retained::{Retained, RetainedFull},
 };
-use crate::{gateway::Gateway, parking::Patience, request::Origin, transport::Stream};
+use crate::{gateway::Gateway, parking::Patience, request::Origin, session::Clock, transport::Stream};
 
 /// Serves one connection until it ends, or until it may park. `first_bytes` were read from the stream already.
 pub async fn serve_parking(
@@ -62,4 +71,11 @@ where
 /// The driver's clock. Tokio's, so that tests can move it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// What an instant is on the wall, for what the store keeps: one clock for all gateways of a process, since they
+/// go by one [`now`].
+fn clock() -> &'static Clock {
+    static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
+    &CLOCK
 }

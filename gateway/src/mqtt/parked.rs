@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{
-    broker::Attachment,
+    attachment::Attachment,
     driver::{Driver, Rest},
 };
 use crate::{

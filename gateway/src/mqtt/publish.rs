@@ -11,6 +11,7 @@ use crate::{
     gateway::Gateway,
     hub::{Fanout, Message},
     request::Origin,
+    store::Write,
 };
 
 /// Whether the message has to be accepted by a backend first.
@@ -31,7 +32,7 @@ pub(super) async fn forward(
         Ok(reply) => {
             gateway.mqtt.counters.forwarded.inc();
             if let (Some(reply), Some(topic)) = (reply, &message.response_topic) {
-                distribute(&gateway, &Arc::new(response(&message, topic, reply)));
+                distribute(&gateway, &Arc::new(response(&message, topic, reply)), None);
             }
             Ok(())
         }
@@ -43,14 +44,14 @@ pub(super) async fn forward(
     }
 }
 
-/// Retains a message if asked, and hands it to its subscribers.
-pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>) -> Fanout {
+/// Retains a message if asked, and hands it to its subscribers, together with a mark of its publisher's session.
+pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option<Write>) -> Fanout {
     if message.retain
         && let Err(full) = gateway.mqtt.retained.retain(message, super::now())
     {
         gateway.metrics.limit_hit(full.0);
     }
-    let fanout = gateway.hub.publish(message);
+    let fanout = gateway.hub.publish_with(message, mark.map(|mark| (&gateway.store, mark)));
     gateway.mqtt.counters.published.inc();
     fanout
 }
@@ -60,7 +61,7 @@ pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     let Will { message, expiry, origin, .. } = will;
     let expires = message::expires(expiry, super::now());
     let message = Arc::new(Message { expires, ..message });
-    distribute(gateway, &message);
+    distribute(gateway, &message, None);
     // Without a runtime the process is ending, and its backends with it.
     if let (true, Ok(runtime)) =
         (has_route(gateway, &origin, &message.topic), tokio::runtime::Handle::try_current())

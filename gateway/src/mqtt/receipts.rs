@@ -1,4 +1,4 @@
-//! Acknowledgements of publishes that were distributed, in the order in which those came (MQTT 5, section 4.6).
+//! Answers in the order of what they answer (MQTT 5, section 4.6), each when what it says is durable.
 
 use std::{
     collections::VecDeque,
@@ -9,16 +9,26 @@ use std::{
 
 use towline_protocols::mqtt::{PacketId, QoS, ReasonCode};
 
+use super::subscribe::Subscribed;
 use crate::store::StoreError;
 
 type Written = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
-/// What a client is to be told of its publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Receipt {
-    pub(super) packet_id: PacketId,
-    pub(super) qos: QoS,
-    pub(super) reason: ReasonCode,
+/// What a client is to be told.
+#[derive(Debug)]
+pub(super) enum Receipt {
+    /// PUBACK or PUBREC.
+    Published {
+        packet_id: PacketId,
+        qos: QoS,
+        reason: ReasonCode,
+    },
+    /// PUBREL: once it is out, the client forgets that it has the message, so the gateway must not.
+    Received(PacketId, ReasonCode),
+    /// PUBCOMP: once it is out, the client may use the identifier for another message.
+    Released(PacketId, ReasonCode),
+    Subscribed(Subscribed),
+    Unsubscribed(PacketId, Vec<ReasonCode>),
 }
 
 /// Receipts that wait for the store, and those behind them. Bounded: its owner stops reading when there are
@@ -45,21 +55,19 @@ impl Receipts {
         self.waiting.push_back((receipt, written.map(|written| -> Written { Box::pin(written) })));
     }
 
-    /// The next receipt that the client may have. Pending with nothing inside is not woken.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Receipt> {
-        let Some((receipt, written)) = self.waiting.front_mut() else { return Poll::Pending };
-        let mut receipt = *receipt;
-        if let Some(written) = written
-            && let Err(error) = ready!(written.as_mut().poll(cx))
-        {
-            tracing::warn!(%error, "a publish could not be stored for those who are to get it");
-            receipt.reason = ReasonCode::UnspecifiedError;
-        }
-        self.waiting.pop_front();
+    /// The next receipt that the client may have, or that has lost what it stood on. Pending with nothing inside is
+    /// not woken.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Receipt, Result<(), StoreError>)> {
+        let Some((_, written)) = self.waiting.front_mut() else { return Poll::Pending };
+        let result = match written {
+            Some(written) => ready!(written.as_mut().poll(cx)),
+            None => Ok(()),
+        };
+        let Some((receipt, _)) = self.waiting.pop_front() else { return Poll::Pending };
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
         }
-        Poll::Ready(receipt)
+        Poll::Ready((receipt, result))
     }
 }
 

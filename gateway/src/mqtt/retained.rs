@@ -12,22 +12,29 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use towline_protocols::mqtt::{session::ApplicationMessage, topic};
+use towline_protocols::mqtt::topic;
 
-use super::message::Shared;
-use crate::hub::{Delivery, Mailbox, Message, SubscribeOptions};
+use super::{
+    kept::{Keeping, decode_retained, encode_retained},
+    message,
+};
+use crate::{
+    hub::{Delivery, Mailbox, Message, SubscribeOptions},
+    store::{Store, StoreError, Table, Write},
+};
 
 /// The retained messages of a gateway, bounded in count and bytes.
-#[derive(Debug)]
 pub struct Retained {
-    store: RwLock<Store>,
+    topics: RwLock<Topics>,
     count_max: AtomicUsize,
     bytes_max: AtomicUsize,
+    /// Where they are kept over a restart.
+    store: Option<Store>,
 }
 
 /// Ordered by topic, so that a filter that begins with literal levels looks at their subtree only.
 #[derive(Debug, Default)]
-struct Store {
+struct Topics {
     messages: BTreeMap<Arc<str>, Arc<Message>>,
     bytes: usize,
 }
@@ -37,9 +44,40 @@ struct Store {
 pub struct RetainedFull(pub &'static str);
 
 impl Retained {
-    /// An empty store.
+    /// None, and none that outlives the process.
     pub fn new(count_max: usize, bytes_max: usize) -> Self {
-        Self { store: RwLock::default(), count_max: count_max.into(), bytes_max: bytes_max.into() }
+        let (count_max, bytes_max) = (count_max.into(), bytes_max.into());
+        Self { topics: RwLock::default(), count_max, bytes_max, store: None }
+    }
+
+    /// Those that the store holds, and those to come.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds a record that is not of this version.
+    pub(super) fn restore(
+        count_max: usize,
+        bytes_max: usize,
+        store: &Store,
+        now: Instant,
+    ) -> Result<Self, StoreError> {
+        let retained = Self { store: Some(store.clone()), ..Self::new(count_max, bytes_max) };
+        let mut topics = retained.topics.write();
+        for (key, value) in store.scan(Table::MqttRetained)? {
+            let message = decode_retained(&value)
+                .ok_or_else(|| store.damaged("a retained message's record is not of this version"))?;
+            if message.expires.is_some_and(|at| at <= now) {
+                store.must_write(Write::Delete { table: Table::MqttRetained, key });
+            } else {
+                topics.insert(&Arc::new(message));
+            }
+        }
+        drop(topics);
+        Ok(retained)
+    }
+
+    /// Whether a message that is retained goes to a store.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.store.is_some()
     }
 
     /// New bounds. What is above them stays until it is replaced, removed or expires.
@@ -54,17 +92,33 @@ impl Retained {
     /// # Errors
     /// A bound is met: nothing has changed.
     pub fn retain(&self, message: &Arc<Message>, now: Instant) -> Result<(), RetainedFull> {
-        let mut store = self.store.write();
+        let mut topics = self.topics.write();
         if message.payload.is_empty() {
-            store.remove(&message.topic);
+            if topics.remove(&message.topic) {
+                self.forget(&message.topic);
+            }
             return Ok(());
         }
-        if self.check(&store, message).is_err() {
-            store.remove_expired(now);
-            self.check(&store, message)?;
+        if self.check(&topics, message).is_err() {
+            for topic in topics.remove_expired(now) {
+                self.forget(&topic);
+            }
+            self.check(&topics, message)?;
         }
-        store.insert(message);
+        // Under the lock, or an earlier message could be written behind a later one.
+        if let Some(store) = &self.store {
+            let (key, value) = (message.topic.as_bytes().to_vec(), encode_retained(message));
+            let put = Write::Put { table: Table::MqttRetained, key, value };
+            store.write(put).map_err(|_| RetainedFull("store_queue_bytes"))?;
+        }
+        topics.insert(message);
         Ok(())
+    }
+
+    fn forget(&self, topic: &str) {
+        if let Some(store) = &self.store {
+            store.must_write(Write::Delete { table: Table::MqttRetained, key: topic.as_bytes().to_vec() });
+        }
     }
 
     /// Delivers to a client what its new subscription (not a shared one) matches, whatever protocol it speaks.
@@ -74,18 +128,20 @@ impl Retained {
             if options.no_local && message.publisher.as_deref() == Some(client_id) {
                 continue;
             }
-            let qos = message.qos.min(options.qos);
-            mailbox.deliver(&message, &Delivery { qos, retain: true, identifiers });
+            let (qos, keeping) = (message.qos.min(options.qos), Keeping::default());
+            mailbox.deliver(&message, &Delivery { qos, retain: true, identifiers, keeping: &keeping });
+            // When the disk cannot follow, the client goes without, as with any other bound.
+            _ = keeping.finish(None);
         }
     }
 
     /// The retained messages that a filter (without `$share`) matches and that have not expired.
     pub fn matching(&self, filter: &str, now: Instant) -> Vec<Arc<Message>> {
-        let store = self.store.read();
+        let topics = self.topics.read();
         let is_alive = |message: &Arc<Message>| message.expires.is_none_or(|at| at > now);
         let literal = literal_prefix(filter);
         if literal == filter {
-            return store
+            return topics
                 .messages
                 .get(filter)
                 .filter(|message| is_alive(message))
@@ -95,7 +151,7 @@ impl Retained {
         }
         // `a/#` also matches `a` itself, which stands right before its subtree.
         let from = literal.strip_suffix('/').unwrap_or(literal);
-        store
+        topics
             .messages
             .range::<str, _>((Bound::Included(from), Bound::Unbounded))
             .take_while(|(topic, _)| topic.starts_with(from))
@@ -105,10 +161,10 @@ impl Retained {
     }
 
     /// Whether there is room for the message in place of the last one of its topic.
-    fn check(&self, store: &Store, message: &Arc<Message>) -> Result<(), RetainedFull> {
-        let replaced = store.messages.get(&message.topic);
-        let count = store.messages.len() + usize::from(replaced.is_none());
-        let bytes = store.bytes - replaced.map_or(0, cost) + cost(message);
+    fn check(&self, topics: &Topics, message: &Arc<Message>) -> Result<(), RetainedFull> {
+        let replaced = topics.messages.get(&message.topic);
+        let count = topics.messages.len() + usize::from(replaced.is_none());
+        let bytes = topics.bytes - replaced.map_or(0, cost) + cost(message);
         match () {
             () if count > self.count_max.load(Ordering::Relaxed) => Err(RetainedFull("mqtt.retained_max")),
             () if bytes > self.bytes_max.load(Ordering::Relaxed) => {
@@ -120,7 +176,7 @@ impl Retained {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.store.read().messages.len()
+        self.topics.read().messages.len()
     }
 
     /// Whether there is none.
@@ -129,7 +185,7 @@ impl Retained {
     }
 }
 
-impl Store {
+impl Topics {
     fn insert(&mut self, message: &Arc<Message>) {
         self.remove(&message.topic);
         // A copy of its own: a slice would hold on to the buffer that the packet came in.
@@ -139,21 +195,25 @@ impl Store {
         self.messages.insert(kept.topic.clone(), kept);
     }
 
-    fn remove(&mut self, topic: &str) {
-        if let Some(old) = self.messages.remove(topic) {
-            self.bytes -= cost(&old);
-        }
+    /// Says whether there was one.
+    fn remove(&mut self, topic: &str) -> bool {
+        let old = self.messages.remove(topic);
+        self.bytes -= old.as_ref().map_or(0, cost);
+        old.is_some()
     }
 
-    fn remove_expired(&mut self, now: Instant) {
+    /// Returns the topics of those that were removed.
+    fn remove_expired(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let has_expired =
+            |_: &Arc<str>, message: &mut Arc<Message>| message.expires.is_some_and(|at| at <= now);
+        let expired = self.messages.extract_if(.., has_expired);
         let bytes = &mut self.bytes;
-        self.messages.retain(|_, message| {
-            let is_alive = message.expires.is_none_or(|at| at > now);
-            if !is_alive {
-                *bytes -= cost(message);
-            }
-            is_alive
-        });
+        expired
+            .map(|(topic, message)| {
+                *bytes -= cost(&message);
+                topic
+            })
+            .collect()
     }
 }
 
@@ -166,7 +226,7 @@ fn literal_prefix(filter: &str) -> &str {
 }
 
 fn cost(message: &Arc<Message>) -> usize {
-    Shared(message.clone()).view().cost()
+    message::view(message).cost()
 }
 
 #[cfg(test)]
@@ -206,7 +266,7 @@ mod tests {
         assert_eq!(&retained.matching("a", Instant::now())[0].payload[..], b"2");
         retained.retain(&message("a", ""), Instant::now()).unwrap();
         assert!(retained.is_empty());
-        assert_eq!(retained.store.read().bytes, 0);
+        assert_eq!(retained.topics.read().bytes, 0);
     }
 
     #[test]

@@ -1,14 +1,30 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use towline_protocols::mqtt::{ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, topic};
+use towline_protocols::mqtt::{
+    PacketId, ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, topic,
+};
 
-use super::broker::Attachment;
-use crate::hub::{SubscribeError, SubscribeOptions};
+use super::{
+    attachment::Attachment,
+    kept::{encode_subscription, numbered_key},
+};
+use crate::{
+    hub::{SubscribeError, SubscribeOptions},
+    store::{Table, Write},
+};
 
-/// Subscribes to each filter, answers, and then sends what is retained.
-pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) {
+/// What a client is to be told of its SUBSCRIBE.
+#[derive(Debug)]
+pub(super) struct Subscribed {
+    packet_id: PacketId,
+    reasons: Vec<ReasonCode>,
+    /// Filters whose retained messages it is to get.
+    wanted: Vec<(String, SubscribeOptions)>,
+}
+
+/// Subscribes to each filter.
+pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) -> Subscribed {
     let identifier = subscribe.properties.subscription_id.map_or(0, |id| id.get());
-    let Attachment { gateway, client, epoch, .. } = attachment;
     let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
     let mut wanted = Vec::new();
     for subscription in &subscribe.subscriptions {
@@ -16,37 +32,45 @@ pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) {
             Ok(is_new) => {
                 reasons.push(subscription.options.qos.granted());
                 if wants_retained(subscription, is_new) {
-                    wanted.push(subscription);
+                    let options = hub_options(subscription, identifier);
+                    wanted.push((subscription.filter.as_str().to_owned(), options));
                 }
             }
             Err(reason) => reasons.push(reason),
         }
     }
+    Subscribed { packet_id: subscribe.packet_id, reasons, wanted }
+}
+
+/// Answers, and then sends what is retained.
+pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) {
+    let Attachment { gateway, client, epoch, .. } = attachment;
+    let Subscribed { packet_id, reasons, wanted } = subscribed;
     if let Some((connection, _)) = client.lock().current(*epoch) {
-        connection.suback(subscribe.packet_id, reasons);
+        connection.suback(packet_id, reasons);
     }
-    for subscription in wanted {
-        let options = hub_options(subscription, identifier);
-        gateway.mqtt.retained.deliver(client.as_ref(), &client.id, subscription.filter.as_str(), &options);
+    for (filter, options) in wanted {
+        gateway.mqtt.retained.deliver(client.as_ref(), &client.id, &filter, &options);
     }
 }
 
-/// Unsubscribes from each filter and answers.
-pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) {
-    let Attachment { gateway, client, epoch, .. } = attachment;
+/// Unsubscribes from each filter; what the client is to be told of each.
+pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) -> Vec<ReasonCode> {
+    let Attachment { gateway, client, .. } = attachment;
     let reasons = unsubscribe.filters.iter().map(|filter| {
         if gateway.hub.unsubscribe(&client.id, filter.as_str()) {
             let mut inner = client.lock();
             inner.subscriptions = inner.subscriptions.saturating_sub(1);
+            if let Some(durable) = &inner.durable {
+                let key = numbered_key(durable.number, filter.as_str().as_bytes());
+                gateway.store.must_write(Write::Delete { table: Table::MqttSubscriptions, key });
+            }
             ReasonCode::Success
         } else {
             ReasonCode::NoSubscriptionExisted
         }
     });
-    let reasons = reasons.collect();
-    if let Some((connection, _)) = client.lock().current(*epoch) {
-        connection.unsuback(unsubscribe.packet_id, reasons);
-    }
+    reasons.collect()
 }
 
 /// Says whether the subscription is new.
@@ -70,9 +94,16 @@ fn subscribe_one(
         gateway.metrics.limit_hit("mqtt.subscriptions_max");
         return Err(ReasonCode::QuotaExceeded);
     }
-    match gateway.hub.subscribe(&client.id, filter, hub_options(subscription, identifier)) {
+    let options = hub_options(subscription, identifier);
+    match gateway.hub.subscribe(&client.id, filter, options) {
         Ok(is_new) => {
-            client.lock().subscriptions += u32::from(is_new);
+            let mut inner = client.lock();
+            inner.subscriptions += u32::from(is_new);
+            if let Some(durable) = &inner.durable {
+                let key = numbered_key(durable.number, filter.as_bytes());
+                let value = encode_subscription(&options);
+                gateway.store.must_write(Write::Put { table: Table::MqttSubscriptions, key, value });
+            }
             Ok(is_new)
         }
         Err(SubscribeError::Filter(error)) => {

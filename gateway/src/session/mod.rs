@@ -22,7 +22,7 @@ mod link_session;
 mod login;
 mod outcome_record;
 mod push_queue;
-mod record;
+pub(crate) mod record;
 mod restore;
 mod secret;
 mod signal;

@@ -146,41 +146,41 @@ pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock, receipts: &Rece
     Some(QueuedPush { id, lane, message, qos, queued_at, stored: true })
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     varint::put(out, bytes.len() as u64);
     out.put_slice(bytes);
 }
 
-fn put_option(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+pub(crate) fn put_option(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     out.put_u8(u8::from(bytes.is_some()));
     put_bytes(out, bytes.unwrap_or_default());
 }
 
-fn put_text(out: &mut Vec<u8>, value: Option<&str>) {
+pub(crate) fn put_text(out: &mut Vec<u8>, value: Option<&str>) {
     put_option(out, value.map(str::as_bytes));
 }
 
-pub(super) fn get_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn get_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint::get(input)?).ok()?;
     let (bytes, rest) = input.split_at_checked(length)?;
     *input = rest;
     Some(bytes)
 }
 
-fn get_option<'a>(input: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+pub(crate) fn get_option<'a>(input: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     let present = input.try_get_u8().ok()? == 1;
     let bytes = get_bytes(input)?;
     Some(present.then_some(bytes))
 }
 
-fn get_text(input: &mut &[u8]) -> Option<Option<Arc<str>>> {
+pub(crate) fn get_text(input: &mut &[u8]) -> Option<Option<Arc<str>>> {
     match get_option(input)? {
         Some(bytes) => Some(Some(text(bytes)?)),
         None => Some(None),
     }
 }
 
-fn text(bytes: &[u8]) -> Option<Arc<str>> {
+pub(crate) fn text(bytes: &[u8]) -> Option<Arc<str>> {
     std::str::from_utf8(bytes).ok().map(Arc::from)
 }
 

@@ -4,24 +4,103 @@
 use std::{
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
-use parking_lot::Mutex;
-use redb::{Database, backends::InMemoryBackend};
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, StorageBackend};
 
-use super::{Inner, Queue, Store, StoreError, open_error, queue::Batch, read_error, writer};
+use super::{
+    Inner, Queue, Store, StoreError, open_error,
+    queue::Batch,
+    read_error,
+    writer::{self, Disk},
+};
 
 /// What a disk would hold: it outlives the stores that are opened on it.
 #[derive(Clone)]
-pub struct Memory(Arc<Database>);
+pub struct Memory {
+    database: Arc<Database>,
+    bytes: Arc<RwLock<Vec<u8>>>,
+}
 
 /// Writes when it is told to. What waits when it is dropped is lost.
 pub struct Writer {
-    database: Arc<Database>,
-    path: Arc<std::path::Path>,
+    disk: Arc<Disk>,
     queue: Arc<Queue>,
+}
+
+/// Whether a disk takes what is written to it.
+#[derive(Clone, Debug, Default)]
+pub struct Fault(Arc<AtomicBool>);
+
+impl Fault {
+    /// From now on every write fails.
+    pub fn strike(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// The disk works again.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        Ok(())
+    }
+}
+
+/// Memory that fails as a disk does.
+#[derive(Debug)]
+struct Faulty {
+    bytes: Arc<RwLock<Vec<u8>>>,
+    fault: Fault,
+}
+
+impl Faulty {
+    /// Where `length` bytes from `offset` on lie.
+    fn place(offset: u64, length: usize) -> std::ops::Range<usize> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        offset..offset.saturating_add(length)
+    }
+}
+
+impl StorageBackend for Faulty {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.read().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.bytes.read();
+        let place = bytes.get(Self::place(offset, out.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(place);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.fault.check()?;
+        self.bytes.write().resize(Self::place(len, 0).start, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.fault.check()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.fault.check()?;
+        let mut bytes = self.bytes.write();
+        let place = bytes.get_mut(Self::place(offset, data.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+        place.copy_from_slice(data);
+        Ok(())
+    }
 }
 
 impl Memory {
@@ -30,20 +109,41 @@ impl Memory {
     /// # Errors
     /// There is no memory for it.
     pub fn new() -> Result<Self, StoreError> {
-        let database = Database::builder().create_with_backend(InMemoryBackend::new());
+        Self::with(&Fault::default())
+    }
+
+    /// An empty one whose writing fails when `fault` strikes.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn with(fault: &Fault) -> Result<Self, StoreError> {
+        Self::open(Arc::default(), fault)
+    }
+
+    /// What a machine finds on the disk that loses its power now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn after_power_loss(&self, fault: &Fault) -> Result<Self, StoreError> {
+        Self::open(Arc::new(RwLock::new(self.bytes.read().clone())), fault)
+    }
+
+    fn open(bytes: Arc<RwLock<Vec<u8>>>, fault: &Fault) -> Result<Self, StoreError> {
+        let backend = Faulty { bytes: bytes.clone(), fault: fault.clone() };
+        let database = Database::builder().create_with_backend(backend);
         let database = database.map_err(|error| open_error(&path(), error))?;
         writer::create_tables(&database).map_err(|error| read_error(&path(), &error))?;
-        Ok(Self(Arc::new(database)))
+        Ok(Self { database: Arc::new(database), bytes })
     }
 }
 
 impl Store {
     /// A store on `memory`, and who makes durable what is written to it.
     pub fn by_hand(memory: &Memory) -> (Self, Writer) {
-        let (database, path): (_, Arc<std::path::Path>) = (Arc::clone(&memory.0), path().into());
+        let disk = Arc::new(Disk::new(Arc::clone(&memory.database), path().into()));
         let queue = Arc::new(Queue::default());
-        let writer = Writer { database: database.clone(), path: path.clone(), queue: queue.clone() };
-        let inner = Inner { database, path, queue, writer: Mutex::new(None) };
+        let writer = Writer { disk: disk.clone(), queue: queue.clone() };
+        let inner = Inner { disk, queue, writer: Mutex::new(None), is_lasting: true };
         (Self { inner: Arc::new(inner) }, writer)
     }
 }
@@ -51,7 +151,7 @@ impl Store {
 impl Writer {
     /// Makes durable what waits, and tells those who wait for it.
     pub fn write(&self) {
-        writer::write_batch(&self.database, self.queue.take_now(), &self.path);
+        self.disk.write(self.queue.take_now());
     }
 
     /// Resolves when something waits. One task may ask.
@@ -63,16 +163,15 @@ impl Writer {
     pub fn write_and_die(self, most: usize) {
         let Batch { mut writes, barriers: _ } = self.queue.take_now();
         writes.truncate(most);
-        writer::write_batch(&self.database, Batch { writes, barriers: Vec::new() }, &self.path);
+        self.disk.write(Batch { writes, barriers: Vec::new() });
     }
 
     /// The disk takes nothing of what waits, and those who wait for it hear so.
     pub fn fail(&self) {
         let problem = io::Error::from(io::ErrorKind::StorageFull).to_string();
-        let error = StoreError::File { path: self.path.to_path_buf(), problem };
+        let error = StoreError::File { path: self.disk.path.to_path_buf(), problem };
         for barrier in self.queue.take_now().barriers {
-            // Whoever stopped waiting does not want to know.
-            _ = barrier.send(Err(error.clone()));
+            barrier(Err(error.clone()));
         }
     }
 }

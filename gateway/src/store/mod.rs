@@ -24,8 +24,9 @@ use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, TableDefinition, backends::InMemoryBackend};
 use tokio::sync::oneshot;
 
-pub use self::by_hand::{Memory, Writer};
-use self::queue::Queue;
+pub use self::by_hand::{Fault, Memory, Writer};
+pub use self::writer::Counts;
+use self::{queue::Queue, writer::Disk};
 
 /// Name of the file in the data folder.
 const FILE_NAME: &str = "towline.redb";
@@ -40,10 +41,10 @@ pub struct Store {
 }
 
 struct Inner {
-    database: Arc<Database>,
-    path: Arc<Path>,
+    disk: Arc<Disk>,
     queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    is_lasting: bool,
 }
 
 /// What is kept, by kind.
@@ -59,6 +60,18 @@ pub enum Table {
     Outcomes,
     /// Header fields of link sessions, sealed.
     SessionHeaders,
+    /// MQTT sessions, and wills.
+    MqttSessions,
+    /// Topic filters of MQTT sessions.
+    MqttSubscriptions,
+    /// QoS 2 publishes of MQTT sessions that were taken and not released.
+    MqttReceived,
+    /// Messages that wait for MQTT sessions.
+    MqttMessages,
+    /// How far the sessions that a message waits for have come with it.
+    MqttProgress,
+    /// Retained messages.
+    MqttRetained,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -115,7 +128,7 @@ pub enum StoreError {
     },
     /// It holds what redb cannot read.
     #[error(
-        "{} is damaged ({problem}); move it away to start with an empty store (stored pushes are lost) or restore a copy",
+        "{} is damaged ({problem}); move it away to start with an empty store (what it kept for clients is lost) or restore a copy",
         path.display()
     )]
     Damaged {
@@ -156,7 +169,7 @@ impl Store {
             .set_cache_size(CACHE_BYTES)
             .create(&path)
             .map_err(|error| open_error(&path, error))?;
-        Self::start(database, path)
+        Self::start(database, path, true)
     }
 
     /// A store that keeps everything in memory, for tests and for gateways that need not survive.
@@ -168,7 +181,7 @@ impl Store {
         let database = Database::builder()
             .create_with_backend(InMemoryBackend::new())
             .map_err(|error| open_error(&path, error))?;
-        Self::start(database, path)
+        Self::start(database, path, false)
     }
 
     /// Queues a change without waiting.
@@ -177,6 +190,36 @@ impl Store {
     /// The queue is full; the change was not queued.
     pub fn write(&self, write: Write) -> Result<(), QueueFull> {
         self.inner.queue.push(write)
+    }
+
+    /// Queues changes that become durable together or not at all, without waiting. `done` is called, on the
+    /// writer's thread, when all that was written up to them is durable or cannot be; not at all when the store
+    /// ends first.
+    ///
+    /// # Errors
+    /// The queue is full; nothing was queued.
+    pub fn write_all(
+        &self,
+        writes: Vec<Write>,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> Result<(), QueueFull> {
+        self.inner.queue.push_all(writes, Box::new(done))
+    }
+
+    /// Queues a small change without waiting, also when the queue is full: for what must not be refused, such as
+    /// that something is over, and for callers that bound how many of them there may be.
+    pub fn must_write(&self, write: Write) {
+        self.inner.queue.push_unbounded(write);
+    }
+
+    /// Whether what is written survives this process. Who can do without need not write to a store that does not.
+    pub fn is_lasting(&self) -> bool {
+        self.inner.is_lasting
+    }
+
+    /// What was written since the start.
+    pub fn counts(&self) -> &Counts {
+        &self.inner.disk.counts
     }
 
     /// Resolves when all that was written before is durable.
@@ -190,7 +233,7 @@ impl Store {
     /// [`Store::barrier`], in its place in the queue from this call on, however late it is awaited.
     pub fn begin_barrier(&self) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
-        self.inner.queue.push_barrier(sender);
+        self.inner.queue.push_barrier(Box::new(|result| _ = sender.send(result)));
         async { receiver.await.map_err(|_| StoreError::Closed)? }
     }
 
@@ -202,8 +245,7 @@ impl Store {
         self.begin_append(write)?.await
     }
 
-    /// Queues a change now and waits, later, for it alone to be durable: a barrier behind a change may be of
-    /// another transaction than the change, which may have failed.
+    /// Queues a change now and waits, later, for it to be durable.
     ///
     /// # Errors
     /// The queue is full; the change was not queued.
@@ -212,14 +254,15 @@ impl Store {
         write: Write,
     ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, QueueFull> {
         let (sender, receiver) = oneshot::channel();
-        self.inner.queue.push_with_barrier(write, sender)?;
+        // Whoever stopped waiting does not want to know.
+        self.inner.queue.push_all(vec![write], Box::new(|result| _ = sender.send(result)))?;
         Ok(async { receiver.await.map_err(|_| StoreError::Closed)? })
     }
 
     /// Keeps the writer from writing until the guard is dropped.
     #[cfg(test)]
     pub(crate) fn stall(&self) -> redb::WriteTransaction {
-        self.inner.database.begin_write().unwrap()
+        self.inner.disk.database.begin_write().unwrap()
     }
 
     /// Everything in a table, as it is on disk; what is queued is not seen. For the start.
@@ -227,33 +270,42 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn scan(&self, table: Table) -> Result<Entries, StoreError> {
-        self.read_all(table).map_err(|error| read_error(&self.inner.path, &error))
+        self.read_all(table).map_err(|error| read_error(&self.inner.disk.path, &error))
     }
 
     /// The error of a record that its owner cannot read.
     pub fn damaged(&self, problem: &str) -> StoreError {
-        StoreError::Damaged { path: self.inner.path.to_path_buf(), problem: problem.to_owned() }
+        StoreError::Damaged { path: self.inner.disk.path.to_path_buf(), problem: problem.to_owned() }
     }
 
-    fn start(database: Database, path: PathBuf) -> Result<Self, StoreError> {
-        let (database, path): (_, Arc<Path>) = (Arc::new(database), path.into());
+    fn start(database: Database, path: PathBuf, is_lasting: bool) -> Result<Self, StoreError> {
         writer::create_tables(&database).map_err(|error| read_error(&path, &error))?;
+        let disk = Arc::new(Disk::new(database.into(), path.into()));
         let queue = Arc::new(Queue::default());
-        let writer = writer::spawn(database.clone(), queue.clone(), path.clone()).map_err(|error| {
-            StoreError::File { path: path.to_path_buf(), problem: format!("no thread to write it: {error}") }
+        let writer = writer::spawn(disk.clone(), queue.clone()).map_err(|error| StoreError::File {
+            path: disk.path.to_path_buf(),
+            problem: format!("no thread to write it: {error}"),
         })?;
-        let inner = Inner { database, path, queue, writer: Mutex::new(Some(writer)) };
+        let inner = Inner { disk, queue, writer: Mutex::new(Some(writer)), is_lasting };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     fn read_all(&self, table: Table) -> Result<Entries, redb::Error> {
-        let table = self.inner.database.begin_read()?.open_table(table.definition())?;
+        let table = self.inner.disk.database.begin_read()?.open_table(table.definition())?;
         let mut entries = Vec::new();
         for entry in table.range::<&[u8]>(..)? {
             let (key, value) = entry?;
             entries.push((key.value().to_vec(), value.value().to_vec()));
         }
         Ok(entries)
+    }
+}
+
+impl Write {
+    const fn table(&self) -> Table {
+        match self {
+            Self::Put { table, .. } | Self::Delete { table, .. } | Self::DeleteRange { table, .. } => *table,
+        }
     }
 }
 
@@ -268,8 +320,20 @@ impl Drop for Inner {
 }
 
 impl Table {
-    const ALL: [Self; 5] =
-        [Self::Sessions, Self::Pushes, Self::Receipts, Self::Outcomes, Self::SessionHeaders];
+    /// In the order of their declaration.
+    const ALL: [Self; 11] = [
+        Self::Sessions,
+        Self::Pushes,
+        Self::Receipts,
+        Self::Outcomes,
+        Self::SessionHeaders,
+        Self::MqttSessions,
+        Self::MqttSubscriptions,
+        Self::MqttReceived,
+        Self::MqttMessages,
+        Self::MqttProgress,
+        Self::MqttRetained,
+    ];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
@@ -278,6 +342,12 @@ impl Table {
             Self::Receipts => "push-receipts",
             Self::Outcomes => "link-outcomes",
             Self::SessionHeaders => "link-headers",
+            Self::MqttSessions => "mqtt-sessions",
+            Self::MqttSubscriptions => "mqtt-subscriptions",
+            Self::MqttReceived => "mqtt-received",
+            Self::MqttMessages => "mqtt-messages",
+            Self::MqttProgress => "mqtt-progress",
+            Self::MqttRetained => "mqtt-retained",
         })
     }
 }
@@ -342,6 +412,36 @@ mod tests {
         store.write(put(b"a", b"1")).unwrap();
         drop(store);
         assert_eq!(entries(&Store::open(folder.path()).unwrap()), pairs(&[("a", "1")]));
+    }
+
+    #[test]
+    fn tables_are_numbered_as_they_stand_in_the_list_of_all() {
+        assert!(Table::ALL.iter().enumerate().all(|(at, table)| *table as usize == at));
+    }
+
+    #[tokio::test]
+    async fn behind_a_batch_that_failed_nothing_is_durable() {
+        let fault = Fault::default();
+        let (store, writer) = Store::by_hand(&Memory::with(&fault).unwrap());
+        fault.strike();
+        store.write(put(b"a", b"1")).unwrap();
+        writer.write();
+        fault.clear();
+        let durable = store.begin_barrier();
+        store.write(put(b"b", b"1")).unwrap();
+        writer.write();
+        assert!(matches!(durable.await, Err(StoreError::File { .. })));
+        assert_eq!(store.counts().commits.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_at_one_time_is_one_commit() {
+        let (store, writer) = Store::by_hand(&Memory::new().unwrap());
+        for key in 0..100 {
+            store.write(put(&[key], b"1")).unwrap();
+        }
+        writer.write();
+        assert_eq!((store.counts().commits.get(), store.counts().writes.get()), (1, 100));
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tokio::sync::oneshot;
 
 use super::{QueueFull, StoreError, Write};
 
@@ -16,8 +15,8 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes that a change costs beside key and value.
 const WRITE_OVERHEAD_BYTES: usize = 64;
 
-/// Where a barrier is answered.
-pub(super) type Barrier = oneshot::Sender<Result<(), StoreError>>;
+/// Called when what was written before is durable, or cannot be; not at all when the store ends first.
+pub(super) type Barrier = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 #[derive(Default)]
 pub(super) struct Queue {
@@ -50,13 +49,22 @@ impl Queue {
         Ok(())
     }
 
-    /// Both in one batch.
-    pub(super) fn push_with_barrier(&self, write: Write, barrier: Barrier) -> Result<(), QueueFull> {
+    /// All in one batch, or nothing.
+    pub(super) fn push_all(&self, writes: Vec<Write>, barrier: Barrier) -> Result<(), QueueFull> {
         let mut waiting = self.waiting.lock();
-        waiting.push(write)?;
+        waiting.make_room(writes.iter().map(Write::bytes).sum())?;
+        waiting.batch.writes.extend(writes);
         waiting.batch.barriers.push(barrier);
         self.tell(waiting);
         Ok(())
+    }
+
+    /// A change whose number its caller bounds.
+    pub(super) fn push_unbounded(&self, write: Write) {
+        let mut waiting = self.waiting.lock();
+        waiting.bytes += write.bytes();
+        waiting.batch.writes.push(write);
+        self.tell(waiting);
     }
 
     /// The number of barriers is bounded by the tasks that await them.
@@ -116,12 +124,16 @@ impl Queue {
 
 impl Waiting {
     fn push(&mut self, write: Write) -> Result<(), QueueFull> {
-        let bytes = write.bytes();
+        self.make_room(write.bytes())?;
+        self.batch.writes.push(write);
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: usize) -> Result<(), QueueFull> {
         if self.bytes + bytes > QUEUE_BYTES_MAX {
             return Err(QueueFull);
         }
         self.bytes += bytes;
-        self.batch.writes.push(write);
         Ok(())
     }
 }

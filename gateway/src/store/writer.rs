@@ -1,7 +1,9 @@
-//! The thread that writes.
+//! The thread that writes, and what it writes to.
 
 use std::{io, path::Path, sync::Arc, thread};
 
+use parking_lot::Mutex;
+use prometheus::IntCounter;
 use redb::{Database, WriteTransaction};
 
 use super::{
@@ -9,6 +11,25 @@ use super::{
     queue::{Batch, Queue},
     read_error,
 };
+
+/// The database, and how writing to it has gone.
+pub(super) struct Disk {
+    pub(super) database: Arc<Database>,
+    pub(super) path: Arc<Path>,
+    pub(super) counts: Counts,
+    /// Why a batch could not be written. None is written after it: what it held is missing, and whoever waits at
+    /// a later barrier must not hear that all before it is there.
+    failure: Mutex<Option<StoreError>>,
+}
+
+/// What was written since the start.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// Transactions, each with one fsync.
+    pub commits: IntCounter,
+    /// Changes in them.
+    pub writes: IntCounter,
+}
 
 /// Makes every table, so that readers find them.
 pub(super) fn create_tables(database: &Database) -> Result<(), redb::Error> {
@@ -20,29 +41,57 @@ pub(super) fn create_tables(database: &Database) -> Result<(), redb::Error> {
 }
 
 /// Starts the thread; it ends when the queue is closed and empty.
-pub(super) fn spawn(
-    database: Arc<Database>,
-    queue: Arc<Queue>,
-    path: Arc<Path>,
-) -> io::Result<thread::JoinHandle<()>> {
+pub(super) fn spawn(disk: Arc<Disk>, queue: Arc<Queue>) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("towline-store".to_owned()).spawn(move || {
         while let Some(batch) = queue.take() {
-            write_batch(&database, batch, &path);
+            disk.write(batch);
         }
     })
 }
 
-pub(super) fn write_batch(database: &Database, batch: Batch, path: &Path) {
-    let result = match commit(database, batch.writes) {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "the store could not be written");
-            Err(write_error(path, &error))
+impl Disk {
+    pub(super) fn new(database: Arc<Database>, path: Arc<Path>) -> Self {
+        Self { database, path, counts: Counts::default(), failure: Mutex::new(None) }
+    }
+
+    pub(super) fn write(&self, batch: Batch) {
+        let result = self.write_all(batch.writes);
+        for barrier in batch.barriers {
+            barrier(result.clone());
         }
-    };
-    for barrier in batch.barriers {
-        // Whoever stopped waiting does not want to know.
-        _ = barrier.send(result.clone());
+    }
+
+    fn write_all(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        let mut failure = self.failure.lock();
+        if let Some(error) = &*failure {
+            return Err(error.clone());
+        }
+        let count = writes.len();
+        match commit(&self.database, writes) {
+            Ok(()) => {
+                self.counts.commits.inc_by((count > 0).into());
+                self.counts.writes.inc_by(count as u64);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(
+                    path = %self.path.display(), %error,
+                    "the store could not be written and takes nothing more: clear the fault and restart"
+                );
+                Err(failure.insert(write_error(&self.path, &error)).clone())
+            }
+        }
+    }
+}
+
+impl Default for Counts {
+    #[allow(clippy::expect_used, reason = "the names are constants")]
+    fn default() -> Self {
+        let counter = |name, help| IntCounter::new(name, help).expect("a counter's name is valid");
+        Self {
+            commits: counter("towline_store_commits_total", "Transactions of the store, each with one fsync"),
+            writes: counter("towline_store_writes_total", "Changes written to the store"),
+        }
     }
 }
 
@@ -51,23 +100,30 @@ fn commit(database: &Database, writes: Vec<Write>) -> Result<(), redb::Error> {
         return Ok(());
     }
     let transaction = database.begin_write()?;
-    for write in writes {
-        apply(&transaction, write)?;
-    }
+    apply(&transaction, writes)?;
     Ok(transaction.commit()?)
 }
 
-fn apply(transaction: &WriteTransaction, write: Write) -> Result<(), redb::Error> {
-    match write {
-        Write::Put { table, key, value } => {
-            transaction.open_table(table.definition())?.insert(key.as_slice(), value.as_slice())?;
-        }
-        Write::Delete { table, key } => {
-            transaction.open_table(table.definition())?.remove(key.as_slice())?;
-        }
-        Write::DeleteRange { table, first, last } => {
-            let mut table = transaction.open_table(table.definition())?;
-            table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false)?;
+/// Each table is opened once: that costs more than a change.
+fn apply(transaction: &WriteTransaction, writes: Vec<Write>) -> Result<(), redb::Error> {
+    let mut open = Table::ALL.map(|_| None);
+    for write in writes {
+        let table = write.table();
+        let slot = &mut open[table as usize];
+        let table = match slot {
+            Some(table) => table,
+            None => slot.insert(transaction.open_table(table.definition())?),
+        };
+        match write {
+            Write::Put { key, value, .. } => {
+                table.insert(key.as_slice(), value.as_slice())?;
+            }
+            Write::Delete { key, .. } => {
+                table.remove(key.as_slice())?;
+            }
+            Write::DeleteRange { first, last, .. } => {
+                table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false)?;
+            }
         }
     }
     Ok(())

@@ -60,6 +60,12 @@ pub enum Event {
     /// A message. Its topic is there even if an alias stood for it. With QoS 1 or 2,
     /// [`Connection::acknowledge`] follows, in the order of the events [MQTT-4.6.0-2].
     Publish(Box<Publish>),
+    /// A QoS 2 publish that is taken already. Answer with [`Connection::acknowledge`] when its first coming may be.
+    Repeated(PacketId),
+    /// The client releases a QoS 2 publish, or one that is not known. Answer with [`Connection::pubcomp`].
+    Release(PacketId, ReasonCode),
+    /// The client has a QoS 2 message, or one that is not known. Answer with [`Connection::pubrel`].
+    Received(PacketId, ReasonCode),
     /// Answer with [`Connection::suback`].
     Subscribe(Subscribe),
     /// Answer with [`Connection::unsuback`].
@@ -124,6 +130,11 @@ impl Connection {
         self.expiry
     }
 
+    /// QoS 1 and 2 messages that may be in flight to the client at one time.
+    pub fn in_flight_max(&self) -> u16 {
+        self.outstanding_max
+    }
+
     /// Messages that were neither sent nor kept since the last call: expired, or larger than the client takes.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped).into()
@@ -156,9 +167,9 @@ impl Connection {
         self.touch(now);
         match packet {
             Packet::Publish(publish) => return self.handle_publish(session, publish, settings),
-            Packet::Puback(ack) => self.handle_receipt(session, &ack, QoS::AtLeastOnce)?,
-            Packet::Pubrec(ack) => self.handle_receipt(session, &ack, QoS::ExactlyOnce)?,
-            Packet::Pubrel(ack) => self.handle_pubrel(session, ack.packet_id),
+            Packet::Puback(ack) => return self.handle_receipt(session, &ack, QoS::AtLeastOnce),
+            Packet::Pubrec(ack) => return self.handle_receipt(session, &ack, QoS::ExactlyOnce),
+            Packet::Pubrel(ack) => return Ok(Some(self.handle_pubrel(session, ack.packet_id))),
             Packet::Pubcomp(ack) => self.handle_pubcomp(session, ack.packet_id),
             Packet::Subscribe(subscribe) => return Ok(Some(Event::Subscribe(subscribe))),
             Packet::Unsubscribe(unsubscribe) => return Ok(Some(Event::Unsubscribe(unsubscribe))),
@@ -198,12 +209,23 @@ impl Connection {
             QoS::ExactlyOnce => {
                 if reason.is_error() {
                     self.unfinished = self.unfinished.saturating_sub(1);
+                    session.unmark_received(id);
                 } else {
                     session.mark_received(id);
                 }
                 self.control(&Packet::Pubrec(ack));
             }
         }
+    }
+
+    /// Releases a QoS 2 message that the client has.
+    pub fn pubrel(&mut self, id: PacketId, reason: ReasonCode) {
+        self.control(&Packet::Pubrel(Ack::new(id, reason)));
+    }
+
+    /// Says that a QoS 2 publish of the client is done: its identifier is free.
+    pub fn pubcomp(&mut self, id: PacketId, reason: ReasonCode) {
+        self.control(&Packet::Pubcomp(Ack::new(id, reason)));
     }
 
     /// Answers a SUBSCRIBE.
@@ -281,12 +303,18 @@ impl Connection {
             if self.outstanding >= self.outstanding_max {
                 return None;
             }
-            let id = session.next_id()?;
+            let id = match next.message.packet_id() {
+                // A client that leaves one unanswered for 65535 others waits for itself.
+                Some(id) if session.is_in_flight(id) => return None,
+                Some(id) => id,
+                None => session.next_id()?,
+            };
             let before = out.len();
             let payload = self.put_publish(&next, Some(id), false, out, now);
             if out.len() == before {
                 // MQTT-3.1.2-25: too large for the client counts as sent and done.
                 session.dequeue();
+                next.message.finish();
                 continue;
             }
             session.depart(id);
@@ -337,8 +365,7 @@ impl Connection {
             && session.has_received(id)
         {
             // MQTT-4.3.3-10: a repetition is answered, and not delivered again.
-            self.control(&Packet::Pubrec(Ack::new(id, ReasonCode::Success)));
-            return Ok(None);
+            return Ok(Some(Event::Repeated(id)));
         }
         if publish.qos != QoS::AtMostOnce {
             self.count_unfinished(session, settings)?;
@@ -417,7 +444,7 @@ impl Connection {
         session: &mut Session<M>,
         ack: &Ack,
         qos: QoS,
-    ) -> Result<(), MqttError> {
+    ) -> Result<Option<Event>, MqttError> {
         let id = ack.packet_id;
         match session.awaits_receipt(id) {
             Some(sent) if sent != qos => {
@@ -425,34 +452,29 @@ impl Connection {
             }
             Some(QoS::ExactlyOnce) if !ack.reason.is_error() => {
                 session.release(id);
-                self.control(&Packet::Pubrel(Ack::new(id, ReasonCode::Success)));
-                Ok(())
+                Ok(Some(Event::Received(id, ReasonCode::Success)))
             }
             Some(_) => {
                 session.complete(id);
                 self.outstanding = self.outstanding.saturating_sub(1);
-                Ok(())
+                Ok(None)
             }
-            None => {
-                if qos == QoS::ExactlyOnce && !ack.reason.is_error() {
-                    // A repeated PUBREC is answered as the first one was.
-                    let known = session.awaits_completion(id);
-                    let reason =
-                        if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-                    self.control(&Packet::Pubrel(Ack::new(id, reason)));
-                }
-                Ok(())
+            None if qos == QoS::ExactlyOnce && !ack.reason.is_error() => {
+                // A repeated PUBREC is answered as the first one was.
+                let known = session.awaits_completion(id);
+                let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+                Ok(Some(Event::Received(id, reason)))
             }
+            None => Ok(None),
         }
     }
 
-    fn handle_pubrel<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) {
+    fn handle_pubrel<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) -> Event {
         let known = session.unmark_received(id);
         if known {
             self.unfinished = self.unfinished.saturating_sub(1);
         }
-        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        self.control(&Packet::Pubcomp(Ack::new(id, reason)));
+        Event::Release(id, if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound })
     }
 
     fn handle_pubcomp<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) {

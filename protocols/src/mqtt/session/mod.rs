@@ -27,9 +27,9 @@ use bytes::Bytes;
 pub use self::{
     connection::{Connection, Event},
     greeting::Greeting,
-    store::{Push, Session},
+    store::{Bound, Phase, Push, Session, Terms},
 };
-use super::Limits;
+use super::{Limits, PacketId};
 
 /// What an operator allows.
 #[derive(Clone, Debug)]
@@ -52,6 +52,22 @@ pub struct Settings {
     pub queue_max: usize,
     /// Messages queued for and in flight to one session, bytes.
     pub queue_bytes_max: usize,
+    /// How long a message may wait for its client; zero: as long as the session lives.
+    pub queue_age_max: Duration,
+    /// What is dropped when a session's queue is full.
+    pub queue_policy: QueuePolicy,
+}
+
+/// What is dropped when a session's queue is full. What is in flight stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueuePolicy {
+    /// Messages of QoS 0, oldest first; where there are none, the one that comes.
+    #[default]
+    Qos0,
+    /// The messages that wait longest.
+    Oldest,
+    /// The one that comes.
+    Newest,
 }
 
 /// An application message as its owner keeps it. Cloning it is cheap: it is shared by all sessions that it
@@ -59,6 +75,37 @@ pub struct Settings {
 pub trait ApplicationMessage: Clone {
     /// Its parts.
     fn view(&self) -> MessageView<'_>;
+
+    /// Whether it may be sent already.
+    fn standing(&self) -> Standing {
+        Standing::Ready
+    }
+
+    /// The identifier that it has to be sent with, if its owner has given it one: a client that was sent it once
+    /// knows a repetition by that. Messages of one session have different ones unless 65534 lie between them.
+    fn packet_id(&self) -> Option<PacketId> {
+        None
+    }
+
+    /// QoS 2: the client has it and will be told to release it. Returns what stands for it until that is done.
+    #[must_use]
+    fn released(&self) -> Self {
+        self.clone()
+    }
+
+    /// The session is done with it: the client has it, or it was given up.
+    fn finish(&self) {}
+}
+
+/// Whether a message may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Ready,
+    /// Not yet, and nothing behind it: its owner still makes it safe.
+    Waits,
+    /// It never may: its owner has lost it.
+    Lost,
 }
 
 /// What a message costs beside what its publisher chose: its fixed fields and its places in queues.

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::{ApplicationMessage, Settings};
+use super::{ApplicationMessage, QueuePolicy, Settings, Standing};
 use crate::mqtt::{PacketId, QoS, SubscriptionId};
 
 /// The session state of a client (4.1), bounded in count and bytes.
@@ -23,6 +23,8 @@ pub struct Session<M> {
     last_id: u16,
     /// QoS 2 publishes from the client that were taken and not released yet.
     received: Vec<PacketId>,
+    /// Messages dropped because they had waited for too long, since somebody asked.
+    aged: u32,
 }
 
 /// A message on its way to the client.
@@ -32,6 +34,8 @@ pub(super) struct Outgoing<M> {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) subscription_ids: Box<[SubscriptionId]>,
+    /// When it has waited for too long.
+    kept_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -49,8 +53,32 @@ pub(super) struct InFlight<M> {
 pub(super) enum Awaits<M> {
     /// QoS 1: PUBACK. QoS 2: PUBREC.
     Receipt(Outgoing<M>),
-    /// QoS 2: PUBCOMP. The message itself is the client's by now.
-    Completion,
+    /// QoS 2: PUBCOMP. The message itself is the client's by now; this is what stands for it.
+    Completion(M),
+}
+
+/// How a message is to reach the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// Quality of service.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// Identifiers of the subscriptions that asked for it; 0 is none.
+    pub subscription_ids: &'a [u32],
+    /// When it began to wait.
+    pub since: Instant,
+}
+
+/// How far a message has come that is brought back with its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It was never sent.
+    Waiting,
+    /// It may have been sent: it is sent again, ahead of those that were not.
+    MaybeSent,
+    /// QoS 2: the client has it and is to be told to release it.
+    Released,
 }
 
 /// What became of a message that was to be queued.
@@ -58,10 +86,19 @@ pub(super) enum Awaits<M> {
 pub enum Push {
     /// It will be sent.
     Queued,
-    /// It will be sent; so many messages of QoS 0 were dropped for it.
-    QueuedInsteadOf(usize),
+    /// It will be sent; so many others were dropped for it.
+    QueuedInsteadOf(usize, Bound),
     /// A bound was met.
-    Dropped,
+    Dropped(Bound),
+}
+
+/// Which bound of a session's queue was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// [`Settings::queue_max`]
+    Count,
+    /// [`Settings::queue_bytes_max`]
+    Bytes,
 }
 
 impl<M: ApplicationMessage> Session<M> {
@@ -74,29 +111,87 @@ impl<M: ApplicationMessage> Session<M> {
             bytes: 0,
             last_id: 0,
             received: Vec::new(),
+            aged: 0,
         }
     }
 
-    /// Queues a message. When a bound is met, messages of QoS 0 go first.
-    pub fn push(
-        &mut self,
-        message: M,
-        qos: QoS,
-        retain: bool,
-        subscription_ids: &[u32],
-        settings: &Settings,
-    ) -> Push {
+    /// Queues a message, or drops one as the settings' policy says.
+    pub fn push(&mut self, message: M, terms: Terms<'_>, settings: &Settings) -> Push {
         let cost = cost(&message);
-        let mut evicted = 0;
-        while self.queue.len() >= settings.queue_max || self.bytes + cost > settings.queue_bytes_max {
-            if qos == QoS::AtMostOnce || !self.evict_qos0() {
-                return Push::Dropped;
+        self.push_with(cost, terms, settings, || message)
+    }
+
+    /// Queues the message that `make` makes, of the cost given, once there is room for it.
+    pub fn push_with(
+        &mut self,
+        cost: usize,
+        terms: Terms<'_>,
+        settings: &Settings,
+        make: impl FnOnce() -> M,
+    ) -> Push {
+        let (mut evicted, mut met) = (0, Bound::Count);
+        while let Some(bound) = self.missing(cost, settings) {
+            if !self.drop_overdue(terms.since) && !self.evict(terms.qos, cost, settings) {
+                return Push::Dropped(bound);
             }
-            evicted += 1;
+            (evicted, met) = (evicted + 1, bound);
         }
-        let subscription_ids = subscription_ids.iter().filter_map(|id| SubscriptionId::new(*id)).collect();
-        self.enqueue(Outgoing { message, qos, retain, subscription_ids }, cost);
-        if evicted == 0 { Push::Queued } else { Push::QueuedInsteadOf(evicted) }
+        let outgoing = Outgoing::new(make(), terms, settings);
+        self.enqueue(outgoing, cost);
+        if evicted == 0 { Push::Queued } else { Push::QueuedInsteadOf(evicted, met) }
+    }
+
+    /// Brings a message back, in the order in which the messages came.
+    pub fn restore(&mut self, message: M, terms: Terms<'_>, phase: Phase, settings: &Settings) {
+        let (cost, id) = (cost(&message), message.packet_id());
+        let awaits = match phase {
+            Phase::Waiting => return self.enqueue(Outgoing::new(message, terms, settings), cost),
+            Phase::MaybeSent => {
+                self.bytes += cost;
+                Awaits::Receipt(Outgoing::new(message, terms, settings))
+            }
+            Phase::Released => Awaits::Completion(message.released()),
+        };
+        if let Some(id) = id.or_else(|| self.next_id()) {
+            self.in_flight.push_back(InFlight { id, awaits, is_sent: false, dup: true });
+        }
+    }
+
+    /// Gives up everything: the session is over.
+    pub fn discard(&mut self) {
+        for outgoing in self.queue.drain(..) {
+            outgoing.message.finish();
+        }
+        for entry in self.in_flight.drain(..) {
+            entry.message().finish();
+        }
+        *self = Self::new();
+    }
+
+    /// Gives up the waiting messages that their owner has lost. Returns how many.
+    pub fn drop_lost(&mut self) -> usize {
+        let before = self.queue.len();
+        for at in (0..before).rev() {
+            if self.queue[at].message.standing() == Standing::Lost {
+                self.give_up(at);
+            }
+        }
+        before - self.queue.len()
+    }
+
+    /// The last of the messages in flight: those behind it were never sent.
+    pub fn last_in_flight(&self) -> Option<&M> {
+        self.in_flight.back().map(InFlight::message)
+    }
+
+    /// Whether a message of QoS 2 is the client's and not released.
+    pub fn has_released(&self) -> bool {
+        self.in_flight.iter().any(|entry| matches!(entry.awaits, Awaits::Completion(_)))
+    }
+
+    /// Messages dropped since the last call because they had waited for too long.
+    pub fn take_aged(&mut self) -> u64 {
+        std::mem::take(&mut self.aged).into()
     }
 
     /// The connection is gone: QoS 0 is not kept for the next one (4.1). Returns how many were dropped.
@@ -134,13 +229,32 @@ impl<M: ApplicationMessage> Session<M> {
         self.bytes
     }
 
-    /// The first waiting message that has not expired; `dropped` counts those that had.
+    /// The first waiting message, if it may be sent; `dropped` counts those that had expired or were lost.
     pub(super) fn next_queued(&mut self, now: Instant, dropped: &mut u32) -> Option<&Outgoing<M>> {
-        while self.queue.front().is_some_and(|next| next.message.view().expires.is_some_and(|at| at <= now)) {
-            self.dequeue();
+        loop {
+            let is_lost = self.queue.front()?.message.standing() == Standing::Lost;
+            if is_lost {
+                self.give_up(0);
+            }
+            if !is_lost && !self.drop_overdue(now) {
+                break;
+            }
             *dropped = dropped.saturating_add(1);
         }
-        self.queue.front()
+        self.queue.front().filter(|next| next.message.standing() == Standing::Ready)
+    }
+
+    /// Drops the first waiting message if it has expired or has waited for too long.
+    fn drop_overdue(&mut self, now: Instant) -> bool {
+        let Some(first) = self.queue.front() else { return false };
+        let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let is_aged = is_past(first.kept_until);
+        let is_overdue = is_aged || is_past(first.message.view().expires);
+        if is_overdue {
+            self.aged = self.aged.saturating_add(is_aged.into());
+            self.give_up(0);
+        }
+        is_overdue
     }
 
     /// Takes the first waiting message for good.
@@ -169,11 +283,16 @@ impl<M: ApplicationMessage> Session<M> {
         for _ in 0..u16::MAX {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             let id = PacketId::new(self.last_id)?;
-            if !self.in_flight.iter().any(|entry| entry.id == id) {
+            if !self.is_in_flight(id) {
                 return Some(id);
             }
         }
         None
+    }
+
+    /// Whether something in flight uses the identifier.
+    pub(super) fn is_in_flight(&self, id: PacketId) -> bool {
+        self.in_flight.iter().any(|entry| entry.id == id)
     }
 
     /// The QoS of an in-flight message that awaits PUBACK or PUBREC.
@@ -181,36 +300,41 @@ impl<M: ApplicationMessage> Session<M> {
         self.in_flight.iter().find(|entry| entry.id == id && entry.is_sent).and_then(|entry| {
             match &entry.awaits {
                 Awaits::Receipt(outgoing) => Some(outgoing.qos),
-                Awaits::Completion => None,
+                Awaits::Completion(_) => None,
             }
         })
     }
 
     /// Whether it awaits PUBCOMP.
     pub(super) fn awaits_completion(&self, id: PacketId) -> bool {
-        self.in_flight.iter().any(|entry| entry.id == id && matches!(entry.awaits, Awaits::Completion))
+        self.in_flight.iter().any(|entry| entry.id == id && matches!(entry.awaits, Awaits::Completion(_)))
     }
 
     /// QoS 2: the client has the message; its release is on the way.
     pub(super) fn release(&mut self, id: PacketId) {
         let Some(entry) = self.in_flight.iter_mut().find(|entry| entry.id == id) else { return };
-        if let Awaits::Receipt(outgoing) = std::mem::replace(&mut entry.awaits, Awaits::Completion) {
+        if let Awaits::Receipt(outgoing) = &entry.awaits {
             self.bytes -= cost(&outgoing.message);
+            entry.awaits = Awaits::Completion(outgoing.message.released());
         }
     }
 
     /// An in-flight message is done.
     pub(super) fn complete(&mut self, id: PacketId) {
         let Some(at) = self.in_flight.iter().position(|entry| entry.id == id) else { return };
-        if let Some(InFlight { awaits: Awaits::Receipt(outgoing), .. }) = self.in_flight.remove(at) {
-            self.bytes -= cost(&outgoing.message);
+        if let Some(entry) = self.in_flight.remove(at) {
+            if let Awaits::Receipt(outgoing) = &entry.awaits {
+                self.bytes -= cost(&outgoing.message);
+            }
+            entry.message().finish();
         }
         if self.in_flight.is_empty() {
             self.in_flight = VecDeque::new();
         }
     }
 
-    pub(super) fn has_received(&self, id: PacketId) -> bool {
+    /// Whether a QoS 2 publish of this identifier was taken and not released.
+    pub fn has_received(&self, id: PacketId) -> bool {
         self.received.contains(&id)
     }
 
@@ -218,14 +342,15 @@ impl<M: ApplicationMessage> Session<M> {
         self.received.len()
     }
 
-    pub(super) fn mark_received(&mut self, id: PacketId) {
+    /// A QoS 2 publish is taken: what comes under its identifier until it is released is a repetition.
+    pub fn mark_received(&mut self, id: PacketId) {
         if !self.has_received(id) {
             self.received.push(id);
         }
     }
 
-    /// Whether the identifier was there.
-    pub(super) fn unmark_received(&mut self, id: PacketId) -> bool {
+    /// The identifier is free again. Says whether it was taken.
+    pub fn unmark_received(&mut self, id: PacketId) -> bool {
         let Some(at) = self.received.iter().position(|known| *known == id) else { return false };
         self.received.swap_remove(at);
         if self.received.is_empty() {
@@ -240,16 +365,63 @@ impl<M: ApplicationMessage> Session<M> {
         self.queue.push_back(outgoing);
     }
 
+    /// What the queue has no room for.
+    fn missing(&self, cost: usize, settings: &Settings) -> Option<Bound> {
+        match () {
+            () if self.queue.len() >= settings.queue_max => Some(Bound::Count),
+            () if self.bytes + cost > settings.queue_bytes_max => Some(Bound::Bytes),
+            () => None,
+        }
+    }
+
+    /// Drops one waiting message for one of `qos` and `cost` that comes, if the policy has one to drop.
+    fn evict(&mut self, qos: QoS, cost: usize, settings: &Settings) -> bool {
+        match settings.queue_policy {
+            QueuePolicy::Qos0 => qos != QoS::AtMostOnce && self.evict_qos0(),
+            // Nothing is gained by emptying the queue for what is too large for it.
+            QueuePolicy::Oldest => cost <= settings.queue_bytes_max && self.give_up(0),
+            QueuePolicy::Newest => false,
+        }
+    }
+
     fn evict_qos0(&mut self) -> bool {
         if self.queued_qos0 == 0 {
             return false;
         }
-        let Some(at) = self.queue.iter().position(|next| next.qos == QoS::AtMostOnce) else { return false };
-        if let Some(evicted) = self.queue.remove(at) {
-            self.queued_qos0 -= 1;
-            self.bytes -= cost(&evicted.message);
-        }
+        let at = self.queue.iter().position(|next| next.qos == QoS::AtMostOnce);
+        at.is_some_and(|at| self.give_up(at))
+    }
+
+    /// Drops a waiting message; false when there is none.
+    fn give_up(&mut self, at: usize) -> bool {
+        let Some(given) = self.queue.remove(at) else { return false };
+        self.queued_qos0 -= usize::from(given.qos == QoS::AtMostOnce);
+        self.bytes -= cost(&given.message);
+        given.message.finish();
         true
+    }
+}
+
+impl<M> Outgoing<M> {
+    fn new(message: M, terms: Terms<'_>, settings: &Settings) -> Self {
+        let Terms { qos, retain, subscription_ids, since } = terms;
+        let age_max = settings.queue_age_max;
+        Self {
+            message,
+            qos,
+            retain,
+            subscription_ids: subscription_ids.iter().filter_map(|id| SubscriptionId::new(*id)).collect(),
+            kept_until: if age_max.is_zero() { None } else { since.checked_add(age_max) },
+        }
+    }
+}
+
+impl<M> InFlight<M> {
+    fn message(&self) -> &M {
+        match &self.awaits {
+            Awaits::Receipt(outgoing) => &outgoing.message,
+            Awaits::Completion(message) => message,
+        }
     }
 }
 

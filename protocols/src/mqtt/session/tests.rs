@@ -58,6 +58,8 @@ fn settings() -> Settings {
         topic_levels_max: 4,
         queue_max: 3,
         queue_bytes_max: 10_000,
+        queue_age_max: Duration::ZERO,
+        queue_policy: QueuePolicy::Qos0,
     }
 }
 
@@ -91,13 +93,32 @@ impl Pair {
         assert_eq!(self.receive_some(1).len(), 1);
     }
 
+    /// What the client sends, with the steps of QoS 2 answered at once, as a driver does that keeps nothing.
     fn send(&mut self, packet: Packet) -> Result<Option<Event>, MqttError> {
-        self.connection.handle_packet(&mut self.session, packet, &self.settings, self.now)
+        let event = self.connection.handle_packet(&mut self.session, packet, &self.settings, self.now)?;
+        let (session, qos) = (&mut self.session, QoS::ExactlyOnce);
+        match event {
+            Some(Event::Repeated(id)) => {
+                self.connection.acknowledge(session, id, qos, ReasonCode::Success);
+            }
+            Some(Event::Release(id, reason)) => self.connection.pubcomp(id, reason),
+            Some(Event::Received(id, reason)) => self.connection.pubrel(id, reason),
+            event => return Ok(event),
+        }
+        Ok(None)
+    }
+
+    fn terms(&self, qos: QoS) -> Terms<'static> {
+        Terms { qos, retain: false, subscription_ids: &[], since: self.now }
+    }
+
+    fn push(&mut self, message: &Arc<Message>, qos: QoS) -> Push {
+        self.session.push(message.clone(), self.terms(qos), &self.settings)
     }
 
     fn deliver(&mut self, payload: &'static str, qos: QoS) -> Push {
         let message = Message { topic: "t", payload: payload.into(), expires: None };
-        self.session.push(Arc::new(message), qos, false, &[], &self.settings)
+        self.push(&Arc::new(message), qos)
     }
 
     fn bytes(&mut self) -> BytesMut {
@@ -369,7 +390,8 @@ fn a_message_expires_in_the_queue_or_carries_what_is_left() {
     for seconds in [5, 10] {
         let expires = Some(pair.now + Duration::from_secs(seconds));
         let message = Message { topic: "t", payload: Bytes::new(), expires };
-        pair.session.push(Arc::new(message), QoS::AtLeastOnce, false, &[7, 9], &pair.settings);
+        let terms = Terms { subscription_ids: &[7, 9], ..pair.terms(QoS::AtLeastOnce) };
+        pair.session.push(Arc::new(message), terms, &pair.settings);
     }
     pair.now += Duration::from_millis(5500);
     let sent = pair.receive();
@@ -386,11 +408,67 @@ fn a_full_queue_drops_qos_0_first() {
     assert_eq!(pair.deliver("a", QoS::AtMostOnce), Push::Queued);
     assert_eq!(pair.deliver("b", QoS::AtLeastOnce), Push::Queued);
     assert_eq!(pair.deliver("c", QoS::AtMostOnce), Push::Queued);
-    assert_eq!(pair.deliver("d", QoS::AtMostOnce), Push::Dropped);
-    assert_eq!(pair.deliver("e", QoS::AtLeastOnce), Push::QueuedInsteadOf(1));
-    assert_eq!(pair.deliver("f", QoS::AtLeastOnce), Push::QueuedInsteadOf(1));
-    assert_eq!(pair.deliver("g", QoS::AtLeastOnce), Push::Dropped);
+    assert_eq!(pair.deliver("d", QoS::AtMostOnce), Push::Dropped(Bound::Count));
+    assert_eq!(pair.deliver("e", QoS::AtLeastOnce), Push::QueuedInsteadOf(1, Bound::Count));
+    assert_eq!(pair.deliver("f", QoS::AtLeastOnce), Push::QueuedInsteadOf(1, Bound::Count));
+    assert_eq!(pair.deliver("g", QoS::AtLeastOnce), Push::Dropped(Bound::Count));
     assert_eq!(pair.session.len(), 3);
+}
+
+/// What waits, in order.
+fn waiting(pair: &mut Pair) -> Vec<String> {
+    let mut sent = Vec::new();
+    for packet in pair.receive() {
+        sent.push(String::from_utf8(published(&packet).payload.to_vec()).unwrap());
+    }
+    sent
+}
+
+#[test]
+fn a_full_queue_drops_what_its_policy_says() {
+    for (policy, kept) in [(QueuePolicy::Oldest, ["b", "c", "d"]), (QueuePolicy::Newest, ["a", "b", "c"])] {
+        let settings = Settings { queue_policy: policy, receive_maximum: 9, ..settings() };
+        let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+        for (payload, qos) in [("a", 1), ("b", 1), ("c", 0), ("d", 1)] {
+            pair.deliver(payload, QoS::from_bits(qos).unwrap());
+        }
+        assert_eq!(waiting(&mut pair), kept, "{policy:?}");
+        assert_eq!(pair.deliver("e", QoS::AtLeastOnce), Push::Queued, "{policy:?}");
+    }
+}
+
+#[test]
+fn what_is_too_large_for_the_queue_does_not_empty_it() {
+    let settings = Settings { queue_policy: QueuePolicy::Oldest, ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    pair.deliver("a", QoS::AtLeastOnce);
+    let large = Message { topic: "t", payload: vec![0; 10_000].into(), expires: None };
+    assert_eq!(pair.push(&Arc::new(large), QoS::AtLeastOnce), Push::Dropped(Bound::Bytes));
+    assert_eq!(waiting(&mut pair), ["a"]);
+}
+
+#[test]
+fn a_message_waits_for_a_bounded_time() {
+    let settings = Settings { queue_age_max: Duration::from_secs(9), ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    for payload in ["a", "b"] {
+        pair.deliver(payload, QoS::AtLeastOnce);
+        pair.now += Duration::from_secs(5);
+    }
+    assert_eq!(waiting(&mut pair), ["b"]);
+    assert_eq!((pair.session.take_aged(), pair.connection.take_dropped()), (1, 1));
+}
+
+#[test]
+fn what_has_waited_for_too_long_makes_room() {
+    let settings = Settings { queue_age_max: Duration::from_secs(9), ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    for payload in ["a", "b", "c"] {
+        pair.deliver(payload, QoS::AtLeastOnce);
+    }
+    pair.now += Duration::from_secs(9);
+    assert_eq!(pair.deliver("d", QoS::AtLeastOnce), Push::QueuedInsteadOf(1, Bound::Count));
+    assert_eq!(waiting(&mut pair), ["d"]);
 }
 
 #[test]
@@ -398,20 +476,11 @@ fn a_queue_is_bounded_in_bytes() {
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
     let payload = Bytes::from(vec![0; 6000]);
     let message = Arc::new(Message { topic: "t", payload, expires: None });
-    assert_eq!(
-        pair.session.push(message.clone(), QoS::AtLeastOnce, false, &[], &pair.settings),
-        Push::Queued
-    );
-    assert_eq!(
-        pair.session.push(message.clone(), QoS::AtLeastOnce, false, &[], &pair.settings),
-        Push::Dropped
-    );
+    assert_eq!(pair.push(&message, QoS::AtLeastOnce), Push::Queued);
+    assert_eq!(pair.push(&message, QoS::AtLeastOnce), Push::Dropped(Bound::Bytes));
     assert_eq!(pair.receive().len(), 1);
-    assert_eq!(
-        pair.session.push(message, QoS::AtLeastOnce, false, &[], &pair.settings),
-        Push::Dropped,
-        "what is in flight takes memory too"
-    );
+    let pushed = pair.push(&message, QoS::AtLeastOnce);
+    assert_eq!(pushed, Push::Dropped(Bound::Bytes), "what is in flight takes memory too");
 }
 
 #[test]
@@ -470,7 +539,7 @@ fn a_large_payload_is_handed_out_by_reference() {
     let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
     let payload = Bytes::from(vec![0; 5000]);
     let message = Arc::new(Message { topic: "t", payload: payload.clone(), expires: None });
-    pair.session.push(message, QoS::AtMostOnce, false, &[], &pair.settings);
+    pair.push(&message, QoS::AtMostOnce);
     let mut out = BytesMut::new();
     let handed = pair.connection.poll_transmit(&mut pair.session, &mut out, pair.now).unwrap();
     assert_eq!(handed.as_ptr(), payload.as_ptr());

@@ -107,6 +107,9 @@ pub(super) fn push(mut t: Table<'_, '_>) -> Push {
     push
 }
 
+const QUEUE_POLICIES: &[(&str, QueuePolicy)] =
+    &[("qos0", QueuePolicy::Qos0), ("oldest", QueuePolicy::Oldest), ("newest", QueuePolicy::Newest)];
+
 pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     let d = Mqtt::default();
     let receive_maximum = t.integer("receive_maximum", d.receive_maximum.into(), 1..=65_535) as u16;
@@ -118,6 +121,8 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
         receive_maximum,
         queue_max: t.count("queue_max", d.queue_max, 1..=1_000_000),
         queue_bytes_max: t.size("queue_bytes_max", d.queue_bytes_max, KIB..=GIB),
+        queue_age_max: t.duration("queue_age_max", d.queue_age_max, s(0)..=s(30 * 86_400)),
+        queue_policy: t.word("queue_policy", d.queue_policy, QUEUE_POLICIES),
         subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=100_000),
         topic_levels_max: t.count("topic_levels_max", d.topic_levels_max, 1..=1024),
         retained_max: t.count("retained_max", d.retained_max, 0..=10_000_000),

@@ -1,0 +1,136 @@
+//! What a client is told, in turn, and not before the store has made it true.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use towline_protocols::mqtt::{PacketId, QoS, ReasonCode, Version};
+
+use super::{Driver, End};
+use crate::{
+    mqtt::{client::Closing, inbox::Incoming, publish, receipts::Receipt, subscribe},
+    store::{StoreError, Table, Write},
+};
+
+const NOT_STORED: Closing = Closing {
+    reason: ReasonCode::ImplementationSpecificError,
+    text: "the session cannot be stored; what was not answered has to be sent again",
+};
+
+const NOT_ACCEPTED: Closing =
+    Closing { reason: ReasonCode::UnspecifiedError, text: "the message was not accepted; send it again" };
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Distributes a publish and acknowledges it, or says why not.
+    pub(super) fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
+        let &Incoming { ref message, qos, packet_id, is_routed } = incoming;
+        let (reason, waits) = match result {
+            // QoS 0 is not repeated: its subscribers need not miss what the backend did.
+            Err(reason) if qos != QoS::AtMostOnce => (reason, false),
+            _ => {
+                let mark = match packet_id.filter(|_| qos == QoS::ExactlyOnce) {
+                    Some(id) => {
+                        let Some(mark) = self.mark_received(id) else { return Ok(()) };
+                        mark
+                    }
+                    None => None,
+                };
+                let is_retained = message.retain && self.attachment.gateway.mqtt.retained.is_lasting();
+                let waits = is_retained || mark.is_some();
+                let fanout = publish::distribute(&self.attachment.gateway, message, mark);
+                let is_wanted = is_routed || fanout.total() > 0;
+                let reason = match () {
+                    () if fanout.unkept > 0 => ReasonCode::QuotaExceeded,
+                    () if is_wanted => ReasonCode::Success,
+                    () => ReasonCode::NoMatchingSubscribers,
+                };
+                (reason, waits || fanout.to_write > 0)
+            }
+        };
+        let Some(packet_id) = packet_id else { return Ok(()) };
+        if reason == ReasonCode::QuotaExceeded {
+            self.unmark_received(packet_id);
+        }
+        // Its publisher may forget the message once it is acknowledged.
+        self.answer(Receipt::Published { packet_id, qos, reason }, waits)
+    }
+
+    /// A QoS 2 publish is being distributed: what comes under its identifier is a repetition, on whatever connection.
+    /// Returns what the store has to know of that with the message, if it keeps the session; nothing when the session
+    /// is another connection's, or has the message from it.
+    #[allow(clippy::option_option, reason = "the session may be gone, and may not be kept")]
+    fn mark_received(&self, id: PacketId) -> Option<Option<Write>> {
+        let mut inner = self.attachment.client.lock();
+        let (_, session) = inner.current(self.attachment.epoch)?;
+        session.mark_received(id);
+        let key = inner.received_key(id);
+        Some(key.map(|key| Write::Put { table: Table::MqttReceived, key, value: Vec::new() }))
+    }
+
+    /// It was not taken: it may come again under its identifier.
+    fn unmark_received(&self, id: PacketId) {
+        let mut inner = self.attachment.client.lock();
+        if let Some((_, session)) = inner.current(self.attachment.epoch) {
+            session.unmark_received(id);
+        }
+        drop(inner);
+        self.forget_received(id);
+    }
+
+    pub(super) fn forget_received(&self, id: PacketId) {
+        if let Some(key) = self.attachment.client.lock().received_key(id) {
+            let store = &self.attachment.gateway.store;
+            store.must_write(Write::Delete { table: Table::MqttReceived, key });
+        }
+    }
+
+    /// Answers when what the answer says of the session is durable, if it is kept.
+    pub(super) fn answer_durably(&mut self, receipt: Receipt) -> Result<(), End> {
+        let waits = self.attachment.client.is_kept();
+        self.answer(receipt, waits)
+    }
+
+    /// Answers in turn, and, if it `waits`, when all that was written before is durable.
+    fn answer(&mut self, receipt: Receipt, waits: bool) -> Result<(), End> {
+        if !waits && self.receipts.is_empty() {
+            return self.hand_out(receipt, Ok(()));
+        }
+        let written = waits.then(|| self.attachment.gateway.store.begin_barrier());
+        self.receipts.push(receipt, written);
+        Ok(())
+    }
+
+    pub(super) fn hand_out(&mut self, receipt: Receipt, written: Result<(), StoreError>) -> Result<(), End> {
+        let is_lost = written.is_err();
+        if let Err(error) = written {
+            let client_id = &self.attachment.client.id;
+            tracing::warn!(%client_id, %error, "what a client sent could not be stored");
+        }
+        match receipt {
+            Receipt::Published { packet_id, qos, reason } => {
+                let reason = if is_lost { ReasonCode::UnspecifiedError } else { reason };
+                return self.acknowledge(packet_id, qos, reason);
+            }
+            _ if is_lost => return Err(End::Closed(NOT_STORED)),
+            Receipt::Subscribed(subscribed) => subscribe::answer(&self.attachment, subscribed),
+            receipt => {
+                let mut inner = self.attachment.client.lock();
+                let Some((connection, _)) = inner.current(self.attachment.epoch) else { return Ok(()) };
+                match receipt {
+                    Receipt::Received(id, reason) => connection.pubrel(id, reason),
+                    Receipt::Released(id, reason) => connection.pubcomp(id, reason),
+                    Receipt::Unsubscribed(id, reasons) => connection.unsuback(id, reasons),
+                    Receipt::Published { .. } | Receipt::Subscribed(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, packet_id: PacketId, qos: QoS, reason: ReasonCode) -> Result<(), End> {
+        let mut inner = self.attachment.client.lock();
+        let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
+        if reason.is_error() && connection.version() != Version::V5 {
+            return Err(End::Closed(NOT_ACCEPTED));
+        }
+        connection.acknowledge(session, packet_id, qos, reason);
+        Ok(())
+    }
+}

@@ -11,7 +11,12 @@ use towline_dictionaries::headers::HeaderSample;
 use towline_protocols::hpack::HeaderField;
 
 use super::reservoir::Reservoir;
-use crate::{gateway::Gateway, request::Request, router::Route, settings::Settings};
+use crate::{
+    gateway::Gateway,
+    request::{Origin, Request},
+    router::Route,
+    settings::Settings,
+};
 
 /// The header lists of one gateway.
 #[derive(Debug)]
@@ -88,13 +93,14 @@ pub(crate) fn sample_request(gateway: &Gateway, route: &Route, request: &mut Req
     if !gateway.dictionaries.headers.is_due(route.sampling.headers_every) {
         return false;
     }
-    sample_list(gateway, request.origin.client_id.as_deref(), &list);
+    sample_list(gateway, &request.origin, &list);
     true
 }
 
-/// Keeps a list of a request whose turn has come.
-pub(crate) fn sample_list(gateway: &Gateway, client: Option<&str>, list: &[HeaderField]) {
-    let Some(client) = client else { return };
+/// Keeps a list of a request whose turn has come. Users are told apart where there are any: a client id is the
+/// client's own choice, and one that makes up several is still one user.
+pub(crate) fn sample_list(gateway: &Gateway, origin: &Origin, list: &[HeaderField]) {
+    let Some(client) = origin.user.as_deref().or(origin.client_id.as_deref()) else { return };
     if !gateway.dictionaries.headers.keep(client, list, &gateway.snapshot().settings) {
         gateway.metrics.limit_hit("dictionaries.header_samples_bytes_max");
     }

@@ -191,3 +191,39 @@ async fn retrain_in_background(gateway: &Arc<Gateway>, kind: DictionaryKind) {
     };
     gateway.metrics.dictionary_trainings.with_label_values(&[kind_name(kind), outcome]).inc();
 }
+
+#[cfg(test)]
+mod tests {
+    use towline_protocols::hpack::HeaderField;
+
+    use super::*;
+    use crate::settings::{Backend, BackendKind, Route, Settings};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_routes_sample_is_trained_on_in_the_background() {
+        let mut settings = Settings::side_by_side();
+        settings.dictionaries.retrain = Duration::from_secs(3600);
+        settings.backends.push(Backend::new("b", BackendKind::Http1, "127.0.0.1:1"));
+        let mut route = Route::new("all", "b");
+        route.sampling.headers_every = 1;
+        settings.routes.push(route);
+        let folder = tempfile::tempdir().unwrap();
+        settings.data_dir = folder.path().into();
+        let gateway = Gateway::build(settings.clone()).unwrap();
+        for client in 0..200 {
+            let list = [HeaderField::from_static("x-app-version", "7.1 beta")];
+            gateway.dictionaries.headers.keep(&format!("phone-{client}"), &list, &settings);
+        }
+        let began = Instant::now();
+        tokio::spawn(watch(Arc::downgrade(&gateway)));
+        let current = || gateway.dictionaries.edition().current(DictionaryKind::Headers).cloned();
+        while current().is_none() {
+            assert!(began.elapsed() < Duration::from_secs(2 * 3600), "nothing is published");
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert!(began.elapsed() >= Duration::from_secs(3600));
+        let trained =
+            |kind, outcome| gateway.metrics.dictionary_trainings.with_label_values(&[kind, outcome]).get();
+        assert_eq!(trained("payload", "failed"), 1, "no message was sampled");
+    }
+}

@@ -66,7 +66,7 @@ async fn ask(gateway: &Arc<Gateway>, mut request: Request, producer: &Producer) 
     let grpc = head::is_grpc(&parts.headers);
     let fields = head::response_fields(&parts);
     if let Some(origin) = sampled_for {
-        sample_list(gateway, origin.client_id.as_deref(), &fields);
+        sample_list(gateway, &origin, &fields);
     }
     producer.head(fields)?;
     let mut messages = Messages { grpc, message_bytes_max, gathered: BytesMut::new() };

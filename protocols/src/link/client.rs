@@ -4,6 +4,7 @@
 //! each, shows it what arrives, and does what it says.
 
 mod pushes;
+mod short;
 
 use std::collections::BTreeMap;
 
@@ -214,15 +215,20 @@ impl Session {
             };
             fates.push((seq, fate));
         }
-        for (seq, fate) in &fates {
-            if matches!(fate, Fate::Fail(_)) {
-                self.taken(*seq);
-            }
-        }
+        self.follow_fates(&fates);
+        self.on_any_welcome(welcome);
+        fates
+    }
+
+    fn follow_fates(&mut self, fates: &[(u64, Fate)]) {
+        let failed = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Fail(_)));
+        failed.for_each(|(seq, _)| self.taken(*seq));
+    }
+
+    fn on_any_welcome(&mut self, welcome: &Welcome) {
         self.session_id = welcome.session_id;
         self.pushes.on_welcome(welcome);
         self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
-        fates
     }
 
     /// Takes out what the application has seen before: the replay of an answer begins with its head and
@@ -392,11 +398,12 @@ impl Call {
         }
     }
 
-    /// A server that remembers no more of a number than that it may have run refuses it (section 9). Sent on
-    /// no other connection, it has not run.
+    /// A server that remembers no more of a number than that it may have run refuses it (section 9), and so does one
+    /// whose session a POST does not name (section 21). Sent on no other connection, it has not run.
     fn on_reset(&mut self, error: &mut RpcError) {
         self.phase = Phase::Complete;
-        let refused = error.kind == RpcErrorKind::OutcomeExpired && error.execution == Execution::MayHaveRun;
+        let refuses = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::SessionLost);
+        let refused = refuses && error.execution == Execution::MayHaveRun;
         if refused && self.connections == 1 && !self.response_received {
             error.execution = Execution::NotRun;
         }

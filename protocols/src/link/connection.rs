@@ -3,6 +3,7 @@
 mod dormant;
 mod inbox;
 mod receive;
+mod short;
 mod stream;
 mod transmit;
 
@@ -72,8 +73,12 @@ impl Connection {
     /// are filled in from the configuration. Requests may be sent at once; those of `hello.waiting` are
     /// open for their answer.
     pub fn client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
+        Self::asking(Control::tcp_client(config, hello.clone(), now), &hello)
+    }
+
+    fn asking(control: Control, hello: &Hello) -> Self {
         let waiting: Vec<u64> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
-        let mut connection = Self::new(Control::tcp_client(config, hello, now));
+        let mut connection = Self::new(control);
         for &seq in &waiting {
             connection.open(seq, Priority::NORMAL).sending = Sending::Ended;
         }
@@ -88,14 +93,17 @@ impl Connection {
 
     fn new(control: Control) -> Self {
         let limits = control.config().limits.clamped();
-        let send_window = control.peer().limits.connection_window.into();
+        let (send_window, receive_window) = match control.is_short() {
+            true => (short::UNBOUNDED, short::UNBOUNDED),
+            false => (control.peer().limits.connection_window.into(), limits.connection_window.into()),
+        };
         Self {
             control,
             streams: BTreeMap::new(),
             ready: BTreeSet::new(),
             turn: 0,
             send_window,
-            receive_window: limits.connection_window.into(),
+            receive_window,
             credit_pending: 0,
             backlog: Box::default(),
             seq_highest: 0,
@@ -318,9 +326,17 @@ impl Connection {
         self.block = Vec::new();
     }
 
+    /// What a stream may send and receive at first.
+    fn stream_windows(&self) -> (i64, i64) {
+        if self.control.is_short() {
+            return (short::UNBOUNDED, short::UNBOUNDED);
+        }
+        let own = self.control.config().limits.clamped().stream_window;
+        (self.control.peer().limits.stream_window.into(), own.into())
+    }
+
     fn open(&mut self, seq: u64, priority: Priority) -> &mut Stream {
-        let send_window = self.control.peer().limits.stream_window;
-        let receive_window = self.control.config().limits.clamped().stream_window;
+        let (send_window, receive_window) = self.stream_windows();
         self.seq_highest = self.seq_highest.max(seq);
         let new = || Box::new(Stream::new(priority, send_window, receive_window));
         self.streams.entry(seq).or_insert_with(new)

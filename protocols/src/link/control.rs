@@ -4,6 +4,7 @@ mod dictionaries;
 mod dormant;
 mod heartbeat;
 mod receive;
+mod short;
 
 use std::{
     collections::VecDeque,
@@ -48,6 +49,8 @@ pub struct Control {
     config: Arc<Config>,
     role: Role,
     phase: Phase,
+    /// A short connection: one POST.
+    is_short: bool,
     /// Whether this side's HELLO or WELCOME is on its way.
     introduced: bool,
     peer: Peer,
@@ -121,6 +124,7 @@ impl Control {
             config,
             role,
             phase,
+            is_short: false,
             introduced: false,
             peer: Peer::default(),
             heartbeat: Heartbeat::new(now),

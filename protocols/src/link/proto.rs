@@ -36,6 +36,7 @@ impl fmt::Debug for Hello {
             .field("topics", &self.topics)
             .field("agent", &self.agent)
             .field("policy_revision", &self.policy_revision)
+            .field("short", &self.short)
             .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,7 @@ mod pair;
 mod quic_headers;
 mod reconnects;
 mod references;
+mod short;
 mod slow_readers;
 mod vectors;
 mod world;

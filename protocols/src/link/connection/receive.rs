@@ -41,7 +41,9 @@ impl Connection {
             }
             Frame::Hello(hello) => {
                 self.control.handle_frame(now, Frame::Hello(hello))?;
-                self.send_window = self.control.peer().limits.connection_window.into();
+                if !self.control.is_short() {
+                    self.send_window = self.control.peer().limits.connection_window.into();
+                }
                 Ok(())
             }
             frame => self.control.handle_frame(now, frame),
@@ -106,9 +108,8 @@ impl Connection {
             )),
             fields => fields,
         };
-        let limits = self.control.config().limits.clamped();
-        let mut stream =
-            Stream::new(priority, self.control.peer().limits.stream_window, limits.stream_window);
+        let (send_window, receive_window) = self.stream_windows();
+        let mut stream = Stream::new(priority, send_window, receive_window);
         let outcome = fields.and_then(|fields| {
             let config = self.control.config();
             let arrival = part.map(|part| read_part(&mut stream, part, end, config)).transpose()?;
@@ -297,8 +298,9 @@ impl Connection {
 
     pub(super) fn grant_stream(&mut self, seq: u64, bytes: usize) {
         let window = self.control.config().limits.clamped().stream_window;
+        let is_short = self.control.is_short();
         let Some(stream) = self.streams.get_mut(&seq) else { return };
-        if stream.receiving == Receiving::Ended {
+        if stream.receiving == Receiving::Ended || is_short {
             return;
         }
         stream.credit_pending += bytes as i64;
@@ -311,6 +313,9 @@ impl Connection {
     }
 
     pub(super) fn grant_connection(&mut self, bytes: usize) {
+        if self.control.is_short() {
+            return;
+        }
         self.credit_pending += bytes as i64;
         let window = self.control.config().limits.clamped().connection_window;
         if self.credit_pending >= i64::from(window / 2) {

@@ -114,7 +114,7 @@ impl Inbound {
 }
 
 impl Stream {
-    pub(super) fn new(priority: Priority, send_window: u32, receive_window: u32) -> Self {
+    pub(super) fn new(priority: Priority, send_window: i64, receive_window: i64) -> Self {
         Self {
             urgency: priority.urgency(),
             receiving: Receiving::Head,
@@ -124,8 +124,8 @@ impl Stream {
             is_starved: false,
             queue: VecDeque::new(),
             queued_bytes: 0,
-            send_window: send_window.into(),
-            receive_window: receive_window.into(),
+            send_window,
+            receive_window,
             credit_pending: 0,
             plain_held: 0,
             inflated_held: 0,

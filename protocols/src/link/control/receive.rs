@@ -52,6 +52,7 @@ impl Control {
 
     /// Whether `frame` may come now: nothing comes before the introduction.
     pub(in crate::link) fn check_order(&self, frame: &Frame) -> Result<(), LinkError> {
+        self.check_kind(frame)?;
         let is_introduction = matches!(frame, Frame::Hello(_) | Frame::Welcome(_));
         let may_come_any_time = matches!(frame, Frame::Close { .. } | Frame::Extension(_));
         match self.phase {

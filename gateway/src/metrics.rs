@@ -29,6 +29,9 @@ pub struct Metrics {
     /// key), `forged` (or another client's or session's), `expired`, `revoked` (changed password, removed user),
     /// `other_user`, `off` (`session.token_life` is 0).
     pub session_tokens: IntCounterVec,
+    /// Short connections (POSTs of the link), by `listener` and `outcome`: `answered`, `late` (answers were left to
+    /// another), `closed` (CLOSE says why), `lost` (the client went).
+    pub short_connections: IntCounterVec,
     /// Early data, by `listener` and `outcome`: what TLS and QUIC did of a connection's (`accepted`,
     /// `rejected`), and what the fronts did of requests and connections in it (`served` before the handshake
     /// was complete, `waited` for it, `broken` since it never was, `refused` for want of a place to wait).
@@ -109,6 +112,12 @@ impl Metrics {
             handshakes: counters(r, "handshakes_total", "TLS and QUIC handshakes", &["listener", "outcome"]),
             tls_tickets: counters(r, "tls_tickets_total", "TLS session tickets", &["outcome"]),
             session_tokens: counters(r, "session_tokens_total", "Session tokens of the link", &["outcome"]),
+            short_connections: counters(
+                r,
+                "short_connections_total",
+                "Short connections of the link (HTTPS POST)",
+                &["listener", "outcome"],
+            ),
             early_data: counters(r, "early_data_total", "Early data (0-RTT)", &["listener", "outcome"]),
             quic_retries: counters(r, "quic_retries_total", "Retries sent to QUIC peers", &["listener"]),
             quic_migrations: counters(

@@ -18,6 +18,8 @@ pub enum Protocol {
     LinkTcp,
     /// The link protocol over QUIC.
     LinkQuic,
+    /// The link protocol in an HTTPS POST.
+    LinkPost,
     /// HTTP/1.1 or HTTP/2.
     Http,
     /// HTTP/3.
@@ -32,6 +34,7 @@ impl Protocol {
         match self {
             Self::LinkTcp => "link_tcp",
             Self::LinkQuic => "link_quic",
+            Self::LinkPost => "link_post",
             Self::Http => "http",
             Self::Http3 => "http3",
             Self::Mqtt => "mqtt",

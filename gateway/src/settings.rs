@@ -43,6 +43,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Link sessions.
     pub session: Session,
+    /// Short connections of the link.
+    pub short: Short,
     /// The push API.
     pub push: Push,
     /// MQTT.
@@ -350,6 +352,25 @@ pub struct Session {
     pub token_life: Duration,
 }
 
+/// Short connections of the link: HTTPS POST (PROTOCOL.md, section 21).
+#[derive(Clone, Debug)]
+pub struct Short {
+    /// Whether listeners that admit the link and HTTP take them.
+    pub enabled: bool,
+    /// The body of a POST, bytes.
+    pub body_bytes_max: usize,
+    /// Requests that one POST sends or asks for.
+    pub requests_max: usize,
+    /// How long one answer waits for outcomes.
+    pub answer_time_max: Duration,
+    /// POSTs of one session at one time.
+    pub posts_max: usize,
+    /// Pushes in one answer, count.
+    pub pushes_max: usize,
+    /// Pushes in one answer, bytes.
+    pub push_bytes_max: usize,
+}
+
 /// The push API.
 #[derive(Clone, Debug)]
 pub struct Push {
@@ -476,6 +497,7 @@ impl Default for Settings {
             admin: Admin::default(),
             limits: Limits::default(),
             session: Session::default(),
+            short: Short::default(),
             push: Push::default(),
             mqtt: Mqtt::default(),
             client_policy: ClientPolicy::default(),
@@ -621,6 +643,20 @@ impl Default for Session {
             headers_bytes_max: 4 * 1024,
             heartbeat_max: Duration::from_secs(600),
             token_life: Duration::from_secs(12 * 3600),
+        }
+    }
+}
+
+impl Default for Short {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            body_bytes_max: 1024 * 1024,
+            requests_max: 32,
+            answer_time_max: Duration::from_secs(30),
+            posts_max: 8,
+            pushes_max: 32,
+            push_bytes_max: 64 * 1024,
         }
     }
 }

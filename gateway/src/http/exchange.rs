@@ -16,7 +16,7 @@ use towline_protocols::link::Priority;
 use super::{
     auth::Gate,
     body::{self, Bounded, WithStatus},
-    dcz, early, problem,
+    dcz, early, problem, short,
 };
 use crate::{
     backend::is_grpc,
@@ -59,6 +59,10 @@ impl Front {
     where
         B: http_body::Body<Data = Bytes, Error: fmt::Display> + Unpin + Send + 'static,
     {
+        let request = match short::serve(&self.gateway, &self.origin, request) {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
         let grpc = is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         if self.gate.demands_password()

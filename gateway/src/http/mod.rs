@@ -10,6 +10,7 @@ pub(crate) mod dcz;
 mod early;
 mod exchange;
 mod problem;
+mod short;
 mod watched;
 
 use std::{convert::Infallible, error::Error, pin::pin, sync::Arc, time::Duration};

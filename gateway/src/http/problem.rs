@@ -68,6 +68,11 @@ pub(super) fn too_early(why: &str, grpc: bool) -> Response<Body> {
     if grpc { trailers_only(grpc_trailers(&error)) } else { problem(StatusCode::TOO_EARLY, &error) }
 }
 
+/// An answer of plain HTTP whose status the error's kind does not tell.
+pub(super) fn with_status(status: StatusCode, error: &RpcError) -> Response<Body> {
+    problem(status, error)
+}
+
 /// The error as the trailers that end a gRPC answer.
 pub(super) fn grpc_trailers(error: &RpcError) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use towline_protocols::{
     compress::{Compressor, Shelf},
-    link::{Config, Limits, Policy},
+    link::{Config, GoAway, Limits, Policy, proto::Reason},
 };
 
 use crate::settings::{ClientPolicy, Settings};
@@ -32,6 +32,16 @@ pub(crate) fn config(settings: &Settings, dictionaries: Shelf) -> Config {
         heartbeat_max: session.heartbeat_max,
         heartbeat_grace: HEARTBEAT_GRACE,
         ..Config::default()
+    }
+}
+
+/// What a gateway that drains tells its clients.
+pub(super) fn goaway(settings: &Settings) -> GoAway {
+    GoAway {
+        reason: Reason::Drain.into(),
+        endpoints: settings.drain_endpoints.clone(),
+        spread_ms: u32::try_from(settings.drain_spread.as_millis()).unwrap_or(u32::MAX),
+        text: "the gateway is being stopped or replaced".to_owned(),
     }
 }
 

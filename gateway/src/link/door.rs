@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        Ack, CloseCode, Execution, Header, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
+        Ack, CloseCode, Control, Execution, Header, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
         SessionHeaders, Subscribed, Welcome,
     },
     mqtt::topic,
@@ -23,7 +23,9 @@ use super::{
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{Begin, Changed, Consumer, Lease, OpenError, Opened, Visited},
+    session::{
+        Attach, Begin, Changed, Consumer, Lease, OpenError, Opened, PendingPush, ShortVisit, Visited,
+    },
     transport::{Completion, Handshake},
 };
 
@@ -34,6 +36,8 @@ pub(super) struct Door {
     pub(super) origin: Arc<Origin>,
     pub(super) lease: Lease,
     headers: Option<Arc<SessionHeaders>>,
+    /// HELLO named this session, so that its requests may run; anything but a short connection has to.
+    names_session: bool,
     /// Complete once the connection holds its session.
     pub(super) holds: Handshake,
 }
@@ -67,15 +71,8 @@ pub(super) async fn login(
 ) -> Result<Admission, LinkError> {
     check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
-    let opened = gateway
-        .sessions
-        .open(hello, proven.user.clone())
-        .inspect_err(|error| {
-            if *error == OpenError::UnknownHeaders {
-                count_reference(&gateway, hello, "unknown");
-            }
-        })
-        .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
+    let opened = gateway.sessions.open(hello, proven.user.clone());
+    let opened = opened.map_err(|error| refused_hello(&gateway, hello, error))?;
     count_reference(&gateway, hello, "known");
     let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, .. } = opened;
     let Opened { subscriptions, headers, headers_kept, .. } = opened;
@@ -86,6 +83,14 @@ pub(super) async fn login(
     let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
     welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
+}
+
+/// What CLOSE says to a HELLO that the session did not follow.
+fn refused_hello(gateway: &Gateway, hello: &Hello, error: OpenError) -> LinkError {
+    if error == OpenError::UnknownHeaders {
+        count_reference(gateway, hello, "unknown");
+    }
+    LinkError::new(error.close_code(), error.to_string())
 }
 
 /// What HELLO in early data led to, where the gateway knows the client's session.
@@ -122,6 +127,37 @@ fn headers_kept_s(gateway: &Gateway, are_kept: bool) -> u32 {
     if are_kept { u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX) } else { 0 }
 }
 
+/// What the HELLO of a short connection led to.
+pub(super) struct Call {
+    pub(super) admission: Admission,
+    pub(super) pushes: Vec<PendingPush>,
+}
+
+/// Follows the HELLO of a short connection: authenticates, and visits the session.
+pub(super) async fn call_in(
+    gateway: Arc<Gateway>,
+    origin: &Origin,
+    hello: &Hello,
+) -> Result<Call, LinkError> {
+    check_session_headers(&gateway, hello)?;
+    let mut proven = credentials::prove(&gateway, origin, hello).await?;
+    let visit = gateway.sessions.visit_short(hello, proven.user.clone());
+    let visit = visit.map_err(|error| refused_hello(&gateway, hello, error))?;
+    count_reference(&gateway, hello, "known");
+    let ShortVisit { lease, session_id, seq_min, resumed, attached, refused, .. } = visit;
+    let ShortVisit { pushes, headers, headers_kept, .. } = visit;
+    proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
+    let session_headers_kept_s = headers_kept_s(&gateway, headers_kept);
+    let told = welcome(resumed, session_id, Vec::new());
+    let mut welcome = Welcome { seq_min, session_headers_kept_s, ..told };
+    proven.give_token(&gateway, hello, &mut welcome);
+    welcome.push_line = lease.session().push_line();
+    let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
+    let door = Door { names_session: resumed, ..door };
+    let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
+    Ok(Call { admission: Admission { door, welcome, attached, refused, subscriptions }, pushes })
+}
+
 fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {
     let server_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     Welcome {
@@ -130,6 +166,16 @@ fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {
         unknown,
         server_time_ms: u64::try_from(server_time_ms).unwrap_or(u64::MAX),
         ..Welcome::default()
+    }
+}
+
+impl Admission {
+    /// WELCOME names the dictionaries that this client is to use.
+    pub(super) fn prefer_dictionaries(&mut self, control: &mut Control) {
+        let session = self.door.lease.session();
+        let order = self.door.gateway.dictionaries.edition().order(session.client_id());
+        control.prefer(&order);
+        self.welcome.limits.get_or_insert_default().dictionaries = order;
     }
 }
 
@@ -144,7 +190,7 @@ impl Door {
     ) -> Self {
         let client_id = Some(Arc::clone(lease.session().client_id()));
         let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
-        Self { gateway, origin, lease, headers, holds }
+        Self { gateway, origin, lease, headers, names_session: true, holds }
     }
 
     /// Answers a change of subscriptions. The messages that are retained for what is new follow as pushes.
@@ -167,11 +213,28 @@ impl Door {
         self.gateway.drain.is_draining() && self.gateway.drain.lasts(spread())
     }
 
+    /// A request of a client that names another session than there is: its answer, if this session has run it. It is
+    /// not begun, for it may have run in the session that the client speaks of.
+    fn recall(&self, seq: u64) -> Opening {
+        match self.lease.attach(seq, 0) {
+            Attach::Attached(consumer) => Opening::Answered(consumer, None),
+            Attach::Refused(error) => Opening::Refused(error),
+            Attach::Unknown | Attach::Later => {
+                let text = "HELLO does not name the session that is here: only idempotent requests are run";
+                let execution = Execution::MayHaveRun;
+                Opening::Refused(RpcError::new(RpcErrorKind::SessionLost, execution, text))
+            }
+        }
+    }
+
     /// Follows REQUEST: runs it, or attaches to what ran already. `end` says that no message follows.
     pub(super) fn open(&self, seq: u64, head: &RequestHead, end: bool, credits: &Arc<Credits>) -> Opening {
         // While it visits, the bit says no more than HELLO's floor, which counts when the session is held.
-        if head.acknowledges && self.holds.is_complete() {
+        if head.acknowledges && self.holds.is_complete() && self.names_session {
             self.lease.acknowledge(&Ack { floor: seq - 1, seqs: Vec::new() });
+        }
+        if !self.names_session && !head.idempotent {
+            return self.recall(seq);
         }
         let (producer, consumer) = match self.lease.begin(seq) {
             // Only what has not run may be refused as not run; dropped, it is as if it had not come.

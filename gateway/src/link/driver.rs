@@ -14,11 +14,12 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{sleep_until, timeout},
 };
-use towline_protocols::link::{CloseCode, Control, Event, GoAway, Hello, LinkError, RpcError, Subscribed};
+use towline_protocols::link::{CloseCode, Control, Event, Hello, LinkError, RpcError, Subscribed};
 
 use self::early::Beginning;
 use super::{
     attendance::{self, Attendance, Published, Told},
+    config::goaway,
     door::{self, Admission},
     io::{Moved, move_bytes, write},
     quic_stream::QuicStreams,
@@ -262,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Says WELCOME, and serves the client from now on.
     fn attend(&mut self, mut admission: Admission, hello: &Hello) {
-        self.prefer_dictionaries(&mut admission);
+        admission.prefer_dictionaries(self.binding.control());
         self.binding.welcome(&mut admission);
         let Admission { door, subscriptions, .. } = admission;
         self.subscribed(door.subscribed(subscriptions));
@@ -273,15 +274,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         attendance.send_policy(self.binding.control());
         attendance.send_offer(self.binding.control());
         self.attendance = Some(Box::new(attendance));
-    }
-
-    /// WELCOME names the dictionaries that this client is to use.
-    fn prefer_dictionaries(&mut self, admission: &mut Admission) {
-        let session = admission.door.lease.session();
-        let order = self.gateway.dictionaries.edition().order(session.client_id());
-        self.binding.control().prefer(&order);
-        let limits = admission.welcome.limits.get_or_insert_default();
-        limits.dictionaries = order;
     }
 
     fn subscribed(&mut self, subscribed: Subscribed) {
@@ -322,14 +314,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn send_goaway(&mut self) {
         self.goaway_sent = true;
-        let snapshot = self.gateway.snapshot();
-        let settings = &snapshot.settings;
-        self.binding.control().goaway(GoAway {
-            reason: GOAWAY_DRAIN,
-            endpoints: settings.drain_endpoints.clone(),
-            spread_ms: u32::try_from(settings.drain_spread.as_millis()).unwrap_or(u32::MAX),
-            text: "the gateway is being stopped or replaced".to_owned(),
-        });
+        let goaway = goaway(&self.gateway.snapshot().settings);
+        self.binding.control().goaway(goaway);
     }
 
     fn fill(&mut self) {
@@ -392,8 +378,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
-/// `GoAway.Reason.REASON_DRAIN`.
-const GOAWAY_DRAIN: i32 = towline_protocols::link::proto::Reason::Drain as i32;
 /// A look at the clock where no machine asks for one.
 const NOTHING_DUE: Duration = Duration::from_secs(600);
 
@@ -531,7 +515,7 @@ impl Binding {
 
     fn serve_requests(&mut self, attendance: Option<&Attendance>) {
         match (self, attendance) {
-            (Self::Tcp(requests), _) => requests.give_credit(),
+            (Self::Tcp(requests), _) => _ = requests.give_credit(),
             (Self::Quic(streams), Some(attendance)) => streams.serve(&attendance.door),
             (Self::Quic(_), None) => {}
         }

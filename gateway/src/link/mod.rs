@@ -24,6 +24,7 @@ mod io;
 mod parked;
 mod quic_stream;
 mod requests;
+mod short;
 
 use std::{
     pin::Pin,
@@ -37,6 +38,7 @@ use towline_protocols::link::{Connection, Control};
 
 pub(crate) use self::config::config;
 pub use self::parked::Parked;
+pub(crate) use self::short::serve as serve_post;
 use self::{driver::Driver, quic_stream::QuicStreams, requests::TcpRequests};
 use crate::{
     gateway::Gateway,

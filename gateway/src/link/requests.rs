@@ -141,11 +141,27 @@ impl TcpRequests {
         }
     }
 
-    /// Gives back the credit of what backends have taken.
-    pub(super) fn give_credit(&mut self) {
-        for (seq, bytes) in self.credits.take() {
-            self.machine.credit(seq, bytes);
-        }
+    /// Gives back the credit of what backends have taken, and says how much that was.
+    pub(super) fn give_credit(&mut self) -> usize {
+        let taken = self.credits.take();
+        taken.iter().for_each(|&(seq, bytes)| self.machine.credit(seq, bytes));
+        taken.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Whether a backend takes messages of request `seq`.
+    pub(super) fn feeds(&self, seq: u64) -> bool {
+        self.bodies.get(&seq).is_some_and(BodySender::is_open)
+    }
+
+    /// Whether no answer and no body is under way.
+    pub(super) fn are_over(&self) -> bool {
+        self.answers.is_empty() && self.bodies.is_empty()
+    }
+
+    /// The rest of a request will not come: its answer says so.
+    pub(super) fn cut(&mut self, door: &Door, seq: u64) {
+        self.bodies.remove(&seq);
+        door.lease.cancel(seq, "the connection ended before the request had arrived whole");
     }
 
     /// Whether no request is open and nothing waits to be sent.

@@ -84,7 +84,7 @@ fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes
             parked::never(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes)))
         }
         Protocol::Mqtt => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
-        Protocol::LinkTcp | Protocol::LinkQuic | Protocol::Http3 => {
+        Protocol::LinkTcp | Protocol::LinkQuic | Protocol::LinkPost | Protocol::Http3 => {
             parked::link(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }
     }

@@ -17,6 +17,7 @@ use super::{
     link_session::State,
     signal::Signal,
     subscribe::Changed,
+    visit::Role,
 };
 
 /// The hold of one connection on its session. Dropping it says that the connection is gone: requests that
@@ -110,18 +111,24 @@ impl Lease {
             return refuse(RpcErrorKind::Malformed, "sequence numbers begin with 1");
         }
         let mut state = self.session.lock();
-        let visits = state.visitors.is_present(&self.signal);
-        if !visits && !state.is_held_by(&self.signal) {
+        let role = state.visitors.role(&self.signal);
+        if role.is_none() && !state.is_held_by(&self.signal) {
             return refuse(RpcErrorKind::SessionLost, "another connection holds the session");
         }
         let context = &self.session.context;
-        if visits && !(state.is_new(seq) && state.visitors.may_begin()) {
+        if role == Some(Role::Early) && !(state.is_new(seq) && state.may_begin()) {
             return Begin::Later;
         }
         match self.session.attach(&mut state, seq, 0, &self.signal) {
             Some(Ok(consumer)) => return Begin::Attached(consumer),
             Some(Err(error)) => return Begin::Refused(error),
             None => {}
+        }
+        if role == Some(Role::Short) && !state.may_begin() {
+            context.limit_hit("session_visits_begun_max");
+            let text =
+                "too many requests of short connections are not acknowledged (session_visits_begun_max)";
+            return refuse(RpcErrorKind::LimitExceeded, text);
         }
         if context.is_full() {
             context.limit_hit("session_bytes_held");
@@ -152,10 +159,10 @@ impl Lease {
     /// name all of them).
     pub fn attach(&self, seq: u64, messages_received: u64) -> Attach {
         let mut state = self.session.lock();
-        if state.visitors.is_present(&self.signal) {
+        if state.visitors.role(&self.signal) == Some(Role::Early) {
             return Attach::Later;
         }
-        if !state.is_held_by(&self.signal) {
+        if !self.acts(&state) {
             let text = "another connection holds the session";
             return Attach::Refused(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, text));
         }
@@ -169,9 +176,9 @@ impl Lease {
     /// The client has lost interest in a request (RESET), or its stream broke before it had arrived.
     pub fn cancel(&self, seq: u64, why: &str) {
         let state = self.session.lock();
-        let visits = state.visitors.is_present(&self.signal);
+        let visits = state.visitors.role(&self.signal).is_some();
         let began = visits && state.visitors.has_begun(&self.signal, seq);
-        if !began && !state.is_held_by(&self.signal) {
+        if !began && !self.acts(&state) {
             return;
         }
         let exchange = state.exchange(seq).cloned();
@@ -183,7 +190,8 @@ impl Lease {
 
     /// ACK: the client has taken these outcomes.
     pub fn acknowledge(&self, ack: &Ack) {
-        if self.holds() {
+        let acts = self.acts(&self.session.lock());
+        if acts {
             self.session.acknowledge(ack);
         }
     }
@@ -195,8 +203,9 @@ impl Lease {
         self.session.next_push(&mut state)
     }
 
-    fn holds(&self) -> bool {
-        self.session.held_by(&self.signal).is_some()
+    /// Whether what the connection says of the session is followed.
+    fn acts(&self, state: &State) -> bool {
+        state.is_held_by(&self.signal) || state.visitors.role(&self.signal) == Some(Role::Short)
     }
 
     /// Gives up a push that the connection cannot carry, for a bound that its client set.
@@ -217,7 +226,8 @@ impl Lease {
 
     /// SUBSCRIBE.
     pub fn subscribe(&self, subscribe: &Subscribe) -> Changed {
-        if !self.holds() {
+        let acts = self.acts(&self.session.lock());
+        if !acts {
             return Changed { subscribed: Subscribed::default(), new: Vec::new() };
         }
         let changed = self.session.change_subscriptions(&subscribe.add, &subscribe.remove);

@@ -30,7 +30,7 @@ use super::{
     push_queue::PushQueue,
     secret::SecretHash,
     signal::{Revoked, Signal},
-    visit::Visitors,
+    visit::{Role, Visitors},
 };
 use crate::{
     hub::{Mailbox, RegisterError},
@@ -134,7 +134,13 @@ impl LinkSession {
 
     /// The connection of `signal` is gone. No effect on the session if another one holds it.
     pub(super) fn detach(self: &Arc<Self>, signal: &Arc<Signal>) {
-        let Some(mut state) = self.held_by(signal) else { return self.visitor_gone(signal) };
+        let Some(mut state) = self.held_by(signal) else {
+            if self.visitor_gone(signal) == Some(Role::Short) {
+                // While nobody holds it, a session lives from one visit to the next.
+                self.note_away();
+            }
+            return;
+        };
         state.connection = None;
         self.connection_lost(&mut state, signal);
         drop(state);

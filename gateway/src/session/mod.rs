@@ -12,7 +12,8 @@
 //! A session belongs to who knows its secret and, where the listener authenticates, to its user. Of the
 //! connections that prove this, the one with the highest epoch holds it. A session without a connection
 //! is kept for `session.expiry`; identity, subscriptions and pushes also survive a restart of the gateway,
-//! outcomes of requests where their route is durable.
+//! outcomes of requests where their route is durable. Beside the one that holds it, others *visit* a session: while
+//! their handshake is under way (`visit`), or for the length of a POST (`short_visit`).
 
 mod clock;
 mod exchange;
@@ -25,6 +26,7 @@ mod push_queue;
 pub(crate) mod record;
 mod restore;
 mod secret;
+mod short_visit;
 mod signal;
 mod subscribe;
 mod sweep;
@@ -49,6 +51,7 @@ pub use self::{
     link_session::LinkSession,
     login::Login,
     push_queue::PendingPush,
+    short_visit::ShortVisit,
     signal::{Revoked, SessionEvent},
     subscribe::Changed,
     sweep::sweep,
@@ -83,6 +86,7 @@ pub struct Sessions {
 /// What all sessions share.
 struct Context {
     settings: ArcSwap<settings::Session>,
+    short: ArcSwap<settings::Short>,
     streams_max: AtomicUsize,
     sessions_max: AtomicUsize,
     hub: Hub,
@@ -146,6 +150,9 @@ pub enum OpenError {
     /// `limits.sessions_max` is met.
     #[error("the gateway keeps no more sessions (limits.sessions_max)")]
     SessionsFull,
+    /// `short.posts_max` is met.
+    #[error("too many short connections of this client are open (short.posts_max)")]
+    ShortFull,
 }
 
 impl OpenError {
@@ -156,7 +163,7 @@ impl OpenError {
             Self::WrongSecret | Self::WrongUser | Self::ClientIdTaken => CloseCode::Unauthorized,
             Self::TakenOver => CloseCode::TakenOver,
             Self::UnknownHeaders => CloseCode::UnknownReference,
-            Self::SessionsFull => CloseCode::LimitExceeded,
+            Self::SessionsFull | Self::ShortFull => CloseCode::LimitExceeded,
         }
     }
 }
@@ -176,6 +183,7 @@ impl Sessions {
         let receipts = Receipts::restore(settings, store.clone(), metrics, clock.clone())?;
         let context = Context {
             settings: ArcSwap::from_pointee(settings.session.clone()),
+            short: ArcSwap::from_pointee(settings.short.clone()),
             streams_max: settings.limits.streams_max.into(),
             sessions_max: settings.limits.sessions_max.into(),
             hub,
@@ -223,6 +231,7 @@ impl Sessions {
     pub fn follow(&self, settings: &Settings) {
         self.context.receipts.follow(settings);
         self.context.settings.store(Arc::new(settings.session.clone()));
+        self.context.short.store(Arc::new(settings.short.clone()));
         self.context.streams_max.store(settings.limits.streams_max, Ordering::Relaxed);
         self.context.sessions_max.store(settings.limits.sessions_max, Ordering::Relaxed);
     }

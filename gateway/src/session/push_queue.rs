@@ -141,6 +141,31 @@ impl PushQueue {
         }
     }
 
+    /// The first pushes of the queue that are kept until they are acknowledged, however far a connection is with
+    /// them. Leaves the queue as it is.
+    pub(super) fn first(
+        &self,
+        bounds: &PushBounds,
+        now: Instant,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<PendingPush> {
+        let is_due =
+            |push: &&QueuedPush| push.qos > 0 && !is_expired(push, bounds, now) && !self.has_successor(push);
+        let mut bytes = 0;
+        let fits = |(index, push): &(usize, &QueuedPush)| {
+            bytes += size(&push.message);
+            *index == 0 || bytes <= bytes_max
+        };
+        let first = self.entries.values().filter(is_due).take(count_max).enumerate().take_while(fits);
+        let pending = |(_, push): (usize, &QueuedPush)| PendingPush {
+            id: push.id,
+            priority: push.lane,
+            message: Arc::clone(&push.message),
+        };
+        first.map(pending).collect()
+    }
+
     /// The client has taken all pushes of this lane up to `id`.
     pub(super) fn acknowledge(&mut self, lane: Priority, id: u64) -> Vec<QueuedPush> {
         let places: Vec<Place> =

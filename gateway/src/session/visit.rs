@@ -49,6 +49,16 @@ struct Visitor {
     signal: Arc<Signal>,
     /// What its requests carry, whatever the session's fields are when it becomes the holder.
     headers: Spoken,
+    role: Role,
+}
+
+/// Why a connection visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Its handshake is under way.
+    Early,
+    /// It is a short connection, and never holds the session (`short_visit`).
+    Short,
 }
 
 /// A request that a visitor began. What a HELLO of its epoch or a lower one says of the client's requests
@@ -111,17 +121,12 @@ impl LinkSession {
         if state.has_ended() || hello.session_id != state.id() || !state.is_newer(hello.epoch) {
             return None;
         }
-        if state.visitors.lists().present.len() >= VISITORS_MAX {
+        if state.visitors.count(Role::Early) >= VISITORS_MAX {
             self.context.limit_hit("session_visitors_max");
             return None;
         }
         let headers = self.headers_in(&state, hello).ok()?;
-        let signal = Arc::new(Signal::default());
-        state.visitors.lists().present.push(Visitor {
-            epoch: hello.epoch,
-            signal: Arc::clone(&signal),
-            headers: headers.clone(),
-        });
+        let signal = state.visitors.enter(hello.epoch, Role::Early, headers.clone());
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let (unknown, awaited) = waiting.partition(|&seq| state.is_new(seq));
         let (session_id, seq_min) = (state.id(), state.seq_min);
@@ -155,6 +160,16 @@ impl State {
     pub(super) fn is_new(&self, seq: u64) -> bool {
         self.ledger.as_ref().is_none_or(|ledger| matches!(ledger.admit(seq), Admission::New))
     }
+
+    /// Whether a visitor may begin one more request. What the session remembers no more need not be noted.
+    pub(super) fn may_begin(&mut self) -> bool {
+        if self.visitors.all_begun().len() >= BEGUN_MAX {
+            let begun: Vec<u64> = self.visitors.all_begun().iter().map(|begun| begun.seq).collect();
+            let gone: Vec<u64> = begun.into_iter().filter(|&seq| self.exchange(seq).is_none()).collect();
+            self.visitors.forget_begun(&gone);
+        }
+        self.visitors.all_begun().len() < BEGUN_MAX
+    }
 }
 
 impl Visitors {
@@ -170,8 +185,21 @@ impl Visitors {
         self.0.as_ref().map_or(&[], |lists| &lists.begun)
     }
 
-    pub(super) fn is_present(&self, signal: &Arc<Signal>) -> bool {
-        self.present().iter().any(|visitor| Arc::ptr_eq(&visitor.signal, signal))
+    /// Why the connection of `signal` visits, if it does.
+    pub(super) fn role(&self, signal: &Arc<Signal>) -> Option<Role> {
+        let visitor = self.present().iter().find(|visitor| Arc::ptr_eq(&visitor.signal, signal));
+        visitor.map(|visitor| visitor.role)
+    }
+
+    pub(super) fn count(&self, role: Role) -> usize {
+        self.present().iter().filter(|visitor| visitor.role == role).count()
+    }
+
+    /// A connection of `epoch` begins to visit.
+    pub(super) fn enter(&mut self, epoch: u64, role: Role, headers: Spoken) -> Arc<Signal> {
+        let signal = Arc::new(Signal::default());
+        self.lists().present.push(Visitor { epoch, signal: Arc::clone(&signal), headers, role });
+        signal
     }
 
     /// The header fields of the visitor of `signal`; the outer `None`: it is none.
@@ -183,10 +211,6 @@ impl Visitors {
     /// Whether request `seq` was begun by the visitor of `signal`.
     pub(super) fn has_begun(&self, signal: &Arc<Signal>, seq: u64) -> bool {
         self.all_begun().iter().any(|begun| begun.seq == seq && Arc::ptr_eq(&begun.signal, signal))
-    }
-
-    pub(super) fn may_begin(&self) -> bool {
-        self.all_begun().len() < BEGUN_MAX
     }
 
     /// Notes that the visitor of `signal` begins request `seq`; no effect for a holder.
@@ -234,6 +258,12 @@ impl Visitors {
         self.0.take_if(|lists| lists.present.is_empty() && lists.begun.is_empty());
         let others = rest.into_iter().filter(|begun| !Arc::ptr_eq(&begun.signal, signal));
         HandedOver { others: others.map(|begun| (begun.seq, begun.signal)).collect(), unspoken }
+    }
+
+    fn forget_begun(&mut self, seqs: &[u64]) {
+        if let Some(lists) = &mut self.0 {
+            lists.begun.retain(|begun| !seqs.contains(&begun.seq));
+        }
     }
 
     /// The requests of the session are forgotten.

@@ -20,6 +20,7 @@ mod limits;
 mod metered;
 mod never_indexed;
 mod priority;
+mod posts;
 mod pushes;
 mod requests;
 mod session_headers;

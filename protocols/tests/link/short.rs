@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{
-    CloseCode, Config, Connection, Event, Execution, Hello, Limits, Priority, Push, RpcError, RpcErrorKind, Waiting,
-    Welcome,
+    CloseCode, Config, Connection, Event, Execution, Hello, Limits, Priority, Push, RpcError, RpcErrorKind,
+    Waiting, Welcome,
     client::{CallOptions, Fate, Session},
     frame::{self, Frame, PREFACE},
 };
@@ -204,7 +204,11 @@ fn a_post_speaks_of_what_it_asks_for_and_of_nothing_else() {
     assert!(session.carry(carried));
     assert!(hello.short);
     assert_eq!((hello.epoch, hello.outcome_floor), (1, 0));
-    assert_eq!(hello.waiting.iter().map(|it| it.seq).collect::<Vec<_>>(), [plain], "what was never sent waits not");
+    assert_eq!(
+        hello.waiting.iter().map(|it| it.seq).collect::<Vec<_>>(),
+        [plain],
+        "what was never sent waits not"
+    );
     let welcome = Welcome { resumed: true, session_id: 8, ..Welcome::default() };
     let fates = session.on_short_welcome(&hello, &welcome, &[carried]);
     assert_eq!(fates, [(plain, Fate::Keep { messages_received: 0 })]);
@@ -219,7 +223,9 @@ fn a_post_that_names_another_session_loses_what_was_sent_before() {
     let welcome = Welcome { session_id: 8, ..Welcome::default() };
     let fates = session.on_short_welcome(&hello, &welcome, &[carried]);
     assert_eq!(fates[0], (idempotent, Fate::Send));
-    assert!(matches!(&fates[1], (seq, Fate::Fail(error)) if *seq == plain && error.execution == Execution::MayHaveRun));
+    assert!(
+        matches!(&fates[1], (seq, Fate::Fail(error)) if *seq == plain && error.execution == Execution::MayHaveRun)
+    );
     assert_eq!(fates.len(), 2);
     // What the POST itself carried was refused in place of being run.
     let refused = RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, "no such session");

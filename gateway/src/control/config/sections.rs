@@ -27,6 +27,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     let auth = auth(root.table("auth"));
     let backends = backends(root);
     let session = section::session(root.table("session"));
+    let limits = section::limits(root.table("limits"));
     let settings = Settings {
         data_dir: root.path("data_dir", &default.data_dir),
         drain_timeout,
@@ -38,7 +39,8 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         tls,
         auth,
         admin,
-        limits: section::limits(root.table("limits")),
+        short: section::short(root.table("short"), limits.idle_timeout),
+        limits,
         push: section::push(root.table("push")),
         mqtt: section::mqtt(root.table("mqtt")),
         client_policy: section::client_policy(root.table("client_policy"), session.heartbeat_max),

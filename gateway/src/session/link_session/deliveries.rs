@@ -32,6 +32,18 @@ impl LinkSession {
 
     /// A connection comes whose client has taken pushes, if they are of this numbering.
     pub(super) fn resume_pushes(&self, state: &mut State, taken: Option<&PushesTaken>, signal: &Arc<Signal>) {
+        let taken = self.acknowledge_taken(state, taken);
+        let Some(queue) = &mut state.pushes else { return };
+        queue.resume_after(taken);
+        signal.pushes();
+    }
+
+    /// Follows HELLO.pushes_taken, if it is of this numbering.
+    pub(in crate::session) fn acknowledge_taken(
+        &self,
+        state: &mut State,
+        taken: Option<&PushesTaken>,
+    ) -> PushMarks {
         let of_this_line = taken.filter(|taken| taken.push_line == state.push_line);
         let taken = PushMarks::new(of_this_line.map_or(&[], |taken| &taken.ids));
         state.push_id_last = state.push_id_last.max(taken.max().min(PUSH_ID_MAX));
@@ -39,9 +51,21 @@ impl LinkSession {
             let lane = Priority::new(urgency);
             self.acknowledge_pushes(state, lane, taken.get(lane));
         }
-        let Some(queue) = &mut state.pushes else { return };
-        queue.resume_after(taken);
-        signal.pushes();
+        taken
+    }
+
+    /// The first pushes that wait for an acknowledgement, whoever has sent them; one at least, if there is one.
+    pub(in crate::session) fn first_pushes(
+        &self,
+        state: &State,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<PendingPush> {
+        let (bounds, now) = (self.context.push_bounds(), self.context.clock.now());
+        let first = state.pushes.as_ref().map(|queue| queue.first(&bounds, now, count_max, bytes_max));
+        let first = first.unwrap_or_default();
+        first.iter().for_each(|push| self.tell_backend(&push.message, Progress::Sent));
+        first
     }
 
     /// The next push for the connection that holds the session.

@@ -17,6 +17,7 @@ use crate::session::{
     exchange::{Consumer, Exchange},
     push_queue::PushQueue,
     signal::Signal,
+    visit::Role,
 };
 
 impl LinkSession {
@@ -92,10 +93,13 @@ impl LinkSession {
     }
 
     /// What a visitor began has arrived whole: it goes on, for who asks for it next.
-    pub(super) fn visitor_gone(self: &Arc<Self>, signal: &Arc<Signal>) {
+    /// Says what kind of visitor it was.
+    pub(super) fn visitor_gone(self: &Arc<Self>, signal: &Arc<Signal>) -> Option<Role> {
         let mut state = self.state.lock();
+        let role = state.visitors.role(signal);
         let begun = state.visitors.leave(signal);
         self.begun_left(&mut state, begun.into_iter().map(|seq| (seq, signal.clone())));
+        role
     }
 
     /// The connections that began these requests will never hold the session.

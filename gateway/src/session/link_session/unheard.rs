@@ -34,11 +34,19 @@ impl Unheard {
 }
 
 impl State {
+    /// Whether the client of `hello` names the session; what it had not heard it has then.
+    pub(in crate::session) fn is_named_by(&mut self, hello: &Hello) -> bool {
+        let is_named = hello.session_id == self.id;
+        if is_named {
+            self.unheard = Unheard::default();
+        }
+        is_named
+    }
+
     /// Whether the client of `hello`, whose epoch is not the session's yet, goes on with the session; what may have
     /// run elsewhere is noted as such.
     pub(super) fn goes_on(&mut self, hello: &Hello, context: &Context) -> bool {
-        if hello.session_id == self.id {
-            self.unheard = Unheard::default();
+        if self.is_named_by(hello) {
             return true;
         }
         // A client that waits for nothing may as well have been started again, and number from 1.

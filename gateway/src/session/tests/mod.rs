@@ -9,6 +9,7 @@ mod histories;
 mod ownership;
 mod pushes;
 mod receipts;
+mod short_visits;
 mod unheard;
 mod visits;
 

@@ -96,6 +96,24 @@ fn names(t: &mut Table<'_, '_>, key: &'static str) -> NeverIndexed {
     })
 }
 
+pub(super) fn short(mut t: Table<'_, '_>, idle_timeout: Duration) -> Short {
+    let d = Short::default();
+    let short = Short {
+        enabled: t.boolean("enabled", d.enabled),
+        body_bytes_max: t.size("body_bytes_max", d.body_bytes_max, KIB..=GIB),
+        requests_max: t.count("requests_max", d.requests_max, 1..=1000),
+        answer_time_max: t.duration("answer_time_max", d.answer_time_max.min(idle_timeout), s(0)..=s(3600)),
+        posts_max: t.count("posts_max", d.posts_max, 1..=100),
+        pushes_max: t.count("pushes_max", d.pushes_max, 0..=1000),
+        push_bytes_max: t.size("push_bytes_max", d.push_bytes_max, KIB..=64 * MIB),
+    };
+    if short.answer_time_max > idle_timeout {
+        t.mistake("answer_time_max", "is longer than limits.idle_timeout, which ends a silent connection");
+    }
+    t.finish();
+    short
+}
+
 pub(super) fn push(mut t: Table<'_, '_>) -> Push {
     let d = Push::default();
     let push = Push {

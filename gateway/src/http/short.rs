@@ -110,6 +110,7 @@ fn broken(error: impl fmt::Display) -> RpcError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{request::Protocol, transport::Handshake};
 
     #[test]
     fn a_client_says_how_long_it_waits() {
@@ -139,5 +140,47 @@ mod tests {
         ] {
             assert_eq!(is_frames(&HeaderValue::from_static(value)), expected, "{value}");
         }
+    }
+
+    fn listener(protocols: &[ListenerProtocol]) -> Arc<Gateway> {
+        let mut listener = crate::settings::Listener::plain("edge", ([127, 0, 0, 1], 0).into());
+        listener.protocols = protocols.to_vec();
+        let listeners = vec![listener];
+        Gateway::build(crate::settings::Settings { listeners, ..Default::default() }).unwrap()
+    }
+
+    /// The status of the answer, if the request is the link's.
+    fn status(
+        gateway: &Arc<Gateway>,
+        handshake: Handshake,
+        request: Request<&'static str>,
+    ) -> Option<StatusCode> {
+        let origin = Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::Http, true);
+        let origin = Arc::new(Origin { handshake, ..origin });
+        let request = request.map(|body| http_body_util::Full::new(Bytes::from_static(body.as_bytes())));
+        serve(gateway, &origin, request).ok().map(|answer| answer.status())
+    }
+
+    fn frames(path: &'static str) -> Request<&'static str> {
+        Request::post(path).header(CONTENT_TYPE, CONTENT).body("").unwrap()
+    }
+
+    #[tokio::test]
+    async fn early_data_is_to_be_sent_again_behind_the_handshake() {
+        let gateway = listener(&[ListenerProtocol::Link, ListenerProtocol::Http]);
+        let (completion, handshake) = Handshake::pending();
+        let early = || frames("/towline/1");
+        assert_eq!(status(&gateway, handshake.clone(), early()), Some(StatusCode::TOO_EARLY));
+        completion.complete();
+        assert_eq!(status(&gateway, handshake, early()), Some(StatusCode::OK));
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_listeners_without_the_link_are_the_routers() {
+        let gateway = listener(&[ListenerProtocol::Link, ListenerProtocol::Http]);
+        assert_eq!(status(&gateway, Handshake::complete(), frames("/towline/10")), None);
+        assert_eq!(status(&gateway, Handshake::complete(), frames("/towline/1?x=y")), Some(StatusCode::OK));
+        let without = listener(&[ListenerProtocol::Http]);
+        assert_eq!(status(&without, Handshake::complete(), frames("/towline/1")), None);
     }
 }

@@ -23,9 +23,7 @@ use super::{
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{
-        Attach, Begin, Changed, Consumer, Lease, OpenError, Opened, PendingPush, ShortVisit, Visited,
-    },
+    session::{Attach, Begin, Changed, Consumer, Lease, OpenError, Opened, PendingPush, ShortVisit, Visited},
     transport::{Completion, Handshake},
 };
 

@@ -81,6 +81,8 @@ struct Post {
     /// What the client waits for outcomes behind its body.
     patience: Option<Duration>,
     due: Instant,
+    /// By `short.answer_time_max`.
+    due_latest: Instant,
 }
 
 /// Why an answer ends before everything is answered.
@@ -129,6 +131,7 @@ impl Post {
             answer,
             patience,
             due,
+            due_latest: due,
         }
     }
 
@@ -141,7 +144,9 @@ impl Post {
         match end {
             Ok(()) => "answered",
             Err(End::Late) => {
-                self.gateway.metrics.limit_hit("short.answer_time_max");
+                if self.due == self.due_latest {
+                    self.gateway.metrics.limit_hit("short.answer_time_max");
+                }
                 "late"
             }
             Err(End::Gone) => "lost",
@@ -271,7 +276,8 @@ impl Post {
 
     fn on_body_end(&mut self, door: &Door) -> Result<(), End> {
         if let Some(patience) = self.patience {
-            self.due = self.due.min(Instant::now() + patience.min(self.settings.answer_time_max));
+            let patience = patience.min(self.settings.answer_time_max);
+            self.due = self.due_latest.min(Instant::now() + patience);
         }
         self.follow_events(door)?;
         for seq in self.requests.machine.handle_end(&self.input)? {

@@ -12,8 +12,8 @@ use towline_gateway::settings::Settings;
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        CloseCode, Config, Connection, Event, Execution, Hello, Push, RequestHead, RpcError, RpcErrorKind, Waiting,
-        Welcome,
+        CloseCode, Config, Connection, Event, Execution, Hello, Push, RequestHead, RpcError, RpcErrorKind,
+        Waiting, Welcome,
     },
 };
 
@@ -230,7 +230,8 @@ async fn the_first_post_runs_only_what_is_idempotent() {
     assert_eq!(bed.backend.counts("Echo").started, 0);
     let again = post(&bed, Version::One, Post::with(hello(2, 0), &[(2, "Echo", "get")], true)).await;
     assert_eq!((again.message(2), again.welcome().resumed), (Some(&b"get"[..]), false));
-    let known = post(&bed, Version::One, Post::new(hello(3, again.welcome().session_id), &[(3, "Echo", "pay")]));
+    let known =
+        post(&bed, Version::One, Post::new(hello(3, again.welcome().session_id), &[(3, "Echo", "pay")]));
     assert_eq!(known.await.message(3), Some(&b"pay"[..]));
 }
 
@@ -367,7 +368,10 @@ async fn a_post_logs_in_by_password_and_then_by_token() {
     let stranger = Hello { client_id: "phone-8".into(), ..shown };
     let refused = ask(Post::new(stranger, &[(1, "Echo", "pay")])).await;
     let (code, text) = refused.close().unwrap();
-    assert_eq!((code, text), (CloseCode::Unauthorized, "the session token was refused: send user and password"));
+    assert_eq!(
+        (code, text),
+        (CloseCode::Unauthorized, "the session token was refused: send user and password")
+    );
     assert_eq!(bed.backend.counts("Echo").started, 1);
 }
 
@@ -405,7 +409,10 @@ async fn what_is_no_post_of_frames_is_told_so_and_http_goes_on_beside_it() {
     let mut get = frames();
     *get.method_mut() = Method::GET;
     let response = send(&bed, Version::One, get).await;
-    assert_eq!((response.status(), &response.headers()[header::ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().unwrap()));
+    assert_eq!(
+        (response.status(), &response.headers()[header::ALLOW]),
+        (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().unwrap())
+    );
     let mut json = frames();
     json.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
     let response = send(&bed, Version::Two, json).await;
@@ -413,7 +420,11 @@ async fn what_is_no_post_of_frames_is_told_so_and_http_goes_on_beside_it() {
     assert_eq!(response.headers()["accept-post"], "application/towline");
     let mut elsewhere = frames();
     *elsewhere.uri_mut() = "http://edge.example/towline/2".parse().unwrap();
-    assert_eq!(send(&bed, Version::One, elsewhere).await.status(), StatusCode::NOT_FOUND, "a path without a route");
+    assert_eq!(
+        send(&bed, Version::One, elsewhere).await.status(),
+        StatusCode::NOT_FOUND,
+        "a path without a route"
+    );
 
     let bed = Bed::with(|settings| {
         let plain = settings.listeners.iter_mut().find(|it| &*it.name == "plain").unwrap();

@@ -215,6 +215,8 @@ fn frames_are_written_and_read_as_in_the_examples() {
     }
     examples.remove("call-client");
     examples.remove("call-server");
+    examples.remove("short-client");
+    examples.remove("short-server");
     assert!(examples.is_empty(), "examples without a test: {:?}", examples.keys());
 }
 
@@ -301,4 +303,51 @@ fn a_whole_call_goes_as_in_the_example() {
         events[..],
         [Event::Welcome(_), Event::Response { .. }, Event::MessagePart { .. }, Event::Trailers { .. }]
     ));
+}
+
+/// The same of a POST.
+#[test]
+fn a_post_goes_as_in_the_example() {
+    let mut examples = examples();
+    let (client_says, server_says) = (
+        examples.remove("short-client").unwrap_or_default(),
+        examples.remove("short-server").unwrap_or_default(),
+    );
+    let now = origin();
+    let config = Arc::new(Config { agent: "example/1".into(), ..Config::default() });
+    let hello = Hello {
+        client_id: "phone-7".into(),
+        session_secret: vec![7; 16].into(),
+        epoch: 2,
+        session_id: 77,
+        ..Hello::default()
+    };
+    let mut client = Connection::short_client(config.clone(), hello, now);
+    let head = RequestHead { fields: request_fields(), ..RequestHead::default() };
+    client.send_request(1, head, false).unwrap();
+    client.send_message(1, Bytes::from_static(b"\x0a\x03tea"), true).unwrap();
+    let mut up = BytesMut::new();
+    client.poll_transmit(now, &mut up, usize::MAX);
+    assert_eq!(hex(&up), hex(&client_says), "short-client");
+
+    let mut server = Connection::short_server(config, now);
+    server.handle_bytes(now, &mut up).unwrap();
+    assert_eq!(server.handle_end(&up), Ok(vec![]));
+    assert!(matches!(server.poll_event(), Some(Event::Hello(_))));
+    server.control().welcome(Welcome { resumed: true, session_id: 77, ..Welcome::default() });
+    let fields = vec![field(":status", "200"), field("content-type", "application/grpc")];
+    server.send_response(1, fields, false).unwrap();
+    server.send_message(1, Bytes::from_static(b"\x08\x2a"), false).unwrap();
+    server.send_trailers(1, vec![field("grpc-status", "0")]).unwrap();
+    let mut down = BytesMut::new();
+    server.poll_transmit(now, &mut down, usize::MAX);
+    assert_eq!(hex(&down), hex(&server_says), "short-server");
+
+    client.handle_bytes(now, &mut down).unwrap();
+    let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
+    assert!(matches!(
+        events[..],
+        [Event::Welcome(_), Event::Response { .. }, Event::MessagePart { .. }, Event::Trailers { .. }]
+    ));
+    assert_eq!(client.handle_end(&down), Ok(vec![]));
 }

@@ -1,6 +1,8 @@
 //! The mobile-edge access gateway. ARCHITECTURE.md draws the rooms; `listener::serve_connection` lists
 //! the stages of a connection's life.
 
+#[cfg(feature = "count-allocations")]
+pub mod allocations;
 pub mod auth;
 pub mod backend;
 pub mod cli;

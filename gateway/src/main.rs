@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use towline_gateway::cli::{self, Command};
 
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static ALLOCATOR: towline_gateway::allocations::Counting = towline_gateway::allocations::Counting;
+
 #[derive(Parser)]
 #[command(name = "towline", version, about = "The mobile-edge access gateway", propagate_version = true)]
 struct Arguments {

@@ -12,15 +12,18 @@ mod cores;
 mod drain;
 mod early;
 mod flood;
+mod frames;
 mod ground;
 mod handshakes;
 mod memory;
 mod quic;
 mod records;
+mod requests;
 mod servers;
 mod shangmi;
 mod sizes;
 pub mod stand;
+mod strace;
 mod table;
 
 use std::path::PathBuf;
@@ -29,7 +32,7 @@ use clap::{Args, Subcommand};
 
 pub use self::{
     drain::DrainArgs, early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs,
-    quic::QuicArgs, records::RecordsArgs, shangmi::ShangMiArgs, sizes::BytesArgs,
+    quic::QuicArgs, records::RecordsArgs, requests::RequestsArgs, shangmi::ShangMiArgs, sizes::BytesArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -46,6 +49,8 @@ pub enum Benchmark {
     Early(EarlyArgs),
     /// Time to the first usable byte on slow links, and bulk throughput, by size of TLS records
     Records(RecordsArgs),
+    /// Server CPU time, rate and added latency of requests, beside nginx, HAProxy and nghttpx
+    Requests(RequestsArgs),
     /// CPU time and system calls of the link over QUIC, beside the link over TLS
     Quic(QuicArgs),
     /// SM4-GCM, SM3 and SM2 beside RustCrypto, OpenSSL and Tongsuo
@@ -93,6 +98,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Flood(args) => &args.common,
         Benchmark::Early(args) => &args.common,
         Benchmark::Records(args) => &args.common,
+        Benchmark::Requests(args) => &args.common,
         Benchmark::Quic(args) => &args.common,
         Benchmark::Shangmi(args) => &args.common,
         Benchmark::Bytes(args) => &args.common,
@@ -106,6 +112,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Flood(args) => flood::run(args, &ground, &mut report)?,
         Benchmark::Early(args) => early::run(args, &ground, &mut report)?,
         Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
+        Benchmark::Requests(args) => requests::run(args, &ground, &mut report)?,
         Benchmark::Quic(args) => quic::run(args, &ground, &mut report)?,
         Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
         Benchmark::Bytes(args) => sizes::run(args, &mut report)?,

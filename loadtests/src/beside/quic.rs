@@ -1,18 +1,14 @@
 //! How many octets and CPU time a system call of the server moves, over QUIC beside TLS.
 
-use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     CommonArgs, cores,
-    ground::{Ground, program},
+    ground::Ground,
     servers::{Listener, Own, Server, Towline, own},
+    strace::{RECEIVES, SENDS, Strace, calls},
     table::{Report, TOWLINE, Table},
 };
 use crate::{
@@ -37,10 +33,6 @@ pub struct QuicArgs {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// strace attaches to every thread before it counts.
-const ATTACH: Duration = Duration::from_millis(500);
-const SENDS: [&str; 5] = ["sendmsg", "sendmmsg", "sendto", "writev", "write"];
-const RECEIVES: [&str; 5] = ["recvmsg", "recvmmsg", "recvfrom", "readv", "read"];
 
 /// Measures large and small answers over both transports.
 pub(super) fn run(args: &QuicArgs, ground: &Ground, report: &mut Report) -> Result<(), String> {
@@ -111,41 +103,6 @@ fn count_calls(
     Ok([round.bytes.received as f64 / 1e3 / sends.max(1.0), sends / answers, receives / answers])
 }
 
-/// A running `strace -c`.
-struct Strace(Child);
-
-impl Strace {
-    fn attach(pid: u32, file: &Path) -> Result<Self, String> {
-        let mut command = Command::new(program("strace")?);
-        command.args(["-f", "-c", "-p", &pid.to_string(), "-o"]).arg(file);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(|error| format!("strace: {error}"))?;
-        std::thread::sleep(ATTACH);
-        Ok(Self(child))
-    }
-
-    /// An interrupt makes it write its table and leave the server alone.
-    fn detach(mut self) -> Result<(), String> {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).ok_or("no process")?;
-        kill_process(pid, Signal::INT).map_err(|error| format!("strace: {error}"))?;
-        self.0.wait().map(drop).map_err(|error| format!("strace: {error}"))
-    }
-}
-
-impl Drop for Strace {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The count of one system call in a table of `strace -c`: `% time, seconds, usecs/call, calls, [errors,] name`.
-fn calls(table: &str, name: &str) -> Option<u64> {
-    let mut lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let line = lines.find(|line| line.last() == Some(&name))?;
-    line.get(3)?.parse().ok()
-}
-
 fn plan(args: &QuicArgs, ground: &Ground, server: &Server, kind: Kind, path: &str) -> Plan {
     let (transport, protocol) = kind.parts();
     let ca = Some(ground.certificates.ca.clone());
@@ -158,22 +115,5 @@ fn plan(args: &QuicArgs, ground: &Ground, server: &Server, kind: Kind, path: &st
         work: Work::Request(RequestWork { path: path.into(), grpc: false, body: Vec::new() }),
         pace: Pace::Closed { in_flight: 1 },
         timeout: TIMEOUT,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_of_strace() {
-        let table = "% time     seconds  usecs/call     calls    errors syscall\n\
-                     ------ ----------- ----------- --------- --------- ----------------\n\
-                     \x20 60.00    0.012000          12      1000           sendmsg\n\
-                     \x20 40.00    0.008000          10       800        12 recvmmsg\n\
-                     100.00    0.020000          11      1800        12 total\n";
-        assert_eq!(calls(table, "sendmsg"), Some(1000));
-        assert_eq!(calls(table, "recvmmsg"), Some(800));
-        assert_eq!(calls(table, "write"), None);
     }
 }

@@ -40,9 +40,8 @@ pub(in crate::beside) fn haproxy(
     let address = free_address()?;
     let answer = match answer {
         Answer::Empty => "http-request return status 200".to_owned(),
-        Answer::Backend(backend) => {
-            format!("default_backend back\nbackend back\n    http-reuse always\n    server one {backend}\n")
-        }
+        Answer::Backend(backend) => back(&format!("{backend}")),
+        Answer::Http2Backend(backend) => back(&format!("{backend} proto h2")),
     };
     // HAProxy wants two files for each, though only a busy one has a connection to the backend.
     let connections =
@@ -59,4 +58,8 @@ pub(in crate::beside) fn haproxy(
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file);
     Server::start(ground, "haproxy", command, ground.cores.server, address)
+}
+
+fn back(server: &str) -> String {
+    format!("default_backend back\nbackend back\n    http-reuse always\n    server one {server}\n")
 }

@@ -2,6 +2,7 @@
 
 mod haproxy;
 mod mosquitto;
+mod nghttpx;
 mod nginx;
 mod openssl;
 mod own;
@@ -18,6 +19,7 @@ use std::{
 pub(super) use self::{
     haproxy::haproxy,
     mosquitto::mosquitto,
+    nghttpx::nghttpx,
     nginx::nginx,
     openssl::openssl_shangmi,
     own::{Own, own},
@@ -40,6 +42,8 @@ const IDLE_TIMEOUT_S: u32 = 1200;
 pub(super) struct Server {
     child: Child,
     pub(super) address: SocketAddr,
+    /// Towline: its admin listener.
+    pub(super) admin: Option<SocketAddr>,
 }
 
 /// What an HTTP server answers with.
@@ -49,6 +53,8 @@ pub(super) enum Answer {
     Empty,
     /// With what the HTTP/1.1 backend at this address says.
     Backend(SocketAddr),
+    /// With what the HTTP/2 backend at this address says, in plaintext.
+    Http2Backend(SocketAddr),
 }
 
 impl Server {
@@ -66,7 +72,7 @@ impl Server {
         let output = File::create(&log).map_err(failed)?;
         command.stdin(Stdio::null()).stdout(output.try_clone().map_err(failed)?).stderr(output);
         let child = cores::on(core, || command.spawn()).map_err(failed)?;
-        let mut server = Self { child, address };
+        let mut server = Self { child, address, admin: None };
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(address).is_err() {
             let ended = server.child.try_wait().ok().flatten().is_some();

@@ -44,9 +44,10 @@ pub(in crate::beside) fn nginx(
     let program = program("nginx")?;
     let address = free_address()?;
     let (upstream, answer) = match answer {
+        Answer::Http2Backend(_) => return Err("nginx speaks HTTP/1.1 to backends".into()),
         Answer::Empty => (String::new(), "return 200;"),
         Answer::Backend(backend) => (
-            format!("upstream backend {{ server {backend}; keepalive 64; }}"),
+            format!("upstream backend {{ server {backend}; keepalive 1024; }}"),
             "proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection \"\";",
         ),
     };

@@ -9,6 +9,10 @@ use super::{Files, Ground, Server, free_address};
 pub(in crate::beside) enum Own<'a> {
     /// An HTTP backend.
     Backend,
+    /// A backend that gives one answer and costs next to nothing.
+    Light,
+    /// The same for gRPC.
+    LightGrpc,
     /// quinn, and nothing on its connections.
     Quinn(&'a Files),
     /// tokio-rustls, and nothing on its connections.
@@ -22,6 +26,8 @@ pub(in crate::beside) fn own(ground: &Ground, which: Own<'_>, core: Option<usize
     let mut command = Command::new(program);
     let (name, files) = match which {
         Own::Backend => ("backend", None),
+        Own::Light => ("light", None),
+        Own::LightGrpc => ("light-grpc", None),
         Own::Quinn(files) => ("quinn", Some(files)),
         Own::TokioRustls(files) => ("tokio-rustls", Some(files)),
     };

@@ -47,6 +47,14 @@ impl Towline {
         self.root.push('\n');
     }
 
+    /// Sends every request to a backend of this kind, which has room for a thousand of them.
+    pub(in crate::beside) fn forward_to(&mut self, kind: &str, backend: SocketAddr) {
+        self.text += &format!(
+            "[[backends]]\nname = \"light\"\nkind = \"{kind}\"\naddress = \"{backend}\"\n\
+             connections_max = 1000\n[[routes]]\nname = \"all\"\nbackend = \"light\"\n"
+        );
+    }
+
     /// Sends every request to an HTTP/1.1 backend that has room for a thousand of them; none may be repeated.
     pub(in crate::beside) fn forward_once(&mut self, backend: SocketAddr) {
         self.text += &format!(
@@ -79,6 +87,8 @@ impl Towline {
         let file = ground.write(&format!("{name}.toml"), &text)?;
         let mut command = Command::new(ground.towline()?);
         command.arg("serve").arg("--config").arg(file);
-        Server::start(ground, "towline", command, ground.cores.server, first)
+        let mut server = Server::start(ground, "towline", command, ground.cores.server, first)?;
+        server.admin = Some(admin);
+        Ok(server)
     }
 }

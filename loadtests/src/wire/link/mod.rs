@@ -68,7 +68,7 @@ pub fn config() -> Arc<Config> {
     Arc::new(Config { compressor: None, ping_timeout, agent, ..Config::default() })
 }
 
-fn hello(client_id: String) -> Hello {
+pub(crate) fn hello(client_id: String) -> Hello {
     let mut secret = vec![0; 16];
     fastrand::Rng::new().fill(&mut secret);
     Hello { client_id, session_secret: secret.into(), epoch: 1, ..Hello::default() }

@@ -1,5 +1,7 @@
 //! Servers of this program's own that comparisons need: a backend, and libraries with nothing on top.
 
+mod light;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
@@ -44,6 +46,10 @@ pub struct StandArgs {
 pub enum Which {
     /// Answers every HTTP request: with its body, or with as many bytes as /bytes/N says
     Backend,
+    /// Answers every request with the same 1 KB, and does nothing else
+    Light,
+    /// The same as a gRPC message
+    LightGrpc,
     /// quinn; connections stay idle
     Quinn,
     /// tokio-rustls; what comes is read and forgotten
@@ -53,12 +59,18 @@ pub enum Which {
 /// Serves until it is killed.
 pub fn run(args: &StandArgs) -> Result<(), String> {
     crate::machine::Limits::of_this_machine();
+    match args.which {
+        Which::Light => return light::run(args.bind, light::Says::Body),
+        Which::LightGrpc => return light::run(args.bind, light::Says::Grpc),
+        Which::Backend | Which::Quinn | Which::TokioRustls => {}
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         match args.which {
             Which::Backend => backend(args.bind).await,
             Which::Quinn => quinn(args).await,
             Which::TokioRustls => tokio_rustls(args).await,
+            Which::Light | Which::LightGrpc => Ok(()),
         }
     })
 }

@@ -212,7 +212,10 @@ impl Metrics {
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             return format!("# {error}\n");
         }
-        #[cfg_attr(not(feature = "count-allocations"), allow(unused_mut, reason = "nothing is appended then"))]
+        #[cfg_attr(
+            not(feature = "count-allocations"),
+            allow(unused_mut, reason = "nothing is appended then")
+        )]
         let mut text = String::from_utf8_lossy(&text).into_owned();
         #[cfg(feature = "count-allocations")]
         crate::allocations::render(&mut text);

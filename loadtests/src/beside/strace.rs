@@ -50,7 +50,6 @@ pub(super) fn calls(table: &str, name: &str) -> Option<u64> {
     line.get(3)?.parse().ok()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

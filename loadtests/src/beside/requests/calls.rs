@@ -6,11 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    RequestsArgs, WARM_UP,
-    crowd::Pace,
-    seats::Seat,
-};
+use super::{RequestsArgs, WARM_UP, crowd::Pace, seats::Seat};
 use crate::beside::{
     cores,
     ground::Ground,
@@ -32,7 +28,8 @@ pub(super) fn table(args: &RequestsArgs, ground: &Ground, seats: &[Seat]) -> Tab
         let Some(server) = &seat.server else { continue };
         args.common.say(&format!("requests: counting, {} {}", seat.case, seat.name));
         let server = server.as_ref().as_ref().map_err(String::clone);
-        let figures = server.and_then(|server| cores::on(ground.cores.load, || count(args, ground, seat, server)));
+        let figures =
+            server.and_then(|server| cores::on(ground.cores.load, || count(args, ground, seat, server)));
         table.row(seat.case, seat.name, figures);
     }
     table.note("As strace counts them, which slows the server down: busier connections send more at a time.");
@@ -40,7 +37,12 @@ pub(super) fn table(args: &RequestsArgs, ground: &Ground, seats: &[Seat]) -> Tab
     table
 }
 
-fn count(args: &RequestsArgs, ground: &Ground, seat: &Seat, server: &Server) -> Result<(Vec<f64>, String), String> {
+fn count(
+    args: &RequestsArgs,
+    ground: &Ground,
+    seat: &Seat,
+    server: &Server,
+) -> Result<(Vec<f64>, String), String> {
     let mut crowd = seat.crowd(args)?;
     let pace = Pace::Closed(args.inflight.into());
     crowd.run(pace, WARM_UP)?;
@@ -52,8 +54,10 @@ fn count(args: &RequestsArgs, ground: &Ground, seat: &Seat, server: &Server) -> 
     let traced = crowd.run(pace, args.duration)?.requests.max(1) as f64;
     strace.detach()?;
     let text = std::fs::read_to_string(&file).map_err(|error| format!("strace: {error}"))?;
-    let sum = |names: &[&str]| names.iter().filter_map(|name| calls(&text, name)).sum::<u64>() as f64 / traced;
-    let mut figures = vec![sum(&SENDS), sum(&RECEIVES), sum(&["epoll_wait", "epoll_pwait", "futex"]), sum(&["total"])];
+    let sum =
+        |names: &[&str]| names.iter().filter_map(|name| calls(&text, name)).sum::<u64>() as f64 / traced;
+    let mut figures =
+        vec![sum(&SENDS), sum(&RECEIVES), sum(&["epoll_wait", "epoll_pwait", "futex"]), sum(&["total"])];
     if let (Some(before), Some(after)) = (before, after) {
         figures.extend([(after.0 - before.0) / requests, (after.1 - before.1) / requests]);
     }

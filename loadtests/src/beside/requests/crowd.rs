@@ -106,10 +106,11 @@ impl Crowd {
 
     /// Requests are due at even distances and go to one connection after the other.
     fn paced(&mut self, rate: f64, begun: u64, run: &mut Run) -> Result<(), String> {
-        let _timer = Ticker::start(&self.epoll, rate).map_err(|error| format!("timer: {error}"))?;
+        let timer = Ticker::start(&self.epoll, rate).map_err(|error| format!("timer: {error}"))?;
         let mut sent = 0_u64;
         let until = run.until;
         self.serve(run, false, move |crowd, now| {
+            timer.rearm();
             loop {
                 let due = begun + (sent as f64 / rate * clock::SECOND as f64) as u64;
                 if due > now || due >= until {
@@ -266,17 +267,27 @@ impl Line {
     }
 }
 
-/// Wakes the loop when a request is due; it never reads the count, so the timer is edge-triggered.
-struct Ticker(#[allow(dead_code, reason = "closing it stops the timer")] OwnedFd);
+/// Wakes the loop when a request is due.
+struct Ticker(OwnedFd);
 
 impl Ticker {
     fn start(epoll: &OwnedFd, rate: f64) -> io::Result<Self> {
-        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let timer = rustix::time::timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
         let nanos = (clock::SECOND as f64 / rate) as i64;
         let each = Timespec { tv_sec: nanos / 1_000_000_000, tv_nsec: nanos % 1_000_000_000 };
         let every = Itimerspec { it_interval: each, it_value: each };
         rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &every)?;
-        epoll::add(epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         Ok(Self(timer))
+    }
+
+    /// The kernel lets the next tick come only behind a read.
+    fn rearm(&self) {
+        let mut ticks = [0; 8];
+        // Where no tick has come there is nothing to read.
+        let _ = rustix::io::read(&self.0, &mut ticks);
     }
 }

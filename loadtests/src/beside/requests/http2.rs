@@ -39,7 +39,10 @@ impl Http2 {
 
     pub(super) fn greet(&mut self, out: &mut BytesMut) {
         out.extend_from_slice(frames::PREFACE);
-        frames::put_settings(&[(frames::ENABLE_PUSH, 0), (frames::INITIAL_WINDOW_SIZE, i32::MAX as u32)], out);
+        frames::put_settings(
+            &[(frames::ENABLE_PUSH, 0), (frames::INITIAL_WINDOW_SIZE, i32::MAX as u32)],
+            out,
+        );
         frames::put_window_update(0, (i32::MAX as u32) - 65_535, out);
     }
 
@@ -68,7 +71,10 @@ impl Http2 {
             let payload = &input[..length];
             match kind {
                 HEADERS if self.begins(stream) && !is_success(payload) => {
-                    return Err(format!("an answer's header block begins with {:x?}", payload.first_chunk::<4>()));
+                    return Err(format!(
+                        "an answer's header block begins with {:x?}",
+                        payload.first_chunk::<4>()
+                    ));
                 }
                 SETTINGS | PING => frames::acknowledge(kind, flags, payload, out),
                 RST_STREAM | GOAWAY => return Err(format!("frame {kind} of stream {stream}: {payload:x?}")),

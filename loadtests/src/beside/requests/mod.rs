@@ -95,26 +95,32 @@ fn table(args: &RequestsArgs, seats: &[Seat], sums: Vec<Sum>) -> Table {
     let mut table = Table::new(title, &columns);
     let direct = seats.iter().zip(&sums).filter(|(seat, _)| seat.server.is_none());
     let direct: HashMap<_, _> = direct.map(|(seat, sum)| (seat.backend, sum.latencies.clone())).collect();
-    let costs: Vec<_> = seats.iter().zip(&sums).map(|(seat, sum)| (seat.case, seat.name, sum.cost_us())).collect();
+    let costs: Vec<_> =
+        seats.iter().zip(&sums).map(|(seat, sum)| (seat.case, seat.name, sum.cost_us())).collect();
     for (seat, sum) in seats.iter().zip(sums) {
         let Some(base) = direct.get(seat.backend) else { continue };
         if seat.server.is_none() {
             let medians = (median(base.iter().map(|each| each.0)), median(base.iter().map(|each| each.1)));
-            table.note(format!("{} straight: p50 {:.0} us, p99 {:.0} us.", seat.backend, medians.0, medians.1));
+            table.note(format!(
+                "{} straight: p50 {:.0} us, p99 {:.0} us.",
+                seat.backend, medians.0, medians.1
+            ));
             continue;
         }
         let note = if seat.name == TOWLINE { String::new() } else { shares(seat, &sum, &costs) };
         table.row(seat.case, seat.name, sum.figures(base).map(|figures| (figures, note)));
     }
-    table.note("added: the median over rounds of the server's percentile less the backend's own in the same round.");
+    table.note(
+        "added: the median over rounds of the server's percentile less the backend's own in the same round.",
+    );
     table
 }
 
 /// What this costs of what each other server costs in the same case, for Towline's link.
 fn shares(seat: &Seat, sum: &Sum, costs: &[(&str, &str, f64)]) -> String {
-    let others = costs.iter().filter(|(case, name, cost)| {
-        seat.is_link && *case == seat.case && *name != seat.name && *cost > 0.0
-    });
+    let others = costs
+        .iter()
+        .filter(|(case, name, cost)| seat.is_link && *case == seat.case && *name != seat.name && *cost > 0.0);
     let shares: Vec<_> =
         others.map(|(_, name, cost)| format!("{:.2} of {name}", sum.cost_us() / cost)).collect();
     shares.join(", ")

@@ -68,14 +68,15 @@ pub(super) fn seats(args: &RequestsArgs, ground: &Ground) -> Result<Stage, Strin
         towline.forward_to(kind, backend);
         towline.start(ground)
     };
-    let mut maker = Maker { seats: Vec::new(), h2: tls_of(ground, Protocol::Http2)?, link: tls_of(ground, Protocol::Link)? };
+    let mut maker = Maker {
+        seats: Vec::new(),
+        h2: tls_of(ground, Protocol::Http2)?,
+        link: tls_of(ground, Protocol::Link)?,
+    };
     for (case, kind, answer) in [
         (TO_HTTP1, "http1", Answer::Backend(plain.address)),
         (TO_H2C, "http2", Answer::Http2Backend(plain.address)),
     ] {
-        if !args.common.wants(case) {
-            continue;
-        }
         maker.direct(case, plain.address, if case == TO_H2C { Speaks::Http2 } else { Speaks::Http1 });
         let gateway = Arc::new(towline(kind, plain.address));
         maker.seat(case, TOWLINE, gateway.clone(), Speaks::Http2);
@@ -86,11 +87,19 @@ pub(super) fn seats(args: &RequestsArgs, ground: &Ground) -> Result<Stage, Strin
         maker.seat(case, "haproxy", Arc::new(haproxy(ground, files, answer, "", "")), Speaks::Http2);
         maker.seat(case, "nghttpx", Arc::new(nghttpx(ground, files, answer)), Speaks::Http2);
     }
-    if args.common.wants(TO_GRPC) {
-        maker.direct(TO_GRPC, grpc.address, Speaks::Http2);
-        maker.seat(TO_GRPC, LINK, Arc::new(towline("grpc", grpc.address)), Speaks::LinkGrpc);
-    }
-    Ok(Stage { seats: maker.seats, _backends: vec![plain, grpc] })
+    maker.direct(TO_GRPC, grpc.address, Speaks::Http2);
+    maker.seat(TO_GRPC, LINK, Arc::new(towline("grpc", grpc.address)), Speaks::LinkGrpc);
+    let mut seats = maker.seats;
+    let wanted: Vec<_> = seats
+        .iter()
+        .filter(|seat| seat.server.is_some() && args.common.wants(&seat.named()))
+        .map(|seat| seat.case)
+        .collect();
+    seats.retain(|seat| match &seat.server {
+        Some(_) => args.common.wants(&seat.named()),
+        None => wanted.contains(&seat.case),
+    });
+    Ok(Stage { seats, _backends: vec![plain, grpc] })
 }
 
 struct Maker {
@@ -102,7 +111,16 @@ struct Maker {
 impl Maker {
     fn direct(&mut self, case: &'static str, address: SocketAddr, speaks: Speaks) {
         let (name, backend) = ("backend", case);
-        self.seats.push(Seat { case, name, backend, server: None, is_link: false, address, tls: None, speaks });
+        self.seats.push(Seat {
+            case,
+            name,
+            backend,
+            server: None,
+            is_link: false,
+            address,
+            tls: None,
+            speaks,
+        });
     }
 
     fn seat(
@@ -126,6 +144,11 @@ fn tls_of(ground: &Ground, protocol: Protocol) -> Result<Arc<ClientConfig>, Stri
 }
 
 impl Seat {
+    /// What `--only` picks by.
+    fn named(&self) -> String {
+        format!("{} {}", self.case, self.name)
+    }
+
     /// Opens its connections.
     pub(super) fn crowd(&self, args: &RequestsArgs) -> Result<Crowd, String> {
         if let Some(server) = &self.server {

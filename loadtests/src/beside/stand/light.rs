@@ -10,7 +10,9 @@ use std::{
 use bytes::{Buf, BytesMut};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-use crate::beside::frames::{self, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, SETTINGS, WINDOW_UPDATE};
+use crate::beside::frames::{
+    self, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, SETTINGS, WINDOW_UPDATE,
+};
 
 /// The body's length.
 const BODY_BYTES: usize = 1024;
@@ -150,7 +152,9 @@ impl Line {
 
 impl Http2 {
     fn answer(&mut self, input: &mut BytesMut, out: &mut BytesMut, answer: &Answer) -> io::Result<()> {
-        while let Some(Frame { kind, flags, stream, length }) = frames::next(input).map_err(io::Error::other)? {
+        while let Some(Frame { kind, flags, stream, length }) =
+            frames::next(input).map_err(io::Error::other)?
+        {
             let payload = &input[..length];
             match kind {
                 SETTINGS | PING => frames::acknowledge(kind, flags, payload, out),
@@ -249,7 +253,11 @@ mod tests {
     #[test]
     fn the_header_block_is_what_a_decoder_reads() {
         let answer = Answer::new(Says::Grpc);
-        let mut decoder = towline_protocols::hpack::Decoder::new(towline_protocols::hpack::StaticTable::rfc7541(), 4096, 4096);
+        let mut decoder = towline_protocols::hpack::Decoder::new(
+            towline_protocols::hpack::StaticTable::rfc7541(),
+            4096,
+            4096,
+        );
         let fields = decoder.decode(&answer.block).unwrap();
         let texts: Vec<_> = fields.iter().map(|field| String::from_utf8_lossy(&field.value)).collect();
         assert_eq!(texts, ["200", "application/grpc", "light"]);

@@ -28,7 +28,7 @@ use std::{
 use http::{HeaderMap, Method, Response};
 
 use self::outgoing::Outgoing;
-pub(crate) use self::{headers::is_grpc, turn::OneTurnLater};
+pub(crate) use self::{headers::is_grpc, turn::{OneTurnLater, one_turn}};
 pub use self::{
     publish::{Reply, publish},
     service::{Answer, Answering, Service},

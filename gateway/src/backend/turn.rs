@@ -1,7 +1,7 @@
 //! Fewer, larger writes: a connection's task takes its turn after those that feed it.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -32,6 +32,19 @@ impl<F: Future> Future for OneTurnLater<'_, F> {
         }
         self.future.as_mut().poll(cx)
     }
+}
+
+/// Lets the tasks that are ready now go first; with none, the turn comes at once.
+pub(crate) async fn one_turn() {
+    let mut turn_came = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut turn_came, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, request: Request, producer: Produ
     };
     let settling = match ended {
         Ok(End::Plain) => producer.end(),
-        Ok(End::Trailers(fields)) => producer.trailers(head::fields(&fields).collect()),
+        Ok(End::Trailers(fields)) => producer.trailers(head::fields(&fields)),
         Ok(End::Error(error)) => producer.error(error),
         Err(Ended) => return,
     };

@@ -26,6 +26,7 @@ use super::{
     requests::TcpRequests,
 };
 use crate::{
+    backend::one_turn,
     drain::DrainWatch,
     early::InVain,
     gateway::Gateway,
@@ -190,13 +191,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Wake::Moved(Ok(Moved::Read(0)) | Err(_)) => return Err(End::Gone),
             Wake::Moved(Ok(Moved::Read(_))) => return self.handle_input().await,
             Wake::Moved(Ok(Moved::Wrote)) => {}
-            Wake::Session(SessionEvent::Ready(seq)) => self.binding.send_answer(seq),
-            Wake::Session(SessionEvent::Pushes) => {
-                if let Some(attendance) = &mut self.attendance {
-                    attendance.send_pushes(self.binding.control());
-                }
+            Wake::Session(event) => {
+                // What other requests are answered at this moment leaves in the same records and system call.
+                one_turn().await;
+                self.follow_session(event)?;
             }
-            Wake::Session(SessionEvent::Revoked(why)) => return Err(attendance::revoked(why).into()),
             Wake::Published(published) => {
                 if let Some(attendance) = &mut self.attendance {
                     attendance.on_published(self.binding.control(), published);
@@ -209,6 +208,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Wake::Drain => self.send_goaway(),
         }
         self.follow_events().await
+    }
+
+    /// Follows all that the session has to say. Ends, since a request says no more than that it has parts until
+    /// some of them are taken, and none are once its stream's window is full.
+    fn follow_session(&mut self, first: SessionEvent) -> Result<(), End> {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                SessionEvent::Ready(seq) => self.binding.send_answer(seq),
+                SessionEvent::Pushes => {
+                    if let Some(attendance) = &mut self.attendance {
+                        attendance.send_pushes(self.binding.control());
+                    }
+                }
+                SessionEvent::Revoked(why) => return Err(attendance::revoked(why).into()),
+            }
+            next = self.attendance.as_ref().and_then(|attendance| attendance.door.lease.poll_event());
+        }
+        Ok(())
     }
 
     async fn handle_input(&mut self) -> Result<(), End> {

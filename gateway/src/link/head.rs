@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
     header::{CONTENT_TYPE, TE},
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -78,20 +79,32 @@ pub(super) fn is_grpc_list(fields: &[HeaderField]) -> bool {
 
 /// The head of an answer as a header list, `:status` first.
 pub(super) fn response_fields(response: &http::response::Parts) -> Vec<HeaderField> {
-    let mut fields = Vec::with_capacity(response.headers.len() + 1);
-    fields.push(HeaderField::new(":status", response.status.as_str().to_owned()));
-    fields.extend(self::fields(&response.headers));
-    fields
+    list(Some(response.status), &response.headers)
 }
 
-/// Header fields or trailers as a header list.
-pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = HeaderField> {
-    let carried = headers.iter().filter(|(name, _)| !CONNECTION_FIELDS.contains(&name.as_str()));
-    carried.map(|(name, value)| HeaderField {
-        name: name.as_str().to_owned().into(),
-        value: value.as_bytes().to_vec().into(),
+/// Trailers as a header list.
+pub(super) fn fields(headers: &HeaderMap) -> Vec<HeaderField> {
+    list(None, headers)
+}
+
+/// All names and values stand in one block of memory: a list is kept and given up as a whole.
+fn list(status: Option<StatusCode>, headers: &HeaderMap) -> Vec<HeaderField> {
+    let carried = || headers.iter().filter(|(name, _)| !CONNECTION_FIELDS.contains(&name.as_str()));
+    let text_bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let status_bytes = status.map_or(0, |status| status.as_str().len());
+    let mut block = BytesMut::with_capacity(status_bytes + carried().map(text_bytes).sum::<usize>());
+    let mut take = |text: &[u8]| {
+        block.extend_from_slice(text);
+        block.split().freeze()
+    };
+    let mut fields = Vec::with_capacity(headers.len() + 1);
+    fields.extend(status.map(|status| HeaderField::new(":status", take(status.as_str().as_bytes()))));
+    fields.extend(carried().map(|(name, value)| HeaderField {
+        name: take(name.as_str().as_bytes()),
+        value: take(value.as_bytes()),
         sensitive: value.is_sensitive(),
-    })
+    }));
+    fields
 }
 
 /// Trailers as the backend's HTTP takes them; fields that HTTP cannot carry are left out.

@@ -22,9 +22,11 @@ use super::{
 };
 use crate::{error::RpcError, request::Body, settings};
 
-/// A second connection is opened once every other carries this many requests: one connection serves a
-/// core well, and its frames share system calls.
+/// Another connection is opened for a thread that has none once every other carries this many requests: one serves a
+/// thread well, and the more requests it carries, the more frames share a system call.
 const STREAMS_SPREAD: usize = 64;
+/// A connection is full soon when one in so many of its streams is left.
+const STREAMS_SPARE: usize = 4;
 /// Requests that wait for a stream of a full backend. More than this would only wait to time out.
 const WAITERS_MAX: usize = 1024;
 /// Attempts to find a connection; each has found one that broke before it could be used.
@@ -102,7 +104,7 @@ impl Pool {
         let may_dial = state.connections.len() < self.settings.connections_max;
         match least {
             Some(connection) if connection.load() < connection.streams_max() => {
-                if connection.load() >= STREAMS_SPREAD && may_dial {
+                if may_dial && is_crowded(&connection, state.connections.len()) {
                     drop(self.dialing(&mut state));
                 }
                 Choice::Use(Lease::new(connection, self.clone()))
@@ -153,6 +155,14 @@ impl Pool {
     fn idle_timeout(&self) -> Duration {
         self.settings.idle_timeout
     }
+}
+
+/// Whether another connection should be there beside the `connections` of which this has the fewest requests.
+fn is_crowded(least: &Connection, connections: usize) -> bool {
+    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    let (load, streams_max) = (least.load(), least.streams_max());
+    let is_full_soon = load >= streams_max - streams_max / STREAMS_SPARE;
+    is_full_soon || (load >= STREAMS_SPREAD && connections < threads)
 }
 
 /// Counts a waiting request.

@@ -1,8 +1,13 @@
 //! What every front hands to the router: an HTTP request with a streamed body, and where it came from.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use http_body_util::combinators::UnsyncBoxBody;
 use towline_protocols::link::{Priority, RpcError};
 
@@ -61,13 +66,45 @@ pub struct Origin {
     pub identity: Option<Arc<PeerIdentity>>,
     /// Until it is complete, what arrives came as early data and may be a repeat of what another sent.
     pub handshake: Handshake,
+    /// The header fields that tell backends of all this.
+    pub told: Told,
+}
+
+/// Header fields that say the same for every request of an origin, made with its first one. A copy has none, since
+/// what it is a copy of may be changed in it.
+#[derive(Debug, Default)]
+pub struct Told(OnceLock<Box<[(HeaderName, HeaderValue)]>>);
+
+impl Told {
+    pub(crate) fn get_or_make(
+        &self,
+        make: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>,
+    ) -> &[(HeaderName, HeaderValue)] {
+        self.0.get_or_init(|| make().into())
+    }
+}
+
+impl Clone for Told {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Origin {
     /// Of a peer of which nothing more is known yet, and whose handshake, if any, is over.
     pub fn new(listener: Arc<str>, peer: SocketAddr, protocol: Protocol, encrypted: bool) -> Self {
         let handshake = Handshake::complete();
-        Self { listener, peer, protocol, encrypted, client_id: None, user: None, identity: None, handshake }
+        Self {
+            listener,
+            peer,
+            protocol,
+            encrypted,
+            client_id: None,
+            user: None,
+            identity: None,
+            handshake,
+            told: Told::default(),
+        }
     }
 }
 

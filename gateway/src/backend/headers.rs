@@ -67,19 +67,9 @@ pub(super) fn outgoing(
     headers.remove(header::EXPECT);
     strip_forged(headers);
     headers.extend(own);
-    if let Ok(peer) = HeaderValue::from_str(&origin.peer.ip().to_string()) {
-        headers.insert(FORWARDED_FOR, peer);
-    }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto(origin)));
     headers.append(header::VIA, HeaderValue::from_static(via(version)));
-    if let Some(client) = &origin.client_id {
-        headers.insert(CLIENT, text(client));
-    }
-    if let Some(user) = &origin.user {
-        headers.insert(USER, text(user));
-    }
-    if let Some(certificate) = origin.identity.as_ref().and_then(|identity| identity.client_cert.clone()) {
-        headers.insert(CLIENT_CERT, certificate);
+    for (name, value) in origin.told.get_or_make(|| told(origin)) {
+        headers.insert(name.clone(), value.clone());
     }
     if is_grpc(headers) {
         headers.insert(header::TE, TRAILERS);
@@ -87,6 +77,25 @@ pub(super) fn outgoing(
             headers.insert(GRPC_TIMEOUT, grpc_timeout(deadline));
         }
     }
+}
+
+/// What a backend is told of where a request came from.
+fn told(origin: &Origin) -> Vec<(HeaderName, HeaderValue)> {
+    let mut told = Vec::with_capacity(5);
+    if let Ok(peer) = HeaderValue::from_str(&origin.peer.ip().to_string()) {
+        told.push((FORWARDED_FOR, peer));
+    }
+    told.extend(origin.client_id.as_ref().map(|client| (CLIENT, text(client))));
+    told.extend(origin.user.as_ref().map(|user| (USER, text(user))));
+    let certificate = origin.identity.as_ref().and_then(|identity| identity.client_cert.clone());
+    told.extend(certificate.map(|certificate| (CLIENT_CERT, certificate)));
+    for (_, value) in &mut told {
+        // Many clients share a connection to a backend: what each has of its own would push what all have in
+        // common out of the connection's table (RFC 7541, section 2.3.2).
+        value.set_sensitive(true);
+    }
+    told.push((FORWARDED_PROTO, HeaderValue::from_static(proto(origin))));
+    told
 }
 
 /// Leaves of a client's trailers what it may say: some backends read them as headers.

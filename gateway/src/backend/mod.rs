@@ -18,6 +18,7 @@ mod upstream;
 
 use std::{
     fmt,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +29,10 @@ use std::{
 use http::{HeaderMap, Method, Response};
 
 use self::outgoing::Outgoing;
-pub(crate) use self::{headers::is_grpc, turn::{OneTurnLater, one_turn}};
+pub(crate) use self::{
+    headers::is_grpc,
+    turn::{OneTurnLater, one_turn},
+};
 pub use self::{
     publish::{Reply, publish},
     service::{Answer, Answering, Service},
@@ -80,28 +84,37 @@ impl Backend {
     }
 
     /// Takes a request to the backend and brings the head of the answer back; its body streams.
-    pub(crate) async fn call(&self, route: &Route, request: Request) -> Result<Response<Body>, RpcError> {
-        self.call_with(route, request, HeaderMap::new()).await
+    pub(crate) fn call(
+        &self,
+        route: &Route,
+        request: Box<Request>,
+    ) -> impl Future<Output = Result<Response<Body>, RpcError>> + Send {
+        self.call_with(route, request, HeaderMap::new())
     }
 
     /// [`Backend::call`] with headers of the gateway's own.
-    async fn call_with(
+    ///
+    /// Not an `async fn`: that would keep room for its arguments, and requests pass many hands here. So they are
+    /// boxed, too.
+    fn call_with(
         &self,
         route: &Route,
-        request: Request,
+        request: Box<Request>,
         own: HeaderMap,
-    ) -> Result<Response<Body>, RpcError> {
+    ) -> impl Future<Output = Result<Response<Body>, RpcError>> + Send {
         let caller = request.deadline;
         let latest = Instant::now() + route.timeout();
         let head_by = caller.map_or(latest, |caller| caller.min(latest));
         let repeatable = route.idempotent || request.idempotent || is_safe(request.http.method());
-        let outgoing = Outgoing::prepare(request, own, &self.settings).await?;
-        let progress = Progress::default();
-        let exchange = self.exchange(outgoing, repeatable, &progress);
-        match tokio::time::timeout_at(head_by.into(), exchange).await {
-            Ok(Ok(answer)) => Ok(answer::with_deadline(answer, caller)),
-            Ok(Err(error)) => Err(error),
-            Err(_elapsed) => Err(self.too_late(progress.execution())),
+        let outgoing = Outgoing::prepare(*request, own, &self.settings);
+        async move {
+            let progress = Progress::default();
+            let exchange = self.exchange(outgoing?, repeatable, &progress);
+            match tokio::time::timeout_at(head_by.into(), exchange).await {
+                Ok(Ok(answer)) => Ok(answer::with_deadline(answer, caller)),
+                Ok(Err(error)) => Err(error),
+                Err(_elapsed) => Err(self.too_late(progress.execution())),
+            }
         }
     }
 
@@ -109,7 +122,7 @@ impl Backend {
     /// and the body is still at hand.
     async fn exchange(
         &self,
-        outgoing: Outgoing,
+        outgoing: Box<Outgoing>,
         repeatable: bool,
         progress: &Progress,
     ) -> Result<Response<Body>, RpcError> {
@@ -126,7 +139,7 @@ impl Backend {
         }
     }
 
-    async fn attempt(&self, outgoing: Outgoing, progress: &Progress) -> Result<Response<Body>, Failed> {
+    async fn attempt(&self, outgoing: Box<Outgoing>, progress: &Progress) -> Result<Response<Body>, Failed> {
         match &self.connections {
             Connections::Http1(pool) => pool.call(outgoing, progress).await,
             Connections::Http2(pool) => pool.call(outgoing, progress).await,

@@ -1,6 +1,9 @@
 //! A request as it goes to a backend: headers set right, and as much of the body as is there already.
 
-use std::{future::poll_fn, pin::Pin, task::Context, task::Poll};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 use http::{
@@ -36,11 +39,11 @@ pub(super) enum Payload {
 
 impl Outgoing {
     /// Applies the header policy and looks what of the body is there.
-    pub(super) async fn prepare(
+    pub(super) fn prepare(
         request: Request,
         own: HeaderMap,
         backend: &settings::Backend,
-    ) -> Result<Self, RpcError> {
+    ) -> Result<Box<Self>, RpcError> {
         let (parts, body) = request.http.into_parts();
         let authority = authority(&parts, backend)?;
         let Parts { method, uri, version, mut headers, .. } = parts;
@@ -49,22 +52,22 @@ impl Outgoing {
         let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         // Nothing has left for the backend yet, whatever the error says.
         let unsent = |error| RpcError { execution: Execution::NotRun, ..error };
-        let payload = Payload::gather(body).await.map_err(unsent)?;
-        Ok(Self { method, authority, path, headers, payload })
+        let payload = Payload::gather(body).map_err(unsent)?;
+        Ok(Box::new(Self { method, authority, path, headers, payload }))
     }
 
     /// A copy for a second attempt, if the body is whole.
-    pub(super) fn try_clone(&self) -> Option<Self> {
+    pub(super) fn try_clone(&self) -> Option<Box<Self>> {
         let Payload::Whole(body) = &self.payload else {
             return None;
         };
-        Some(Self {
+        Some(Box::new(Self {
             method: self.method.clone(),
             authority: self.authority.clone(),
             path: self.path.clone(),
             headers: self.headers.clone(),
             payload: Payload::Whole(body.clone()),
-        })
+        }))
     }
 
     /// The head for HTTP/2, and the body.
@@ -99,12 +102,12 @@ impl Outgoing {
 }
 
 impl Payload {
-    /// Takes what the body yields without waiting.
-    async fn gather(mut body: Body) -> Result<Self, RpcError> {
+    /// Takes what the body yields without waiting. Whoever sends it asks for the rest, and is woken for that.
+    fn gather(mut body: Body) -> Result<Self, RpcError> {
         if body.is_end_stream() {
             return Ok(Self::Whole(Bytes::new()));
         }
-        let first = match poll_fn(|cx| Poll::Ready(poll_frame(&mut body, cx))).await {
+        let first = match poll_frame(&mut body, &mut Context::from_waker(Waker::noop())) {
             Poll::Pending => return Ok(Self::Stream { first: None, rest: body }),
             Poll::Ready(None) => return Ok(Self::Whole(Bytes::new())),
             Poll::Ready(Some(frame)) => frame?,
@@ -206,7 +209,7 @@ mod tests {
             Frame::trailers(HeaderMap::from_iter(trailers)),
         ];
         let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, RpcError>))));
-        let collected = Payload::gather(body).await.unwrap().collect().await.unwrap();
+        let collected = Payload::gather(body).unwrap().collect().await.unwrap();
         let left: Vec<_> = collected.trailers().unwrap().keys().map(|name| name.as_str()).collect();
         assert_eq!(left, ["x-checksum"]);
     }

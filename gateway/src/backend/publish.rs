@@ -91,7 +91,7 @@ async fn forward(
     };
     *request.http.method_mut() = Method::POST;
     *request.http.uri_mut() = route.call.clone().map(Into::into).unwrap_or_default();
-    let answer = backend.call_with(route, request, headers).await?;
+    let answer = backend.call_with(route, Box::new(request), headers).await?;
     match grpc {
         true => grpc_reply(route, answer).await,
         false => webhook_reply(route, answer).await,

@@ -23,7 +23,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, RpcError
 impl Service {
     pub(super) async fn call(
         &self,
-        outgoing: Outgoing,
+        outgoing: Box<Outgoing>,
         progress: &Progress,
     ) -> Result<Response<Body>, Failed> {
         let (head, payload) = outgoing.into_http2();

@@ -22,9 +22,9 @@ const GRPC_PREFIX_BYTES: usize = 5;
 
 /// Runs one request from its head to the end of its answer. Ends early, and so cancels the backend's
 /// work, when nobody wants the answer any more.
-pub(super) async fn run(gateway: Arc<Gateway>, request: Request, producer: Producer) {
+pub(super) async fn run(gateway: Arc<Gateway>, request: Box<Request>, producer: Producer) {
     let deadline = request.deadline.map(tokio::time::Instant::from_std);
-    let asking = Box::pin(ask(&gateway, request, &producer));
+    let asking = ask(&gateway, request, &producer);
     let ended = tokio::select! {
         ended = asking => ended,
         Ended = producer.ended() => return,
@@ -47,7 +47,7 @@ enum End {
     Error(RpcError),
 }
 
-async fn ask(gateway: &Arc<Gateway>, mut request: Request, producer: &Producer) -> Result<End, Ended> {
+async fn ask(gateway: &Arc<Gateway>, mut request: Box<Request>, producer: &Producer) -> Result<End, Ended> {
     let message_bytes_max = gateway.snapshot().settings.limits.message_bytes_max;
     let route = match router::find(gateway, &request) {
         Ok(route) => route,

@@ -5,7 +5,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Empty};
 use towline_protocols::{
     hpack::HeaderField,
     link::{
@@ -246,8 +246,13 @@ impl Door {
             Begin::Refused(error) => return Opening::Refused(error),
         };
         let grpc = head::is_grpc_list(&head.fields);
-        let (sender, body) = body::channel(seq, grpc, Arc::clone(credits));
-        let body = Body::new(body.boxed_unsync());
+        let (sender, body) = match end {
+            true => (None, Body::new(Empty::new().map_err(|never| match never {}))),
+            false => {
+                let (sender, body) = body::channel(seq, grpc, Arc::clone(credits));
+                (Some(sender), Body::new(body))
+            }
+        };
         let request = head::request(head, self.headers.as_deref(), &self.origin, body, Instant::now());
         let mut request = match request {
             Ok(request) => request,
@@ -258,17 +263,15 @@ impl Door {
         };
         self.gateway.dictionaries.headers.pass(&head.fields, &mut request);
         let at_work = self.gateway.drain.guard();
-        let running = answer::run(Arc::clone(&self.gateway), request, producer);
+        let running = answer::run(Arc::clone(&self.gateway), Box::new(request), producer);
         tokio::spawn(async move {
             running.await;
             drop(at_work);
         });
         if end {
-            sender.end();
             consumer.exchange().request_complete();
-            return Opening::Answered(consumer, None);
         }
-        Opening::Answered(consumer, Some(sender))
+        Opening::Answered(consumer, sender)
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     attendance::{self, Attendance, Published, Told},
     config::goaway,
     door::{self, Admission},
-    io::{Moved, move_bytes, write},
+    io::{BURST_BYTES, Moved, give_buffer, move_bytes, take_buffer, write},
     quic_stream::QuicStreams,
     requests::TcpRequests,
 };
@@ -34,8 +34,6 @@ use crate::{
     session::{Consumer, SessionEvent},
 };
 
-/// Bytes asked of the machine at a time: two TLS records, so that an urgent answer waits behind no more.
-const BURST_BYTES: usize = 32 << 10;
 /// How long the last words may take to leave.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 /// What a client has sent before it hears a CLOSE: its windows, and frames around it.
@@ -343,10 +341,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         if self.out.len() < BURST_BYTES {
             let room = BURST_BYTES - self.out.len();
+            if self.out.is_empty() {
+                give_buffer(std::mem::take(&mut self.out));
+                self.out = take_buffer();
+            }
             self.binding.poll_transmit(super::now(), &mut self.out, room);
         }
-        if self.out.is_empty() && self.out.capacity() > 0 {
-            self.out = BytesMut::new();
+        // An idle connection owns no buffer.
+        if self.out.is_empty() {
+            give_buffer(std::mem::take(&mut self.out));
         }
     }
 

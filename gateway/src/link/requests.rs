@@ -129,9 +129,9 @@ impl TcpRequests {
 
     fn send_part(&mut self, seq: u64, part: ExchangePart, ends: bool) -> Result<(), RpcError> {
         match part {
-            ExchangePart::Head(fields) => self.machine.send_response(seq, fields.to_vec(), ends),
+            ExchangePart::Head(fields) => self.machine.send_response(seq, fields, ends),
             ExchangePart::Message(message) => self.machine.send_message(seq, message, ends),
-            ExchangePart::Trailers(fields) => self.machine.send_trailers(seq, fields.to_vec()),
+            ExchangePart::Trailers(fields) => self.machine.send_trailers(seq, fields),
             ExchangePart::End => self.machine.send_end(seq),
             ExchangePart::Error(error) => {
                 self.machine.reset(seq, &error);

@@ -18,7 +18,7 @@ use crate::{
 /// Says why there is no answer, and whether the backend may have run the request.
 pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Response<Body>, RpcError> {
     let route = find(gateway, &request)?;
-    carry(gateway, &route, request).await
+    carry(gateway, &route, Box::new(request)).await
 }
 
 /// The route that a request takes.
@@ -46,7 +46,7 @@ pub fn find(gateway: &Gateway, request: &Request) -> Result<Arc<Route>, RpcError
 pub async fn carry(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
-    request: Request,
+    request: Box<Request>,
 ) -> Result<http::Response<Body>, RpcError> {
     let started = Instant::now();
     let mut answer = match admit(route, &request.origin) {
@@ -66,7 +66,7 @@ pub async fn carry(
 async fn guarded_call(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
-    mut request: Request,
+    mut request: Box<Request>,
 ) -> Result<http::Response<Body>, RpcError> {
     let names = gateway.snapshot().settings.session.never_indexed.clone();
     let (mut parts, body) = request.http.into_parts();
@@ -81,7 +81,7 @@ async fn guarded_call(
 async fn sampled_call(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
-    mut request: Request,
+    mut request: Box<Request>,
 ) -> Result<http::Response<Body>, RpcError> {
     if route.sampling.every == 0 {
         return route.backend.call(route, request).await;

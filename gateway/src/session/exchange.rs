@@ -47,6 +47,9 @@ pub use self::{
 };
 use super::signal::Signal;
 
+/// What the first message of an answer makes room for.
+const MESSAGES_FEW: usize = 4;
+
 #[derive(Debug, Default)]
 pub(super) struct Held(AtomicUsize);
 
@@ -297,7 +300,10 @@ impl Exchange {
         }
         let added = end.bytes();
         state.end = Some(end);
-        state.messages.shrink_to_fit();
+        // An ordinary answer is one message, and moving it to a smaller block costs more than that saves.
+        if state.messages.capacity() > MESSAGES_FEW {
+            state.messages.shrink_to_fit();
+        }
         self.grown(&mut state, added);
         drop(state);
         self.room.notify_waiters();

@@ -201,7 +201,13 @@ impl Connection {
     }
 
     /// Server: begins the answer.
-    pub fn send_response(&mut self, seq: u64, fields: Vec<HeaderField>, end: bool) -> Result<(), RpcError> {
+    pub fn send_response(
+        &mut self,
+        seq: u64,
+        fields: impl Into<Arc<[HeaderField]>>,
+        end: bool,
+    ) -> Result<(), RpcError> {
+        let fields = fields.into();
         self.check_header_list(&fields)?;
         self.enqueue(seq, Item::Response(fields, end), end)
     }
@@ -242,7 +248,8 @@ impl Connection {
     }
 
     /// Ends this side's half with trailers.
-    pub fn send_trailers(&mut self, seq: u64, fields: Vec<HeaderField>) -> Result<(), RpcError> {
+    pub fn send_trailers(&mut self, seq: u64, fields: impl Into<Arc<[HeaderField]>>) -> Result<(), RpcError> {
+        let fields = fields.into();
         self.streams.get(&seq).ok_or_else(over)?.writer.check_end()?;
         self.check_header_list(&fields)?;
         self.enqueue(seq, Item::Trailers(fields), true)

@@ -78,7 +78,7 @@ impl Pool {
     /// Sends a request and brings the head of the answer.
     pub(super) async fn call(
         self: &Arc<Self>,
-        outgoing: Outgoing,
+        outgoing: Box<Outgoing>,
         progress: &Progress,
     ) -> Result<Response<Body>, Failed> {
         let mut lease = self.lease().await.map_err(Failed::finally)?;

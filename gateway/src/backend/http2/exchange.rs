@@ -31,7 +31,7 @@ use crate::{
 pub(super) async fn run(
     lease: Lease,
     backend: &settings::Backend,
-    outgoing: Outgoing,
+    outgoing: Box<Outgoing>,
     progress: &Progress,
 ) -> Result<Response<Body>, Failed> {
     let (head, payload) = outgoing.into_http2();

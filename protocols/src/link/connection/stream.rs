@@ -1,6 +1,6 @@
 //! One request on a TCP connection.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
@@ -77,9 +77,9 @@ pub(super) enum Sending {
 #[derive(Debug)]
 pub(super) enum Item {
     Request(Box<RequestHead>, bool),
-    Response(Vec<HeaderField>, bool),
+    Response(Arc<[HeaderField]>, bool),
     Part(OutPart),
-    Trailers(Vec<HeaderField>),
+    Trailers(Arc<[HeaderField]>),
     End,
 }
 

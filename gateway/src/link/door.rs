@@ -263,7 +263,8 @@ impl Door {
         };
         self.gateway.dictionaries.headers.pass(&head.fields, &mut request);
         let at_work = self.gateway.drain.guard();
-        let running = answer::run(Arc::clone(&self.gateway), Box::new(request), producer);
+        // Boxed: a task is moved several times on its way to the scheduler, and once more when it ends.
+        let running = Box::pin(answer::run(Arc::clone(&self.gateway), Box::new(request), producer));
         tokio::spawn(async move {
             running.await;
             drop(at_work);

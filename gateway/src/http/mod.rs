@@ -13,7 +13,7 @@ mod problem;
 mod short;
 mod watched;
 
-use std::{convert::Infallible, error::Error, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, pin::{Pin, pin}, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -28,7 +28,9 @@ use tracing::debug;
 
 pub(crate) use self::exchange::{Front, priority};
 use self::watched::{Activity, Watched};
-use crate::{backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits};
+use crate::{
+    backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits, transport::corked,
+};
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
@@ -55,14 +57,15 @@ where
         async move { Ok::<_, Infallible>(front.answer(request).await) }
     });
     let builder = builder(&limits);
-    let stream = TokioIo::new(Watched::new(stream, activity.clone()));
-    let mut connection = pin!(builder.serve_connection(stream, service));
+    let (stream, cork) = corked(Watched::new(stream, activity.clone()));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let (mut drain, mut end) = (gateway.drain.watch(), gateway.drain.watch());
     let mut draining = false;
     loop {
         let check = activity.next_check(&limits);
+        let mut driven = cork.drive(connection.as_mut());
         tokio::select! {
-            ended = OneTurnLater::new(connection.as_mut()) => {
+            ended = OneTurnLater::new(Pin::new(&mut driven)) => {
                 if let Err(error) = ended {
                     report(&gateway, &*error);
                 }

@@ -102,8 +102,7 @@ fn millis(millis: u64) -> std::time::Duration {
     std::time::Duration::from_millis(millis)
 }
 
-/// Reports what passes through it. It does not say that it can write vectored: small frames are then
-/// copied together and written at once.
+/// Reports what passes through it.
 pub(super) struct Watched<S> {
     inner: S,
     activity: Arc<Activity>,
@@ -143,6 +142,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
         this.note(&written);
         written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
+        this.note(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,5 +1,6 @@
 //! From a socket to a plaintext byte stream or QUIC connection.
 
+mod corked;
 mod handshake;
 pub mod quic;
 mod rewind;
@@ -7,6 +8,7 @@ mod stream;
 pub mod tlcp;
 pub mod tls;
 
+pub(crate) use corked::{Cork, Corked, corked};
 pub use handshake::{Completion, Ended, Handshake};
 pub use rewind::Rewind;
 pub use stream::{Meter, ParkedStream, Stream};

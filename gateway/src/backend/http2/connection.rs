@@ -11,15 +11,16 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 
-use super::{Pool, socket::Socket};
+use super::Pool;
 use crate::{
     backend::{
         OneTurnLater,
         dial::{dial, unavailable},
     },
     error::RpcError,
+    transport::{Cork, Corked, corked},
 };
 
 /// What a backend may send ahead on one stream. Times the streams of slow clients this is the memory
@@ -54,7 +55,8 @@ pub(super) async fn open(pool: &Arc<Pool>) -> Result<Arc<Connection>, RpcError> 
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .enable_push(false);
-    let (sender, driver) = match timeout(settings.connect_timeout, builder.handshake(Socket(socket))).await {
+    let (socket, cork) = corked(socket);
+    let (sender, driver) = match timeout(settings.connect_timeout, builder.handshake(socket)).await {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => return Err(unavailable(settings, &error)),
         Err(_elapsed) => return Err(unavailable(settings, &"HTTP/2 handshake timed out")),
@@ -65,25 +67,27 @@ pub(super) async fn open(pool: &Arc<Pool>) -> Result<Arc<Connection>, RpcError> 
         leases: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
     });
-    let task = drive(driver, Arc::downgrade(&connection), Arc::downgrade(pool), pool.idle_timeout());
+    let task = drive(driver, cork, Arc::downgrade(&connection), Arc::downgrade(pool), pool.idle_timeout());
     tokio::spawn(task);
     Ok(connection)
 }
 
 /// Owns the socket until the connection ends, or is unused for `idle_timeout`.
 async fn drive(
-    mut driver: h2::client::Connection<Socket, Bytes>,
+    mut driver: h2::client::Connection<Corked<TcpStream>, Bytes>,
+    cork: Cork<TcpStream>,
     connection: Weak<Connection>,
     pool: Weak<Pool>,
     idle_timeout: Duration,
 ) {
     let mut leases = 0;
     loop {
-        let ended = timeout(idle_timeout, OneTurnLater::new(Pin::new(&mut driver))).await.is_ok();
+        let mut driven = cork.drive(Pin::new(&mut driver));
+        let ended = timeout(idle_timeout, OneTurnLater::new(Pin::new(&mut driven))).await.is_ok();
         let Some(connection) = connection.upgrade() else {
             // Only streams that still run hold the connection: it ends with the last.
             if !ended {
-                drop(driver.await);
+                drop(cork.drive(Pin::new(&mut driver)).await);
             }
             return;
         };

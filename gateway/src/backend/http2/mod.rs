@@ -2,7 +2,6 @@
 
 mod connection;
 mod exchange;
-mod socket;
 
 use std::{sync::Arc, time::Duration};
 

@@ -13,7 +13,13 @@ mod problem;
 mod short;
 mod watched;
 
-use std::{convert::Infallible, error::Error, pin::{Pin, pin}, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -28,9 +34,7 @@ use tracing::debug;
 
 pub(crate) use self::exchange::{Front, priority};
 use self::watched::{Activity, Watched};
-use crate::{
-    backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits, transport::corked,
-};
+use crate::{backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits, transport::corked};
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
@@ -64,8 +68,9 @@ where
     loop {
         let check = activity.next_check(&limits);
         let mut driven = cork.drive(connection.as_mut());
+        let served = OneTurnLater::new(Pin::new(&mut driven));
         tokio::select! {
-            ended = OneTurnLater::new(Pin::new(&mut driven)) => {
+            ended = served => {
                 if let Err(error) = ended {
                     report(&gateway, &*error);
                 }

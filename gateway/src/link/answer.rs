@@ -190,7 +190,8 @@ mod tests {
         fn bytes_of_result<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
             size_of::<R>()
         }
-        // What glibc's allocator serves from its cache of the thread.
-        assert!(bytes_of_result(run) <= 1032, "{} bytes", bytes_of_result(run));
+        // Times the requests that wait for slow backends this is the memory that they hold.
+        assert!(bytes_of_result(run) <= 2048, "{} bytes", bytes_of_result(run));
+        println!("{} bytes", bytes_of_result(run));
     }
 }

@@ -117,7 +117,8 @@ impl Pool {
         let permit = self.permit().await?;
         let sender = match self.unused().await {
             Some(sender) => sender,
-            None => self.open().await?,
+            // Boxed: most requests find a connection, and need not keep room for making one.
+            None => Box::pin(self.open()).await?,
         };
         Ok(Lease { sender, _permit: permit, pool: self.clone() })
     }

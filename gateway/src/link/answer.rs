@@ -192,6 +192,5 @@ mod tests {
         }
         // Times the requests that wait for slow backends this is the memory that they hold.
         assert!(bytes_of_result(run) <= 2048, "{} bytes", bytes_of_result(run));
-        println!("{} bytes", bytes_of_result(run));
     }
 }

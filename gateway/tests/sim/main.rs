@@ -17,6 +17,7 @@ mod app;
 mod backend;
 mod datagrams;
 mod determinism;
+mod forks;
 mod gateway;
 mod model;
 mod network;
@@ -46,13 +47,16 @@ fn seeds() {
     runner::run_all();
 }
 
-/// One seed in this process; what [`seeds`] starts.
+/// What [`seeds`] starts.
+#[test]
+fn one_share() {
+    runner::run_share(run);
+}
+
+/// One seed in this process.
 #[test]
 fn one_seed() {
-    let Some(seed) = runner::seed() else { return };
-    determinism::run(seed, move || async move {
-        timeout(LASTS_MAX, simulate(seed)).await.unwrap();
-    });
+    runner::seed().into_iter().for_each(run);
 }
 
 /// Two runs of a seed are the same to the last event.
@@ -61,10 +65,19 @@ fn a_seed_says_it_all() {
     runner::check_repeats(0..4);
 }
 
+fn run(seed: u64) {
+    runner::watch();
+    determinism::run(seed, move || async move {
+        timeout(LASTS_MAX, simulate(seed)).await.unwrap();
+    });
+}
+
 async fn simulate(seed: u64) {
     let mut chance = fastrand::Rng::with_seed(seed);
     let plan = Plan::draw(&mut chance);
-    let folder = tempfile::tempdir_in(runner::scratch()).unwrap();
+    // By a name that no draw decides on: one that is taken would cost another draw.
+    let name = format!("towline-sim-{seed}-{}", std::process::id());
+    let folder = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(runner::scratch()).unwrap();
     let identity = folder.path().join("identity");
     let world = World::new(plan, chance, Identity::make(folder.path()));
     world.note(format!("{:?}", world.plan));

@@ -1,39 +1,47 @@
-//! Runs seeds, each in a process of its own, as many at a time as there are processors.
+//! Runs seeds, each in a process of its own, as many at a time as there are processors. A seed that fails is run
+//! again to hear what it says.
 
 use std::{
+    io::{BufRead as _, BufReader},
     ops::Range,
     path::Path,
     process::{Command, Output, Stdio},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Mutex,
     thread,
     time::Duration,
 };
 
-/// Seeds of a plain run: each takes about 0.1 s of a processor.
+use crate::forks;
+
+/// Seeds of a plain run: each takes about 0.15 s of a processor.
 const SEEDS: u64 = 1000;
 /// Names the seed of [`crate::one_seed`].
 const SEED: &str = "TOWLINE_SIM_SEED";
 /// Says how many seeds, or which.
 const RANGE: &str = "TOWLINE_SIM_SEEDS";
+/// How many processes share the seeds out, and which of them this one is.
+const SHARE: &str = "TOWLINE_SIM_SHARE";
 /// Failures that are shown; more would only say it again.
 const SHOWN_MAX: usize = 5;
 /// What a seed may take; most take a fraction of a second.
 const REAL_TIME_MAX: Duration = Duration::from_secs(100);
 /// Stands before a run's fingerprint.
 pub(crate) const FINGERPRINT: &str = "fingerprint ";
+/// Stands before a seed that failed.
+const FAILED: &str = "failed ";
 
 /// The seed that this process is to run.
 pub(crate) fn seed() -> Option<u64> {
-    let seed = std::env::var(SEED).ok()?.parse().ok()?;
+    std::env::var(SEED).ok()?.parse().ok()
+}
+
+/// Ends this process if it takes too long.
+pub(crate) fn watch() {
     thread::spawn(|| {
         thread::sleep(REAL_TIME_MAX);
         eprintln!("not over after {REAL_TIME_MAX:?} of the machine's time");
         std::process::exit(3);
     });
-    Some(seed)
 }
 
 /// A folder whose files need no disk, where there is one.
@@ -43,26 +51,41 @@ pub(crate) fn scratch() -> std::path::PathBuf {
 }
 
 pub(crate) fn run_all() {
-    let range = range();
-    let (next, failures) = (AtomicU64::new(range.start), Mutex::new(Vec::new()));
+    let shares = thread::available_parallelism().map_or(1, usize::from);
+    let failed = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= range.end {
-                        return;
-                    }
-                    let output = run_one(seed);
-                    if !output.status.success() {
-                        failures.lock().unwrap().push((seed, said(&output)));
-                    }
-                }
-            });
+        for share in 0..shares {
+            let failed = &failed;
+            scope.spawn(move || start_share(share, shares, |seed| failed.lock().unwrap().push(seed)));
         }
     });
-    let failures = failures.into_inner().unwrap();
-    assert!(failures.is_empty(), "{}", report(&failures, &range));
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_unstable();
+    assert!(failed.is_empty(), "{}", report(&failed, &range()));
+}
+
+/// Runs every so many seeds in a process.
+fn start_share(share: usize, shares: usize, on_failure: impl Fn(u64)) {
+    let mut process = this_test("one_share");
+    process.env(SHARE, format!("{share}/{shares}")).stdout(Stdio::piped());
+    let mut process = process.spawn().unwrap();
+    let said = BufReader::new(process.stdout.take().unwrap());
+    for line in said.lines().map_while(Result::ok) {
+        if let Some((_, seed)) = line.split_once(FAILED) {
+            // At once, for who watches a long run.
+            eprintln!("seed {seed} failed");
+            on_failure(seed.parse().unwrap());
+        }
+    }
+    assert!(process.wait().unwrap().success(), "the process of share {share} of {shares} broke");
+}
+
+/// What [`start_share`] started.
+pub(crate) fn run_share(run: impl Fn(u64)) {
+    let Ok(share) = std::env::var(SHARE) else { return };
+    let (share, shares) = share.split_once('/').unwrap();
+    let seeds = range().skip(share.parse().unwrap()).step_by(shares.parse().unwrap());
+    forks::run_each(seeds, run, |seed| println!("{FAILED}{seed}"));
 }
 
 /// Runs each of `seeds` twice.
@@ -79,10 +102,13 @@ pub(crate) fn check_repeats(seeds: Range<u64>) {
 }
 
 fn run_one(seed: u64) -> Output {
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new(program);
-    command.args(["--exact", "one_seed", "--nocapture", "--test-threads=1"]);
-    command.env(SEED, seed.to_string()).stdin(Stdio::null()).output().unwrap()
+    this_test("one_seed").env(SEED, seed.to_string()).output().unwrap()
+}
+
+fn this_test(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
+    command
 }
 
 fn said(output: &Output) -> String {
@@ -90,16 +116,16 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-fn report(failures: &[(u64, String)], range: &Range<u64>) -> String {
-    let mut text = format!("{} of {} seeds failed", failures.len(), range.end - range.start);
-    for (seed, said) in failures.iter().take(SHOWN_MAX) {
+fn report(failed: &[u64], range: &Range<u64>) -> String {
+    let mut text = format!("{} of {} seeds failed", failed.len(), range.end - range.start);
+    for seed in failed.iter().take(SHOWN_MAX) {
+        let said = said(&run_one(*seed));
         text += &format!(
             "\n\n{said}\nto run it again, with all that happens:\n  {SEED}={seed} TOWLINE_SIM_TRACE=1 cargo test -p \
              towline-gateway --test sim one_seed -- --nocapture"
         );
     }
-    let seeds: Vec<u64> = failures.iter().map(|(seed, _)| *seed).collect();
-    text + &format!("\n\nall that failed: {seeds:?}")
+    text + &format!("\n\nall that failed: {failed:?}")
 }
 
 fn range() -> Range<u64> {

@@ -1,15 +1,6 @@
-//! Any opening is decided within the bound, and no decision changes when more bytes come.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use towline_protocols::detect::{DETECT_BYTES_MAX, Detection, detect};
+#[path = "../bodies/detect.rs"]
+mod body;
 
-fuzz_target!(|data: &[u8]| {
-    let mut decided = Detection::NeedMore;
-    for length in 0..=data.len().min(2 * DETECT_BYTES_MAX) {
-        let detection = detect(&data[..length]);
-        assert!(decided == Detection::NeedMore || detection == decided);
-        assert!(detection != Detection::NeedMore || length < DETECT_BYTES_MAX);
-        decided = detection;
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));

@@ -1,16 +1,6 @@
-//! An integer of any bytes keeps its value when it is written again, in no more bytes.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use towline_protocols::varint;
+#[path = "../bodies/varint.rs"]
+mod body;
 
-fuzz_target!(|data: &[u8]| {
-    let mut input = data;
-    while let Some(value) = varint::get(&mut input) {
-        let mut shortest = Vec::new();
-        varint::put(&mut shortest, value);
-        assert!(shortest.len() == varint::size(value) && shortest.len() <= 8);
-        assert_eq!(varint::get(&mut &*shortest), Some(value));
-    }
-    assert!(input.len() < 8);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));

@@ -166,13 +166,11 @@ impl Writer {
         self.disk.write(Batch { writes, barriers: Vec::new() });
     }
 
-    /// The disk takes nothing of what waits, and those who wait for it hear so.
+    /// The disk fails: it takes nothing of what waits, nor of what follows.
     pub fn fail(&self) {
         let problem = io::Error::from(io::ErrorKind::StorageFull).to_string();
-        let error = StoreError::File { path: self.disk.path.to_path_buf(), problem };
-        for barrier in self.queue.take_now().barriers {
-            barrier(Err(error.clone()));
-        }
+        self.disk.fail(StoreError::File { path: self.disk.path.to_path_buf(), problem });
+        self.write();
     }
 }
 
@@ -229,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_disk_refused_is_gone_and_what_follows_is_not() {
+    async fn what_waits_for_a_disk_that_fails_is_gone_and_so_is_what_follows() {
         let memory = Memory::new().unwrap();
         let (store, writer) = Store::by_hand(&memory);
         store.write(put(b"a")).unwrap();
@@ -238,7 +236,13 @@ mod tests {
         writer.fail();
         assert!(matches!(refused.await, Err(StoreError::File { .. })));
         store.write(put(b"b")).unwrap();
+        let refused = store.begin_barrier();
         writer.write();
-        assert_eq!(keys(&memory), [b"b"]);
+        assert!(refused.await.is_err());
+        assert!(keys(&memory).is_empty());
+        let (store, writer) = Store::by_hand(&memory);
+        store.write(put(b"c")).unwrap();
+        writer.write();
+        assert_eq!(keys(&memory), [b"c"], "a restart helps");
     }
 }

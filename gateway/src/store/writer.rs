@@ -61,6 +61,11 @@ impl Disk {
         }
     }
 
+    /// Takes nothing from now on.
+    pub(super) fn fail(&self, error: StoreError) {
+        self.failure.lock().get_or_insert(error);
+    }
+
     fn write_all(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         let mut failure = self.failure.lock();
         if let Some(error) = &*failure {

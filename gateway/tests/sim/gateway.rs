@@ -45,6 +45,9 @@ pub(crate) const LISTENER: &str = "edge";
 /// The longest pause between two lives.
 const DEAD_MAX: Duration = Duration::from_secs(4);
 
+/// The longest that nobody looks after a disk that fails.
+const DISK_FAILS_MAX: Duration = Duration::from_secs(10);
+
 /// What the gateway shows on QUIC, and whom its clients trust. The keys are of the kind whose signatures are all
 /// of one length.
 pub(crate) struct Identity {
@@ -129,8 +132,7 @@ async fn keep_writing(world: Arc<World>, disk: Arc<Mutex<Option<Writer>>>) {
         }
         let fails = world.happens(world.plan.disk_faults);
         if fails {
-            world.state().model.disk_faults.push(determinism::elapsed());
-            world.note("the disk refuses");
+            world.fail_disk();
         }
         match &*lock(&disk) {
             Some(writer) if fails => writer.fail(),
@@ -191,6 +193,18 @@ impl World {
         self.kill_gateway(place);
         let world = Arc::clone(self);
         tokio::spawn(async move { world.revive_gateway().await });
+    }
+
+    /// The gateway's disk takes nothing more, until somebody looks after it.
+    fn fail_disk(self: &Arc<Self>) {
+        self.note("the disk fails");
+        self.state().model.disk_faults.push(determinism::elapsed());
+        let world = Arc::clone(self);
+        tokio::spawn(async move {
+            let pause = world.draw_time(DISK_FAILS_MAX);
+            sleep(pause).await;
+            world.restart_gateway().await;
+        });
     }
 
     fn kill_gateway(&self, place: &str) {

@@ -81,7 +81,7 @@ pub(crate) struct Model {
     pub(crate) welcomes: Vec<Welcome>,
     /// When an app's line was made, or broke.
     pub(crate) line_changes: Vec<Duration>,
-    /// When the disk refused a write.
+    /// When the disk began to fail, until the gateway's next life.
     pub(crate) disk_faults: Vec<Duration>,
 }
 
@@ -129,14 +129,17 @@ impl Model {
             }
             // NotRun where the client knows that no earlier connection carried it, but has not kept it.
             (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun | Execution::NotRun) => {
-                self.was_forgotten(call, ended)
+                self.was_forgotten(call, ended) || self.was_before_welcome(call)
             }
             (RpcErrorKind::Draining, Execution::NotRun) => {
                 self.drains.iter().any(|&drain| drain <= ended && call.began <= drain + DRAIN_MAX)
             }
             // What the disk has no place for is not forwarded to where it would have to be remembered.
-            (RpcErrorKind::Internal, Execution::NotRun) => {
-                self.disk_faults.iter().any(|&at| call.began <= at && at <= ended)
+            (RpcErrorKind::Internal, _) => {
+                let mends = |fault| self.deaths.iter().find(|&&death| death > fault);
+                self.disk_faults
+                    .iter()
+                    .any(|&at| at <= ended && mends(at).is_none_or(|&mended| call.began <= mended))
             }
             _ => false,
         }
@@ -170,11 +173,16 @@ impl Model {
         })
     }
 
-    fn disk_failed(&self, around: Duration) -> bool {
-        self.disk_faults.iter().any(|&at| around <= at && at <= around + 2 * DISK_MAX)
+    /// Whether an answer of that time may not have been stored.
+    fn disk_failed(&self, answered: Duration) -> bool {
+        let mends = |fault| self.deaths.iter().find(|&&death| death > fault);
+        self.disk_faults
+            .iter()
+            .any(|&at| at <= answered + 2 * DISK_MAX && mends(at).is_none_or(|&mended| answered <= mended))
     }
 
-    /// The first WELCOME of a session may be lost: the client does not know the id of what it had begun.
+    /// Before its first WELCOME a client cannot name its session, and a gateway that never had its HELLO knows of
+    /// nothing.
     fn was_before_welcome(&self, call: &Call) -> bool {
         let first = self.welcomes.iter().find(|welcome| welcome.life == call.life);
         first.is_none_or(|welcome| call.began <= welcome.at)

@@ -1,7 +1,12 @@
 //! What the fuzz targets do (protocols/fuzz), on random input of a few seconds: they are compiled with everything
 //! else, and a mistake that anything finds is found here. `PROPTEST_CASES` says how many inputs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that cannot go on has failed"
+)]
 
 use proptest::{collection::vec, prelude::*};
 

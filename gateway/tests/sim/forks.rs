@@ -13,11 +13,7 @@ use std::{
 const THREADS_MAX: usize = 2;
 
 /// Runs each of `seeds` in a copy of this process, of which nothing is heard; hands those on that fail.
-pub(crate) fn run_each(
-    seeds: impl Iterator<Item = u64>,
-    run: impl Fn(u64),
-    mut on_failure: impl FnMut(u64),
-) {
+pub(crate) fn run_each(seeds: impl Iterator<Item = u64>, run: impl Fn(u64), mut on_failure: impl FnMut(u64)) {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert!(threads <= THREADS_MAX, "a copy has one thread: this process must have no others at work");
     aws_lc_rs::rand::fill(&mut [0]).unwrap();

@@ -11,6 +11,7 @@ use std::{
 use towline_crypto::{International, KeyReference, Providers};
 use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, HEADER_SIZE_DEFAULT};
 
+pub use crate::hub::ShareStrategy;
 pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
@@ -403,6 +404,10 @@ pub struct Mqtt {
     pub queue_policy: QueuePolicy,
     /// Topic filters of one session.
     pub subscriptions_max: usize,
+    /// Which member of a shared subscription gets a message.
+    pub share_strategy: ShareStrategy,
+    /// Time between what the gateway says of itself under `$SYS/broker`; zero says nothing.
+    pub sys_interval: Duration,
     /// Levels of a topic name or filter.
     pub topic_levels_max: usize,
     /// Retained messages, count.
@@ -679,6 +684,8 @@ impl Default for Mqtt {
             queue_age_max: Duration::ZERO,
             queue_policy: QueuePolicy::Qos0,
             subscriptions_max: 128,
+            share_strategy: ShareStrategy::RoundRobin,
+            sys_interval: Duration::from_secs(60),
             topic_levels_max: 32,
             retained_max: 100_000,
             retained_bytes_max: 256 * 1024 * 1024,

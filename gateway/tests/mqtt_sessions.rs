@@ -357,3 +357,57 @@ async fn a_drain_sends_clients_away_one_after_the_other() {
     assert!(ends.len() > 1, "not all at once: {ends:?}");
     assert!(ends.iter().all(|end| *end <= SECOND * 10), "all within the spread: {ends:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_says_where_else_to_go() {
+    let mut settings = settings();
+    settings.drain_endpoints = vec!["b.example:8883".into(), "c.example:8883".into()];
+    let gateway = gateway(settings);
+    let mut client = Client::v5(&gateway, "a").await;
+    let mut old = Client::v311(&gateway, "b").await;
+    gateway.drain.begin(tokio::time::Instant::now() + SECOND * 30);
+    match client.receive().await {
+        Some(Packet::Disconnect(disconnect)) => {
+            assert_eq!(disconnect.reason, ReasonCode::UseAnotherServer);
+            let reference = disconnect.properties.server_reference;
+            assert_eq!(reference, Some(text("b.example:8883 c.example:8883")));
+        }
+        other => panic!("{other:?} instead of DISCONNECT"),
+    }
+    old.expect_end(ReasonCode::ServerShuttingDown).await;
+    let late = Client::open(&gateway).greet(connect(Version::V5, "late")).await;
+    assert_eq!(late.reason, ReasonCode::UseAnotherServer);
+    assert!(late.properties.server_reference.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gateway_tells_of_itself_under_sys_and_nobody_else_does() {
+    let gateway = gateway(settings());
+    let mut client = Client::v5(&gateway, "a").await;
+    pass(SECOND).await;
+    client.subscribe("$SYS/broker/clients/connected", QoS::AtMostOnce).await;
+    assert!(client.expect_publish().await.retain, "the last value at once");
+    let again = client.expect_publish().await;
+    assert_eq!((&again.payload[..], again.retain), (&b"1"[..], false));
+    let mut wildcard = Client::v5(&gateway, "b").await;
+    wildcard.subscribe("#", QoS::AtMostOnce).await;
+    wildcard.expect_nothing().await;
+
+    let mut other = Client::v5(&gateway, "c").await;
+    let topic = "$SYS/broker/clients/connected";
+    assert_eq!(other.publish_acked(topic, "9").await, ReasonCode::NotAuthorized);
+    other.publish(topic, "9", QoS::AtMostOnce).await;
+    other.expect_nothing().await;
+    let mut old = Client::v311(&gateway, "d").await;
+    assert_eq!(old.publish_acked(topic, "9").await, ReasonCode::Success, "which is not told of it");
+    client.expect_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authentication_method_is_refused_by_name() {
+    let gateway = gateway(settings());
+    let mut asked = connect(Version::V5, "a");
+    asked.properties.authentication_method = Some(text("GS2-KRB5"));
+    let connack = Client::open(&gateway).greet(asked).await;
+    assert_eq!(connack.reason, ReasonCode::BadAuthenticationMethod);
+}

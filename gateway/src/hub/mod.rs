@@ -17,6 +17,7 @@ use towline_protocols::link::Priority;
 
 pub use self::filter::{FilterError, TopicFilter, check_topic};
 pub use self::registry::RegisterError;
+pub use self::tree::ShareStrategy;
 use self::{registry::Registry, tree::Tree};
 use crate::{
     metrics::Metrics,
@@ -276,6 +277,11 @@ impl Hub {
             return Vec::new();
         };
         self.inner.tree.read().subscriptions(&client)
+    }
+
+    /// Changes which member of a shared subscription gets a message.
+    pub fn set_share_strategy(&self, strategy: ShareStrategy) {
+        self.inner.tree.write().share_strategy = strategy;
     }
 
     /// How many subscriptions a client has.

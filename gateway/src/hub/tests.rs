@@ -109,6 +109,37 @@ fn a_shared_group_takes_turns_among_its_connected_members() {
 }
 
 #[test]
+fn a_publisher_keeps_to_one_member_of_a_shared_group_as_long_as_that_is_there() {
+    let hub = Hub::new(8);
+    hub.set_share_strategy(ShareStrategy::Sticky);
+    let inboxes = ["a", "b", "c"].map(|id| {
+        let inbox = join(&hub, id, None);
+        hub.subscribe(id, "$share/g/x", options(1, 0)).unwrap();
+        inbox
+    });
+    let whose = |publisher: &str| {
+        let before = inboxes.each_ref().map(|inbox| inbox.got.lock().len());
+        let message = Message { publisher: Some(publisher.into()), ..message("x") };
+        assert_eq!(hub.publish(&Arc::new(message)).total(), 1);
+        let got = |(at, inbox): (usize, &Arc<Inbox>)| (inbox.got.lock().len() > before[at]).then_some(at);
+        inboxes.iter().enumerate().find_map(got).unwrap()
+    };
+    let publishers: Vec<String> = (0..60).map(|number| format!("meter-{number}")).collect();
+    let first: Vec<usize> = publishers.iter().map(|publisher| whose(publisher)).collect();
+    let again: Vec<usize> = publishers.iter().map(|publisher| whose(publisher)).collect();
+    assert_eq!(first, again);
+    for member in 0..3 {
+        let share = first.iter().filter(|at| **at == member).count();
+        assert!((8..=32).contains(&share), "{share} of 60 keep to {member}");
+    }
+    inboxes[1].connected.store(false, Ordering::Relaxed);
+    for (publisher, before) in publishers.iter().zip(&first) {
+        let now = whose(publisher);
+        assert!(if *before == 1 { now != 1 } else { now == *before }, "{publisher}: {before}, then {now}");
+    }
+}
+
+#[test]
 fn two_shared_groups_and_a_direct_subscription_each_get_a_copy() {
     let hub = Hub::new(8);
     let inbox = join(&hub, "a", None);

@@ -13,7 +13,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
+    hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -58,6 +58,17 @@ struct Subscribers {
     shared: Vec<Group>,
 }
 
+/// Which member of a shared subscription gets a message; of those that are there, as long as one is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShareStrategy {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// All messages of a publisher go to one member, so that they stay in order; when members come and go, few
+    /// publishers change theirs. Messages without a publisher go to each in turn.
+    Sticky,
+}
+
 struct Group {
     name: LevelId,
     members: Vec<Subscription>,
@@ -87,6 +98,7 @@ pub(super) struct Tree {
     nodes: Vec<Node>,
     free: Vec<NodeId>,
     edges: HashMap<(NodeId, LevelId), NodeId, IdHash>,
+    pub(super) share_strategy: ShareStrategy,
 }
 
 /// What a topic matched; holds no lock.
@@ -129,7 +141,13 @@ impl Matched {
 impl Default for Tree {
     fn default() -> Self {
         let root = Node::new(NodeId::ROOT, LevelId::UNUSED);
-        Self { levels: Levels::default(), nodes: vec![root], free: Vec::new(), edges: HashMap::default() }
+        Self {
+            levels: Levels::default(),
+            nodes: vec![root],
+            free: Vec::new(),
+            edges: HashMap::default(),
+            share_strategy: ShareStrategy::default(),
+        }
     }
 }
 
@@ -192,7 +210,8 @@ impl Tree {
 
     /// Everybody who is to get a message on `topic`, a valid topic name.
     pub(super) fn matching(&self, topic: &str, publisher: Option<&str>) -> Matched {
-        let mut collector = Collector { publisher, nodes: 0, matched: Matched::default() };
+        let strategy = self.share_strategy;
+        let mut collector = Collector { publisher, strategy, nodes: 0, matched: Matched::default() };
         let mut frontier = vec![NodeId::ROOT];
         let mut next = Vec::new();
         // MQTT-4.7.2-1: wildcards in the first level do not reach topics that begin with "$".
@@ -363,6 +382,7 @@ impl Node {
 
 struct Collector<'a> {
     publisher: Option<&'a str>,
+    strategy: ShareStrategy,
     nodes: usize,
     matched: Matched,
 }
@@ -378,7 +398,8 @@ impl Collector<'_> {
             Members::Few(list) => self.matched.direct.extend(list.iter().filter(wanted).cloned()),
             Members::Many(table) => self.matched.direct.extend(table.values().filter(wanted).cloned()),
         }
-        self.matched.shared.extend(subscribers.shared.iter().filter_map(Group::choose));
+        let keeps_to = publisher.filter(|_| self.strategy == ShareStrategy::Sticky);
+        self.matched.shared.extend(subscribers.shared.iter().filter_map(|group| group.choose(keeps_to)));
     }
 }
 
@@ -409,13 +430,28 @@ impl Group {
         insert_into(&mut self.members, subscription)
     }
 
-    /// The next member whose connection is up, else the next one, who may store.
-    fn choose(&self) -> Option<Subscription> {
+    /// The next member whose connection is up, else the next one, who may store; or the one that the publisher keeps
+    /// to.
+    fn choose(&self, publisher: Option<&str>) -> Option<Subscription> {
+        if let Some(publisher) = publisher {
+            return self.kept_to_by(publisher).cloned();
+        }
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let nth = |n: usize| self.members.get(first.wrapping_add(n) % self.members.len().max(1));
         let connected =
             (0..self.members.len()).filter_map(nth).find(|held| held.client.mailbox.is_connected());
         connected.or_else(|| nth(0)).cloned()
+    }
+
+    /// Rendezvous hashing: whoever is there and has the largest hash together with the publisher.
+    fn kept_to_by(&self, publisher: &str) -> Option<&Subscription> {
+        let rank = |held: &&Subscription| {
+            let mut hasher = DefaultHasher::new();
+            (publisher, &*held.client.id).hash(&mut hasher);
+            hasher.finish()
+        };
+        let connected = self.members.iter().filter(|held| held.client.mailbox.is_connected());
+        connected.max_by_key(rank).or_else(|| self.members.iter().max_by_key(rank))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     backend,
     error::RpcError,
     hub::{Message, check_topic},
+    mqtt,
     session::Revoked,
 };
 
@@ -229,6 +230,10 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
         |text: String| RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, format!("topic: {text}"));
     let topic = std::str::from_utf8(&publish.topic).map_err(|error| malformed(error.to_string()))?;
     check_topic(topic, door.gateway.hub.levels_max()).map_err(|error| malformed(error.to_string()))?;
+    if mqtt::is_reserved(topic) {
+        let text = "topic: $SYS is the gateway's own";
+        return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+    }
     let message = Arc::new(Message {
         topic: topic.into(),
         payload: publish.payload,

@@ -108,6 +108,7 @@ impl Broker {
         if cached.0.as_ptr() != Arc::as_ptr(&snapshot) {
             let mqtt = &snapshot.settings.mqtt;
             self.retained.set_bounds(mqtt.retained_max, mqtt.retained_bytes_max);
+            gateway.hub.set_share_strategy(mqtt.share_strategy);
             *cached = (Arc::downgrade(&snapshot), machine_settings(&snapshot.settings));
         }
         cached.1.clone()

@@ -11,9 +11,9 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use towline_protocols::mqtt::ReasonCode;
+use towline_protocols::mqtt::{ReasonCode, Text};
 
-use super::client::Closing;
+use super::{client::Closing, sys};
 use crate::gateway::Gateway;
 
 /// In how many batches at the most clients are sent away: few enough to be cheap, many enough to be a slope.
@@ -62,6 +62,7 @@ impl Departures {
 pub fn ensure_watched(gateway: &Arc<Gateway>) {
     if !gateway.mqtt.departures.is_watched.swap(true, Ordering::Relaxed) {
         tokio::spawn(watch(gateway.clone()));
+        tokio::spawn(sys::publish_repeatedly(Arc::downgrade(gateway)));
     }
 }
 
@@ -78,6 +79,14 @@ async fn watch(gateway: Arc<Gateway>) {
         }
     }
     send_away(&gateway).await;
+}
+
+/// Where clients are to go when the gateway drains: a list of names and ports with spaces between them (MQTT 5,
+/// section 4.11).
+pub(super) fn server_reference(gateway: &Gateway) -> Option<Text> {
+    let snapshot = gateway.snapshot();
+    let endpoints = &snapshot.settings.drain_endpoints;
+    if endpoints.is_empty() { None } else { Text::new(endpoints.join(" ")).ok() }
 }
 
 /// Spreads the ends of the connections over `drain_spread`, so that those who come back elsewhere do not do

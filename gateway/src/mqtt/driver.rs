@@ -23,6 +23,7 @@ use towline_protocols::mqtt::{
 use super::{
     attachment::{Attachment, Parting},
     client::Closing,
+    departures,
     inbox::{Inbox, Incoming},
     io::{self, Output},
     message, publish,
@@ -333,7 +334,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let mut out = BytesMut::new();
         let mut inner = self.attachment.client.lock();
         if let Some((connection, session)) = inner.current(self.attachment.epoch) {
-            connection.disconnect(closing.reason, closing.text);
+            match departures::server_reference(&self.attachment.gateway) {
+                Some(reference) if closing.reason == ReasonCode::ServerShuttingDown => {
+                    connection.disconnect_to(ReasonCode::UseAnotherServer, closing.text, Some(reference));
+                }
+                _ => connection.disconnect(closing.reason, closing.text),
+            }
             connection.poll_transmit(session, &mut out, super::now());
         } else if self.attachment.version == Version::V5 {
             // Taken over: the session and its machine belong to another connection.

@@ -5,7 +5,7 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use towline_protocols::mqtt::{
-    Connect, MqttError, ReasonCode, Version,
+    Connect, MqttError, ReasonCode, Text, Version,
     session::{Greeting, Settings},
 };
 
@@ -38,7 +38,9 @@ where
         Ok(connect) => connect,
         Err(error) => {
             tracing::debug!(peer = %origin.peer, %error, "MQTT client refused");
-            refuse(&mut stream, None, error.reason).await;
+            // The only one of a CONNECT that could be read, and only version 5 has such a thing.
+            let is_readable = error.reason == ReasonCode::BadAuthenticationMethod;
+            refuse(&mut stream, is_readable.then_some(Version::V5), error.reason, None).await;
             return None;
         }
     };
@@ -52,7 +54,10 @@ where
         }
         Err(reason) => {
             tracing::debug!(peer = %origin.peer, ?reason, "MQTT client refused");
-            refuse(&mut stream, Some(connect.version), reason).await;
+            let elsewhere = (reason == ReasonCode::UseAnotherServer)
+                .then(|| departures::server_reference(&gateway))
+                .flatten();
+            refuse(&mut stream, Some(connect.version), reason, elsewhere).await;
             None
         }
     }
@@ -91,7 +96,8 @@ async fn admit(
     settings: &Arc<Settings>,
 ) -> Result<(Attachment, Arc<Origin>), ReasonCode> {
     if gateway.drain.is_draining() {
-        return Err(ReasonCode::ServerUnavailable);
+        let can_go = connect.version == Version::V5 && departures::server_reference(gateway).is_some();
+        return Err(if can_go { ReasonCode::UseAnotherServer } else { ReasonCode::ServerUnavailable });
     }
     let password = connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default();
     let credentials = connect.user_name.as_ref().map(|user| (user.as_str(), password));
@@ -113,9 +119,14 @@ async fn admit(
     Ok((attachment, origin))
 }
 
-async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, version: Option<Version>, reason: ReasonCode) {
+async fn refuse<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    version: Option<Version>,
+    reason: ReasonCode,
+    server_reference: Option<Text>,
+) {
     let mut out = BytesMut::new();
-    Greeting::refuse(version, reason, &mut out);
+    Greeting::refuse(version, reason, server_reference, &mut out);
     let farewell = async {
         stream.write_all(&out).await?;
         stream.shutdown().await

@@ -26,6 +26,7 @@ mod receipts;
 mod restore;
 mod retained;
 mod subscribe;
+mod sys;
 
 use std::{
     sync::{Arc, LazyLock},
@@ -41,6 +42,7 @@ pub use self::{
     kept::{Keeping, Unkept},
     parked::Parked,
     retained::{Retained, RetainedFull},
+    sys::is_reserved,
 };
 use crate::{gateway::Gateway, parking::Patience, request::Origin, session::Clock, transport::Stream};
 

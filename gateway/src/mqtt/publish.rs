@@ -59,6 +59,9 @@ pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option
 /// Publishes a will, through its route if it has one; nobody waits for that.
 pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     let Will { message, expiry, origin, .. } = will;
+    if super::is_reserved(&message.topic) {
+        return;
+    }
     let expires = message::expires(expiry, super::now());
     let message = Arc::new(Message { expires, ..message });
     distribute(gateway, &message, None);

@@ -26,6 +26,8 @@ use crate::{
 /// The retained messages of a gateway, bounded in count and bytes.
 pub struct Retained {
     topics: RwLock<Topics>,
+    /// What the gateway says of itself: beside the bounds, and never stored.
+    system: RwLock<Vec<Arc<Message>>>,
     count_max: AtomicUsize,
     bytes_max: AtomicUsize,
     /// Where they are kept over a restart.
@@ -47,7 +49,7 @@ impl Retained {
     /// None, and none that outlives the process.
     pub fn new(count_max: usize, bytes_max: usize) -> Self {
         let (count_max, bytes_max) = (count_max.into(), bytes_max.into());
-        Self { topics: RwLock::default(), count_max, bytes_max, store: None }
+        Self { topics: RwLock::default(), system: RwLock::default(), count_max, bytes_max, store: None }
     }
 
     /// Those that the store holds, and those to come.
@@ -73,6 +75,11 @@ impl Retained {
         }
         drop(topics);
         Ok(retained)
+    }
+
+    /// Replaces what the gateway says of itself.
+    pub(super) fn set_system(&self, messages: Vec<Arc<Message>>) {
+        *self.system.write() = messages;
     }
 
     /// Whether a message that is retained goes to a store.
@@ -137,6 +144,10 @@ impl Retained {
 
     /// The retained messages that a filter (without `$share`) matches and that have not expired.
     pub fn matching(&self, filter: &str, now: Instant) -> Vec<Arc<Message>> {
+        if super::is_reserved(filter) {
+            let system = self.system.read();
+            return system.iter().filter(|message| topic::matches(filter, &message.topic)).cloned().collect();
+        }
         let topics = self.topics.read();
         let is_alive = |message: &Arc<Message>| message.expires.is_none_or(|at| at > now);
         let literal = literal_prefix(filter);

@@ -5,7 +5,7 @@ use towline_protocols::mqtt::{PacketId, QoS, ReasonCode, Version};
 
 use super::{Driver, End};
 use crate::{
-    mqtt::{client::Closing, inbox::Incoming, publish, receipts::Receipt, subscribe},
+    mqtt::{self, client::Closing, inbox::Incoming, publish, receipts::Receipt, subscribe},
     store::{StoreError, Table, Write},
 };
 
@@ -21,6 +21,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Distributes a publish and acknowledges it, or says why not.
     pub(super) fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
         let &Incoming { ref message, qos, packet_id, is_routed } = incoming;
+        if mqtt::is_reserved(&message.topic) {
+            return self.refuse(qos, packet_id);
+        }
         let (reason, waits) = match result {
             // QoS 0 is not repeated: its subscribers need not miss what the backend did.
             Err(reason) if qos != QoS::AtMostOnce => (reason, false),
@@ -50,6 +53,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         // Its publisher may forget the message once it is acknowledged.
         self.answer(Receipt::Published { packet_id, qos, reason }, waits)
+    }
+
+    /// The topic is the gateway's own. MQTT 3 has no word for that but the end of the connection, which a client that
+    /// repeats itself would not be helped by.
+    fn refuse(&mut self, qos: QoS, packet_id: Option<PacketId>) -> Result<(), End> {
+        self.attachment.gateway.mqtt.counters.refused.inc();
+        let Some(packet_id) = packet_id else { return Ok(()) };
+        let is_told = self.attachment.version == Version::V5;
+        let reason = if is_told { ReasonCode::NotAuthorized } else { ReasonCode::Success };
+        self.answer(Receipt::Published { packet_id, qos, reason }, false)
     }
 
     /// A QoS 2 publish is being distributed: what comes under its identifier is a repetition, on whatever connection.

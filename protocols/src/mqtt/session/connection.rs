@@ -245,6 +245,11 @@ impl Connection {
     /// The server ends the connection: what is still to be transmitted ends with DISCONNECT, where the
     /// version has one for servers. `text` is for a person on the other side to read.
     pub fn disconnect(&mut self, reason: ReasonCode, text: &'static str) {
+        self.disconnect_to(reason, text, None);
+    }
+
+    /// The same, with a Server Reference: where the client is to go (4.11).
+    pub fn disconnect_to(&mut self, reason: ReasonCode, text: &'static str, server_reference: Option<Text>) {
         // MQTT-3.14.4-1: nothing is sent after DISCONNECT.
         self.is_closed = true;
         if self.version != Version::V5 {
@@ -253,12 +258,16 @@ impl Connection {
         let reason =
             if reason.is_allowed_in(PacketKind::Disconnect) { reason } else { ReasonCode::ProtocolError };
         let mut disconnect = Disconnect::new(reason);
-        disconnect.properties.reason_string = Text::new(Bytes::from_static(text.as_bytes())).ok();
-        let before = self.control.len();
-        self.control(&Packet::Disconnect(disconnect));
+        disconnect.properties.server_reference = server_reference;
+        let mut full = disconnect.clone();
+        full.properties.reason_string = Text::new(Bytes::from_static(text.as_bytes())).ok();
         // MQTT-3.14.2-3: the reason string is left out when the packet would be too large with it.
-        if self.control.len() == before {
-            self.control(&Packet::Disconnect(Disconnect::new(reason)));
+        for disconnect in [full, disconnect, Disconnect::new(reason)] {
+            let before = self.control.len();
+            self.control(&Packet::Disconnect(disconnect));
+            if self.control.len() > before {
+                break;
+            }
         }
     }
 

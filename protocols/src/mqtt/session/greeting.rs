@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use super::Settings;
 use crate::mqtt::{
-    Connack, ConnackProperties, Connect, FixedHeader, MqttError, Packet, PacketKind, ReasonCode, Version,
-    decode, encode,
+    Connack, ConnackProperties, Connect, FixedHeader, MqttError, Packet, PacketKind, ReasonCode, Text,
+    Version, decode, encode,
 };
 
 /// A connection whose first packet has not come yet.
@@ -66,7 +66,14 @@ impl Greeting {
 
     /// The CONNACK that refuses a client. `version` is that of its CONNECT; a client whose CONNECT did not
     /// parse is answered as MQTT 3.1.1, and only if its version is what is wrong: anything else is no MQTT.
-    pub fn refuse(version: Option<Version>, reason: ReasonCode, out: &mut BytesMut) {
+    ///
+    /// `server_reference` says where else to go (4.11), to those whose version has a word for it.
+    pub fn refuse(
+        version: Option<Version>,
+        reason: ReasonCode,
+        server_reference: Option<Text>,
+        out: &mut BytesMut,
+    ) {
         let is_answered = version.is_some()
             || matches!(
                 reason,
@@ -77,8 +84,12 @@ impl Greeting {
         }
         let reason =
             if reason.is_allowed_in(PacketKind::Connack) { reason } else { ReasonCode::UnspecifiedError };
-        let connack = Connack { session_present: false, reason, properties: ConnackProperties::default() };
-        // A CONNACK without properties always fits.
+        let connack = Connack {
+            session_present: false,
+            reason,
+            properties: ConnackProperties { server_reference, ..Default::default() },
+        };
+        // Before CONNECT is accepted the client's Maximum Packet Size is not asked for.
         let _ = encode(&Packet::Connack(Box::new(connack)), version.unwrap_or(Version::V311), out);
     }
 }

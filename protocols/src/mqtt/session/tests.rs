@@ -202,13 +202,43 @@ fn a_refusal_is_spoken_in_the_clients_version() {
     #[track_caller]
     fn check(version: Option<Version>, reason: ReasonCode, expected: &[u8]) {
         let mut out = BytesMut::new();
-        Greeting::refuse(version, reason, &mut out);
+        Greeting::refuse(version, reason, None, &mut out);
         assert_eq!(out, expected);
     }
     check(Some(Version::V5), ReasonCode::NotAuthorized, b"\x20\x03\0\x87\0");
     check(Some(Version::V311), ReasonCode::NotAuthorized, b"\x20\x02\0\x05");
     check(None, ReasonCode::UnsupportedProtocolVersion, b"\x20\x02\0\x01");
     check(None, ReasonCode::MalformedPacket, b"");
+}
+
+#[test]
+fn a_refused_client_is_told_where_else_to_go_if_its_version_can_say_so() {
+    let mut out = BytesMut::new();
+    let reference = Some(text("b:1"));
+    Greeting::refuse(Some(Version::V5), ReasonCode::UseAnotherServer, reference.clone(), &mut out);
+    assert_eq!(out, b"\x20\x09\0\x9c\x06\x1c\0\x03b:1"[..]);
+    let mut out = BytesMut::new();
+    Greeting::refuse(Some(Version::V311), ReasonCode::UseAnotherServer, reference, &mut out);
+    assert_eq!(out, b"\x20\x02\0\x03"[..]);
+}
+
+#[test]
+fn the_last_word_keeps_the_server_reference_as_long_as_it_fits() {
+    #[track_caller]
+    fn check(packet_bytes_max: Option<u32>, reason_string: bool, server_reference: bool) {
+        let mut asked = connect(Version::V5);
+        asked.properties.packet_bytes_max = packet_bytes_max.and_then(NonZeroU32::new);
+        let (mut pair, _) = Pair::new(&asked, settings());
+        let reference = Some(text("other.example:8883"));
+        pair.connection.disconnect_to(ReasonCode::UseAnotherServer, "go elsewhere", reference);
+        let Some(Packet::Disconnect(disconnect)) = pair.receive().pop() else { panic!("no DISCONNECT") };
+        assert_eq!(disconnect.reason, ReasonCode::UseAnotherServer);
+        assert_eq!(disconnect.properties.reason_string.is_some(), reason_string);
+        assert_eq!(disconnect.properties.server_reference.is_some(), server_reference);
+    }
+    check(None, true, true);
+    check(Some(30), false, true);
+    check(Some(20), false, false);
 }
 
 #[test]

@@ -128,6 +128,9 @@ pub(super) fn push(mut t: Table<'_, '_>) -> Push {
 const QUEUE_POLICIES: &[(&str, QueuePolicy)] =
     &[("qos0", QueuePolicy::Qos0), ("oldest", QueuePolicy::Oldest), ("newest", QueuePolicy::Newest)];
 
+const SHARE_STRATEGIES: &[(&str, ShareStrategy)] =
+    &[("round_robin", ShareStrategy::RoundRobin), ("sticky", ShareStrategy::Sticky)];
+
 pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     let d = Mqtt::default();
     let receive_maximum = t.integer("receive_maximum", d.receive_maximum.into(), 1..=65_535) as u16;
@@ -142,6 +145,8 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
         queue_age_max: t.duration("queue_age_max", d.queue_age_max, s(0)..=s(30 * 86_400)),
         queue_policy: t.word("queue_policy", d.queue_policy, QUEUE_POLICIES),
         subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=100_000),
+        share_strategy: t.word("share_strategy", d.share_strategy, SHARE_STRATEGIES),
+        sys_interval: t.duration("sys_interval", d.sys_interval, s(0)..=s(86_400)),
         topic_levels_max: t.count("topic_levels_max", d.topic_levels_max, 1..=1024),
         retained_max: t.count("retained_max", d.retained_max, 0..=10_000_000),
         retained_bytes_max: t.size("retained_bytes_max", d.retained_bytes_max, 0..=64 * GIB),

@@ -232,3 +232,32 @@ async fn a_request_in_early_data_is_answered_when_its_sender_has_shown_to_be_the
     let early = |outcome| bed.gateway().metrics.early_data.with_label_values(&["edge", outcome]).get();
     assert_eq!((early("accepted"), early("served")), (1, 0), "its route is not idempotent");
 }
+
+/// A short connection of the link; gateway/tests/link/posts.rs has what it can do.
+#[tokio::test]
+async fn a_post_of_the_link_visits_its_session() {
+    use std::sync::Arc;
+
+    use bytes::BytesMut;
+    use towline_protocols::link::{Config, Connection, Event, Hello};
+
+    let bed = Bed::start(|_| {}).await;
+    let mut peer = bed.connect("edge").await;
+    let now = tokio::time::Instant::now().into_std();
+    let secret = vec![7; 16].into();
+    let hello = Hello { client_id: "phone".into(), session_secret: secret, epoch: 1, ..Hello::default() };
+    let mut machine = Connection::short_client(Arc::new(Config::default()), hello, now);
+    let mut body = BytesMut::new();
+    machine.poll_transmit(now, &mut body, usize::MAX);
+    let mut request = post("/towline/1");
+    request.headers_mut().insert("content-type", "application/towline".parse().unwrap());
+    let answer = peer.ask(request, body.freeze()).await;
+    assert_eq!(
+        (answer.status, &answer.headers["content-type"]),
+        (200, &"application/towline".parse().unwrap())
+    );
+    machine.handle_bytes(now, &mut BytesMut::from(&answer.body[..])).unwrap();
+    let Some(Event::Welcome(welcome)) = machine.poll_event() else { panic!("WELCOME comes first") };
+    assert!(!welcome.resumed && welcome.session_id != 0);
+    assert_eq!(bed.gateway().sessions.len(), 1);
+}

@@ -17,7 +17,10 @@ use towline_protocols::{
     },
 };
 
-use crate::bed::{Bed, USER};
+use crate::{
+    backend::noise,
+    bed::{Bed, USER},
+};
 
 #[derive(Clone, Copy, Debug)]
 enum Version {
@@ -56,7 +59,7 @@ impl Post {
     fn with(hello: Hello, calls: &[(u64, &str, &str)], idempotent: bool) -> Self {
         let mut machine = Connection::short_client(Arc::new(Config::default()), hello, now());
         for &(seq, method, message) in calls {
-            call(&mut machine, seq, method, message, idempotent);
+            call(&mut machine, seq, method, message.to_owned(), idempotent);
         }
         let mut body = BytesMut::new();
         machine.poll_transmit(now(), &mut body, usize::MAX);
@@ -74,7 +77,7 @@ impl Post {
     }
 }
 
-fn call(machine: &mut Connection, seq: u64, method: &str, message: &str, idempotent: bool) {
+fn call(machine: &mut Connection, seq: u64, method: &str, message: impl Into<Bytes>, idempotent: bool) {
     let path = format!("/test/{method}");
     let fields = vec![
         HeaderField::from_static(":method", "POST"),
@@ -83,7 +86,7 @@ fn call(machine: &mut Connection, seq: u64, method: &str, message: &str, idempot
         HeaderField::from_static("te", "trailers"),
     ];
     machine.send_request(seq, RequestHead { fields, idempotent, ..RequestHead::default() }, false).unwrap();
-    machine.send_message(seq, Bytes::copy_from_slice(message.as_bytes()), true).unwrap();
+    machine.send_message(seq, message.into(), true).unwrap();
 }
 
 struct Answer {
@@ -196,7 +199,9 @@ fn limit(bed: &Bed, name: &str) -> u64 {
 async fn link(bed: &Bed, hello: Hello, calls: &[(u64, &str, &str)]) -> (TcpStream, Connection) {
     let mut tcp = TcpStream::connect(bed.address("plain")).await.unwrap();
     let mut machine = Connection::client(Arc::new(Config::default()), hello, now());
-    calls.iter().for_each(|&(seq, method, message)| call(&mut machine, seq, method, message, false));
+    calls
+        .iter()
+        .for_each(|&(seq, method, message)| call(&mut machine, seq, method, message.to_owned(), false));
     let mut bytes = BytesMut::new();
     machine.poll_transmit(now(), &mut bytes, usize::MAX);
     tcp.write_all(&bytes).await.unwrap();
@@ -310,6 +315,31 @@ async fn a_number_that_was_asked_for_in_vain_does_not_run_when_it_comes() {
     assert_eq!(post(&bed, Version::One, Post::new(asking(2, id, &[1]), &[])).await.reset(1), never);
     let late = post(&bed, Version::One, Post::new(hello(2, id), &[(1, "Echo", "pay")])).await;
     assert_eq!((late.reset(1), bed.backend.counts("Echo").started), (never, 0));
+}
+
+/// Larger than every window, so that it goes to its backend as it comes, and the answer as it is taken.
+#[tokio::test]
+async fn a_large_message_passes_both_ways() {
+    let bed = Bed::start().await;
+    let id = introduced(&bed, Version::Two).await;
+    let message = Bytes::from(noise(900_000));
+    let mut machine = Connection::short_client(Arc::new(Config::default()), hello(2, id), now());
+    call(&mut machine, 1, "Echo", message.clone(), false);
+    call(&mut machine, 2, "Echo", &b"small"[..], false);
+    let mut body = BytesMut::new();
+    machine.poll_transmit(now(), &mut body, usize::MAX);
+    let answer = post(&bed, Version::Two, Post { machine, body: body.freeze() }).await;
+    let received: usize = answer
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::MessagePart { seq: 1, bytes, .. } => bytes.len(),
+            _ => 0,
+        })
+        .sum();
+    assert_eq!((received, answer.message(2)), (message.len(), Some(&b"small"[..])));
+    assert!(answer.unanswered.is_empty());
+    assert_eq!(bed.backend.counts("Echo").started, 2);
 }
 
 #[tokio::test]

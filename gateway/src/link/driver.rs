@@ -1,6 +1,8 @@
 //! The one task of a connection: waits for bytes, for the session and for the time, and tells the machine.
 
 mod early;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,

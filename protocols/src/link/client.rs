@@ -3,23 +3,30 @@
 //! A `Session` knows nothing of sockets or bindings: its driver makes connections, asks for the HELLO of
 //! each, shows it what arrives, and does what it says.
 
+mod call;
 mod pushes;
 mod short;
 
 use std::collections::BTreeMap;
 
 pub use self::pushes::PushMarks;
-use self::pushes::Pushes;
-use super::{Ack, Event, Execution, Hello, Priority, RpcError, RpcErrorKind, Waiting, Welcome};
+use self::{
+    call::{Call, Carrier, Phase},
+    pushes::Pushes,
+};
+use super::{Ack, Event, Execution, Hello, Priority, RpcError, Waiting, Welcome};
 
 /// A client's session: sequence numbers, requests whose outcome is wanted, pushes taken.
 ///
 /// ```text
 ///  open ----> unsent --on_request_sent--> waiting --its end arrives--> complete --taken--> (acknowledged)
-///               ^                            |
+///               ^      on_short_sent         |
 ///               +------ on_welcome: Send ----+   (the server never saw it, or lost it and it is idempotent)
 ///               +------ on_refused ----------+   (the server acted upon nothing of the connection)
 /// ```
+///
+/// Two carriers bring requests to the server and their answers back: the link, of which there is one connection at
+/// a time, and short connections beside it. Both may carry the same request, since the server runs it once.
 #[derive(Debug)]
 pub struct Session {
     client_id: String,
@@ -32,6 +39,8 @@ pub struct Session {
     calls: BTreeMap<u64, Call>,
     /// Outcomes taken above the floor, not yet told.
     ack_due: Vec<u64>,
+    /// Short connections made.
+    shorts: u64,
     /// Message bytes of the answers of `ack_due`.
     ack_bytes: usize,
     floor_told: u64,
@@ -70,32 +79,6 @@ pub struct Delivery {
     pub credit: usize,
 }
 
-#[derive(Debug)]
-struct Call {
-    options: CallOptions,
-    phase: Phase,
-    /// Connections that carried its REQUEST or asked for its answer.
-    connections: u32,
-    response_received: bool,
-    messages_received: u64,
-    /// Bytes of the message that is still arriving that the application has, over all connections.
-    partial_bytes: usize,
-    /// Message bytes of its answer.
-    bytes_received: usize,
-    /// Bytes of the message now arriving that were delivered on an earlier connection.
-    skip_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Nothing of it has been given to a connection.
-    Unsent,
-    /// It may have reached the server.
-    Waiting,
-    /// Its end has arrived.
-    Complete,
-}
-
 struct Secret([u8; 16]);
 
 impl std::fmt::Debug for Secret {
@@ -117,6 +100,7 @@ impl Session {
             calls: BTreeMap::new(),
             ack_due: Vec::new(),
             ack_bytes: 0,
+            shorts: 0,
             floor_told: 0,
             pushes: Pushes::default(),
         }
@@ -153,14 +137,17 @@ impl Session {
         seq
     }
 
-    /// The request is being given to a connection: from now on the server may have it.
+    /// The request is being given to the link: from now on the server may have it.
     pub fn on_request_sent(&mut self, seq: u64) {
-        if let Some(call) = self.calls.get_mut(&seq)
-            && call.phase == Phase::Unsent
-        {
-            call.phase = Phase::Waiting;
-            call.connections += 1;
+        let session_id = self.session_id;
+        if let Some(call) = self.calls.get_mut(&seq) {
+            call.given_to_link(session_id);
         }
+    }
+
+    /// Whether the link may be given the request: nobody else has it, or for the same session.
+    pub fn may_send(&self, seq: u64) -> bool {
+        self.calls.get(&seq).is_some_and(|call| call.may_be_given(self.session_id))
     }
 
     /// The HELLO of a new connection, which takes over from all before. `base` has what the session does
@@ -170,20 +157,24 @@ impl Session {
         self.ack_due.clear();
         self.ack_bytes = 0;
         self.floor_told = self.floor();
-        for call in self.calls.values_mut().filter(|call| call.phase == Phase::Waiting) {
-            call.connections += 1;
+        let mut waiting = Vec::new();
+        for (&seq, call) in &mut self.calls {
+            call.link = None;
+            if call.phase == Phase::Waiting && call.may_be_given(self.session_id) {
+                call.carriers += 1;
+                waiting.push(Waiting { seq, messages_received: call.received.messages });
+            }
         }
-        let waiting = self.calls.iter().filter(|(_, call)| call.phase == Phase::Waiting);
+        Hello { waiting, outcome_floor: self.floor_told, pushes_taken: self.pushes.hello(), ..self.introduced(base) }
+    }
+
+    /// What every HELLO says.
+    fn introduced(&self, base: Hello) -> Hello {
         Hello {
             client_id: self.client_id.clone(),
             session_secret: self.secret.0.to_vec().into(),
             epoch: self.epoch,
             session_id: self.session_id,
-            waiting: waiting
-                .map(|(&seq, call)| Waiting { seq, messages_received: call.messages_received })
-                .collect(),
-            outcome_floor: self.floor_told,
-            pushes_taken: self.pushes.hello(),
             ..base
         }
     }
@@ -193,9 +184,12 @@ impl Session {
     pub fn on_refused(&mut self, hello: &Hello) -> Vec<u64> {
         let mut unsent = Vec::new();
         for (&seq, call) in self.calls.iter_mut().filter(|(_, call)| call.phase == Phase::Waiting) {
-            call.connections = call.connections.saturating_sub(1);
-            if !hello.waiting.iter().any(|waiting| waiting.seq == seq) {
-                call.phase = Phase::Unsent;
+            let was_sent = call.link.take().is_some();
+            if was_sent || hello.waiting.iter().any(|waiting| waiting.seq == seq) {
+                call.carriers = call.carriers.saturating_sub(1);
+            }
+            if call.carriers == 0 {
+                (call.phase, call.tie) = (Phase::Unsent, None);
                 unsent.push(seq);
             }
         }
@@ -205,79 +199,63 @@ impl Session {
     /// What becomes of each request that is not complete. `hello` is the one that `welcome` answers:
     /// requests sent after it are not touched.
     pub fn on_welcome(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(u64, Fate)> {
+        self.session_id = welcome.session_id;
         let mut fates = Vec::new();
         for (&seq, call) in &mut self.calls {
-            let was_waiting = hello.waiting.iter().any(|waiting| waiting.seq == seq);
-            let fate = match call.phase {
-                Phase::Unsent => Fate::Send,
-                Phase::Waiting if was_waiting => call.fate(welcome, welcome.unknown.contains(&seq)),
-                Phase::Waiting | Phase::Complete => continue,
+            let waiting = hello.waiting.iter().find(|waiting| waiting.seq == seq);
+            let fate = match (call.phase, waiting) {
+                (Phase::Complete, _) => None,
+                (Phase::Unsent, _) => Some(Fate::Send),
+                (Phase::Waiting, Some(waiting)) => {
+                    call.fate(waiting.messages_received, welcome, welcome.unknown.contains(&seq))
+                }
+                (Phase::Waiting, None) => {
+                    // Sent behind this HELLO: whatever session it led to has them.
+                    if call.link.is_some() && call.tie == Some(hello.session_id) {
+                        call.tie = Some(welcome.session_id);
+                    }
+                    call.is_forsaken(welcome.session_id).then(|| call.again(false))
+                }
             };
-            fates.push((seq, fate));
+            fates.extend(fate.map(|fate| (seq, fate)));
         }
-        self.follow_fates(&fates);
-        self.on_any_welcome(welcome);
+        self.forget_failed(&fates);
+        self.pushes.on_welcome(welcome);
+        self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
         fates
     }
 
-    fn follow_fates(&mut self, fates: &[(u64, Fate)]) {
-        let failed = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Fail(_)));
-        failed.for_each(|(seq, _)| self.taken(*seq));
-    }
-
-    fn on_any_welcome(&mut self, welcome: &Welcome) {
-        self.session_id = welcome.session_id;
-        self.pushes.on_welcome(welcome);
-        self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
+    fn forget_failed(&mut self, fates: &[(u64, Fate)]) {
+        for (seq, fate) in fates {
+            if matches!(fate, Fate::Fail(_)) {
+                self.taken(*seq);
+            }
+        }
     }
 
     /// Takes out what the application has seen before: the replay of an answer begins with its head and
-    /// with the message that was cut, and stored pushes are sent again.
-    pub fn on_event(&mut self, mut event: Event) -> Delivery {
-        let mut credit = 0;
-        let event = match &mut event {
-            Event::Response { seq, end, .. } => {
-                let (seq, end) = (*seq, *end);
-                self.on_response(seq, end, event)
-            }
-            Event::MessagePart { seq, message_bytes, bytes, end_of_message, end } => {
-                let Some(call) = self.calls.get_mut(seq) else {
-                    return Delivery { credit: bytes.len(), event: None };
-                };
-                let skipped = call.skip_bytes.min(bytes.len());
-                if call.skip_bytes > 0 {
-                    *message_bytes = None;
-                }
-                credit = skipped;
-                call.skip_bytes -= skipped;
-                _ = bytes.split_to(skipped);
-                call.partial_bytes += bytes.len();
-                call.bytes_received += bytes.len();
-                if *end_of_message {
-                    call.messages_received += 1;
-                    (call.partial_bytes, call.skip_bytes) = (0, 0);
-                }
-                if *end {
-                    call.phase = Phase::Complete;
-                }
-                let nothing_new = bytes.is_empty() && skipped > 0 && !*end_of_message;
-                (!nothing_new).then_some(event)
-            }
-            Event::Reset { seq, error } => {
-                let call = self.calls.get_mut(seq);
-                call.map(|call| call.on_reset(error)).map(|()| event)
-            }
-            Event::End { seq } | Event::Trailers { seq, .. } => {
-                let call = self.calls.get_mut(seq);
-                call.map(|call| call.phase = Phase::Complete).map(|()| event)
-            }
+    /// with the message that was cut, another connection may have brought the same, and stored pushes are sent
+    /// again.
+    pub fn on_event(&mut self, event: Event) -> Delivery {
+        self.take(Carrier::Link, event)
+    }
+
+    fn take(&mut self, carrier: Carrier, event: Event) -> Delivery {
+        match &event {
+            Event::Response { seq, .. }
+            | Event::MessagePart { seq, .. }
+            | Event::Reset { seq, .. }
+            | Event::End { seq }
+            | Event::Trailers { seq, .. } => match self.calls.get_mut(seq) {
+                Some(call) => call.on_event(carrier, event),
+                None => Delivery::dropped(&event),
+            },
             Event::Push(push) => {
                 let is_new = self.pushes.on_push(push.priority, push.id);
-                is_new.then_some(event)
+                Delivery::of(is_new.then_some(event))
             }
-            _ => Some(event),
-        };
-        Delivery { event, credit }
+            _ => Delivery::of(Some(event)),
+        }
     }
 
     /// The application has the whole outcome, or wants it no longer: the server may forget it.
@@ -366,62 +344,7 @@ impl Session {
     fn floor(&self) -> u64 {
         self.calls.keys().next().map_or(self.seq_next, |&seq| seq) - 1
     }
-
-    fn on_response(&mut self, seq: u64, end: bool, event: Event) -> Option<Event> {
-        let call = self.calls.get_mut(&seq)?;
-        if end {
-            call.phase = Phase::Complete;
-        }
-        let seen = std::mem::replace(&mut call.response_received, true);
-        match (seen, end) {
-            (false, _) => Some(event),
-            (true, true) => Some(Event::End { seq }),
-            (true, false) => None,
-        }
-    }
 }
 
 /// What one ACK frame may hold.
 const ACK_SINGLES_MAX: usize = 1024;
-
-impl Call {
-    fn new(options: CallOptions) -> Self {
-        Self {
-            options,
-            phase: Phase::Unsent,
-            connections: 0,
-            response_received: false,
-            messages_received: 0,
-            partial_bytes: 0,
-            bytes_received: 0,
-            skip_bytes: 0,
-        }
-    }
-
-    /// A server that remembers no more of a number than that it may have run refuses it (section 9), and so does one
-    /// whose session a POST does not name (section 21). Sent on no other connection, it has not run.
-    fn on_reset(&mut self, error: &mut RpcError) {
-        self.phase = Phase::Complete;
-        let refuses = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::SessionLost);
-        let refused = refuses && error.execution == Execution::MayHaveRun;
-        if refused && self.connections == 1 && !self.response_received {
-            error.execution = Execution::NotRun;
-        }
-    }
-
-    /// What becomes of a request that HELLO said to be waiting.
-    fn fate(&mut self, welcome: &Welcome, unknown: bool) -> Fate {
-        if welcome.resumed && !unknown {
-            self.skip_bytes = self.partial_bytes;
-            return Fate::Keep { messages_received: self.messages_received };
-        }
-        let may = unknown && welcome.resumed || self.options.idempotent;
-        if may && self.options.replayable && !self.response_received {
-            self.phase = Phase::Unsent;
-            return Fate::Send;
-        }
-        let execution = if unknown && welcome.resumed { Execution::NotRun } else { Execution::MayHaveRun };
-        let text = "the server does not hold this request any more and it cannot be sent again";
-        Fate::Fail(RpcError::new(RpcErrorKind::SessionLost, execution, text))
-    }
-}

@@ -2,6 +2,7 @@
 
 mod answers;
 mod calls;
+mod carriers;
 mod connections;
 mod dictionaries;
 mod frames;

@@ -8,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{
     CloseCode, Config, Connection, Event, Execution, Hello, Limits, Priority, Push, RpcError, RpcErrorKind,
     Waiting, Welcome,
-    client::{CallOptions, Fate, Session},
     frame::{self, Frame, PREFACE},
 };
 
@@ -186,56 +185,4 @@ fn a_body_that_ends_too_soon_is_told_from_a_whole_one() {
     pair.server.poll_transmit(pair.now, &mut last, usize::MAX);
     let last = frame::decode(&mut last, usize::MAX).unwrap();
     assert!(matches!(last, Some(Frame::Close { code: CloseCode::ProtocolError, .. })));
-}
-
-fn session() -> (Session, u64, u64, u64) {
-    let mut session = Session::new("phone-7", [7; 16], 0);
-    let mut open = |idempotent| session.open(CallOptions { idempotent, replayable: true });
-    let (idempotent, plain, carried) = (open(true), open(false), open(false));
-    session.on_request_sent(idempotent);
-    session.on_request_sent(plain);
-    (session, idempotent, plain, carried)
-}
-
-#[test]
-fn a_post_speaks_of_what_it_asks_for_and_of_nothing_else() {
-    let (mut session, _, plain, carried) = session();
-    let hello = session.short_hello(Hello::default(), [plain, carried, 99]);
-    assert!(session.carry(carried));
-    assert!(hello.short);
-    assert_eq!((hello.epoch, hello.outcome_floor), (1, 0));
-    assert_eq!(
-        hello.waiting.iter().map(|it| it.seq).collect::<Vec<_>>(),
-        [plain],
-        "what was never sent waits not"
-    );
-    let welcome = Welcome { resumed: true, session_id: 8, ..Welcome::default() };
-    let fates = session.on_short_welcome(&hello, &welcome, &[carried]);
-    assert_eq!(fates, [(plain, Fate::Keep { messages_received: 0 })]);
-    assert_eq!(session.short_hello(Hello::default(), []).session_id, 8);
-}
-
-#[test]
-fn a_post_that_names_another_session_loses_what_was_sent_before() {
-    let (mut session, idempotent, plain, carried) = session();
-    let hello = session.short_hello(Hello::default(), []);
-    assert!(session.carry(carried));
-    let welcome = Welcome { session_id: 8, ..Welcome::default() };
-    let fates = session.on_short_welcome(&hello, &welcome, &[carried]);
-    assert_eq!(fates[0], (idempotent, Fate::Send));
-    assert!(
-        matches!(&fates[1], (seq, Fate::Fail(error)) if *seq == plain && error.execution == Execution::MayHaveRun)
-    );
-    assert_eq!(fates.len(), 2);
-    // What the POST itself carried was refused in place of being run.
-    let refused = RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, "no such session");
-    let told = session.on_event(Event::Reset { seq: carried, error: refused.clone() }).event;
-    assert!(matches!(told, Some(Event::Reset { error, .. }) if error.execution == Execution::NotRun));
-    // Unless it had been sent before.
-    let twice = session.open(CallOptions { idempotent: false, replayable: true });
-    session.on_request_sent(twice);
-    assert!(session.carry(twice));
-    let told = session.on_event(Event::Reset { seq: twice, error: refused }).event;
-    assert!(matches!(told, Some(Event::Reset { error, .. }) if error.execution == Execution::MayHaveRun));
-    assert!(!session.carry(twice), "it is over");
 }

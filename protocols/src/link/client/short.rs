@@ -1,64 +1,114 @@
 //! A session's short connections: each a POST that visits the session beside whatever connection holds it
-//! (PROTOCOL.md, section 21).
+//! (PROTOCOL.md, section 21). The link may carry the same requests, or there is none.
+//!
+//! ```text
+//!  short_hello --> on_short_sent ... --> on_short_welcome --> on_short_event ... --> on_short_over
+//!                  none where no server      the session is      as from the link        what it left: to the
+//!                  has named the session     another one?                                link, or the next one
+//! ```
 
-use super::{Fate, Phase, Session};
-use crate::link::{Hello, Waiting, Welcome};
+use super::{Carrier, Delivery, Fate, Phase, Session};
+use crate::link::{Event, Hello, Waiting, Welcome};
 
 impl Session {
-    /// The HELLO of a POST. It asks for the answers to `wanted`, as far as they are waited for, and says nothing of
-    /// other requests; those that it carries itself are not to be among them.
-    pub fn short_hello(&mut self, base: Hello, wanted: impl IntoIterator<Item = u64>) -> Hello {
+    /// A POST begins: its number, and its HELLO. Where no server has named the session yet, it asks for that, and for
+    /// what was sent before; no request may go with it, since a repeat could not be told from the first.
+    pub fn short_hello(&mut self, base: Hello) -> (u64, Hello) {
         self.epoch += 1;
+        self.shorts += 1;
         let mut waiting = Vec::new();
-        for seq in wanted {
-            if let Some(call) = self.calls.get_mut(&seq).filter(|call| call.phase == Phase::Waiting) {
-                call.connections += 1;
-                waiting.push(Waiting { seq, messages_received: call.messages_received });
-            }
-        }
-        Hello {
-            client_id: self.client_id.clone(),
-            session_secret: self.secret.0.to_vec().into(),
-            epoch: self.epoch,
-            session_id: self.session_id,
-            waiting,
-            outcome_floor: self.floor(),
-            pushes_taken: self.pushes.hello(),
-            short: true,
-            ..base
-        }
-    }
-
-    /// A POST carries request `seq`, which may have been sent before: the server runs it once. False: it is over, or
-    /// something of its answer has arrived, so that it is to be waited for instead.
-    pub fn carry(&mut self, seq: u64) -> bool {
-        let Some(call) = self.calls.get_mut(&seq) else { return false };
-        if call.phase == Phase::Complete || call.response_received {
-            return false;
-        }
-        call.phase = Phase::Waiting;
-        call.connections += 1;
-        true
-    }
-
-    /// What becomes of requests by the WELCOME of a POST that carried `carried`, whose own answers say what becomes
-    /// of them. The rest is told of only where the server does not know the session that HELLO named.
-    pub fn on_short_welcome(
-        &mut self,
-        hello: &Hello,
-        welcome: &Welcome,
-        carried: &[u64],
-    ) -> Vec<(u64, Fate)> {
-        let is_asked_for = |seq: u64| hello.waiting.iter().any(|waiting| waiting.seq == seq);
-        let mut fates = Vec::new();
         for (&seq, call) in &mut self.calls {
-            let concerned = !carried.contains(&seq) && (!welcome.resumed || is_asked_for(seq));
-            if call.phase == Phase::Waiting && concerned {
-                fates.push((seq, call.fate(welcome, false)));
+            if self.session_id == 0 && call.phase == Phase::Waiting && call.link.is_none() {
+                call.carriers += 1;
+                waiting.push(Waiting { seq, messages_received: call.received.messages });
             }
         }
-        self.follow_fates(&fates);
-        self.on_any_welcome(welcome);
+        let (outcome_floor, pushes_taken) = (self.floor(), self.pushes.hello());
+        (self.shorts, Hello { waiting, outcome_floor, pushes_taken, short: true, ..self.introduced(base) })
+    }
+
+    /// Whether a short connection may be given the request.
+    pub fn may_go_short(&self, seq: u64) -> bool {
+        self.is_known()
+            && self.calls.get(&seq).is_some_and(|call| {
+                call.options.replayable && call.short.is_none() && call.may_be_given(self.session_id)
+            })
+    }
+
+    /// The request is being given to that short connection: from now on the server may have it.
+    pub fn on_short_sent(&mut self, short: u64, seq: u64) {
+        let session_id = self.session_id;
+        if let Some(call) = self.calls.get_mut(&seq) {
+            call.given_to_short(short, session_id);
+        }
+    }
+
+    /// The WELCOME of a short connection. `link_is_up`: the link's connection has said which session there is, so
+    /// that a short one, which may have led elsewhere, does not. What becomes of the requests that nobody carries.
+    pub fn on_short_welcome(&mut self, hello: &Hello, welcome: &Welcome, link_is_up: bool) -> Vec<(u64, Fate)> {
+        let is_news = welcome.session_id != self.session_id && hello.session_id == self.session_id;
+        if link_is_up || !is_news {
+            return Vec::new();
+        }
+        self.session_id = welcome.session_id;
+        self.pushes.on_welcome(welcome);
+        self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
+        let mut fates = Vec::new();
+        if welcome.resumed {
+            for waiting in &hello.waiting {
+                let Some(call) = self.calls.get_mut(&waiting.seq).filter(|call| call.is_forsaken(welcome.session_id))
+                else {
+                    continue;
+                };
+                // The server has it, or it is as if it had never been sent.
+                call.tie = Some(welcome.session_id);
+                if welcome.unknown.contains(&waiting.seq) {
+                    fates.push((waiting.seq, call.again(true)));
+                }
+            }
+        }
+        self.forget_failed(&fates);
+        fates.extend(self.forsaken());
         fates
+    }
+
+    /// Takes an event from a short connection as [`Session::on_event`] does from the link.
+    pub fn on_short_event(&mut self, short: u64, event: Event) -> Delivery {
+        self.take(Carrier::Short(short), event)
+    }
+
+    /// The short connection is over. Requests whose end it did not bring, for the link or the next short one.
+    pub fn on_short_over(&mut self, short: u64) -> Vec<u64> {
+        let mut left = Vec::new();
+        for (&seq, call) in &mut self.calls {
+            if call.short.take_if(|held| held.number == short).is_some() && call.phase == Phase::Waiting {
+                left.push(seq);
+            }
+        }
+        left
+    }
+
+    /// What becomes of requests that nobody carries and that were given to a session which is lost.
+    pub fn forsaken(&mut self) -> Vec<(u64, Fate)> {
+        let session_id = self.session_id;
+        let forsaken = self.calls.iter_mut().filter(|(_, call)| call.is_forsaken(session_id));
+        let fates: Vec<_> = forsaken.map(|(&seq, call)| (seq, call.again(false))).collect();
+        self.forget_failed(&fates);
+        fates
+    }
+
+    /// Whether the link's live connection is to bring the answer of the request.
+    pub fn is_on_link(&self, seq: u64) -> bool {
+        self.calls.get(&seq).is_some_and(|call| call.link.is_some())
+    }
+
+    /// Whether a short connection is to bring the answer of the request.
+    pub fn is_on_short(&self, seq: u64) -> bool {
+        self.calls.get(&seq).is_some_and(|call| call.short.is_some())
+    }
+
+    /// Whether anything of the answer has come.
+    pub fn has_answer_begun(&self, seq: u64) -> bool {
+        self.calls.get(&seq).is_some_and(|call| call.response_received)
     }
 }

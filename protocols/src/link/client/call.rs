@@ -1,0 +1,284 @@
+//! One request of a session: who has it, and what has come of its answer.
+//!
+//! The link and a short connection may bring the same answer, each from a place of its own, and either may be cut.
+//! What is handed on is what nobody has brought before:
+//!
+//! ```text
+//!  link    |--- message 0 ---|--- message 1 -- cut            handed on: 0, 1, and of the short connection's
+//!  short        |--- message 0 ---|--- message 1 ---|--- 2     only the rest of 1, and 2
+//! ```
+
+use super::{CallOptions, Delivery, Fate};
+use crate::link::{Event, Execution, RpcError, RpcErrorKind, Welcome};
+
+/// What a session knows of a request.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) options: CallOptions,
+    pub(super) phase: Phase,
+    /// The session that its REQUEST was given to, by whichever carrier: no carrier gives it to another one, unless
+    /// that was said not to matter, or not to have happened. 0: a session that no WELCOME had named.
+    pub(super) tie: Option<u64>,
+    /// It was given to a session that is lost, and may have run there.
+    doubtful: bool,
+    /// How often it was given away or asked for.
+    pub(super) carriers: u32,
+    /// What the link's live connection has of it.
+    pub(super) link: Option<Place>,
+    /// What a short connection has of it.
+    pub(super) short: Option<Short>,
+    pub(super) response_received: bool,
+    /// The furthest place that a carrier has reached.
+    pub(super) received: Place,
+    /// Message bytes of its answer.
+    pub(super) bytes_received: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No carrier was given any of it.
+    Unsent,
+    /// It may have reached the server.
+    Waiting,
+    /// Its end has arrived.
+    Complete,
+}
+
+/// A short connection that carries a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Short {
+    pub(super) number: u64,
+    at: Place,
+}
+
+/// Who brings an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    Link,
+    /// The short connection of this number.
+    Short(u64),
+}
+
+/// A place in an answer: whole messages, and bytes of the one behind them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) messages: u64,
+    bytes: usize,
+}
+
+impl Call {
+    pub(super) fn new(options: CallOptions) -> Self {
+        Self {
+            options,
+            phase: Phase::Unsent,
+            tie: None,
+            doubtful: false,
+            carriers: 0,
+            link: None,
+            short: None,
+            response_received: false,
+            received: Place::default(),
+            bytes_received: 0,
+        }
+    }
+
+    /// The live connection of the link is given its REQUEST, for a session of that id.
+    pub(super) fn given_to_link(&mut self, session_id: u64) {
+        if self.link.is_none() && self.phase != Phase::Complete {
+            self.given(session_id);
+            self.link = Some(Place::default());
+        }
+    }
+
+    /// The same for a short connection.
+    pub(super) fn given_to_short(&mut self, number: u64, session_id: u64) {
+        if self.phase != Phase::Complete {
+            self.given(session_id);
+            self.short = Some(Short { number, at: Place::default() });
+        }
+    }
+
+    fn given(&mut self, session_id: u64) {
+        self.phase = Phase::Waiting;
+        self.tie = Some(session_id);
+        self.carriers += 1;
+    }
+
+    /// Whether a carrier may give it to the session of that id.
+    pub(super) fn may_be_given(&self, session_id: u64) -> bool {
+        self.phase != Phase::Complete && self.tie.is_none_or(|tie| tie == session_id)
+    }
+
+    /// Whether nobody has it who may still bring an answer, nor can it be asked for in the session of that id.
+    pub(super) fn is_forsaken(&self, session_id: u64) -> bool {
+        let is_carried = self.link.is_some() || self.short.is_some();
+        self.phase == Phase::Waiting && !is_carried && !self.may_be_given(session_id)
+    }
+
+    /// What becomes of it when HELLO said that it waits and that so many messages of its answer are there. `None`: a
+    /// short connection is to bring it.
+    pub(super) fn fate(&mut self, messages_received: u64, welcome: &Welcome, unknown: bool) -> Option<Fate> {
+        if welcome.resumed && !unknown {
+            self.tie = Some(welcome.session_id);
+            self.link = Some(Place { messages: messages_received, bytes: 0 });
+            return Some(Fate::Keep { messages_received });
+        }
+        if self.short.is_some() {
+            return None;
+        }
+        if welcome.resumed {
+            self.tie = None;
+        }
+        Some(self.again(welcome.resumed))
+    }
+
+    /// What becomes of it when nobody brings an answer any more; `has_not_run`: the server said so.
+    pub(super) fn again(&mut self, has_not_run: bool) -> Fate {
+        self.doubtful |= !has_not_run;
+        let may = has_not_run || self.options.idempotent;
+        if may && self.options.replayable && !self.response_received {
+            (self.phase, self.tie) = (Phase::Unsent, None);
+            return Fate::Send;
+        }
+        let execution = if self.doubtful { Execution::MayHaveRun } else { Execution::NotRun };
+        let text = "the server does not hold this request any more and it cannot be sent again";
+        Fate::Fail(RpcError::new(RpcErrorKind::SessionLost, execution, text))
+    }
+
+    /// Where the carrier is in the answer; `None` when it has nothing to do with the request, or no longer.
+    fn place(&mut self, carrier: Carrier) -> Option<&mut Place> {
+        match carrier {
+            _ if self.phase == Phase::Complete => None,
+            Carrier::Link => self.link.as_mut(),
+            Carrier::Short(number) => {
+                self.short.as_mut().filter(|short| short.number == number).map(|short| &mut short.at)
+            }
+        }
+    }
+
+    /// Takes an event of its answer. What has come before is left out.
+    pub(super) fn on_event(&mut self, carrier: Carrier, event: Event) -> Delivery {
+        if self.place(carrier).is_none() {
+            return Delivery::dropped(&event);
+        }
+        match event {
+            Event::Response { seq, end, .. } => {
+                let is_new = !std::mem::replace(&mut self.response_received, true);
+                self.ends_if(end);
+                Delivery::of(if is_new { Some(event) } else { end.then_some(Event::End { seq }) })
+            }
+            Event::MessagePart { end, .. } => {
+                let delivery = self.on_part(carrier, event);
+                self.ends_if(end);
+                delivery
+            }
+            Event::Reset { seq, error } => {
+                Delivery::of(self.on_reset(carrier, error).map(|error| Event::Reset { seq, error }))
+            }
+            Event::End { .. } | Event::Trailers { .. } => {
+                self.ends_if(true);
+                Delivery::of(Some(event))
+            }
+            _ => Delivery::of(Some(event)),
+        }
+    }
+
+    fn ends_if(&mut self, end: bool) {
+        if end {
+            self.phase = Phase::Complete;
+        }
+    }
+
+    fn on_part(&mut self, carrier: Carrier, mut event: Event) -> Delivery {
+        let received = self.received;
+        let Event::MessagePart { seq, message_bytes, bytes, end_of_message, end } = &mut event else {
+            return Delivery::of(Some(event));
+        };
+        let Some(at) = self.place(carrier) else { return Delivery::dropped(&event) };
+        let is_known = at.messages < received.messages;
+        // A carrier is never further than what was received, since that is the furthest of all.
+        let known = if is_known { bytes.len() } else { received.bytes.saturating_sub(at.bytes).min(bytes.len()) };
+        let behind = at.behind(bytes.len(), *end_of_message);
+        *at = behind;
+        self.received = received.max(behind);
+        _ = bytes.split_to(known);
+        self.bytes_received += bytes.len();
+        if known > 0 {
+            *message_bytes = None;
+        }
+        let nothing_new = is_known || (bytes.is_empty() && known > 0 && !*end_of_message);
+        let event = match (nothing_new, *end) {
+            (false, _) => Some(event),
+            (true, true) => Some(Event::End { seq: *seq }),
+            (true, false) => None,
+        };
+        Delivery { event, credit: known }
+    }
+
+    /// The carrier says that the request is over. `None`: another one may know better.
+    fn on_reset(&mut self, carrier: Carrier, mut error: RpcError) -> Option<RpcError> {
+        let (other, delivers) = match carrier {
+            Carrier::Link => (self.short.is_some(), self.short.is_some_and(|short| short.at != Place::default())),
+            Carrier::Short(_) => (self.link.is_some(), self.link.is_some_and(|at| at != Place::default())),
+        };
+        let is_cut = error.kind == RpcErrorKind::OutcomeExpired && delivers;
+        if other && (is_refusal(&error) || is_cut) {
+            match carrier {
+                Carrier::Link => self.link = None,
+                Carrier::Short(_) => self.short = None,
+            }
+            return None;
+        }
+        self.phase = Phase::Complete;
+        let refuses = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::SessionLost);
+        let refused = refuses && error.execution == Execution::MayHaveRun;
+        // A server that remembers no more of a number than that it may have run refuses it (section 9), and so does
+        // one whose session a POST does not name (section 21). Given to nobody else, it has not run.
+        if refused && self.carriers == 1 && !self.response_received {
+            error.execution = Execution::NotRun;
+        }
+        if self.doubtful && error.execution == Execution::NotRun {
+            error.execution = Execution::MayHaveRun;
+        }
+        Some(error)
+    }
+}
+
+/// Whether an error says no more than that this carrier's REQUEST was not taken in; the outcome of a request that was
+/// is the same for all carriers.
+fn is_refusal(error: &RpcError) -> bool {
+    use RpcErrorKind::{Cancelled, Draining, LimitExceeded, Malformed, SessionLost, UnknownDictionary};
+    match error.kind {
+        // The session that the carrier led to has it not.
+        SessionLost => true,
+        LimitExceeded | Draining | Malformed | UnknownDictionary | Cancelled => {
+            error.execution == Execution::NotRun
+        }
+        _ => false,
+    }
+}
+
+impl Place {
+    /// The place behind a part of a message.
+    fn behind(self, bytes: usize, end_of_message: bool) -> Self {
+        match end_of_message {
+            true => Self { messages: self.messages + 1, bytes: 0 },
+            false => Self { bytes: self.bytes + bytes, ..self },
+        }
+    }
+}
+
+impl Delivery {
+    pub(super) fn of(event: Option<Event>) -> Self {
+        Self { event, credit: 0 }
+    }
+
+    /// Nothing of an event is handed on.
+    pub(super) fn dropped(event: &Event) -> Self {
+        let credit = match event {
+            Event::MessagePart { bytes, .. } => bytes.len(),
+            _ => 0,
+        };
+        Self { event: None, credit }
+    }
+}

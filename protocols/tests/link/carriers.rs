@@ -1,0 +1,267 @@
+//! A session whose requests go by two ways: the link, and short connections beside it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is the test's")]
+
+use bytes::Bytes;
+use towline_protocols::link::{
+    Event, Execution, Hello, RpcError, RpcErrorKind, Welcome,
+    client::{CallOptions, Fate, Session},
+};
+
+use crate::pair::status_200;
+
+const UNARY: CallOptions = CallOptions { idempotent: false, replayable: true };
+const IDEMPOTENT: CallOptions = CallOptions { idempotent: true, replayable: true };
+
+fn named(session_id: u64) -> Welcome {
+    Welcome { session_id, resumed: true, ..Welcome::default() }
+}
+
+fn lost(session_id: u64) -> Welcome {
+    Welcome { session_id, ..Welcome::default() }
+}
+
+/// A session whose server is known by the id 7.
+fn known() -> Session {
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    let hello = session.hello(Hello::default());
+    session.on_welcome(&hello, &lost(7));
+    session
+}
+
+fn short(session: &mut Session, seqs: &[u64]) -> (u64, Hello) {
+    let (number, hello) = session.short_hello(Hello::default());
+    for &seq in seqs {
+        assert!(session.may_go_short(seq), "{seq}");
+        session.on_short_sent(number, seq);
+    }
+    (number, hello)
+}
+
+fn response(seq: u64) -> Event {
+    Event::Response { seq, fields: status_200(), end: false }
+}
+
+fn part(seq: u64, bytes: &'static str, end_of_message: bool) -> Event {
+    let bytes = Bytes::from_static(bytes.as_bytes());
+    Event::MessagePart { seq, message_bytes: None, bytes, end_of_message, end: false }
+}
+
+fn refused(seq: u64, kind: RpcErrorKind, execution: Execution) -> Event {
+    Event::Reset { seq, error: RpcError::new(kind, execution, "") }
+}
+
+/// What is handed on: text of messages, `|` behind a whole one, `h` for a head, `.` for the end; and credit.
+#[derive(Default)]
+struct Seen {
+    text: String,
+    credit: usize,
+}
+
+impl Seen {
+    fn take(&mut self, delivery: towline_protocols::link::client::Delivery) {
+        self.credit += delivery.credit;
+        match delivery.event {
+            None => {}
+            Some(Event::Response { .. }) => self.text.push('h'),
+            Some(Event::MessagePart { bytes, end_of_message, .. }) => {
+                self.text.push_str(std::str::from_utf8(&bytes).unwrap());
+                self.text.push_str(if end_of_message { "|" } else { "" });
+            }
+            Some(Event::End { .. } | Event::Trailers { .. }) => self.text.push('.'),
+            Some(Event::Reset { error, .. }) => self.text += &format!("!{:?}/{:?}", error.kind, error.execution),
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_comes_by_both_ways_is_handed_on_once() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let (post, _) = short(&mut session, &[seq]);
+    let mut seen = Seen::default();
+    seen.take(session.on_event(response(seq)));
+    seen.take(session.on_event(part(seq, "one", true)));
+    seen.take(session.on_event(part(seq, "tw", false)));
+    seen.take(session.on_short_event(post, response(seq)));
+    seen.take(session.on_short_event(post, part(seq, "on", false)));
+    seen.take(session.on_short_event(post, part(seq, "e", true)));
+    seen.take(session.on_short_event(post, part(seq, "two", true)));
+    seen.take(session.on_event(part(seq, "o", true)));
+    seen.take(session.on_short_event(post, part(seq, "three", true)));
+    seen.take(session.on_short_event(post, Event::End { seq }));
+    assert_eq!((&*seen.text, seen.credit), ("hone|two|three|.", 6));
+    seen.take(session.on_event(part(seq, "three", true)));
+    seen.take(session.on_event(Event::End { seq }));
+    assert_eq!((&*seen.text, seen.credit), ("hone|two|three|.", 11), "what is complete takes nothing more");
+    session.taken(seq);
+    assert_eq!(session.take_ack().map(|ack| ack.floor), Some(seq));
+}
+
+#[test]
+fn a_repeat_that_holds_the_end_brings_only_that() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let mut seen = Seen::default();
+    seen.take(session.on_event(response(seq)));
+    seen.take(session.on_event(part(seq, "one", true)));
+    let (post, _) = short(&mut session, &[seq]);
+    seen.take(session.on_short_event(post, response(seq)));
+    let bytes = Bytes::from_static(b"one");
+    let last = Event::MessagePart { seq, message_bytes: Some(3), bytes, end_of_message: true, end: true };
+    seen.take(session.on_short_event(post, last));
+    assert_eq!((&*seen.text, seen.credit), ("hone|.", 3));
+}
+
+#[test]
+fn the_link_goes_on_behind_what_a_short_connection_brought_meanwhile() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let hello = session.hello(Hello::default());
+    assert_eq!(hello.waiting[0].messages_received, 0);
+    let (post, _) = short(&mut session, &[seq]);
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, response(seq)));
+    seen.take(session.on_short_event(post, part(seq, "one", true)));
+    assert_eq!(session.on_short_over(post), [seq], "it was cut");
+    let fates = session.on_welcome(&hello, &named(7));
+    assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0 })], "as HELLO had said");
+    seen.take(session.on_event(response(seq)));
+    seen.take(session.on_event(part(seq, "one", true)));
+    seen.take(session.on_event(part(seq, "two", true)));
+    assert_eq!((&*seen.text, seen.credit), ("hone|two|", 3));
+    seen.take(session.on_short_event(post, part(seq, "late", true)));
+    assert_eq!(seen.text, "hone|two|");
+}
+
+#[test]
+fn a_refusal_by_one_way_leaves_the_request_to_the_other() {
+    use Execution::{MayHaveRun, NotRun};
+    use RpcErrorKind::{BackendUnavailable, LimitExceeded};
+    let mut session = known();
+    let mut ended = |kind, execution, first_by_link: bool| {
+        let seq = session.open(UNARY);
+        session.on_request_sent(seq);
+        let (post, _) = short(&mut session, &[seq]);
+        let mut seen = Seen::default();
+        for by_link in [first_by_link, !first_by_link] {
+            let event = refused(seq, kind, execution);
+            seen.take(if by_link { session.on_event(event) } else { session.on_short_event(post, event) });
+            seen.text.push(';');
+        }
+        seen.text
+    };
+    for first_by_link in [true, false] {
+        assert_eq!(ended(LimitExceeded, NotRun, first_by_link), ";!LimitExceeded/NotRun;");
+        assert_eq!(ended(BackendUnavailable, NotRun, first_by_link), "!BackendUnavailable/NotRun;;");
+        assert_eq!(ended(RpcErrorKind::BackendFailed, MayHaveRun, first_by_link), "!BackendFailed/MayHaveRun;;");
+    }
+}
+
+#[test]
+fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let (post, _) = short(&mut session, &[seq]);
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, response(seq)));
+    seen.take(session.on_short_event(post, part(seq, "one", true)));
+    seen.take(session.on_event(refused(seq, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun)));
+    assert_eq!(seen.text, "hone|");
+    assert!(!session.is_on_link(seq));
+}
+
+#[test]
+fn no_request_goes_short_before_the_session_is_named_and_the_naming_post_asks_for_what_was_sent() {
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    let (sent, unsent) = (session.open(UNARY), session.open(UNARY));
+    session.hello(Hello::default());
+    session.on_request_sent(sent);
+    assert!(!session.may_go_short(sent) && !session.may_go_short(unsent));
+    let flying = session.short_hello(Hello::default()).1;
+    assert!(flying.waiting.is_empty(), "the link's connection may still tell");
+    let hello = session.hello(Hello::default());
+    assert_eq!(hello.waiting.len(), 1);
+    let ask = |session: &mut Session| session.short_hello(Hello::default()).1;
+
+    let hello = ask(&mut session);
+    assert_eq!((hello.short, hello.waiting[0].seq), (true, sent));
+    assert_eq!(session.on_short_welcome(&hello, &named(7), false), [], "it is there, and can be asked for");
+    assert!(session.may_go_short(sent) && session.may_go_short(unsent));
+}
+
+#[test]
+fn what_becomes_of_a_request_when_the_naming_post_does_not_know_it() {
+    let fate = |options, welcome: &Welcome| {
+        let mut session = Session::new("phone-7", [7; 16], 0);
+        let seq = session.open(options);
+        session.hello(Hello::default());
+        session.on_request_sent(seq);
+        session.hello(Hello::default());
+        let (_, hello) = session.short_hello(Hello::default());
+        let fates = session.on_short_welcome(&hello, welcome, false);
+        match fates.into_iter().next().map(|(_, fate)| fate) {
+            Some(Fate::Fail(error)) => Err(error.execution),
+            Some(Fate::Send) => Ok(session.may_go_short(seq)),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(fate(UNARY, &Welcome { unknown: vec![1], ..named(7) }), Ok(true));
+    assert_eq!(fate(UNARY, &lost(7)), Err(Execution::MayHaveRun));
+    assert_eq!(fate(IDEMPOTENT, &lost(7)), Ok(true));
+}
+
+#[test]
+fn a_session_that_is_lost_loses_what_nobody_carries_and_leaves_the_rest() {
+    let mut session = known();
+    let [by_link, by_short, by_post] = [(); 3].map(|()| session.open(UNARY));
+    session.on_request_sent(by_link);
+    let (post, _) = short(&mut session, &[by_short]);
+    let hello = session.hello(Hello::default());
+    let fates = session.on_welcome(&hello, &lost(8));
+    assert_eq!(fates.len(), 2, "{fates:?}");
+    assert!(matches!(&fates[0], (seq, Fate::Fail(error)) if *seq == by_link && error.execution == Execution::MayHaveRun));
+    assert_eq!(fates[1], (by_post, Fate::Send));
+    assert!(!session.may_send(by_short) && !session.may_go_short(by_short), "it may have run elsewhere");
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, response(by_short)));
+    assert_eq!(session.on_short_over(post), [by_short]);
+    let fates = session.forsaken();
+    assert!(matches!(&fates[..], [(seq, Fate::Fail(error))] if *seq == by_short && error.execution == Execution::MayHaveRun));
+    assert_eq!(seen.text, "h");
+}
+
+#[test]
+fn while_the_link_is_up_a_short_connection_that_led_elsewhere_changes_nothing() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let (post, hello) = short(&mut session, &[seq]);
+    assert_eq!(session.on_short_welcome(&hello, &lost(9), true), []);
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, refused(seq, RpcErrorKind::SessionLost, Execution::NotRun)));
+    seen.take(session.on_event(response(seq)));
+    assert_eq!(seen.text, "h");
+    assert_eq!(session.short_hello(Hello::default()).1.session_id, 7);
+}
+
+#[test]
+fn without_a_link_a_short_connection_says_which_session_there_is() {
+    let mut session = known();
+    let [carried, earlier, idempotent] = [UNARY, UNARY, IDEMPOTENT].map(|options| session.open(options));
+    [earlier, idempotent].into_iter().for_each(|seq| session.on_request_sent(seq));
+    session.hello(Hello::default());
+    let (post, hello) = short(&mut session, &[carried]);
+    let fates = session.on_short_welcome(&hello, &lost(9), false);
+    assert!(matches!(&fates[0], (seq, Fate::Fail(error)) if *seq == earlier && error.execution == Execution::MayHaveRun));
+    assert_eq!(fates[1..], [(idempotent, Fate::Send)]);
+    // What the POST itself carried was refused in place of being run.
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, refused(carried, RpcErrorKind::SessionLost, Execution::MayHaveRun)));
+    assert_eq!(seen.text, "!SessionLost/NotRun");
+}

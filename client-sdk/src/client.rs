@@ -23,7 +23,8 @@ use crate::{
     core::{Key, Outgoing, Shared, SharedWakers},
     error::StartError,
     push::Pushes,
-    state::ConnectionState,
+    short::Shorts,
+    state::{ConnectionState, Transport},
     stream::{StreamReceiver, StreamSender},
     supervisor,
 };
@@ -51,7 +52,10 @@ impl Client {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let shared = Arc::new(Shared::new(&config)?);
         let client_id = shared.with(|core| Arc::from(core.identity.client_id.as_str()));
-        let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), config)?;
+        let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), config.clone())?;
+        if let Some(shorts) = Shorts::new(Arc::clone(&shared), config, supervisor.link())? {
+            runtime.spawn(shorts.run());
+        }
         runtime.spawn(supervisor.run());
         Ok(Self { handle: Arc::new(Handle { shared, client_id }) })
     }
@@ -276,6 +280,7 @@ impl OpenCall {
     fn take(&self) -> Result<CallResponse, RpcError> {
         let (call, transport) = self.shared.with(|core| (core.release(self.key), core.transport));
         let call = call.ok_or_else(closed)?;
+        let transport = if call.ended_by_short { Transport::Post } else { transport };
         let timeline =
             Timeline { transport, attempts: call.attempts.max(1), elapsed: call.started.elapsed() };
         let incoming = call.incoming;

@@ -10,6 +10,9 @@ use crate::{
     error::ConfigError,
 };
 
+/// Long enough for a handshake that lost a packet, short enough for somebody who waits.
+const SHORT_AFTER: Duration = Duration::from_secs(3);
+
 /// Everything [`crate::Client::start`] needs. [`ClientConfig::new`] fills in the defaults.
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -45,6 +48,10 @@ pub struct ClientConfig {
     pub topics: Vec<String>,
     /// Name and version of the app, for the operator's eyes.
     pub agent: String,
+    /// Whether calls may go out over short connections, an HTTPS POST each, to the same gateway.
+    pub short_calls: ShortCalls,
+    /// With [`ShortCalls::Fallback`]: how long there has been no link when calls begin to go out by POST.
+    pub short_after: Duration,
     /// When to fetch the dictionaries that the gateway offers.
     pub dictionary_fetch: DictionaryFetch,
     /// Bounds.
@@ -83,10 +90,22 @@ impl ClientConfig {
             never_indexed: Vec::new(),
             topics: Vec::new(),
             agent: concat!("towline-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            short_calls: ShortCalls::default(),
+            short_after: SHORT_AFTER,
             dictionary_fetch: DictionaryFetch::default(),
             limits: Limits::default(),
             policy: Policy::default(),
             seed: None,
+        }
+    }
+
+    /// When calls go out over short connections, given the other settings.
+    pub(crate) fn short_mode(&self) -> ShortCalls {
+        let has_way = self.dialer.as_ref().is_none_or(|dialer| dialer.carries_http());
+        match self.short_calls {
+            ShortCalls::Fallback if self.transports == Transports::Quic => ShortCalls::Off,
+            _ if !has_way => ShortCalls::Off,
+            mode => mode,
         }
     }
 
@@ -131,6 +150,8 @@ impl fmt::Debug for ClientConfig {
             .field("never_indexed", &self.never_indexed)
             .field("topics", &self.topics)
             .field("agent", &self.agent)
+            .field("short_calls", &self.short_calls)
+            .field("short_after", &self.short_after)
             .field("dictionary_fetch", &self.dictionary_fetch)
             .field("limits", &self.limits)
             .field("policy", &self.policy)
@@ -261,6 +282,20 @@ pub enum Transports {
     Tcp,
 }
 
+/// When calls go out over short connections. The gateway runs each once, however often the link and short connections
+/// carry it. Streams and pushes stay on the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShortCalls {
+    /// Never.
+    Off,
+    /// When there has been no link for [`ClientConfig::short_after`]: UDP is blocked and long connections are cut, or
+    /// one is long in coming. Not with [`Transports::Quic`], which asks for QUIC and nothing else.
+    #[default]
+    Fallback,
+    /// All of them; the link carries those whose POST broke.
+    Always,
+}
+
 /// When a client fetches dictionaries (some 100 KB now and then), each time while nothing else is to be done.
 /// They are kept beside the identity file and make later messages smaller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -307,6 +342,8 @@ pub struct Limits {
     /// The largest UDP payload to look for on a path, bytes, 1200 to 65527; 1200 looks for none. A search costs
     /// two or three packets of an uplink that may be slow, and saves a twentieth of what is uploaded.
     pub udp_payload_max: u16,
+    /// Short connections that carry a call at one time; further calls wait.
+    pub short_calls_max: usize,
     /// Pushes received and not yet taken by the app; beyond, the gateway keeps the rest.
     pub pushes_max: usize,
     /// Fetched dictionaries of each kind that are kept; 1 to 8.
@@ -327,6 +364,7 @@ impl Default for Limits {
             stream_window: 256 << 10,
             connection_window: 1 << 20,
             udp_payload_max: 1200,
+            short_calls_max: 6,
             pushes_max: 256,
             dictionaries_max: 4,
             pong_timeout: Duration::from_secs(10),
@@ -344,6 +382,7 @@ impl Limits {
             ("limits.header_list_bytes_max", self.header_list_bytes_max),
             ("limits.stream_window", self.stream_window as usize),
             ("limits.connection_window", self.connection_window as usize),
+            ("limits.short_calls_max", self.short_calls_max),
             ("limits.pushes_max", self.pushes_max),
             ("limits.pong_timeout", self.pong_timeout.as_millis() as usize),
             ("limits.deadline_default", self.deadline_default.as_millis() as usize),

@@ -14,7 +14,7 @@
 //!
 //! The parts: `Client` and the stream halves are handles on `core`, the state of the session and its
 //! calls; `supervisor` keeps a connection up, made by `connect` and driven by `line` with the machines of
-//! `towline_protocols::link`.
+//! `towline_protocols::link`. Where there is no line, `short` carries calls, a POST each.
 
 mod backoff;
 mod call;
@@ -29,6 +29,7 @@ mod known;
 mod line;
 mod push;
 mod push_log;
+mod short;
 mod state;
 mod stream;
 mod supervisor;
@@ -36,7 +37,7 @@ mod supervisor;
 pub use call::{CallRequest, CallResponse, Timeline};
 pub use client::Client;
 pub use config::{
-    ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security, Tls,
+    ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security, ShortCalls, Tls,
     Transports,
 };
 pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};

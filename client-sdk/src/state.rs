@@ -9,6 +9,8 @@ pub enum Transport {
     Quic,
     /// TCP, with TLS unless the configuration says plaintext.
     Tcp,
+    /// Short connections: an HTTPS POST for each call.
+    Post,
 }
 
 impl fmt::Display for Transport {
@@ -16,6 +18,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Quic => "quic",
             Self::Tcp => "tcp",
+            Self::Post => "post",
         })
     }
 }

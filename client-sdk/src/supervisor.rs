@@ -57,6 +57,11 @@ impl Supervisor {
         Ok(Self { shared, config, link, headers, spelled, connector, backoff, place, flies, advised })
     }
 
+    /// What the machines of all connections are made with.
+    pub(crate) fn link(&self) -> Arc<link::Config> {
+        Arc::clone(&self.link)
+    }
+
     /// Runs until the client is closed.
     pub(crate) async fn run(mut self) {
         let (kind, reason) = loop {
@@ -86,7 +91,7 @@ impl Supervisor {
                 }
                 _ => {}
             }
-            self.shared.with(|core| core.offline = Some(end.reason.clone()));
+            self.shared.with(|core| core.link_down(end.reason.clone()));
             self.shared.set_state(ConnectionState::Offline { reason: end.reason.clone() });
             tracing::debug!(reason = end.reason, "offline");
             let delay = self.after(&end, opening.gateway());

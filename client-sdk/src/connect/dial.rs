@@ -13,6 +13,16 @@ use crate::config::Endpoint;
 pub trait Dial: Send + Sync {
     /// A stream to `endpoint`. Where it can carry early data (RFC 8446, section 2.3), it may ask `flight` for it, once.
     fn dial(&self, endpoint: &Endpoint, flight: FirstFlight) -> Dialing;
+
+    /// Whether [`Dial::dial_http`] leads somewhere. Without it, calls do not go out over short connections.
+    fn carries_http(&self) -> bool {
+        false
+    }
+
+    /// A stream to `endpoint` on which HTTP/1.1 is spoken.
+    fn dial_http(&self, endpoint: &Endpoint) -> Dialing {
+        self.dial(endpoint, Arc::new(|| None))
+    }
 }
 
 /// A stream, once it is established.

@@ -3,6 +3,7 @@
 
 mod dial;
 mod early;
+mod http;
 mod quic;
 mod tcp;
 mod tls;
@@ -18,6 +19,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 pub use dial::{BindUdp, ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
+pub(crate) use http::{HttpConnector, HttpVersion};
 pub(crate) use quic::{Path, QuicWire};
 pub(crate) use tcp::ByteStream;
 
@@ -183,13 +185,13 @@ impl Connector {
 }
 
 /// The first attempt that succeeds; dropping the set aborts the rest, which closes them.
-async fn first(
-    mut attempts: JoinSet<Result<Wire, ConnectError>>,
+async fn first<T: 'static>(
+    mut attempts: JoinSet<Result<T, ConnectError>>,
     mut reasons: Vec<String>,
-) -> Result<Wire, ConnectError> {
+) -> Result<T, ConnectError> {
     while let Some(joined) = attempts.join_next().await {
         match joined {
-            Ok(Ok(wire)) => return Ok(wire),
+            Ok(Ok(made)) => return Ok(made),
             Ok(Err(error)) => reasons.push(error.0),
             Err(error) => reasons.push(format!("attempt ended: {error}")),
         }
@@ -226,12 +228,13 @@ fn interleave(six: Vec<SocketAddr>, four: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// Starts `attempt` on each address, [`ATTEMPT_DELAY`] after the one before or as soon as that has failed
 /// (RFC 8305, section 5).
-async fn staggered<F>(
+async fn staggered<T, F>(
     addresses: Vec<SocketAddr>,
     attempt: impl Fn(SocketAddr) -> F,
-) -> Result<Wire, ConnectError>
+) -> Result<T, ConnectError>
 where
-    F: Future<Output = Result<Wire, ConnectError>> + Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = Result<T, ConnectError>> + Send + 'static,
 {
     let mut attempts = JoinSet::new();
     let mut reasons = Vec::new();
@@ -242,7 +245,7 @@ where
             break;
         }
         match timeout(ATTEMPT_DELAY, attempts.join_next()).await {
-            Ok(Some(Ok(Ok(wire)))) => return Ok(wire),
+            Ok(Some(Ok(Ok(made)))) => return Ok(made),
             Ok(Some(Ok(Err(error)))) => reasons.push(error.0),
             Ok(Some(Err(error))) => reasons.push(format!("attempt ended: {error}")),
             Ok(None) | Err(_) => {}
@@ -269,7 +272,7 @@ mod tests {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let check = async |silent: bool, expected: Duration| {
             let started = tokio::time::Instant::now();
-            let result = staggered(vec![address(1), address(2)], move |address| async move {
+            let result: Result<(), _> = staggered(vec![address(1), address(2)], move |address| async move {
                 if silent && address.port() == 1 {
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }

@@ -18,6 +18,9 @@ use crate::{
 /// The link protocol's name in ALPN.
 pub(super) const ALPN: &[u8] = b"towline/1";
 
+/// HTTP/2's.
+pub(super) const HTTP_2: &[u8] = b"h2";
+
 /// Tickets kept, in memory: rustls takes up to 8 of each host, so this is 16 hosts.
 const TICKETS_MAX: usize = 128;
 
@@ -76,6 +79,15 @@ fn identity(
     let provider = provider.ok_or_else(|| wrong("has a key of a kind that no provider knows".to_owned()))?;
     let certified = provider.certified_key(chain, &certificate.key);
     Ok(certified.map_err(|error| wrong(format!("its key {error}")))?.into())
+}
+
+/// The same trust for HTTP. Sessions are kept apart, as those of the link are for its own ALPN; nothing goes early.
+pub(super) fn http_config(tls: &TlsConfig) -> Arc<TlsConfig> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+    tls.enable_early_data = false;
+    tls.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+    Arc::new(tls)
 }
 
 /// The same trust for QUIC. Sessions are kept apart: what a ticket allows of early data differs.

@@ -36,11 +36,17 @@ pub(crate) struct Call {
     pub(crate) started: Instant,
     pub(crate) attempts: u32,
     /// An attempt before the one under way may have run: no later error may say that the call did not.
-    may_have_run: bool,
+    pub(super) may_have_run: bool,
+    /// A short connection is being made for it, or carries it.
+    pub(super) posting: bool,
+    /// A short connection that had it did not bring its end.
+    pub(super) short_failed: bool,
+    /// Its end came over a short connection.
+    pub(crate) ended_by_short: bool,
     /// How often its answer needed a dictionary that is not held.
     pub(crate) unreadable: u8,
     out: Outgoing,
-    place: Place,
+    pub(super) place: Place,
     /// Messages of a stream that wait for the line.
     outbox: VecDeque<Bytes>,
     outbox_bytes: usize,
@@ -55,7 +61,7 @@ pub(crate) struct Call {
 
 /// Where a call stands towards the live connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Not on it.
     Off,
     /// An earlier connection carried it; WELCOME will tell what becomes of it.
@@ -96,6 +102,9 @@ impl Call {
             started: now,
             attempts: 0,
             may_have_run: false,
+            posting: false,
+            short_failed: false,
+            ended_by_short: false,
             unreadable: 0,
             finished: out.message.is_some(),
             out,
@@ -114,6 +123,21 @@ impl Call {
 
     pub(crate) fn is_unary(&self) -> bool {
         self.out.message.is_some()
+    }
+
+    /// The message of a unary call.
+    pub(super) fn message(&self) -> Option<&Bytes> {
+        self.out.message.as_ref()
+    }
+
+    pub(super) fn is_bodiless(&self) -> bool {
+        self.out.bodiless
+    }
+
+    /// What it asks, as of `now`.
+    pub(super) fn head(&self, now: Instant) -> RequestHead {
+        let deadline = Some(self.out.deadline.saturating_duration_since(now));
+        RequestHead { deadline, ..self.out.head.clone() }
     }
 
     pub(super) fn unary_bytes(&self) -> usize {
@@ -239,6 +263,7 @@ impl Call {
         self.wakers.readable.notify_one();
         self.wakers.writable.notify_one();
         self.wakers.stream.notify_one();
+        self.wakers.short.notify_one();
     }
 }
 
@@ -251,11 +276,14 @@ impl Core {
         may_open: bool,
         now: Instant,
     ) -> bool {
-        let Some(call) = self.calls.get_mut(&key) else { return true };
+        let Some(call) = self.calls.get(&key) else { return true };
         if call.is_over() || call.place == Place::Unknown {
             return true;
         }
         let opened = call.place == Place::On;
+        if !opened && (self.is_left_to_short(call) || !self.session.may_send(call.seq)) {
+            return true;
+        }
         if !opened && !may_open {
             return false;
         }
@@ -268,6 +296,7 @@ impl Core {
             acknowledges = self.session.acknowledge_with(call.seq);
         }
         let is_refusable = self.is_refusable;
+        let Some(call) = self.calls.get_mut(&key) else { return true };
         if let Err(error) = call.pump(sink, acknowledges, is_refusable, now) {
             call.fail(error);
         }
@@ -288,8 +317,7 @@ impl Call {
             self.place = Place::On;
             self.attempts += 1;
             self.end_sent = self.out.bodiless;
-            let deadline = Some(self.out.deadline.saturating_duration_since(now));
-            let head = RequestHead { deadline, acknowledges, ..self.out.head.clone() };
+            let head = RequestHead { acknowledges, ..self.head(now) };
             sink.request(self.seq, head, self.end_sent)?;
         }
         if let (Some(message), false) = (&self.out.message, self.end_sent) {

@@ -20,8 +20,17 @@ pub(crate) enum Control {
 }
 
 impl Shared {
-    /// Takes one event in.
+    /// Takes one event of the link in.
     pub(crate) fn on_event(&self, event: Event) -> Option<Control> {
+        self.take(event, None)
+    }
+
+    /// Takes one event of a short connection in.
+    pub(crate) fn on_short_event(&self, number: u64, event: Event) -> Option<Control> {
+        self.take(event, Some(number))
+    }
+
+    fn take(&self, event: Event, short: Option<u64>) -> Option<Control> {
         let mut pushed = false;
         let control = self.with(|core| {
             if let Event::Push(push) = &event
@@ -31,7 +40,7 @@ impl Shared {
                 return None;
             }
             if let Event::Reset { seq, error } = &event
-                && core.asks_again(*seq, error)
+                && core.asks_again(*seq, error, short.is_some())
             {
                 return None;
             }
@@ -39,13 +48,17 @@ impl Shared {
                 Event::MessagePart { seq, .. } => Some(*seq),
                 _ => None,
             };
-            let delivery = core.session.on_event(event);
+            let delivery = match short {
+                None => core.session.on_event(event),
+                Some(number) => core.session.on_short_event(number, event),
+            };
             let Some(event) = delivery.event else {
+                let part_of = part_of.filter(|_| short.is_none());
                 part_of.into_iter().for_each(|seq| core.credit_skipped(seq, delivery.credit));
                 return None;
             };
             pushed = matches!(event, Event::Push(_));
-            core.dispatch(event, delivery.credit)
+            core.dispatch(event, short.is_none().then_some(delivery.credit))
         });
         if pushed {
             self.pushes.notify_one();
@@ -57,9 +70,13 @@ impl Shared {
 impl Core {
     /// An answer needs a dictionary that is not held here: a new connection says what is, and the gateway sends
     /// the answer again without it. Not for ever, should it not obey.
-    fn asks_again(&mut self, seq: u64, error: &RpcError) -> bool {
+    fn asks_again(&mut self, seq: u64, error: &RpcError, by_short: bool) -> bool {
         if !is_unreadable(error) {
             return false;
+        }
+        // Each short connection says what is held.
+        if by_short {
+            return true;
         }
         let Some(call) = self.call_of(seq).filter(|call| call.unreadable < UNREADABLE_MAX) else {
             return false;
@@ -79,9 +96,11 @@ impl Core {
         }
     }
 
-    fn dispatch(&mut self, event: Event, skipped: usize) -> Option<Control> {
+    /// `skipped`: message bytes that came before, and are credited with the rest; `None` where nothing is.
+    fn dispatch(&mut self, event: Event, skipped: Option<usize>) -> Option<Control> {
+        let by_short = skipped.is_none();
         match event {
-            Event::Response { seq, fields, end } => self.on_call(seq, |call| {
+            Event::Response { seq, fields, end } => self.on_call(seq, by_short, |call| {
                 call.incoming.on_head(&fields)?;
                 if end {
                     call.incoming.end = Some(Ok(()));
@@ -91,11 +110,11 @@ impl Core {
             Event::MessagePart { seq, bytes, end_of_message, end, .. } => {
                 self.on_part(seq, bytes, end_of_message, end, skipped);
             }
-            Event::End { seq } => self.on_call(seq, |call| {
+            Event::End { seq } => self.on_call(seq, by_short, |call| {
                 call.incoming.end = Some(Ok(()));
                 Ok(())
             }),
-            Event::Trailers { seq, fields } => self.on_call(seq, |call| {
+            Event::Trailers { seq, fields } => self.on_call(seq, by_short, |call| {
                 call.incoming.trailers = header_map(&fields)?;
                 call.incoming.end = Some(Ok(()));
                 Ok(())
@@ -134,10 +153,16 @@ impl Core {
         None
     }
 
-    fn on_call(&mut self, seq: u64, step: impl FnOnce(&mut super::Call) -> Result<(), RpcError>) {
+    fn on_call(
+        &mut self,
+        seq: u64,
+        by_short: bool,
+        step: impl FnOnce(&mut super::Call) -> Result<(), RpcError>,
+    ) {
         let Some(call) = self.call_of(seq) else { return };
         let refused = step(call).map_err(|error| call.fail(error)).is_err();
         if call.is_over() {
+            call.ended_by_short = by_short;
             call.wake_all();
         } else {
             call.wakers.readable.notify_one();
@@ -148,10 +173,10 @@ impl Core {
         }
     }
 
-    fn on_part(&mut self, seq: u64, bytes: Bytes, end_of_message: bool, end: bool, skipped: usize) {
+    fn on_part(&mut self, seq: u64, bytes: Bytes, end_of_message: bool, end: bool, skipped: Option<usize>) {
         let message_bytes_max = self.limits.message_bytes_max;
         let mut credit = false;
-        self.on_call(seq, |call| {
+        self.on_call(seq, skipped.is_none(), |call| {
             let unary = call.is_unary();
             let incoming = &mut call.incoming;
             let length = bytes.len();
@@ -160,10 +185,12 @@ impl Core {
             if held > message_bytes_max {
                 return Err(too_large(message_bytes_max));
             }
-            incoming.credit_due += skipped;
+            incoming.credit_due += skipped.unwrap_or_default();
             // What stands behind a message that the app has not taken holds its credit back; the rest
             // has to be credited, or a message larger than the window would never be whole.
-            if unary || incoming.messages.is_empty() {
+            if skipped.is_none() {
+                // HTTP's flow control follows from what is read.
+            } else if unary || incoming.messages.is_empty() {
                 incoming.credit_due += length;
             } else {
                 incoming.uncredited += length;
@@ -183,8 +210,8 @@ impl Core {
     /// An error that says that the gateway is leaving, or that it does not know a number, is no outcome: the next
     /// connection carries the call, or the same one under the next number.
     fn on_reset(&mut self, seq: u64, error: RpcError) {
-        use RpcErrorKind::{Draining, OutcomeExpired, UnknownDictionary};
-        if matches!(error.kind, Draining | UnknownDictionary | OutcomeExpired)
+        use RpcErrorKind::{Draining, OutcomeExpired, SessionLost, UnknownDictionary};
+        if matches!(error.kind, Draining | UnknownDictionary | OutcomeExpired | SessionLost)
             && let Some(&key) = self.by_seq.get(&seq)
             && let Some(again) = self.session.retry(seq, &error)
         {

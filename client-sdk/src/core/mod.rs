@@ -5,6 +5,7 @@ mod call;
 mod events;
 mod inbox;
 mod publish;
+mod short;
 mod tokens;
 
 use std::{
@@ -30,8 +31,10 @@ pub(crate) use self::{
     events::Control,
     inbox::{Inbox, Ticket},
     publish::{PendingPublish, PendingSubscribe},
+    short::{Begun, Errand, Next, now},
     tokens::Tokens,
 };
+use self::short::LinkState;
 use crate::{
     config::{ClientConfig, Endpoint, Limits, Policy},
     dictionaries::Dictionaries,
@@ -52,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) line: Notify,
     /// Wakes whoever takes pushes.
     pub(crate) pushes: Notify,
+    /// Wakes whoever makes short connections.
+    pub(crate) short: Notify,
     /// Wakes the supervisor: the app closed the client, or the network changed.
     pub(crate) supervisor: Notify,
     pub(crate) states: watch::Sender<ConnectionState>,
@@ -72,6 +77,7 @@ impl Shared {
         Ok(Self {
             core: Mutex::new(core),
             line: Notify::new(),
+            short: Notify::new(),
             pushes: Notify::new(),
             supervisor: Notify::new(),
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
@@ -83,10 +89,13 @@ impl Shared {
     pub(crate) fn with<T>(&self, step: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.core.lock();
         let result = step(&mut core);
-        let wake = std::mem::take(&mut core.wake_line);
+        let (wake, wake_short) = (std::mem::take(&mut core.wake_line), std::mem::take(&mut core.link.wake));
         drop(core);
         if wake {
             self.line.notify_one();
+        }
+        if wake_short {
+            self.short.notify_one();
         }
         result
     }
@@ -111,6 +120,7 @@ pub(crate) struct Core {
     pub(crate) tokens: Tokens,
     /// What gateways hold.
     pub(crate) known: Known,
+    pub(crate) link: LinkState,
     pub(crate) limits: Limits,
     pub(crate) never_indexed: NeverIndexed,
     calls: HashMap<Key, Call>,
@@ -158,6 +168,7 @@ impl Core {
             dictionaries,
             tokens: Tokens::default(),
             known: Known::open(config.identity_file.as_deref()),
+            link: LinkState::new(config),
             limits: config.limits.clone(),
             never_indexed: NeverIndexed::default(),
             calls: HashMap::new(),
@@ -216,6 +227,7 @@ impl Core {
         self.by_seq.insert(seq, key);
         self.calls.insert(key, Call::new(seq, outgoing, now));
         self.queued_bytes += bytes;
+        self.link.wake |= self.may_concern_short();
         self.touch(key);
         Ok(key)
     }
@@ -412,7 +424,7 @@ impl Core {
         }
         self.publishes.clear();
         self.subscribes.clear();
-        self.wake_line = true;
+        (self.wake_line, self.link.wake) = (true, true);
     }
 }
 
@@ -425,6 +437,8 @@ pub(crate) struct Wakers {
     pub(crate) writable: Notify,
     /// For the task of the call's QUIC stream: there is something to send, or the call is gone.
     pub(crate) stream: Notify,
+    /// For the task of its short connection: the call is over or gone.
+    pub(crate) short: Notify,
 }
 
 pub(crate) type SharedWakers = Arc<Wakers>;

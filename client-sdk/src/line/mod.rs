@@ -342,6 +342,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.shared.with(|core| {
             core.tokens.learn(&setup.gateway, hello, welcome, now);
             core.known.on_welcome(&setup.gateway, &setup.headers, hello, welcome, SystemTime::now());
+            core.link_up(&setup.gateway);
             for (key, messages_received) in core.welcomed(hello, welcome) {
                 machine.attach(core, key, messages_received);
             }

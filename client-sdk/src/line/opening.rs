@@ -84,7 +84,7 @@ impl Opening {
                 let owed = flight.split_off(early.min(flight.len()));
                 Ok(Opened::Tcp { hello, machine, owed })
             }
-            (_, Transport::Tcp) => {
+            (_, Transport::Tcp | Transport::Post) => {
                 let (hello, machine) = self.begin(now)?;
                 Ok(Opened::Tcp { hello, machine, owed: Bytes::new() })
             }

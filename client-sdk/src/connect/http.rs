@@ -1,0 +1,72 @@
+//! Connections for short calls: HTTP/2 or HTTP/1.1 over TLS, or HTTP/1.1 in plaintext where the app asked for that.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{ByteStream, ConnectError, Dial, Dialed, resolve, staggered, tls};
+use crate::{
+    config::{ClientConfig, Endpoint, Security},
+    error::StartError,
+};
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    Http1,
+    Http2,
+}
+
+/// What connecting needs, made once; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct HttpConnector {
+    dialer: Option<Arc<dyn Dial>>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl HttpConnector {
+    pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
+        let tls = match &config.security {
+            Security::Plaintext => None,
+            Security::Tls(security) => Some(tls::http_config(&*tls::tls_config(security, false)?)),
+        };
+        Ok(Self { dialer: config.dialer.clone(), tls })
+    }
+
+    /// `https`, or `http` in plaintext.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    pub(crate) async fn connect(self, endpoint: Endpoint) -> Result<(ByteStream, HttpVersion), ConnectError> {
+        if let Some(dialer) = &self.dialer {
+            let dialed = dialer.dial_http(&endpoint).await;
+            let Dialed { stream, .. } = dialed.map_err(|error| ConnectError(error.to_string()))?;
+            return Ok((ByteStream::Own(stream), HttpVersion::Http1));
+        }
+        let addresses = resolve(&endpoint).await?;
+        let (tls, host) = (self.tls, endpoint.host);
+        staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address)).await
+    }
+}
+
+async fn connect_one(
+    tls: Option<Arc<rustls::ClientConfig>>,
+    host: String,
+    address: SocketAddr,
+) -> Result<(ByteStream, HttpVersion), ConnectError> {
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
+    let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", &error))?;
+    stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
+    let Some(tls) = tls else { return Ok((ByteStream::Plain(stream), HttpVersion::Http1)) };
+    let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed("TLS", &error))?;
+    let version = match stream.get_ref().1.alpn_protocol() {
+        Some(tls::HTTP_2) => HttpVersion::Http2,
+        _ => HttpVersion::Http1,
+    };
+    Ok((ByteStream::Tls(Box::new(stream)), version))
+}

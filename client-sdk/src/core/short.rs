@@ -1,0 +1,243 @@
+//! Which calls go out over short connections, and when.
+//!
+//! ```text
+//!  link down ---- short_after ----> due: what waits goes by POST, what comes goes at once
+//!     ^  |                                 |
+//!     |  +--- up for a moment only --------+   (a network that cuts long connections)
+//!     +------ lost <--- up
+//! ```
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use towline_protocols::link::{Hello, RpcError, Welcome, client::Fate};
+
+use super::{Call, Core, Key, RequestSink, call::Place};
+use crate::config::{ClientConfig, Endpoint, ShortCalls};
+
+/// The state of the link as far as short connections go by it.
+pub(crate) struct LinkState {
+    mode: ShortCalls,
+    after: Duration,
+    /// Since when there is no link, nor was one that lasted.
+    down_since: Instant,
+    up_since: Option<Instant>,
+    /// Where the session was found last.
+    pub(crate) home: Option<Endpoint>,
+    /// Short connections have something to do.
+    pub(super) wake: bool,
+}
+
+/// What a short connection is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// Ask which session there is: no call may go before it has a name.
+    Name,
+    /// Carry this call.
+    Carry(Key),
+}
+
+/// What is to be done about short connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Begin(Errand),
+    /// Nothing before then.
+    At(Instant),
+    Nothing,
+}
+
+/// A short connection that begins: its number, and what it says.
+pub(crate) struct Begun {
+    pub(crate) number: u64,
+    pub(crate) hello: Hello,
+    pub(crate) seq: Option<u64>,
+}
+
+impl LinkState {
+    pub(super) fn new(config: &ClientConfig) -> Self {
+        let (mode, after) = (config.short_mode(), config.short_after);
+        Self { mode, after, down_since: now(), up_since: None, home: None, wake: false }
+    }
+
+    fn is_up(&self) -> bool {
+        self.up_since.is_some()
+    }
+
+    /// When calls may go out by POST; `None` while the link carries them.
+    fn due(&self) -> Option<Instant> {
+        match self.mode {
+            ShortCalls::Off => None,
+            ShortCalls::Always => Some(self.down_since),
+            ShortCalls::Fallback => (!self.is_up()).then(|| self.down_since + self.after),
+        }
+    }
+}
+
+impl Core {
+    /// WELCOME came on the link's connection to `gateway`.
+    pub(crate) fn link_up(&mut self, gateway: &Endpoint) {
+        self.link.up_since = Some(now());
+        self.link.home = Some(gateway.clone());
+        self.link.wake = true;
+    }
+
+    /// The link's connection is gone, or could not be made.
+    pub(crate) fn link_down(&mut self, reason: String) {
+        let now = now();
+        self.offline = Some(reason);
+        if self.link.up_since.take().is_some_and(|up| now.saturating_duration_since(up) >= self.link.after) {
+            self.link.down_since = now;
+        }
+        self.link.wake = true;
+    }
+
+    /// Whether the link is to leave a call to short connections.
+    pub(super) fn is_left_to_short(&self, call: &Call) -> bool {
+        let always = self.link.mode == ShortCalls::Always && call.is_unary() && !call.short_failed;
+        always || call.posting && self.session.is_on_short(call.seq)
+    }
+
+    /// Whether a new call concerns short connections.
+    pub(super) fn may_concern_short(&self) -> bool {
+        self.link.due().is_some()
+    }
+
+    /// What is to be done next about short connections; what is to begin counts as begun. `naming`: one asks for the
+    /// session's name already.
+    pub(crate) fn next_short(&mut self, naming: bool) -> Next {
+        let Some(due) = self.link.due() else { return Next::Nothing };
+        let wanting = |call: &&mut Call| call.is_unary() && !call.posting && !call.is_over();
+        let is_known = self.session.is_known();
+        let session = &self.session;
+        let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call)).filter(|(_, call)| wanting(&call));
+        let waiting = waiting.filter(|(_, call)| !is_known || session.may_go_short(call.seq));
+        let Some((key, call)) = waiting.min_by_key(|(key, call)| (call.urgency(), *key)) else {
+            return Next::Nothing;
+        };
+        if now() < due {
+            return Next::At(due);
+        }
+        if !is_known {
+            return if naming { Next::Nothing } else { Next::Begin(Errand::Name) };
+        }
+        call.posting = true;
+        Next::Begin(Errand::Carry(key))
+    }
+
+    /// Whether anything waits for a short connection.
+    pub(crate) fn wants_short(&mut self, naming: bool) -> bool {
+        let Some(due) = self.link.due() else { return false };
+        let is_known = self.session.is_known();
+        let may_go = |call: &Call| !is_known && !naming || self.session.may_go_short(call.seq);
+        let mut waiting = self.calls.values().filter(|call| call.is_unary() && !call.posting && !call.is_over());
+        now() >= due && waiting.any(may_go)
+    }
+
+    /// A connection is there for an errand. `None`: it is not wanted any more, or need not be.
+    pub(crate) fn begin_short(&mut self, errand: Errand, base: Hello) -> std::io::Result<Option<Begun>> {
+        let seq = match errand {
+            Errand::Name if self.session.is_known() => return Ok(None),
+            Errand::Name => None,
+            Errand::Carry(key) => {
+                let Some(call) = self.calls.get(&key).filter(|call| !call.is_over()) else { return Ok(None) };
+                if !self.session.may_go_short(call.seq) {
+                    return Ok(None);
+                }
+                Some(call.seq)
+            }
+        };
+        self.identity.next_epoch()?;
+        if let Some(seq) = seq {
+            self.identity.used_sequence(seq)?;
+        }
+        let (number, hello) = self.session.short_hello(base);
+        Ok(Some(Begun { number, hello, seq }))
+    }
+
+    /// Writes the call that a short connection carries; from now on the gateway may have it.
+    pub(crate) fn post(&mut self, begun: &Begun, sink: &mut impl RequestSink) -> Result<(), RpcError> {
+        let Some(seq) = begun.seq else { return Ok(()) };
+        self.session.on_short_sent(begun.number, seq);
+        match self.call_of(seq) {
+            Some(call) => call.post(sink),
+            None => Ok(()),
+        }
+    }
+
+    /// The WELCOME of a short connection to `gateway`. Says whether its pushes are of the numbering that is known.
+    pub(crate) fn short_welcomed(&mut self, gateway: &Endpoint, hello: &Hello, welcome: &Welcome) -> bool {
+        self.tokens.learn(gateway, hello, welcome, Instant::now());
+        let fates = self.session.on_short_welcome(hello, welcome, self.link.is_up());
+        if !self.link.is_up() {
+            self.link.home = Some(gateway.clone());
+        }
+        self.link.wake = true;
+        self.follow_fates(fates);
+        self.session.pushes_taken().0 == welcome.push_line
+    }
+
+    /// A short connection is over. A call that it did not bring to its end goes to the link, or to the next one.
+    pub(crate) fn short_over(&mut self, errand: Errand, number: Option<u64>) {
+        if let Some(number) = number {
+            self.session.on_short_over(number);
+        }
+        let fates = self.session.forsaken();
+        self.follow_fates(fates);
+        let Errand::Carry(key) = errand else { return };
+        let (is_up, seq) = (self.link.is_up(), self.calls.get(&key).map(|call| call.seq));
+        let on_link = seq.is_some_and(|seq| self.session.is_on_link(seq));
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.short_over(number.is_some(), on_link, is_up);
+            self.link.wake = true;
+            self.touch(key);
+        }
+    }
+
+    fn follow_fates(&mut self, fates: Vec<(u64, Fate)>) {
+        for (seq, fate) in fates {
+            let Some(&key) = self.by_seq.get(&seq) else { continue };
+            let Some(call) = self.calls.get_mut(&key) else { continue };
+            match fate {
+                Fate::Send => call.forsaken(),
+                Fate::Fail(error) => call.fail(error),
+                Fate::Keep { .. } => {}
+            }
+            self.touch(key);
+        }
+    }
+}
+
+impl Call {
+    fn post(&mut self, sink: &mut impl RequestSink) -> Result<(), RpcError> {
+        self.attempts += 1;
+        let message = self.message().cloned().filter(|_| !self.is_bodiless());
+        let seq = self.seq;
+        sink.request(seq, self.head(Instant::now()), message.is_none())?;
+        message.map_or(Ok(()), |message: Bytes| sink.message(seq, message, true))
+    }
+
+    /// `sent`: the gateway may have it. `on_link`: the link is to bring its answer as well.
+    fn short_over(&mut self, sent: bool, on_link: bool, link_is_up: bool) {
+        self.posting = false;
+        self.short_failed |= sent && !self.is_over();
+        // What the link's WELCOME has not told of, the link may open; before WELCOME, that has still to come.
+        if !on_link && (self.is_on_line() || link_is_up) {
+            self.leave_link();
+        }
+    }
+
+    /// The session that it was sent in is lost, and it may be sent again.
+    fn forsaken(&mut self) {
+        self.may_have_run = true;
+        self.leave_link();
+    }
+
+    fn leave_link(&mut self) {
+        self.place = Place::Off;
+    }
+}
+
+/// Tokio's clock, so that tests can move it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,137 @@
+//! HTTP connections that are there, and new ones.
+
+use ::http::{HeaderValue, Request, Response, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+
+use crate::{
+    config::Endpoint,
+    connect::{ConnectError, HttpConnector, HttpVersion},
+};
+
+/// Where the gateway takes short connections.
+const PATH: &str = "/towline/1";
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/towline");
+/// HTTP/1.1 connections without a request that are kept.
+const IDLE_MAX: usize = 4;
+
+/// The connections of one client.
+pub(super) struct Pool {
+    connector: HttpConnector,
+    idle: Mutex<Vec<(Endpoint, Sender)>>,
+}
+
+/// One connection, as far as it takes requests.
+pub(super) enum Sender {
+    /// One at a time.
+    Http1(http1::SendRequest<Full<Bytes>>),
+    /// Many; a clone stays in the pool.
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Pool {
+    pub(super) fn new(connector: HttpConnector) -> Self {
+        Self { connector, idle: Mutex::default() }
+    }
+
+    /// A connection to `gateway` that takes a request.
+    pub(super) async fn get(&self, gateway: &Endpoint) -> Result<Sender, ConnectError> {
+        if let Some(sender) = self.take(gateway) {
+            return Ok(sender);
+        }
+        let (stream, version) = self.connector.clone().connect(gateway.clone()).await?;
+        let stream = TokioIo::new(stream);
+        let failed = |error: hyper::Error| ConnectError(format!("HTTP: {error}"));
+        Ok(match version {
+            HttpVersion::Http1 => {
+                let (sender, connection) = http1::handshake(stream).await.map_err(failed)?;
+                tokio::spawn(connection);
+                Sender::Http1(sender)
+            }
+            HttpVersion::Http2 => {
+                let handshake = http2::handshake(TokioExecutor::new(), stream);
+                let (sender, connection) = handshake.await.map_err(failed)?;
+                tokio::spawn(connection);
+                self.put(gateway, Sender::Http2(sender.clone()));
+                Sender::Http2(sender)
+            }
+        })
+    }
+
+    /// A connection whose answer has been read takes the next request.
+    pub(super) fn put(&self, gateway: &Endpoint, sender: Sender) {
+        let mut idle = self.idle.lock();
+        idle.retain(|(_, sender)| !sender.is_closed());
+        if idle.len() < IDLE_MAX {
+            idle.push((gateway.clone(), sender));
+        }
+    }
+
+    /// Nothing is to go over the connections that are there: one of them was silent.
+    pub(super) fn clear(&self) {
+        self.idle.lock().clear();
+    }
+
+    fn take(&self, gateway: &Endpoint) -> Option<Sender> {
+        let mut idle = self.idle.lock();
+        idle.retain(|(_, sender)| !sender.is_closed());
+        let place = idle.iter().rposition(|(to, sender)| to == gateway && sender.is_ready())?;
+        match &idle[place].1 {
+            Sender::Http2(sender) => Some(Sender::Http2(sender.clone())),
+            Sender::Http1(_) => Some(idle.swap_remove(place).1),
+        }
+    }
+
+    /// A POST of that body to `gateway`, which may take so many seconds to answer.
+    pub(super) fn request(
+        &self,
+        sender: &Sender,
+        gateway: &Endpoint,
+        body: Bytes,
+        wait_s: u64,
+    ) -> Result<Request<Full<Bytes>>, ::http::Error> {
+        let request = match sender {
+            Sender::Http1(_) => Request::post(PATH).header(header::HOST, gateway.to_string()),
+            Sender::Http2(_) => Request::post(format!("{}://{gateway}{PATH}", self.connector.scheme())),
+        };
+        request
+            .header(header::CONTENT_TYPE, CONTENT_TYPE)
+            .header("prefer", format!("wait={wait_s}"))
+            .body(Full::new(body))
+    }
+}
+
+impl Sender {
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => sender.send_request(request).await,
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+}
+
+/// Whether an answer is of a gateway that takes short connections.
+pub(super) fn is_answer<B>(response: &Response<B>) -> bool {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    response.status() == ::http::StatusCode::OK && content_type == Some(&CONTENT_TYPE)
+}

@@ -1,0 +1,197 @@
+//! One short connection, from HELLO to the last byte of its answer.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{timeout, timeout_at};
+use towline_protocols::link::{self, CloseCode, Connection, Event, Header, Hello};
+
+use super::{
+    WAIT,
+    http::{self, Pool, Sender},
+};
+use crate::{
+    config::{ClientConfig, Endpoint},
+    core::{Begun, Control, Errand, Shared},
+};
+
+/// What a POST needs.
+pub(super) struct Post {
+    pub(super) shared: Arc<Shared>,
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) link: Arc<link::Config>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) gateway: Endpoint,
+    pub(super) errand: Errand,
+}
+
+/// How it went.
+pub(super) struct Outcome {
+    pub(super) errand: Errand,
+    pub(super) result: Result<(), Failure>,
+}
+
+/// Why it brought nothing.
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// A gateway has answered.
+    pub(super) reached: bool,
+}
+
+impl Failure {
+    fn unreached(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), reached: false }
+    }
+
+    fn reached(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), reached: true }
+    }
+}
+
+impl Post {
+    pub(super) async fn run(self) -> Outcome {
+        let errand = self.errand;
+        let mut begun = None;
+        let result = match self.wakers() {
+            Some(over) => tokio::select! {
+                result = self.exchange(&mut begun) => result,
+                // Nobody wants the answer any more.
+                () = over => Ok(()),
+            },
+            None => self.exchange(&mut begun).await,
+        };
+        self.shared.with(|core| core.short_over(errand, begun));
+        Outcome { errand, result }
+    }
+
+    /// Resolves when the call is over or gone.
+    fn wakers(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let Errand::Carry(key) = self.errand else { return None };
+        let wakers = self.shared.with(|core| core.call(key).map(|call| Arc::clone(&call.wakers)))?;
+        let shared = Arc::clone(&self.shared);
+        Some(async move {
+            loop {
+                let notified = wakers.short.notified();
+                // Its end by this very connection is no reason to cut that: the next call takes it.
+                if shared.with(|core| core.call(key).is_none_or(|call| call.is_over() && !call.ended_by_short)) {
+                    return;
+                }
+                notified.await;
+            }
+        })
+    }
+
+    async fn exchange(&self, begun: &mut Option<u64>) -> Result<(), Failure> {
+        let patience = self.shared.policy.borrow().connect_timeout;
+        let connecting = timeout(patience, Box::pin(self.pool.get(&self.gateway)));
+        let mut sender = match connecting.await {
+            Ok(sender) => sender.map_err(Failure::unreached)?,
+            Err(_) => return Err(Failure::unreached(format!("no connection within {patience:?}"))),
+        };
+        let Some((opened, mut machine)) = self.begin()? else { return Ok(()) };
+        *begun = Some(opened.number);
+        let mut body = BytesMut::new();
+        machine.poll_transmit(Instant::now(), &mut body, usize::MAX);
+        let request = self.pool.request(&sender, &self.gateway, body.freeze(), WAIT.as_secs());
+        let request = request.map_err(Failure::unreached)?;
+        let due = tokio::time::Instant::now() + WAIT + patience;
+        let answering = async {
+            // A gateway says WELCOME at once.
+            let Ok(response) = timeout(patience, sender.send(request)).await else {
+                return Err(self.silent(patience));
+            };
+            let response = response.map_err(Failure::unreached)?;
+            if !http::is_answer(&response) {
+                let text = format!("{} does not take short connections: HTTP {}", self.gateway, response.status());
+                return Err(Failure::reached(text));
+            }
+            self.read(response.into_body(), &opened, &mut machine).await
+        };
+        match timeout_at(due, Box::pin(answering)).await {
+            Ok(read) => read?,
+            Err(_) => return Err(self.silent(WAIT + patience)),
+        }
+        if let Sender::Http1(_) = &sender {
+            self.pool.put(&self.gateway, sender);
+        }
+        Ok(())
+    }
+
+    fn silent(&self, patience: std::time::Duration) -> Failure {
+        self.pool.clear();
+        Failure::unreached(format!("{}: no answer within {patience:?}", self.gateway))
+    }
+
+    /// What HELLO says beside what the session knows. A short connection neither beats nor subscribes, and tells the
+    /// gateway everything.
+    fn introduction(&self) -> Hello {
+        let header = |(name, value): &(String, String)| Header {
+            name: name.to_ascii_lowercase().into(),
+            value: value.clone().into(),
+        };
+        let mut hello = Hello {
+            session_headers: self.config.session_headers.iter().map(header).collect(),
+            agent: self.config.agent.clone(),
+            ..Hello::default()
+        };
+        let credentials = self.config.credentials.as_ref();
+        self.shared.with(|core| core.tokens.prove(&self.gateway, credentials, Instant::now(), &mut hello));
+        hello
+    }
+
+    /// From here on the gateway may have the call.
+    fn begin(&self) -> Result<Option<(Begun, Box<Connection>)>, Failure> {
+        let base = self.introduction();
+        let failed = |error| Failure::unreached(format!("the identity file cannot be written: {error}"));
+        let begun = self.shared.with(|core| core.begin_short(self.errand, base)).map_err(failed)?;
+        let Some(begun) = begun else { return Ok(None) };
+        let hello: Hello = begun.hello.clone();
+        let mut machine = Box::new(Connection::short_client(Arc::clone(&self.link), hello, Instant::now()));
+        let posted = self.shared.with(|core| core.post(&begun, &mut *machine));
+        posted.map_err(|error| Failure::reached(error.message))?;
+        Ok(Some((begun, machine)))
+    }
+
+    /// Hands the answer on.
+    async fn read(&self, mut body: Incoming, begun: &Begun, machine: &mut Connection) -> Result<(), Failure> {
+        let mut input = BytesMut::new();
+        let mut known_pushes = false;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(Failure::reached)?;
+            let Ok(data) = frame.into_data() else { continue };
+            input.extend_from_slice(&data);
+            machine.handle_bytes(Instant::now(), &mut input).map_err(Failure::reached)?;
+            while let Some(event) = machine.poll_event() {
+                self.on_event(event, begun, &mut known_pushes)?;
+            }
+        }
+        machine.handle_end(&input).map(drop).map_err(Failure::reached)
+    }
+
+    fn on_event(&self, event: Event, begun: &Begun, known_pushes: &mut bool) -> Result<(), Failure> {
+        match event {
+            // It may have led to another gateway than the link, whose pushes are numbered otherwise.
+            Event::Push(_) if !*known_pushes => return Ok(()),
+            _ => {}
+        }
+        match self.shared.on_short_event(begun.number, event) {
+            Some(Control::Welcome(welcome)) => {
+                *known_pushes = self
+                    .shared
+                    .with(|core| core.short_welcomed(&self.gateway, &begun.hello, &welcome));
+            }
+            Some(Control::Close { code, text }) => return Err(self.closed(code, &text, begun)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn closed(&self, code: CloseCode, text: &str, begun: &Begun) -> Failure {
+        if code == CloseCode::Unauthorized {
+            self.shared.with(|core| core.tokens.refused(&self.gateway, &begun.hello));
+        }
+        Failure::reached(format!("the gateway closed the short connection ({code:?}): {text}"))
+    }
+}

@@ -14,7 +14,11 @@
 //!
 //! The parts: `Client` and the stream halves are handles on `core`, the state of the session and its
 //! calls; `supervisor` keeps a connection up, made by `connect` and driven by `line` with the machines of
-//! `towline_protocols::link`. Where there is no line, `short` carries calls, a POST each.
+//! `towline_protocols::link`.
+//!
+//! Where a network lets neither UDP nor long TCP connections pass, calls go out over short connections, an HTTPS POST
+//! each (`short`): [`ClientConfig::short_calls`] says when, [`ClientConfig::short_after`] after how long. The gateway
+//! runs each call once, whichever ways it takes; streams and pushes wait for the line.
 
 mod backoff;
 mod call;

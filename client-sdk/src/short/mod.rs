@@ -11,6 +11,8 @@
 
 mod http;
 mod post;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::Arc,

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use towline_client::{CallRequest, CallResponse, Client, Priority, StreamReceiver, StreamSender};
+use towline_client::{CallRequest, CallResponse, Client, Priority, ShortCalls, StreamReceiver, StreamSender};
 
 pub use self::{connect::ConnectArgs, dump::describe};
 use crate::control::config::parse_duration;
@@ -42,6 +42,9 @@ pub struct CallArgs {
     /// Stream: each line of standard input is a message (encoded as by --text where --text is given)
     #[arg(long)]
     stream: bool,
+    /// Send it by HTTPS POST, over a short connection; the link is made beside it
+    #[arg(long, conflicts_with = "stream")]
+    short: bool,
     /// How long to wait for the answer: "500ms", "2s", "1m", or a number of seconds
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = deadline)]
     deadline: Duration,
@@ -82,7 +85,11 @@ struct PayloadArgs {
 /// # Errors
 /// What went wrong, for people.
 pub async fn run(args: CallArgs) -> Result<(), String> {
-    let client = args.connect.start()?;
+    let mut config = args.connect.config()?;
+    if args.short {
+        config.short_calls = ShortCalls::Always;
+    }
+    let client = Client::start(config).map_err(|error| error.to_string())?;
     let outcome = if args.stream { stream(&client, &args).await } else { unary(&client, &args).await };
     client.close().await;
     outcome

@@ -24,6 +24,7 @@ mod priority;
 mod pushes;
 mod requests;
 mod session_headers;
+mod short_calls;
 mod slow_readers;
 mod tape;
 mod tokens;

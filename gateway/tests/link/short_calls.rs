@@ -1,0 +1,185 @@
+//! Calls of the SDK over short connections, where long ones cannot be had.
+
+use std::{
+    net::SocketAddr,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, ShortCalls, Transport, Transports};
+
+use crate::bed::{Bed, call, endpoint, online, state};
+
+/// A middlebox that reads which protocol a ClientHello offers. HTTPS passes; the link is reset, at once or while it
+/// lasts, as long as it is barred.
+struct Middlebox {
+    address: SocketAddr,
+    barred: watch::Sender<bool>,
+    links: Arc<AtomicUsize>,
+}
+
+impl Middlebox {
+    async fn start(upstream: SocketAddr, barred: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (barred, links) = (watch::Sender::new(barred), Arc::new(AtomicUsize::new(0)));
+        let (seen, count) = (barred.clone(), Arc::clone(&links));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(relay(client, upstream, seen.subscribe(), Arc::clone(&count)));
+            }
+        });
+        Self { address, barred, links }
+    }
+
+    fn bar(&self, barred: bool) {
+        self.barred.send_replace(barred);
+    }
+}
+
+async fn relay(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    mut barred: watch::Receiver<bool>,
+    links: Arc<AtomicUsize>,
+) -> Option<()> {
+    let mut hello = vec![0; 5];
+    client.read_exact(&mut hello).await.ok()?;
+    let length = usize::from(u16::from_be_bytes([hello[3], hello[4]]));
+    hello.resize(5 + length, 0);
+    client.read_exact(&mut hello[5..]).await.ok()?;
+    let is_link = hello.windows(9).any(|bytes| bytes == b"towline/1");
+    links.fetch_add(usize::from(is_link), Ordering::SeqCst);
+    let mut server = TcpStream::connect(upstream).await.ok()?;
+    server.write_all(&hello).await.ok()?;
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = barred.wait_for(|barred| *barred), if is_link => {}
+    }
+    Some(())
+}
+
+fn app(bed: &Bed, middlebox: &Middlebox, change: impl FnOnce(&mut ClientConfig)) -> Client {
+    let mut config = bed.config(Transports::QuicAndTcp);
+    config.endpoints = vec![endpoint(middlebox.address)];
+    config.short_after = Duration::from_millis(50);
+    change(&mut config);
+    Client::start(config).unwrap()
+}
+
+/// The message of the answer, and how it came.
+async fn answered(client: &Client, request: CallRequest) -> (Bytes, Transport) {
+    let response = client.call(request).await.unwrap();
+    let transport = response.timeline.transport;
+    (response.into_grpc().unwrap(), transport)
+}
+
+#[tokio::test]
+async fn where_only_https_passes_calls_are_answered_and_each_ran_once() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), true).await;
+    let client = app(&bed, &middlebox, |_| {});
+    let calls: Vec<_> = (0..30)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { answered(&client, call("Echo", n.to_string())).await })
+        })
+        .collect();
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap(), (n.to_string().into(), Transport::Post));
+    }
+    assert_eq!(bed.backend.counts("Echo").started, 30);
+    assert!(middlebox.links.load(Ordering::SeqCst) > 0, "the link was tried");
+    // A network that lets the link pass is used as ever.
+    middlebox.bar(false);
+    client.network_changed();
+    online(&client).await;
+    assert_eq!(answered(&client, call("Echo", "link")).await, ("link".into(), Transport::Tcp));
+    assert_eq!(bed.backend.counts("Echo").started, 31);
+}
+
+#[tokio::test]
+async fn the_outcome_of_a_call_whose_link_was_cut_is_fetched_by_post() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), false).await;
+    let client = app(&bed, &middlebox, |_| {});
+    online(&client).await;
+    let caller = client.clone();
+    let running = tokio::spawn(async move { answered(&caller, call("Hold", "pay")).await });
+    bed.backend.wait("Hold", |counts| counts.started == 1).await;
+    middlebox.bar(true);
+    state(&client, |state| matches!(state, ConnectionState::Offline { .. })).await;
+    bed.backend.release();
+    assert_eq!(running.await.unwrap(), ("pay".into(), Transport::Post));
+    assert_eq!(bed.backend.counts("Hold").started, 1, "run once");
+    assert_eq!(answered(&client, call("Echo", "next")).await, ("next".into(), Transport::Post));
+}
+
+#[tokio::test]
+async fn a_call_that_goes_both_ways_runs_once() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), true).await;
+    let client = app(&bed, &middlebox, |_| {});
+    let caller = client.clone();
+    let running = tokio::spawn(async move { answered(&caller, call("Hold", "pay")).await });
+    bed.backend.wait("Hold", |counts| counts.started == 1).await;
+    // The link comes while a POST waits for the answer.
+    middlebox.bar(false);
+    client.network_changed();
+    online(&client).await;
+    bed.backend.release();
+    assert_eq!(running.await.unwrap().0, "pay");
+    assert_eq!(bed.backend.counts("Hold").started, 1);
+}
+
+#[tokio::test]
+async fn all_calls_go_by_post_when_the_app_wants_it_and_streams_by_the_link() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), false).await;
+    let client = app(&bed, &middlebox, |config| config.short_calls = ShortCalls::Always);
+    online(&client).await;
+    for _ in 0..3 {
+        assert_eq!(answered(&client, call("Echo", "x")).await, ("x".into(), Transport::Post));
+    }
+    let (mut sender, mut receiver) = client.stream(call("Chat", ""));
+    sender.send("hi").await.unwrap();
+    assert_eq!(receiver.message().await.unwrap(), Some("hi".into()));
+    assert_eq!(bed.backend.counts("Echo").started, 3);
+}
+
+#[tokio::test]
+async fn plaintext_goes_by_http_1() {
+    let bed = Bed::start().await;
+    let mut config = bed.plain(bed.address("plain"));
+    config.short_calls = ShortCalls::Always;
+    let client = Client::start(config).unwrap();
+    assert_eq!(answered(&client, call("Echo", "x")).await, ("x".into(), Transport::Post));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_calls_over_short_connections() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), true).await;
+    let (address, ca) = (middlebox.address.to_string(), bed.folder.path().join("ca.pem"));
+    std::fs::write(&ca, &bed.ca).unwrap();
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new(env!("CARGO_BIN_EXE_towline"))
+            .args(["call", "--short", "--connect", &address, "/test/Echo", "--data", "hi", "--ca"])
+            .arg(ca)
+            .output()
+            .unwrap()
+    });
+    let output = output.await.unwrap();
+    let (said, how) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("hi") && how.contains("-- post, 1 attempt"), "{said}{how}");
+}

@@ -96,7 +96,8 @@ impl Post {
         machine.poll_transmit(Instant::now(), &mut body, usize::MAX);
         let request = self.pool.request(&sender, &self.gateway, body.freeze(), WAIT.as_secs());
         let request = request.map_err(Failure::unreached)?;
-        let due = tokio::time::Instant::now() + WAIT + patience;
+        let began = tokio::time::Instant::now();
+        let due = began + WAIT + patience;
         let answering = async {
             // A gateway says WELCOME at once.
             let Ok(response) = timeout(patience, sender.send(request)).await else {
@@ -116,7 +117,16 @@ impl Post {
         if let Sender::Http1(_) = &sender {
             self.pool.put(&self.gateway, sender);
         }
+        // A gateway that has waited is asked again at once, one that ends answers at once is not.
+        if self.is_unanswered() && began.elapsed() < WAIT / 2 {
+            return Err(Failure::reached("the answer ended without the outcome of the call"));
+        }
         Ok(())
+    }
+
+    fn is_unanswered(&self) -> bool {
+        let Errand::Carry(key) = self.errand else { return false };
+        self.shared.with(|core| core.call(key).is_some_and(|call| !call.is_over()))
     }
 
     fn silent(&self, patience: std::time::Duration) -> Failure {

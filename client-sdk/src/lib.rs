@@ -41,8 +41,8 @@ mod supervisor;
 pub use call::{CallRequest, CallResponse, Timeline};
 pub use client::Client;
 pub use config::{
-    ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security, ShortCalls, Tls,
-    Transports,
+    ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security,
+    ShortCalls, Tls, Transports,
 };
 pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
 pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};

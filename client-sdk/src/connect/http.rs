@@ -63,7 +63,8 @@ async fn connect_one(
     stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
     let Some(tls) = tls else { return Ok((ByteStream::Plain(stream), HttpVersion::Http1)) };
     let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
-    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed("TLS", &error))?;
+    let stream =
+        TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed("TLS", &error))?;
     let version = match stream.get_ref().1.alpn_protocol() {
         Some(tls::HTTP_2) => HttpVersion::Http2,
         _ => HttpVersion::Http1,

@@ -26,6 +26,7 @@ use towline_protocols::{
     },
 };
 
+use self::short::LinkState;
 pub(crate) use self::{
     call::{Call, Outgoing, RequestSink},
     events::Control,
@@ -34,7 +35,6 @@ pub(crate) use self::{
     short::{Begun, Errand, Next, now},
     tokens::Tokens,
 };
-use self::short::LinkState;
 use crate::{
     config::{ClientConfig, Endpoint, Limits, Policy},
     dictionaries::Dictionaries,

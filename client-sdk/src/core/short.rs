@@ -109,7 +109,8 @@ impl Core {
         let wanting = |call: &&mut Call| call.is_unary() && !call.posting && !call.is_over();
         let is_known = self.session.is_known();
         let session = &self.session;
-        let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call)).filter(|(_, call)| wanting(&call));
+        let waiting =
+            self.calls.iter_mut().map(|(key, call)| (*key, call)).filter(|(_, call)| wanting(&call));
         let waiting = waiting.filter(|(_, call)| !is_known || session.may_go_short(call.seq));
         let Some((key, call)) = waiting.min_by_key(|(key, call)| (call.urgency(), *key)) else {
             return Next::Nothing;
@@ -129,7 +130,8 @@ impl Core {
         let Some(due) = self.link.due() else { return false };
         let is_known = self.session.is_known();
         let may_go = |call: &Call| !is_known && !naming || self.session.may_go_short(call.seq);
-        let mut waiting = self.calls.values().filter(|call| call.is_unary() && !call.posting && !call.is_over());
+        let mut waiting =
+            self.calls.values().filter(|call| call.is_unary() && !call.posting && !call.is_over());
         now() >= due && waiting.any(may_go)
     }
 

@@ -75,7 +75,9 @@ impl Post {
             loop {
                 let notified = wakers.short.notified();
                 // Its end by this very connection is no reason to cut that: the next call takes it.
-                if shared.with(|core| core.call(key).is_none_or(|call| call.is_over() && !call.ended_by_short)) {
+                if shared
+                    .with(|core| core.call(key).is_none_or(|call| call.is_over() && !call.ended_by_short))
+                {
                     return;
                 }
                 notified.await;
@@ -105,7 +107,8 @@ impl Post {
             };
             let response = response.map_err(Failure::unreached)?;
             if !http::is_answer(&response) {
-                let text = format!("{} does not take short connections: HTTP {}", self.gateway, response.status());
+                let text =
+                    format!("{} does not take short connections: HTTP {}", self.gateway, response.status());
                 return Err(Failure::reached(text));
             }
             self.read(response.into_body(), &opened, &mut machine).await
@@ -188,9 +191,8 @@ impl Post {
         }
         match self.shared.on_short_event(begun.number, event) {
             Some(Control::Welcome(welcome)) => {
-                *known_pushes = self
-                    .shared
-                    .with(|core| core.short_welcomed(&self.gateway, &begun.hello, &welcome));
+                *known_pushes =
+                    self.shared.with(|core| core.short_welcomed(&self.gateway, &begun.hello, &welcome));
             }
             Some(Control::Close { code, text }) => return Err(self.closed(code, &text, begun)),
             _ => {}

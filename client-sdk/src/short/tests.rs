@@ -241,8 +241,7 @@ async fn without_a_link_calls_go_by_post_after_a_while_and_then_at_once() {
     assert!(start.elapsed() < Duration::from_millis(10), "{:?}", start.elapsed());
     network.with(|world| {
         assert_eq!(world.runs, BTreeMap::from([(1, 1), (2, 1)]));
-        let said: Vec<_> =
-            world.hellos.iter().map(|hello| (hello.session_id, hello.outcome_floor)).collect();
+        let said: Vec<_> = world.hellos.iter().map(|hello| (hello.session_id, hello.outcome_floor)).collect();
         assert_eq!(said, [(0, 0), (71, 0), (71, 1)], "the first asks for a name, the last acknowledges");
         assert!(world.hellos.iter().is_sorted_by(|one, next| one.epoch < next.epoch));
         assert!(world.links_tried > 1, "the link is looked for all the while");

@@ -183,5 +183,8 @@ async fn the_command_line_calls_over_short_connections() {
     });
     let output = output.await.unwrap();
     let (said, how) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("hi") && how.contains("-- post, 1 attempt"), "{said}{how}");
+    assert!(
+        output.status.success() && said.contains("hi") && how.contains("-- post, 1 attempt"),
+        "{said}{how}"
+    );
 }

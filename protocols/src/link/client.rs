@@ -165,7 +165,12 @@ impl Session {
                 waiting.push(Waiting { seq, messages_received: call.received.messages });
             }
         }
-        Hello { waiting, outcome_floor: self.floor_told, pushes_taken: self.pushes.hello(), ..self.introduced(base) }
+        Hello {
+            waiting,
+            outcome_floor: self.floor_told,
+            pushes_taken: self.pushes.hello(),
+            ..self.introduced(base)
+        }
     }
 
     /// What every HELLO says.

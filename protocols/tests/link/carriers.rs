@@ -69,7 +69,9 @@ impl Seen {
                 self.text.push_str(if end_of_message { "|" } else { "" });
             }
             Some(Event::End { .. } | Event::Trailers { .. }) => self.text.push('.'),
-            Some(Event::Reset { error, .. }) => self.text += &format!("!{:?}/{:?}", error.kind, error.execution),
+            Some(Event::Reset { error, .. }) => {
+                self.text += &format!("!{:?}/{:?}", error.kind, error.execution)
+            }
             Some(other) => panic!("{other:?}"),
         }
     }
@@ -158,7 +160,10 @@ fn a_refusal_by_one_way_leaves_the_request_to_the_other() {
     for first_by_link in [true, false] {
         assert_eq!(ended(LimitExceeded, NotRun, first_by_link), ";!LimitExceeded/NotRun;");
         assert_eq!(ended(BackendUnavailable, NotRun, first_by_link), "!BackendUnavailable/NotRun;;");
-        assert_eq!(ended(RpcErrorKind::BackendFailed, MayHaveRun, first_by_link), "!BackendFailed/MayHaveRun;;");
+        assert_eq!(
+            ended(RpcErrorKind::BackendFailed, MayHaveRun, first_by_link),
+            "!BackendFailed/MayHaveRun;;"
+        );
     }
 }
 
@@ -225,14 +230,18 @@ fn a_session_that_is_lost_loses_what_nobody_carries_and_leaves_the_rest() {
     let hello = session.hello(Hello::default());
     let fates = session.on_welcome(&hello, &lost(8));
     assert_eq!(fates.len(), 2, "{fates:?}");
-    assert!(matches!(&fates[0], (seq, Fate::Fail(error)) if *seq == by_link && error.execution == Execution::MayHaveRun));
+    assert!(
+        matches!(&fates[0], (seq, Fate::Fail(error)) if *seq == by_link && error.execution == Execution::MayHaveRun)
+    );
     assert_eq!(fates[1], (by_post, Fate::Send));
     assert!(!session.may_send(by_short) && !session.may_go_short(by_short), "it may have run elsewhere");
     let mut seen = Seen::default();
     seen.take(session.on_short_event(post, response(by_short)));
     assert_eq!(session.on_short_over(post), [by_short]);
     let fates = session.forsaken();
-    assert!(matches!(&fates[..], [(seq, Fate::Fail(error))] if *seq == by_short && error.execution == Execution::MayHaveRun));
+    assert!(
+        matches!(&fates[..], [(seq, Fate::Fail(error))] if *seq == by_short && error.execution == Execution::MayHaveRun)
+    );
     assert_eq!(seen.text, "h");
 }
 
@@ -258,10 +267,14 @@ fn without_a_link_a_short_connection_says_which_session_there_is() {
     session.hello(Hello::default());
     let (post, hello) = short(&mut session, &[carried]);
     let fates = session.on_short_welcome(&hello, &lost(9), false);
-    assert!(matches!(&fates[0], (seq, Fate::Fail(error)) if *seq == earlier && error.execution == Execution::MayHaveRun));
+    assert!(
+        matches!(&fates[0], (seq, Fate::Fail(error)) if *seq == earlier && error.execution == Execution::MayHaveRun)
+    );
     assert_eq!(fates[1..], [(idempotent, Fate::Send)]);
     // What the POST itself carried was refused in place of being run.
     let mut seen = Seen::default();
-    seen.take(session.on_short_event(post, refused(carried, RpcErrorKind::SessionLost, Execution::MayHaveRun)));
+    seen.take(
+        session.on_short_event(post, refused(carried, RpcErrorKind::SessionLost, Execution::MayHaveRun)),
+    );
     assert_eq!(seen.text, "!SessionLost/NotRun");
 }

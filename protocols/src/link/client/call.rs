@@ -197,7 +197,8 @@ impl Call {
         let Some(at) = self.place(carrier) else { return Delivery::dropped(&event) };
         let is_known = at.messages < received.messages;
         // A carrier is never further than what was received, since that is the furthest of all.
-        let known = if is_known { bytes.len() } else { received.bytes.saturating_sub(at.bytes).min(bytes.len()) };
+        let known =
+            if is_known { bytes.len() } else { received.bytes.saturating_sub(at.bytes).min(bytes.len()) };
         let behind = at.behind(bytes.len(), *end_of_message);
         *at = behind;
         self.received = received.max(behind);
@@ -218,7 +219,9 @@ impl Call {
     /// The carrier says that the request is over. `None`: another one may know better.
     fn on_reset(&mut self, carrier: Carrier, mut error: RpcError) -> Option<RpcError> {
         let (other, delivers) = match carrier {
-            Carrier::Link => (self.short.is_some(), self.short.is_some_and(|short| short.at != Place::default())),
+            Carrier::Link => {
+                (self.short.is_some(), self.short.is_some_and(|short| short.at != Place::default()))
+            }
             Carrier::Short(_) => (self.link.is_some(), self.link.is_some_and(|at| at != Place::default())),
         };
         let is_cut = error.kind == RpcErrorKind::OutcomeExpired && delivers;

@@ -45,7 +45,12 @@ impl Session {
 
     /// The WELCOME of a short connection. `link_is_up`: the link's connection has said which session there is, so
     /// that a short one, which may have led elsewhere, does not. What becomes of the requests that nobody carries.
-    pub fn on_short_welcome(&mut self, hello: &Hello, welcome: &Welcome, link_is_up: bool) -> Vec<(u64, Fate)> {
+    pub fn on_short_welcome(
+        &mut self,
+        hello: &Hello,
+        welcome: &Welcome,
+        link_is_up: bool,
+    ) -> Vec<(u64, Fate)> {
         let is_news = welcome.session_id != self.session_id && hello.session_id == self.session_id;
         if link_is_up || !is_news {
             return Vec::new();
@@ -56,7 +61,8 @@ impl Session {
         let mut fates = Vec::new();
         if welcome.resumed {
             for waiting in &hello.waiting {
-                let Some(call) = self.calls.get_mut(&waiting.seq).filter(|call| call.is_forsaken(welcome.session_id))
+                let Some(call) =
+                    self.calls.get_mut(&waiting.seq).filter(|call| call.is_forsaken(welcome.session_id))
                 else {
                     continue;
                 };

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use towline_protocols::link::{Header, Hello, SESSION_HEADERS_HASH_BYTES, SessionHeaders, Welcome};
+use towline_protocols::{
+    compress::DICTIONARIES_MAX,
+    hpack::{HeaderDictionary, HeaderShelf},
+    link::{DictionaryKind, Header, Hello, Offer, SESSION_HEADERS_HASH_BYTES, SessionHeaders, Welcome},
+};
 
 use crate::config::Endpoint;
 
@@ -25,6 +29,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 pub(crate) struct Known {
     gateways: Vec<Gateway>,
     disk: Option<Arc<Disk>>,
+    /// What the disk was given last.
+    written: String,
 }
 
 /// What one address has said.
@@ -32,6 +38,8 @@ pub(crate) struct Known {
 struct Gateway {
     endpoint: Endpoint,
     headers: Option<KeptHeaders>,
+    /// Ids of the header dictionaries that it holds and wants to be named, the most preferred first.
+    dictionaries: Vec<u64>,
     refusals: u8,
     /// The last connection ended without a word: it may have been refused.
     doubted: bool,
@@ -53,7 +61,8 @@ impl Known {
         let disk = identity_file.map(Disk::beside);
         let text = disk.as_ref().and_then(|disk| fs::read_to_string(&disk.path).ok());
         let gateways = text.as_deref().and_then(parse).unwrap_or_default();
-        Self { gateways, disk: disk.map(Arc::new) }
+        let written = self::text(&gateways);
+        Self { gateways, disk: disk.map(Arc::new), written }
     }
 
     /// Says in HELLO what the gateway at `endpoint` has to be told, and names the rest.
@@ -73,6 +82,13 @@ impl Known {
         }
     }
 
+    /// The header dictionary to name to the gateway that is greeted: the first of its order that is held here. 0: none.
+    pub(crate) fn header_dictionary(&self, held: &HeaderShelf) -> u64 {
+        let gateway = self.gateways.first().filter(|gateway| gateway.may_name());
+        let wanted = gateway.map_or(&[][..], |gateway| &gateway.dictionaries);
+        wanted.iter().copied().find(|&id| held.get(id).is_some()).unwrap_or(0)
+    }
+
     /// The gateway took the client in.
     pub(crate) fn on_welcome(
         &mut self,
@@ -90,7 +106,18 @@ impl Known {
         let kept = Duration::from_secs(welcome.session_headers_kept_s.into());
         let is_kept = !kept.is_zero() && !spelled.is_empty();
         gateway.headers = is_kept.then_some(KeptHeaders { hash: *spelled.hash(), seen: now, kept });
+        gateway.dictionaries = welcome.header_dictionaries.iter().copied().take(DICTIONARIES_MAX).collect();
         self.write();
+    }
+
+    /// The gateway that was greeted last says what it wants to be used from now on.
+    pub(crate) fn on_offer(&mut self, offer: &Offer) {
+        let headers = offer.dictionaries.iter().filter(|it| it.kind() == DictionaryKind::Headers);
+        let ids = headers.filter_map(|it| Some(HeaderDictionary::id_of(it.hash[..].try_into().ok()?)));
+        if let Some(gateway) = self.gateways.first_mut() {
+            gateway.dictionaries = ids.take(DICTIONARIES_MAX).collect();
+            self.write();
+        }
     }
 
     /// The connection has ended. If nothing was heard on it, it may have been refused.
@@ -106,7 +133,7 @@ impl Known {
     /// The gateway does not hold what it was believed to.
     pub(crate) fn on_refused(&mut self, endpoint: &Endpoint) {
         let gateway = self.gateway(endpoint);
-        gateway.headers = None;
+        (gateway.headers, gateway.dictionaries) = (None, Vec::new());
         gateway.refusals = gateway.refusals.saturating_add(1);
         self.write();
     }
@@ -124,9 +151,14 @@ impl Known {
     }
 
     /// The disk may be slow, and nobody waits for it.
-    fn write(&self) {
+    fn write(&mut self) {
         let Some(disk) = self.disk.clone() else { return };
-        disk.put(text(&self.gateways));
+        let text = text(&self.gateways);
+        if text == self.written {
+            return;
+        }
+        self.written.clone_from(&text);
+        disk.put(text);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || disk.write())),
             Err(_) => disk.write(),
@@ -136,7 +168,22 @@ impl Known {
 
 impl Gateway {
     fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, headers: None, refusals: 0, doubted: false }
+        Self { endpoint, headers: None, dictionaries: Vec::new(), refusals: 0, doubted: false }
+    }
+
+    /// Takes in a line of the file, but for the address.
+    fn learn(&mut self, fact: &str) -> Option<()> {
+        match fact.split(' ').collect::<Vec<_>>()[..] {
+            ["headers", hash, seen, kept] => {
+                let seconds = |text: &str| text.parse().ok().map(Duration::from_secs);
+                let hash = u128::from_str_radix(hash, 16).ok()?.to_be_bytes();
+                let seen = UNIX_EPOCH.checked_add(seconds(seen)?)?;
+                self.headers = Some(KeptHeaders { hash, seen, kept: seconds(kept)? });
+            }
+            ["dictionary", id] => self.dictionaries.push(u64::from_str_radix(id, 16).ok()?),
+            _ => return None,
+        }
+        Some(())
     }
 
     fn may_name(&self) -> bool {
@@ -160,9 +207,11 @@ impl KeptHeaders {
 /// ```text
 /// towline-gateways 1
 /// edge.example:443 headers 00112233445566778899aabbccddeeff 1790000000 3600
+/// edge.example:443 dictionary 0011223344556677
 /// ```
 ///
-/// A line for what each gateway keeps: of headers the hash, when a connection was there last, and for how long.
+/// Lines for what each gateway keeps: of headers the hash, when a connection was there last, and for how long; of header
+/// dictionaries the id, in its order.
 struct Disk {
     path: PathBuf,
     latest: Mutex<Option<String>>,
@@ -212,6 +261,9 @@ fn text(gateways: &[Gateway]) -> String {
             });
             let _ = writeln!(text, "{} headers {hash} {seen} {}", gateway.endpoint, kept.as_secs());
         }
+        for id in &gateway.dictionaries {
+            let _ = writeln!(text, "{} dictionary {id:016x}", gateway.endpoint);
+        }
     }
     text
 }
@@ -222,20 +274,21 @@ fn parse(text: &str) -> Option<Vec<Gateway>> {
         return None;
     }
     let mut gateways: Vec<Gateway> = Vec::new();
-    for line in lines.take(GATEWAYS_MAX) {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [endpoint, "headers", hash, seen, kept] = words[..] else { return None };
-        let seconds = |text: &str| text.parse().ok().map(Duration::from_secs);
-        let hash = u128::from_str_radix(hash, 16).ok().filter(|_| hash.len() == 32)?.to_be_bytes();
-        let seen = UNIX_EPOCH.checked_add(seconds(seen)?)?;
-        let headers = Some(KeptHeaders { hash, seen, kept: seconds(kept)? });
-        gateways.push(Gateway { headers, ..Gateway::new(endpoint.parse().ok()?) });
+    for line in lines.take(GATEWAYS_MAX * (1 + DICTIONARIES_MAX)) {
+        let (endpoint, fact) = line.split_once(' ')?;
+        let endpoint: Endpoint = endpoint.parse().ok()?;
+        if gateways.last().is_none_or(|gateway| gateway.endpoint != endpoint) {
+            gateways.push(Gateway::new(endpoint));
+        }
+        gateways.last_mut()?.learn(fact)?;
     }
     Some(gateways)
 }
 
 #[cfg(test)]
 mod tests {
+    use towline_protocols::link::OfferedDictionary;
+
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -298,6 +351,48 @@ mod tests {
             welcome(&mut known, &edge("a"), &headers, HOUR, at(3));
             assert_eq!(names(&mut known, &edge("a"), &headers, at(4)), again);
         }
+    }
+
+    #[test]
+    fn the_header_dictionary_is_the_first_of_the_gateways_order_that_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = folder.path().join("identity");
+        let dictionary = |version: &str| {
+            let text = format!("towline headers 1\nx-app-version: {version}\n");
+            Arc::new(HeaderDictionary::parse(text).unwrap())
+        };
+        let (old, new, unheld) = (dictionary("1"), dictionary("2"), dictionary("3"));
+        let held = HeaderShelf::default();
+        held.replace(vec![Arc::clone(&old), Arc::clone(&new)]);
+        let mut known = Known::open(Some(&identity));
+        let named = |known: &mut Known, host: &str| {
+            known.greet(&edge(host), &[], &SessionHeaders::of(&[]), &mut Hello::default(), at(0));
+            known.header_dictionary(&held)
+        };
+        assert_eq!(named(&mut known, "a"), 0);
+        let header_dictionaries = vec![unheld.id(), old.id()];
+        let word = Welcome { header_dictionaries, ..Welcome::default() };
+        known.on_welcome(&edge("a"), &SessionHeaders::of(&[]), &Hello::default(), &word, at(0));
+        assert_eq!((named(&mut known, "a"), named(&mut known, "b")), (old.id(), 0));
+        assert_eq!(named(&mut Known::open(Some(&identity)), "a"), old.id(), "after a restart");
+        let offer = |dictionaries: &[&Arc<HeaderDictionary>]| Offer {
+            dictionaries: dictionaries
+                .iter()
+                .map(|it| OfferedDictionary {
+                    hash: it.hash().to_vec().into(),
+                    kind: DictionaryKind::Headers.into(),
+                    ..OfferedDictionary::default()
+                })
+                .collect(),
+        };
+        assert_eq!(named(&mut known, "a"), old.id());
+        known.on_offer(&offer(&[&new, &old]));
+        assert_eq!(named(&mut known, "a"), new.id());
+        known.on_offer(&offer(&[]));
+        assert_eq!(named(&mut known, "a"), 0, "withdrawn");
+        known.on_offer(&offer(&[&new]));
+        known.on_refused(&edge("a"));
+        assert_eq!(named(&mut known, "a"), 0, "it does not hold it");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::sleep;
 use towline_protocols::{
-    compress::{Compressor, Shelf},
+    compress::Compressor,
     link::{self, Filter, Header, Hello, RpcErrorKind, SessionHeaders},
 };
 
@@ -47,8 +47,10 @@ enum Pause {
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Result<Self, StartError> {
         let connector = Connector::new(&config)?;
-        let shelf = shared.with(|core| core.dictionaries.shelf());
-        let link = Arc::new(link_config(&config, shelf));
+        let mut link = link_config(&config);
+        (link.dictionaries, link.header_dictionaries) =
+            shared.with(|core| (core.dictionaries.shelf(), core.dictionaries.header_shelf()));
+        let link = Arc::new(link);
         let headers: Vec<Header> = config.session_headers.iter().map(header).collect();
         let spelled = Arc::new(SessionHeaders::of(&headers));
         let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
@@ -215,7 +217,9 @@ impl Supervisor {
         let credentials = config.credentials.as_ref();
         self.shared.with(|core| {
             core.tokens.prove(gateway, credentials, Instant::now(), &mut hello);
-            core.known.greet(gateway, &self.headers, &self.spelled, &mut hello, SystemTime::now());
+            let now = SystemTime::now();
+            core.known.greet(gateway, &self.headers, &self.spelled, &mut hello, now);
+            hello.header_dictionary = core.known.header_dictionary(&self.link.header_dictionaries);
         });
         hello
     }
@@ -236,7 +240,7 @@ async fn closed(shared: &Shared) -> String {
     }
 }
 
-fn link_config(config: &ClientConfig, dictionaries: Shelf) -> link::Config {
+fn link_config(config: &ClientConfig) -> link::Config {
     let limits = &config.limits;
     let bytes = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     link::Config {
@@ -247,7 +251,6 @@ fn link_config(config: &ClientConfig, dictionaries: Shelf) -> link::Config {
             message_bytes_max: bytes(limits.message_bytes_max),
             ..link::Limits::default()
         },
-        dictionaries,
         compressor: Some(Compressor::default()),
         ping_timeout: limits.pong_timeout,
         agent: config.agent.clone(),

@@ -108,7 +108,7 @@ impl Gateway {
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let mqtt = mqtt::Broker::restore(&settings, &hub, &store, &metrics)?;
         metrics.count_store(store.counts());
-        let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelf(), folder)?;
+        let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelves(), folder)?;
         Ok(Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             publishing: Mutex::new(()),

@@ -58,7 +58,7 @@ pub struct Metrics {
     /// bare name for a bound that is no setting.
     pub limit_hits: IntCounterVec,
     /// What dictionaries were used for since the start, by `dictionary` (its hash's first digits) and `what`
-    /// (`messages`, `bytes_before`, `bytes_after`, `messages_read`).
+    /// (`messages`, `bytes_before`, `bytes_after`, `messages_read`; of header dictionaries `connections`).
     pub dictionary_usage: IntGaugeVec,
     /// Trainings of dictionaries in the background, by `kind` (`payload`, `headers`) and `outcome` (`published`, `not_better`, `failed`).
     pub dictionary_trainings: IntCounterVec,

@@ -2,10 +2,9 @@
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::SystemTime};
 
-use towline_protocols::compress::Shelf;
-
 use crate::{
     auth::Users,
+    dictionaries::Shelves,
     files::Stamps,
     gateway::StartError,
     key_ring::NextKeys,
@@ -71,7 +70,7 @@ impl Snapshot {
     pub fn build(
         settings: Settings,
         metrics: &Metrics,
-        dictionaries: Shelf,
+        dictionaries: Shelves,
         folder: Option<&Path>,
     ) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
@@ -86,7 +85,10 @@ impl Snapshot {
     pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
         let keys = self.carried.prepare(&settings)?;
-        let dictionaries = self.link.dictionaries.clone();
+        let dictionaries = Shelves {
+            payload: self.link.dictionaries.clone(),
+            headers: self.link.header_dictionaries.clone(),
+        };
         let snapshot = Self::after(&self.routes, self.carried.clone(), settings, tls_files, dictionaries)?;
         self.carried.install(keys);
         Ok(snapshot)
@@ -143,7 +145,7 @@ impl Snapshot {
         carried: Carried,
         settings: Settings,
         tls_files: Stamps,
-        dictionaries: Shelf,
+        dictionaries: Shelves,
     ) -> Result<Self, StartError> {
         let users = Arc::new(read_users(&settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;

@@ -147,7 +147,10 @@ impl Core {
             | Event::Publish(_)
             | Event::PolicyAck { .. }
             | Event::Fetch(_) => {}
-            Event::Offer(offer) => self.dictionaries.on_offer(&offer),
+            Event::Offer(offer) => {
+                self.known.on_offer(&offer);
+                self.dictionaries.on_offer(&offer);
+            }
             Event::Piece(piece) => self.dictionaries.on_piece(&piece),
         }
         None

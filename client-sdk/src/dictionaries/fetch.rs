@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use towline_dictionaries::sha256;
 use towline_protocols::{
     compress::DICTIONARY_BYTES_MAX,
+    hpack::HEADER_DICTIONARY_BYTES_MAX,
     link::{DictionaryKind, Fetch, Offer, OfferedDictionary, Piece},
 };
 
@@ -42,9 +43,15 @@ impl Fetcher {
 
     /// Takes an OFFER in, in place of the one before.
     pub(crate) fn on_offer(&mut self, offer: &Offer, holds: impl Fn(&[u8]) -> bool) {
-        let fits = |it: &OfferedDictionary| (1..=DICTIONARY_BYTES_MAX).contains(&(it.bytes as usize));
-        let is_known = |it: &OfferedDictionary| it.kind() != DictionaryKind::Unspecified;
-        let wanted = offer.dictionaries.iter().filter(|it| fits(it) && is_known(it) && !holds(&it.hash));
+        let fits = |it: &OfferedDictionary| (1..=bytes_max(it.kind())).contains(&(it.bytes as usize));
+        // Of header dictionaries one is used: the first that both hold.
+        let mut headers_seen = false;
+        let mut is_wanted = |it: &OfferedDictionary| match it.kind() {
+            DictionaryKind::Payload => true,
+            DictionaryKind::Headers => !std::mem::replace(&mut headers_seen, true),
+            DictionaryKind::Unspecified => false,
+        };
+        let wanted = offer.dictionaries.iter().filter(|it| is_wanted(it) && fits(it) && !holds(&it.hash));
         self.wanted = wanted.cloned().collect();
     }
 
@@ -97,6 +104,14 @@ impl Fetcher {
     fn give_up(&mut self, position: usize) -> OfferedDictionary {
         self.begun = None;
         self.wanted.remove(position)
+    }
+}
+
+/// What one of this kind may have.
+fn bytes_max(kind: DictionaryKind) -> usize {
+    match kind {
+        DictionaryKind::Headers => HEADER_DICTIONARY_BYTES_MAX,
+        _ => DICTIONARY_BYTES_MAX,
     }
 }
 

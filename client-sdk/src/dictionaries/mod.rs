@@ -10,6 +10,7 @@ use bytes::Bytes;
 use towline_dictionaries::{DictError, builtin_set};
 use towline_protocols::{
     compress::{Dictionary, DictionarySet, LEVEL_DEFAULT, Shelf},
+    hpack::{HeaderDictionary, HeaderShelf},
     link::{DictionaryKind, Fetch, Offer, Piece},
 };
 
@@ -22,6 +23,8 @@ pub(crate) struct Dictionaries {
     folder: Option<Arc<Folder>>,
     /// What this process reads and writes messages with.
     shelf: Shelf,
+    /// What it reads and writes header blocks with.
+    header_shelf: HeaderShelf,
     builtin: DictionarySet,
     /// Fetched ones, the newest first.
     held: Vec<Fetched>,
@@ -45,6 +48,7 @@ impl Dictionaries {
         let mut dictionaries = Self {
             folder,
             shelf: Shelf::default(),
+            header_shelf: HeaderShelf::default(),
             builtin,
             held,
             held_max: config.limits.dictionaries_max,
@@ -64,10 +68,9 @@ impl Dictionaries {
         self.shelf.clone()
     }
 
-    /// The newest dictionary of a kind, if one is held.
-    #[allow(dead_code, reason = "header dictionaries are chosen by it")]
-    pub(crate) fn newest(&self, kind: DictionaryKind) -> Option<&Fetched> {
-        self.held.iter().find(|held| held.kind == kind)
+    /// What they read and write header blocks with.
+    pub(crate) fn header_shelf(&self) -> HeaderShelf {
+        self.header_shelf.clone()
     }
 
     pub(crate) fn begin_line(&mut self) {
@@ -103,14 +106,15 @@ impl Dictionaries {
     /// Takes a PIECE in; a dictionary that is whole is kept and used.
     pub(crate) fn on_piece(&mut self, piece: &Piece) {
         let Some(fetched) = self.fetcher.on_piece(piece) else { return };
-        if fetched.kind == DictionaryKind::Payload
-            && let Err(error) = Dictionary::new(fetched.bytes.clone(), LEVEL_DEFAULT)
-        {
+        if let Err(error) = check(&fetched) {
             tracing::warn!("the gateway offers what is no dictionary: {error}");
             return;
         }
         tracing::debug!(kind = ?fetched.kind, bytes = fetched.bytes.len(), "a dictionary was fetched");
-        self.held_due.push(Fetch { hash: fetched.hash.clone(), offset: 0, held: true });
+        // A header dictionary is named by the next HELLO.
+        if fetched.kind == DictionaryKind::Payload {
+            self.held_due.push(Fetch { hash: fetched.hash.clone(), offset: 0, held: true });
+        }
         self.held.insert(0, fetched.clone());
         let dropped = self.trim();
         self.fill_shelf();
@@ -149,6 +153,9 @@ impl Dictionaries {
             }
         }
         self.shelf.replace(set);
+        let headers = self.held.iter().filter(|held| held.kind == DictionaryKind::Headers);
+        let headers = headers.filter_map(|held| HeaderDictionary::parse(held.bytes.clone()).ok());
+        self.header_shelf.replace(headers.map(Arc::new).collect());
     }
 
     /// The disk may be slow, and nobody waits for it.
@@ -164,6 +171,17 @@ impl Dictionaries {
             Ok(runtime) => drop(runtime.spawn_blocking(write)),
             Err(_) => write(),
         }
+    }
+}
+
+/// What is wrong with a dictionary, in words.
+fn check(fetched: &Fetched) -> Result<(), String> {
+    let bytes = fetched.bytes.clone();
+    match fetched.kind {
+        DictionaryKind::Headers => {
+            HeaderDictionary::parse(bytes).map(drop).map_err(|error| error.to_string())
+        }
+        _ => Dictionary::new(bytes, LEVEL_DEFAULT).map(drop).map_err(|error| error.to_string()),
     }
 }
 
@@ -219,6 +237,36 @@ mod tests {
         ids.1.sort_unstable();
         assert_eq!(ids.0, ids.1);
         assert_eq!(std::fs::read_dir(folder.path().join("identity.dictionaries")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn of_header_dictionaries_the_first_is_fetched_and_what_is_none_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let headers = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let (first, second) =
+            (headers("towline headers 1\nx-a: 1\n"), headers("towline headers 1\nx-b: 1\n"));
+        let broken = headers("towline headers 1\ncookie: a=b\n");
+        let offer = |files: &[&Bytes]| {
+            let mut offer = offer(files);
+            offer.dictionaries.iter_mut().for_each(|it| it.kind = DictionaryKind::Headers.into());
+            offer
+        };
+        let mut dictionaries = Dictionaries::open(&config(&folder)).unwrap();
+        let fetch = |dictionaries: &mut Dictionaries, file: &Bytes| {
+            let asked = dictionaries.next_fetch().unwrap();
+            dictionaries.on_piece(&Piece { hash: asked.hash, offset: 0, bytes: file.clone() });
+        };
+        dictionaries.on_offer(&offer(&[&first, &second]));
+        fetch(&mut dictionaries, &first);
+        assert!(!dictionaries.is_wanting(), "the second would not be used");
+        assert!(dictionaries.take_held().is_empty(), "the next HELLO says it");
+        let id = HeaderDictionary::parse(first.clone()).unwrap().id();
+        assert!(dictionaries.header_shelf().get(id).is_some());
+        dictionaries.on_offer(&offer(&[&broken]));
+        fetch(&mut dictionaries, &broken);
+        assert_eq!(dictionaries.held.len(), 1);
+        let again = Dictionaries::open(&config(&folder)).unwrap();
+        assert!(again.header_shelf().get(id).is_some(), "after a restart");
     }
 
     #[test]

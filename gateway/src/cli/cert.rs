@@ -276,13 +276,9 @@ mod tests {
             listener.certificates = vec![files];
             listener.crypto = vec![crypto.into()];
             let settings = Settings { listeners: vec![listener], ..Settings::default() };
-            let snapshot = Snapshot::build(
-                settings,
-                &Metrics::new(),
-                towline_protocols::compress::Shelf::default(),
-                None,
-            )
-            .unwrap();
+            let snapshot =
+                Snapshot::build(settings, &Metrics::new(), crate::dictionaries::Shelves::default(), None)
+                    .unwrap();
             let served = snapshot.listener("a").unwrap().tls.as_ref().unwrap().certificates().next().unwrap();
             assert_eq!(served.problems(SystemTime::now()), Vec::<String>::new(), "{kind}");
         }

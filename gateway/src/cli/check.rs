@@ -3,10 +3,9 @@
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::SystemTime};
 
 use towline_crypto::Providers;
-use towline_protocols::compress::Shelf;
 
 use super::Failure;
-use crate::{control::config, metrics::Metrics, snapshot::Snapshot};
+use crate::{control::config, dictionaries::Shelves, metrics::Metrics, snapshot::Snapshot};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -22,7 +21,7 @@ pub(super) fn run(arguments: &Arguments, providers: &Providers) -> Result<(), Fa
     })?;
     let (listeners, routes) = (settings.listeners.len(), settings.routes.len());
     // What only the parts themselves can judge, such as whether a key belongs to its certificate.
-    let snapshot = Snapshot::build(settings, &Metrics::new(), Shelf::default(), None)?;
+    let snapshot = Snapshot::build(settings, &Metrics::new(), Shelves::default(), None)?;
     let problems = problems(&snapshot);
     if !problems.is_empty() {
         return Err(Failure::Problems(problems.join("\n")));

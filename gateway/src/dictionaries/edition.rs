@@ -1,8 +1,11 @@
 //! What is published at one moment: immutable, read by every connection.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use towline_protocols::{
     compress::{DICTIONARIES_MAX, Dictionary},
+    hpack::HeaderDictionary,
     link::{DictionaryKind, Offer, OfferedDictionary},
 };
 
@@ -25,6 +28,8 @@ pub struct Entry {
     pub bytes: Bytes,
     /// Prepared for use, if it is for payloads.
     pub dictionary: Option<Dictionary>,
+    /// Ready for use, if it is for headers.
+    pub headers: Option<Arc<HeaderDictionary>>,
 }
 
 /// All that is published, the most preferred first.
@@ -72,6 +77,12 @@ impl Edition {
         self.for_client(client_id).filter(|entry| entry.dictionary.is_some()).map(Entry::id).collect()
     }
 
+    /// The ids of the header dictionaries that a client is to name, for WELCOME.
+    pub fn header_order(&self, client_id: &str) -> Vec<u64> {
+        let headers = self.for_client(client_id).filter_map(|entry| entry.headers.as_ref());
+        headers.map(|dictionary| dictionary.id()).collect()
+    }
+
     /// The OFFER for a client.
     pub fn offer(&self, client_id: &str) -> Offer {
         let offered = |entry: &Entry| OfferedDictionary {
@@ -84,10 +95,12 @@ impl Edition {
         Offer { dictionaries: self.for_client(client_id).map(offered).collect() }
     }
 
-    /// Whether a client that announced these ids has to be told of others.
-    pub fn is_news_to(&self, client_id: &str, announced: &[u32]) -> bool {
-        let is_held = |entry: &Entry| entry.dictionary.is_some() && announced.contains(&entry.id());
-        self.has_news && !self.for_client(client_id).all(is_held)
+    /// Whether a client that announced these ids, and named that header dictionary, has to be told of others. Of
+    /// header dictionaries one is used, so the others are no news.
+    pub fn is_news_to(&self, client_id: &str, announced: &[u32], named: Option<u64>) -> bool {
+        let is_held = |entry: &Entry| entry.headers.is_some() || announced.contains(&entry.id());
+        let is_best = self.header_order(client_id).first().is_none_or(|&best| named == Some(best));
+        self.has_news && !(is_best && self.for_client(client_id).all(is_held))
     }
 
     /// The dictionary with this hash, for FETCH.
@@ -115,6 +128,7 @@ mod tests {
             gain_percent: None,
             bytes: Bytes::new(),
             dictionary: None,
+            headers: None,
         }
     }
 
@@ -129,6 +143,21 @@ mod tests {
         assert!((4700..5300).contains(&more.len()), "{}", more.len());
         assert!(few.iter().all(|client| more.contains(client)), "who has it keeps it");
         assert_eq!((within(0).len(), within(100).len()), (0, 10_000));
+    }
+
+    #[test]
+    fn a_client_names_the_header_dictionaries_that_are_for_it_and_hears_of_a_better_one() {
+        let headers = |version: &str, rollout| {
+            let text = format!("towline headers 1\nx-app-version: {version}\n");
+            let headers = HeaderDictionary::parse(text).unwrap();
+            Entry { hash: headers.hash(), headers: Some(Arc::new(headers)), ..entry(rollout) }
+        };
+        let (new, old, nobodys) = (headers("2", 100), headers("1", 100), headers("3", 0));
+        let ids = [&new, &old].map(|entry| entry.headers.as_ref().unwrap().id());
+        let edition = Edition { revision: 1, entries: vec![nobodys, new, old], has_news: true };
+        assert_eq!(edition.header_order("phone-1"), ids);
+        let is_news = |named| edition.is_news_to("phone-1", &[], named);
+        assert_eq!([is_news(None), is_news(Some(ids[1])), is_news(Some(ids[0]))], [true, true, false]);
     }
 
     #[test]

@@ -52,10 +52,10 @@ fn entry(path: &Path, record: &Record, level: i32) -> Result<Entry, String> {
         return Err("is not the dictionary that its name says".to_owned());
     }
     let kind = kind_of(&record.kind).ok_or("is of no kind that is known")?;
-    let dictionary = prepare(kind, &bytes, level).map_err(|error| error.to_string())?;
+    let (dictionary, headers) = prepare(kind, &bytes, level).map_err(|error| error.to_string())?;
     let Record { version, rollout, withdrawn, gain_percent, .. } = *record;
     let bytes = bytes.into();
-    Ok(Entry { hash, kind, version, rollout, withdrawn, gain_percent, bytes, dictionary })
+    Ok(Entry { hash, kind, version, rollout, withdrawn, gain_percent, bytes, dictionary, headers })
 }
 
 /// Writes what is not there yet, then the index, then removes what it does not name.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use towline_dictionaries::{DictionaryFile, builtin, sha256};
 use towline_protocols::{
     compress::{DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet, Shelf},
+    hpack::{HeaderDictionary, HeaderDictionaryError, HeaderShelf},
     link::DictionaryKind,
 };
 
@@ -21,7 +22,7 @@ use crate::{gateway::StartError, metrics::Metrics, settings::Settings};
 /// Every dictionary of one gateway.
 pub struct Library {
     /// What the link's machines read and write with.
-    shelf: Shelf,
+    shelves: Shelves,
     edition: ArcSwap<Edition>,
     /// Changes are made one after the other.
     changing: Mutex<Shelving>,
@@ -29,6 +30,15 @@ pub struct Library {
     pub sampler: Sampler,
     /// Header lists to train on.
     pub headers: HeaderSampler,
+}
+
+/// What the link's machines read and write with. Clones are the same shelves.
+#[derive(Clone, Debug, Default)]
+pub struct Shelves {
+    /// For messages.
+    pub payload: Shelf,
+    /// For header blocks.
+    pub headers: HeaderShelf,
 }
 
 struct Shelving {
@@ -49,6 +59,9 @@ pub enum LibraryError {
     /// It cannot be used.
     #[error(transparent)]
     Dictionary(#[from] DictionaryError),
+    /// It is no header dictionary.
+    #[error(transparent)]
+    Headers(#[from] HeaderDictionaryError),
     /// It is published already.
     #[error("version {0} is the same dictionary")]
     Known(u64),
@@ -84,7 +97,7 @@ impl Library {
             builtin_count: 0,
         };
         let library = Self {
-            shelf: Shelf::default(),
+            shelves: Shelves::default(),
             edition: ArcSwap::default(),
             changing: Mutex::new(shelving),
             sampler: Sampler::new(settings.dictionaries.samples_bytes_max),
@@ -116,8 +129,8 @@ impl Library {
     }
 
     /// What the link's machines read and write with.
-    pub fn shelf(&self) -> Shelf {
-        self.shelf.clone()
+    pub fn shelves(&self) -> Shelves {
+        self.shelves.clone()
     }
 
     /// What is published now.
@@ -147,9 +160,11 @@ impl Library {
         if let Some(known) = shelving.published.iter().find(|entry| entry.hash == hash) {
             return Err(LibraryError::Known(known.version));
         }
-        let dictionary = prepare(kind, &bytes, shelving.level)?;
+        let (dictionary, headers) = prepare(kind, &bytes, shelving.level)?;
         let version = shelving.published.iter().map(|entry| entry.version).max().unwrap_or(0) + 1;
-        let entry = Entry { hash, kind, version, rollout, withdrawn: false, gain_percent, bytes, dictionary };
+        let withdrawn = false;
+        let entry =
+            Entry { hash, kind, version, rollout, withdrawn, gain_percent, bytes, dictionary, headers };
         let mut published = shelving.published.clone();
         published.insert(0, entry);
         keep_newest(&mut published, kind, shelving.versions_max);
@@ -190,16 +205,20 @@ impl Library {
     /// Brings the counters of what dictionaries saved up to date.
     pub fn observe(&self, metrics: &Metrics) {
         for entry in &self.edition().entries {
-            let Some(usage) = entry.dictionary.as_ref().map(Dictionary::usage) else { continue };
             let name = &files::hex(&entry.hash[..8])[..];
-            let set = |what: &str, value: &std::sync::atomic::AtomicU64| {
-                let value = i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            let set = |what: &str, value: u64| {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
                 metrics.dictionary_usage.with_label_values(&[name, what]).set(value);
             };
-            set("messages", &usage.messages);
-            set("bytes_before", &usage.bytes_before);
-            set("bytes_after", &usage.bytes_after);
-            set("messages_read", &usage.messages_read);
+            if let Some(headers) = &entry.headers {
+                set("connections", headers.connections());
+            }
+            if let Some(usage) = entry.dictionary.as_ref().map(Dictionary::usage) {
+                set("messages", usage.messages.load(Ordering::Relaxed));
+                set("bytes_before", usage.bytes_before.load(Ordering::Relaxed));
+                set("bytes_after", usage.bytes_after.load(Ordering::Relaxed));
+                set("messages_read", usage.messages_read.load(Ordering::Relaxed));
+            }
         }
     }
 
@@ -221,7 +240,8 @@ impl Library {
                 tracing::warn!("a dictionary is left out: {error}");
             }
         }
-        self.shelf.replace(set);
+        self.shelves.payload.replace(set);
+        self.shelves.headers.replace(entries.iter().filter_map(|entry| entry.headers.clone()).collect());
         let revision = self.edition.load().revision + 1;
         let has_news = entries.len() > shelving.builtin_count;
         self.edition.store(Arc::new(Edition { revision, entries, has_news }));
@@ -247,6 +267,7 @@ fn standing(settings: &Settings) -> Result<(Vec<Entry>, usize), String> {
             gain_percent: None,
             bytes: file.bytes().clone(),
             dictionary: Some(dictionary),
+            headers: None,
         });
         Ok::<_, String>(())
     };
@@ -269,18 +290,19 @@ fn keep_newest(published: &mut Vec<Entry>, kind: DictionaryKind, versions_max: u
     });
 }
 
-pub(super) fn prepare(
-    kind: DictionaryKind,
-    bytes: &[u8],
-    level: i32,
-) -> Result<Option<Dictionary>, DictionaryError> {
+type Prepared = (Option<Dictionary>, Option<Arc<HeaderDictionary>>);
+
+/// Ready for use, as what it is.
+pub(super) fn prepare(kind: DictionaryKind, bytes: &[u8], level: i32) -> Result<Prepared, LibraryError> {
     if bytes.len() > DICTIONARY_BYTES_MAX {
-        return Err(DictionaryError::TooLarge { bytes: bytes.len() });
+        return Err(DictionaryError::TooLarge { bytes: bytes.len() }.into());
     }
-    match kind {
-        DictionaryKind::Payload => Dictionary::new(Bytes::copy_from_slice(bytes), level).map(Some),
-        DictionaryKind::Headers | DictionaryKind::Unspecified => Ok(None),
-    }
+    let bytes = Bytes::copy_from_slice(bytes);
+    Ok(match kind {
+        DictionaryKind::Payload => (Some(Dictionary::new(bytes, level)?), None),
+        DictionaryKind::Headers => (None, Some(Arc::new(HeaderDictionary::parse(bytes)?))),
+        DictionaryKind::Unspecified => (None, None),
+    })
 }
 
 #[cfg(test)]
@@ -323,13 +345,41 @@ mod tests {
         assert_eq!(ids(&library).len(), standing.len() + 2);
         assert_eq!(library.roll_back(DictionaryKind::Payload).unwrap(), 2);
         assert_eq!(ids(&library), with_first);
-        assert!(library.shelf().ids().len() > with_first.len(), "what is under way can be read");
+        assert!(library.shelves().payload.ids().len() > with_first.len(), "what is under way can be read");
 
         let again = Library::open(&settings, true).unwrap();
         assert_eq!(ids(&again), with_first);
         assert_eq!(again.roll_back(DictionaryKind::Payload).unwrap(), 1);
         assert_eq!(ids(&again), standing);
         assert!(matches!(again.roll_back(DictionaryKind::Payload), Err(LibraryError::NothingPublished)));
+    }
+
+    #[test]
+    fn what_is_no_header_dictionary_is_not_published_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = Library::open(&settings(&folder), true).unwrap();
+        let publish = |text: String| {
+            let published = library.publish(DictionaryKind::Headers, text.into(), 100, None);
+            published.map_err(|error| error.to_string())
+        };
+        let refused = |text: String, problem: &str| {
+            let error = publish(text).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        };
+        refused("x-app-version: 7.1\n".to_owned(), "begins with the line");
+        refused("towline headers 1\ncookie: a=b\n".to_owned(), "line 2 holds a credential");
+        let many: String = (0..1025).map(|n| format!("x-{n}: 1\n")).collect();
+        refused(format!("towline headers 1\n{many}"), "1024 fields");
+        assert!(!library.edition().has_news);
+        let text = "towline headers 1\nx-app-version: 7.1\n";
+        assert_eq!(publish(text.to_owned()), Ok(1));
+        let id = library.edition().header_order("phone-1")[0];
+        assert!(library.shelves().headers.get(id).is_some());
+        assert_eq!(library.roll_back(DictionaryKind::Headers).unwrap(), 1);
+        assert!(library.edition().header_order("phone-1").is_empty());
+        assert!(library.shelves().headers.get(id).is_some(), "clients that have not heard may name it");
+        let again = Library::open(&settings(&folder), true).unwrap();
+        assert!(again.shelves().headers.get(id).is_some());
     }
 
     #[test]

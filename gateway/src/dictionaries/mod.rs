@@ -18,7 +18,7 @@ mod sampler;
 pub use self::{
     edition::{Edition, Entry},
     header_sampler::HeaderSampler,
-    library::{Library, LibraryError},
+    library::{Library, LibraryError, Shelves},
     redact::{InvalidRule, Rule},
     retrain::{Judgement, RetrainError, retrain, train_headers_now, watch},
     sampler::{Sampler, Sampling, sampled},

@@ -148,7 +148,8 @@ impl Attendance {
         let is_first = self.told.dictionaries == 0;
         self.told.dictionaries = edition.revision;
         // WELCOME has named the same: only what the client does not hold is news then.
-        if !is_first || edition.is_news_to(client_id, &control.peer().dictionaries) {
+        let named = control.header_dictionary().map(|dictionary| dictionary.id());
+        if !is_first || edition.is_news_to(client_id, &control.peer().dictionaries, named) {
             control.offer(edition.offer(client_id));
         }
     }

@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use towline_protocols::{
-    compress::{Compressor, Shelf},
+    compress::Compressor,
     link::{Config, GoAway, Limits, Policy, proto::Reason},
 };
 
-use crate::settings::{ClientPolicy, Settings};
+use crate::{
+    dictionaries::Shelves,
+    settings::{ClientPolicy, Settings},
+};
 
 /// How late a promised beat may be: a radio's wake-up and a lost packet or two.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(15);
 
 /// Makes the machines' configuration.
-pub(crate) fn config(settings: &Settings, dictionaries: Shelf) -> Config {
+pub(crate) fn config(settings: &Settings, dictionaries: Shelves) -> Config {
     let (limits, session, compression) = (&settings.limits, &settings.session, &settings.compression);
     let bytes = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     Config {
@@ -27,7 +30,8 @@ pub(crate) fn config(settings: &Settings, dictionaries: Shelf) -> Config {
             message_bytes_max: bytes(limits.message_bytes_max),
             streams_max: bytes(limits.streams_max),
         },
-        dictionaries,
+        dictionaries: dictionaries.payload,
+        header_dictionaries: dictionaries.headers,
         compressor: compression.enabled.then(|| Compressor::new(compression.level, compression.bytes_min)),
         heartbeat_max: session.heartbeat_max,
         heartbeat_grace: HEARTBEAT_GRACE,
@@ -94,7 +98,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.limits.streams_max = 7;
         settings.compression.enabled = false;
-        let config = config(&settings, Shelf::default());
+        let config = config(&settings, Shelves::default());
         assert_eq!(config.limits.streams_max, 7);
         assert!(config.compressor.is_none());
     }

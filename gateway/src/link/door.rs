@@ -70,8 +70,8 @@ pub(super) async fn login(
     check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
     let opened = gateway.sessions.open(hello, proven.user.clone());
-    let opened = opened.map_err(|error| refused_hello(&gateway, hello, error))?;
-    count_reference(&gateway, hello, "known");
+    let opened = opened.map_err(|error| refused_hello(&gateway, error))?;
+    count_known(&gateway, hello);
     let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, .. } = opened;
     let Opened { subscriptions, headers, headers_kept, .. } = opened;
     proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
@@ -84,9 +84,9 @@ pub(super) async fn login(
 }
 
 /// What CLOSE says to a HELLO that the session did not follow.
-fn refused_hello(gateway: &Gateway, hello: &Hello, error: OpenError) -> LinkError {
+fn refused_hello(gateway: &Gateway, error: OpenError) -> LinkError {
     if error == OpenError::UnknownHeaders {
-        count_reference(gateway, hello, "unknown");
+        count_reference(gateway, "session_headers", "unknown");
     }
     LinkError::new(error.close_code(), error.to_string())
 }
@@ -107,7 +107,7 @@ pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> O
     let proven = credentials::prove_cheaply(gateway, origin, hello)?;
     let visited = gateway.sessions.visit(hello, proven.user.clone())?;
     let (holds, handshake) = Handshake::pending();
-    count_reference(gateway, hello, "known");
+    count_known(gateway, hello);
     let Visited { lease, session_id, seq_min, unknown, awaited, headers, headers_kept } = visited;
     let session_headers_kept_s = headers_kept_s(gateway, headers_kept);
     let mut welcome = Welcome { seq_min, session_headers_kept_s, ..welcome(true, session_id, unknown) };
@@ -140,8 +140,8 @@ pub(super) async fn call_in(
     check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
     let visit = gateway.sessions.visit_short(hello, proven.user.clone());
-    let visit = visit.map_err(|error| refused_hello(&gateway, hello, error))?;
-    count_reference(&gateway, hello, "known");
+    let visit = visit.map_err(|error| refused_hello(&gateway, error))?;
+    count_known(&gateway, hello);
     let ShortVisit { lease, session_id, seq_min, resumed, attached, refused, .. } = visit;
     let ShortVisit { pushes, headers, headers_kept, .. } = visit;
     proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
@@ -170,8 +170,10 @@ fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {
 impl Admission {
     /// WELCOME names the dictionaries that this client is to use.
     pub(super) fn prefer_dictionaries(&mut self, control: &mut Control) {
-        let session = self.door.lease.session();
-        let order = self.door.gateway.dictionaries.edition().order(session.client_id());
+        let client_id = self.door.lease.session().client_id();
+        let edition = self.door.gateway.dictionaries.edition();
+        let order = edition.order(client_id);
+        self.welcome.header_dictionaries = edition.header_order(client_id);
         control.prefer(&order);
         self.welcome.limits.get_or_insert_default().dictionaries = order;
     }
@@ -288,8 +290,16 @@ fn check_session_headers(gateway: &Gateway, hello: &Hello) -> Result<(), LinkErr
     Ok(())
 }
 
-fn count_reference(gateway: &Gateway, hello: &Hello, outcome: &str) {
+/// HELLO was followed.
+fn count_known(gateway: &Gateway, hello: &Hello) {
     if !hello.session_headers_hash.is_empty() {
-        gateway.metrics.hello_references.with_label_values(&["session_headers", outcome]).inc();
+        count_reference(gateway, "session_headers", "known");
     }
+    if hello.header_dictionary != 0 {
+        count_reference(gateway, "header_dictionary", "known");
+    }
+}
+
+pub(super) fn count_reference(gateway: &Gateway, what: &str, outcome: &str) {
+    gateway.metrics.hello_references.with_label_values(&[what, outcome]).inc();
 }

@@ -238,7 +238,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         // What came before a fault still counts.
         self.follow_events().await?;
-        handled.map_err(End::from)
+        handled.map_err(|error| {
+            if error.code == CloseCode::UnknownReference {
+                door::count_reference(&self.gateway, "header_dictionary", "unknown");
+            }
+            error.into()
+        })
     }
 
     async fn follow_events(&mut self) -> Result<(), End> {

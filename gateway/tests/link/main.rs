@@ -15,6 +15,7 @@ mod durable;
 mod early_data;
 mod early_quic;
 mod faults;
+mod header_dictionaries;
 mod header_sampling;
 mod limits;
 mod metered;

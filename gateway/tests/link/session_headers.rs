@@ -33,7 +33,7 @@ fn with_headers(config: ClientConfig) -> ClientConfig {
 }
 
 /// HELLO as it was sent, and its length.
-fn hello(flight: &[u8]) -> (Box<Hello>, usize) {
+pub fn hello(flight: &[u8]) -> (Box<Hello>, usize) {
     let mut input = BytesMut::from(flight.strip_prefix(&PREFACE).unwrap());
     let before = input.len();
     match decode(&mut input, usize::MAX).unwrap() {
@@ -52,17 +52,17 @@ fn arrived(bed: &Bed) -> bool {
     session_headers().iter().all(|(name, value)| headers[name.as_str()] == *value)
 }
 
-fn gateways_file(identity: &Path) -> PathBuf {
+pub fn gateways_file(identity: &Path) -> PathBuf {
     identity.with_extension("identity.gateways")
 }
 
-/// Waits until the client has written down what its gateway keeps.
-async fn remembered(identity: &Path) -> String {
+/// Waits until the client has written down so of its gateway.
+pub async fn remembered(identity: &Path, fact: &str) -> String {
     let path = gateways_file(identity);
     tokio::time::timeout(Duration::from_secs(20), async {
         loop {
             match std::fs::read_to_string(&path) {
-                Ok(text) if text.contains(" headers ") => return text,
+                Ok(text) if text.contains(fact) => return text,
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
@@ -102,7 +102,7 @@ async fn an_app_that_starts_again_names_them_on_either_transport() {
         let first = start();
         answer(&first, "Echo", "x").await;
         first.close().await;
-        remembered(&identity).await;
+        remembered(&identity, " headers ").await;
         let second = start();
         answer(&second, "Echo", "x").await;
         assert!(arrived(&bed));
@@ -112,7 +112,7 @@ async fn an_app_that_starts_again_names_them_on_either_transport() {
         let mut states = second.states();
         states.mark_unchanged();
         second.reconnect();
-        states.wait_for(|state| !matches!(state, ConnectionState::Online { .. })).await.unwrap();
+        states.changed().await.unwrap();
         online(&second).await;
         answer(&second, "Echo", "x").await;
         known += 1;
@@ -132,7 +132,7 @@ async fn believing(before: &Bed, after: &Bed, transports: Transports) -> Client 
     let first = Client::start(config(before)).unwrap();
     answer(&first, "Echo", "x").await;
     first.close().await;
-    let text = remembered(&identity).await;
+    let text = remembered(&identity, " headers ").await;
     let [old, new] = [before, after].map(|bed| bed.address("edge").to_string());
     std::fs::write(gateways_file(&identity), text.replace(&old, &new)).unwrap();
     Client::start(config(after)).unwrap()

@@ -1,6 +1,9 @@
 //! Header dictionaries: lists of fields that both sides know beforehand, by the hash of their text.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -31,6 +34,7 @@ pub struct HeaderDictionary {
     fields: Vec<HeaderField>,
     /// Positions of each name, in order.
     by_name: HashMap<Bytes, Vec<usize>>,
+    connections: AtomicU64,
 }
 
 /// Why a text is no header dictionary.
@@ -85,7 +89,8 @@ impl HeaderDictionary {
         if fields.len() > HEADER_DICTIONARY_FIELDS_MAX {
             return Err(HeaderDictionaryError::TooLarge);
         }
-        Ok(Self { hash: Sha256::digest(&text).into(), text, fields, by_name })
+        let hash = Sha256::digest(&text).into();
+        Ok(Self { hash, text, fields, by_name, connections: AtomicU64::new(0) })
     }
 
     /// The text of a dictionary with these fields, in this order.
@@ -102,11 +107,27 @@ impl HeaderDictionary {
         self.hash
     }
 
-    /// What names it on the wire: the first 8 bytes of the hash.
-    pub fn id(&self) -> [u8; 8] {
+    /// What names it in HELLO and WELCOME.
+    pub fn id(&self) -> u64 {
+        Self::id_of(&self.hash)
+    }
+
+    /// The id of the dictionary with this hash: the first 8 bytes, in the order in which a protobuf fixed64 has them.
+    /// Both sides compare whole hashes before they hold one, so these need not withstand an attack.
+    pub fn id_of(hash: &[u8; 32]) -> u64 {
         let mut id = [0; 8];
-        id.copy_from_slice(&self.hash[..8]);
-        id
+        id.copy_from_slice(&hash[..8]);
+        u64::from_le_bytes(id)
+    }
+
+    /// Connections that this side has taken with it.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection.
+    pub(crate) fn count_connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The text.

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{LimitsMessage, LinkError};
-use crate::compress::{Compressor, DICTIONARIES_MAX, Shelf};
+use crate::{
+    compress::{Compressor, DICTIONARIES_MAX, Shelf},
+    hpack::HeaderShelf,
+};
 
 /// Behaviour of one side. One per process or listener, behind an `Arc`.
 #[derive(Clone, Debug)]
@@ -12,6 +15,8 @@ pub struct Config {
     pub limits: Limits,
     /// Dictionaries held, the best first. They may change while connections live.
     pub dictionaries: Shelf,
+    /// Header dictionaries held. They may change while connections live.
+    pub header_dictionaries: HeaderShelf,
     /// How messages are compressed; `None` sends them as they are.
     pub compressor: Option<Compressor>,
     /// Server: the longest promise of silence that it accepts.
@@ -30,6 +35,7 @@ impl Default for Config {
         Self {
             limits: Limits::default(),
             dictionaries: Shelf::default(),
+            header_dictionaries: HeaderShelf::default(),
             compressor: Some(Compressor::default()),
             heartbeat_max: Duration::from_secs(300),
             heartbeat_grace: Duration::from_secs(15),

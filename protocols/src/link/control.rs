@@ -21,7 +21,7 @@ use super::{
     field_tables::FieldTables,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
-use crate::hpack::{KnownFields, StaticTable};
+use crate::hpack::{HeaderDictionary, KnownFields};
 pub(super) use dormant::Dormant;
 use heartbeat::{Due, Heartbeat};
 
@@ -62,11 +62,19 @@ pub struct Control {
     /// Pushes or publishes, encoded, in the order of their urgency, those of one urgency as they came.
     messages: VecDeque<(u8, Bytes)>,
     messages_bytes: usize,
-    /// A PIECE that waits until there is nothing else to send.
-    piece: Option<Box<Bytes>>,
+    seldom: Option<Box<Seldom>>,
     /// The peer did not know a dictionary: none is used any more.
     dictionaries_off: bool,
     events: VecDeque<Event>,
+}
+
+/// What most connections have no need of.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// What HELLO names: both directions' header blocks stand behind it.
+    header_dictionary: Option<Arc<HeaderDictionary>>,
+    /// A PIECE that waits until there is nothing else to send.
+    piece: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +88,17 @@ enum Phase {
 impl Control {
     /// A client's control stream on QUIC; `hello` comes from [`super::client::Session::hello`].
     pub fn client(config: Arc<Config>, hello: Hello, now: Instant) -> Self {
-        let tables = Self::tables(&config);
-        Self { tables, ..Self::introducing(config, hello, now) }
+        let control = Self::introducing(config, hello, now);
+        Self { tables: control.new_tables(), ..control }
     }
 
     fn introducing(config: Arc<Config>, mut hello: Hello, now: Instant) -> Self {
         let mut control = Self::new(config, Role::Client, Phase::Introduction, now);
         hello.limits = Some(control.config.announcement());
+        let dictionary = control.config.header_dictionaries.get(hello.header_dictionary);
+        // Nothing is named that is not here.
+        hello.header_dictionary = dictionary.as_ref().map_or(0, |held| held.id());
+        control.set_header_dictionary(dictionary);
         if hello.next_beat_s > 0 {
             control.heartbeat.set_interval(Some(Duration::from_secs(hello.next_beat_s.into())));
         }
@@ -97,12 +109,28 @@ impl Control {
 
     /// A server's control stream on QUIC.
     pub fn server(config: Arc<Config>, now: Instant) -> Self {
-        let tables = Self::tables(&config);
-        Self { tables, ..Self::new(config, Role::Server, Phase::Introduction, now) }
+        let control = Self::new(config, Role::Server, Phase::Introduction, now);
+        Self { tables: control.new_tables(), ..control }
     }
 
-    fn tables(config: &Config) -> Option<Arc<FieldTables>> {
-        Some(Arc::new(FieldTables::new(config.limits.clamped(), KnownFields::from(StaticTable::link()))))
+    fn new_tables(&self) -> Option<Arc<FieldTables>> {
+        Some(Arc::new(FieldTables::new(self.config.limits.clamped(), self.known_fields())))
+    }
+
+    /// What header blocks of both directions stand behind, once HELLO was said.
+    pub(super) fn known_fields(&self) -> KnownFields {
+        KnownFields::link(self.header_dictionary().cloned())
+    }
+
+    /// The header dictionary that HELLO names.
+    pub fn header_dictionary(&self) -> Option<&Arc<HeaderDictionary>> {
+        self.seldom.as_ref()?.header_dictionary.as_ref()
+    }
+
+    fn set_header_dictionary(&mut self, dictionary: Option<Arc<HeaderDictionary>>) {
+        if dictionary.is_some() {
+            self.seldom.get_or_insert_default().header_dictionary = dictionary;
+        }
     }
 
     /// The client's side of a TCP connection begins with the preface.
@@ -132,7 +160,7 @@ impl Control {
             out: BytesMut::new(),
             messages: VecDeque::new(),
             messages_bytes: 0,
-            piece: None,
+            seldom: None,
             dictionaries_off: false,
             events: VecDeque::new(),
         }
@@ -322,7 +350,7 @@ impl Control {
             self.send(&Frame::Close { code, text: text.to_owned() });
             self.phase = Phase::Closed;
             self.messages.clear();
-            self.piece = None;
+            self.take_piece(&mut BytesMut::new());
             self.messages_bytes = 0;
         }
     }

@@ -17,7 +17,7 @@ pub use generated::{
 impl Hello {
     /// Whether the server must hold something to understand it: if not, it answers UNKNOWN_REFERENCE.
     pub fn refers(&self) -> bool {
-        !self.session_headers_hash.is_empty()
+        !self.session_headers_hash.is_empty() || self.header_dictionary != 0
     }
 }
 

@@ -2,13 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "test support: a failure here is the test's")]
 
-use bytes::Bytes;
-use towline_protocols::link::{
-    CloseCode, Config, Event, Header, Hello, Priority, RpcError, RpcErrorKind, SessionHeaders, Welcome,
-    client::{CallOptions, Fate, Session},
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use towline_protocols::{
+    hpack::{HeaderDictionary, HeaderField, HeaderShelf},
+    link::{
+        CloseCode, Config, Control, Event, Header, Hello, Priority, RequestHead, RpcError, RpcErrorKind,
+        SessionHeaders, StreamCodec, Welcome,
+        client::{CallOptions, Fate, Session},
+        frame::{Frame, RequestFrame, decode},
+    },
 };
 
-use crate::pair::{Pair, head, hello, status_200};
+use crate::pair::{Pair, field, head, hello, origin, status_200};
 
 fn session_headers() -> Vec<Header> {
     let field = |name: &'static str, value: String| Header { name: name.into(), value: value.into() };
@@ -114,4 +121,161 @@ fn a_refused_connection_is_none_that_a_request_was_sent_on() {
         panic!()
     };
     assert_eq!(error.execution, towline_protocols::link::Execution::NotRun);
+}
+
+/// What most requests and answers of an app have.
+fn dictionary() -> Arc<HeaderDictionary> {
+    let fields = [
+        (":path", "/orders.Orders/Place"),
+        ("x-app-version", "7.12.3 (build 4711)"),
+        (":authority", "api.shop.example"),
+        ("server", "orders/2.1"),
+    ];
+    let fields = fields.map(|(name, value)| HeaderField::from_static(name, value));
+    Arc::new(HeaderDictionary::parse(HeaderDictionary::text_of(&fields)).unwrap())
+}
+
+fn holding(dictionary: &Arc<HeaderDictionary>) -> Config {
+    let header_dictionaries = HeaderShelf::default();
+    header_dictionaries.replace(vec![Arc::clone(dictionary)]);
+    Config { header_dictionaries, ..Config::default() }
+}
+
+fn fields() -> Vec<HeaderField> {
+    vec![
+        field(":method", "POST"),
+        field(":path", "/orders.Orders/Place"),
+        field(":authority", "api.shop.example"),
+        field("x-app-version", "7.12.3 (build 4711)"),
+        // Not in the dictionary: it goes into the dynamic table, behind.
+        field("x-shop", "north"),
+    ]
+}
+
+fn answer() -> Vec<HeaderField> {
+    vec![field(":status", "200"), field("server", "orders/2.1"), field("x-shop", "north")]
+}
+
+fn request() -> RequestHead {
+    RequestHead { fields: fields(), ..RequestHead::default() }
+}
+
+fn block_of_request(wire: &BytesMut) -> Bytes {
+    let mut input = wire.clone();
+    while let Some(frame) = decode(&mut input, usize::MAX).unwrap() {
+        if let Frame::Request(RequestFrame { header_block, .. }) = frame {
+            return header_block;
+        }
+    }
+    panic!("no REQUEST")
+}
+
+/// The client's next flight, which the server has handled.
+fn flight(pair: &mut Pair) -> BytesMut {
+    let mut wire = BytesMut::new();
+    pair.client.poll_transmit(pair.now, &mut wire, usize::MAX);
+    let seen = BytesMut::from(wire.strip_prefix(b"\xf4TWL").unwrap_or(&wire));
+    pair.to_server.unsplit(wire);
+    pair.run().unwrap();
+    seen
+}
+
+#[test]
+fn both_directions_stand_behind_the_dictionary_from_the_first_block_on() {
+    let dictionary = dictionary();
+    let config = holding(&dictionary);
+    let named = Hello { header_dictionary: dictionary.id(), ..hello() };
+    let mut pair = Pair::with(config.clone(), config, named);
+    for (seq, block_bytes_max) in [(1, 18), (2, 5)] {
+        pair.client.send_request(seq, request(), true).unwrap();
+        let block = block_of_request(&flight(&mut pair));
+        // An octet or two for each known field; `x-shop` is spelled out once.
+        assert!(block.len() <= block_bytes_max, "{seq}: {block:02x?}");
+        if seq == 1 {
+            pair.server.control().welcome(Welcome::default());
+        }
+        pair.server.send_response(seq, answer(), true).unwrap();
+        pair.run().unwrap();
+    }
+    let requested = |event: &Event| matches!(event, Event::Request { head, .. } if head.fields == fields());
+    assert_eq!(pair.server_events.iter().filter(|event| requested(event)).count(), 2);
+    let answered = |event: &Event| matches!(event, Event::Response { fields, .. } if *fields == answer());
+    assert_eq!(pair.client_events.iter().filter(|event| answered(event)).count(), 2);
+    assert_eq!(dictionary.connections(), 1, "the server counts it");
+}
+
+#[test]
+fn a_connection_keeps_its_dictionary_when_it_is_withdrawn_and_when_it_rests() {
+    let dictionary = dictionary();
+    let config = holding(&dictionary);
+    let shelf = config.header_dictionaries.clone();
+    let named = Hello { header_dictionary: dictionary.id(), ..hello() };
+    let mut pair = Pair::with(config.clone(), config, named);
+    pair.run().unwrap();
+    pair.server.control().welcome(Welcome::default());
+    pair.run().unwrap();
+    shelf.replace(Vec::new());
+    // No block was coded yet: what codes it is made behind the rest.
+    let resting = std::mem::replace(
+        &mut pair.server,
+        towline_protocols::link::Connection::server(Arc::default(), pair.now),
+    );
+    pair.server = resting.rest().unwrap().wake(pair.now);
+    pair.client.send_request(1, request(), true).unwrap();
+    assert!(block_of_request(&flight(&mut pair)).len() <= 18);
+    pair.server.send_response(1, answer(), true).unwrap();
+    pair.run().unwrap();
+    let answered = |event: &Event| matches!(event, Event::Response { fields, .. } if *fields == answer());
+    assert!(pair.client_events.iter().any(answered));
+}
+
+#[test]
+fn a_server_without_the_dictionary_refuses_before_it_reads_anything() {
+    let dictionary = dictionary();
+    let named = Hello { header_dictionary: dictionary.id(), ..hello() };
+    let mut pair = Pair::with(holding(&dictionary), Config::default(), named.clone());
+    pair.client.send_request(1, request(), true).unwrap();
+    assert_eq!(pair.run().unwrap_err().code, CloseCode::UnknownReference);
+    assert!(pair.server_events.is_empty(), "{:?}", pair.server_events);
+    pair.run().unwrap();
+    let refused = |event: &Event| matches!(event, Event::Close { code: CloseCode::UnknownReference, .. });
+    assert!(matches!(&pair.client_events[..], [only] if refused(only)), "{:?}", pair.client_events);
+    // A client names nothing that it does not hold.
+    let mut pair = Pair::with(Config::default(), Config::default(), named);
+    pair.run().unwrap();
+    assert!(matches!(&pair.server_events[..], [Event::Hello(hello)] if hello.header_dictionary == 0));
+}
+
+#[test]
+fn streams_of_quic_stand_behind_it_too() {
+    let (now, dictionary) = (origin(), dictionary());
+    let config = Arc::new(holding(&dictionary));
+    let named = Hello { header_dictionary: dictionary.id(), ..hello() };
+    let mut client = Control::client(config.clone(), named, now);
+    let mut server = Control::server(config, now);
+    let (mut control, mut wire) = (BytesMut::new(), BytesMut::new());
+    // The request goes before WELCOME.
+    let mut caller = StreamCodec::client(client.stream_settings(), 1, 1);
+    caller.send_request(&request(), true, &mut wire).unwrap();
+    let block = block_of_request(&wire);
+    assert!(block.len() <= 22, "{block:02x?}");
+    client.poll_transmit(now, &mut control, usize::MAX);
+    server.handle_bytes(now, &mut control).unwrap();
+    let mut callee = StreamCodec::server(server.stream_settings(), 1);
+    callee.handle_bytes(&mut wire).unwrap();
+    let Some(Event::Request { head, .. }) = callee.poll_event().unwrap() else { panic!("no request") };
+    assert_eq!(head.fields, fields());
+    server.welcome(Welcome::default());
+    server.poll_transmit(now, &mut control, usize::MAX);
+    client.handle_bytes(now, &mut control).unwrap();
+    callee.send_response(&answer(), true, &mut wire).unwrap();
+    caller.handle_bytes(&mut wire).unwrap();
+    let Some(Event::Response { fields, .. }) = caller.poll_event().unwrap() else { panic!("no answer") };
+    assert_eq!(fields, answer());
+    // A server that does not hold it.
+    let named = Hello { header_dictionary: dictionary.id(), ..hello() };
+    let mut client = Control::client(Arc::new(holding(&dictionary)), named, now);
+    client.poll_transmit(now, &mut control, usize::MAX);
+    let refused = Control::server(Arc::default(), now).handle_bytes(now, &mut control);
+    assert_eq!(refused.unwrap_err().code, CloseCode::UnknownReference);
 }

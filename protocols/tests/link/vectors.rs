@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::{
-    hpack::{Decoder, Encoder, HeaderField, StaticTable},
+    hpack::{Decoder, Encoder, HeaderDictionary, HeaderField, KnownFields, StaticTable},
     link::{
         Ack, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch, Filter, GoAway, Header,
         Hello, Offer, OfferedDictionary, Piece, Policy, Priority, RequestHead, RpcError, RpcErrorKind,
@@ -70,6 +70,19 @@ fn block(fields: &[HeaderField]) -> Bytes {
     block.into()
 }
 
+/// The same as those of `request`, behind the header dictionary of the document.
+fn dictionary_block() -> Bytes {
+    let known = KnownFields::link(Some(Arc::new(dictionary())));
+    let mut block = Vec::new();
+    Encoder::new(known, 4096).encode(&request_fields(), &mut block);
+    block.into()
+}
+
+fn dictionary() -> HeaderDictionary {
+    let text = include_str!("../../PROTOCOL.md").split("```header-dictionary\n").nth(1).unwrap();
+    HeaderDictionary::parse(text.split("```").next().unwrap().to_owned()).unwrap()
+}
+
 fn request_frames() -> Vec<(&'static str, Frame)> {
     let request = RequestFrame {
         seq: 1,
@@ -81,6 +94,7 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         part: Some(part(b"\x0a\x03tea")),
         end: true,
     };
+    let dictionary_request = RequestFrame { header_block: dictionary_block(), ..request.clone() };
     let response = ResponseFrame {
         seq: 1,
         header_block: block(&[field(":status", "200"), field("content-type", "application/grpc")]),
@@ -110,6 +124,7 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         ("attach", Frame::Attach { seq: 5, messages_received: 2 }),
         ("qpack-encoder", Frame::QpackEncoder(Bytes::from_static(b"\x3f\xe1\x1f\xff\x26\x02d7"))),
         ("qpack-request", Frame::Request(qpack_request())),
+        ("request-dictionary", Frame::Request(dictionary_request)),
         ("qpack-decoder", Frame::QpackDecoder(Bytes::from_static(b"\x81"))),
         ("extension", Frame::Extension(31)),
     ]
@@ -139,6 +154,8 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ..Hello::default()
     };
     let headers = SessionHeaders::of(&[Header { name: "x-app-version".into(), value: "7.1".into() }]);
+    let standing =
+        Hello { header_dictionary: dictionary().id(), epoch: 4, waiting: Vec::new(), ..hello.clone() };
     let named = Hello {
         session_headers_hash: headers.hash().to_vec().into(),
         epoch: 3,
@@ -178,6 +195,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     vec![
         ("hello", Frame::Hello(Box::new(hello))),
         ("hello-named", Frame::Hello(Box::new(named))),
+        ("hello-dictionary", Frame::Hello(Box::new(standing))),
         ("welcome", Frame::Welcome(Box::new(welcome))),
         ("hello-token", Frame::Hello(Box::new(hello_token))),
         ("welcome-token", Frame::Welcome(Box::new(welcome_token))),

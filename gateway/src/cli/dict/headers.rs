@@ -112,7 +112,7 @@ fn report(trained: &TrainedHeaders, path: &Path) -> String {
 pub(super) fn describe(dictionary: &HeaderDictionary) -> String {
     format!(
         "id          {}\nsha256      {}\nsize        {} bytes, {} fields",
-        shown_hash(&dictionary.id()),
+        shown_hash(&dictionary.hash()[..8]),
         shown_hash(&dictionary.hash()),
         dictionary.text().len(),
         dictionary.fields().len()

@@ -3,17 +3,17 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use towline_dictionaries::DictionaryFile;
 use towline_protocols::{
     compress::{Compressor, DictionarySet, MESSAGE_BYTES_MIN_DEFAULT},
+    hpack::HeaderShelf,
     link::{
-        Config, Connection, Header, Hello, RequestHead, Welcome,
+        Config, Connection, Header, Hello, RequestHead, SessionHeaders, Welcome,
         client::{CallOptions, Session},
         frame::{self, Frame, PREFACE},
     },
 };
 
-use super::{Sizes, Wire};
+use super::{Dictionaries, Sizes, Wire};
 use crate::corpus::{Client, Exchange, Half};
 
 /// What a request carries beside what the corpus's link form has.
@@ -22,6 +22,15 @@ pub(super) enum Dress {
     Plain,
     /// The request id and the trace of the other protocols' requests.
     Traced,
+}
+
+/// What a connection can build on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// The session's first connection.
+    None,
+    /// The server has the session's headers, and both sides the dictionaries.
+    Known,
 }
 
 /// A client's and a server's machine.
@@ -45,17 +54,30 @@ impl Link {
     pub(super) fn open(
         client: &Client,
         dress: Dress,
-        dictionary: Option<&DictionaryFile>,
+        past: Past,
+        dictionaries: Option<&Dictionaries>,
         level: i32,
     ) -> Result<Self, String> {
-        let config = Arc::new(config(dictionary, level)?);
         let mut session = Session::new("app-3f8c1d2e", [7; 16], 0);
         let header = |field: &towline_protocols::hpack::HeaderField| Header {
             name: field.name.clone(),
             value: field.value.clone(),
         };
-        let session_headers = client.session_fields.iter().map(header).collect();
-        let hello = session.hello(Hello { session_headers, ..Hello::default() });
+        let session_headers: Vec<Header> = client.session_fields.iter().map(header).collect();
+        // Of the length that random numbers have.
+        let welcome = Welcome { session_id: u64::MAX / 3, push_line: u64::MAX / 5, ..Welcome::default() };
+        let mut base = Hello::default();
+        match past {
+            Past::None => base.session_headers = session_headers,
+            Past::Known => {
+                let first = session.hello(Hello::default());
+                session.on_welcome(&first, &welcome);
+                base.session_headers_hash = SessionHeaders::of(&session_headers).hash().to_vec().into();
+                base.header_dictionary = dictionaries.map_or(0, |both| both.headers.id());
+            }
+        }
+        let config = Arc::new(config(dictionaries, level)?);
+        let hello = session.hello(base);
         let now = now();
         let mut link = Self {
             now,
@@ -67,7 +89,6 @@ impl Link {
         };
         let flow = link.carry_up()?;
         link.opening_bytes = PREFACE.len() + flow.header + flow.body;
-        let welcome = Welcome { session_id: 7, ..Welcome::default() };
         link.session.on_welcome(&hello, &welcome);
         link.server.control().welcome(welcome);
         link.carry_down()?;
@@ -127,14 +148,16 @@ impl Wire for Link {
     }
 }
 
-fn config(dictionary: Option<&DictionaryFile>, level: i32) -> Result<Config, String> {
-    let mut set = DictionarySet::new();
-    if let Some(file) = dictionary {
-        let prepared = file.prepare(level).map_err(|error| error.to_string())?;
+fn config(dictionaries: Option<&Dictionaries>, level: i32) -> Result<Config, String> {
+    let (mut set, header_dictionaries) = (DictionarySet::new(), HeaderShelf::default());
+    if let Some(both) = dictionaries {
+        header_dictionaries.replace(vec![Arc::clone(&both.headers)]);
+        let prepared = both.payload.prepare(level).map_err(|error| error.to_string())?;
         set.insert(prepared).map_err(|error| error.to_string())?;
     }
     Ok(Config {
         dictionaries: set.into(),
+        header_dictionaries,
         compressor: Some(Compressor::new(level, MESSAGE_BYTES_MIN_DEFAULT)),
         ..Config::default()
     })

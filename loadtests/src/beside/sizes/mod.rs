@@ -4,15 +4,20 @@ mod http1;
 mod http2;
 mod link;
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use towline_dictionaries::{DictionaryFile, TrainOptions, train};
+use towline_dictionaries::{
+    DictionaryFile, TrainOptions,
+    headers::{HeaderOptions, HeaderSample, train_headers},
+    train,
+};
+use towline_protocols::hpack::HeaderDictionary;
 
 use self::{
     http1::Http1,
     http2::{Coding, Http2},
-    link::{Dress, Link},
+    link::{Dress, Link, Past},
 };
 use super::{
     CommonArgs,
@@ -26,7 +31,10 @@ pub struct BytesArgs {
     /// A payload dictionary to use [default: one trained on the corpus's training part]
     #[arg(long, value_name = "FILE")]
     pub dictionary: Option<PathBuf>,
-    /// Size of the dictionary that is trained
+    /// A header dictionary to use [default: one trained on the corpus's training part]
+    #[arg(long, value_name = "FILE")]
+    pub header_dictionary: Option<PathBuf>,
+    /// Size of the payload dictionary that is trained
     #[arg(long, default_value_t = 64 * 1024)]
     pub dictionary_bytes: usize,
     /// Level of zstd with the dictionary, on the link
@@ -35,6 +43,12 @@ pub struct BytesArgs {
     /// Options of every comparison.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// What both sides of the link hold.
+struct Dictionaries {
+    payload: DictionaryFile,
+    headers: Arc<HeaderDictionary>,
 }
 
 /// Bytes of one exchange, below TLS. A DATA frame is body with its head; a message that stands in another
@@ -68,13 +82,13 @@ const SHOWN: [(&str, usize); 3] = [("1st", 0), ("2nd", 1), ("100th", 99)];
 
 /// Measures every protocol on connections of the held-back clients, one each.
 pub(super) fn run(args: &BytesArgs, report: &mut Report) -> Result<(), String> {
-    let dictionary = dictionary(args)?;
+    let dictionaries = Dictionaries { payload: dictionary(args)?, headers: header_dictionary(args)? };
     let clients: Vec<_> = clients(Part::HeldBack).collect();
     let columns = ["total", "req header", "req body", "resp header", "resp body"];
     let mut table = Table::new("Bytes per exchange of the corpus, mean, below TLS", &columns);
     let columns = ["client sends", "before", "req header", "req body"];
     let mut opening = Table::new("First flight of a fresh connection, mean, below TLS", &columns);
-    for (name, open) in protocols(&dictionary, args.level) {
+    for (name, open) in protocols(&dictionaries, args.level) {
         args.common.say(&format!("bytes: {name}"));
         let taken: Vec<_> = clients.iter().map(|client| take(&open, client)).collect::<Result<_, _>>()?;
         let all = || taken.iter().flat_map(|taken| &taken.sizes);
@@ -91,7 +105,13 @@ pub(super) fn run(args: &BytesArgs, report: &mut Report) -> Result<(), String> {
     table
         .note("20 connections with 120 exchanges each; link requests carry no x-request-id and traceparent,");
     table.note("but for `link, traced`. A link's response header includes the client's credit; the next request acknowledges.");
-    opening.note("`before`: preface and SETTINGS, or preface and HELLO with the session's header fields.");
+    opening.note(
+        "`before`: preface and SETTINGS, or preface and HELLO. On a link's first connection HELLO has the",
+    );
+    opening.note(
+        "session's header fields; `towline` and `link, traced` are a later connection of a session: HELLO",
+    );
+    opening.note("names them, and a header dictionary, by their hashes.");
     report.add(table);
     report.add(opening);
     Ok(())
@@ -109,20 +129,39 @@ fn dictionary(args: &BytesArgs) -> Result<DictionaryFile, String> {
     train(&messages, TrainOptions { size: args.dictionary_bytes }).map_err(|error| error.to_string())
 }
 
-fn protocols(dictionary: &DictionaryFile, level: i32) -> Vec<(&'static str, Open<'_>)> {
+fn header_dictionary(args: &BytesArgs) -> Result<Arc<HeaderDictionary>, String> {
+    if let Some(path) = &args.header_dictionary {
+        let text = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let parsed = HeaderDictionary::parse(text);
+        return parsed.map(Arc::new).map_err(|error| format!("{}: {error}", path.display()));
+    }
+    args.common.say("bytes: training a header dictionary");
+    trained_headers().map(Arc::new)
+}
+
+fn trained_headers() -> Result<HeaderDictionary, String> {
+    let lists = Part::Training.clients().zip(clients(Part::Training)).flat_map(|(seed, client)| {
+        let halves = client.exchanges.into_iter().flat_map(|it| [it.link.request, it.link.response]);
+        halves.map(move |half| HeaderSample::of(seed, &half.fields, |_| false)).collect::<Vec<_>>()
+    });
+    train_headers(&lists.collect::<Vec<_>>(), HeaderOptions::default()).map_err(|error| error.to_string())
+}
+
+fn protocols(dictionaries: &Dictionaries, level: i32) -> Vec<(&'static str, Open<'_>)> {
     let http2 = |coding| -> Open<'_> { Box::new(move |_| Ok(Box::new(Http2::open(coding)?))) };
-    let link = |dress: Dress, trained: bool| -> Open<'_> {
-        let trained = trained.then_some(dictionary);
-        Box::new(move |client| Ok(Box::new(Link::open(client, dress, trained, level)?)))
+    let link = |dress: Dress, past: Past, trained: bool| -> Open<'_> {
+        let trained = trained.then_some(dictionaries);
+        Box::new(move |client| Ok(Box::new(Link::open(client, dress, past, trained, level)?)))
     };
     vec![
         ("HTTP/1.1 + JSON", Box::new(|_| Ok(Box::new(Http1)))),
         ("HTTP/2 + JSON + gzip", http2(Coding::JsonGzip)),
         ("gRPC", http2(Coding::Grpc)),
         ("gRPC + zstd", http2(Coding::GrpcZstd)),
-        ("link, no dictionary", link(Dress::Plain, false)),
-        ("link, traced", link(Dress::Traced, true)),
-        (TOWLINE, link(Dress::Plain, true)),
+        ("link, no dictionary", link(Dress::Plain, Past::None, false)),
+        ("link, 1st connection", link(Dress::Plain, Past::None, true)),
+        ("link, traced", link(Dress::Traced, Past::Known, true)),
+        (TOWLINE, link(Dress::Plain, Past::Known, true)),
     ]
 }
 
@@ -178,17 +217,30 @@ mod tests {
     #[test]
     fn the_link_repeats_no_session_header() {
         let client = client(1);
-        let mut link = Link::open(&client, Dress::Plain, None, 3).unwrap();
+        let mut link = Link::open(&client, Dress::Plain, Past::None, None, 3).unwrap();
         let sizes = first(&mut link);
         assert!(link.opening_bytes() > 300, "the session's fields are in HELLO");
         assert!(sizes[9].request_header < 60, "{sizes:?}");
     }
 
     #[test]
+    fn a_later_connection_names_what_both_sides_hold() {
+        let messages: Vec<String> = (0..500).map(|n| format!("message {}", n * 7919)).collect();
+        let payload = train(&messages, TrainOptions { size: 1024 }).unwrap();
+        let both = Dictionaries { payload, headers: Arc::new(trained_headers().unwrap()) };
+        let client = client(1_000_001);
+        let open = |past| Link::open(&client, Dress::Plain, past, Some(&both), 3).unwrap();
+        let (mut cold, mut known) = (open(Past::None), open(Past::Known));
+        assert!(cold.opening_bytes() > 300 && known.opening_bytes() < 120, "{}", known.opening_bytes());
+        let [cold, known] = [first(&mut cold)[0], first(&mut known)[0]];
+        assert!(known.request_header + 10 < cold.request_header, "{known:?}, {cold:?}");
+    }
+
+    #[test]
     fn every_service_is_smaller_on_the_link_than_as_grpc() {
         let client = client(2);
         let mut grpc = Http2::open(Coding::Grpc).unwrap();
-        let mut link = Link::open(&client, Dress::Plain, None, 3).unwrap();
+        let mut link = Link::open(&client, Dress::Plain, Past::None, None, 3).unwrap();
         for exchange in client.exchanges.iter().take(4 * SERVICES.len()) {
             let (grpc, link) = (grpc.exchange(exchange).unwrap(), link.exchange(exchange).unwrap());
             assert!(link.total() < grpc.total(), "{:?}: {link:?}, {grpc:?}", exchange.service);

@@ -7,7 +7,7 @@ use super::{
     stream::{Inbound, Receiving, Sending, Stream},
 };
 use crate::{
-    hpack::{Decoder, HeaderField, HpackError, StaticTable},
+    hpack::{Decoder, HeaderField, HpackError, KnownFields},
     link::{
         CloseCode, Config, Event, Execution, Limits, LinkError, RequestHead, Role, RpcError, RpcErrorKind,
         Welcome, answer,
@@ -355,7 +355,8 @@ impl Connection {
     fn decode_block(&mut self, block: &[u8]) -> Result<Result<Vec<HeaderField>, RpcError>, LinkError> {
         let role = self.control.role();
         let limits = self.control.config().limits.clamped();
-        let decoder = self.decoder.get_or_insert_with(|| Box::new(new_decoder(role, limits)));
+        let known = || self.control.known_fields();
+        let decoder = self.decoder.get_or_insert_with(|| Box::new(new_decoder(role, limits, known())));
         match decoder.decode(block) {
             Ok(fields) => Ok(Ok(fields)),
             Err(error @ HpackError::HeaderListTooLarge { .. }) => {
@@ -381,14 +382,14 @@ fn read_part(stream: &mut Stream, part: Part, end: bool, config: &Config) -> Res
 
 /// The client's first blocks come under the default table size, before it knows the server's; the
 /// client's own size is known from HELLO.
-fn new_decoder(role: Role, limits: Limits) -> Decoder {
+fn new_decoder(role: Role, limits: Limits, known: KnownFields) -> Decoder {
     let default = Limits::default().header_table_bytes;
     let own = limits.header_table_bytes;
     let header_list_bytes_max = limits.header_list_bytes_max as usize;
     match role {
-        Role::Client => Decoder::new(StaticTable::link(), own as usize, header_list_bytes_max),
+        Role::Client => Decoder::new(known, own as usize, header_list_bytes_max),
         Role::Server => {
-            let mut decoder = Decoder::new(StaticTable::link(), default as usize, header_list_bytes_max);
+            let mut decoder = Decoder::new(known, default as usize, header_list_bytes_max);
             decoder.set_table_size_max(own.max(default) as usize);
             decoder
         }

@@ -7,7 +7,7 @@ use super::{
     stream::{Item, Sending},
 };
 use crate::{
-    hpack::{Encoder, HeaderField, StaticTable},
+    hpack::{Encoder, HeaderField},
     link::{
         Limits, RequestHead, Role, answer,
         frame::{FLAG_END, FrameType, put_stream_frame, request_options, response_options},
@@ -262,7 +262,7 @@ impl Connection {
                     Role::Client => Limits::default().header_table_bytes,
                     Role::Server => self.control.peer().limits.header_table_bytes,
                 };
-                let encoder = Encoder::new(StaticTable::link(), table_bytes as usize);
+                let encoder = Encoder::new(self.control.known_fields(), table_bytes as usize);
                 self.encoder.insert(Box::new(encoder))
             }
         };

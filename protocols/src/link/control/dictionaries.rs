@@ -44,7 +44,7 @@ impl Control {
         if self.phase != Phase::Closed {
             frame::encode(&Frame::Piece(piece), &mut encoded);
         }
-        self.piece = Some(Box::new(encoded.freeze()));
+        self.seldom.get_or_insert_default().piece = Some(encoded.freeze());
     }
 
     /// Client: asks for a piece of a dictionary, or says that it is held now: it is then on the shelf of the
@@ -66,12 +66,14 @@ impl Control {
 
     /// Whether a PIECE waits.
     pub(in crate::link) fn has_piece(&self) -> bool {
-        self.piece.is_some()
+        self.seldom.as_ref().is_some_and(|seldom| seldom.piece.is_some())
     }
 
     /// Writes the PIECE that waits; false when there is none.
     pub(in crate::link) fn take_piece(&mut self, out: &mut BytesMut) -> bool {
-        let Some(piece) = self.piece.take() else { return false };
+        let piece = self.seldom.as_mut().and_then(|seldom| seldom.piece.take());
+        let Some(piece) = piece else { return false };
+        self.seldom.take_if(|seldom| seldom.header_dictionary.is_none());
         out.extend_from_slice(&piece);
         true
     }

@@ -6,13 +6,17 @@ use std::{
 };
 
 use super::{Control, Heartbeat, Phase};
-use crate::link::{Config, Peer, Role};
+use crate::{
+    hpack::HeaderDictionary,
+    link::{Config, Peer, Role},
+};
 
 /// What is kept of a server's control machine while its connection is dormant.
 #[derive(Debug)]
 pub(in crate::link) struct Dormant {
     config: Arc<Config>,
     peer: Peer,
+    header_dictionary: Option<Arc<HeaderDictionary>>,
     dictionaries_off: bool,
     /// All that a server's heartbeat is judged by.
     last_received: Instant,
@@ -32,15 +36,17 @@ impl Control {
 
     pub(in crate::link) fn rest(self) -> Dormant {
         let (last_received, silence_max) = self.heartbeat.promise();
+        let header_dictionary = self.header_dictionary().cloned();
         let Self { config, peer, dictionaries_off, .. } = self;
-        Dormant { config, peer, dictionaries_off, last_received, silence_max }
+        Dormant { config, peer, header_dictionary, dictionaries_off, last_received, silence_max }
     }
 }
 
 impl Dormant {
     pub(in crate::link) fn wake(self, now: Instant) -> Control {
-        let Self { config, peer, dictionaries_off, last_received, silence_max } = self;
-        let control = Control::new(config, Role::Server, Phase::Open, now);
+        let Self { config, peer, header_dictionary, dictionaries_off, last_received, silence_max } = self;
+        let mut control = Control::new(config, Role::Server, Phase::Open, now);
+        control.set_header_dictionary(header_dictionary);
         let heartbeat = Heartbeat::promised(last_received, silence_max);
         Control { introduced: true, peer, dictionaries_off, heartbeat, ..control }
     }

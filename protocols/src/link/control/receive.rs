@@ -7,7 +7,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{
     CLIENT_ID_BYTES_MAX, CONTROL_BYTES_MAX, Control, PUSH_EXPANSION_MAX, Phase, SECRET_BYTES, whole_seconds,
 };
-use crate::hpack::StaticTable;
 use crate::link::{
     CloseCode, Event, Hello, LinkError, Publish, Push, Role, SESSION_HEADERS_HASH_BYTES, Welcome,
     field_tables::FieldTables,
@@ -135,12 +134,13 @@ impl Control {
     /// The peer's limits are known, on QUIC also to the tables.
     fn on_peer(&mut self) {
         if let Some(tables) = &self.tables {
-            tables.on_peer(self.config.limits.clamped(), self.peer.limits, &StaticTable::link().into());
+            tables.on_peer(self.config.limits.clamped(), self.peer.limits, &self.known_fields());
         }
     }
 
     fn on_hello(&mut self, hello: Box<Hello>) -> Result<Event, LinkError> {
         check_hello(&hello)?;
+        self.stand_behind(hello.header_dictionary)?;
         self.peer = self.config.peer(hello.limits.as_ref())?;
         self.choose_dictionary();
         self.on_peer();
@@ -151,6 +151,24 @@ impl Control {
             promised => promised.into(),
         });
         Ok(Event::Hello(hello))
+    }
+
+    /// Server: HELLO names a header dictionary. Blocks that follow cannot be read without it.
+    fn stand_behind(&mut self, id: u64) -> Result<(), LinkError> {
+        if id == 0 {
+            return Ok(());
+        }
+        match self.config.header_dictionaries.get(id) {
+            Some(dictionary) => {
+                dictionary.count_connection();
+                self.set_header_dictionary(Some(dictionary));
+                Ok(())
+            }
+            None => {
+                let rule = "the header dictionary that HELLO names is not known here: say it without";
+                Err(LinkError::new(CloseCode::UnknownReference, rule))
+            }
+        }
     }
 
     fn on_welcome(&mut self, welcome: Box<Welcome>) -> Result<Event, LinkError> {

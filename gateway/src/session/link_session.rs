@@ -20,6 +20,7 @@ use towline_protocols::link::server::Ledger;
 
 use self::{durable::Durable, unheard::Unheard};
 pub(super) use self::{
+    deliveries::PUSH_IDS_RESERVED,
     durable::{Committed, EndingMarks, not_reserved},
     take_over::Adopted,
 };

@@ -4,7 +4,7 @@ use std::{str, sync::Arc};
 
 use super::{
     LinkSession, Sessions,
-    link_session::Identity,
+    link_session::{Identity, PUSH_IDS_RESERVED},
     outcome_record::{Mark, Outcome},
     record::{SessionRecord, decode_push, parse_push_key},
     secret::SecretHash,
@@ -17,10 +17,12 @@ use crate::{
 impl Sessions {
     pub(super) fn restore_all(&self) -> Result<(), StoreError> {
         let store = &self.context.store;
+        let mut ahead = Vec::new();
         for (key, record) in store.scan(Table::Sessions)? {
-            self.restore_session(&key, &record)
+            self.restore_session(&key, &record, &mut ahead)
                 .ok_or_else(|| store.damaged("a session's record is not of this version"))?;
         }
+        self.write_ahead(ahead);
         for (key, record) in store.scan(Table::SessionHeaders)? {
             match str::from_utf8(&key).ok().and_then(|client_id| self.get(client_id)) {
                 Some(session) => session.restore_headers(record),
@@ -63,9 +65,23 @@ impl Sessions {
         Ok(())
     }
 
-    fn restore_session(&self, key: &[u8], record: &[u8]) -> Option<()> {
+    /// What the store says of push ids may have been used up: a session that took the next one and died before it had
+    /// said so would use it again, and its client takes what comes under an id that it has seen for a repeat.
+    fn write_ahead(&self, ahead: Vec<Write>) {
+        if let Err(error) = self.context.store.write_now(ahead) {
+            // It takes nothing that follows either, so that no push is accepted in this life.
+            tracing::error!(%error, "the ids of the next pushes could not be reserved");
+            return;
+        }
+        self.table.iter().for_each(|session| session.reserved_push_ids());
+    }
+
+    fn restore_session(&self, key: &[u8], record: &[u8], ahead: &mut Vec<Write>) -> Option<()> {
         let client_id: Arc<str> = str::from_utf8(key).ok()?.into();
-        let record = SessionRecord::decode(record)?;
+        let mut record = SessionRecord::decode(record)?;
+        let push_ids_used = record.push_ids_reserved;
+        record.push_ids_reserved += PUSH_IDS_RESERVED;
+        let reserving = record.encode();
         let identity = Identity {
             client_id: client_id.clone(),
             user: record.user,
@@ -75,7 +91,8 @@ impl Sessions {
             // A smaller limits.sessions_max than before: the rest is left in the store, unused.
             return Some(());
         };
-        session.restore_push_ids(record.push_line, record.push_ids_reserved);
+        session.restore_push_ids(record.push_line, push_ids_used);
+        ahead.push(Write::Put { table: Table::Sessions, key: key.to_vec(), value: reserving });
         for (filter, qos) in record.filters {
             let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
             if let Err(error) = self.context.hub.subscribe(&client_id, &filter, options) {

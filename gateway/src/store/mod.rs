@@ -212,6 +212,14 @@ impl Store {
         self.inner.queue.push_unbounded(write);
     }
 
+    /// Writes changes at once, ahead of all that is queued, and waits for the disk. For the start.
+    ///
+    /// # Errors
+    /// They could not be written.
+    pub fn write_now(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        self.inner.disk.write_all(writes)
+    }
+
     /// Whether what is written survives this process. Who can do without need not write to a store that does not.
     pub fn is_lasting(&self) -> bool {
         self.inner.is_lasting

@@ -66,7 +66,7 @@ impl Disk {
         self.failure.lock().get_or_insert(error);
     }
 
-    fn write_all(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+    pub(super) fn write_all(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         let mut failure = self.failure.lock();
         if let Some(error) = &*failure {
             return Err(error.clone());

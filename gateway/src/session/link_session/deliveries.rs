@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Ids reserved with one write. After a restart as many may be left out.
-const PUSH_IDS_RESERVED: u64 = 1024;
+pub(in crate::session) const PUSH_IDS_RESERVED: u64 = 1024;
 /// Larger ids come from a client that makes them up; they must not exhaust the numbers.
 const PUSH_ID_MAX: u64 = 1 << 60;
 /// The bound on what waits for the disk, as it is counted.
@@ -112,6 +112,11 @@ impl LinkSession {
         state.push_line = push_line;
         state.push_id_last = reserved;
         state.push_ids_reserved = reserved;
+    }
+
+    /// The store holds a block of ids beyond those that were restored.
+    pub(in crate::session) fn reserved_push_ids(&self) {
+        self.state.lock().push_ids_reserved += PUSH_IDS_RESERVED;
     }
 
     pub(in crate::session) fn restore_push(&self, push: QueuedPush) {

@@ -5,7 +5,7 @@ use towline_protocols::link::Filter;
 use super::*;
 use crate::{
     hub::{Delivered, Fanout},
-    store::Table,
+    store::{Memory, Table},
 };
 
 fn filter(filter: &str) -> Filter {
@@ -175,6 +175,27 @@ async fn push_ids_never_go_back() {
     let opened = rig.open(&taken(&rig, &[0, 0, 0, last], hello(2)));
     let got = pushes(&opened.lease);
     assert!(got[0].0 > last, "{got:?}");
+}
+
+#[tokio::test]
+async fn the_ids_of_a_life_that_wrote_nothing_are_not_used_again() {
+    let memory = Memory::new().unwrap();
+    let live = || {
+        let (store, writer) = Store::by_hand(&memory);
+        (Rig::on(store, Settings::default(), Clock::simulated()), writer)
+    };
+    let (rig, writer) = live();
+    drop(rig.open(&hello(1)));
+    writer.write();
+    drop((rig, writer));
+    let (rig, writer) = live();
+    rig.hub.push_to_client("phone", &push("lost"));
+    let seen = pushes(&rig.open(&hello(2)).lease)[0].0;
+    drop((rig, writer));
+    let (rig, _writer) = live();
+    rig.hub.push_to_client("phone", &push("kept"));
+    let got = pushes(&rig.open(&hello(3)).lease);
+    assert!(got[0].0 > seen, "{got:?} behind {seen}");
 }
 
 #[tokio::test]

@@ -18,12 +18,12 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use towline_protocols::link::server::Ledger;
 
-use self::{durable::Durable, unheard::Unheard};
 pub(super) use self::{
     deliveries::PUSH_IDS_RESERVED,
     durable::{Committed, EndingMarks, not_reserved},
     take_over::Adopted,
 };
+use self::{durable::Durable, unheard::Unheard};
 use super::{
     Context, Login, OpenError,
     exchange::Exchange,

@@ -59,10 +59,9 @@ impl Front {
     where
         B: http_body::Body<Data = Bytes, Error: fmt::Display> + Unpin + Send + 'static,
     {
-        let request = match short::serve(&self.gateway, &self.origin, request) {
-            Ok(answer) => return answer,
-            Err(request) => request,
-        };
+        if short::is_of_link(&self.gateway, &self.origin, request.uri().path()) {
+            return short::serve(&self.gateway, &self.origin, request);
+        }
         let grpc = is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         if self.gate.demands_password()

@@ -25,27 +25,24 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Says which content types a resource takes (Linked Data Platform 1.0, section 7.1).
 const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 
-/// Serves a request for the link's path on a listener that admits the link; gives back any other, which is for the
-/// router. HELLO says who the client is: credentials of HTTP are not asked for.
-pub(super) fn serve<B>(
-    gateway: &Arc<Gateway>,
-    origin: &Arc<Origin>,
-    request: Request<B>,
-) -> Result<Response<Body>, Request<B>>
+/// Whether a request for `path` is the link's: on listeners that admit it. Any other is for the router.
+pub(super) fn is_of_link(gateway: &Gateway, origin: &Origin, path: &str) -> bool {
+    path == PATH && is_admitted(gateway, origin)
+}
+
+/// Serves a request for the link. HELLO says who the client is: credentials of HTTP are not asked for.
+pub(super) fn serve<B>(gateway: &Arc<Gateway>, origin: &Arc<Origin>, request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes, Error: fmt::Display> + Send + 'static,
 {
-    if request.uri().path() != PATH || !is_admitted(gateway, origin) {
-        return Err(request);
-    }
-    Ok(refusal(gateway, origin, &request).unwrap_or_else(|| {
+    refusal(gateway, origin, &request).unwrap_or_else(|| {
         let patience = patience(request.headers());
         let body = request.into_body().map_err(broken).boxed_unsync();
         let mut answer = Response::new(link::serve_post(gateway, origin, body, patience));
         answer.headers_mut().insert(CONTENT_TYPE, CONTENT);
         answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
         answer
-    }))
+    })
 }
 
 fn is_admitted(gateway: &Gateway, origin: &Origin) -> bool {
@@ -158,7 +155,8 @@ mod tests {
         let origin = Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::Http, true);
         let origin = Arc::new(Origin { handshake, ..origin });
         let request = request.map(|body| http_body_util::Full::new(Bytes::from_static(body.as_bytes())));
-        serve(gateway, &origin, request).ok().map(|answer| answer.status())
+        let is_of_link = is_of_link(gateway, &origin, request.uri().path());
+        is_of_link.then(|| serve(gateway, &origin, request).status())
     }
 
     fn frames(path: &'static str) -> Request<&'static str> {

@@ -38,22 +38,22 @@ impl Control {
 
 /// By which side a frame may be sent is another question.
 fn is_carried(frame: &Frame) -> bool {
-    match frame {
+    matches!(
+        frame,
         Frame::Hello(_)
-        | Frame::Welcome(_)
-        | Frame::Request(_)
-        | Frame::Response(_)
-        | Frame::Answer { .. }
-        | Frame::Data(_)
-        | Frame::Trailers { .. }
-        | Frame::Reset { .. }
-        | Frame::Ack(_)
-        | Frame::Push(_)
-        | Frame::Subscribe(_)
-        | Frame::Subscribed(_)
-        | Frame::GoAway(_)
-        | Frame::Close { .. }
-        | Frame::Extension(_) => true,
-        _ => false,
-    }
+            | Frame::Welcome(_)
+            | Frame::Request(_)
+            | Frame::Response(_)
+            | Frame::Answer { .. }
+            | Frame::Data(_)
+            | Frame::Trailers { .. }
+            | Frame::Reset { .. }
+            | Frame::Ack(_)
+            | Frame::Push(_)
+            | Frame::Subscribe(_)
+            | Frame::Subscribed(_)
+            | Frame::GoAway(_)
+            | Frame::Close { .. }
+            | Frame::Extension(_)
+    )
 }

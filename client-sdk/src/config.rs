@@ -331,6 +331,13 @@ pub struct Limits {
     pub calls_max: usize,
     /// Bytes of messages in calls not yet answered; more are refused with `LimitExceeded`.
     pub queued_bytes_max: usize,
+    /// Of the messages that a stream has sent, the newest so many bytes are kept, and a message before and behind
+    /// them, to be sent again if the connection is lost. Two windows of the gateway are enough, counted as messages
+    /// are before they are compressed.
+    pub upload_buffer_bytes: usize,
+    /// The same of all streams together, without exception; 0 keeps nothing. A stream that is cut where it does not
+    /// keep what the gateway lacks fails with `Cancelled`.
+    pub upload_buffer_bytes_total: usize,
     /// One message after decompression, bytes.
     pub message_bytes_max: usize,
     /// One header list, bytes as RFC 7541, section 4.1 counts.
@@ -359,6 +366,8 @@ impl Default for Limits {
         Self {
             calls_max: 1024,
             queued_bytes_max: 16 << 20,
+            upload_buffer_bytes: 256 << 10,
+            upload_buffer_bytes_total: 16 << 20,
             message_bytes_max: 4 << 20,
             header_list_bytes_max: 16 << 10,
             stream_window: 256 << 10,

@@ -335,6 +335,9 @@ pub struct Session {
     pub outcome_bytes_max: usize,
     /// How long an outcome is kept.
     pub outcome_age_max: Duration,
+    /// How long the rest of a request is waited for whose connection was lost before it had arrived; zero: not at
+    /// all.
+    pub upload_wait: Duration,
     /// Outcomes of durable routes on disk, of all sessions together, bytes.
     pub durable_bytes_max: usize,
     /// Pushes kept per session, count.
@@ -640,6 +643,7 @@ impl Default for Session {
             outcomes_max: 256,
             outcome_bytes_max: 1024 * 1024,
             outcome_age_max: Duration::from_secs(300),
+            upload_wait: Duration::from_secs(30),
             durable_bytes_max: 256 * 1024 * 1024,
             pushes_max: 256,
             push_bytes_max: 1024 * 1024,

@@ -4,9 +4,12 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use towline_protocols::link::{Execution, RequestHead, RpcError};
+use towline_protocols::link::{Execution, RequestHead, RpcError, RpcErrorKind};
 
-use super::{Core, Key, SharedWakers};
+use super::{
+    Core, Key, SharedWakers,
+    outbox::{Outbox, Room, Total},
+};
 
 /// What a new call is made of.
 pub(crate) struct Outgoing {
@@ -47,11 +50,10 @@ pub(crate) struct Call {
     pub(crate) unreadable: u8,
     out: Outgoing,
     pub(super) place: Place,
-    /// Messages of a stream that wait for the line.
-    outbox: VecDeque<Bytes>,
-    outbox_bytes: usize,
-    /// Those that a line took which the gateway may still refuse.
-    refusable: Vec<Bytes>,
+    /// Messages of a stream.
+    outbox: Outbox,
+    /// The gateway has the one message of a unary call, and lacks the end.
+    message_arrived: bool,
     /// The app's half has ended.
     finished: bool,
     /// The end of the app's half was given to the line.
@@ -94,7 +96,7 @@ pub(crate) struct Incoming {
 const OUTBOX_BYTES_MAX: usize = 64 << 10;
 
 impl Call {
-    pub(super) fn new(seq: u64, out: Outgoing, now: Instant) -> Self {
+    pub(super) fn new(seq: u64, out: Outgoing, kept: Total, now: Instant) -> Self {
         Self {
             seq,
             wakers: Arc::default(),
@@ -109,9 +111,8 @@ impl Call {
             finished: out.message.is_some(),
             out,
             place: Place::Off,
-            outbox: VecDeque::new(),
-            outbox_bytes: 0,
-            refusable: Vec::new(),
+            outbox: Outbox::new(kept),
+            message_arrived: false,
             end_sent: false,
             incoming: Incoming::default(),
         }
@@ -167,12 +168,11 @@ impl Call {
 
     /// Whether a stream may queue another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.outbox_bytes < OUTBOX_BYTES_MAX
+        self.outbox.waiting_bytes() < OUTBOX_BYTES_MAX
     }
 
     pub(crate) fn push_message(&mut self, message: Bytes) {
-        self.outbox_bytes += message.len();
-        self.outbox.push_back(message);
+        self.outbox.push(message);
     }
 
     pub(crate) fn finish(&mut self) {
@@ -203,42 +203,45 @@ impl Call {
     /// The connection is gone; `waiting` says that its successor's HELLO asks for this call.
     pub(super) fn line_lost(&mut self, waiting: bool) {
         self.place = if waiting { Place::Unknown } else { Place::Off };
-        self.refusable = Vec::new();
         self.incoming.credit_due = 0;
         self.wakers.stream.notify_waiters();
     }
 
-    /// The gateway refuses the line no more.
-    pub(super) fn welcomed(&mut self) {
-        self.refusable = Vec::new();
-    }
-
     /// The gateway has refused the line, on which the request was sent first.
     pub(super) fn never_sent(&mut self) {
-        self.place = Place::Off;
         self.attempts = self.attempts.saturating_sub(1);
-        self.end_sent = false;
-        for message in std::mem::take(&mut self.refusable).into_iter().rev() {
-            self.outbox_bytes += message.len();
-            self.outbox.push_front(message);
-        }
+        self.from_the_beginning();
     }
 
-    /// The gateway has the request: its answer comes over the live connection.
-    pub(super) fn kept(&mut self) {
+    /// What the request asks, apart from its messages.
+    pub(crate) fn asked(&self) -> &RequestHead {
+        &self.out.head
+    }
+
+    /// The gateway has the request: its answer comes over the live connection, on which the request goes on behind
+    /// its first `sent` messages. `None`: the gateway wants no more of it.
+    pub(super) fn kept(&mut self, sent: Option<u64>) -> Result<(), RpcError> {
         self.place = Place::On;
         self.attempts += 1;
-        // A request that had not arrived whole cannot be continued: the gateway ends it.
-        self.end_sent = true;
-        self.outbox.clear();
-        self.outbox_bytes = 0;
-        self.wakers.writable.notify_one();
+        self.end_sent = sent.is_none();
+        let Some(sent) = sent else {
+            self.outbox.clear();
+            self.wakers.writable.notify_one();
+            return Ok(());
+        };
+        self.message_arrived = self.is_unary() && sent == 1;
+        if self.message_arrived || self.outbox.rewind(sent) {
+            return Ok(());
+        }
+        let text = "the connection was lost, and what the gateway lacks of the request is not kept \
+                    (limits.upload_buffer_bytes)";
+        Err(RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text))
     }
 
     /// The gateway does not have the request. If it remembers the session it never had it; if not, nobody knows.
     pub(super) fn send_again(&mut self, resumed: bool) {
         if self.place == Place::Unknown {
-            self.place = Place::Off;
+            self.from_the_beginning();
             self.may_have_run |= !resumed;
         }
     }
@@ -247,8 +250,14 @@ impl Call {
     pub(super) fn reopened(&mut self, seq: u64, error: &RpcError) {
         self.may_have_run |= error.execution != Execution::NotRun;
         self.seq = seq;
+        self.from_the_beginning();
+    }
+
+    /// The session lets only a call begin again that was kept whole.
+    fn from_the_beginning(&mut self) {
         self.place = Place::Off;
-        self.end_sent = false;
+        (self.end_sent, self.message_arrived) = (false, false);
+        self.outbox.rewind(0);
     }
 
     pub(crate) fn fail(&mut self, mut error: RpcError) {
@@ -295,10 +304,17 @@ impl Core {
             self.session.on_request_sent(call.seq);
             acknowledges = self.session.acknowledge_with(call.seq);
         }
-        let is_refusable = self.is_refusable;
         let Some(call) = self.calls.get_mut(&key) else { return true };
-        if let Err(error) = call.pump(sink, acknowledges, is_refusable, now) {
+        if let Err(error) = call.pump(sink, acknowledges, now) {
             call.fail(error);
+        }
+        let (was_whole, room) = (call.outbox.is_whole(), Room::of(&self.limits));
+        // Where the gateway may refuse the line, all is sent again.
+        if !self.is_refusable {
+            call.outbox.trim(room);
+        }
+        if was_whole && !call.outbox.is_whole() {
+            self.session.partly_kept(call.seq);
         }
         true
     }
@@ -310,7 +326,6 @@ impl Call {
         &mut self,
         sink: &mut impl RequestSink,
         acknowledges: bool,
-        is_refusable: bool,
         now: Instant,
     ) -> Result<(), RpcError> {
         if self.place == Place::Off {
@@ -322,9 +337,12 @@ impl Call {
         }
         if let (Some(message), false) = (&self.out.message, self.end_sent) {
             self.end_sent = true;
-            sink.message(self.seq, message.clone(), true)?;
+            match self.message_arrived {
+                true => sink.end(self.seq)?,
+                false => sink.message(self.seq, message.clone(), true)?,
+            }
         }
-        self.pump_outbox(sink, is_refusable)?;
+        self.pump_outbox(sink)?;
         let credit = std::mem::take(&mut self.incoming.credit_due);
         if credit > 0 {
             sink.credit(self.seq, credit);
@@ -332,15 +350,11 @@ impl Call {
         Ok(())
     }
 
-    fn pump_outbox(&mut self, sink: &mut impl RequestSink, is_refusable: bool) -> Result<(), RpcError> {
+    fn pump_outbox(&mut self, sink: &mut impl RequestSink) -> Result<(), RpcError> {
         while !self.end_sent && sink.capacity(self.seq) > 0 {
-            match self.outbox.pop_front() {
+            match self.outbox.next() {
                 Some(message) => {
-                    self.outbox_bytes -= message.len();
-                    self.end_sent = self.finished && self.outbox.is_empty();
-                    if is_refusable {
-                        self.refusable.push(message.clone());
-                    }
+                    self.end_sent = self.finished && !self.outbox.has_waiting();
                     sink.message(self.seq, message, self.end_sent)?;
                     self.wakers.writable.notify_one();
                 }

@@ -4,6 +4,7 @@
 mod call;
 mod events;
 mod inbox;
+mod outbox;
 mod publish;
 mod short;
 mod tokens;
@@ -134,6 +135,8 @@ pub(crate) struct Core {
     forgets: Vec<u64>,
     /// Message bytes of calls that are not answered.
     queued_bytes: usize,
+    /// What streams keep of what they have sent.
+    kept_bytes: outbox::Total,
     /// The gateway does not hold the dictionary that it announced: the live connection is to forget it.
     dictionary_unknown: bool,
     pub(crate) transport: Transport,
@@ -178,6 +181,7 @@ impl Core {
             resets: Vec::new(),
             forgets: Vec::new(),
             queued_bytes: 0,
+            kept_bytes: outbox::Total::default(),
             dictionary_unknown: false,
             transport: Transport::Tcp,
             line: 0,
@@ -219,13 +223,13 @@ impl Core {
             let text = format!("limits.queued_bytes_max: {} bytes wait already", self.queued_bytes);
             return refused(RpcErrorKind::LimitExceeded, text);
         }
-        let options =
-            CallOptions { idempotent: outgoing.head.idempotent, replayable: outgoing.message.is_some() };
+        let idempotent = outgoing.head.idempotent;
+        let options = CallOptions { idempotent, replayable: true, continues: true };
         let seq = self.session.open(options);
         let key = self.next_key;
         self.next_key += 1;
         self.by_seq.insert(seq, key);
-        self.calls.insert(key, Call::new(seq, outgoing, now));
+        self.calls.insert(key, Call::new(seq, outgoing, Arc::clone(&self.kept_bytes), now));
         self.queued_bytes += bytes;
         self.link.wake |= self.may_concern_short();
         self.touch(key);
@@ -381,21 +385,22 @@ impl Core {
         Ok(hello)
     }
 
-    /// Follows what the session says of each call after WELCOME. Returns the calls to attach to, with the
-    /// messages of their answers that arrived before.
-    pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(Key, u64)> {
+    /// Follows what the session says of each call after WELCOME. Returns the calls to attach to.
+    pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<Kept> {
         self.offline = None;
         self.is_refusable = false;
-        self.calls.values_mut().for_each(Call::welcomed);
         let mut kept = Vec::new();
         for (seq, fate) in self.session.on_welcome(hello, welcome) {
             let Some(&key) = self.by_seq.get(&seq) else { continue };
             let Some(call) = self.calls.get_mut(&key) else { continue };
             match fate {
                 Fate::Send => call.send_again(welcome.resumed),
-                Fate::Keep { messages_received } => {
-                    call.kept();
-                    kept.push((key, messages_received));
+                Fate::Keep { messages_received, sent } => {
+                    if let Err(error) = call.kept(sent) {
+                        call.fail(error);
+                        self.resets.push(seq);
+                    }
+                    kept.push(Kept { key, messages_received, continues: sent.is_some() });
                 }
                 Fate::Fail(error) => call.fail(error),
             }
@@ -426,6 +431,15 @@ impl Core {
         self.subscribes.clear();
         (self.wake_line, self.link.wake) = (true, true);
     }
+}
+
+/// A call that the gateway has, and that goes on on another connection.
+pub(crate) struct Kept {
+    pub(crate) key: Key,
+    /// Messages of its answer that arrived before.
+    pub(crate) messages_received: u64,
+    /// The rest of the request follows.
+    pub(crate) continues: bool,
 }
 
 /// A handle's wake-up calls; shared by the call and its handles.

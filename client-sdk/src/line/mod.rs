@@ -33,7 +33,7 @@ use self::{
 use crate::{
     config::{Endpoint, Policy},
     connect::Wire,
-    core::{Control, Core, RequestSink, Shared},
+    core::{Control, Core, Kept, RequestSink, Shared},
     state::{ConnectionState, Transport},
 };
 
@@ -343,8 +343,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             core.tokens.learn(&setup.gateway, hello, welcome, now);
             core.known.on_welcome(&setup.gateway, &setup.headers, hello, welcome, SystemTime::now());
             core.link_up(&setup.gateway);
-            for (key, messages_received) in core.welcomed(hello, welcome) {
-                machine.attach(core, key, messages_received);
+            for kept in core.welcomed(hello, welcome) {
+                machine.attach(core, &kept);
             }
         });
         let state = ConnectionState::Online {
@@ -532,9 +532,14 @@ impl Machine {
     }
 
     /// Continues a request of an earlier connection on this one; on TCP, HELLO has done so.
-    fn attach(&mut self, core: &mut Core, key: crate::core::Key, messages_received: u64) {
-        if let Self::Quic(control, streams) = self {
-            streams.attach(control, core, key, messages_received);
+    fn attach(&mut self, core: &mut Core, kept: &Kept) {
+        match self {
+            Self::Quic(control, streams) => streams.attach(control, core, kept),
+            Self::Tcp(connection) => {
+                if let (true, Some(call)) = (kept.continues, core.call(kept.key)) {
+                    connection.go_on(call.seq, call.asked());
+                }
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use towline_protocols::link::{
 
 use crate::{
     connect::Path,
-    core::{Core, Key, RequestSink, Shared, SharedWakers},
+    core::{Core, Kept, Key, RequestSink, Shared, SharedWakers},
 };
 
 /// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
@@ -72,9 +72,12 @@ impl Streams {
         core.put_back(waiting);
     }
 
-    /// Asks for the answer of a request that an earlier connection carried.
-    pub(super) fn attach(&mut self, control: &link::Control, core: &mut Core, key: Key, received: u64) {
-        self.spawn(control, core, key, Some(received));
+    /// Asks for the answer of a request that an earlier connection carried, and goes on with the request.
+    pub(super) fn attach(&mut self, control: &link::Control, core: &mut Core, kept: &Kept) {
+        let Some(call) = core.call(kept.key) else { return };
+        let continues = kept.continues.then(|| call.asked().clone());
+        let attach = Attach { messages_received: kept.messages_received, continues };
+        self.spawn(control, core, kept.key, Some(attach));
     }
 
     /// Waits for the end of a stream's task; for ever while there is none. Safe to cancel.
@@ -92,7 +95,7 @@ impl Streams {
         }
     }
 
-    fn spawn(&mut self, control: &link::Control, core: &mut Core, key: Key, attach: Option<u64>) {
+    fn spawn(&mut self, control: &link::Control, core: &mut Core, key: Key, attach: Option<Attach>) {
         let Some(call) = core.call(key) else { return };
         let seq = call.seq;
         if !self.carried.insert(seq) {
@@ -136,7 +139,14 @@ struct Task {
     /// The line that the stream belongs to.
     line: u64,
     priority: i32,
-    attach: Option<u64>,
+    attach: Option<Attach>,
+}
+
+/// How a stream begins that goes on with a request.
+struct Attach {
+    messages_received: u64,
+    /// The request's head, where its rest follows.
+    continues: Option<RequestHead>,
 }
 
 impl Task {
@@ -150,18 +160,13 @@ impl Task {
             codec: StreamCodec::client(settings, send.id().index(), self.seq),
             recv,
             input: BytesMut::new(),
-            half: Half {
-                send,
-                out: BytesMut::new(),
-                end_sent: self.attach.is_some(),
-                finished: false,
-                stopped: false,
-            },
+            half: Half { send, out: BytesMut::new(), end_sent: false, finished: false, stopped: false },
             fault: None,
             read_over: false,
         };
-        if let Some(messages_received) = self.attach {
-            stream.codec.send_attach(messages_received, &mut stream.half.out);
+        if let Some(Attach { messages_received, continues }) = &self.attach {
+            stream.half.end_sent = continues.is_none();
+            stream.codec.send_attach(*messages_received, continues.as_ref(), &mut stream.half.out);
         }
         while self.turn(&mut stream).await? {}
         Ok(())
@@ -317,6 +322,16 @@ impl Half {
     }
 }
 
+impl Drop for Half {
+    /// Dropped, quinn's stream would end like one that was finished, and the gateway take the request for one that
+    /// its client broke off. 0 says that the connection went and the request is to be kept.
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.send.reset(quinn::VarInt::from_u32(0));
+        }
+    }
+}
+
 impl Stream {
     /// Tells the gateway that the answer is not wanted.
     async fn cancel(&mut self) {
@@ -328,6 +343,7 @@ impl Stream {
             // A gateway that does not read it sees the stream stopped.
             let _ = timeout(LAST_WORDS_MAX, self.half.send.write_all_buf(&mut self.half.out)).await;
             let _ = self.half.send.finish();
+            self.half.finished = true;
         }
         // Not 0, which says that the connection went and the request is to be kept.
         let _ = self.recv.stop(quinn::VarInt::from_u32(u32::from(error.kind as u8)));

@@ -15,15 +15,14 @@ use towline_protocols::{
     mqtt::topic,
 };
 
-use super::{
-    answer,
-    body::{self, BodySender, Credits},
-    credentials, head,
-};
+use super::{answer, credentials, head};
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
-    session::{Attach, Begin, Changed, Consumer, Lease, OpenError, Opened, PendingPush, ShortVisit, Visited},
+    session::{
+        self, Attach, Begin, BodySender, Changed, Consumer, Credits, Lease, OpenError, Opened, PendingPush,
+        ShortVisit, Visited,
+    },
     transport::{Completion, Handshake},
 };
 
@@ -73,10 +72,11 @@ pub(super) async fn login(
     let opened = opened.map_err(|error| refused_hello(&gateway, error))?;
     count_known(&gateway, hello);
     let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, .. } = opened;
-    let Opened { subscriptions, headers, headers_kept, .. } = opened;
+    let Opened { partial, subscriptions, headers, headers_kept, .. } = opened;
     proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
     let session_headers_kept_s = headers_kept_s(&gateway, headers_kept);
-    let mut welcome = Welcome { seq_min, session_headers_kept_s, ..welcome(resumed, session_id, unknown) };
+    let mut welcome =
+        Welcome { seq_min, partial, session_headers_kept_s, ..welcome(resumed, session_id, unknown) };
     proven.give_token(&gateway, hello, &mut welcome);
     let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
     welcome.push_line = door.lease.session().push_line();
@@ -251,7 +251,8 @@ impl Door {
         let (sender, body) = match end {
             true => (None, Body::new(Empty::new().map_err(|never| match never {}))),
             false => {
-                let (sender, body) = body::channel(seq, grpc, Arc::clone(credits));
+                let (sender, body) = session::channel(seq, grpc, Arc::clone(credits));
+                consumer.exchange().uploads(sender.upload());
                 (Some(sender), Body::new(body))
             }
         };

@@ -4,7 +4,7 @@
 //! ```text
 //!  bytes --> driver ------> machine --Event--> driver --+-- HELLO: door::login, session opened
 //!              |  ^                                     +-- REQUEST: door::open --> answer::run (a task)
-//!              |  |                                     +-- messages: body::BodySender --> backend
+//!              |  |                                     +-- messages: session::BodySender --> backend
 //!              |  +-- SessionEvent: parts of answers, pushes, revocation
 //!              +--- poll_transmit --> bytes
 //! ```
@@ -14,7 +14,6 @@
 
 mod answer;
 mod attendance;
-mod body;
 mod config;
 mod credentials;
 mod door;

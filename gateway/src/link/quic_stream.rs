@@ -18,12 +18,11 @@ use towline_protocols::link::{
 };
 
 use super::{
-    body::{BodySender, Credits},
     door::{Door, Opening},
     head,
 };
 use crate::{
-    session::{Attach, Consumer, ExchangePart},
+    session::{Attach, BodySender, Consumer, Credits, ExchangePart},
     transport::quic,
 };
 
@@ -161,6 +160,7 @@ async fn serve_stream(
         credits: Arc::default(),
         body: None,
         unread: 0,
+        carried: 0,
         inflated,
         window,
         budget,
@@ -215,6 +215,8 @@ struct Stream {
     body: Option<BodySender>,
     /// Bytes of messages that the backend has not taken: at a window of them, reading stops.
     unread: usize,
+    /// Those of them that an earlier connection brought.
+    carried: usize,
     inflated: Inflated,
     window: usize,
     /// What decompressed messages of the connection may take.
@@ -240,7 +242,9 @@ impl Stream {
             let Some(event) = self.codec.poll_event()? else { continue };
             return match event {
                 Event::Request { seq, head, end } => self.open(seq, &head, end).await,
-                Event::Attach { seq, messages_received } => self.attach(seq, messages_received).await,
+                Event::Attach { seq, messages_received, continues } => {
+                    self.attach(seq, messages_received, continues).await
+                }
                 _ => {
                     let text = "a request's stream must begin with REQUEST or ATTACH";
                     Err(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text).into())
@@ -267,17 +271,30 @@ impl Stream {
         }
     }
 
-    async fn attach(&mut self, seq: u64, messages_received: u64) -> Result<Consumer, Over> {
+    async fn attach(&mut self, seq: u64, messages_received: u64, continues: bool) -> Result<Consumer, Over> {
         loop {
             match self.door.lease.attach(seq, messages_received) {
                 Attach::Later => self.held().await?,
-                Attach::Attached(consumer) => return Ok(consumer),
+                Attach::Attached(consumer) => {
+                    self.take_up(seq, continues);
+                    return Ok(consumer);
+                }
                 Attach::Refused(error) => return Err(error.into()),
                 Attach::Unknown => {
                     let text = "this session has never seen the request: send it again";
                     return Err(RpcError::new(RpcErrorKind::SessionLost, Execution::NotRun, text).into());
                 }
             }
+        }
+    }
+
+    /// Goes on with what earlier connections left of the request's body, or says that nobody does.
+    fn take_up(&mut self, seq: u64, continues: bool) {
+        if !continues && self.door.lease.could_take_up(seq) {
+            self.door.lease.cancel(seq, "the client does not go on with the request");
+        } else if continues && let Some((body, held)) = self.door.lease.take_up(seq, &self.credits) {
+            self.body = Some(body);
+            (self.unread, self.carried) = (held, held);
         }
     }
 
@@ -331,7 +348,9 @@ impl Stream {
                 () = credits.changed() => {
                     let taken = self.credits.take().iter().map(|(_, bytes)| bytes).sum();
                     self.unread = self.unread.saturating_sub(taken);
-                    self.inflated.give_back(taken);
+                    let carried = self.carried.min(taken);
+                    self.carried -= carried;
+                    self.inflated.give_back(taken - carried);
                     Ok(())
                 }
             };
@@ -383,7 +402,6 @@ impl Stream {
     }
 
     fn follow_events(&mut self, consumer: &Consumer) -> Result<(), Over> {
-        let complete = || consumer.exchange().request_complete();
         // Messages are decompressed as they are asked for: those beyond a window wait as they came.
         while self.unread < self.window {
             let inflates = self.codec.inflates_next();
@@ -397,27 +415,22 @@ impl Stream {
             })?;
             let Some(event) = event else { break };
             match event {
-                Event::MessagePart { message_bytes, bytes, end, .. } => {
+                Event::MessagePart { message_bytes, bytes, end_of_message, end, .. } => {
                     if let Some(body) = self.body.as_ref().filter(|body| body.is_open()) {
                         self.unread += bytes.len();
-                        body.part(message_bytes, bytes);
+                        let passed = body.part(message_bytes, bytes, end_of_message);
+                        passed.inspect_err(|error| self.door.lease.cancel(consumer.seq(), &error.message))?;
                     } else {
                         // What nobody takes is not credited by anybody.
                         self.inflated.give_back(inflates);
                     }
                     if end {
-                        self.body.take().into_iter().for_each(BodySender::end);
-                        complete();
+                        self.end_body(consumer, BodySender::end)?;
                     }
                 }
-                Event::End { .. } => {
-                    self.body.take().into_iter().for_each(BodySender::end);
-                    complete();
-                }
+                Event::End { .. } => self.end_body(consumer, BodySender::end)?,
                 Event::Trailers { fields, .. } => {
-                    let fields = head::trailers(&fields);
-                    self.body.take().into_iter().for_each(|body| body.trailers(fields.clone()));
-                    complete();
+                    self.end_body(consumer, |body| body.trailers(head::trailers(&fields)))?;
                 }
                 Event::Reset { error, .. } => {
                     if head::is_unreadable(&error) {
@@ -427,6 +440,23 @@ impl Stream {
                     return Err(Over::Cancelled);
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end_body(
+        &mut self,
+        consumer: &Consumer,
+        end: impl FnOnce(BodySender) -> Result<bool, RpcError>,
+    ) -> Result<(), Over> {
+        let Some(body) = self.body.take() else { return Ok(()) };
+        match end(body) {
+            Ok(true) => consumer.exchange().request_complete(),
+            Ok(false) => {}
+            Err(error) => {
+                self.door.lease.cancel(consumer.seq(), &error.message);
+                return Err(error.into());
             }
         }
         Ok(())

@@ -6,11 +6,10 @@ use http::HeaderMap;
 use towline_protocols::link::{Connection, Event, Priority, RpcError};
 
 use super::{
-    body::{BodySender, Credits},
     door::{Admission, Door, Opening},
     head,
 };
-use crate::session::{Consumer, ExchangePart, Next};
+use crate::session::{BodySender, Consumer, Credits, ExchangePart, Next};
 
 /// Requests that the machine has open, by sequence number.
 pub(super) struct TcpRequests {
@@ -28,8 +27,16 @@ impl TcpRequests {
     /// Takes up what earlier connections left, and says WELCOME.
     pub(super) fn welcome(&mut self, admission: &mut Admission) {
         for consumer in std::mem::take(&mut admission.attached) {
-            self.machine.attach(consumer.seq(), Priority::NORMAL);
-            self.answers.insert(consumer.seq(), consumer);
+            let seq = consumer.seq();
+            match admission.door.lease.take_up(seq, &self.credits) {
+                None => self.machine.attach(seq, Priority::NORMAL),
+                Some((body, window_used)) => {
+                    let window_used = u32::try_from(window_used).unwrap_or(u32::MAX);
+                    self.machine.attach_open(seq, Priority::NORMAL, window_used);
+                    self.bodies.insert(seq, body);
+                }
+            }
+            self.answers.insert(seq, consumer);
         }
         admission.refused.iter().for_each(|(seq, _)| self.machine.attach(*seq, Priority::NORMAL));
         self.machine.control().welcome(std::mem::take(&mut admission.welcome));
@@ -79,18 +86,23 @@ impl TcpRequests {
                 }
                 Opening::Refused(error) => self.machine.reset(seq, &error),
             },
-            Event::MessagePart { seq, message_bytes, bytes, end, .. } => {
-                match self.bodies.get(&seq).filter(|body| body.is_open()) {
-                    Some(body) => body.part(message_bytes, bytes),
+            Event::MessagePart { seq, message_bytes, bytes, end_of_message, end } => {
+                let passed = match self.bodies.get(&seq).filter(|body| body.is_open()) {
+                    Some(body) => body.part(message_bytes, bytes, end_of_message),
                     // Nobody takes it: what ran before is not fed again.
-                    None => self.machine.credit(seq, bytes.len()),
-                }
-                if end {
-                    self.end_body(seq, None);
+                    None => {
+                        self.machine.credit(seq, bytes.len());
+                        Ok(())
+                    }
+                };
+                match passed {
+                    Ok(()) if end => self.end_body(door, seq, None),
+                    Ok(()) => {}
+                    Err(error) => self.refuse_body(door, seq, &error),
                 }
             }
-            Event::End { seq } => self.end_body(seq, None),
-            Event::Trailers { seq, fields } => self.end_body(seq, Some(head::trailers(&fields))),
+            Event::End { seq } => self.end_body(door, seq, None),
+            Event::Trailers { seq, fields } => self.end_body(door, seq, Some(head::trailers(&fields))),
             Event::Reset { seq, error } => {
                 self.bodies.remove(&seq);
                 self.answers.remove(&seq);
@@ -178,15 +190,24 @@ impl TcpRequests {
         }
     }
 
-    fn end_body(&mut self, seq: u64, trailers: Option<HeaderMap>) {
-        if let Some(body) = self.bodies.remove(&seq) {
-            match trailers {
-                Some(fields) => body.trailers(fields),
-                None => body.end(),
-            }
+    fn end_body(&mut self, door: &Door, seq: u64, trailers: Option<HeaderMap>) {
+        let Some(body) = self.bodies.remove(&seq) else { return };
+        let ended = match trailers {
+            Some(fields) => body.trailers(fields),
+            None => body.end(),
+        };
+        match (ended, self.answers.get(&seq)) {
+            (Ok(true), Some(consumer)) => consumer.exchange().request_complete(),
+            (Ok(_), _) => {}
+            (Err(error), _) => self.refuse_body(door, seq, &error),
         }
-        if let Some(consumer) = self.answers.get(&seq) {
-            consumer.exchange().request_complete();
-        }
+    }
+
+    /// The client broke a rule about what it sends again.
+    fn refuse_body(&mut self, door: &Door, seq: u64, error: &RpcError) {
+        self.bodies.remove(&seq);
+        self.answers.remove(&seq);
+        self.machine.reset(seq, error);
+        door.lease.cancel(seq, &error.message);
     }
 }

@@ -18,6 +18,7 @@ mod attachments;
 mod consumer;
 mod part;
 mod producer;
+mod uploading;
 
 use std::{
     collections::VecDeque,
@@ -25,6 +26,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -35,6 +37,7 @@ use towline_protocols::{
     link::{Execution, RpcError, RpcErrorKind},
 };
 
+pub(super) use self::uploading::Lost;
 use self::{
     attachments::{Attachments, Cut},
     consumer::Attached,
@@ -45,7 +48,7 @@ pub use self::{
     part::ExchangePart,
     producer::{Ended, Producer, Settling},
 };
-use super::signal::Signal;
+use super::{signal::Signal, upload::Upload};
 
 /// What the first message of an answer makes room for.
 const MESSAGES_FEW: usize = 4;
@@ -80,6 +83,8 @@ struct State {
     withheld: bool,
     request: RequestProgress,
     attached: Attachments,
+    /// The request's body, until it has arrived.
+    upload: Option<Arc<Upload>>,
 }
 
 /// How far the request itself has come; decides what its connection's death means.
@@ -108,6 +113,7 @@ impl Exchange {
             withheld: false,
             request,
             attached: Attachments::default(),
+            upload: None,
         };
         let (parts, room) = (Notify::new(), Notify::new());
         Arc::new(Self { seq, window, held, state: Mutex::new(state), parts, room })
@@ -143,7 +149,7 @@ impl Exchange {
 
     /// Notes that the whole request has arrived: the death of its connection no longer aborts it.
     pub fn request_complete(&self) {
-        self.state.lock().request.awaited_from = None;
+        self.state.lock().request_complete();
     }
 
     /// Whether the answer has ended, well or not.
@@ -193,25 +199,32 @@ impl Exchange {
         Ok((Consumer { exchange: self.clone(), attachment }, cut.is_some()))
     }
 
-    /// The connection of `signal` is gone for the session. What had arrived whole and is recorded, or taken by
-    /// another connection, goes on. Anything else ends; `Some` says whether it had run.
-    pub(super) fn connection_lost(&self, signal: &Arc<Signal>) -> Option<Execution> {
+    /// The connection of `signal` is gone for the session. What is recorded, or taken by another connection, goes
+    /// on, and where the rest of its request was to come from there, waits for another one, if it `may_wait`.
+    /// Anything else ends.
+    pub(super) fn connection_lost(&self, signal: &Arc<Signal>, now: Instant, may_wait: bool) -> Lost {
         let name = Arc::downgrade(signal);
         let mut state = self.state.lock();
         state.attached.leave(&name);
-        let is_cut = state.request.awaited_from.as_ref().is_some_and(|awaited| awaited.ptr_eq(&name));
+        let waits = state.awaits(&name) && state.park(now) && may_wait && state.recorded;
+        let is_cut = state.awaits(&name);
         let goes_on = state.recorded || !state.attached.is_empty();
         drop(state);
         self.parts.notify_waiters();
         self.room.notify_waiters();
-        if is_cut {
-            return self.cancel("the connection ended before the request had arrived whole");
+        if waits {
+            return Lost::Parked;
         }
-        if goes_on {
-            return None;
-        }
-        self.discard();
-        self.finish(End::Error(outcome_expired(Execution::MayHaveRun))).map(|_| Execution::MayHaveRun)
+        let ended = if is_cut {
+            self.cancel("the connection ended before the request had arrived whole")
+        } else if goes_on {
+            None
+        } else {
+            self.discard();
+            let expired = End::Error(outcome_expired(Execution::MayHaveRun));
+            self.finish(expired).map(|_| Execution::MayHaveRun)
+        };
+        ended.map_or(Lost::Kept, Lost::Ended)
     }
 
     /// Ends the exchange; `Some` says whether it had run, `None` that it had ended before.
@@ -221,6 +234,9 @@ impl Exchange {
         let error = state.request.cancelled(why);
         let execution = error.execution;
         state.withheld = false;
+        if let Some(upload) = state.upload.take() {
+            upload.break_off();
+        }
         self.finish_locked(state, End::Error(error)).map(|_| execution)
     }
 
@@ -304,6 +320,7 @@ impl Exchange {
         if state.messages.capacity() > MESSAGES_FEW {
             state.messages.shrink_to_fit();
         }
+        state.upload = None;
         self.grown(&mut state, added);
         drop(state);
         self.room.notify_waiters();

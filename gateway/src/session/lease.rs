@@ -12,7 +12,7 @@ use towline_protocols::{
 };
 
 use super::{
-    Established, LinkSession, Login, OpenError, PendingPush, Revoked, SessionEvent,
+    BodySender, Credits, Established, LinkSession, Login, OpenError, PendingPush, Revoked, SessionEvent,
     exchange::{Consumer, Exchange, Producer},
     link_session::State,
     signal::Signal,
@@ -171,6 +171,19 @@ impl Lease {
             Some(Ok(consumer)) => Attach::Attached(consumer),
             Some(Err(error)) => Attach::Refused(error),
         }
+    }
+
+    /// The body of a request that was in WELCOME.partial, for the connection to go on with, and how many bytes of
+    /// its window are in use. `None` for any other, or when that was done.
+    pub(crate) fn take_up(&self, seq: u64, credits: &Arc<Credits>) -> Option<(BodySender, usize)> {
+        let state = self.session.held_by(&self.signal)?;
+        state.exchange(seq)?.take_up_upload(&self.signal, credits)
+    }
+
+    /// Whether that could be done.
+    pub(crate) fn could_take_up(&self, seq: u64) -> bool {
+        let state = self.session.held_by(&self.signal);
+        state.is_some_and(|state| state.exchange(seq).is_some_and(|exchange| exchange.offers_upload()))
     }
 
     /// The client has lost interest in a request (RESET), or its stream broke before it had arrived.

@@ -5,6 +5,7 @@ mod durable;
 mod requests;
 mod take_over;
 mod unheard;
+mod uploads;
 
 use std::{
     mem,
@@ -77,9 +78,10 @@ pub(super) struct State {
     pub(super) headers: Kept,
     away_since: Option<Instant>,
     ended: bool,
-    /// Whether the session stands in `Due::away`, and in `Due::outcomes`.
+    /// Whether the session stands in `Due::away`, in `Due::outcomes` and in `Due::uploads`.
     due_away: bool,
     due_outcomes: bool,
+    due_uploads: bool,
     pub(super) ledger: Option<Box<Ledger<Arc<Exchange>>>>,
     /// Running exchanges that the ledger had no room for.
     pub(super) unrecorded: Vec<Arc<Exchange>>,

@@ -32,6 +32,7 @@ mod subscribe;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod visit;
 
 use std::sync::{
@@ -42,8 +43,9 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use dashmap::{DashMap, Entry};
 use prometheus::{IntCounterVec, IntGauge};
-use towline_protocols::link::{CloseCode, Hello, RpcError, SessionHeaders};
+use towline_protocols::link::{CloseCode, Hello, Partial, RpcError, SessionHeaders};
 
+pub(crate) use self::upload::{BodySender, Credits, channel};
 pub use self::{
     clock::Clock,
     exchange::{Consumer, Ended, Exchange, ExchangePart, Next, Producer, Settling},
@@ -118,6 +120,8 @@ pub struct Opened {
     pub attached: Vec<Consumer>,
     /// Of the requests that the client waits for: those whose answer is gone, with what RESET is to say.
     pub refused: Vec<(u64, RpcError)>,
+    /// WELCOME.partial: of these the client's half goes on over this connection, by [`Lease::take_up`].
+    pub partial: Vec<Partial>,
     /// What became of the subscriptions in HELLO.
     pub subscriptions: Changed,
     /// The header fields that HELLO spells out or names.

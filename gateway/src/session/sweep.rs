@@ -1,4 +1,4 @@
-//! What time ends: sessions that stay away, outcomes that nobody fetched.
+//! What time ends: sessions that stay away, outcomes that nobody fetched, requests whose rest does not come.
 
 use std::{
     collections::VecDeque,
@@ -32,6 +32,7 @@ pub async fn sweep(gateway: Weak<Gateway>) {
 pub(super) struct Due {
     pub(super) away: Queue,
     pub(super) outcomes: Queue,
+    pub(super) uploads: Queue,
 }
 
 #[derive(Default)]
@@ -69,6 +70,10 @@ impl Sessions {
         for _ in 0..due.outcomes.len() {
             let Some(session) = due.outcomes.pop(now) else { break };
             session.expire_outcomes(now);
+        }
+        for _ in 0..due.uploads.len() {
+            let Some(session) = due.uploads.pop(now) else { break };
+            session.expire_uploads(now);
         }
         let mut ended = 0;
         for _ in 0..due.away.len() {

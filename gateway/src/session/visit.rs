@@ -121,6 +121,10 @@ impl LinkSession {
         if state.has_ended() || hello.session_id != state.id() || !state.is_newer(hello.epoch) {
             return None;
         }
+        // How far a request has come is not known before the connection that brings it is shut out.
+        if Self::has_upload_for(&state, hello) {
+            return None;
+        }
         if state.visitors.count(Role::Early) >= VISITORS_MAX {
             self.context.limit_hit("session_visitors_max");
             return None;
@@ -147,7 +151,8 @@ impl LinkSession {
         awaited: &[u64],
         signal: &Arc<Signal>,
     ) -> Result<Established, OpenError> {
-        let Adopted { unknown, attached, mut refused, subscriptions, .. } = self.adopt_by(hello, signal)?;
+        let Adopted { unknown, attached, mut refused, subscriptions, .. } =
+            self.adopt_by(hello, signal, true)?;
         // WELCOME has said that the session holds these; the connection that carried them took them along.
         let lost = unknown.into_iter().filter(|seq| awaited.contains(seq));
         refused.extend(lost.map(|seq| (seq, not_whole())));

@@ -177,7 +177,7 @@ async fn the_client_gets_an_answer_that_it_could_not_read_without_the_dictionary
         read_into(&mut recv, &mut input).await;
         codec.handle_bytes(&mut input).unwrap();
         let attached = codec.poll_event().unwrap();
-        assert_eq!(attached, Some(Event::Attach { seq: 1, messages_received: 0 }));
+        assert_eq!(attached, Some(Event::Attach { seq: 1, messages_received: 0, continues: false }));
         respond(&mut codec, &mut send).await;
         connection.closed().await;
     });

@@ -40,7 +40,7 @@ fn hello(epoch: u64, session_id: u64) -> Hello {
 }
 
 fn asking(epoch: u64, session_id: u64, seqs: &[u64]) -> Hello {
-    let waiting = seqs.iter().map(|&seq| Waiting { seq, messages_received: 0 }).collect();
+    let waiting = seqs.iter().map(|&seq| Waiting { seq, ..Waiting::default() }).collect();
     Hello { waiting, ..hello(epoch, session_id) }
 }
 

@@ -67,7 +67,8 @@ async fn online_by(client: &Client, wanted: Transport) {
         .await;
 }
 
-/// A request whose backend works, and an answer of which a part has arrived, change over.
+/// A request whose backend works, an answer of which a part has arrived, and a request of which a part was sent
+/// change over.
 async fn change_over(first: Transport, second: Transport) {
     let bed = Bed::start().await;
     let network = Chaos::start(bed.address("edge")).await;
@@ -93,12 +94,28 @@ async fn change_over(first: Transport, second: Transport) {
         assert_eq!(receiver.message().await.unwrap().unwrap(), noise(MESSAGE_BYTES));
     }
 
+    let (mut upload, mut echo) = client.stream(call("Echo", ""));
+    let letters: Vec<Vec<u8>> = (0..60u8).map(|n| vec![n; 3000]).collect();
+    for letter in &letters[..30] {
+        upload.send(letter.clone()).await.unwrap();
+    }
+    bed.backend.wait("Echo", |counts| counts.started == 1).await;
+
     udp.set(second == Transport::Quic);
     // What was learnt about QUIC on the old network says nothing of the new one.
     client.network_changed();
     client.reconnect();
     network.cut();
     online_by(&client, second).await;
+    for letter in &letters[30..] {
+        upload.send(letter.clone()).await.unwrap();
+    }
+    upload.finish().await.unwrap();
+    for letter in &letters {
+        assert_eq!(&echo.message().await.unwrap().unwrap(), letter);
+    }
+    assert_eq!(echo.message().await.unwrap(), None);
+    assert_eq!(bed.backend.counts("Echo").started, 1);
     bed.backend.release();
     assert_eq!(running.await.unwrap().unwrap().into_grpc().unwrap(), "pay");
     let mut received = 10;

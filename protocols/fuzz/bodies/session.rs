@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use towline_protocols::link::{
-    Event, Execution, Hello, Priority, Push, RpcError, RpcErrorKind, Welcome,
+    Event, Execution, Hello, Partial, Priority, Push, RpcError, RpcErrorKind, Welcome,
     client::{CallOptions, Fate, Session},
 };
 
@@ -42,7 +42,11 @@ impl History {
     fn step(&mut self, kind: u8, first: u8, second: u8) {
         let seq = self.pick(first);
         match kind % 12 {
-            0 | 1 => self.open(CallOptions { idempotent: first & 1 == 1, replayable: first & 2 == 2 }),
+            0 | 1 => self.open(CallOptions {
+                idempotent: first & 1 == 1,
+                replayable: first & 2 == 2,
+                continues: first & 4 == 4,
+            }),
             2 => self.send(seq),
             3 => self.connect(),
             4 => self.welcome(first, second),
@@ -93,12 +97,15 @@ impl History {
 
     fn welcome(&mut self, first: u8, second: u8) {
         let unknown = self.hello.waiting.iter().map(|waiting| waiting.seq);
+        let open = unknown.clone().filter(|seq| (seq * u64::from(second)) & 2 == 2);
+        let partial = |seq| Partial { seq, messages_received: second.into(), window_used: 0 };
         let welcome = Welcome {
             resumed: first & 1 == 1,
             session_id: u64::from(first >> 4),
             unknown: unknown.filter(|seq| (seq * u64::from(second)) & 4 == 4).collect(),
             seq_min: if first & 2 == 2 { u64::from(second) * 8 } else { 0 },
             push_line: u64::from(first & 12),
+            partial: open.map(partial).collect(),
             ..Welcome::default()
         };
         if welcome.push_line != self.line {
@@ -112,7 +119,11 @@ impl History {
                     assert!(!sent || (options.replayable && (is_unknown || options.idempotent)));
                     self.calls.entry(seq).and_modify(|(_, sent)| *sent = false);
                 }
-                Fate::Keep { .. } => assert!(sent && welcome.resumed && !is_unknown),
+                Fate::Keep { sent: rest, .. } => {
+                    assert!(sent && welcome.resumed && !is_unknown);
+                    let is_open = options.continues && welcome.partial.iter().any(|open| open.seq == seq);
+                    assert_eq!(rest, is_open.then_some(second.into()));
+                }
                 Fate::Fail(error) => {
                     assert!(error.execution == Execution::MayHaveRun || is_unknown);
                     self.calls.remove(&seq);

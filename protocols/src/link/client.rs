@@ -54,6 +54,8 @@ pub struct CallOptions {
     pub idempotent: bool,
     /// The driver keeps the request with all its messages and can send it again.
     pub replayable: bool,
+    /// The driver keeps what it sent last of the request, and goes on with it on another connection.
+    pub continues: bool,
 }
 
 /// What becomes of a request on a new connection.
@@ -65,6 +67,9 @@ pub enum Fate {
     Keep {
         /// Messages of the answer that have arrived, for ATTACH.
         messages_received: u64,
+        /// The server has so many whole messages of the request, and takes those behind them. `None`: it
+        /// takes no more.
+        sent: Option<u64>,
     },
     /// It is over; the session has forgotten it.
     Fail(RpcError),
@@ -162,7 +167,8 @@ impl Session {
             call.link = None;
             if call.phase == Phase::Waiting && call.may_be_given(self.session_id) {
                 call.carriers += 1;
-                waiting.push(Waiting { seq, messages_received: call.received.messages });
+                let (messages_received, continues) = (call.received.messages, call.options.continues);
+                waiting.push(Waiting { seq, messages_received, continues });
             }
         }
         Hello {
@@ -211,9 +217,7 @@ impl Session {
             let fate = match (call.phase, waiting) {
                 (Phase::Complete, _) => None,
                 (Phase::Unsent, _) => Some(Fate::Send),
-                (Phase::Waiting, Some(waiting)) => {
-                    call.fate(waiting.messages_received, welcome, welcome.unknown.contains(&seq))
-                }
+                (Phase::Waiting, Some(waiting)) => call.fate(seq, waiting.messages_received, welcome),
                 (Phase::Waiting, None) => {
                     // Sent behind this HELLO: whatever session it led to has them.
                     if call.link.is_some() && call.tie == Some(hello.session_id) {
@@ -290,6 +294,13 @@ impl Session {
         let options = call.options;
         self.taken(seq);
         Some(self.open(options))
+    }
+
+    /// The driver keeps the request no longer from its beginning.
+    pub fn partly_kept(&mut self, seq: u64) {
+        if let Some(call) = self.calls.get_mut(&seq) {
+            call.options.replayable = false;
+        }
     }
 
     /// Outcomes that were taken and not told, and the message bytes of their answers, which the server keeps.

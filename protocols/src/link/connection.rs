@@ -3,6 +3,7 @@
 mod dormant;
 mod inbox;
 mod receive;
+mod resume;
 mod short;
 mod stream;
 mod transmit;
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::hpack::{Decoder, Encoder, HeaderField};
 pub use dormant::Dormant;
-use stream::{Inbound, Item, Receiving, Sending, Stream};
+use stream::{Inbound, Item, Sending, Stream};
 
 /// One TCP connection of the link protocol: bytes in, events out; commands in, bytes out.
 ///
@@ -192,14 +193,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Server: makes request `seq`, which an earlier connection carried and HELLO.waiting names, able to
-    /// be answered on this one.
-    pub fn attach(&mut self, seq: u64, priority: Priority) {
-        if !self.streams.contains_key(&seq) {
-            self.open(seq, priority).receiving = Receiving::Ended;
-        }
-    }
-
     /// Server: begins the answer.
     pub fn send_response(
         &mut self,
@@ -272,6 +265,9 @@ impl Connection {
     /// The application consumed `bytes` of what [`Event::MessagePart`] brought: the peer may send more.
     pub fn credit(&mut self, seq: u64, bytes: usize) {
         let Some(stream) = self.streams.get_mut(&seq) else { return };
+        let carried = bytes.min(stream.carried);
+        stream.carried -= carried;
+        let bytes = bytes - carried;
         let inflated = bytes.min(stream.inflated_held);
         let wire = match inflated == stream.inflated_held {
             true => stream.inflated_wire,
@@ -283,6 +279,7 @@ impl Connection {
         self.backlog.inflated -= inflated;
         let plain = (bytes - inflated).min(stream.plain_held);
         stream.plain_held -= plain;
+        self.grant_stream(seq, carried);
         self.grant(seq, wire + plain);
         self.remove_if_over(seq);
     }

@@ -33,6 +33,8 @@ pub enum Event {
         seq: u64,
         /// Messages of the answer that need not be sent again.
         messages_received: u64,
+        /// The client's half goes on, where WELCOME.partial has said.
+        continues: bool,
     },
     /// The answer begins.
     Response {

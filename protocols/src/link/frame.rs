@@ -169,6 +169,8 @@ pub enum Frame {
         seq: u64,
         /// Messages of the answer that need not be sent again.
         messages_received: u64,
+        /// MORE: the client's half goes on behind it.
+        continues: bool,
     },
     /// QPACK's encoder stream goes on (RFC 9204, section 4.3); whole instructions.
     QpackEncoder(Bytes),

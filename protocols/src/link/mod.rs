@@ -30,8 +30,8 @@ pub use event::{Event, Publish, Push, RequestHead};
 pub use failure::{CloseCode, LinkError};
 pub use frame::Ack;
 pub use proto::{
-    DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LimitsMessage, Offer, OfferedDictionary, Piece,
-    Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome,
+    DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LimitsMessage, Offer, OfferedDictionary, Partial,
+    Piece, Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome,
 };
 pub use session_headers::{SESSION_HEADERS_HASH_BYTES, SessionHeaders};
 pub use stream_codec::{StreamCodec, StreamSettings};

@@ -9,8 +9,8 @@ mod generated {
 }
 
 pub use generated::{
-    Fetch, Filter, GoAway, Header, Hello, Limits as LimitsMessage, Offer, OfferedDictionary, Piece, Policy,
-    PushesTaken, Subscribe, Subscribed, Waiting, Welcome, go_away::Reason,
+    Fetch, Filter, GoAway, Header, Hello, Limits as LimitsMessage, Offer, OfferedDictionary, Partial, Piece,
+    Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome, go_away::Reason,
     offered_dictionary::Kind as DictionaryKind, subscribed,
 };
 

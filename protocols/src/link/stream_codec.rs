@@ -211,10 +211,18 @@ impl StreamCodec {
         Ok(())
     }
 
-    /// Client: asks for the answer of a request that an earlier connection carried. Ends its half.
-    pub fn send_attach(&mut self, messages_received: u64, out: &mut BytesMut) {
-        frame::encode(&Frame::Attach { seq: self.seq, messages_received }, out);
-        self.sending_ended = true;
+    /// Client: asks for the answer of a request that an earlier connection carried. Ends its half, unless it
+    /// `continues` the request with this head, which WELCOME.partial names.
+    pub fn send_attach(
+        &mut self,
+        messages_received: u64,
+        continues: Option<&RequestHead>,
+        out: &mut BytesMut,
+    ) {
+        continues.into_iter().for_each(|head| self.writer.belongs_to(&head.fields));
+        let continues = continues.is_some();
+        frame::encode(&Frame::Attach { seq: self.seq, messages_received, continues }, out);
+        self.sending_ended = !continues;
     }
 
     /// Server: begins the answer. An ordinary answer of gRPC is held back until it is whole, or until
@@ -360,10 +368,12 @@ impl StreamCodec {
         };
         match (self.role, frame) {
             (Role::Server, Frame::Request(request)) => self.on_request(request, fields),
-            (Role::Server, Frame::Attach { seq, messages_received }) => {
+            (Role::Server, Frame::Attach { seq, messages_received, continues }) => {
                 self.begin(seq)?;
-                self.receiving = Receiving::Ended;
-                self.tell(Event::Attach { seq, messages_received });
+                if !continues {
+                    self.receiving = Receiving::Ended;
+                }
+                self.tell(Event::Attach { seq, messages_received, continues });
                 Ok(())
             }
             (Role::Client, Frame::Response(response)) => self.on_response(response, fields),

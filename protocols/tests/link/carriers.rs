@@ -10,8 +10,8 @@ use towline_protocols::link::{
 
 use crate::pair::status_200;
 
-const UNARY: CallOptions = CallOptions { idempotent: false, replayable: true };
-const IDEMPOTENT: CallOptions = CallOptions { idempotent: true, replayable: true };
+const UNARY: CallOptions = CallOptions { idempotent: false, replayable: true, continues: false };
+const IDEMPOTENT: CallOptions = CallOptions { idempotent: true, replayable: true, continues: false };
 
 fn named(session_id: u64) -> Welcome {
     Welcome { session_id, resumed: true, ..Welcome::default() }
@@ -131,7 +131,7 @@ fn the_link_goes_on_behind_what_a_short_connection_brought_meanwhile() {
     seen.take(session.on_short_event(post, part(seq, "one", true)));
     assert_eq!(session.on_short_over(post), [seq], "it was cut");
     let fates = session.on_welcome(&hello, &named(7));
-    assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0 })], "as HELLO had said");
+    assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0, sent: None })], "as HELLO had said");
     seen.take(session.on_event(response(seq)));
     seen.take(session.on_event(part(seq, "one", true)));
     seen.take(session.on_event(part(seq, "two", true)));

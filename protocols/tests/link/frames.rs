@@ -111,7 +111,11 @@ fn frame() -> impl Strategy<Value = Frame> {
         (0..13u8, text()).prop_map(|(code, text)| Frame::Close { code: CloseCode::from_wire(code), text }),
         publish().prop_map(Frame::Publish),
         (number(), text()).prop_map(|(id, error)| Frame::Published { id, error }),
-        (number(), number()).prop_map(|(seq, messages_received)| Frame::Attach { seq, messages_received }),
+        (number(), number(), any::<bool>()).prop_map(|(seq, messages_received, continues)| Frame::Attach {
+            seq,
+            messages_received,
+            continues
+        }),
         bytes().prop_map(Frame::QpackEncoder),
         bytes().prop_map(Frame::QpackDecoder),
         (29..32u8).prop_map(Frame::Extension),

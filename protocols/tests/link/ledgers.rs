@@ -120,7 +120,8 @@ fn waiting_session(options: CallOptions) -> (Session, Hello) {
 #[test]
 fn what_becomes_of_a_request_on_a_new_connection() {
     let fate = |idempotent, replayable, resumed, unknown: &[u64]| {
-        let (mut session, hello) = waiting_session(CallOptions { idempotent, replayable });
+        let (mut session, hello) =
+            waiting_session(CallOptions { idempotent, replayable, ..CallOptions::default() });
         let welcome = Welcome { resumed, unknown: unknown.to_vec(), ..Welcome::default() };
         session.on_welcome(&hello, &welcome).remove(0).1
     };
@@ -128,7 +129,7 @@ fn what_becomes_of_a_request_on_a_new_connection() {
         Fate::Fail(error) => (error.kind, error.execution),
         fate => panic!("{fate:?}"),
     };
-    assert_eq!(fate(false, false, true, &[]), Fate::Keep { messages_received: 0 });
+    assert_eq!(fate(false, false, true, &[]), Fate::Keep { messages_received: 0, sent: None });
     assert_eq!(fate(false, true, true, &[1]), Fate::Send);
     assert_eq!(failed(fate(false, false, true, &[1])), (RpcErrorKind::SessionLost, Execution::NotRun));
     assert_eq!(failed(fate(false, true, false, &[1])), (RpcErrorKind::SessionLost, Execution::MayHaveRun));
@@ -143,7 +144,7 @@ fn a_request_opened_between_connections_is_sent_after_welcome() {
     session.on_request_sent(early);
     let late = session.open(CallOptions::default());
     let fates = session.on_welcome(&hello, &Welcome { resumed: true, ..Welcome::default() });
-    assert_eq!(fates, [(1, Fate::Keep { messages_received: 0 }), (late, Fate::Send)]);
+    assert_eq!(fates, [(1, Fate::Keep { messages_received: 0, sent: None }), (late, Fate::Send)]);
 }
 
 #[test]
@@ -156,8 +157,8 @@ fn a_number_that_was_refused_where_it_was_sent_first_has_not_run() {
         };
     // Request 1 was sent on an earlier connection, 2 behind this HELLO, which was written before the server
     // said that it knows nothing of numbers up to 300.
-    let (mut session, hello) = waiting_session(CallOptions { idempotent: false, replayable: true });
-    let early = session.open(CallOptions { idempotent: false, replayable: true });
+    let (mut session, hello) = waiting_session(CallOptions { replayable: true, ..CallOptions::default() });
+    let early = session.open(CallOptions { replayable: true, ..CallOptions::default() });
     session.on_request_sent(early);
     session.on_welcome(&hello, &Welcome { resumed: true, seq_min: 300, ..Welcome::default() });
     assert_eq!(told(&mut session, 1), Execution::MayHaveRun);
@@ -254,7 +255,7 @@ fn a_numbering_outlives_the_servers_memory_of_requests_and_the_program() {
 
 #[test]
 fn only_what_did_not_run_or_may_run_twice_is_retried() {
-    let options = CallOptions { idempotent: false, replayable: true };
+    let options = CallOptions { replayable: true, ..CallOptions::default() };
     let mut session = Session::new("phone-7", [7; 16], 0);
     let seq = session.open(options);
     let error = |execution| RpcError::new(RpcErrorKind::Draining, execution, "");

@@ -13,5 +13,6 @@ mod reconnects;
 mod references;
 mod short;
 mod slow_readers;
+mod uploads;
 mod vectors;
 mod world;

@@ -4,7 +4,6 @@
 /// each call ends, with its whole answer or an error that tells the truth about its execution.
 #[test]
 fn requests_run_once_and_pushes_arrive_once() {
-    for seed in 0..300 {
-        crate::world::run(seed);
-    }
+    let continued: u64 = (0..300).map(crate::world::run).sum();
+    assert!(continued > 100, "uploads went on {continued} times only");
 }

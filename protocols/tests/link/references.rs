@@ -72,8 +72,8 @@ fn a_hello_by_hash_is_small_and_checked() {
 #[test]
 fn what_was_sent_on_a_refused_connection_was_never_sent() {
     let mut session = Session::new("phone-7", [7; 16], 0);
-    let unary = CallOptions { idempotent: false, replayable: true };
-    let stream = CallOptions { idempotent: false, replayable: false };
+    let unary = CallOptions { replayable: true, ..CallOptions::default() };
+    let stream = CallOptions::default();
     let [earlier, pay, upload] = [unary, unary, stream].map(|options| session.open(options));
     // A request that an earlier connection took along, of which nobody knows.
     let (mut lost, _) = connect(&mut session, spelling());

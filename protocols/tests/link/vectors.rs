@@ -9,8 +9,8 @@ use towline_protocols::{
     hpack::{Decoder, Encoder, HeaderDictionary, HeaderField, KnownFields, StaticTable},
     link::{
         Ack, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch, Filter, GoAway, Header,
-        Hello, Offer, OfferedDictionary, Piece, Policy, Priority, RequestHead, RpcError, RpcErrorKind,
-        SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
+        Hello, Offer, OfferedDictionary, Partial, Piece, Policy, Priority, RequestHead, RpcError,
+        RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
         frame::{
             DataFrame, Frame, PREFACE, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode,
             encode,
@@ -121,7 +121,8 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         ("reset", Frame::Reset { seq: 300, error: unavailable }),
         ("window", Frame::Window { seq: 0, credit: 131_072 }),
         ("ack", Frame::Ack(Ack { floor: 7, seqs: vec![9, 12] })),
-        ("attach", Frame::Attach { seq: 5, messages_received: 2 }),
+        ("attach", Frame::Attach { seq: 5, messages_received: 2, continues: false }),
+        ("attach-continues", Frame::Attach { seq: 5, messages_received: 2, continues: true }),
         ("qpack-encoder", Frame::QpackEncoder(Bytes::from_static(b"\x3f\xe1\x1f\xff\x26\x02d7"))),
         ("qpack-request", Frame::Request(qpack_request())),
         ("request-dictionary", Frame::Request(dictionary_request)),
@@ -148,7 +149,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         client_id: "phone-7".into(),
         session_secret: vec![7; 16].into(),
         epoch: 2,
-        waiting: vec![Waiting { seq: 1, messages_received: 0 }],
+        waiting: vec![Waiting { seq: 1, ..Waiting::default() }],
         next_beat_s: 60,
         session_id: 77,
         ..Hello::default()
@@ -165,6 +166,13 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     let welcome = Welcome { resumed: true, heartbeat_max_s: 300, session_id: 77, ..Welcome::default() };
     let hello_token = Hello { waiting: Vec::new(), token: "opaque token".into(), epoch: 3, ..hello.clone() };
     let welcome_token = Welcome { token: "opaque token".into(), token_life_s: 43_200, ..welcome.clone() };
+    let going_on = Hello {
+        epoch: 3,
+        waiting: vec![Waiting { seq: 5, messages_received: 2, continues: true }],
+        ..hello.clone()
+    };
+    let partial = Partial { seq: 5, messages_received: 3, window_used: 1000 };
+    let welcome_partial = Welcome { partial: vec![partial], ..welcome.clone() };
     let push = PushFrame {
         id: 1,
         priority: Priority::NORMAL,
@@ -200,6 +208,8 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("hello-token", Frame::Hello(Box::new(hello_token))),
         ("welcome-token", Frame::Welcome(Box::new(welcome_token))),
         ("close-unknown", Frame::Close { code: CloseCode::UnknownReference, text: String::new() }),
+        ("hello-continues", Frame::Hello(Box::new(going_on))),
+        ("welcome-partial", Frame::Welcome(Box::new(welcome_partial))),
         ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
         ("pong", Frame::Pong { id: 9 }),
         ("push", Frame::Push(push)),

@@ -12,7 +12,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use towline_protocols::link::{
-    Config, Connection, Event, Execution, Hello, Priority, Push, RpcError, RpcErrorKind, Welcome,
+    Config, Connection, Event, Execution, Hello, Partial, Priority, Push, RequestHead, RpcError,
+    RpcErrorKind, Welcome,
     client::{CallOptions, Fate, PushMarks, Session},
     server::{Admission, Ledger, LedgerLimits},
 };
@@ -22,13 +23,15 @@ use crate::pair::{field, head, noise, origin, status_200};
 const CALLS: u64 = 30;
 const PUSHES: u64 = 30;
 
-pub(crate) fn run(seed: u64) {
+/// Runs a seed; says how many uploads went on over another connection.
+pub(crate) fn run(seed: u64) -> u64 {
     let mut world = World::new(seed);
     for step in 0..4000 {
         // Chaos first, then a calm in which everything must come to its end.
         world.step(step < 1000);
         if step > 1000 && world.is_settled() {
-            return world.check();
+            world.check();
+            return world.server.continued;
         }
     }
     let open = world.client.calls.iter().filter(|(_, call)| call.outcome.is_none());
@@ -87,11 +90,21 @@ struct Server {
     pushes: BTreeMap<u64, Push>,
     push_next: u64,
     runs: BTreeMap<u64, u64>,
+    /// Bodies that were cut wait for the rest.
+    parks: bool,
+    /// Bytes of bodies that the backend has not consumed, by request.
+    unconsumed: BTreeMap<u64, usize>,
+    continued: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 struct Exchange {
     body: Vec<u8>,
+    /// Whole messages in `body`, and bytes of the one behind them.
+    messages: u64,
+    partial: usize,
+    /// Bytes of that one that come again.
+    skip: usize,
     body_complete: bool,
     /// Steps until the backend answers.
     busy: u32,
@@ -110,18 +123,22 @@ fn answer(name: u64) -> Vec<Bytes> {
         .collect()
 }
 
-/// The request of this name: its name, padded to what may be larger than a frame.
-fn request(name: u64) -> Bytes {
+/// The request of this name: its name, padded to what may be larger than a frame, and perhaps more messages.
+fn request(name: u64) -> Vec<Bytes> {
     let padding = match name % 5 {
         4 => vec![0; 90_000].into(),
         rest => noise([0, 5, 3000, 20_000][rest as usize], name),
     };
-    [&name.to_be_bytes()[..], &padding].concat().into()
+    let first = [&name.to_be_bytes()[..], &padding].concat().into();
+    let sizes = [0, 1, 900, 17_000, 40_000];
+    let more = (0..name % 4).map(|n| noise(sizes[((name + n) % 5) as usize], name * 10 + n));
+    std::iter::once(first).chain(more).collect()
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
+        let parks = random.u8(..4) > 0;
         let limits = match random.bool() {
             true => LedgerLimits::default(),
             // Tight enough that outcomes are lost now and then.
@@ -145,6 +162,9 @@ impl World {
                 pushes: BTreeMap::new(),
                 push_next: 1,
                 runs: BTreeMap::new(),
+                parks,
+                unconsumed: BTreeMap::new(),
+                continued: 0,
             },
             wire: None,
             calls_opened: 0,
@@ -196,7 +216,11 @@ impl World {
 
     fn open_call(&mut self) {
         self.calls_opened += 1;
-        let options = CallOptions { idempotent: self.random.bool(), replayable: self.random.u8(..10) > 0 };
+        let options = CallOptions {
+            idempotent: self.random.bool(),
+            replayable: self.random.u8(..10) > 0,
+            continues: self.random.u8(..10) > 1,
+        };
         let seq = self.client.session.open(options);
         let call = Call { name: self.calls_opened, options, answer: Vec::new(), outcome: None };
         self.client.calls.insert(seq, call);
@@ -244,6 +268,11 @@ impl World {
         if self.random.u8(..8) == 0 {
             for (seq, bytes) in self.client.unconsumed.drain(..) {
                 wire.client.credit(seq, bytes);
+            }
+        }
+        if self.random.u8(..8) == 0 {
+            for (seq, bytes) in std::mem::take(&mut self.server.unconsumed) {
+                wire.server.credit(seq, bytes);
             }
         }
         while let Some(event) = wire.server.poll_event() {
@@ -298,10 +327,19 @@ impl Client {
     fn send(&mut self, seq: u64, connection: &mut Connection) {
         let Some(call) = self.calls.get(&seq) else { return };
         self.session.on_request_sent(seq);
-        let mut head = head(Priority::new((call.name % 8) as u8));
-        head.idempotent = call.options.idempotent;
-        connection.send_request(seq, head, false).unwrap();
-        connection.send_message(seq, request(call.name), true).unwrap();
+        connection.send_request(seq, call.head(), false).unwrap();
+        send_messages(seq, &request(call.name), connection);
+    }
+
+    /// Sends what the server does not have of a request.
+    fn go_on(&self, seq: u64, sent: u64, connection: &mut Connection) {
+        let Some(call) = self.calls.get(&seq) else { return };
+        connection.go_on(seq, &call.head());
+        let rest = request(call.name).split_off(sent as usize);
+        if rest.is_empty() {
+            connection.send_end(seq).unwrap();
+        }
+        send_messages(seq, &rest, connection);
     }
 
     fn on_event(&mut self, event: Event, hello: &Hello, connection: &mut Connection) {
@@ -309,7 +347,9 @@ impl Client {
             for (seq, fate) in self.session.on_welcome(hello, welcome) {
                 match fate {
                     Fate::Send => self.send(seq, connection),
-                    Fate::Keep { .. } => {}
+                    Fate::Keep { sent, .. } => {
+                        sent.into_iter().for_each(|sent| self.go_on(seq, sent, connection));
+                    }
                     Fate::Fail(error) => self.end(seq, Err(error)),
                 }
             }
@@ -366,18 +406,36 @@ impl Client {
     }
 }
 
+impl Call {
+    fn head(&self) -> RequestHead {
+        let head = head(Priority::new((self.name % 8) as u8));
+        RequestHead { idempotent: self.options.idempotent, ..head }
+    }
+}
+
+fn send_messages(seq: u64, messages: &[Bytes], connection: &mut Connection) {
+    for (n, message) in messages.iter().enumerate() {
+        connection.send_message(seq, message.clone(), n + 1 == messages.len()).unwrap();
+    }
+}
+
 impl Server {
     fn on_event(&mut self, event: Event, connection: &mut Connection) {
         match event {
             Event::Hello(hello) => self.on_hello(&hello, connection),
             Event::Request { seq, .. } => self.on_request(seq, connection),
-            Event::MessagePart { seq, bytes, end, .. } => {
-                connection.credit(seq, bytes.len());
+            Event::MessagePart { seq, bytes, end_of_message, end, .. } => {
+                *self.unconsumed.entry(seq).or_default() += bytes.len();
                 if let Some(exchange) = self.ledger.as_mut().unwrap().get_mut(seq)
                     && !exchange.body_complete
                 {
-                    exchange.body.extend_from_slice(&bytes);
+                    exchange.take(&bytes, end_of_message);
                     exchange.body_complete = end;
+                }
+            }
+            Event::End { seq } => {
+                if let Some(exchange) = self.ledger.as_mut().unwrap().get_mut(seq) {
+                    exchange.body_complete = true;
                 }
             }
             Event::Reset { seq, .. } => {
@@ -400,12 +458,32 @@ impl Server {
         let resumed = hello.session_id == self.generation;
         let limits = self.limits;
         let ledger = self.ledger.get_or_insert_with(|| Ledger::new(limits, hello.outcome_floor));
+        let continues =
+            |seq| resumed && hello.waiting.iter().any(|waiting| waiting.seq == seq && waiting.continues);
+        let cut: Vec<u64> =
+            ledger.iter().filter(|(_, exchange)| !exchange.body_complete).map(|(seq, _)| seq).collect();
+        let (partial, over): (Vec<u64>, Vec<u64>) = cut.into_iter().partition(|&seq| continues(seq));
+        for seq in over {
+            ledger.forget(seq);
+        }
+        let unconsumed = std::mem::take(&mut self.unconsumed);
+        let mut told = Vec::new();
+        for seq in partial {
+            let Some(exchange) = ledger.get_mut(seq) else { continue };
+            exchange.skip = exchange.partial;
+            let used = unconsumed.get(&seq).copied().unwrap_or(0);
+            self.unconsumed.insert(seq, used);
+            connection.attach_open(seq, Priority::NORMAL, used as u32);
+            told.push(Partial { seq, messages_received: exchange.messages, window_used: used as u32 });
+            self.continued += 1;
+        }
         let unknown = ledger.reconcile(hello.outcome_floor, hello.waiting.iter().map(|waiting| waiting.seq));
         connection.control().welcome(Welcome {
             resumed,
             session_id: self.generation,
             push_line: self.generation,
             unknown: unknown.clone(),
+            partial: told,
             ..Welcome::default()
         });
         if resumed {
@@ -429,7 +507,7 @@ impl Server {
             return connection.reset(seq, &error);
         }
         if ledger.admit(seq) == Admission::New {
-            ledger.begin(seq, Exchange { body: Vec::new(), body_complete: false, busy: 20, answered: false });
+            ledger.begin(seq, Exchange { busy: 20, ..Exchange::default() });
         }
         self.answer_one(seq, 0, connection);
     }
@@ -445,6 +523,7 @@ impl Server {
             {
                 exchange.busy -= 1;
                 if exchange.busy == 10 {
+                    assert_eq!(exchange.body, request(exchange.name()).concat(), "all of it, once, in order");
                     *self.runs.entry(exchange.name()).or_default() += 1;
                 }
             }
@@ -488,8 +567,11 @@ impl Server {
         }
     }
 
-    /// A request whose body was cut has not run and is as if it had never come.
+    /// A request whose body was cut waits for the rest, or is as if it had never come: it has not run.
     fn on_disconnected(&mut self) {
+        if self.parks {
+            return;
+        }
         let Some(ledger) = &mut self.ledger else { return };
         let cut: Vec<u64> =
             ledger.iter().filter(|(_, exchange)| !exchange.body_complete).map(|(seq, _)| seq).collect();
@@ -500,6 +582,17 @@ impl Server {
 }
 
 impl Exchange {
+    fn take(&mut self, bytes: &[u8], end_of_message: bool) {
+        let again = self.skip.min(bytes.len());
+        self.skip -= again;
+        self.body.extend_from_slice(&bytes[again..]);
+        self.partial += bytes.len() - again;
+        if end_of_message {
+            self.messages += 1;
+            (self.partial, self.skip) = (0, 0);
+        }
+    }
+
     fn name(&self) -> u64 {
         u64::from_be_bytes(self.body[..8].try_into().unwrap())
     }

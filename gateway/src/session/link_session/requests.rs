@@ -14,7 +14,7 @@ use towline_protocols::link::{
 use super::{LinkSession, State};
 use crate::session::{
     Context,
-    exchange::{Consumer, Exchange},
+    exchange::{Consumer, Exchange, Lost},
     push_queue::PushQueue,
     signal::Signal,
     visit::Role,
@@ -120,8 +120,7 @@ impl LinkSession {
     /// not.
     pub(super) fn connection_lost(self: &Arc<Self>, state: &mut State, signal: &Arc<Signal>) {
         self.connected.store(false, Ordering::Release);
-        let recorded = state.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
-        for exchange in recorded.chain(&state.unrecorded).cloned().collect::<Vec<_>>() {
+        for exchange in state.exchanges().cloned().collect::<Vec<_>>() {
             self.exchange_lost(state, &exchange, signal);
         }
         self.queue_outcomes(state);
@@ -130,9 +129,13 @@ impl LinkSession {
         self.give_up(given);
     }
 
-    fn exchange_lost(&self, state: &mut State, exchange: &Exchange, signal: &Arc<Signal>) {
-        if let Some(execution) = exchange.connection_lost(signal) {
-            state.cancelled(exchange.seq(), execution, self.context.clock.now());
+    fn exchange_lost(self: &Arc<Self>, state: &mut State, exchange: &Exchange, signal: &Arc<Signal>) {
+        let now = self.context.clock.now();
+        let wait = self.context.settings.load().upload_wait;
+        match exchange.connection_lost(signal, now, !wait.is_zero()) {
+            Lost::Kept => {}
+            Lost::Parked => self.queue_uploads(state, now + wait),
+            Lost::Ended(execution) => state.cancelled(exchange.seq(), execution, now),
         }
     }
 
@@ -169,19 +172,22 @@ impl State {
         self.ledger.get_or_insert_with(|| Box::new(Ledger::new(context.ledger_limits(), 0)))
     }
 
+    /// All that run, or whose outcome is kept.
+    pub(super) fn exchanges(&self) -> impl Iterator<Item = &Arc<Exchange>> {
+        let recorded = self.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
+        recorded.chain(&self.unrecorded)
+    }
+
     /// Ends what runs and drops what is recorded.
     pub(super) fn forget_requests(&mut self, why: &str) {
-        let ledger = self.ledger.take();
-        let recorded = ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
-        for exchange in recorded.chain(&self.unrecorded) {
-            exchange.cancel(why);
-        }
+        self.exchanges().for_each(|exchange| _ = exchange.cancel(why));
+        self.ledger = None;
         self.unrecorded = Vec::new();
         self.visitors.forget();
     }
 
     /// A request that has not run is as if it had never been seen.
-    fn cancelled(&mut self, seq: u64, execution: Execution, now: Instant) {
+    pub(super) fn cancelled(&mut self, seq: u64, execution: Execution, now: Instant) {
         self.unrecorded.retain(|exchange| exchange.seq() != seq);
         let Some(ledger) = &mut self.ledger else { return };
         if execution == Execution::NotRun {

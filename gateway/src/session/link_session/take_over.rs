@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use towline_protocols::link::{Hello, RpcError, server::Ledger};
+use towline_protocols::link::{Hello, Partial, RpcError, server::Ledger};
 
 use super::{LinkSession, unheard::Unheard};
 use crate::session::{
@@ -29,6 +29,7 @@ pub(in crate::session) struct Adopted {
     pub(in crate::session) unknown: Vec<u64>,
     pub(in crate::session) attached: Vec<Consumer>,
     pub(in crate::session) refused: Vec<(u64, RpcError)>,
+    pub(in crate::session) partial: Vec<Partial>,
     pub(in crate::session) subscriptions: Changed,
     pub(in crate::session) headers: Spoken,
     pub(in crate::session) headers_kept: bool,
@@ -38,9 +39,9 @@ impl LinkSession {
     /// Makes a connection whose ownership was checked the holder of the session.
     pub(in crate::session) fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<Opened, OpenError> {
         let signal = Arc::new(Signal::default());
-        let adopted = self.adopt_by(hello, &signal)?;
+        let adopted = self.adopt_by(hello, &signal, false)?;
         let Adopted { session_id, seq_min, resumed, unknown, attached, refused, .. } = adopted;
-        let Adopted { subscriptions, headers, headers_kept, .. } = adopted;
+        let Adopted { partial, subscriptions, headers, headers_kept, .. } = adopted;
         Ok(Opened {
             lease: Lease::new(self.clone(), signal),
             session_id,
@@ -49,17 +50,19 @@ impl LinkSession {
             unknown,
             attached,
             refused,
+            partial,
             subscriptions,
             headers,
             headers_kept,
         })
     }
 
-    /// The same for the connection of `signal`, which may have been a visitor.
+    /// The same for the connection of `signal`; `told`: it was a visitor, and has had its WELCOME.
     pub(in crate::session) fn adopt_by(
         self: &Arc<Self>,
         hello: &Hello,
         signal: &Arc<Signal>,
+        told: bool,
     ) -> Result<Adopted, OpenError> {
         let holder = self.take_over(hello, signal)?;
         let Holder { session_id, seq_min, resumed, unspoken, headers, headers_kept } = holder;
@@ -74,12 +77,13 @@ impl LinkSession {
             unknown: Vec::new(),
             attached: Vec::new(),
             refused: Vec::new(),
+            partial: Vec::new(),
             subscriptions,
             headers,
             headers_kept,
         };
         if resumed {
-            self.resolve_waiting(hello, &unspoken, signal, &mut adopted);
+            self.resolve_waiting(hello, &unspoken, signal, told, &mut adopted);
         }
         Ok(adopted)
     }
@@ -128,8 +132,20 @@ impl LinkSession {
 
     /// Follows what the client says of earlier requests: what it does not wait for has been taken.
     /// It does not speak of `unspoken`.
-    fn resolve_waiting(&self, hello: &Hello, unspoken: &[u64], signal: &Arc<Signal>, opened: &mut Adopted) {
+    fn resolve_waiting(
+        &self,
+        hello: &Hello,
+        unspoken: &[u64],
+        signal: &Arc<Signal>,
+        told: bool,
+        opened: &mut Adopted,
+    ) {
         let mut state = self.state.lock();
+        // A newer connection may have come in between: what waits is its own then.
+        if !state.is_held_by(signal) {
+            return;
+        }
+        opened.partial = self.offer_uploads(&mut state, hello, unspoken, told);
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let wanted = waiting.chain(unspoken.iter().copied());
         opened.unknown = state.ledger_mut(&self.context).reconcile(hello.outcome_floor, wanted);

@@ -79,11 +79,8 @@ fn a_lost_connection_ends_only_what_it_had_not_sent_whole() {
     let Begin::Run(cut, _) = opened.lease.begin(2) else { panic!("2 is new") };
     let (signal, short) = beside(&opened, 1, 0);
     let session = opened.lease.session().clone();
-    assert_eq!(
-        session.lock().exchange(2).unwrap().connection_lost(&signal),
-        None,
-        "it was not the one to send it"
-    );
+    let lost = session.lock().exchange(2).unwrap().connection_lost(&signal, rig.clock.now(), true);
+    assert_eq!(lost, exchange::Lost::Kept, "it was not the one to send it");
     drop(opened);
     assert_eq!((whole.ended().now_or_never(), cut.ended().now_or_never()), (None, Some(Ended)));
     whole.end();

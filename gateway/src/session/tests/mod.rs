@@ -11,6 +11,7 @@ mod pushes;
 mod receipts;
 mod short_visits;
 mod unheard;
+mod uploads;
 mod visits;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
@@ -92,7 +93,10 @@ fn hello(epoch: u64) -> Hello {
 }
 
 fn waiting(epoch: u64, seqs: &[(u64, u64)]) -> Hello {
-    let waiting = seqs.iter().map(|&(seq, messages_received)| Waiting { seq, messages_received }).collect();
+    let waiting = seqs
+        .iter()
+        .map(|&(seq, messages_received)| Waiting { seq, messages_received, continues: false })
+        .collect();
     Hello { waiting, ..hello(epoch) }
 }
 

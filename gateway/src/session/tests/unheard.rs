@@ -95,7 +95,7 @@ impl World {
         let hello = self.client.hello(Hello::default());
         let new: Vec<u64> = (0..3)
             .map(|_| {
-                let seq = self.client.open(CallOptions { idempotent: false, replayable: true });
+                let seq = self.client.open(CallOptions { replayable: true, ..CallOptions::default() });
                 self.client.on_request_sent(seq);
                 seq
             })

@@ -117,11 +117,14 @@ impl Call {
 
     /// What becomes of it when HELLO said that it waits and that so many messages of its answer are there. `None`: a
     /// short connection is to bring it.
-    pub(super) fn fate(&mut self, messages_received: u64, welcome: &Welcome, unknown: bool) -> Option<Fate> {
+    pub(super) fn fate(&mut self, seq: u64, messages_received: u64, welcome: &Welcome) -> Option<Fate> {
+        let unknown = welcome.unknown.contains(&seq);
         if welcome.resumed && !unknown {
             self.tie = Some(welcome.session_id);
             self.link = Some(Place { messages: messages_received, bytes: 0 });
-            return Some(Fate::Keep { messages_received });
+            let partial = welcome.partial.iter().find(|partial| partial.seq == seq);
+            let sent = partial.filter(|_| self.options.continues).map(|partial| partial.messages_received);
+            return Some(Fate::Keep { messages_received, sent });
         }
         if self.short.is_some() {
             return None;

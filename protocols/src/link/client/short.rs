@@ -20,7 +20,9 @@ impl Session {
         for (&seq, call) in &mut self.calls {
             if self.session_id == 0 && call.phase == Phase::Waiting && call.link.is_none() {
                 call.carriers += 1;
-                waiting.push(Waiting { seq, messages_received: call.received.messages });
+                let messages_received = call.received.messages;
+                // No POST goes on with what the link has begun.
+                waiting.push(Waiting { seq, messages_received, continues: false });
             }
         }
         let (outcome_floor, pushes_taken) = (self.floor(), self.pushes.hello());

@@ -54,12 +54,7 @@ impl Connection {
     fn after_welcome(&mut self, before: Limits, welcome: &Welcome) {
         let after = self.control.peer().limits;
         self.send_window += i64::from(after.connection_window) - i64::from(before.connection_window);
-        // What HELLO waited for and the server does not have gets no answer here.
-        for seq in std::mem::take(&mut self.waiting) {
-            if !welcome.resumed || welcome.unknown.contains(&seq) {
-                self.remove(seq);
-            }
-        }
+        self.resume_waiting(welcome);
         for stream in self.streams.values_mut() {
             stream.send_window += i64::from(after.stream_window) - i64::from(before.stream_window);
         }
@@ -254,7 +249,8 @@ impl Connection {
         let config = self.control.config().clone();
         let Some(stream) = self.streams.get_mut(&seq) else { return Ok(()) };
         stream.receive_window -= part_bytes as i64;
-        if stream.receive_window < 0 {
+        // A part without bytes needs no credit, also where an earlier connection has used more than a window.
+        if part_bytes > 0 && stream.receive_window < 0 {
             let rule = format!("request {seq} was sent more than its window");
             return Err(LinkError::new(CloseCode::FlowControl, rule));
         }

@@ -38,6 +38,9 @@ pub(super) struct Stream {
     pub(super) receive_window: i64,
     /// Consumed, and not given back yet. Below 0 when more was lent than is owed.
     pub(super) credit_pending: i64,
+    /// Delivered by an earlier connection, and not consumed yet: in use of this stream's window, and of no
+    /// connection's. Consumed before all that arrives here.
+    pub(super) carried: usize,
     /// Delivered as it came, and not consumed yet.
     pub(super) plain_held: usize,
     /// Delivered decompressed, and not consumed yet.
@@ -127,6 +130,7 @@ impl Stream {
             send_window,
             receive_window,
             credit_pending: 0,
+            carried: 0,
             plain_held: 0,
             inflated_held: 0,
             inflated_wire: 0,
@@ -146,7 +150,7 @@ impl Stream {
 
     /// Message bytes that the application has and did not consume.
     pub(super) fn delivered(&self) -> usize {
-        self.plain_held + self.inflated_held
+        self.carried + self.plain_held + self.inflated_held
     }
 
     /// What of the connection's window this stream takes up.

@@ -73,9 +73,11 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         FrameType::Offer => Frame::Offer(fields.message()?),
         FrameType::Fetch => Frame::Fetch(fields.message()?),
         FrameType::Piece => Frame::Piece(fields.message()?),
-        FrameType::Attach => {
-            Frame::Attach { seq: fields.seq()?, messages_received: fields.varint("message count")? }
-        }
+        FrameType::Attach => Frame::Attach {
+            seq: fields.seq()?,
+            messages_received: fields.varint("message count")?,
+            continues: flags & FLAG_MORE != 0,
+        },
         FrameType::QpackEncoder => Frame::QpackEncoder(fields.take_rest()),
         FrameType::QpackDecoder => Frame::QpackDecoder(fields.take_rest()),
         FrameType::Answer => {
@@ -338,6 +340,7 @@ impl FrameType {
             Self::Request | Self::Response | Self::Data => FLAG_END | FLAG_COMPRESSED | FLAG_MORE,
             Self::Push | Self::Publish | Self::Answer => FLAG_COMPRESSED,
             Self::Trailers => FLAG_END,
+            Self::Attach => FLAG_MORE,
             _ => 0,
         }
     }

@@ -61,8 +61,11 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
             varint::put(out, *id);
             out.put_slice(text);
         }
-        Frame::Attach { seq, messages_received } => {
-            varints(FrameType::Attach, &[*seq, *messages_received], out);
+        Frame::Attach { seq, messages_received, continues } => {
+            let flags = if *continues { FLAG_MORE } else { 0 };
+            put_head(FrameType::Attach, flags, varint::size(*seq) + varint::size(*messages_received), out);
+            varint::put(out, *seq);
+            varint::put(out, *messages_received);
         }
         Frame::QpackEncoder(instructions) => raw(FrameType::QpackEncoder, instructions, out),
         Frame::QpackDecoder(instructions) => raw(FrameType::QpackDecoder, instructions, out),

@@ -66,6 +66,7 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
         outcomes_max: t.count("outcomes_max", d.outcomes_max, 1..=100_000),
         outcome_bytes_max: t.size("outcome_bytes_max", d.outcome_bytes_max, KIB..=GIB),
         outcome_age_max: t.duration("outcome_age_max", d.outcome_age_max, s(1)..=s(86_400)),
+        upload_wait: t.duration("upload_wait", d.upload_wait, s(0)..=s(3600)),
         durable_bytes_max: t.size("durable_bytes_max", d.durable_bytes_max, MIB..=GIB),
         pushes_max: t.count("pushes_max", d.pushes_max, 1..=100_000),
         push_bytes_max: t.size("push_bytes_max", d.push_bytes_max, KIB..=GIB),

@@ -235,7 +235,7 @@ async fn a_request_that_the_session_has_seen_waits() {
     let (mut live, id) = known(&gateway).await;
     live.request(1, true);
     live.settle().await;
-    let waiting = vec![Waiting { seq: 1, messages_received: 0 }];
+    let waiting = vec![Waiting { seq: 1, ..Waiting::default() }];
     let mut client = Client::early(&gateway, Hello { waiting, ..hello(2, id) });
     client.settle().await;
     assert!(client.welcome().is_some_and(|welcome| welcome.unknown.is_empty()) && !client.is_answered(1));

@@ -109,8 +109,7 @@ impl Core {
         let wanting = |call: &&mut Call| call.is_unary() && !call.posting && !call.is_over();
         let is_known = self.session.is_known();
         let session = &self.session;
-        let waiting =
-            self.calls.iter_mut().map(|(key, call)| (*key, call)).filter(|(_, call)| wanting(&call));
+        let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call)).filter(|(_, call)| wanting(call));
         let waiting = waiting.filter(|(_, call)| !is_known || session.may_go_short(call.seq));
         let Some((key, call)) = waiting.min_by_key(|(key, call)| (call.urgency(), *key)) else {
             return Next::Nothing;

@@ -130,7 +130,7 @@ impl Answer {
 
     fn pushes(&self) -> Vec<&Push> {
         let push = |event| match event {
-            &Event::Push(ref push) => Some(push),
+            Event::Push(push) => Some(push),
             _ => None,
         };
         self.events.iter().filter_map(push).collect()

@@ -1,6 +1,6 @@
 //! HELLO names what the server holds, and a server that does not hold it.
 
-#![allow(clippy::unwrap_used, reason = "test support: a failure here is the test's")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test support: a failure here is the test's")]
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Short connections: the machine whose bytes are the bodies of a POST and its answer.
 
-#![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is the test's")]
 
 use std::sync::Arc;
 

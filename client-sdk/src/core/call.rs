@@ -210,7 +210,7 @@ impl Call {
     /// The gateway has refused the line, on which the request was sent first.
     pub(super) fn never_sent(&mut self) {
         self.attempts = self.attempts.saturating_sub(1);
-        self.from_the_beginning();
+        self.begin_again();
     }
 
     /// What the request asks, apart from its messages.
@@ -241,7 +241,7 @@ impl Call {
     /// The gateway does not have the request. If it remembers the session it never had it; if not, nobody knows.
     pub(super) fn send_again(&mut self, resumed: bool) {
         if self.place == Place::Unknown {
-            self.from_the_beginning();
+            self.begin_again();
             self.may_have_run |= !resumed;
         }
     }
@@ -250,11 +250,11 @@ impl Call {
     pub(super) fn reopened(&mut self, seq: u64, error: &RpcError) {
         self.may_have_run |= error.execution != Execution::NotRun;
         self.seq = seq;
-        self.from_the_beginning();
+        self.begin_again();
     }
 
     /// The session lets only a call begin again that was kept whole.
-    fn from_the_beginning(&mut self) {
+    fn begin_again(&mut self) {
         self.place = Place::Off;
         (self.end_sent, self.message_arrived) = (false, false);
         self.outbox.rewind(0);

@@ -129,11 +129,11 @@ impl Answer {
     }
 
     fn pushes(&self) -> Vec<&Push> {
-        let push = |event| match event {
+        let pushes = self.events.iter().filter_map(|event| match event {
             Event::Push(push) => Some(push),
             _ => None,
-        };
-        self.events.iter().filter_map(push).collect()
+        });
+        pushes.collect()
     }
 }
 

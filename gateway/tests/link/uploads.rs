@@ -212,7 +212,7 @@ impl Cut {
         self.network.cut();
         online(&self.client).await;
         let outcome = all(&mut self.receiver).await;
-        outcome.map_err(|error| (error.kind, error.execution, error.message.into()))
+        outcome.map_err(|error| (error.kind, error.execution, error.message))
     }
 }
 

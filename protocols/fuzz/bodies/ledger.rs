@@ -19,7 +19,7 @@ const LIMITS: LedgerLimits =
 const SEQS: u64 = 40;
 
 #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
-static ORIGIN: LazyLock<Instant> = LazyLock::new(|| Instant::now());
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub(crate) fn run(data: &[u8]) {
     let mut history = History {

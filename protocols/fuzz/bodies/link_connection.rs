@@ -14,7 +14,7 @@ use towline_protocols::{
 
 static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(Arc::default);
 #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
-static ORIGIN: LazyLock<Instant> = LazyLock::new(|| Instant::now());
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub(crate) fn run(data: &[u8]) {
     let Some((&selector, data)) = data.split_first() else { return };

@@ -28,6 +28,8 @@ pub(crate) struct Dictionaries {
     builtin: DictionarySet,
     /// Fetched ones, the newest first.
     held: Vec<Fetched>,
+    /// Payload dictionaries that made room for others while a gateway may still write with them: HELLO named them.
+    retired: Vec<Fetched>,
     /// How many of each kind are kept.
     held_max: usize,
     fetcher: Fetcher,
@@ -51,6 +53,7 @@ impl Dictionaries {
             header_shelf: HeaderShelf::default(),
             builtin,
             held,
+            retired: Vec::new(),
             held_max: config.limits.dictionaries_max,
             fetcher: Fetcher::default(),
             when: config.dictionary_fetch,
@@ -76,6 +79,9 @@ impl Dictionaries {
     pub(crate) fn begin_line(&mut self) {
         self.fetcher.begin_line();
         self.held_due.clear();
+        if !std::mem::take(&mut self.retired).is_empty() {
+            self.fill_shelf();
+        }
     }
 
     pub(crate) fn set_metered(&mut self, metered: Option<bool>) {
@@ -117,6 +123,9 @@ impl Dictionaries {
         }
         self.held.insert(0, fetched.clone());
         let dropped = self.trim();
+        let payload = dropped.iter().filter(|dropped| dropped.kind == DictionaryKind::Payload);
+        self.retired.splice(0..0, payload.cloned());
+        self.retired.truncate(self.held_max);
         self.fill_shelf();
         self.write(fetched, dropped);
     }
@@ -145,7 +154,9 @@ impl Dictionaries {
     fn fill_shelf(&mut self) {
         let mut set = DictionarySet::new();
         let payload = self.held.iter().filter(|held| held.kind == DictionaryKind::Payload);
-        let fetched = payload.filter_map(|held| Dictionary::new(held.bytes.clone(), LEVEL_DEFAULT).ok());
+        let fetched = payload
+            .chain(&self.retired)
+            .filter_map(|held| Dictionary::new(held.bytes.clone(), LEVEL_DEFAULT).ok());
         for dictionary in fetched.chain(self.builtin.iter().cloned()) {
             // Two with one id cannot be told apart: the newer one stays.
             if let Err(error) = set.insert(dictionary) {
@@ -230,6 +241,8 @@ mod tests {
             fetch(&mut first, file);
             assert!(first.take_held()[0].held);
         }
+        assert_eq!(first.shelf().ids().len(), builtin + 3, "the gateway may still write with the first");
+        first.begin_line();
         assert_eq!(first.shelf().ids().len(), builtin + 2);
         let second = Dictionaries::open(&config(&folder)).unwrap();
         let mut ids = (first.shelf().ids(), second.shelf().ids());

@@ -11,6 +11,7 @@ mod early;
 mod exchange;
 mod problem;
 mod short;
+mod unread;
 mod watched;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::service::service_fn;
+use hyper::{Request, Version, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -33,7 +34,10 @@ use tokio::{
 use tracing::debug;
 
 pub(crate) use self::exchange::{Front, priority};
-use self::watched::{Activity, Watched};
+use self::{
+    unread::Unread,
+    watched::{Activity, Watched},
+};
 use crate::{backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits, transport::corked};
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
@@ -55,10 +59,15 @@ where
     let activity = Arc::new(Activity::new(Instant::now()));
     let front = Arc::new(Front::new(gateway.clone(), origin));
     let asked = activity.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         asked.requested();
         let front = front.clone();
-        async move { Ok::<_, Infallible>(front.answer(request).await) }
+        async move {
+            Ok::<_, Infallible>(match request.version() {
+                Version::HTTP_2 => front.answer(request.map(Unread::new)).await,
+                _ => front.answer(request).await,
+            })
+        }
     });
     let builder = builder(&limits);
     let (stream, cork) = corked(Watched::new(stream, activity.clone()));

@@ -120,7 +120,7 @@ pub struct Opened {
     pub attached: Vec<Consumer>,
     /// Of the requests that the client waits for: those whose answer is gone, with what RESET is to say.
     pub refused: Vec<(u64, RpcError)>,
-    /// WELCOME.partial: of these the client's half goes on over this connection, by [`Lease::take_up`].
+    /// WELCOME.partial: of these the client's half goes on over this connection, by `Lease::take_up`.
     pub partial: Vec<Partial>,
     /// What became of the subscriptions in HELLO.
     pub subscriptions: Changed,

@@ -142,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) transport: Transport,
     /// Counts the lines: what belongs to an earlier one may still be running.
     pub(crate) line: u64,
+    /// When a stream of its QUIC connection brought bytes last, until the line has heard of it.
+    pub(crate) stream_heard: Option<std::time::Instant>,
     /// The line's HELLO refers to what the gateway may not hold, and WELCOME has not come.
     is_refusable: bool,
     pub(crate) inbox: Inbox,
@@ -185,6 +187,7 @@ impl Core {
             dictionary_unknown: false,
             transport: Transport::Tcp,
             line: 0,
+            stream_heard: None,
             is_refusable: false,
             inbox: Inbox::default(),
             push_log: None,
@@ -366,6 +369,7 @@ impl Core {
         self.identity.next_epoch()?;
         self.transport = transport;
         self.line += 1;
+        self.stream_heard = None;
         self.is_refusable = base.refers();
         self.resets.clear();
         self.forgets.clear();

@@ -256,6 +256,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if !self.online && now >= self.welcome_due {
             return Some(self.lost("the gateway did not say WELCOME in time (connect_timeout)".to_owned()));
         }
+        let heard = self.shared.with(|core| core.stream_heard.take());
+        heard.into_iter().for_each(|at| self.machine.control().heard(at));
         match self.machine.control().handle_timeout(now) {
             Ok(()) => None,
             Err(error) => Some(LineEnd { next: Next::AtOnce, ..self.broken(&error) }),

@@ -220,6 +220,7 @@ impl Task {
         stream.read_over = matches!(read, Ok(None));
         let handled = match read {
             Ok(Some(chunk)) => {
+                self.heard();
                 stream.input.extend_from_slice(&chunk.bytes);
                 stream.codec.handle_bytes(&mut stream.input)
             }
@@ -228,6 +229,15 @@ impl Task {
             Err(error) => return Err(error.into()),
         };
         self.on_handled(stream, handled).await
+    }
+
+    /// The gateway lives, whatever becomes of its PONG behind all that it sends.
+    fn heard(&self) {
+        self.shared.with(|core| {
+            if core.line == self.line {
+                core.stream_heard = Some(Instant::now());
+            }
+        });
     }
 
     async fn on_handled(&self, stream: &mut Stream, handled: Result<(), RpcError>) -> Result<bool, Lost> {

@@ -215,6 +215,11 @@ impl Control {
         }
     }
 
+    /// On QUIC: a request's stream brought bytes then, which is a sign of life too.
+    pub fn heard(&mut self, at: Instant) {
+        self.heartbeat.on_heard(at);
+    }
+
     /// The time has come: sends a beat, or finds that the peer broke its promise.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         if self.phase == Phase::Closed {

@@ -300,3 +300,19 @@ fn a_quic_stream_that_is_cut_or_mixed_up_fails_alone() {
     let mut ping = crate::connections::wire(&Frame::Ping { id: 1, next_beat_s: 0 });
     assert_eq!(wrong.handle_bytes(&mut ping).unwrap_err().kind, RpcErrorKind::Malformed);
 }
+
+#[test]
+fn what_streams_bring_stands_for_a_pong_until_they_fall_silent() {
+    let (start, mut wire) = (origin(), BytesMut::new());
+    let config = Config { ping_timeout: Duration::from_secs(10), ..Config::default() };
+    let mut client = Control::client(Arc::new(config), hello(), start);
+    client.poll_transmit(start, &mut wire, usize::MAX);
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert!(client.handle_timeout(at(5)).is_ok(), "PING");
+    client.heard(at(14));
+    assert!(client.handle_timeout(at(15)).is_ok());
+    assert!(client.handle_timeout(at(23)).is_ok());
+    // What was heard before the newest sign of life changes nothing.
+    client.heard(at(3));
+    assert_eq!(client.handle_timeout(at(24)).unwrap_err().code, CloseCode::HeartbeatMissed);
+}

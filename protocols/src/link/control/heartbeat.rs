@@ -58,6 +58,12 @@ impl Heartbeat {
         self.unanswered_since = None;
     }
 
+    /// Something arrived at that time, which may have passed.
+    pub(super) fn on_heard(&mut self, at: Instant) {
+        self.last_received = self.last_received.max(at);
+        self.unanswered_since = self.unanswered_since.filter(|since| *since > at);
+    }
+
     pub(super) fn set_interval(&mut self, interval: Option<Duration>) {
         self.interval = interval;
     }

@@ -143,7 +143,7 @@ pub(crate) struct Core {
     /// Counts the lines: what belongs to an earlier one may still be running.
     pub(crate) line: u64,
     /// When a stream of its QUIC connection brought bytes last, until the line has heard of it.
-    pub(crate) stream_heard: Option<std::time::Instant>,
+    pub(crate) stream_heard: Option<Instant>,
     /// The line's HELLO refers to what the gateway may not hold, and WELCOME has not come.
     is_refusable: bool,
     pub(crate) inbox: Inbox,

@@ -155,7 +155,7 @@ async fn serve_stream(
         codec: StreamCodec::server(settings, recv.id().index()),
         recv,
         input: BytesMut::new(),
-        half: Half { send, out: BytesMut::new(), ended: false },
+        half: Half { send, out: BytesMut::new(), ended: false, finished: false },
         door,
         credits: Arc::default(),
         body: None,
@@ -229,6 +229,18 @@ struct Half {
     out: BytesMut,
     /// The answer's end is in `out`, or was sent.
     ended: bool,
+    /// The stream's own end was sent.
+    finished: bool,
+}
+
+impl Drop for Half {
+    /// quinn ends a stream that is dropped as if all of it had been said. This one says nothing of the request, which
+    /// the session keeps (PROTOCOL.md, section 1).
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.send.reset(VarInt::from_u32(0));
+        }
+    }
 }
 
 impl Stream {
@@ -330,7 +342,7 @@ impl Stream {
             self.checked(seq, sent)?;
             if self.half.ended && self.half.out.is_empty() {
                 // A client that still sends has its answer already.
-                let _ = self.half.send.finish();
+                self.half.finish();
                 let _ = self.recv.stop(VarInt::from_u32(0));
                 return Ok(());
             }
@@ -497,12 +509,17 @@ impl Stream {
         // However long what is more urgent takes: a stream that ended without them would say that the request
         // may have run. One that the client does not read is one of the few that QUIC allows it.
         let _ = self.half.send.write_all_buf(&mut self.half.out).await;
-        let _ = self.half.send.finish();
+        self.half.finish();
         let _ = self.recv.stop(VarInt::from_u32(0));
     }
 }
 
 impl Half {
+    fn finish(&mut self) {
+        self.finished = true;
+        let _ = self.send.finish();
+    }
+
     /// Safe to cancel.
     async fn write(&mut self) -> Result<(), Over> {
         match self.send.write(&self.out).await {

@@ -29,9 +29,6 @@ pub(crate) const CLIENT_ID: &str = "phone-7";
 /// Longer than all faults and what they cost to get over.
 const DEADLINE: Duration = Duration::from_secs(240);
 
-/// What one frame holds of a message.
-const FRAME_MESSAGE_MAX: usize = 16 << 10;
-
 /// Every fourth call is a stream.
 fn is_stream(id: u64) -> bool {
     id.is_multiple_of(4)
@@ -83,10 +80,8 @@ impl App {
     pub(crate) fn call(&mut self, world: &Arc<World>, id: u64) {
         let (idempotent, durable) = (world.draw() < 0.2, world.draw() < world.plan.durable);
         let size = if world.draw() < 0.9 { 50 } else { 70_000 };
-        // On QUIC the head has a frame of its own.
-        let long = is_stream(id) || size > FRAME_MESSAGE_MAX || world.plan.transports != Transports::Tcp;
         let (began, life) = (determinism::elapsed(), self.life);
-        let call = Call { idempotent, durable, long, began, life, ..Call::default() };
+        let call = Call { idempotent, durable, began, life, ..Call::default() };
         world.state().model.calls.insert(id, call);
         let request = request(id, size, idempotent, durable);
         let (world, client) = (Arc::clone(world), self.client.clone());
@@ -253,7 +248,7 @@ async fn dial(world: Arc<World>, life: u32, flight: FirstFlight) -> io::Result<D
         return Ok(Dialed { stream: Box::new(stream), early: 0 });
     };
     world.note(format!("{} bytes fly", early.len()));
-    world.state().flights.push(early.clone());
+    world.state().record_flight(&early);
     let odds = world.draw();
     if odds < 0.2 {
         // The gateway does not take it, and the handshake goes on.
@@ -298,12 +293,10 @@ impl World {
     /// Somebody sends an earlier first flight again; their handshake will never be complete.
     pub(crate) fn replay(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.flights.is_empty() {
-            return;
-        }
-        let count = state.flights.len();
-        let place = state.chance.usize(..count);
-        let flight = state.flights[place].clone();
+        let lives = state.lives;
+        let flights: Vec<Bytes> =
+            state.flights.iter().filter(|(life, _)| *life == lives).map(|(_, flight)| flight.clone()).collect();
+        let Some(flight) = state.chance.choice(flights) else { return };
         let (mut stream, server, _) = network::connection(self.plan.quality, &mut state.chance);
         let (completion, handshake) = Handshake::pending();
         let Some(gateway) = &mut state.gateway else { return };

@@ -11,8 +11,6 @@ pub(crate) struct Call {
     pub(crate) idempotent: bool,
     /// Its route says `outcome = "durable"`.
     pub(crate) durable: bool,
-    /// Its request takes more than one frame.
-    pub(crate) long: bool,
     pub(crate) began: Duration,
     /// The life of the app that made it.
     pub(crate) life: u32,
@@ -153,9 +151,10 @@ impl Model {
             || self.was_before_welcome(call)
     }
 
-    /// Its request was on its way when the line changed.
+    /// Its request was on its way when the line changed. Any may be cut, since a message waits for credit that its
+    /// head does not need.
     fn was_cut(&self, call: &Call, ended: Duration) -> bool {
-        call.long && self.line_changes.iter().any(|&at| call.began <= at && at <= ended)
+        self.line_changes.iter().any(|&at| call.began <= at && at <= ended)
     }
 
     /// A gateway died that knew of it: before its outcome was safe, and when the client called as if that gateway

@@ -62,8 +62,9 @@ pub(crate) struct State {
     pub(crate) model: Model,
     pub(crate) gateway: Option<Incarnation>,
     pub(crate) connections: Vec<Cutter>,
-    /// First flights that somebody has written down on their way.
-    pub(crate) flights: Vec<Bytes>,
+    /// First flights that somebody has written down on their way, each with the gateway's life: a ticket's early data
+    /// is taken by the process that issued it alone.
+    pub(crate) flights: Vec<(u32, Bytes)>,
     /// The gateway's counter of lives.
     pub(crate) lives: u32,
     /// The app's counter of lives.
@@ -193,6 +194,10 @@ impl World {
 }
 
 impl State {
+    pub(crate) fn record_flight(&mut self, flight: &Bytes) {
+        self.flights.push((self.lives, flight.clone()));
+    }
+
     pub(crate) fn note(&mut self, what: &str) {
         let now = determinism::elapsed();
         (now, what).hash(&mut self.trace);

@@ -149,7 +149,8 @@ impl LinkSession {
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let wanted = waiting.chain(unspoken.iter().copied());
         opened.unknown = state.ledger_mut(&self.context).reconcile(hello.outcome_floor, wanted);
-        for waiting in &hello.waiting {
+        // What WELCOME called unknown may have come again before the handshake was complete: it has its answer.
+        for waiting in hello.waiting.iter().filter(|waiting| !unspoken.contains(&waiting.seq)) {
             match self.attach(&mut state, waiting.seq, waiting.messages_received, signal) {
                 None => {}
                 Some(Ok(consumer)) => opened.attached.push(consumer),

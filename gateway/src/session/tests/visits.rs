@@ -61,6 +61,20 @@ fn what_a_visitor_says_of_the_session_is_of_no_effect() {
 }
 
 #[test]
+fn what_came_again_before_the_handshake_was_complete_is_answered_once() {
+    let rig = Rig::new();
+    let holder = held(&rig);
+    let hello = visiting(&holder, waiting(3, &[(2, 0)]));
+    let visit = rig.sessions.visit(&hello, None).unwrap();
+    assert_eq!(visit.unknown, [2]);
+    let (producer, mut answer) = run(&visit.lease, 2);
+    let established = visit.lease.establish(&hello, &visit.awaited).unwrap();
+    assert!(established.attached.is_empty() && established.refused.is_empty());
+    producer.end();
+    assert_eq!(drain(&mut answer), "e.");
+}
+
+#[test]
 fn a_complete_handshake_makes_a_visitor_the_holder_and_keeps_what_it_began() {
     let rig = Rig::new();
     let holder = held(&rig);

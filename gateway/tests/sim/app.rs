@@ -294,8 +294,12 @@ impl World {
     pub(crate) fn replay(self: &Arc<Self>) {
         let mut state = self.state();
         let lives = state.lives;
-        let flights: Vec<Bytes> =
-            state.flights.iter().filter(|(life, _)| *life == lives).map(|(_, flight)| flight.clone()).collect();
+        let flights: Vec<Bytes> = state
+            .flights
+            .iter()
+            .filter(|(life, _)| *life == lives)
+            .map(|(_, flight)| flight.clone())
+            .collect();
         let Some(flight) = state.chance.choice(flights) else { return };
         let (mut stream, server, _) = network::connection(self.plan.quality, &mut state.chance);
         let (completion, handshake) = Handshake::pending();

@@ -32,6 +32,7 @@ bodies! {
     link_frame "../fuzz/bodies/link_frame.rs"
     mqtt_decode "../fuzz/bodies/mqtt_decode.rs"
     qpack "../fuzz/bodies/qpack.rs"
+    session "../fuzz/bodies/session.rs"
     tls_client_hello "../fuzz/bodies/tls_client_hello.rs"
     varint "../fuzz/bodies/varint.rs"
 }

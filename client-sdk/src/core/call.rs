@@ -238,11 +238,11 @@ impl Call {
         Err(RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text))
     }
 
-    /// The gateway does not have the request. If it remembers the session it never had it; if not, nobody knows.
-    pub(super) fn send_again(&mut self, resumed: bool) {
+    /// The gateway does not have the request; `has_not_run`: and it never had it.
+    pub(super) fn send_again(&mut self, has_not_run: bool) {
         if self.place == Place::Unknown {
             self.begin_again();
-            self.may_have_run |= !resumed;
+            self.may_have_run |= !has_not_run;
         }
     }
 

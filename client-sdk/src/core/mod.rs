@@ -398,7 +398,7 @@ impl Core {
             let Some(&key) = self.by_seq.get(&seq) else { continue };
             let Some(call) = self.calls.get_mut(&key) else { continue };
             match fate {
-                Fate::Send => call.send_again(welcome.resumed),
+                Fate::Send => call.send_again(welcome.resumed && !welcome.visiting),
                 Fate::Keep { messages_received, sent } => {
                     if let Err(error) = call.kept(sent) {
                         call.fail(error);

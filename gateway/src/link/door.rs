@@ -110,7 +110,8 @@ pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> O
     count_known(gateway, hello);
     let Visited { lease, session_id, seq_min, unknown, awaited, headers, headers_kept } = visited;
     let session_headers_kept_s = headers_kept_s(gateway, headers_kept);
-    let mut welcome = Welcome { seq_min, session_headers_kept_s, ..welcome(true, session_id, unknown) };
+    let welcome = welcome(true, session_id, unknown);
+    let mut welcome = Welcome { seq_min, session_headers_kept_s, visiting: true, ..welcome };
     proven.give_token(gateway, hello, &mut welcome);
     let door = Door::new(Arc::clone(gateway), origin, lease, headers, proven.user, handshake);
     welcome.push_line = door.lease.session().push_line();

@@ -49,6 +49,7 @@ impl fmt::Debug for Welcome {
             .field("session_id", &self.session_id)
             .field("limits", &self.limits)
             .field("unknown", &self.unknown)
+            .field("visiting", &self.visiting)
             .field("heartbeat_max_s", &self.heartbeat_max_s)
             .field("server_time_ms", &self.server_time_ms)
             .field("agent", &self.agent)

@@ -138,6 +138,21 @@ fn what_becomes_of_a_request_on_a_new_connection() {
 }
 
 #[test]
+fn what_an_older_connection_may_still_begin_may_have_run() {
+    let welcome = Welcome { resumed: true, visiting: true, unknown: vec![1], ..Welcome::default() };
+    let (mut session, hello) = waiting_session(CallOptions::default());
+    let fate = session.on_welcome(&hello, &welcome).remove(0).1;
+    assert!(matches!(fate, Fate::Fail(error) if error.execution == Execution::MayHaveRun));
+    // Sent again, it runs once; but that it did not run is this connection's word alone.
+    let (mut session, hello) = waiting_session(CallOptions { replayable: true, ..CallOptions::default() });
+    assert_eq!(session.on_welcome(&hello, &welcome), [(1, Fate::Send)]);
+    session.on_request_sent(1);
+    let refused = RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, "streams_max");
+    let told = session.on_event(Event::Reset { seq: 1, error: refused }).event;
+    assert!(matches!(told, Some(Event::Reset { error, .. }) if error.execution == Execution::MayHaveRun));
+}
+
+#[test]
 fn a_request_opened_between_connections_is_sent_after_welcome() {
     let (mut session, hello) = waiting_session(CallOptions::default());
     let early = session.open(CallOptions::default());

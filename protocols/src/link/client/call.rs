@@ -131,6 +131,7 @@ impl Call {
         }
         if welcome.resumed {
             self.tie = None;
+            self.doubtful |= welcome.visiting;
         }
         Some(self.again(welcome.resumed))
     }

@@ -163,7 +163,11 @@ async fn a_new_request_of_a_known_session_runs_and_is_answered_before_the_handsh
     let mut client = Client::early(&gateway, hello(2, id));
     client.request(1, true);
     client.settle().await;
-    assert!(client.welcome().is_some_and(|welcome| welcome.resumed && welcome.session_id == id));
+    assert!(
+        client
+            .welcome()
+            .is_some_and(|welcome| welcome.resumed && welcome.visiting && welcome.session_id == id)
+    );
     assert!(client.is_answered(1));
     assert_eq!((routed(&gateway), early_data(&gateway, "served")), (1, 1));
     client.complete().await;
@@ -181,7 +185,7 @@ async fn a_session_that_is_not_known_waits_and_is_not_even_made() {
     client.settle().await;
     assert_eq!((client.events.len(), routed(&gateway), gateway.sessions.len()), (0, 0, 0));
     client.complete().await;
-    assert!(client.welcome().is_some() && client.is_answered(1));
+    assert!(client.welcome().is_some_and(|welcome| !welcome.visiting) && client.is_answered(1));
     assert_eq!((routed(&gateway), early_data(&gateway, "waited")), (1, 1));
 }
 

@@ -33,7 +33,8 @@ pub(super) struct Door {
     pub(super) origin: Arc<Origin>,
     pub(super) lease: Lease,
     headers: Option<Arc<SessionHeaders>>,
-    /// HELLO named this session, so that its requests may run; anything but a short connection has to.
+    /// HELLO named this session, or none. Otherwise its client may have given the requests that come before it has
+    /// read WELCOME to the session that it named, on another gateway: they do not run here.
     names_session: bool,
     /// Complete once the connection holds its session.
     pub(super) holds: Handshake,
@@ -79,6 +80,8 @@ pub(super) async fn login(
         Welcome { seq_min, partial, session_headers_kept_s, ..welcome(resumed, session_id, unknown) };
     proven.give_token(&gateway, hello, &mut welcome);
     let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
+    // Whoever has no session yet can have sent to none.
+    let door = Door { names_session: resumed || hello.session_id == 0, ..door };
     welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
 }
@@ -231,10 +234,11 @@ impl Door {
     /// Follows REQUEST: runs it, or attaches to what ran already. `end` says that no message follows.
     pub(super) fn open(&self, seq: u64, head: &RequestHead, end: bool, credits: &Arc<Credits>) -> Opening {
         // While it visits, the bit says no more than HELLO's floor, which counts when the session is held.
-        if head.acknowledges && self.holds.is_complete() && self.names_session {
+        let is_spoken_to = self.names_session || head.heard;
+        if head.acknowledges && self.holds.is_complete() && is_spoken_to {
             self.lease.acknowledge(&Ack { floor: seq - 1, seqs: Vec::new() });
         }
-        if !self.names_session && !head.idempotent {
+        if !is_spoken_to && !head.idempotent {
             return self.recall(seq);
         }
         let (producer, consumer) = match self.lease.begin(seq) {

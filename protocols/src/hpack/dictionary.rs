@@ -83,11 +83,11 @@ impl HeaderDictionary {
             if same_name.iter().any(|&position| fields[position].value == field.value) {
                 return Err(HeaderDictionaryError::Repeated(number));
             }
+            if fields.len() == HEADER_DICTIONARY_FIELDS_MAX {
+                return Err(HeaderDictionaryError::TooLarge);
+            }
             same_name.push(fields.len());
             fields.push(field);
-        }
-        if fields.len() > HEADER_DICTIONARY_FIELDS_MAX {
-            return Err(HeaderDictionaryError::TooLarge);
         }
         let hash = Sha256::digest(&text).into();
         Ok(Self { hash, text, fields, by_name, connections: AtomicU64::new(0) })

@@ -39,10 +39,10 @@ pub struct Session {
     calls: BTreeMap<u64, Call>,
     /// Outcomes taken above the floor, not yet told.
     ack_due: Vec<u64>,
-    /// Short connections made.
-    shorts: u64,
     /// Message bytes of the answers of `ack_due`.
     ack_bytes: usize,
+    /// Short connections made.
+    shorts: u64,
     floor_told: u64,
     pushes: Pushes,
 }
@@ -317,7 +317,9 @@ impl Session {
         }
         self.floor_told = floor;
         self.ack_due.retain(|&due| due > floor);
-        self.ack_bytes = 0;
+        if self.ack_due.is_empty() {
+            self.ack_bytes = 0;
+        }
         true
     }
 

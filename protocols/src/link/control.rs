@@ -379,7 +379,8 @@ impl Control {
     /// What a request's stream on this QUIC connection needs to know.
     pub fn stream_settings(&self) -> StreamSettings {
         let tables = self.tables.clone();
-        StreamSettings { config: self.config.clone(), peer: self.peer.clone(), tables }
+        let welcomed = self.is_welcomed();
+        StreamSettings { config: self.config.clone(), peer: self.peer.clone(), tables, welcomed }
     }
 
     /// QUIC: ready when streams have left instructions of header compression to be transmitted; each time
@@ -413,6 +414,11 @@ impl Control {
     /// Whether requests may be answered: WELCOME comes first.
     pub(super) fn may_send_requests(&self) -> bool {
         self.introduced && self.phase != Phase::Closed
+    }
+
+    /// Client: WELCOME has been read.
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.role == Role::Client && self.phase == Phase::Open
     }
 
     /// Urgency of the next push or publish.

@@ -147,6 +147,8 @@ pub struct RequestHead {
     pub idempotent: bool,
     /// The client has taken the outcomes of all requests before this one: an ACK that costs no byte.
     pub acknowledges: bool,
+    /// The client had read WELCOME of this connection: it knows which session it speaks to. Filled in by the machines.
+    pub heard: bool,
     /// How long the caller still waits.
     pub deadline: Option<Duration>,
     /// Header list; pseudo-header fields first.

@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use super::{CloseCode, LinkError, Priority, RpcError, proto};
 use crate::varint;
 
-pub(crate) use encode::{Fixed, put_stream_frame, request_options, response_options};
+pub(crate) use encode::{Fixed, RequestOptions, put_stream_frame, response_options};
 pub use encode::{RESET_TEXT_BYTES_MAX, encode};
 
 /// What a TCP client sends before its first frame: 0xF4, which starts neither TLS, HTTP nor MQTT, and "TWL".
@@ -204,6 +204,8 @@ pub struct RequestFrame {
     pub idempotent: bool,
     /// The outcomes of all requests before this one have been taken.
     pub acknowledges: bool,
+    /// Its sender had read WELCOME of this connection.
+    pub heard: bool,
     /// Milliseconds that the caller still waits.
     pub deadline_ms: Option<u64>,
     /// HPACK block.

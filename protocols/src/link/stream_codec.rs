@@ -13,8 +13,8 @@ use super::{
     Config, Event, Execution, Peer, RequestHead, Role, RpcError, RpcErrorKind, answer,
     field_tables::FieldTables,
     frame::{
-        self, DataFrame, FLAG_END, Frame, FrameType, Part, RequestFrame, ResponseFrame, put_stream_frame,
-        request_options, response_options,
+        self, DataFrame, FLAG_END, Frame, FrameType, Part, RequestFrame, RequestOptions, ResponseFrame,
+        put_stream_frame, response_options,
     },
     message::{self, Arrival, MessageReader, MessageWriter, OutPart, malformed, misuse},
 };
@@ -35,6 +35,8 @@ pub struct StreamSettings {
     /// The other side.
     pub peer: Peer,
     pub(super) tables: Option<Arc<FieldTables>>,
+    /// Client: WELCOME has been read.
+    pub(super) welcomed: bool,
 }
 
 /// Both directions of one request's QUIC stream. Commands append bytes to be written to the stream; QUIC
@@ -197,15 +199,7 @@ impl StreamCodec {
     ) -> Result<(), RpcError> {
         let block = self.encode_block(&head.fields)?;
         self.writer.belongs_to(&head.fields);
-        let deadline_ms = head.deadline.map(|deadline| deadline.as_millis() as u64);
-        let options = request_options(
-            head.priority,
-            head.idempotent,
-            deadline_ms,
-            false,
-            head.acknowledges,
-            block.len(),
-        );
+        let options = RequestOptions::of(head, self.settings.welcomed, false).encode(block.len());
         put_stream_frame(FrameType::Request, end_flag(end), self.seq, &[options.as_slice(), &block], out);
         self.sending_ended = end;
         Ok(())
@@ -399,7 +393,8 @@ impl StreamCodec {
     }
 
     fn on_request(&mut self, request: RequestFrame, fields: Vec<HeaderField>) -> Result<(), RpcError> {
-        let RequestFrame { seq, priority, idempotent, acknowledges, deadline_ms, part, end, .. } = request;
+        let RequestFrame { seq, priority, idempotent, acknowledges, heard, deadline_ms, part, end, .. } =
+            request;
         self.begin(seq)?;
         let arrival = match part {
             Some(part) => match self.read(part, end).map_err(not_run)? {
@@ -414,7 +409,7 @@ impl StreamCodec {
         };
         self.writer.belongs_to(&fields);
         let deadline = deadline_ms.map(Duration::from_millis);
-        let head = RequestHead { priority, idempotent, acknowledges, deadline, fields };
+        let head = RequestHead { priority, idempotent, acknowledges, heard, deadline, fields };
         self.tell(Event::Request { seq, head, end: end && arrival.is_none() });
         self.events.extend(arrival);
         if end {

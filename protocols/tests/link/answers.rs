@@ -209,6 +209,22 @@ fn a_request_tells_what_was_taken_before_it() {
 }
 
 #[test]
+fn a_request_says_whether_its_sender_has_read_welcome() {
+    let mut pair = Pair::new(Config::default());
+    pair.client.send_request(1, head(Priority::NORMAL), true).unwrap();
+    pair.run().unwrap();
+    pair.server.control().welcome(Welcome::default());
+    pair.run().unwrap();
+    pair.client.send_request(2, head(Priority::NORMAL), true).unwrap();
+    pair.run().unwrap();
+    let heard = pair.server_events.iter().filter_map(|event| match event {
+        Event::Request { seq, head, .. } => Some((*seq, head.heard)),
+        _ => None,
+    });
+    assert_eq!(heard.collect::<Vec<_>>(), [(1, false), (2, true)]);
+}
+
+#[test]
 fn the_bit_arrives() {
     let mut pair = Pair::introduced(Config::default());
     let request = RequestHead { acknowledges: true, ..head(Priority::NORMAL) };

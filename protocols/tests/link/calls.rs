@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{
-    CloseCode, Config, Event, Execution, Limits, Priority, RpcError, RpcErrorKind, Welcome,
+    CloseCode, Config, Event, Execution, Limits, Priority, RequestHead, RpcError, RpcErrorKind, Welcome,
 };
 
 use crate::pair::{Pair, field, head, hello, noise, status_200};
@@ -20,7 +20,9 @@ fn a_unary_call_is_one_frame_each_way() {
     else {
         panic!("{:?}", pair.server_events)
     };
-    assert_eq!((got, &bytes[..]), (&head(Priority::CRITICAL), &b"two coffees"[..]));
+    // WELCOME has been read.
+    let asked = RequestHead { heard: true, ..head(Priority::CRITICAL) };
+    assert_eq!((got, &bytes[..]), (&asked, &b"two coffees"[..]));
     pair.server.send_response(1, status_200(), false).unwrap();
     pair.server.send_message(1, Bytes::new(), false).unwrap();
     pair.server.send_trailers(1, vec![field("grpc-status", "0")]).unwrap();

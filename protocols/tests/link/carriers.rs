@@ -168,6 +168,50 @@ fn a_refusal_by_one_way_leaves_the_request_to_the_other() {
 }
 
 #[test]
+fn a_refusal_says_nothing_of_those_that_had_the_request_before() {
+    let limit = |seq| refused(seq, RpcErrorKind::LimitExceeded, Execution::NotRun);
+    let mut session = known();
+    let [by_post, by_both, by_link, cut] = [(); 4].map(|()| session.open(UNARY));
+    // A POST had it and is over: it may run.
+    let (post, _) = short(&mut session, &[by_post]);
+    session.on_short_over(post);
+    session.on_request_sent(by_post);
+    let mut seen = Seen::default();
+    seen.take(session.on_event(limit(by_post)));
+    assert_eq!(seen.text, "!LimitExceeded/MayHaveRun");
+    // A link had it, and the next one has not heard what became of it.
+    [by_both, cut].into_iter().for_each(|seq| session.on_request_sent(seq));
+    let hello = session.hello(Hello::default());
+    let (post, _) = short(&mut session, &[by_both]);
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, limit(by_both)));
+    assert_eq!(seen.text, "!LimitExceeded/MayHaveRun");
+    // Nobody else had it.
+    session.on_request_sent(by_link);
+    let mut seen = Seen::default();
+    seen.take(session.on_event(limit(by_link)));
+    assert_eq!(seen.text, "!LimitExceeded/NotRun");
+    // The session says what became of one that is asked for.
+    session.on_welcome(&hello, &named(7));
+    let mut seen = Seen::default();
+    seen.take(session.on_event(refused(cut, RpcErrorKind::Cancelled, Execution::NotRun)));
+    assert_eq!(seen.text, "!Cancelled/NotRun");
+}
+
+#[test]
+fn what_the_server_never_had_is_refused_as_if_it_were_new() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let hello = session.hello(Hello::default());
+    assert_eq!(session.on_welcome(&hello, &Welcome { unknown: vec![seq], ..named(7) }), [(seq, Fate::Send)]);
+    session.on_request_sent(seq);
+    let mut seen = Seen::default();
+    seen.take(session.on_event(refused(seq, RpcErrorKind::Draining, Execution::NotRun)));
+    assert_eq!(seen.text, "!Draining/NotRun");
+}
+
+#[test]
 fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
     let mut session = known();
     let seq = session.open(UNARY);
@@ -216,7 +260,6 @@ fn what_becomes_of_a_request_when_the_naming_post_does_not_know_it() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(fate(UNARY, &Welcome { unknown: vec![1], ..named(7) }), Ok(true));
     assert_eq!(fate(UNARY, &lost(7)), Err(Execution::MayHaveRun));
     assert_eq!(fate(IDEMPOTENT, &lost(7)), Ok(true));
 }

@@ -33,6 +33,9 @@ fn a_hello_that_breaks_a_rule_is_refused() {
     check(Hello { client_id: "a b".into(), ..hello() }, "client_id");
     check(Hello { session_secret: Bytes::from_static(&[1; 15]), ..hello() }, "session_secret");
     check(Hello { epoch: 0, ..hello() }, "epochs start at 1");
+    let waiting = vec![towline_protocols::link::Waiting { seq: u64::MAX, ..Default::default() }];
+    check(Hello { waiting, ..hello() }, "below 2^62");
+    check(Hello { outcome_floor: 1 << 62, ..hello() }, "below 2^62");
 }
 
 #[test]
@@ -71,6 +74,7 @@ fn a_broken_header_block_closes() {
         priority: Priority::NORMAL,
         idempotent: false,
         acknowledges: false,
+        heard: false,
         deadline_ms: None,
         header_block: Bytes::from_static(&[0x80]),
         part: None,

@@ -60,7 +60,9 @@ fn what_is_in_use_of_the_window_is_given_back_like_all_else() {
 
 #[test]
 fn the_connection_has_its_own_window_whole() {
-    let mut pair = resumed(WINDOW);
+    // More than half a connection's window, of which it would be told.
+    let carried = 3 * WINDOW;
+    let mut pair = resumed(carried);
     // Its request and three others: no byte of the connection's window was in use.
     for seq in 6..10 {
         pair.client.send_request(seq, head(Priority::NORMAL), false).unwrap();
@@ -70,7 +72,7 @@ fn the_connection_has_its_own_window_whole() {
     let arrived: usize = (6..10).map(|seq| pair.server_bytes(seq)).sum();
     assert!((4 * WINDOW - 100..=4 * WINDOW).contains(&arrived), "{arrived} bytes");
     // Nor is any given back for what another connection had brought.
-    pair.server.credit(5, WINDOW);
+    pair.server.credit(5, carried);
     pair.client.send_request(10, head(Priority::NORMAL), false).unwrap();
     pair.client.send_message(10, noise(WINDOW, 10), true).unwrap();
     pair.run().unwrap();

@@ -21,10 +21,14 @@ pub(super) struct Call {
     pub(super) tie: Option<u64>,
     /// It was given to a session that is lost, and may have run there.
     doubtful: bool,
-    /// How often it was given away or asked for.
+    /// Connections that were given its REQUEST or asked for its answer, and may have left it running.
     pub(super) carriers: u32,
+    /// Those of them that were short ones.
+    posts: u32,
     /// What the link's live connection has of it.
     pub(super) link: Option<Place>,
+    /// The link's live connection asked for its answer, and did not give the REQUEST.
+    attached: bool,
     /// What a short connection has of it.
     pub(super) short: Option<Short>,
     pub(super) response_received: bool,
@@ -74,6 +78,8 @@ impl Call {
             tie: None,
             doubtful: false,
             carriers: 0,
+            posts: 0,
+            attached: false,
             link: None,
             short: None,
             response_received: false,
@@ -86,7 +92,7 @@ impl Call {
     pub(super) fn given_to_link(&mut self, session_id: u64) {
         if self.link.is_none() && self.phase != Phase::Complete {
             self.given(session_id);
-            self.link = Some(Place::default());
+            (self.link, self.attached) = (Some(Place::default()), false);
         }
     }
 
@@ -94,6 +100,7 @@ impl Call {
     pub(super) fn given_to_short(&mut self, number: u64, session_id: u64) {
         if self.phase != Phase::Complete {
             self.given(session_id);
+            self.posts += 1;
             self.short = Some(Short { number, at: Place::default() });
         }
     }
@@ -121,7 +128,7 @@ impl Call {
         let unknown = welcome.unknown.contains(&seq);
         if welcome.resumed && !unknown {
             self.tie = Some(welcome.session_id);
-            self.link = Some(Place { messages: messages_received, bytes: 0 });
+            (self.link, self.attached) = (Some(Place { messages: messages_received, bytes: 0 }), true);
             let partial = welcome.partial.iter().find(|partial| partial.seq == seq);
             let sent = partial.filter(|_| self.options.continues).map(|partial| partial.messages_received);
             return Some(Fate::Keep { messages_received, sent });
@@ -131,6 +138,8 @@ impl Call {
         }
         if welcome.resumed {
             self.tie = None;
+            // A POST that was given up may still arrive.
+            self.carriers = self.posts;
             self.doubtful |= welcome.visiting;
         }
         Some(self.again(welcome.resumed))
@@ -230,9 +239,14 @@ impl Call {
         };
         let is_cut = error.kind == RpcErrorKind::OutcomeExpired && delivers;
         if other && (is_refusal(&error) || is_cut) {
+            let refused = u32::from(error.execution == Execution::NotRun);
+            self.carriers = self.carriers.saturating_sub(refused);
             match carrier {
                 Carrier::Link => self.link = None,
-                Carrier::Short(_) => self.short = None,
+                Carrier::Short(_) => {
+                    self.short = None;
+                    self.posts = self.posts.saturating_sub(refused);
+                }
             }
             return None;
         }
@@ -241,10 +255,14 @@ impl Call {
         let refused = refuses && error.execution == Execution::MayHaveRun;
         // A server that remembers no more of a number than that it may have run refuses it (section 9), and so does
         // one whose session a POST does not name (section 21). Given to nobody else, it has not run.
-        if refused && self.carriers == 1 && !self.response_received {
+        let is_only = self.carriers <= 1;
+        if refused && is_only && !self.response_received {
             error.execution = Execution::NotRun;
         }
-        if self.doubtful && error.execution == Execution::NotRun {
+        // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
+        let is_attached = carrier == Carrier::Link && self.attached;
+        let says_little = !is_only && !is_attached && is_refusal(&error);
+        if (self.doubtful || says_little) && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;
         }
         Some(error)

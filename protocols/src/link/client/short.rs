@@ -60,24 +60,16 @@ impl Session {
         self.session_id = welcome.session_id;
         self.pushes.on_welcome(welcome);
         self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
-        let mut fates = Vec::new();
         if welcome.resumed {
             for waiting in &hello.waiting {
-                let Some(call) =
-                    self.calls.get_mut(&waiting.seq).filter(|call| call.is_forsaken(welcome.session_id))
-                else {
-                    continue;
-                };
-                // The server has it, or it is as if it had never been sent.
-                call.tie = Some(welcome.session_id);
-                if welcome.unknown.contains(&waiting.seq) {
-                    fates.push((waiting.seq, call.again(true)));
+                // The server has it, or recorded that it has not run.
+                let call = self.calls.get_mut(&waiting.seq);
+                if let Some(call) = call.filter(|call| call.is_forsaken(welcome.session_id)) {
+                    call.tie = Some(welcome.session_id);
                 }
             }
         }
-        self.forget_failed(&fates);
-        fates.extend(self.forsaken());
-        fates
+        self.forsaken()
     }
 
     /// Takes an event from a short connection as [`Session::on_event`] does from the link.
@@ -113,10 +105,5 @@ impl Session {
     /// Whether a short connection is to bring the answer of the request.
     pub fn is_on_short(&self, seq: u64) -> bool {
         self.calls.get(&seq).is_some_and(|call| call.short.is_some())
-    }
-
-    /// Whether anything of the answer has come.
-    pub fn has_answer_begun(&self, seq: u64) -> bool {
-        self.calls.get(&seq).is_some_and(|call| call.response_received)
     }
 }

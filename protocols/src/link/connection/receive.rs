@@ -84,8 +84,17 @@ impl Connection {
     }
 
     fn on_request(&mut self, request: RequestFrame) -> Result<(), LinkError> {
-        let RequestFrame { seq, priority, idempotent, acknowledges, deadline_ms, header_block, part, end } =
-            request;
+        let RequestFrame {
+            seq,
+            priority,
+            idempotent,
+            acknowledges,
+            heard,
+            deadline_ms,
+            header_block,
+            part,
+            end,
+        } = request;
         if self.streams.contains_key(&seq) {
             return Err(LinkError::protocol(format!("REQUEST {seq} is open already")));
         }
@@ -129,7 +138,7 @@ impl Connection {
         stream.writer.belongs_to(&fields);
         self.streams.insert(seq, Box::new(stream));
         let deadline = deadline_ms.map(Duration::from_millis);
-        let head = RequestHead { priority, idempotent, acknowledges, deadline, fields };
+        let head = RequestHead { priority, idempotent, acknowledges, heard, deadline, fields };
         self.control.emit(Event::Request { seq, head, end: end && arrival.is_none() });
         match arrival {
             Some(arrival) => self.deliver(seq, arrival, part_bytes, end),

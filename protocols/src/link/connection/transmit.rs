@@ -10,7 +10,7 @@ use crate::{
     hpack::{Encoder, HeaderField},
     link::{
         Limits, RequestHead, Role, answer,
-        frame::{FLAG_END, FrameType, put_stream_frame, request_options, response_options},
+        frame::{FLAG_END, FrameType, RequestOptions, put_stream_frame, response_options},
         message::Chunk,
     },
 };
@@ -98,17 +98,9 @@ impl Connection {
 
     fn transmit_request(&mut self, seq: u64, head: &RequestHead, end: bool, out: &mut BytesMut) -> bool {
         self.encode_block(&head.fields);
-        let deadline_ms = head.deadline.map(|deadline| deadline.as_millis() as u64);
         let chunk = self.inline_chunk(seq);
-        let (has_message, block_bytes) = (chunk.is_some(), self.block.len());
-        let options = request_options(
-            head.priority,
-            head.idempotent,
-            deadline_ms,
-            has_message,
-            head.acknowledges,
-            block_bytes,
-        );
+        let options = RequestOptions::of(head, self.control.is_welcomed(), chunk.is_some());
+        let options = options.encode(self.block.len());
         self.put_head(FrameType::Request, seq, options.as_slice(), chunk, end, out);
         true
     }
@@ -155,7 +147,7 @@ impl Connection {
 
     /// The rest of an answer whose head ANSWER can stand for, if it is here to its end and fits one frame.
     fn take_whole_answer(&mut self, seq: u64) -> Option<Chunk> {
-        let room = self.frame_room().checked_sub(HEAD_BYTES_MAX)?;
+        let room = self.frame_room(0).checked_sub(HEAD_BYTES_MAX)?;
         let stream = self.streams.get_mut(&seq)?;
         let (Some(Item::Part(part)), Some(Item::Trailers(trailers))) =
             (stream.queue.front(), stream.queue.get(1))
@@ -175,7 +167,7 @@ impl Connection {
 
     /// What of the first message fits behind the header block in the same frame.
     fn inline_chunk(&mut self, seq: u64) -> Option<Chunk> {
-        let room = self.frame_room().checked_sub(HEAD_BYTES_MAX + self.block.len())?;
+        let room = self.frame_room(self.block.len()).checked_sub(HEAD_BYTES_MAX + self.block.len())?;
         self.take_chunk(seq, room)
     }
 
@@ -190,7 +182,7 @@ impl Connection {
             part => part,
         };
         stream.queue.push_front(part);
-        let room = self.frame_room().saturating_sub(8);
+        let room = self.frame_room(0).saturating_sub(HEAD_BYTES_MAX);
         let Some(chunk) = self.take_chunk(seq, room) else {
             self.wait_for_credit(seq);
             return false;
@@ -247,10 +239,10 @@ impl Connection {
         }
     }
 
-    /// Payload bytes of one frame.
-    fn frame_room(&self) -> usize {
+    /// Payload bytes of one frame with a header block of this length.
+    fn frame_room(&self, block_bytes: usize) -> usize {
         let frame_bytes_max = self.control.peer().limits.frame_bytes_max as usize;
-        frame_bytes_max.min(CHUNK_BYTES_MAX + HEAD_BYTES_MAX + self.block.len())
+        frame_bytes_max.min(CHUNK_BYTES_MAX + HEAD_BYTES_MAX + block_bytes)
     }
 
     fn encode_block(&mut self, fields: &[HeaderField]) {

@@ -7,11 +7,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{
     CLIENT_ID_BYTES_MAX, CONTROL_BYTES_MAX, Control, PUSH_EXPANSION_MAX, Phase, SECRET_BYTES, whole_seconds,
 };
-use crate::link::{
-    CloseCode, Event, Hello, LinkError, Publish, Push, Role, SESSION_HEADERS_HASH_BYTES, Welcome,
-    field_tables::FieldTables,
-    frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
-    message,
+use crate::{
+    link::{
+        CloseCode, Event, Hello, LinkError, Publish, Push, Role, SESSION_HEADERS_HASH_BYTES, Welcome,
+        field_tables::FieldTables,
+        frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
+        message,
+    },
+    varint,
 };
 
 impl Control {
@@ -172,6 +175,9 @@ impl Control {
     }
 
     fn on_welcome(&mut self, welcome: Box<Welcome>) -> Result<Event, LinkError> {
+        if welcome.seq_min > varint::MAX {
+            return Err(LinkError::protocol("WELCOME: sequence numbers are below 2^62"));
+        }
         self.peer = self.config.peer(welcome.limits.as_ref())?;
         self.choose_dictionary();
         self.on_peer();
@@ -236,6 +242,11 @@ fn check_hello(hello: &Hello) -> Result<(), LinkError> {
     }
     if !hello.session_headers_hash.is_empty() && !hello.session_headers.is_empty() {
         return Err(LinkError::protocol("HELLO: session_headers_hash stands in place of session_headers"));
+    }
+    let mut numbers =
+        hello.waiting.iter().map(|waiting| waiting.seq).chain([hello.epoch, hello.outcome_floor]);
+    if numbers.any(|number| number > varint::MAX) {
+        return Err(LinkError::protocol("HELLO: epochs and sequence numbers are below 2^62"));
     }
     if hello.waiting.iter().any(|waiting| waiting.seq == 0) {
         return Err(LinkError::protocol("HELLO: sequence numbers start at 1"));

@@ -24,6 +24,7 @@ const IDEMPOTENT: u8 = 0x08;
 const DEADLINE: u8 = 0x10;
 const MESSAGE: u8 = 0x20;
 const ACKNOWLEDGES: u8 = 0x40;
+const HEARD: u8 = 0x80;
 
 /// Decodes the payload of a frame of type `kind`; `flags` are the upper three bits of the first byte.
 pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, LinkError> {
@@ -92,9 +93,6 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
 fn request(fields: &mut Fields, flags: u8) -> Result<Frame, LinkError> {
     let seq = fields.seq()?;
     let options = fields.byte("options")?;
-    if options & !(URGENCY | IDEMPOTENT | DEADLINE | MESSAGE | ACKNOWLEDGES) != 0 {
-        return Err(fields.error("bit 7 of options must be zero"));
-    }
     let deadline_ms = match options & DEADLINE {
         0 => None,
         _ => Some(fields.varint("deadline")?),
@@ -106,6 +104,7 @@ fn request(fields: &mut Fields, flags: u8) -> Result<Frame, LinkError> {
         priority: Priority::new(options & URGENCY),
         idempotent: options & IDEMPOTENT != 0,
         acknowledges: options & ACKNOWLEDGES != 0,
+        heard: options & HEARD != 0,
         deadline_ms,
         header_block,
         part,

@@ -8,7 +8,7 @@ use super::{
     RequestFrame, ResponseFrame,
 };
 use crate::{
-    link::{Priority, RpcError},
+    link::{Priority, RequestHead, RpcError},
     varint,
 };
 
@@ -96,27 +96,41 @@ pub(crate) fn put_stream_frame(kind: FrameType, flags: u8, seq: u64, slices: &[&
     }
 }
 
-/// REQUEST's fields between sequence number and header block.
-pub(crate) fn request_options(
-    priority: Priority,
-    idempotent: bool,
-    deadline_ms: Option<u64>,
-    has_message: bool,
-    acknowledges: bool,
-    block_bytes: usize,
-) -> Fixed {
-    let mut fixed = Fixed::default();
-    let options = priority.urgency()
-        | u8::from(idempotent) << 3
-        | u8::from(deadline_ms.is_some()) << 4
-        | u8::from(has_message) << 5
-        | u8::from(acknowledges) << 6;
-    fixed.put_u8(options);
-    if let Some(deadline_ms) = deadline_ms {
-        fixed.put_varint(deadline_ms);
+/// What REQUEST says beside its header block and message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestOptions {
+    pub(crate) priority: Priority,
+    pub(crate) idempotent: bool,
+    pub(crate) acknowledges: bool,
+    pub(crate) heard: bool,
+    pub(crate) deadline_ms: Option<u64>,
+    pub(crate) has_message: bool,
+}
+
+impl RequestOptions {
+    /// Of a request's head. `heard`: WELCOME has been read.
+    pub(crate) fn of(head: &RequestHead, heard: bool, has_message: bool) -> Self {
+        let RequestHead { priority, idempotent, acknowledges, deadline, .. } = *head;
+        let deadline_ms = deadline.map(|deadline| deadline.as_millis() as u64);
+        Self { priority, idempotent, acknowledges, heard, deadline_ms, has_message }
     }
-    fixed.put_varint(block_bytes as u64);
-    fixed
+
+    /// REQUEST's fields between sequence number and header block.
+    pub(crate) fn encode(self, block_bytes: usize) -> Fixed {
+        let mut fixed = Fixed::default();
+        let options = self.priority.urgency()
+            | u8::from(self.idempotent) << 3
+            | u8::from(self.deadline_ms.is_some()) << 4
+            | u8::from(self.has_message) << 5
+            | u8::from(self.acknowledges) << 6
+            | u8::from(self.heard) << 7;
+        fixed.put_u8(options);
+        if let Some(deadline_ms) = self.deadline_ms {
+            fixed.put_varint(deadline_ms);
+        }
+        fixed.put_varint(block_bytes as u64);
+        fixed
+    }
 }
 
 /// RESPONSE's fields between sequence number and header block.
@@ -152,14 +166,14 @@ impl Fixed {
 }
 
 fn put_request(frame: &RequestFrame, out: &mut BytesMut) {
-    let RequestFrame { seq, priority, idempotent, acknowledges, deadline_ms, header_block, part, end } =
-        frame;
+    let RequestFrame { priority, idempotent, acknowledges, heard, deadline_ms, ref part, .. } = *frame;
     let has_message = part.is_some();
-    let fixed =
-        request_options(*priority, *idempotent, *deadline_ms, has_message, *acknowledges, header_block.len());
+    let options = RequestOptions { priority, idempotent, acknowledges, heard, deadline_ms, has_message };
+    let fixed = options.encode(frame.header_block.len());
     let part_bytes = part.as_ref().map_or(&[][..], |part| &part.bytes);
-    let flags = part_flags(part.as_ref(), *end);
-    put_stream_frame(FrameType::Request, flags, *seq, &[fixed.as_slice(), header_block, part_bytes], out);
+    let flags = part_flags(part.as_ref(), frame.end);
+    let slices = [fixed.as_slice(), &frame.header_block, part_bytes];
+    put_stream_frame(FrameType::Request, flags, frame.seq, &slices, out);
 }
 
 fn put_response(frame: &ResponseFrame, out: &mut BytesMut) {

@@ -12,7 +12,8 @@ use tokio::{
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        self, CloseCode, Connection, Event, Filter, Hello, Publish, RequestHead, Subscribe, Waiting, Welcome,
+        self, CloseCode, Connection, Event, Execution, Filter, Hello, Publish, RequestHead, RpcErrorKind,
+        Subscribe, Waiting, Welcome,
     },
 };
 
@@ -95,9 +96,13 @@ impl Client {
     }
 
     fn request(&mut self, seq: u64, end: bool) {
+        self.machine.send_request(seq, Self::head(), end).unwrap();
+    }
+
+    fn head() -> RequestHead {
         let fields =
             vec![HeaderField::from_static(":method", "POST"), HeaderField::from_static(":path", "/r")];
-        self.machine.send_request(seq, RequestHead { fields, ..RequestHead::default() }, end).unwrap();
+        RequestHead { fields, ..RequestHead::default() }
     }
 
     /// Sends what the machine has to say, and takes in what the gateway has.
@@ -187,6 +192,28 @@ async fn a_session_that_is_not_known_waits_and_is_not_even_made() {
     client.complete().await;
     assert!(client.welcome().is_some_and(|welcome| !welcome.visiting) && client.is_answered(1));
     assert_eq!((routed(&gateway), early_data(&gateway, "waited")), (1, 1));
+}
+
+/// Its client may have been led here while another gateway holds the session that it knows.
+#[tokio::test(start_paused = true)]
+async fn behind_a_hello_that_names_another_session_nothing_runs_before_welcome_is_read() {
+    let gateway = gateway(|_| {});
+    let mut client = Client::connected(&gateway, hello(1, 99));
+    client.request(1, true);
+    let idempotent = RequestHead { idempotent: true, ..Client::head() };
+    client.machine.send_request(2, idempotent, true).unwrap();
+    client.settle().await;
+    assert!(client.welcome().is_some_and(|welcome| !welcome.resumed));
+    let refused = client.events.iter().any(|event| {
+        matches!(event, Event::Reset { seq: 1, error }
+            if error.kind == RpcErrorKind::SessionLost && error.execution == Execution::MayHaveRun)
+    });
+    assert!(refused, "{:?}", client.events);
+    assert_eq!(routed(&gateway), 1, "the idempotent one");
+    client.request(3, true);
+    client.settle().await;
+    assert!(client.is_answered(3));
+    assert_eq!(routed(&gateway), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Many clients of the SDK in one process.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -21,6 +22,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Long beside everything that a drain may cost a call.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Kinds of failures that are told apart.
+const FAILURES_MAX: usize = 16;
+
 /// Clients that are online.
 pub(super) struct Crowd {
     clients: Vec<Client>,
@@ -37,7 +41,8 @@ pub(super) struct Told {
     pub(super) not_run: Vec<String>,
     /// Calls that failed in any way.
     pub(super) failed: usize,
-    pub(super) first_failure: Option<String>,
+    /// By what was said, [`FAILURES_MAX`] kinds.
+    pub(super) failures: BTreeMap<String, usize>,
     /// From the drain's beginning to each client's next WELCOME.
     pub(super) moved: Vec<Duration>,
 }
@@ -173,6 +178,11 @@ async fn work(client: Client, number: usize, pace: Duration, shared: Arc<Shared>
 impl Told {
     fn fail(&mut self, why: String) {
         self.failed += 1;
-        self.first_failure.get_or_insert(why);
+        let has_room = self.failures.len() < FAILURES_MAX;
+        match self.failures.get_mut(&why) {
+            Some(count) => *count += 1,
+            None if has_room => _ = self.failures.insert(why, 1),
+            None => {}
+        }
     }
 }

@@ -128,7 +128,10 @@ fn outcome(args: &DrainArgs, told: &Told, counts: &backend::Counts, took: Durati
         [answered + failed, answered, failed, twice, unrun, false_claims].map(|count| count as f64).to_vec();
     let figures = [figures, vec![took.as_secs_f64()]].concat();
     let case = format!("{} clients", args.clients);
-    table.row(&case, TOWLINE, Ok((figures, told.first_failure.clone().unwrap_or_default())));
+    table.row(&case, TOWLINE, Ok((figures, String::new())));
+    for (why, count) in &told.failures {
+        table.note(format!("{count} failed: {why}"));
+    }
     table.note(
         "No call is idempotent. The last count is of calls that failed as certainly not run, and had run.",
     );

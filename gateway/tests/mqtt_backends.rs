@@ -62,8 +62,10 @@ async fn answer(
         while let Some(body) = take_request(&mut input) {
             told.send(body).unwrap();
             permits.acquire().await.unwrap().forget();
-            let head = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
-            if stream.write_all(head.as_bytes()).await.is_err() {
+            let answer = if status.starts_with("200") { "noted" } else { "" };
+            let length = answer.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{answer}");
+            if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
         }
@@ -203,6 +205,32 @@ async fn a_refused_publish_fails_as_its_version_can_say() {
     old.expect_end(ReasonCode::UnspecifiedError).await;
     // What will come again is not given to subscribers yet.
     neighbour.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_reply_goes_to_the_response_topic_unless_that_is_the_gateways_own() {
+    let mut hook = Hook::start("200 OK").await;
+    let gateway = gateway_to(hook.address, 10);
+    let mut device = Client::v5(&gateway, "device").await;
+    for filter in ["$SYS/own", "answers"] {
+        device.subscribe(filter, QoS::AtLeastOnce).await;
+    }
+    hook.answer(2);
+    for topic in ["$SYS/own", "answers"] {
+        let mut asking =
+            Publish { packet_id: Some(device.id()), ..publish("telemetry/1", "x", QoS::AtLeastOnce) };
+        asking.properties.response_topic = Some(text(topic));
+        device.send(Packet::Publish(Box::new(asking))).await;
+        hook.call().await;
+    }
+    let mut topics = Vec::new();
+    for _ in 0..3 {
+        match device.receive().await {
+            Some(Packet::Publish(publish)) => topics.push(publish.topic.as_str().to_owned()),
+            other => assert!(matches!(other, Some(Packet::Puback(_))), "{other:?}"),
+        }
+    }
+    assert_eq!(topics, ["answers"]);
 }
 
 #[tokio::test]

@@ -96,6 +96,35 @@ async fn a_packet_may_be_as_large_as_the_limit_and_no_larger() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_there_is_no_room_to_retain_is_refused_and_reaches_nobody() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.retained_max = 1).await;
+    let retained =
+        |topic, qos| Packet::Publish(Box::new(Publish { retain: true, ..publish(topic, "x", qos) }));
+    let mut listener = Client::v5(&hood.gateway, "listener").await;
+    listener.subscribe("state/#", QoS::AtLeastOnce).await;
+    let mut modern = Client::v5(&hood.gateway, "modern").await;
+    modern.send(retained("one", QoS::AtLeastOnce)).await;
+    assert!(matches!(modern.receive().await, Some(Packet::Puback(ack)) if !ack.reason.is_error()));
+    modern.send(retained("state/two", QoS::AtLeastOnce)).await;
+    let full = Ack::new(PacketId::new(1).unwrap(), ReasonCode::QuotaExceeded);
+    assert_eq!(modern.receive().await, Some(Packet::Puback(full.clone())));
+    // Under the same identifier as often as it likes: none of them was taken.
+    for _ in 0..2 {
+        modern.send(retained("state/two", QoS::ExactlyOnce)).await;
+        assert_eq!(modern.receive().await, Some(Packet::Pubrec(full.clone())));
+    }
+    let mut old = Client::v311(&hood.gateway, "old").await;
+    old.send(retained("state/two", QoS::AtLeastOnce)).await;
+    old.expect_end(ReasonCode::QuotaExceeded).await;
+    listener.expect_nothing().await;
+    assert_eq!(hood.limit_hits("mqtt.retained_max"), 4.0);
+    // Nobody is told of QoS 0; who listens need not miss it.
+    modern.send(retained("state/two", QoS::AtMostOnce)).await;
+    assert_eq!(listener.expect_publish().await.topic.as_str(), "state/two");
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_oversize_packet_is_refused_from_its_header() {
     let mut hood = Neighbourhood::new(|_| ()).await;
     let mut client = Client::v5(&hood.gateway, "client").await;

@@ -277,6 +277,47 @@ async fn a_delayed_will_is_dropped_when_its_client_returns_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_will_is_due_when_a_take_over_ends_its_session() {
+    let gateway = gateway(settings());
+    let mut watcher = Client::v5(&gateway, "watcher").await;
+    watcher.subscribe("wills/#", QoS::AtLeastOnce).await;
+    let delayed = |seconds| with_will(connect_for(seconds, "device"), "wills/device", Some(10));
+    let clean = || connect(Version::V5, "device");
+    // A clean start, with the old connection still there; and while the delay runs.
+    let (_old, _) = Client::connect(&gateway, delayed(60)).await;
+    let (_new, _) = Client::connect(&gateway, clean()).await;
+    assert_eq!(watcher.expect_publish().await.topic.as_str(), "wills/device");
+    drop(Client::connect(&gateway, delayed(60)).await);
+    pass(SECOND * 5).await;
+    watcher.expect_nothing().await;
+    let (_new, _) = Client::connect(&gateway, clean()).await;
+    assert_eq!(watcher.expect_publish().await.topic.as_str(), "wills/device");
+    // A session that was to end with its connection does.
+    let (_old, _) = Client::connect(&gateway, delayed(0)).await;
+    let (_new, connack) = Client::connect(&gateway, connect_for(60, "device")).await;
+    assert!(!connack.session_present);
+    assert_eq!(watcher.expect_publish().await.topic.as_str(), "wills/device");
+    pass(SECOND * 100).await;
+    watcher.expect_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_take_over_closes_the_old_connection_for_which_an_undelayed_will_is_published() {
+    let gateway = gateway(settings());
+    let mut watcher = Client::v5(&gateway, "watcher").await;
+    watcher.subscribe("wills/#", QoS::AtLeastOnce).await;
+    let (_old, _) = Client::connect(&gateway, with_will(connect_for(60, "device"), "wills/old", None)).await;
+    let delayed = with_will(connect_for(60, "device"), "wills/delayed", Some(10));
+    let (_new, connack) = Client::connect(&gateway, delayed).await;
+    assert!(connack.session_present);
+    assert_eq!(watcher.expect_publish().await.topic.as_str(), "wills/old");
+    // The session goes on within the delay.
+    let (_newer, _) = Client::connect(&gateway, connect_for(60, "device")).await;
+    pass(SECOND * 100).await;
+    watcher.expect_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delayed_will_is_due_when_the_session_ends() {
     let gateway = gateway(settings());
     let mut watcher = Client::v5(&gateway, "watcher").await;

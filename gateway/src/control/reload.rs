@@ -46,6 +46,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     let snapshot = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;
     gateway.dictionaries.configure(&snapshot.settings).inspect_err(|_| count(gateway, "refused"))?;
     gateway.sessions.follow(&snapshot.settings);
+    gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
     gateway.snapshot.store(Arc::new(snapshot));
     resize_handshakes(gateway, handshakes);
     count(gateway, "ok");

@@ -85,10 +85,17 @@ impl Broker {
             clients: DashMap::new(),
             settings: Mutex::new((Weak::new(), machine_settings(settings))),
         };
+        broker.follow(&settings.mqtt, hub);
         if store.is_lasting() {
             broker.restore_sessions(hub)?;
         }
         Ok(broker)
+    }
+
+    /// Follows a reload, in what concerns others than those who connect from then on.
+    pub fn follow(&self, settings: &Mqtt, hub: &Hub) {
+        self.retained.set_bounds(settings.retained_max, settings.retained_bytes_max);
+        hub.set_share_strategy(settings.share_strategy);
     }
 
     /// The machine's settings as they are now.
@@ -106,9 +113,6 @@ impl Broker {
         let snapshot = gateway.snapshot();
         let mut cached = self.settings.lock();
         if cached.0.as_ptr() != Arc::as_ptr(&snapshot) {
-            let mqtt = &snapshot.settings.mqtt;
-            self.retained.set_bounds(mqtt.retained_max, mqtt.retained_bytes_max);
-            gateway.hub.set_share_strategy(mqtt.share_strategy);
             *cached = (Arc::downgrade(&snapshot), machine_settings(&snapshot.settings));
         }
         cached.1.clone()
@@ -151,7 +155,7 @@ impl Broker {
                 (held.get().clone(), seat)
             }
             Entry::Occupied(mut held) => {
-                let (orphaned, waits) = self.end_session(gateway, held.get());
+                let waits = self.end_session(gateway, held.get());
                 let client = match self.new_client(gateway, id, user, settings) {
                     Ok(client) => client,
                     Err(reason) => {
@@ -161,7 +165,7 @@ impl Broker {
                 };
                 held.insert(client.clone());
                 let seat = seated(&client, false);
-                (client, Seat { orphaned, waits, ..seat })
+                (client, Seat { waits, ..seat })
             }
             Entry::Vacant(_) if is_full => {
                 gateway.metrics.limit_hit("mqtt.sessions_max");
@@ -294,23 +298,28 @@ impl Broker {
         inner.will.take().filter(|will| was_connected && will.delay.is_zero())
     }
 
-    /// A clean start discards what was there; its will is due, since its session is over. Also says whether the
-    /// store has to hear of that.
-    fn end_session(&self, gateway: &Gateway, client: &Arc<Client>) -> (Option<Box<Will>>, bool) {
+    /// A new session takes the place of what was there. "If Clean Start is 1 the Will Message is sent because the
+    /// Session ends" (3.1.4), whatever is left of its delay, and whether its client was there or not. Says whether
+    /// the store has to hear of the end.
+    fn end_session(&self, gateway: &Arc<Gateway>, client: &Arc<Client>) -> bool {
         let mut inner = client.lock();
+        let will = inner.will.take();
         self.take_over(client, &mut inner);
         inner.epoch = inner.epoch.wrapping_add(1);
-        let will = inner.will.take();
-        let was_recorded = client.forget(&mut inner);
         drop(inner);
+        if let Some(will) = will {
+            // A crash in between has it published once more, rather than not at all.
+            publish::publish_will(gateway, *will);
+        }
+        let was_recorded = client.forget(&mut client.lock());
         let mailbox: Arc<dyn Mailbox> = client.clone();
         gateway.hub.unregister(&client.id, &mailbox);
-        (will, was_recorded)
+        was_recorded
     }
 
     fn new_client(
         &self,
-        gateway: &Gateway,
+        gateway: &Arc<Gateway>,
         id: Arc<str>,
         user: Option<Arc<str>>,
         settings: &Arc<Settings>,

@@ -303,8 +303,9 @@ impl Inner {
 
 impl Mailbox for Client {
     fn deliver(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
-        let delivered = self.take(message, delivery);
-        if let Some(ticket) = &message.receipt {
+        let (delivered, is_kept) = self.take(message, delivery);
+        // What is kept is noted when the store has it.
+        if let Some(ticket) = message.receipt.as_ref().filter(|_| !is_kept) {
             // What the device acknowledges is not followed.
             let accepted = delivered != Delivered::Dropped;
             let dropped = if self.is_connected() { "mqtt.queue_max" } else { "away" };
@@ -323,14 +324,15 @@ impl Mailbox for Client {
 }
 
 impl Client {
-    fn take(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
+    /// Also says whether the store is to keep it.
+    fn take(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> (Delivered, bool) {
         let Common { keeper, dropped, .. } = &*self.common;
         let mut inner = self.lock();
         let is_connected = inner.connection.is_some();
         // QoS 0 is for those who are there (4.1 leaves the choice).
         if !is_connected && delivery.qos == 0 {
             dropped.inc();
-            return Delivered::Dropped;
+            return (Delivered::Dropped, false);
         }
         let delivered = if is_connected { Delivered::Sent } else { Delivered::Stored };
         let &Delivery { qos: quality, retain, identifiers, keeping } = delivery;
@@ -343,20 +345,22 @@ impl Client {
                 is_kept = true;
                 durable.position += 1;
                 let (session, position, client) = (durable.number, durable.position, durable.client.clone());
-                let place = Place { session, position, qos: quality, retain, identifiers, client, delivered };
+                let (client_id, qos) = (&self.id, quality);
+                let place =
+                    Place { session, position, qos, retain, identifiers, client, client_id, delivered };
                 keeping.join(keeper, message, place, now)
             });
             Shared { message: message.clone(), entry }
         };
         let pushed = session.get_or_insert_default().push_with(view(message).cost(), terms, settings, make);
         if !self.count_loss(pushed) {
-            return Delivered::Dropped;
+            return (Delivered::Dropped, false);
         }
         // What is kept may be sent when the store has it.
         if is_connected && !is_kept {
             inner.wake();
         }
-        delivered
+        (delivered, is_kept)
     }
 
     /// Counts messages that were dropped when their turn came; of them, those that had waited for too long.
@@ -374,7 +378,7 @@ impl Client {
         let (lost, bound) = match pushed {
             Push::Queued => return true,
             Push::QueuedInsteadOf(evicted, bound) => (evicted as u64, bound),
-            Push::Dropped(bound) => (1, bound),
+            Push::Dropped(evicted, bound) => (evicted as u64 + 1, bound),
         };
         let limit = match bound {
             Bound::Count => "mqtt.queue_max",
@@ -382,6 +386,6 @@ impl Client {
         };
         self.common.dropped.inc_by(lost);
         self.common.limit_hits.with_label_values(&[limit]).inc();
-        !matches!(pushed, Push::Dropped(_))
+        !matches!(pushed, Push::Dropped(..))
     }
 }

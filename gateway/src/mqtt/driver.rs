@@ -16,7 +16,7 @@ use tokio::{
     time::Sleep,
 };
 use towline_protocols::mqtt::{
-    Disconnect, MqttError, Packet, Publish, QoS, ReasonCode, Version, encode,
+    Disconnect, MqttError, Packet, Publish, ReasonCode, Version, encode,
     session::{Event, Settings},
 };
 
@@ -194,10 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn handle_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Publish(publish) => self.handle_publish(&publish),
-            Event::Repeated(packet_id) => {
-                let (qos, reason) = (QoS::ExactlyOnce, ReasonCode::Success);
-                self.answer_durably(Receipt::Published { packet_id, qos, reason })
-            }
+            Event::Repeated(packet_id) => self.answer_durably(Receipt::Repeated(packet_id)),
             Event::Release(packet_id, reason) => {
                 self.forget_received(packet_id);
                 self.answer_durably(Receipt::Released(packet_id, reason))

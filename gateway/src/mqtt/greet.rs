@@ -10,7 +10,7 @@ use towline_protocols::mqtt::{
 };
 
 use super::{
-    attachment::{Admitted, Attachment},
+    attachment::{Admitted, Attachment, Parting},
     departures,
     driver::Driver,
     io,
@@ -107,9 +107,11 @@ async fn admit(
         _ => ReasonCode::NotAuthorized,
     })?;
     let admitted = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
-    let Admitted { attachment, origin, waits } = admitted;
+    let Admitted { mut attachment, origin, waits } = admitted;
     if waits && let Err(error) = gateway.store.barrier().await {
         tracing::warn!(client_id = %attachment.client.id, %error, "an MQTT session could not be stored");
+        // The will is that of a CONNECT that was not accepted.
+        attachment.detach(Parting::Left);
         return Err(ReasonCode::ServerUnavailable);
     }
     if gateway.drain.is_draining() {

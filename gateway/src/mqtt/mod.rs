@@ -27,6 +27,8 @@ mod restore;
 mod retained;
 mod subscribe;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, LazyLock},

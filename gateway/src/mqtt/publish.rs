@@ -31,7 +31,8 @@ pub(super) async fn forward(
     match backend::publish(&gateway, &origin, &message).await {
         Ok(reply) => {
             gateway.mqtt.counters.forwarded.inc();
-            if let (Some(reply), Some(topic)) = (reply, &message.response_topic) {
+            let topic = message.response_topic.as_ref().filter(|topic| !super::is_reserved(topic));
+            if let (Some(reply), Some(topic)) = (reply, topic) {
                 distribute(&gateway, &Arc::new(response(&message, topic, reply)), None);
             }
             Ok(())
@@ -44,13 +45,22 @@ pub(super) async fn forward(
     }
 }
 
-/// Retains a message if asked, and hands it to its subscribers, together with a mark of its publisher's session.
-pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option<Write>) -> Fanout {
-    if message.retain
-        && let Err(full) = gateway.mqtt.retained.retain(message, super::now())
-    {
-        gateway.metrics.limit_hit(full.0);
+/// Retains a message if asked.
+///
+/// # Errors
+/// There is no room for it: what its publisher is told.
+pub(super) fn retain(gateway: &Gateway, message: &Arc<Message>) -> Result<(), ReasonCode> {
+    if !message.retain {
+        return Ok(());
     }
+    gateway.mqtt.retained.retain(message, super::now()).map_err(|full| {
+        gateway.metrics.limit_hit(full.0);
+        ReasonCode::QuotaExceeded
+    })
+}
+
+/// Hands a message to its subscribers, together with a mark of its publisher's session.
+pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option<Write>) -> Fanout {
     let fanout = gateway.hub.publish_with(message, mark.map(|mark| (&gateway.store, mark)));
     gateway.mqtt.counters.published.inc();
     fanout
@@ -64,6 +74,8 @@ pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     }
     let expires = message::expires(expiry, super::now());
     let message = Arc::new(Message { expires, ..message });
+    // Counted if there is no room for it; its subscribers need not miss it.
+    _ = retain(gateway, &message);
     distribute(gateway, &message, None);
     // Without a runtime the process is ending, and its backends with it.
     if let (true, Ok(runtime)) =

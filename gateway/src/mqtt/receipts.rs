@@ -23,6 +23,8 @@ pub(super) enum Receipt {
         qos: QoS,
         reason: ReasonCode,
     },
+    /// PUBREC of a publish that is taken already.
+    Repeated(PacketId),
     /// PUBREL: once it is out, the client forgets that it has the message, so the gateway must not.
     Received(PacketId, ReasonCode),
     /// PUBCOMP: once it is out, the client may use the identifier for another message.

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::clock;
 use crate::{gateway::Gateway, hub::Message};
 
-/// How often it is looked whether the interval has become other than zero.
-const OFF: Duration = Duration::from_secs(60);
+/// How often it is looked whether the interval has changed.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Whether clients must not publish there: MQTT 5, section 4.7.2, leaves topics with a `$` to servers.
 pub fn is_reserved(topic: &str) -> bool {
@@ -21,27 +21,37 @@ pub fn is_reserved(topic: &str) -> bool {
 /// Publishes every `mqtt.sys_interval`, until the gateway is gone or drains.
 pub(super) async fn publish_repeatedly(gateway: Weak<Gateway>) {
     let begun = super::now();
-    loop {
-        let Some(interval) = publish(&gateway, begun) else { return };
-        tokio::time::sleep(interval).await;
+    let mut last = None;
+    while let Some(pause) = publish_when_due(&gateway, begun, &mut last) {
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Publishes once, if there is an interval. Returns when to do so again.
-fn publish(gateway: &Weak<Gateway>, begun: Instant) -> Option<Duration> {
+/// Publishes if the interval has passed since the last time. Returns when to look again.
+fn publish_when_due(gateway: &Weak<Gateway>, begun: Instant, last: &mut Option<Instant>) -> Option<Duration> {
     let gateway = gateway.upgrade().filter(|gateway| !gateway.drain.is_draining())?;
-    let interval = gateway.snapshot().settings.mqtt.sys_interval;
+    let (interval, now) = (gateway.snapshot().settings.mqtt.sys_interval, super::now());
     if interval.is_zero() {
         gateway.mqtt.retained.set_system(Vec::new());
-        return Some(OFF);
+        *last = None;
+        return Some(LOOK);
     }
-    let messages = messages(&gateway, begun);
+    let passed = last.map_or(interval, |last| now.saturating_duration_since(last));
+    if passed < interval {
+        return Some(LOOK.min(interval - passed));
+    }
+    *last = Some(now);
+    publish(&gateway, begun);
+    Some(LOOK.min(interval))
+}
+
+fn publish(gateway: &Gateway, begun: Instant) {
+    let messages = messages(gateway, begun);
     // Who subscribes later gets the last ones.
     gateway.mqtt.retained.set_system(messages.clone());
     for message in messages {
         gateway.hub.publish(&message);
     }
-    Some(interval)
 }
 
 fn messages(gateway: &Gateway, begun: Instant) -> Vec<Arc<Message>> {

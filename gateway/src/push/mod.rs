@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::{
     gateway::Gateway,
     hub::{Fanout, Message, check_topic},
-    mqtt::RetainedFull,
+    mqtt::{RetainedFull, is_reserved},
     proto::push::{
         PushReply, PushRequest, ReceiptOrder, ReceiptsRequest, push_request::Target, push_server::Push,
         push_server::PushServer,
@@ -52,7 +52,8 @@ impl Push for Service {
         let message = Message { receipt, ..message(request, Instant::now()) };
         let message = Arc::new(message);
         let fanout = self.deliver(&target, &message)?;
-        if message.receipt.is_some() || (message.qos > 0 && fanout.sent + fanout.stored > 0) {
+        let is_handed_over = message.qos > 0 && fanout.sent + fanout.stored > 0;
+        if message.receipt.is_some() || message.retain || is_handed_over {
             // Handed over is not yet written: the caller may forget the message after this answer.
             self.gateway.store.barrier().await.map_err(|error| {
                 warn!(%error, "a push could not be stored");
@@ -82,6 +83,9 @@ impl Service {
         let wrong = |what: String| Err(Status::invalid_argument(what));
         check_topic(&request.topic, self.gateway.hub.levels_max())
             .map_err(|error| Status::invalid_argument(format!("topic: {error}")))?;
+        if is_reserved(&request.topic) {
+            return wrong("topic: what begins with $SYS/ is the gateway's own; choose another".to_owned());
+        }
         if request.qos > 1 {
             return wrong(format!("qos: write 0 or 1, not {}", request.qos));
         }

@@ -1,6 +1,7 @@
 //! Pushes and their receipts, as a backend asks for them.
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tonic::Code;
@@ -95,6 +96,18 @@ async fn a_push_that_cannot_be_retained_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn a_retained_push_of_qos_0_is_answered_when_it_is_written() {
+    let service = service();
+    let topic = request(Target::Subscribers(true));
+    let retained = PushRequest { retain: true, qos: 0, payload: "rain".into(), ..topic };
+    let stalled = service.gateway.store.stall();
+    let mut pushing = Box::pin(push(&service, retained));
+    assert!(pushing.as_mut().now_or_never().is_none());
+    drop(stalled);
+    assert_eq!(pushing.await.expect("retained"), (0, 0, 0));
+}
+
+#[tokio::test]
 async fn a_wrong_push_is_told_what_to_write() {
     let service = service();
     let ann = || request(Target::UserId("ann".into()));
@@ -102,6 +115,7 @@ async fn a_wrong_push_is_told_what_to_write() {
         (PushRequest { target: None, ..ann() }, "target:"),
         (PushRequest { topic: "a/+".into(), ..ann() }, "topic:"),
         (PushRequest { topic: String::new(), ..ann() }, "topic:"),
+        (PushRequest { topic: "$SYS/broker/version".into(), ..ann() }, "topic:"),
         (PushRequest { qos: 2, ..ann() }, "qos:"),
         (PushRequest { priority: Some(8), ..ann() }, "priority:"),
         (PushRequest { retain: true, ..ann() }, "retain:"),

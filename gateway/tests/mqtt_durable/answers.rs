@@ -1,11 +1,19 @@
 //! Nothing is said that the store has not made true.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use towline_gateway::hub::Message;
 use towline_protocols::mqtt::*;
 
 use crate::{
     bed::{Bed, ack, payloads, settle},
     mqtt_support::*,
 };
+
+/// Receipt.State of push.proto.
+const HANDED: u8 = 6;
+const DROPPED: u8 = 5;
 
 /// A bed whose disk is held, with a session of `id` that subscribed to `t`.
 async fn held(id: &str) -> Bed {
@@ -128,6 +136,30 @@ async fn connack_of_a_clean_start_waits_until_the_old_session_is_off_the_disk() 
     assert!(!greeting.is_finished());
     bed.write();
     assert!(!greeting.await.unwrap().session_present);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_hears_that_a_session_has_its_push_when_the_store_does() {
+    let bed = held("app").await;
+    let receipts = bed.gateway.sessions.receipts();
+    let push = |push_id| {
+        let receipt = receipts.ticket("shop", push_id, false).ok().map(Arc::new);
+        let message = Message { topic: "news".into(), qos: 1, receipt, ..Message::default() };
+        bed.gateway.hub.push_to_client("app", &Arc::new(message));
+    };
+    push("kept");
+    let queue = receipts.queue("shop").unwrap();
+    settle().await;
+    assert!(queue.next_after(0).now_or_never().is_none());
+    bed.write();
+    let receipt = queue.next_after(0).now_or_never().unwrap();
+    assert_eq!((&*receipt.client_id, receipt.state), ("app", HANDED));
+
+    bed.fault.strike();
+    push("lost");
+    bed.write();
+    let receipt = queue.next_after(receipt.number).now_or_never().unwrap();
+    assert_eq!((&*receipt.push_id, receipt.state, &*receipt.reason), ("lost", DROPPED, "store_queue_bytes"));
 }
 
 #[tokio::test(start_paused = true)]

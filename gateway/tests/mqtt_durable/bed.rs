@@ -137,11 +137,9 @@ fn turning(writer: Writer) -> Disk {
     }))
 }
 
-/// Waits until everybody else does.
+/// Lets a second pass, in which everybody does what is due.
 pub async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    tokio::time::sleep(SECOND).await;
 }
 
 /// The payloads of the next PUBLISH packets, which are acknowledged.

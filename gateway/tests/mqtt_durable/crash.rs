@@ -6,7 +6,7 @@ use std::{
     env,
     net::SocketAddr,
     path::Path,
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +41,8 @@ const KILLS: &str = "TOWLINE_TEST_KILLS";
 const KILLS_DEFAULT: u32 = 6;
 /// Publishes that one publisher has begun and not finished.
 const WINDOW: usize = 16;
+/// How often the gateway is started until it listens.
+const STARTS_MAX: usize = 20;
 /// Something is stuck when all that is left to do takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,7 +72,21 @@ fn gateway_process() {
     });
 }
 
+/// Starts the gateway; again if it ends before it listens, since its port was free for everybody meanwhile.
 async fn start(address: SocketAddr, folder: &Path) -> Child {
+    let mut exits = Vec::new();
+    while exits.len() < STARTS_MAX {
+        match try_start(address, folder).await {
+            Ok(child) => return child,
+            Err(exit) => exits.push(exit),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("the gateway ended before it listened on {address}: {exits:?}");
+}
+
+/// The process when it listens, or how it ended before.
+async fn try_start(address: SocketAddr, folder: &Path) -> Result<Child, ExitStatus> {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["crash::gateway_process", "--exact", "--ignored", "--nocapture"])
         .env(ORDERS, format!("{address}|{}", folder.display()))
@@ -79,9 +95,12 @@ async fn start(address: SocketAddr, folder: &Path) -> Child {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // None: it ended before it listened.
-    while lines.next_line().await.unwrap().unwrap() != "listening" {}
-    child
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line == "listening" {
+            return Ok(child);
+        }
+    }
+    Err(child.wait().await.unwrap())
 }
 
 /// A connection of a client with a session of a minute.
@@ -224,6 +243,8 @@ impl Publisher {
 
 /// By topic, numbers in the order in which they came.
 type Heard = BTreeMap<String, Vec<u64>>;
+/// By topic, the same without repetitions.
+type Distinct = BTreeMap<String, HashSet<u64>>;
 /// By topic, how many there are, once that is known.
 type Totals = Option<BTreeMap<&'static str, u64>>;
 
@@ -231,6 +252,7 @@ struct Subscriber {
     address: SocketAddr,
     id: &'static str,
     heard: Heard,
+    distinct: Distinct,
     /// QoS 2: taken and not released.
     held: HashSet<PacketId>,
     random: fastrand::Rng,
@@ -269,7 +291,9 @@ impl Subscriber {
                 let is_new = publish.qos != QoS::ExactlyOnce || self.held.insert(id);
                 if is_new {
                     let number = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
-                    self.heard.entry(publish.topic.as_str().to_owned()).or_default().push(number);
+                    let topic = publish.topic.as_str().to_owned();
+                    self.distinct.entry(topic.clone()).or_default().insert(number);
+                    self.heard.entry(topic).or_default().push(number);
                 }
                 match publish.qos {
                     QoS::ExactlyOnce => Packet::Pubrec(ack(id)),
@@ -287,11 +311,8 @@ impl Subscriber {
     fn has_all(&self) -> bool {
         let totals = self.totals.borrow();
         let Some(totals) = &*totals else { return false };
-        totals.iter().all(|(topic, count)| {
-            self.heard
-                .get(*topic)
-                .is_some_and(|heard| heard.iter().collect::<HashSet<_>>().len() as u64 >= *count)
-        })
+        let heard = |topic: &str| self.distinct.get(topic).map_or(0, HashSet::len) as u64;
+        totals.iter().all(|(topic, count)| heard(topic) >= *count)
     }
 }
 
@@ -332,7 +353,8 @@ async fn killed_again_and_again_nothing_acknowledged_is_lost_and_nothing_of_qos_
         assert!(wire.send(Packet::Subscribe(subscribe)).await.is_ok());
         assert!(matches!(wire.receive().await, Ok(Packet::Suback(_))));
         let (heard, held, random) = (Heard::new(), HashSet::new(), fastrand::Rng::with_seed(at as u64));
-        let subscriber = Subscriber { address, id, heard, held, random, totals: totals.clone() };
+        let (distinct, totals) = (Distinct::new(), totals.clone());
+        let subscriber = Subscriber { address, id, heard, distinct, held, random, totals };
         listening.push((id, qos, tokio::spawn(subscriber.run())));
     }
     let stop = Arc::new(AtomicBool::new(false));

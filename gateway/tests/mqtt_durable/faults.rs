@@ -83,3 +83,16 @@ async fn a_subscription_that_cannot_be_kept_ends_the_connection() {
     assert_eq!(publisher.publish_acked("live", "x").await, ReasonCode::Success);
     assert_eq!(payloads(&mut live, 1).await, ["x"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_refused_for_the_disk_leaves_no_will() {
+    let (bed, _app) = failing().await;
+    let mut watcher = Client::v5(&bed.gateway, "watcher").await;
+    watcher.subscribe("will", QoS::AtLeastOnce).await;
+    // The session that it had kept is to be forgotten first.
+    let refused = with_will(connect(Version::V5, "app"), "will", None);
+    let mut client = Client::open(&bed.gateway);
+    assert_eq!(client.greet(refused).await.reason, ReasonCode::ServerUnavailable);
+    assert_eq!(client.receive().await, None);
+    watcher.expect_nothing().await;
+}

@@ -49,9 +49,8 @@ async fn a_delay_goes_on_over_a_restart() {
     let mut bed = watched().await;
     let delayed = with_will(connect_for(60, "a"), "will", Some(20));
     let (client, _) = Client::connect(&bed.gateway, delayed).await;
-    drop(client);
-    settle().await;
     let lost_at = Instant::now();
+    drop(client);
     pass(SECOND * 10).await;
     bed.restart();
     let mut watcher = bed.back("watcher").await;
@@ -78,6 +77,8 @@ async fn a_gateway_that_is_shut_down_defers_wills_until_it_is_back() {
     let (mut client, _) = Client::connect(&bed.gateway, with_will(connect_for(60, "a"), "will", None)).await;
     bed.gateway.drain.begin(Instant::now() + Duration::from_secs(5));
     client.expect_end(ReasonCode::ServerShuttingDown).await;
+    settle().await;
+    assert_eq!(metric(&bed.gateway, "towline_deliveries_total{outcome=\"stored\"}"), 0.0);
     bed.settle_and_restart().await;
     let mut watcher = bed.back("watcher").await;
     assert_eq!(payloads(&mut watcher, 1).await, ["gone"]);

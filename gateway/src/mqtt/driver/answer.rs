@@ -20,7 +20,7 @@ const NOT_ACCEPTED: Closing =
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Distributes a publish and acknowledges it, or says why not.
     pub(super) fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
-        let &Incoming { ref message, qos, packet_id, is_routed } = incoming;
+        let &Incoming { ref message, qos, packet_id, .. } = incoming;
         if mqtt::is_reserved(&message.topic) {
             return self.refuse(qos, packet_id);
         }
@@ -35,16 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     }
                     None => None,
                 };
-                let is_retained = message.retain && self.attachment.gateway.mqtt.retained.is_lasting();
-                let waits = is_retained || mark.is_some();
-                let fanout = publish::distribute(&self.attachment.gateway, message, mark);
-                let is_wanted = is_routed || fanout.total() > 0;
-                let reason = match () {
-                    () if fanout.unkept > 0 => ReasonCode::QuotaExceeded,
-                    () if is_wanted => ReasonCode::Success,
-                    () => ReasonCode::NoMatchingSubscribers,
-                };
-                (reason, waits || fanout.to_write > 0)
+                self.distribute(incoming, mark)
             }
         };
         let Some(packet_id) = packet_id else { return Ok(()) };
@@ -55,6 +46,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.answer(Receipt::Published { packet_id, qos, reason }, waits)
     }
 
+    /// Retains a message if asked, and hands it to its subscribers. Says what its publisher is told, and whether that
+    /// has to wait for the store.
+    fn distribute(&self, incoming: &Incoming, mark: Option<Write>) -> (ReasonCode, bool) {
+        let &Incoming { ref message, qos, is_routed, .. } = incoming;
+        let gateway = &self.attachment.gateway;
+        match publish::retain(gateway, message) {
+            // It comes again: its subscribers are not to have it twice.
+            Err(reason) if qos != QoS::AtMostOnce => return (reason, false),
+            _ => {}
+        }
+        let is_retained = message.retain && gateway.mqtt.retained.is_lasting();
+        let waits = is_retained || mark.is_some();
+        let fanout = publish::distribute(gateway, message, mark);
+        let is_wanted = is_routed || fanout.total() > 0;
+        let reason = match () {
+            () if fanout.unkept > 0 => ReasonCode::QuotaExceeded,
+            () if is_wanted => ReasonCode::Success,
+            () => ReasonCode::NoMatchingSubscribers,
+        };
+        (reason, waits || fanout.to_write > 0)
+    }
+
     /// The topic is the gateway's own. MQTT 3 has no word for that but the end of the connection, which a client that
     /// repeats itself would not be helped by.
     fn refuse(&mut self, qos: QoS, packet_id: Option<PacketId>) -> Result<(), End> {
@@ -62,6 +75,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let Some(packet_id) = packet_id else { return Ok(()) };
         let is_told = self.attachment.version == Version::V5;
         let reason = if is_told { ReasonCode::NotAuthorized } else { ReasonCode::Success };
+        if qos == QoS::ExactlyOnce && !is_told {
+            // For its publisher it is taken, until it releases it.
+            let mut inner = self.attachment.client.lock();
+            if let Some((_, session)) = inner.current(self.attachment.epoch) {
+                session.mark_received(packet_id);
+            }
+        }
         self.answer(Receipt::Published { packet_id, qos, reason }, false)
     }
 
@@ -121,6 +141,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let reason = if is_lost { ReasonCode::UnspecifiedError } else { reason };
                 return self.acknowledge(packet_id, qos, reason);
             }
+            Receipt::Repeated(packet_id) => {
+                let reason = if is_lost { ReasonCode::UnspecifiedError } else { ReasonCode::Success };
+                return self.acknowledge_repeated(packet_id, reason);
+            }
             _ if is_lost => return Err(End::Closed(NOT_STORED)),
             Receipt::Subscribed(subscribed) => subscribe::answer(&self.attachment, subscribed),
             receipt => {
@@ -130,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     Receipt::Received(id, reason) => connection.pubrel(id, reason),
                     Receipt::Released(id, reason) => connection.pubcomp(id, reason),
                     Receipt::Unsubscribed(id, reasons) => connection.unsuback(id, reasons),
-                    Receipt::Published { .. } | Receipt::Subscribed(_) => {}
+                    Receipt::Published { .. } | Receipt::Repeated(_) | Receipt::Subscribed(_) => {}
                 }
             }
         }
@@ -144,6 +168,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Err(End::Closed(NOT_ACCEPTED));
         }
         connection.acknowledge(session, packet_id, qos, reason);
+        Ok(())
+    }
+
+    fn acknowledge_repeated(&mut self, packet_id: PacketId, reason: ReasonCode) -> Result<(), End> {
+        let mut inner = self.attachment.client.lock();
+        let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
+        if reason.is_error() && connection.version() != Version::V5 {
+            return Err(End::Closed(NOT_ACCEPTED));
+        }
+        connection.acknowledge_repeated(session, packet_id, reason);
         Ok(())
     }
 }

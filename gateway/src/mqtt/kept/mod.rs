@@ -37,8 +37,12 @@ pub(super) use self::{
 use super::client::Client;
 use crate::{
     hub::{Delivered, Message},
+    receipts::Progress,
     store::{Store, Table, Write},
 };
+
+/// Why a message that was to be kept is lost: the disk does not follow.
+const NOT_STORED: &str = "store_queue_bytes";
 
 /// Written as a session's progress with a message.
 const RELEASED: u8 = 1;
@@ -81,6 +85,8 @@ struct Gathered {
     since: Instant,
     recipients: Vec<Recipient>,
     clients: Vec<Weak<Client>>,
+    /// Of them, whom the message's backend is to be told of.
+    noted: Vec<Arc<str>>,
     unkept: Unkept,
 }
 
@@ -101,6 +107,7 @@ pub(super) struct Place<'a> {
     pub(super) retain: bool,
     pub(super) identifiers: &'a [u32],
     pub(super) client: Weak<Client>,
+    pub(super) client_id: &'a Arc<str>,
     pub(super) delivered: Delivered,
 }
 
@@ -131,7 +138,7 @@ impl Keeping {
     ) -> Arc<Entry> {
         let mut gathered = self.0.borrow_mut();
         let gathered = gathered.get_or_insert_with(|| Gathered::new(keeper.begin(), message.clone(), now));
-        let Place { session, position, qos, retain, identifiers, client, delivered } = place;
+        let Place { session, position, qos, retain, identifiers, client, client_id, delivered } = place;
         gathered.recipients.push(Recipient {
             session,
             position,
@@ -140,6 +147,9 @@ impl Keeping {
             identifiers: identifiers.into(),
         });
         gathered.clients.push(client);
+        if message.receipt.is_some() {
+            gathered.noted.push(client_id.clone());
+        }
         match delivered {
             Delivered::Sent => gathered.unkept.sent += 1,
             Delivered::Stored | Delivered::Dropped => gathered.unkept.stored += 1,
@@ -165,20 +175,24 @@ impl Keeping {
 
 impl Gathered {
     fn new(kept: Arc<Kept>, message: Arc<Message>, since: Instant) -> Self {
-        let (recipients, clients, unkept) = (Vec::new(), Vec::new(), Unkept::default());
-        Self { kept, message, since, recipients, clients, unkept }
+        let (recipients, clients, noted) = (Vec::new(), Vec::new(), Vec::new());
+        Self { kept, message, since, recipients, clients, noted, unkept: Unkept::default() }
     }
 
     fn write(self, mark: Option<Write>) -> Result<(), Unkept> {
-        let Self { kept, message, since, recipients, clients, unkept } = self;
+        let Self { kept, message, since, recipients, clients, noted, unkept } = self;
         let value = encode_message(&message, since, &recipients);
         let key = kept.number.to_be_bytes().to_vec();
         let mut writes = vec![Write::Put { table: Table::MqttMessages, key, value }];
         writes.extend(mark);
-        let clients = Arc::new(clients);
+        let (clients, noted) = (Arc::new(clients), Arc::new(noted));
         let settle = {
-            let (kept, clients) = (kept.clone(), clients.clone());
+            let (kept, clients, ticket) = (kept.clone(), clients.clone(), message.receipt.clone());
             move |is_written| {
+                let progress = if is_written { Progress::Handed } else { Progress::Dropped(NOT_STORED) };
+                for client_id in &*noted {
+                    ticket.iter().for_each(|ticket| ticket.note(client_id, progress));
+                }
                 kept.standing.store(if is_written { READY } else { LOST }, Ordering::Release);
                 for client in clients.iter().filter_map(Weak::upgrade) {
                     client.kept_settled(is_written);

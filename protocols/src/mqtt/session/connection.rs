@@ -58,9 +58,11 @@ struct Aliases {
 #[derive(Debug)]
 pub enum Event {
     /// A message. Its topic is there even if an alias stood for it. With QoS 1 or 2,
-    /// [`Connection::acknowledge`] follows, in the order of the events [MQTT-4.6.0-2].
+    /// [`Connection::acknowledge`] follows, in the order of the events [MQTT-4.6.0-2]; a QoS 2 message that is
+    /// taken is marked with [`Session::mark_received`] when it is.
     Publish(Box<Publish>),
-    /// A QoS 2 publish that is taken already. Answer with [`Connection::acknowledge`] when its first coming may be.
+    /// A QoS 2 publish that is taken already. Answer with [`Connection::acknowledge_repeated`] when its first coming
+    /// may be.
     Repeated(PacketId),
     /// The client releases a QoS 2 publish, or one that is not known. Answer with [`Connection::pubcomp`].
     Release(PacketId, ReasonCode),
@@ -210,12 +212,24 @@ impl Connection {
                 if reason.is_error() {
                     self.unfinished = self.unfinished.saturating_sub(1);
                     session.unmark_received(id);
-                } else {
-                    session.mark_received(id);
                 }
                 self.control(&Packet::Pubrec(ack));
             }
         }
+    }
+
+    /// Answers the repetition of a QoS 2 publish. It counts for nothing towards Receive Maximum; and it is not marked:
+    /// the client may have released it in the meantime, and what then comes under its identifier is another message.
+    pub fn acknowledge_repeated<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        id: PacketId,
+        reason: ReasonCode,
+    ) {
+        if reason.is_error() {
+            session.unmark_received(id);
+        }
+        self.control(&Packet::Pubrec(Ack::new(id, reason)));
     }
 
     /// Releases a QoS 2 message that the client has.

@@ -14,8 +14,9 @@ use crate::mqtt::{PacketId, QoS, SubscriptionId};
 pub struct Session<M> {
     /// Waiting to be sent, in order.
     queue: VecDeque<Outgoing<M>>,
-    /// How many of them have QoS 0, so that a search for one to drop is not made in vain.
-    queued_qos0: usize,
+    /// What they take; how much of it those of QoS 0, so that none is given up in vain.
+    queued: Load,
+    queued_qos0: Load,
     /// Sent and not acknowledged, in the order of sending.
     pub(super) in_flight: VecDeque<InFlight<M>>,
     /// Of both.
@@ -25,6 +26,13 @@ pub struct Session<M> {
     received: Vec<PacketId>,
     /// Messages dropped because they had waited for too long, since somebody asked.
     aged: u32,
+}
+
+/// What messages take of a queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    count: usize,
+    bytes: usize,
 }
 
 /// A message on its way to the client.
@@ -88,8 +96,8 @@ pub enum Push {
     Queued,
     /// It will be sent; so many others were dropped for it.
     QueuedInsteadOf(usize, Bound),
-    /// A bound was met.
-    Dropped(Bound),
+    /// A bound was met; so many others were dropped before that was certain.
+    Dropped(usize, Bound),
 }
 
 /// Which bound of a session's queue was met.
@@ -106,7 +114,8 @@ impl<M: ApplicationMessage> Session<M> {
     pub const fn new() -> Self {
         Self {
             queue: VecDeque::new(),
-            queued_qos0: 0,
+            queued: Load { count: 0, bytes: 0 },
+            queued_qos0: Load { count: 0, bytes: 0 },
             in_flight: VecDeque::new(),
             bytes: 0,
             last_id: 0,
@@ -132,7 +141,7 @@ impl<M: ApplicationMessage> Session<M> {
         let (mut evicted, mut met) = (0, Bound::Count);
         while let Some(bound) = self.missing(cost, settings) {
             if !self.drop_overdue(terms.since) && !self.evict(terms.qos, cost, settings) {
-                return Push::Dropped(bound);
+                return Push::Dropped(evicted, bound);
             }
             (evicted, met) = (evicted + 1, bound);
         }
@@ -143,18 +152,21 @@ impl<M: ApplicationMessage> Session<M> {
 
     /// Brings a message back, in the order in which the messages came.
     pub fn restore(&mut self, message: M, terms: Terms<'_>, phase: Phase, settings: &Settings) {
-        let (cost, id) = (cost(&message), message.packet_id());
-        let awaits = match phase {
-            Phase::Waiting => return self.enqueue(Outgoing::new(message, terms, settings), cost),
-            Phase::MaybeSent => {
-                self.bytes += cost;
-                Awaits::Receipt(Outgoing::new(message, terms, settings))
-            }
-            Phase::Released => Awaits::Completion(message.released()),
-        };
-        if let Some(id) = id.or_else(|| self.next_id()) {
-            self.in_flight.push_back(InFlight { id, awaits, is_sent: false, dup: true });
+        let cost = cost(&message);
+        if phase == Phase::Waiting {
+            return self.enqueue(Outgoing::new(message, terms, settings), cost);
         }
+        let Some(id) = message.packet_id().or_else(|| self.next_id()) else {
+            // All identifiers are in flight: it never was.
+            return message.finish();
+        };
+        let awaits = if phase == Phase::Released {
+            Awaits::Completion(message.released())
+        } else {
+            self.bytes += cost;
+            Awaits::Receipt(Outgoing::new(message, terms, settings))
+        };
+        self.in_flight.push_back(InFlight { id, awaits, is_sent: false, dup: true });
     }
 
     /// Gives up everything: the session is over.
@@ -196,7 +208,7 @@ impl<M: ApplicationMessage> Session<M> {
 
     /// The connection is gone: QoS 0 is not kept for the next one (4.1). Returns how many were dropped.
     pub fn detach(&mut self) -> usize {
-        let dropped = self.queued_qos0;
+        let dropped = self.queued_qos0.count;
         while self.evict_qos0() {}
         dropped
     }
@@ -260,8 +272,7 @@ impl<M: ApplicationMessage> Session<M> {
     /// Takes the first waiting message for good.
     pub(super) fn dequeue(&mut self) -> Option<Outgoing<M>> {
         let next = self.queue.pop_front()?;
-        self.queued_qos0 -= usize::from(next.qos == QoS::AtMostOnce);
-        self.bytes -= cost(&next.message);
+        self.discount(&next);
         if self.queue.is_empty() {
             // An idle session keeps no memory of a busy past.
             self.queue = VecDeque::new();
@@ -280,6 +291,9 @@ impl<M: ApplicationMessage> Session<M> {
 
     /// An identifier that nothing in flight uses; `None` when all 65535 do.
     pub(super) fn next_id(&mut self) -> Option<PacketId> {
+        if self.in_flight.len() >= usize::from(u16::MAX) {
+            return None;
+        }
         for _ in 0..u16::MAX {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             let id = PacketId::new(self.last_id)?;
@@ -360,9 +374,22 @@ impl<M: ApplicationMessage> Session<M> {
     }
 
     fn enqueue(&mut self, outgoing: Outgoing<M>, cost: usize) {
-        self.queued_qos0 += usize::from(outgoing.qos == QoS::AtMostOnce);
+        self.queued.add(cost);
+        if outgoing.qos == QoS::AtMostOnce {
+            self.queued_qos0.add(cost);
+        }
         self.bytes += cost;
         self.queue.push_back(outgoing);
+    }
+
+    /// It has left the queue.
+    fn discount(&mut self, outgoing: &Outgoing<M>) {
+        let cost = cost(&outgoing.message);
+        self.queued.remove(cost);
+        if outgoing.qos == QoS::AtMostOnce {
+            self.queued_qos0.remove(cost);
+        }
+        self.bytes -= cost;
     }
 
     /// What the queue has no room for.
@@ -377,15 +404,23 @@ impl<M: ApplicationMessage> Session<M> {
     /// Drops one waiting message for one of `qos` and `cost` that comes, if the policy has one to drop.
     fn evict(&mut self, qos: QoS, cost: usize, settings: &Settings) -> bool {
         match settings.queue_policy {
-            QueuePolicy::Qos0 => qos != QoS::AtMostOnce && self.evict_qos0(),
-            // Nothing is gained by emptying the queue for what is too large for it.
-            QueuePolicy::Oldest => cost <= settings.queue_bytes_max && self.give_up(0),
+            QueuePolicy::Qos0 if qos == QoS::AtMostOnce => false,
+            QueuePolicy::Qos0 => self.is_room_without(self.queued_qos0, cost, settings) && self.evict_qos0(),
+            QueuePolicy::Oldest => self.is_room_without(self.queued, cost, settings) && self.give_up(0),
             QueuePolicy::Newest => false,
         }
     }
 
+    /// Whether there is room for `cost` once all that may be given up is: what is in flight stays, and nothing is
+    /// gained by emptying the queue if that takes the room.
+    fn is_room_without(&self, evictable: Load, cost: usize, settings: &Settings) -> bool {
+        let count = self.queue.len() - evictable.count;
+        let bytes = (self.bytes - evictable.bytes).saturating_add(cost);
+        count < settings.queue_max && bytes <= settings.queue_bytes_max
+    }
+
     fn evict_qos0(&mut self) -> bool {
-        if self.queued_qos0 == 0 {
+        if self.queued_qos0.count == 0 {
             return false;
         }
         let at = self.queue.iter().position(|next| next.qos == QoS::AtMostOnce);
@@ -395,10 +430,21 @@ impl<M: ApplicationMessage> Session<M> {
     /// Drops a waiting message; false when there is none.
     fn give_up(&mut self, at: usize) -> bool {
         let Some(given) = self.queue.remove(at) else { return false };
-        self.queued_qos0 -= usize::from(given.qos == QoS::AtMostOnce);
-        self.bytes -= cost(&given.message);
+        self.discount(&given);
         given.message.finish();
         true
+    }
+}
+
+impl Load {
+    fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.count -= 1;
+        self.bytes -= bytes;
     }
 }
 

@@ -8,11 +8,12 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::mqtt::*;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Message {
     topic: &'static str,
     payload: Bytes,
     expires: Option<Instant>,
+    id: Option<PacketId>,
 }
 
 impl ApplicationMessage for Arc<Message> {
@@ -27,6 +28,10 @@ impl ApplicationMessage for Arc<Message> {
             correlation_data: None,
             user_properties: &[],
         }
+    }
+
+    fn packet_id(&self) -> Option<PacketId> {
+        self.id
     }
 }
 
@@ -96,16 +101,24 @@ impl Pair {
     /// What the client sends, with the steps of QoS 2 answered at once, as a driver does that keeps nothing.
     fn send(&mut self, packet: Packet) -> Result<Option<Event>, MqttError> {
         let event = self.connection.handle_packet(&mut self.session, packet, &self.settings, self.now)?;
-        let (session, qos) = (&mut self.session, QoS::ExactlyOnce);
         match event {
             Some(Event::Repeated(id)) => {
-                self.connection.acknowledge(session, id, qos, ReasonCode::Success);
+                self.connection.acknowledge_repeated(&mut self.session, id, ReasonCode::Success);
             }
             Some(Event::Release(id, reason)) => self.connection.pubcomp(id, reason),
             Some(Event::Received(id, reason)) => self.connection.pubrel(id, reason),
             event => return Ok(event),
         }
         Ok(None)
+    }
+
+    /// A QoS 2 publish is taken, and acknowledged later.
+    fn take(&mut self, id: PacketId) {
+        self.session.mark_received(id);
+    }
+
+    fn acknowledge(&mut self, id: PacketId, reason: ReasonCode) {
+        self.connection.acknowledge(&mut self.session, id, QoS::ExactlyOnce, reason);
     }
 
     fn terms(&self, qos: QoS) -> Terms<'static> {
@@ -117,7 +130,7 @@ impl Pair {
     }
 
     fn deliver(&mut self, payload: &'static str, qos: QoS) -> Push {
-        let message = Message { topic: "t", payload: payload.into(), expires: None };
+        let message = Message { topic: "t", payload: payload.into(), ..Default::default() };
         self.push(&Arc::new(message), qos)
     }
 
@@ -329,7 +342,8 @@ fn qos_2_from_the_client_is_one_event_however_often_it_comes() {
     let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
     let message = publish("t", QoS::ExactlyOnce, 7);
     assert!(matches!(send_publish(&mut pair, message.clone()), Ok(Some(Event::Publish(_)))));
-    pair.connection.acknowledge(&mut pair.session, id(7), QoS::ExactlyOnce, ReasonCode::Success);
+    pair.take(id(7));
+    pair.acknowledge(id(7), ReasonCode::Success);
     assert_eq!(pair.receive(), [Packet::Pubrec(Ack::new(id(7), ReasonCode::Success))]);
     pair.reconnect();
     assert!(matches!(send_publish(&mut pair, Publish { dup: true, ..message.clone() }), Ok(None)));
@@ -339,6 +353,37 @@ fn qos_2_from_the_client_is_one_event_however_often_it_comes() {
     pair.send(Packet::Pubrel(Ack::new(id(7), ReasonCode::Success))).unwrap();
     assert_eq!(pair.receive(), [Packet::Pubcomp(Ack::new(id(7), ReasonCode::PacketIdentifierNotFound))]);
     assert!(matches!(send_publish(&mut pair, message), Ok(Some(_))), "the identifier is free again");
+}
+
+#[test]
+fn a_late_answer_to_a_repetition_does_not_swallow_the_next_message_of_its_identifier() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    let message = Packet::Publish(Box::new(publish("t", QoS::ExactlyOnce, 5)));
+    assert!(matches!(pair.send(message.clone()), Ok(Some(Event::Publish(_)))));
+    pair.take(id(5));
+    let settings = &pair.settings;
+    let repeated = pair.connection.handle_packet(&mut pair.session, message.clone(), settings, pair.now);
+    assert!(matches!(repeated, Ok(Some(Event::Repeated(_)))));
+    pair.acknowledge(id(5), ReasonCode::Success);
+    pair.send(Packet::Pubrel(Ack::new(id(5), ReasonCode::Success))).unwrap();
+    pair.connection.acknowledge_repeated(&mut pair.session, id(5), ReasonCode::Success);
+    assert!(matches!(pair.send(message), Ok(Some(Event::Publish(_)))));
+}
+
+#[test]
+fn a_refused_repetition_is_not_taken_off_receive_maximum() {
+    let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
+    assert!(send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 1)).is_ok());
+    let message = Packet::Publish(Box::new(publish("t", QoS::ExactlyOnce, 5)));
+    assert!(pair.send(message.clone()).is_ok());
+    pair.take(id(5));
+    pair.connection.handle_packet(&mut pair.session, message, &pair.settings, pair.now).unwrap();
+    pair.acknowledge(id(5), ReasonCode::UnspecifiedError);
+    pair.connection.acknowledge_repeated(&mut pair.session, id(5), ReasonCode::UnspecifiedError);
+    assert!(!pair.session.has_received(id(5)));
+    assert!(send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 2)).is_ok());
+    let error = send_publish(&mut pair, publish("t", QoS::AtLeastOnce, 3)).unwrap_err();
+    assert_eq!(error.reason, ReasonCode::ReceiveMaximumExceeded);
 }
 
 #[test]
@@ -419,7 +464,7 @@ fn a_message_expires_in_the_queue_or_carries_what_is_left() {
     let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
     for seconds in [5, 10] {
         let expires = Some(pair.now + Duration::from_secs(seconds));
-        let message = Message { topic: "t", payload: Bytes::new(), expires };
+        let message = Message { topic: "t", expires, ..Default::default() };
         let terms = Terms { subscription_ids: &[7, 9], ..pair.terms(QoS::AtLeastOnce) };
         pair.session.push(Arc::new(message), terms, &pair.settings);
     }
@@ -438,10 +483,10 @@ fn a_full_queue_drops_qos_0_first() {
     assert_eq!(pair.deliver("a", QoS::AtMostOnce), Push::Queued);
     assert_eq!(pair.deliver("b", QoS::AtLeastOnce), Push::Queued);
     assert_eq!(pair.deliver("c", QoS::AtMostOnce), Push::Queued);
-    assert_eq!(pair.deliver("d", QoS::AtMostOnce), Push::Dropped(Bound::Count));
+    assert_eq!(pair.deliver("d", QoS::AtMostOnce), Push::Dropped(0, Bound::Count));
     assert_eq!(pair.deliver("e", QoS::AtLeastOnce), Push::QueuedInsteadOf(1, Bound::Count));
     assert_eq!(pair.deliver("f", QoS::AtLeastOnce), Push::QueuedInsteadOf(1, Bound::Count));
-    assert_eq!(pair.deliver("g", QoS::AtLeastOnce), Push::Dropped(Bound::Count));
+    assert_eq!(pair.deliver("g", QoS::AtLeastOnce), Push::Dropped(0, Bound::Count));
     assert_eq!(pair.session.len(), 3);
 }
 
@@ -472,9 +517,57 @@ fn what_is_too_large_for_the_queue_does_not_empty_it() {
     let settings = Settings { queue_policy: QueuePolicy::Oldest, ..settings() };
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
     pair.deliver("a", QoS::AtLeastOnce);
-    let large = Message { topic: "t", payload: vec![0; 10_000].into(), expires: None };
-    assert_eq!(pair.push(&Arc::new(large), QoS::AtLeastOnce), Push::Dropped(Bound::Bytes));
+    let large = Message { topic: "t", payload: vec![0; 10_000].into(), ..Default::default() };
+    assert_eq!(pair.push(&Arc::new(large), QoS::AtLeastOnce), Push::Dropped(0, Bound::Bytes));
     assert_eq!(waiting(&mut pair), ["a"]);
+}
+
+#[test]
+fn nothing_is_given_up_for_what_does_not_fit_beside_what_is_in_flight() {
+    let message =
+        |bytes| Arc::new(Message { topic: "t", payload: vec![0; bytes].into(), ..Default::default() });
+    for (policy, waits) in [(QueuePolicy::Oldest, QoS::AtLeastOnce), (QueuePolicy::Qos0, QoS::AtMostOnce)] {
+        let settings = Settings { queue_policy: policy, receive_maximum: 1, queue_max: 9, ..settings() };
+        let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+        pair.push(&message(6000), QoS::AtLeastOnce);
+        assert_eq!(pair.receive().len(), 1);
+        for _ in 0..2 {
+            assert_eq!(pair.push(&message(1000), waits), Push::Queued);
+        }
+        assert_eq!(pair.push(&message(5000), QoS::AtLeastOnce), Push::Dropped(0, Bound::Bytes), "{policy:?}");
+        assert_eq!(pair.session.len(), 3, "{policy:?}");
+        let pushed = pair.push(&message(2000), QoS::AtLeastOnce);
+        assert_eq!(pushed, Push::QueuedInsteadOf(1, Bound::Bytes), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_message_that_comes_back_when_all_identifiers_are_in_flight_costs_nothing() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    let terms = pair.terms(QoS::AtLeastOnce);
+    let mut restore = |id| {
+        let message = Arc::new(Message { topic: "t", id, ..Default::default() });
+        pair.session.restore(message, terms, Phase::MaybeSent, &pair.settings);
+        (pair.session.len(), pair.session.bytes())
+    };
+    for id in 1..u16::MAX {
+        restore(PacketId::new(id));
+    }
+    let full = restore(PacketId::new(u16::MAX));
+    assert_eq!(full.0, 65_535);
+    assert_eq!(restore(None), full);
+}
+
+#[test]
+fn what_a_message_cost_that_was_dropped_itself_is_told() {
+    let settings = Settings { queue_age_max: Duration::from_secs(9), ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    for payload in ["a", "b"] {
+        pair.deliver(payload, QoS::AtLeastOnce);
+    }
+    pair.now += Duration::from_secs(9);
+    let large = Message { topic: "t", payload: vec![0; 10_000].into(), ..Default::default() };
+    assert_eq!(pair.push(&Arc::new(large), QoS::AtLeastOnce), Push::Dropped(2, Bound::Bytes));
 }
 
 #[test]
@@ -505,12 +598,12 @@ fn what_has_waited_for_too_long_makes_room() {
 fn a_queue_is_bounded_in_bytes() {
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
     let payload = Bytes::from(vec![0; 6000]);
-    let message = Arc::new(Message { topic: "t", payload, expires: None });
+    let message = Arc::new(Message { topic: "t", payload, ..Default::default() });
     assert_eq!(pair.push(&message, QoS::AtLeastOnce), Push::Queued);
-    assert_eq!(pair.push(&message, QoS::AtLeastOnce), Push::Dropped(Bound::Bytes));
+    assert_eq!(pair.push(&message, QoS::AtLeastOnce), Push::Dropped(0, Bound::Bytes));
     assert_eq!(pair.receive().len(), 1);
     let pushed = pair.push(&message, QoS::AtLeastOnce);
-    assert_eq!(pushed, Push::Dropped(Bound::Bytes), "what is in flight takes memory too");
+    assert_eq!(pushed, Push::Dropped(0, Bound::Bytes), "what is in flight takes memory too");
 }
 
 #[test]
@@ -568,7 +661,7 @@ fn disconnect_decides_about_will_and_expiry() {
 fn a_large_payload_is_handed_out_by_reference() {
     let (mut pair, _) = Pair::new(&connect(Version::V5), settings());
     let payload = Bytes::from(vec![0; 5000]);
-    let message = Arc::new(Message { topic: "t", payload: payload.clone(), expires: None });
+    let message = Arc::new(Message { topic: "t", payload: payload.clone(), ..Default::default() });
     pair.push(&message, QoS::AtMostOnce);
     let mut out = BytesMut::new();
     let handed = pair.connection.poll_transmit(&mut pair.session, &mut out, pair.now).unwrap();

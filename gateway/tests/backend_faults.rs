@@ -130,6 +130,20 @@ async fn what_may_be_repeated_is_sent_again_once() {
 }
 
 #[tokio::test]
+async fn a_second_attempt_that_finds_nobody_says_nothing_of_the_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        drop(listener);
+        read_head(&mut socket).await;
+    });
+    let bed = bed(BackendKind::Http1, address).await;
+    let failed = bed.get("/x").await;
+    assert_eq!((failed.status, failed.header("towline-execution")), (503, "may-have-run"));
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_is_not_taken_for_whole() {
     let (address, _) = scripted(|turn, mut socket| async move {
         read_head(&mut socket).await;

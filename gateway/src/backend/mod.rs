@@ -10,6 +10,7 @@ mod dial;
 mod headers;
 mod http1;
 mod http2;
+mod length;
 mod outgoing;
 mod publish;
 mod service;
@@ -133,7 +134,7 @@ impl Backend {
         };
         match spare {
             Some(spare) if first.again(repeatable) => {
-                self.attempt(spare, progress).await.map_err(|failed| failed.error)
+                self.attempt(spare, progress).await.map_err(|second| second.after(&first))
             }
             Some(_) | None => Err(first.error),
         }
@@ -198,6 +199,14 @@ impl Failed {
     /// The connection broke under the request.
     pub(crate) fn stale(error: RpcError) -> Self {
         Self { error, stale: true }
+    }
+
+    /// The error of this attempt, which came behind another one.
+    fn after(self, first: &Self) -> RpcError {
+        match (first.error.execution, self.error.execution) {
+            (Execution::NotRun, _) | (_, Execution::Ran) => self.error,
+            _ => RpcError { execution: Execution::MayHaveRun, ..self.error },
+        }
     }
 
     fn again(&self, repeatable: bool) -> bool {

@@ -8,13 +8,13 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Uri,
-    header::{CONTENT_LENGTH, HOST},
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::headers;
+use super::{headers, length};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
     request::{Body, Request},
@@ -52,7 +52,8 @@ impl Outgoing {
         let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         // Nothing has left for the backend yet, whatever the error says.
         let unsent = |error| RpcError { execution: Execution::NotRun, ..error };
-        let payload = Payload::gather(body).map_err(unsent)?;
+        let declared = length::declared(&headers)?;
+        let payload = length::held_to(Payload::gather(body).map_err(unsent)?, declared)?;
         Ok(Box::new(Self { method, authority, path, headers, payload }))
     }
 
@@ -92,6 +93,10 @@ impl Outgoing {
         if wants_body && self.payload.is_end_stream() {
             // Said by every common client, and demanded by some servers (RFC 9110, section 8.6).
             self.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        if matches!(self.payload, Payload::Stream { .. }) && !self.headers.contains_key(CONTENT_LENGTH) {
+            // hyper takes a GET that does not say so for one without a body.
+            self.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let mut request = http::Request::new(self.payload);
         *request.method_mut() = self.method;
@@ -198,6 +203,20 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     use super::*;
+
+    #[test]
+    fn a_body_of_unknown_length_is_announced_whatever_the_method() {
+        let rest = || Body::new(StreamBody::new(stream::iter([])));
+        let outgoing = |length: Option<&str>| Outgoing {
+            method: Method::GET,
+            authority: Authority::from_static("a"),
+            path: PathAndQuery::from_static("/"),
+            headers: length.map(|length| (CONTENT_LENGTH, length.parse().unwrap())).into_iter().collect(),
+            payload: Payload::Stream { first: None, rest: rest() },
+        };
+        assert_eq!(outgoing(None).into_http1().headers()[TRANSFER_ENCODING], "chunked");
+        assert!(!outgoing(Some("3")).into_http1().headers().contains_key(TRANSFER_ENCODING));
+    }
 
     #[tokio::test]
     async fn a_trailer_cannot_speak_for_the_gateway() {

@@ -8,7 +8,7 @@ use std::{
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
-    header::{CONTENT_TYPE, TE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, TE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use towline_protocols::{
@@ -47,6 +47,10 @@ pub(super) fn request(
         if !headers.contains_key(&name) {
             headers.append(name, value);
         }
+    }
+    if is_grpc(headers) {
+        // The gateway puts prefixes before the messages: whatever it says, it is another length.
+        headers.remove(CONTENT_LENGTH);
     }
     Ok(Request {
         origin: Arc::clone(origin),
@@ -173,6 +177,9 @@ impl Pseudo {
         }
         let method = method.ok_or_else(|| malformed(":method is missing"))?;
         let path = path.ok_or_else(|| malformed(":path is missing"))?;
+        if **method == *b"CONNECT" {
+            return Err(malformed("CONNECT asks for a tunnel; this gateway answers requests"));
+        }
         let authority = authority.map(|value| Authority::from_maybe_shared(value.clone()));
         Ok(Self {
             method: Method::from_bytes(method).map_err(|_| malformed(":method is no token"))?,
@@ -250,6 +257,7 @@ mod tests {
     fn a_head_that_breaks_a_rule_is_malformed() {
         let (method, path) = ((":method", "GET"), (":path", "/"));
         check(&[path], Err(":method is missing"));
+        check(&[(":method", "CONNECT"), path], Err("tunnel"));
         check(&[method], Err(":path is missing"));
         check(&[method, (":path", "relative")], Err("absolute path"));
         check(&[method, path, path], Err("twice"));

@@ -17,6 +17,7 @@ mod early_quic;
 mod faults;
 mod header_dictionaries;
 mod header_sampling;
+mod lengths;
 mod limits;
 mod metered;
 mod never_indexed;

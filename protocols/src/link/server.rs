@@ -175,7 +175,7 @@ impl<T> Ledger<T> {
         entry.finished = true;
         if entry.unwanted {
             self.remove(seq);
-            self.acknowledged.insert(seq);
+            self.note_acknowledged(seq);
             return;
         }
         self.finished.push_back((now, seq));

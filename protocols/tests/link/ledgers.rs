@@ -107,6 +107,20 @@ fn holes_do_not_grow_the_ledger() {
     assert_eq!(ledger.admit(20_001), Admission::New);
 }
 
+/// The same where the client acknowledges what still runs.
+#[test]
+fn holes_between_requests_that_were_unwanted_before_their_end_are_not_run_again() {
+    let mut ledger = Ledger::new(LIMITS, 0);
+    for seq in (2..2_000).step_by(2) {
+        ledger.begin(seq, ());
+        ledger.acknowledge(&Ack { floor: 0, seqs: vec![seq] });
+        ledger.finish(seq, origin());
+        assert_eq!(ledger.admit(seq), Admission::Acknowledged);
+    }
+    assert_eq!(ledger.admit(2), Admission::Expired);
+    assert_eq!(ledger.admit(2_001), Admission::New);
+}
+
 fn waiting_session(options: CallOptions) -> (Session, Hello) {
     let mut session = Session::new("phone-7", [7; 16], 0);
     session.hello(Hello::default());

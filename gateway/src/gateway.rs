@@ -21,6 +21,7 @@ use crate::{
     listener::{ConnectionSlots, Parked},
     metrics::Metrics,
     mqtt,
+    outbox::Outboxes,
     parking::Lot,
     request::Origin,
     session::{Clock, Sessions},
@@ -28,6 +29,7 @@ use crate::{
     snapshot::Snapshot,
     store::{Store, StoreError},
     throttle::Throttle,
+    upstream::Upstreams,
 };
 
 /// At most one refused connection per period is logged; all are counted.
@@ -61,6 +63,10 @@ pub struct Gateway {
     pub store: Store,
     /// MQTT sessions and retained messages.
     pub mqtt: mqtt::Broker,
+    /// Messages that wait in the store for somebody who takes them in order.
+    pub outboxes: Outboxes,
+    /// Upstream MQTT brokers.
+    pub upstreams: Upstreams,
     /// What is published for compression, and samples to train on.
     pub dictionaries: Library,
 }
@@ -107,6 +113,8 @@ impl Gateway {
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
         let mqtt = mqtt::Broker::restore(&settings, &hub, &store, &metrics)?;
+        let outboxes = Outboxes::restore(&store, &metrics)?;
+        let upstreams = Upstreams::restore(&store, &metrics)?;
         metrics.count_store(store.counts());
         let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelves(), folder)?;
         Ok(Arc::new(Self {
@@ -123,6 +131,8 @@ impl Gateway {
             parking: Lot::default(),
             store,
             mqtt,
+            outboxes,
+            upstreams,
             dictionaries,
         }))
     }

@@ -71,6 +71,15 @@ pub struct Metrics {
     pub deliveries: IntCounterVec,
     /// Messages that MQTT sessions lost to a bound or to their expiry.
     pub mqtt_messages_dropped: IntCounter,
+    /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused`, `looped`
+    /// (it had passed here before), `dropped` (QoS 0 while the broker was away).
+    pub upstream_messages: IntCounterVec,
+    /// Whether an upstream broker is connected, by `backend`.
+    pub upstream_connected: IntGaugeVec,
+    /// Messages that queues of the store took, by `queue` and `outcome` (`queued`, `taken`, `dropped`, `refused`).
+    pub outbox_letters: IntCounterVec,
+    /// Messages that wait in queues of the store, by `queue`.
+    pub outbox_waiting: IntGaugeVec,
     /// Link sessions, live or away.
     pub sessions: IntGauge,
     /// Drains begun.
@@ -185,6 +194,30 @@ impl Metrics {
                     "mqtt_messages_dropped_total",
                     "Messages that MQTT sessions lost to a bound or to their expiry",
                 )),
+            ),
+            upstream_messages: counters(
+                r,
+                "upstream_messages_total",
+                "Messages to and from upstream brokers",
+                &["backend", "outcome"],
+            ),
+            upstream_connected: gauges(
+                r,
+                "upstream_connected",
+                "Whether an upstream broker is connected",
+                &["backend"],
+            ),
+            outbox_letters: counters(
+                r,
+                "outbox_letters_total",
+                "Messages that queues of the store took",
+                &["queue", "outcome"],
+            ),
+            outbox_waiting: gauges(
+                r,
+                "outbox_waiting",
+                "Messages that wait in queues of the store",
+                &["queue"],
             ),
             sessions: registered(r, IntGauge::with_opts(options("sessions", "Link sessions, live or away"))),
             drains: registered(r, IntCounter::with_opts(options("drains_total", "Drains begun"))),

@@ -9,7 +9,7 @@ use crate::{
     control::{admin::Admin, certificates},
     dictionaries,
     gateway::{Gateway, StartError},
-    listener, mqtt, session,
+    listener, mqtt, session, upstream,
 };
 
 /// A running gateway. Dropping it leaves the gateway running; call [`Serving::drain`] to end it.
@@ -50,6 +50,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
     tokio::spawn(certificates::watch(Arc::downgrade(&gateway)));
     tokio::spawn(dictionaries::watch(Arc::downgrade(&gateway)));
+    tokio::spawn(upstream::watch(Arc::downgrade(&gateway)));
     mqtt::ensure_watched(&gateway);
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));
@@ -74,6 +75,7 @@ impl Serving {
             // Cancelled or panicked, it has nothing more to say.
             let _ = task.await;
         }
+        self.gateway.upstreams.close().await;
         if let Err(error) = self.gateway.store.barrier().await {
             tracing::error!(%error, "what clients were still to get could not be stored");
         }

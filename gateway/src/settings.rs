@@ -15,6 +15,9 @@ pub use crate::hub::ShareStrategy;
 pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
+mod upstream;
+
+pub use self::upstream::{DropPolicy, QueueBounds, Upstream, UpstreamTls};
 use crate::dictionaries::Sampling;
 
 /// Everything that an operator can set.
@@ -213,8 +216,10 @@ pub struct Backend {
     pub connections_max: usize,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
-    /// MQTT upstream only: prefix put before every forwarded topic.
+    /// MQTT upstream only: prefix of topics at the broker.
     pub topic_prefix: String,
+    /// MQTT upstream only: what it is beside its address.
+    pub upstream: Upstream,
     /// Answers in place of what is at `address`; no part of the file.
     pub service: Option<crate::backend::Service>,
 }
@@ -567,6 +572,7 @@ impl Backend {
             connections_max: 64,
             idle_timeout: Duration::from_secs(60),
             topic_prefix: String::new(),
+            upstream: Upstream::default(),
             service: None,
         }
     }

@@ -435,12 +435,19 @@ async fn broker(mut socket: TcpStream, publishes: mpsc::UnboundedSender<Vec<u8>>
     }
 }
 
+/// An upstream broker whose acknowledgement publishers wait for.
+fn unbuffered(address: SocketAddr) -> Backend {
+    let mut upstream = backend("up", BackendKind::Mqtt, address);
+    upstream.upstream.buffer = false;
+    upstream
+}
+
 #[tokio::test]
 async fn a_message_goes_to_an_upstream_broker_and_waits_for_its_acknowledgement() {
     let (published, mut publishes) = mpsc::unbounded_channel();
     // The first connection never acknowledges.
     let (address, _) = scripted(move |turn, socket| broker(socket, published.clone(), turn > 0)).await;
-    let upstream = Backend { topic_prefix: "edge/".to_owned(), ..backend("up", BackendKind::Mqtt, address) };
+    let upstream = Backend { topic_prefix: "edge/".to_owned(), ..unbuffered(address) };
     let brief = Route { timeout: Some(Duration::from_millis(200)), ..topic_route("brief/#", "up", None) };
     let routes = vec![brief, topic_route("#", "up", None)];
     let bed = Bed::start(settings(vec![upstream], routes)).await;
@@ -467,7 +474,7 @@ async fn an_upstream_broker_that_comes_back_is_used_again() {
         }
     })
     .await;
-    let upstream = backend("up", BackendKind::Mqtt, address);
+    let upstream = unbuffered(address);
     let bed = Bed::start(settings(vec![upstream], vec![topic_route("#", "up", None)])).await;
     let origin = Arc::new(origin());
     let failed = publish(&bed.gateway, &origin, &message("a", b"1", 1)).await;
@@ -494,7 +501,7 @@ async fn an_answer_to_head_has_no_body_and_frees_its_connection() {
 async fn a_message_beyond_what_the_broker_admits_leaves_the_others_alone() {
     let (published, mut publishes) = mpsc::unbounded_channel();
     let (address, connections) = scripted(move |_, socket| broker(socket, published.clone(), true)).await;
-    let upstream = Backend { topic_prefix: "edge/".to_owned(), ..backend("up", BackendKind::Mqtt, address) };
+    let upstream = Backend { topic_prefix: "edge/".to_owned(), ..unbuffered(address) };
     let bed = Bed::start(settings(vec![upstream], vec![topic_route("#", "up", None)])).await;
     let origin = Arc::new(origin());
     let large = message("a", &[0; 1000], 1);

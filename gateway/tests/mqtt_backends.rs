@@ -102,31 +102,14 @@ fn gateway_to(address: SocketAddr, receive_maximum: u16) -> Arc<Gateway> {
     let mut settings = settings();
     settings.mqtt.receive_maximum = receive_maximum;
     settings.backends.push(Backend {
-        name: "hook".into(),
-        kind: BackendKind::Http1,
-        address: address.to_string(),
         connect_timeout: Duration::from_secs(5),
-        timeout: Duration::from_secs(30),
         connections_max: 4,
-        idle_timeout: Duration::from_secs(60),
-        topic_prefix: String::new(),
-        service: None,
+        ..Backend::new("hook", BackendKind::Http1, address.to_string())
     });
     settings.routes.push(Route {
-        name: "telemetry".into(),
-        path: None,
-        host: None,
-        header: None,
         topic: Some("telemetry/#".to_owned()),
-        backend: "hook".into(),
         call: Some("/telemetry".to_owned()),
-        timeout: None,
-        client_certificate: None,
-        encrypted_only: false,
-        idempotent: false,
-        sampling: Default::default(),
-        dcz: false,
-        durable: false,
+        ..Route::new("telemetry", "hook")
     });
     gateway(settings)
 }

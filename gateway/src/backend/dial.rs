@@ -18,7 +18,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Resolves and connects within the backend's connect timeout.
-pub(super) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcError> {
+pub(crate) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcError> {
     let connect = TcpStream::connect(&*backend.address);
     let stream = match timeout(backend.connect_timeout, connect).await {
         Ok(Ok(stream)) => stream,
@@ -30,7 +30,7 @@ pub(super) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcEr
 }
 
 /// The backend cannot be reached; nothing was sent.
-pub(super) fn unavailable(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
+pub(crate) fn unavailable(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
     let message = format!("backend {} at {}: {why}", backend.name, backend.address);
     let mut error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, message);
     error.retry_after = Some(RETRY_AFTER);
@@ -38,13 +38,13 @@ pub(super) fn unavailable(backend: &settings::Backend, why: &dyn std::fmt::Displ
 }
 
 /// The backend may have seen the request, and there is no answer.
-pub(super) fn failed(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
+pub(crate) fn failed(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
     let message = format!("backend {} at {}: {why}", backend.name, backend.address);
     RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, message)
 }
 
 /// More callers wait for the backend than it can serve in time.
-pub(super) fn overloaded(backend: &settings::Backend) -> RpcError {
+pub(crate) fn overloaded(backend: &settings::Backend) -> RpcError {
     let message = format!(
         "backend {}: all connections (connections_max = {}) are busy and too many requests wait",
         backend.name, backend.connections_max

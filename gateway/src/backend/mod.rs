@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Backend::call -> outgoing (headers, body) -> http1 | http2 (pool, exchange) -> answer (body, deadline)
-//! backend::publish -> the same, with the message as a call; or -> upstream (MQTT broker)
+//! backend::publish -> the same, with the message as a call; or -> upstream (MQTT brokers, a room of their own)
 //! ```
 
 mod answer;
@@ -15,7 +15,6 @@ mod outgoing;
 mod publish;
 mod service;
 mod turn;
-mod upstream;
 
 use std::{
     fmt,
@@ -31,6 +30,7 @@ use http::{HeaderMap, Method, Response};
 
 use self::outgoing::Outgoing;
 pub(crate) use self::{
+    dial::{dial, failed, overloaded, unavailable},
     headers::is_grpc,
     turn::{OneTurnLater, one_turn},
 };
@@ -55,7 +55,8 @@ pub struct Backend {
 enum Connections {
     Http1(Arc<http1::Pool>),
     Http2(Arc<http2::Pool>),
-    Mqtt(upstream::Upstream),
+    /// The room `upstream` has the connection.
+    Mqtt,
     Service(Service),
 }
 
@@ -74,7 +75,7 @@ impl Backend {
             (BackendKind::Http2 | BackendKind::Grpc, None) => {
                 Connections::Http2(Arc::new(http2::Pool::new(settings.clone())))
             }
-            (BackendKind::Mqtt, None) => Connections::Mqtt(upstream::Upstream::new(settings.clone())),
+            (BackendKind::Mqtt, None) => Connections::Mqtt,
         };
         Self { settings, connections }
     }
@@ -145,7 +146,7 @@ impl Backend {
             Connections::Http1(pool) => pool.call(outgoing, progress).await,
             Connections::Http2(pool) => pool.call(outgoing, progress).await,
             Connections::Service(service) => service.call(outgoing, progress).await,
-            Connections::Mqtt(_) => Err(Failed::finally(RpcError::new(
+            Connections::Mqtt => Err(Failed::finally(RpcError::new(
                 RpcErrorKind::NoRoute,
                 Execution::NotRun,
                 format!("backend {} is an MQTT broker and takes no requests", self.settings.name),

@@ -58,7 +58,7 @@ pub async fn publish(
             Some((route, captures)) => (route.clone(), captures),
         };
     let outcome = match router::admit(&route, origin) {
-        Ok(()) => forward(&route, captures, origin, message).await,
+        Ok(()) => forward(gateway, &route, captures, origin, message).await,
         Err(error) => Err(error),
     };
     router::observe(gateway, &route, started, outcome.as_ref().err());
@@ -66,14 +66,16 @@ pub async fn publish(
 }
 
 async fn forward(
+    gateway: &Arc<Gateway>,
     route: &Route,
     captures: Vec<&str>,
     origin: &Arc<Origin>,
     message: &Message,
 ) -> Result<Option<Reply>, RpcError> {
     let backend = &route.backend;
-    if let Connections::Mqtt(upstream) = &backend.connections {
-        return upstream.publish(message, route.timeout()).await.map(|()| None);
+    if matches!(backend.connections, Connections::Mqtt) {
+        let (upstreams, settings) = (&gateway.upstreams, &backend.settings);
+        return upstreams.publish(gateway, settings, origin, message, route.timeout()).await.map(|()| None);
     }
     let grpc = backend.settings.kind == BackendKind::Grpc;
     let (headers, body) = match grpc {

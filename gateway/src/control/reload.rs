@@ -48,6 +48,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     gateway.sessions.follow(&snapshot.settings);
     gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
     gateway.snapshot.store(Arc::new(snapshot));
+    gateway.upstreams.follow();
     resize_handshakes(gateway, handshakes);
     count(gateway, "ok");
     info!("configuration reloaded");

@@ -77,6 +77,8 @@ pub struct Message {
     pub expires: Option<Instant>,
     /// Client id of its publisher; `None` for a backend.
     pub publisher: Option<Arc<str>>,
+    /// The backend of the upstream broker that it came from.
+    pub upstream: Option<Arc<str>>,
     /// MQTT 5 payload format indicator: the payload is said to be UTF-8.
     pub payload_utf8: bool,
     /// MQTT's content type, or the link's.

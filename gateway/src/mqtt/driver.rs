@@ -215,7 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// A publish with a route, or behind one, waits its turn; any other is done at once.
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
         let message = Arc::new(message::from_publish(publish, &self.attachment.client.id, super::now()));
-        let is_routed = publish::has_route(&self.attachment.gateway, &self.origin, &message.topic);
+        let gateway = &self.attachment.gateway;
+        let is_routed = !gateway.upstreams.came_back(&message)
+            && publish::has_route(gateway, &self.origin, &message.topic);
         let incoming = Incoming { message, qos: publish.qos, packet_id: publish.packet_id, is_routed };
         if self.inbox.is_empty() && !is_routed {
             return self.finish(&incoming, Ok(()));

@@ -46,6 +46,10 @@ pub use self::{
     retained::{Retained, RetainedFull},
     sys::is_reserved,
 };
+pub(crate) use self::{
+    kept::{decode_retained as decode_message, encode_retained as encode_message},
+    publish::publish_from_upstream,
+};
 use crate::{gateway::Gateway, parking::Patience, request::Origin, session::Clock, transport::Stream};
 
 /// Serves one connection until it ends, or until it may park. `first_bytes` were read from the stream already.
@@ -73,13 +77,13 @@ where
 }
 
 /// The driver's clock. Tokio's, so that tests can move it.
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 /// What an instant is on the wall, for what the store keeps: one clock for all gateways of a process, since they
 /// go by one [`now`].
-fn clock() -> &'static Clock {
+pub(crate) fn clock() -> &'static Clock {
     static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
     &CLOCK
 }

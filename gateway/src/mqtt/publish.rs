@@ -66,6 +66,23 @@ pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option
     fanout
 }
 
+/// A message that an upstream broker brought: through its route if it has one, and to its subscribers. Says whether
+/// some of that is on its way to the store.
+pub(crate) async fn publish_from_upstream(
+    gateway: &Arc<Gateway>,
+    origin: &Arc<Origin>,
+    message: &Arc<Message>,
+) -> bool {
+    if has_route(gateway, origin, &message.topic) {
+        // What a backend does not take is counted there; the broker can do nothing about it.
+        _ = forward(gateway.clone(), origin.clone(), message.clone()).await;
+    }
+    // Counted if there is no room for it; its subscribers need not miss it.
+    _ = retain(gateway, message);
+    let fanout = distribute(gateway, message, None);
+    fanout.to_write > 0 || (message.retain && gateway.mqtt.retained.is_lasting())
+}
+
 /// Publishes a will, through its route if it has one; nobody waits for that.
 pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     let Will { message, expiry, origin, .. } = will;

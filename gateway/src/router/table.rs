@@ -266,21 +266,12 @@ fn host_of<B>(request: &Request<B>) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn backend(name: &str, address: &str) -> settings::Backend {
         settings::Backend {
-            name: name.into(),
-            kind: BackendKind::Http2,
-            address: address.to_owned(),
-            connect_timeout: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
             connections_max: 1,
-            idle_timeout: Duration::from_secs(1),
-            topic_prefix: String::new(),
-            service: None,
+            ..settings::Backend::new(name, BackendKind::Http2, address)
         }
     }
 

@@ -221,6 +221,7 @@ mod tests {
             priority: Priority::CRITICAL,
             expires: Some(clock.now() + Duration::from_secs(9)),
             publisher: Some("me".into()),
+            upstream: None,
             payload_utf8: true,
             content_type: Some("text/plain".into()),
             response_topic: Some("answers".into()),

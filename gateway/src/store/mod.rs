@@ -72,6 +72,10 @@ pub enum Table {
     MqttProgress,
     /// Retained messages.
     MqttRetained,
+    /// Messages that wait for an upstream broker or an operator.
+    Outbox,
+    /// What the gateway is called among gateways.
+    Node,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -329,7 +333,7 @@ impl Drop for Inner {
 
 impl Table {
     /// In the order of their declaration.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Sessions,
         Self::Pushes,
         Self::Receipts,
@@ -341,6 +345,8 @@ impl Table {
         Self::MqttMessages,
         Self::MqttProgress,
         Self::MqttRetained,
+        Self::Outbox,
+        Self::Node,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -356,6 +362,8 @@ impl Table {
             Self::MqttMessages => "mqtt-messages",
             Self::MqttProgress => "mqtt-progress",
             Self::MqttRetained => "mqtt-retained",
+            Self::Outbox => "outbox",
+            Self::Node => "node",
         })
     }
 }

@@ -52,15 +52,9 @@ impl Got {
 
 pub fn backend(name: &str, kind: BackendKind, address: SocketAddr) -> Backend {
     Backend {
-        name: name.into(),
-        kind,
-        address: address.to_string(),
         connect_timeout: Duration::from_secs(5),
-        timeout: Duration::from_secs(30),
         connections_max: 8,
-        idle_timeout: Duration::from_secs(60),
-        topic_prefix: String::new(),
-        service: None,
+        ..Backend::new(name, kind, address.to_string())
     }
 }
 

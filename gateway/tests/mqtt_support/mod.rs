@@ -53,7 +53,12 @@ impl Client {
         let (near, far) = tokio::io::duplex(TRANSPORT_BYTES);
         let origin = Origin::new(LISTENER.into(), ([127, 0, 0, 1], 9).into(), Protocol::Mqtt, false);
         tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
-        Self { stream: near, input: BytesMut::new(), version: Version::V311, next_id: 0 }
+        Self::on(near)
+    }
+
+    /// A connection to whoever is at the other end of `stream`.
+    pub fn on(stream: DuplexStream) -> Self {
+        Self { stream, input: BytesMut::new(), version: Version::V311, next_id: 0 }
     }
 
     /// A client that is admitted.

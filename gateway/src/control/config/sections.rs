@@ -4,6 +4,7 @@ mod bounds;
 mod listeners;
 mod routes;
 mod tls;
+mod upstream;
 
 use std::{net::SocketAddr, time::Duration};
 

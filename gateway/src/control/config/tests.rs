@@ -302,6 +302,7 @@ fn the_example_names_every_key_and_its_default() {
             let line = line.trim_start_matches(['#', ' ', '[']);
             line.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', ']']))
                 || line.contains(&format!("{key} = "))
+                || line.ends_with(&format!(".{key}]"))
         });
         assert!(written, "{path} is not in towline.example.toml");
     }
@@ -316,6 +317,35 @@ fn the_example_names_every_key_and_its_default() {
     };
     assert_eq!(shown(&example), shown(&Settings::default()));
     assert_eq!(example.backends[0], Backend::new("orders", BackendKind::Grpc, "127.0.0.1:7081"));
+    assert_eq!(example.backends[1], Backend::new("broker", BackendKind::Mqtt, "127.0.0.1:1884"));
+}
+
+#[test]
+fn what_a_bridge_is_told_must_fit_together() {
+    check(
+        &format!(
+            "{BROKER}[backends.upstream]\nlocal_prefix = \"+/\"\nsubscribe = [\"a#\"]\nstatus_topic = \"\"\n\
+             tls = {{}}\nbackoff_min = \"50s\"\nbuffer_policy = \"qos0\"\npassword_file = \"gone\"\n"
+        ),
+        "t.toml:11:16: backends.upstream.local_prefix: holds '+', '#' or NUL, which no topic name may hold\n\
+         t.toml:12:13: backends.upstream.subscribe: \"a#\" is not a topic filter: `#` must stand alone in the last \
+         level, as in `devices/#`\n\
+         t.toml:13:16: backends.upstream.status_topic: is not a topic name: it is empty, or holds '+', '#' or NUL\n\
+         t.toml:14:7: backends.upstream.tls: needs the authorities that sign the broker's certificate; write \
+         tls = { ca = \"ca.pem\" }\n\
+         t.toml:15:15: backends.upstream.backoff_min: is longer than backends.upstream.backoff_max\n\
+         t.toml:16:17: backends.upstream.buffer_policy: \"qos0\" is not known; write \"oldest\" or \"newest\"\n\
+         t.toml:17:17: backends.upstream.password_file: needs user = \"…\" beside it\n\
+         t.toml:17:17: backends.upstream.password_file: gone cannot be read: No such file or directory (os error 2)",
+    );
+    check(
+        &format!("{BACKEND}[backends.upstream]\nhops_max = 3\n"),
+        "t.toml:10:1: backends.upstream: belongs to backends of kind \"mqtt\"; leave it out",
+    );
+    check(
+        &format!("{BROKER}[backends.upstream]\ntls = {{ ca = \"gone\" }}\n"),
+        "t.toml:10:1: backends.upstream: tls: gone: I/O error: No such file or directory (os error 2)",
+    );
 }
 
 #[cfg(not(feature = "tlcp"))]

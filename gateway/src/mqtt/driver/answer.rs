@@ -51,6 +51,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn distribute(&self, incoming: &Incoming, mark: Option<Write>) -> (ReasonCode, bool) {
         let &Incoming { ref message, qos, is_routed, .. } = incoming;
         let gateway = &self.attachment.gateway;
+        if gateway.upstreams.came_back(message) {
+            // Its subscribers here have had it.
+            gateway.upstreams.count_looped();
+            let waits = mark.is_some();
+            mark.into_iter().for_each(|mark| gateway.store.must_write(mark));
+            return (ReasonCode::Success, waits);
+        }
         match publish::retain(gateway, message) {
             // It comes again: its subscribers are not to have it twice.
             Err(reason) if qos != QoS::AtMostOnce => return (reason, false),

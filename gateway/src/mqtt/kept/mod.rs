@@ -29,8 +29,9 @@ use std::{
 use towline_protocols::mqtt::{PacketId, session::Standing};
 
 use self::record::{Recipient, encode_message, progress_key, progress_range};
+pub(crate) use self::record::{decode_retained, encode_retained};
 pub(super) use self::{
-    record::{decode_retained, encode_retained, encode_subscription, numbered_key, numbered_range},
+    record::{encode_subscription, numbered_key, numbered_range},
     restore::{Restored, RestoredMessage, restore},
     session_record::{Away, SessionRecord, WillRecord},
 };

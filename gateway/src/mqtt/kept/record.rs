@@ -134,14 +134,14 @@ pub(super) fn get_message(input: &mut &[u8]) -> Option<Message> {
     Some(message)
 }
 
-pub(in crate::mqtt) fn encode_retained(message: &Message) -> Vec<u8> {
+pub(crate) fn encode_retained(message: &Message) -> Vec<u8> {
     let mut out = vec![VERSION];
     put_message(&mut out, message);
     out
 }
 
 /// `None` when the record is not one of this version.
-pub(in crate::mqtt) fn decode_retained(mut input: &[u8]) -> Option<Message> {
+pub(crate) fn decode_retained(mut input: &[u8]) -> Option<Message> {
     (input.try_get_u8().ok()? == VERSION).then_some(())?;
     let message = get_message(&mut input)?;
     input.is_empty().then_some(message)

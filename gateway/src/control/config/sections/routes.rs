@@ -4,7 +4,10 @@ use std::{collections::HashMap, collections::HashSet, sync::Arc, time::Duration}
 
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
-use super::{is_host_and_port, name};
+use super::{
+    is_host_and_port, name,
+    upstream::{check_upstream, upstream},
+};
 use crate::{
     control::config::reader::Table,
     dictionaries::Sampling,
@@ -60,6 +63,7 @@ fn backend(t: &mut Table<'_, '_>) -> Backend {
             Duration::from_secs(1)..=Duration::from_secs(3600),
         ),
         topic_prefix: t.string("topic_prefix", &d.topic_prefix),
+        upstream: upstream(t.table("upstream")),
         service: None,
     };
     if t.has("address") && !is_host_and_port(&backend.address) {
@@ -68,6 +72,7 @@ fn backend(t: &mut Table<'_, '_>) -> Backend {
     if backend.kind != BackendKind::Mqtt && !backend.topic_prefix.is_empty() {
         t.mistake("topic_prefix", "belongs to backends of kind \"mqtt\"; leave it out");
     }
+    check_upstream(t, &backend);
     if backend.topic_prefix.contains(['+', '#', '\0']) {
         t.mistake("topic_prefix", "holds '+', '#' or NUL, which no topic name may hold");
     }

@@ -1,0 +1,68 @@
+//! TLS to an upstream broker.
+
+use std::{fmt::Display, path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::settings::{Backend, UpstreamTls};
+
+/// Shakes hands. Files are read anew each time, so that a renewed certificate is used.
+pub(super) async fn connect(
+    tcp: TcpStream,
+    backend: &Backend,
+    tls: &UpstreamTls,
+) -> Result<TlsStream<TcpStream>, String> {
+    let name = server_name(backend, tls)?;
+    let connector = TlsConnector::from(Arc::new(config(tls)?));
+    connector.connect(name, tcp).await.map_err(|error| format!("TLS: {error}"))
+}
+
+/// Whether everything is there that a connection will need.
+///
+/// # Errors
+/// Names the file, or the name, and what is wrong with it.
+pub fn check(backend: &Backend, tls: &UpstreamTls) -> Result<(), String> {
+    server_name(backend, tls)?;
+    config(tls).map(drop)
+}
+
+fn server_name(backend: &Backend, tls: &UpstreamTls) -> Result<ServerName<'static>, String> {
+    let host = backend.address.rsplit_once(':').map_or(&*backend.address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("\"{name}\" is neither a host name nor an address; set server_name"))
+}
+
+fn config(tls: &UpstreamTls) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&tls.ca)? {
+        roots.add(certificate).map_err(|error| unusable(&tls.ca, &error))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let Some((chain, key)) = &tls.certificate else { return Ok(builder.with_no_client_auth()) };
+    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, &error))?;
+    builder.with_client_auth_cert(certificates(chain)?, private_key).map_err(|error| unusable(key, &error))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = read.map_err(|error| unusable(path, &error))?;
+    if certificates.is_empty() {
+        return Err(format!("{}: holds no certificate (PEM)", path.display()));
+    }
+    Ok(certificates)
+}
+
+fn unusable(path: &Path, error: &dyn Display) -> String {
+    format!("{}: {error}", path.display())
+}

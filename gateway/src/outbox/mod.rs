@@ -146,7 +146,8 @@ impl Outboxes {
 
 impl Outbox {
     fn new(name: Arc<str>, store: Store, metrics: &Handles) -> Self {
-        static UNNAMED: Names = Names { count: "outbox_max", bytes: "outbox_bytes_max", age: "outbox_age_max" };
+        static UNNAMED: Names =
+            Names { count: "outbox_max", bytes: "outbox_bytes_max", age: "outbox_age_max" };
         let counters = Counters::new(metrics, &name);
         let bounds = ArcSwap::from_pointee((QueueBounds::default(), &UNNAMED));
         Self { name, store, bounds, waiting: Mutex::default(), changed: Notify::new(), counters }

@@ -269,10 +269,7 @@ mod tests {
     use super::*;
 
     fn backend(name: &str, address: &str) -> settings::Backend {
-        settings::Backend {
-            connections_max: 1,
-            ..settings::Backend::new(name, BackendKind::Http2, address)
-        }
+        settings::Backend { connections_max: 1, ..settings::Backend::new(name, BackendKind::Http2, address) }
     }
 
     fn route(name: &str, path: Option<&str>) -> settings::Route {

@@ -12,12 +12,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use rumqttc::v5::mqttbytes::v5::Publish;
 
 use super::{Shared, hops, packet};
-use crate::{
-    gateway::Gateway,
-    mqtt,
-    request::Origin,
-    store::StoreError,
-};
+use crate::{gateway::Gateway, mqtt, request::Origin, store::StoreError};
 
 /// Publishes that are taken from the broker and not acknowledged; also the receive maximum that it is told.
 pub(super) const WAITING_MAX: u16 = 64;

@@ -62,9 +62,9 @@ pub(super) fn message(
     levels_max: usize,
 ) -> Result<Message, String> {
     let topic = str::from_utf8(&publish.topic).map_err(|error| format!("its topic: {error}"))?;
-    let bare = topic
-        .strip_prefix(&*backend.topic_prefix)
-        .ok_or_else(|| format!("its topic does not begin with topic_prefix = \"{}\"", backend.topic_prefix))?;
+    let bare = topic.strip_prefix(&*backend.topic_prefix).ok_or_else(|| {
+        format!("its topic does not begin with topic_prefix = \"{}\"", backend.topic_prefix)
+    })?;
     let topic = format!("{}{bare}", backend.upstream.local_prefix);
     check_topic(&topic, levels_max).map_err(|error| format!("its topic here: {error}"))?;
     if mqtt::is_reserved(&topic) {
@@ -72,7 +72,8 @@ pub(super) fn message(
     }
     let properties = publish.properties.clone().unwrap_or_default();
     let now = mqtt::now();
-    let seconds = properties.message_expiry_interval.map(|seconds| std::time::Duration::from_secs(seconds.into()));
+    let seconds =
+        properties.message_expiry_interval.map(|seconds| std::time::Duration::from_secs(seconds.into()));
     let pair = |(name, value): (String, String)| (Arc::from(name), Arc::from(value));
     Ok(Message {
         topic: topic.into(),

@@ -44,11 +44,7 @@ impl Window {
     }
 
     /// Whether the broker takes it; fits it to what the broker can.
-    pub(super) fn check(
-        &self,
-        publish: &mut Publish,
-        backend: &settings::Backend,
-    ) -> Result<(), RpcError> {
+    pub(super) fn check(&self, publish: &mut Publish, backend: &settings::Backend) -> Result<(), RpcError> {
         // A broker that retains nothing still has subscribers.
         publish.retain &= self.admitted.retain;
         self.admitted.check(publish, backend)

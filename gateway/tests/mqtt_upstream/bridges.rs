@@ -85,7 +85,8 @@ async fn a_broker_is_reached_by_tls_with_a_password() {
     let folder = folder();
     let certificates = development_certificates(folder.path()).unwrap();
     let users = folder.path().join("users");
-    let made = Command::new("mosquitto_passwd").arg("-b").arg("-c").arg(&users).args(["edge", "s3cret"]).status();
+    let made =
+        Command::new("mosquitto_passwd").arg("-b").arg("-c").arg(&users).args(["edge", "s3cret"]).status();
     if made.is_err() {
         eprintln!("skipped: mosquitto is not installed");
         return;
@@ -101,11 +102,8 @@ async fn a_broker_is_reached_by_tls_with_a_password() {
     let Some(broker) = Mosquitto::start(free_address(), folder.path(), &more).await else { return };
     let password_file = folder.path().join("password");
     fs::write(&password_file, "s3cret\n").unwrap();
-    let tls = UpstreamTls {
-        ca: certificates.ca,
-        server_name: Some("localhost".to_owned()),
-        certificate: None,
-    };
+    let tls =
+        UpstreamTls { ca: certificates.ca, server_name: Some("localhost".to_owned()), certificate: None };
     let upstream = Upstream {
         user: Some("edge".to_owned()),
         password_file: Some(password_file.clone()),
@@ -152,8 +150,14 @@ async fn gateways_bridged_at_each_other_do_not_send_in_circles() {
     assert_eq!(publisher.publish_acked("t", "first").await, ReasonCode::Success);
     // Each gateway gets it by either bridge, and drops what it has had.
     let looped = |index: usize| {
-        let own = metric(&servings[index].gateway, "towline_upstream_messages_total{backend=\"up\",outcome=\"looped\"}");
-        let came = metric(&servings[index].gateway, "towline_upstream_messages_total{backend=\"\",outcome=\"looped\"}");
+        let own = metric(
+            &servings[index].gateway,
+            "towline_upstream_messages_total{backend=\"up\",outcome=\"looped\"}",
+        );
+        let came = metric(
+            &servings[index].gateway,
+            "towline_upstream_messages_total{backend=\"\",outcome=\"looped\"}",
+        );
         own + came
     };
     while looped(0) + looped(1) < 2.0 {

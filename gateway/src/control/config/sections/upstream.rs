@@ -85,7 +85,10 @@ fn tls(t: &mut Table<'_, '_>) -> Option<UpstreamTls> {
         t.mistake("tls", "needs certificate and key, or neither");
     }
     let Some(ca) = ca else {
-        t.mistake("tls", "needs the authorities that sign the broker's certificate; write tls = { ca = \"ca.pem\" }");
+        t.mistake(
+            "tls",
+            "needs the authorities that sign the broker's certificate; write tls = { ca = \"ca.pem\" }",
+        );
         return None;
     };
     Some(UpstreamTls { ca, server_name, certificate: certificate.zip(key) })

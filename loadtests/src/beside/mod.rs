@@ -11,6 +11,7 @@ mod certificates;
 mod cores;
 mod drain;
 mod early;
+mod filters;
 mod flood;
 mod frames;
 mod ground;
@@ -31,8 +32,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use self::{
-    drain::DrainArgs, early::EarlyArgs, flood::FloodArgs, handshakes::HandshakesArgs, memory::MemoryArgs,
-    quic::QuicArgs, records::RecordsArgs, requests::RequestsArgs, shangmi::ShangMiArgs, sizes::BytesArgs,
+    drain::DrainArgs, early::EarlyArgs, filters::FiltersArgs, flood::FloodArgs, handshakes::HandshakesArgs,
+    memory::MemoryArgs, quic::QuicArgs, records::RecordsArgs, requests::RequestsArgs, shangmi::ShangMiArgs,
+    sizes::BytesArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -59,6 +61,8 @@ pub enum Benchmark {
     Bytes(BytesArgs),
     /// A drain under load: calls lost or doubled, and how reconnects spread
     Drain(DrainArgs),
+    /// Topic filters by the million: memory of each and CPU time of a match, beside mosquitto
+    Filters(FiltersArgs),
 }
 
 /// Options of every side-by-side run.
@@ -103,6 +107,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Shangmi(args) => &args.common,
         Benchmark::Bytes(args) => &args.common,
         Benchmark::Drain(args) => &args.common,
+        Benchmark::Filters(args) => &args.common,
     };
     let ground = Ground::new(common.towline.as_deref())?;
     let mut report = Report::begin();
@@ -117,6 +122,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
         Benchmark::Bytes(args) => sizes::run(args, &mut report)?,
         Benchmark::Drain(args) => drain::run(args, &ground, &mut report)?,
+        Benchmark::Filters(args) => filters::run(args, &ground, &mut report)?,
     }
     report.publish(common.json.as_deref())?;
     Ok(report.is_complete())

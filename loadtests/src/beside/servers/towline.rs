@@ -47,6 +47,11 @@ impl Towline {
         self.root.push('\n');
     }
 
+    /// Adds a table.
+    pub(in crate::beside) fn append(&mut self, lines: &str) {
+        self.text += lines;
+    }
+
     /// Sends every request to a backend of this kind, which has room for a thousand of them.
     pub(in crate::beside) fn forward_to(&mut self, kind: &str, backend: SocketAddr) {
         self.text += &format!(

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Request, uri::PathAndQuery};
 
-use super::{InvalidFilter, Route, TopicFilter};
+use super::{InvalidFilter, Route, TopicFilter, path::normalized};
 use crate::{
     backend::Backend,
     settings::{self, BackendKind, Settings},
@@ -107,15 +107,16 @@ impl RouteTable {
         request: &Request<B>,
         identity: Option<&PeerIdentity>,
     ) -> Option<&Arc<Route>> {
-        let path = request.uri().path();
+        let path = &*normalized(request.uri().path());
         let exact = self.exact.get(path).map(Vec::as_slice).unwrap_or_default();
-        let exact = exact.iter().copied().find(|&index| self.requests[index].matches(request, identity));
+        let matches = |&index: &usize| self.requests[index].matches(path, request, identity);
+        let exact = exact.iter().copied().find(matches);
         let inexact = self
             .inexact
             .iter()
             .copied()
             .take_while(|&index| exact.is_none_or(|exact| index < exact))
-            .find(|&index| self.requests[index].matches(request, identity));
+            .find(matches);
         inexact.or(exact).map(|index| &self.requests[index].route)
     }
 
@@ -200,9 +201,9 @@ impl RequestRule {
         Ok(Self { path, host: rule.host.as_deref().map(HostPattern::compile), header, route })
     }
 
-    fn matches<B>(&self, request: &Request<B>, identity: Option<&PeerIdentity>) -> bool {
+    fn matches<B>(&self, path: &str, request: &Request<B>, identity: Option<&PeerIdentity>) -> bool {
         self.route.is_for(identity)
-            && self.path.matches(request.uri().path())
+            && self.path.matches(path)
             && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|h| host.matches(h)))
             && self.header.as_ref().is_none_or(|(name, value)| {
                 request.headers().get_all(name).iter().any(|candidate| candidate == value)
@@ -215,8 +216,8 @@ impl PathPattern {
         match path {
             None => Self::Any,
             Some(path) => match path.strip_suffix('*') {
-                Some(prefix) => Self::Prefix(prefix.into()),
-                None => Self::Exact(path.into()),
+                Some(prefix) => Self::Prefix(normalized(prefix).into()),
+                None => Self::Exact(normalized(path).into()),
             },
         }
     }
@@ -317,6 +318,23 @@ mod tests {
         check(&table, "http://h2.example/q", &[], "");
         check(&table, "/q", &[("host", "ONE.example:80")], "host");
         check(&table, "/q", &[("host", "[::1]:80")], "");
+    }
+
+    #[test]
+    fn another_spelling_of_a_path_takes_the_same_route() {
+        let table = RouteTable::compile(&settings(vec![
+            route("guarded", Some("/admin/*")),
+            route("encoded", Some("/a%7Eb//c")),
+            route("rest", Some("/*")),
+        ]));
+        let table = table.expect("in order");
+        for path in ["/admin/x", "/%61dmin/x", "//admin/x", "/admin//x", "/adm%69n/%78"] {
+            check(&table, path, &[], "guarded");
+        }
+        for path in ["/a~b/c", "/a%7eb/c", "/a%7Eb//c"] {
+            check(&table, path, &[], "encoded");
+        }
+        check(&table, "/admin%2Fx", &[], "rest");
     }
 
     #[test]

@@ -173,6 +173,8 @@ impl Exchange {
         if message < state.messages_from {
             return Err(outcome_expired(state.execution()));
         }
+        // Whoever claims to have what does not exist yet would hold the producer up, and never take it.
+        let message = message.min(state.messages_from + state.messages.len() as u64);
         let name = Arc::downgrade(signal);
         if !state.recorded && state.attached.iter().any(|held| !held.signal.ptr_eq(&name)) {
             return Err(taken_elsewhere());

@@ -196,8 +196,10 @@ impl Lease {
         }
         let exchange = state.exchange(seq).cloned();
         drop(state);
-        if let Some(execution) = exchange.and_then(|exchange| exchange.cancel(why)) {
-            self.session.cancelled(seq, execution);
+        if let Some(exchange) = exchange
+            && let Some(execution) = exchange.cancel(why)
+        {
+            self.session.cancelled(&exchange, execution);
         }
     }
 

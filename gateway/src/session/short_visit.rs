@@ -123,6 +123,8 @@ impl LinkSession {
     }
 
     fn ask(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>, visit: &mut ShortVisit) {
+        // Each number that is asked for in vain is noted; once for all of them, so that a POST costs one look.
+        self.lock().tidy_begun();
         for waiting in &hello.waiting {
             match visit.lease.attach(waiting.seq, waiting.messages_received) {
                 Attach::Attached(consumer) => visit.attached.push(consumer),
@@ -148,7 +150,7 @@ impl LinkSession {
         state.visitors.begins(signal, seq);
         drop(state);
         exchange.cancel(NEVER_CAME);
-        self.finished(seq);
+        self.finished(&exchange);
         exchange.attach(0, signal).map(|(consumer, _)| consumer)
     }
 

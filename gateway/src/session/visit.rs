@@ -166,14 +166,22 @@ impl State {
         self.ledger.as_ref().is_none_or(|ledger| matches!(ledger.admit(seq), Admission::New))
     }
 
-    /// Whether a visitor may begin one more request. What the session remembers no more need not be noted.
+    /// Whether a visitor may begin one more request.
     pub(super) fn may_begin(&mut self) -> bool {
-        if self.visitors.all_begun().len() >= BEGUN_MAX {
-            let begun: Vec<u64> = self.visitors.all_begun().iter().map(|begun| begun.seq).collect();
-            let gone: Vec<u64> = begun.into_iter().filter(|&seq| self.exchange(seq).is_none()).collect();
-            self.visitors.forget_begun(&gone);
-        }
+        self.tidy_begun();
         self.visitors.all_begun().len() < BEGUN_MAX
+    }
+
+    /// What the session remembers no more need not be noted: so the list is bounded by what it remembers.
+    pub(super) fn tidy_begun(&mut self) {
+        if self.visitors.all_begun().len() < BEGUN_MAX {
+            return;
+        }
+        let mut visitors = std::mem::take(&mut self.visitors);
+        if let Some(lists) = &mut visitors.0 {
+            lists.begun.retain(|begun| self.exchange(begun.seq).is_some());
+        }
+        self.visitors = visitors;
     }
 }
 
@@ -265,10 +273,10 @@ impl Visitors {
         HandedOver { others: others.map(|begun| (begun.seq, begun.signal)).collect(), unspoken }
     }
 
-    fn forget_begun(&mut self, seqs: &[u64]) {
-        if let Some(lists) = &mut self.0 {
-            lists.begun.retain(|begun| !seqs.contains(&begun.seq));
-        }
+    /// Requests noted.
+    #[cfg(test)]
+    pub(super) fn begun_count(&self) -> usize {
+        self.all_begun().len()
     }
 
     /// The requests of the session are forgotten.

@@ -138,7 +138,7 @@ impl Producer {
         });
         if settling.is_none() {
             self.exchange.show();
-            self.session.finished(self.exchange.seq);
+            self.session.finished(&self.exchange);
         }
         settling
     }
@@ -150,7 +150,7 @@ impl Producer {
         }
         let stopped = self.exchange.stop_recording();
         if stopped.is_err() {
-            self.session.finished(self.exchange.seq);
+            self.session.finished(&self.exchange);
         }
         stopped
     }
@@ -177,7 +177,7 @@ impl Settling {
 impl Drop for Settling {
     fn drop(&mut self) {
         self.exchange.show();
-        self.session.finished(self.exchange.seq);
+        self.session.finished(&self.exchange);
     }
 }
 
@@ -192,7 +192,7 @@ impl Drop for Producer {
             return;
         }
         if let Some(execution) = self.exchange.cancel("the gateway gave the request up") {
-            self.session.cancelled(self.exchange.seq, execution);
+            self.session.cancelled(&self.exchange, execution);
         }
     }
 }

@@ -92,6 +92,8 @@ impl LinkSession {
             return Ok(Err(refused("the store's queue is full (store_queue_bytes)")));
         };
         held.reserved = reserved;
+        // It replaces what an earlier session left; a deletion that is tried again would take it away.
+        self.context.ending_marks.replaced(self.client_id());
         Ok(Ok(Some(Reservation { mark, committed: Box::pin(committed) })))
     }
 
@@ -218,6 +220,13 @@ impl LinkSession {
 /// Marks of sessions that are over, until the store no longer has them.
 #[derive(Default)]
 pub(in crate::session) struct EndingMarks(Mutex<Vec<(Arc<str>, Committed)>>);
+
+impl EndingMarks {
+    /// A mark of a later session of the client is on its way. Outcomes of an earlier one are known by its id.
+    fn replaced(&self, client_id: &str) {
+        self.0.lock().retain(|(of, _)| **of != *client_id);
+    }
+}
 
 impl Context {
     pub(in crate::session) fn end_marks(&self, client_id: Arc<str>) {

@@ -1,7 +1,7 @@
 //! The requests of a session and what is kept of their answers.
 
 use std::{
-    mem,
+    mem, ptr,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -33,26 +33,31 @@ impl LinkSession {
     /// Counts `added` bytes of an answer. False: the session has no room for the record.
     pub(in crate::session) fn record(&self, exchange: &Arc<Exchange>, added: usize) -> bool {
         let mut state = self.state.lock();
-        let Some(ledger) = &mut state.ledger else { return false };
-        let outcomes = ledger.outcomes();
-        let recorded = ledger.record(exchange.seq(), added);
-        if !recorded || ledger.outcomes() < outcomes {
-            self.context.limit_hit("session.outcome_bytes_max");
+        if let Some(ledger) = state.ledger_with(exchange) {
+            let outcomes = ledger.outcomes();
+            let recorded = ledger.record(exchange.seq(), added);
+            if !recorded || ledger.outcomes() < outcomes {
+                self.context.limit_hit("session.outcome_bytes_max");
+            }
+            self.forget_outcomes(&mut state);
+            if recorded {
+                return true;
+            }
         }
-        let is_known = |held: &Arc<Exchange>| Arc::ptr_eq(held, exchange);
-        if !recorded && !state.unrecorded.iter().any(is_known) {
+        let is_known = state.unrecorded.iter().any(|held| Arc::ptr_eq(held, exchange));
+        // What was given up meanwhile is over, and nobody would take it out again.
+        if !is_known && !exchange.is_finished() {
             state.unrecorded.push(exchange.clone());
         }
-        self.forget_outcomes(&mut state);
-        recorded
+        false
     }
 
     /// The answer is complete.
-    pub(in crate::session) fn finished(self: &Arc<Self>, seq: u64) {
-        let now = self.context.clock.now();
+    pub(in crate::session) fn finished(self: &Arc<Self>, exchange: &Exchange) {
+        let (now, seq) = (self.context.clock.now(), exchange.seq());
         let mut state = self.state.lock();
-        state.unrecorded.retain(|exchange| exchange.seq() != seq);
-        let Some(ledger) = &mut state.ledger else { return };
+        state.forget_unrecorded(exchange);
+        let Some(ledger) = state.ledger_with(exchange) else { return };
         let outcomes = ledger.outcomes();
         ledger.finish(seq, now);
         if ledger.get(seq).is_some() && ledger.outcomes() <= outcomes {
@@ -62,9 +67,9 @@ impl LinkSession {
     }
 
     /// The request was given up.
-    pub(in crate::session) fn cancelled(self: &Arc<Self>, seq: u64, execution: Execution) {
+    pub(in crate::session) fn cancelled(self: &Arc<Self>, exchange: &Exchange, execution: Execution) {
         let mut state = self.state.lock();
-        state.cancelled(seq, execution, self.context.clock.now());
+        state.cancelled(exchange, execution, self.context.clock.now());
         self.queue_outcomes(&mut state);
     }
 
@@ -135,7 +140,7 @@ impl LinkSession {
         match exchange.connection_lost(signal, now, !wait.is_zero()) {
             Lost::Kept => {}
             Lost::Parked => self.queue_uploads(state, now + wait),
-            Lost::Ended(execution) => state.cancelled(exchange.seq(), execution, now),
+            Lost::Ended(execution) => state.cancelled(exchange, execution, now),
         }
     }
 
@@ -187,14 +192,26 @@ impl State {
     }
 
     /// A request that has not run is as if it had never been seen.
-    pub(super) fn cancelled(&mut self, seq: u64, execution: Execution, now: Instant) {
-        self.unrecorded.retain(|exchange| exchange.seq() != seq);
-        let Some(ledger) = &mut self.ledger else { return };
+    pub(super) fn cancelled(&mut self, exchange: &Exchange, execution: Execution, now: Instant) {
+        self.forget_unrecorded(exchange);
+        let Some(ledger) = self.ledger_with(exchange) else { return };
         if execution == Execution::NotRun {
-            ledger.forget(seq);
+            ledger.forget(exchange.seq());
         } else {
-            ledger.finish(seq, now);
+            ledger.finish(exchange.seq(), now);
         }
+    }
+
+    /// The ledger, if it is this exchange that it has under its number: a session that began anew may have given the
+    /// number to another one, while what ends the earlier is on its way.
+    fn ledger_with(&mut self, exchange: &Exchange) -> Option<&mut Ledger<Arc<Exchange>>> {
+        let ledger = self.ledger.as_deref_mut()?;
+        let is_held = ledger.get(exchange.seq()).is_some_and(|held| ptr::eq(&raw const **held, exchange));
+        is_held.then_some(ledger)
+    }
+
+    fn forget_unrecorded(&mut self, exchange: &Exchange) {
+        self.unrecorded.retain(|held| !ptr::eq(&raw const **held, exchange));
     }
 }
 

@@ -90,7 +90,8 @@ impl LinkSession {
 
     fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<Holder, OpenError> {
         let mut state = self.state.lock();
-        if !state.is_newer(hello.epoch) {
+        // A visitor may come behind its session's end, whose place in the table may be another's by now.
+        if state.has_ended() || !state.is_newer(hello.epoch) {
             return Err(OpenError::TakenOver);
         }
         // A visitor's were settled when it came. What is refused here has changed nothing.

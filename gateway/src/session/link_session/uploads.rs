@@ -72,7 +72,7 @@ impl LinkSession {
 
     fn give_up_upload(&self, state: &mut State, exchange: &Exchange, why: &str) {
         if let Some(execution) = exchange.cancel(why) {
-            state.cancelled(exchange.seq(), execution, self.context.clock.now());
+            state.cancelled(exchange, execution, self.context.clock.now());
         }
     }
 }

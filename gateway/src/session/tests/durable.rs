@@ -286,3 +286,53 @@ async fn an_outcome_of_an_earlier_session_is_not_taken_for_one_of_this() {
     assert_eq!(refusals(&again), [(1, OutcomeExpired, MayHaveRun)]);
     assert_eq!(drain(&mut again.attached[0]), "h paid t.");
 }
+
+#[tokio::test]
+async fn an_outcome_that_reaches_the_disk_late_ends_no_other_request_of_its_number() {
+    let rig = Rig::with(|settings| settings.limits.streams_max = 1);
+    let opened = rig.open(&hello(1));
+    let (producer, _consumer) = forwarded(&opened.lease, 1).await;
+    let stalled = rig.store.stall();
+    let settling = producer.trailers(head()).unwrap();
+    let anew = rig.sessions.open(&hello(2), None).unwrap();
+    assert!(!anew.resumed);
+    let running = run(&anew.lease, 1);
+    drop(stalled);
+    settling.settled().await;
+    assert_eq!(refused(&anew.lease, 2).kind, LimitExceeded, "1 runs still");
+    drop(running);
+}
+
+/// The deletion found the store's queue full, and is tried again when the client is back.
+#[tokio::test]
+async fn the_marks_of_a_session_that_is_over_are_not_deleted_under_its_successor() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    answered(&opened.lease, 1).await;
+    drop(opened);
+    let stalled = rig.store.stall();
+    let filler = |bytes| crate::store::Write::Put {
+        table: Table::Receipts,
+        key: b"filler".to_vec(),
+        value: vec![0; bytes],
+    };
+    for bytes in [1 << 20, 1 << 10, 1] {
+        while rig.store.write(filler(bytes)).is_ok() {}
+    }
+    assert_eq!(rig.sessions.expire(rig.clock.now() + rig.settings.session.expiry), 1);
+    drop(stalled);
+    rig.store.barrier().await.unwrap();
+    let delete = crate::store::Write::Delete { table: Table::Receipts, key: b"filler".to_vec() };
+    rig.store.append(delete).await.unwrap();
+
+    let opened = rig.open(&hello(2));
+    let session_id = opened.session_id;
+    answered(&opened.lease, 1).await;
+    rig.advance(Duration::ZERO);
+    rig.store.barrier().await.unwrap();
+    let rig = crash(rig).await;
+    let hello = Hello { session_id, ..waiting(3, &[(1, 0)]) };
+    let mut again = rig.sessions.open(&hello, None).unwrap();
+    assert!(again.resumed);
+    assert_eq!(drain(&mut again.attached[0]), "h paid t.");
+}

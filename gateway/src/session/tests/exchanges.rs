@@ -303,3 +303,53 @@ async fn a_consumer_and_a_producer_on_tasks_of_their_own_wake_each_other() {
     task.await.unwrap();
     assert_eq!(messages, (0..1000).map(|n: u32| n.to_string()).collect::<Vec<_>>());
 }
+
+/// The session may have begun anew meanwhile, and given the number to another request.
+#[test]
+fn what_ends_an_earlier_request_leaves_the_one_that_has_its_number_alone() {
+    let rig = Rig::with(|settings| settings.limits.streams_max = 1);
+    let opened = rig.open(&hello(1));
+    let (_producer, consumer) = run(&opened.lease, 1);
+    let session = opened.lease.session().clone();
+    let anew = rig.sessions.open(&hello(2), None).unwrap();
+    assert!(!anew.resumed);
+    let (_running, _answer) = run(&anew.lease, 1);
+    session.cancelled(consumer.exchange(), NotRun);
+    assert!(matches!(anew.lease.begin(1), Begin::Attached(_)), "it runs, and is not run again");
+    session.finished(consumer.exchange());
+    assert_eq!(refused(&anew.lease, 2).kind, LimitExceeded, "it runs still");
+}
+
+#[test]
+fn a_request_that_is_given_up_while_its_answer_is_recorded_takes_no_place() {
+    let rig = Rig::with(|settings| settings.limits.streams_max = 1);
+    let opened = rig.open(&hello(1));
+    let (producer, consumer) = run(&opened.lease, 1);
+    opened.lease.acknowledge(&ack(0, &[1]));
+    opened.lease.cancel(1, "the client lost interest");
+    assert!(!opened.lease.session().record(consumer.exchange(), 10), "the message was taken in before");
+    drop((producer, consumer));
+    run(&opened.lease, 2);
+}
+
+#[test]
+fn whoever_claims_messages_that_do_not_exist_yet_gets_those_that_come() {
+    let rig = Rig::with(|settings| settings.session.stream_window = 100);
+    let opened = rig.open(&hello(1));
+    let (producer, _consumer) = run(&opened.lease, 1);
+    let Attach::Attached(mut consumer) = opened.lease.attach(1, 1000) else { panic!("1 is known") };
+    for _ in 0..3 {
+        send(&producer, vec![0; 100]).unwrap();
+        assert_eq!(drain(&mut consumer), "100");
+    }
+}
+
+#[test]
+fn nobody_becomes_the_holder_of_a_session_that_has_ended() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let session = opened.lease.session().clone();
+    drop(opened);
+    assert_eq!(rig.advance(rig.settings.session.expiry), 1);
+    assert_eq!(session.adopt(&hello(2)).err(), Some(OpenError::TakenOver));
+}

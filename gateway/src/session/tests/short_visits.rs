@@ -212,6 +212,18 @@ fn posts_of_one_session_are_few_and_what_they_begin_is_bounded_by_what_is_kept()
 }
 
 #[test]
+fn what_is_asked_for_in_vain_is_noted_only_as_long_as_it_is_remembered() {
+    let rig = Rig::with(|settings| settings.session.outcomes_max = 100);
+    let id = held(&rig).session_id;
+    for round in 0..100 {
+        let seqs: Vec<_> = (1..=32).map(|seq| (round * 32 + seq, 0)).collect();
+        assert_eq!(post(&rig, id, waiting(3, &seqs)).attached.len(), 32);
+    }
+    let noted = rig.sessions.get("phone").unwrap().lock().visitors.begun_count();
+    assert!(noted < 256 + 32, "{noted}");
+}
+
+#[test]
 fn a_post_subscribes() {
     let rig = Rig::new();
     let visit = rig.sessions.visit_short(&hello(1), None).unwrap();

@@ -3,7 +3,7 @@
 mod dictionaries;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Scrapers and backends are few; this keeps a runaway one from taking the gateway's files.
 const CONNECTIONS_MAX: usize = 256;
+/// How long connections are left in the kernel's backlog when one could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound admin listener, not yet served.
 pub struct Admin {
@@ -69,7 +71,11 @@ async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
             () = drain.over() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((tcp, peer)) = accepted else { continue };
+        let Ok((tcp, peer)) = accepted else {
+            // Without a file left, the next try fails as fast.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let (service, mut drain) = (service.clone(), drain.clone());
         tokio::spawn(async move {
             let server = auto::Builder::new(TokioExecutor::new());

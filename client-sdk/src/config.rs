@@ -123,6 +123,9 @@ impl ClientConfig {
         if let Some(id) = &self.client_id {
             check_client_id(id)?;
         }
+        if self.credentials.as_ref().is_some_and(|it| it.user.is_empty() && it.password.is_empty()) {
+            return Err(ConfigError::new("credentials", "name the user, or leave them out"));
+        }
         self.never_indexed()?;
         self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
         self.limits.check()

@@ -15,7 +15,7 @@ use towline_protocols::{
     link::{DictionaryKind, Header, Hello, Offer, SESSION_HEADERS_HASH_BYTES, SessionHeaders, Welcome},
 };
 
-use crate::config::Endpoint;
+use crate::{config::Endpoint, identity::replace};
 
 /// Gateways that are remembered, the newest first.
 const GATEWAYS_MAX: usize = 16;
@@ -236,17 +236,11 @@ impl Disk {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(text) = latest
-            && let Err(error) = replace(&self.path, &text)
+            && let Err(error) = replace(&self.path, text.as_bytes())
         {
             tracing::debug!("{}: {error}", self.path.display());
         }
     }
-}
-
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension("gateways.part");
-    fs::write(&beside, text)?;
-    fs::rename(beside, path)
 }
 
 fn text(gateways: &[Gateway]) -> String {

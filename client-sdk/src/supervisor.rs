@@ -14,7 +14,7 @@ use towline_protocols::{
 use crate::{
     backoff::Backoff,
     config::{ClientConfig, Endpoint, Policy},
-    connect::{ConnectError, Connector, Wire},
+    connect::{ConnectError, Connector, HttpConnector, Wire},
     core::Shared,
     error::StartError,
     line::{self, LineEnd, Next, Opening, Setup},
@@ -62,6 +62,11 @@ impl Supervisor {
     /// What the machines of all connections are made with.
     pub(crate) fn link(&self) -> Arc<link::Config> {
         Arc::clone(&self.link)
+    }
+
+    /// What short connections are made with.
+    pub(crate) fn http(&self) -> HttpConnector {
+        HttpConnector::of(&self.connector)
     }
 
     /// Runs until the client is closed.
@@ -225,7 +230,8 @@ impl Supervisor {
     }
 }
 
-fn header((name, value): &(String, String)) -> Header {
+/// A session header as the link spells it.
+pub(crate) fn header((name, value): &(String, String)) -> Header {
     Header { name: name.to_ascii_lowercase().into(), value: value.clone().into() }
 }
 

@@ -6,11 +6,8 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{ByteStream, ConnectError, Dial, Dialed, resolve, staggered, tls};
-use crate::{
-    config::{ClientConfig, Endpoint, Security},
-    error::StartError,
-};
+use super::{ByteStream, ConnectError, Connector, Dial, Dialed, resolve, staggered, tls};
+use crate::config::Endpoint;
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +24,10 @@ pub(crate) struct HttpConnector {
 }
 
 impl HttpConnector {
-    pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
-        let tls = match &config.security {
-            Security::Plaintext => None,
-            Security::Tls(security) => Some(tls::http_config(&*tls::tls_config(security, false)?)),
-        };
-        Ok(Self { dialer: config.dialer.clone(), tls })
+    /// With the trust and the ways of the link's.
+    pub(crate) fn of(link: &Connector) -> Self {
+        let tls = link.tls.as_deref().map(tls::http_config);
+        Self { dialer: link.dialer.clone(), tls }
     }
 
     /// `https`, or `http` in plaintext.

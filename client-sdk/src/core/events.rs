@@ -74,16 +74,15 @@ impl Core {
         if !is_unreadable(error) {
             return false;
         }
-        // Each short connection says what is held.
-        if by_short {
-            return true;
-        }
         let Some(call) = self.call_of(seq).filter(|call| call.unreadable < UNREADABLE_MAX) else {
             return false;
         };
         call.unreadable += 1;
-        self.reconnect = true;
-        self.touch_control();
+        // Each short connection says what is held.
+        if !by_short {
+            self.reconnect = true;
+            self.touch_control();
+        }
         true
     }
 
@@ -232,7 +231,7 @@ impl Core {
     }
 }
 
-/// How often one call makes a new connection because its answer cannot be read.
+/// How often one call is asked for over another connection because its answer cannot be read.
 const UNREADABLE_MAX: u8 = 2;
 
 /// Whether it is this side that does not hold a dictionary: of requests, the gateway says that they did not

@@ -64,7 +64,7 @@ impl Tokens {
 
     /// Follows CLOSE UNAUTHORIZED: whether the password was not tried, and will be on the next connection.
     pub(crate) fn refused(&mut self, gateway: &Endpoint, hello: &Hello) -> bool {
-        let untried = !hello.token.is_empty() && hello.password.is_empty();
+        let untried = !hello.token.is_empty() && hello.user.is_empty() && hello.password.is_empty();
         self.forget(gateway);
         untried
     }
@@ -133,6 +133,8 @@ mod tests {
         assert!(!tokens.refused(&gateway(1), &Hello { password: "pw".into(), ..Hello::default() }));
         let both = Hello { token: "a".into(), password: "pw".into(), ..Hello::default() };
         assert!(!tokens.refused(&gateway(1), &both));
+        let user_alone = Hello { token: "a".into(), user: "ada".into(), ..Hello::default() };
+        assert!(!tokens.refused(&gateway(1), &user_alone), "an empty password was tried too");
     }
 
     #[test]

@@ -82,8 +82,10 @@ impl Fetcher {
             return None;
         };
         let whole = self.wanted[position].bytes as usize;
-        let fits = piece.offset as usize == begun.bytes.len()
-            && (1..=whole - begun.bytes.len()).contains(&piece.bytes.len());
+        // A later OFFER may have given the same hash another size.
+        let missing = whole.saturating_sub(begun.bytes.len());
+        let fits =
+            piece.offset as usize == begun.bytes.len() && (1..=missing).contains(&piece.bytes.len());
         if !fits {
             self.give_up(position);
             return None;
@@ -185,6 +187,20 @@ mod tests {
         check(Piece { offset: 1, ..whole.clone() });
         check(Piece { bytes: [CONTENT, b"!"].concat().into(), ..whole.clone() });
         check(Piece { bytes: vec![b'x'; CONTENT.len()].into(), ..whole });
+    }
+
+    #[test]
+    fn what_is_offered_with_fewer_bytes_than_have_come_is_given_up() {
+        let mut fetcher = Fetcher::default();
+        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        fetcher.next().unwrap();
+        assert_eq!(fetcher.on_piece(&piece(CONTENT, 0, 20)), None);
+        let mut smaller = offer(&[CONTENT]);
+        smaller.dictionaries[0].bytes = 10;
+        fetcher.on_offer(&smaller, |_| false);
+        assert_eq!(fetcher.next().map(|fetch| fetch.offset), Some(20));
+        assert_eq!(fetcher.on_piece(&piece(CONTENT, 20, 30)), None);
+        assert!(!fetcher.is_wanting());
     }
 
     #[test]

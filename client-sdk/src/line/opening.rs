@@ -122,8 +122,8 @@ impl Opening {
     }
 }
 
-/// Gives the machine the calls that wait. Streams do not fly early: what they have sent is not kept, so that
-/// another connection could not send it again.
+/// Gives the machine the calls that wait. Streams do not fly early: of what they have sent only
+/// `limits.upload_buffer_bytes` is kept, and another connection may have to send it from the beginning.
 fn tell_calls(machine: &mut Connection, core: &mut Core, now: Instant) {
     let mut waiting = Vec::new();
     while let Some(key) = core.next_dirty() {

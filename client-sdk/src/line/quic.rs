@@ -68,8 +68,8 @@ async fn drive_early(
     }
 }
 
-/// Drives a line on the connection. Before the gateway has `answered`, streams of the app wait: what they have
-/// sent is not kept, so that it could not be said again.
+/// Drives a line on the connection. Before the gateway has `answered`, streams of the app wait: of what they have
+/// sent only `limits.upload_buffer_bytes` is kept, and what was said early may have to be said again as a whole.
 async fn carry(
     connection: &quinn::Connection,
     path: Path,

@@ -151,9 +151,11 @@ struct Attach {
 
 impl Task {
     async fn run(self, connection: quinn::Connection, settings: StreamSettings) -> Result<(), Lost> {
+        // The gateway has a request that goes on: it is told even of one that nobody wants any more.
+        let is_unheard = self.attach.is_none();
         let (send, recv) = tokio::select! {
             opened = connection.open_bi() => opened?,
-            () = self.gone() => return Ok(()),
+            () = self.gone(), if is_unheard => return Ok(()),
         };
         send.set_priority(self.priority)?;
         let mut stream = Stream {

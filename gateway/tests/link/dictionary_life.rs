@@ -6,7 +6,7 @@ use towline_client::{Client, DictionaryFetch, Transports};
 use towline_gateway::dictionaries::{Entry, retrain};
 use towline_protocols::link::DictionaryKind;
 
-use crate::bed::{BOTH, Bed, answer, online};
+use crate::bed::{BOTH, Bed, answer, fetched, online};
 
 /// A gateway that samples what it carries and publishes to everybody.
 async fn sampling() -> Bed {
@@ -41,21 +41,6 @@ fn uses(entry: &Entry) -> (u64, u64) {
 }
 
 /// Waits until the client keeps a fetched dictionary.
-async fn fetched(folder: &std::path::Path) {
-    let is_there = || {
-        std::fs::read_dir(folder).is_ok_and(|mut files| {
-            files.any(|file| file.unwrap().path().extension().is_some_and(|kind| kind == "payload"))
-        })
-    };
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while !is_there() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dictionary_is_sampled_trained_offered_fetched_used_and_rolled_back() {
     for transports in BOTH {
@@ -73,7 +58,7 @@ async fn a_dictionary_is_sampled_trained_offered_fetched_used_and_rolled_back() 
 
         // The next call wakes the connection, which tells of it; the client fetches when it is idle.
         answer(&client, "Echo", reading(1000)).await;
-        fetched(&bed.folder.path().join("identity.dictionaries")).await;
+        fetched(&bed.folder.path().join("identity"), "payload").await;
         let published = newest(&bed);
         tokio::time::timeout(Duration::from_secs(20), async {
             while uses(&published) == (0, 0) {

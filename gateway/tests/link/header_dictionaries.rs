@@ -11,7 +11,7 @@ use towline_protocols::link::{
 };
 
 use crate::{
-    bed::{BOTH, Bed, call, online, state},
+    bed::{BOTH, Bed, call, fetched, online, state},
     session_headers::{gateways_file, hello, remembered},
     tape::Tape,
 };
@@ -46,23 +46,6 @@ fn connections(bed: &Bed) -> u64 {
     edition.entries[0].headers.as_ref().unwrap().connections()
 }
 
-/// Waits until the client keeps a header dictionary.
-async fn fetched(identity: &Path) {
-    let folder = identity.with_extension("identity.dictionaries");
-    let is_there = || {
-        std::fs::read_dir(&folder).is_ok_and(|mut files| {
-            files.any(|file| file.unwrap().path().extension().is_some_and(|kind| kind == "headers"))
-        })
-    };
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while !is_there() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
-}
-
 async fn connect_again(client: &Client) {
     let mut states = client.states();
     states.mark_unchanged();
@@ -83,7 +66,7 @@ async fn a_header_dictionary_is_offered_fetched_named_and_rolled_back() {
         let version = publish(&bed);
         // The next call wakes the connection, which tells of it; the client fetches when it is idle.
         echo(&client, "second").await;
-        fetched(&identity).await;
+        fetched(&identity, "headers").await;
         assert_eq!(counted(&bed, "known"), 0, "{transports:?}: the connection goes on as it began");
         connect_again(&client).await;
         echo(&client, "third").await;
@@ -126,7 +109,7 @@ async fn the_first_request_of_a_connection_is_a_few_bytes() {
     let config = bed.plain(tape.address());
     let client = Client::start(ClientConfig { identity_file: Some(identity.clone()), ..config }).unwrap();
     echo(&client, "x").await;
-    fetched(&identity).await;
+    fetched(&identity, "headers").await;
     let before = first_block(&tape.flight(0).await);
     let caller = client.clone();
     tape.cut();
@@ -160,7 +143,7 @@ async fn a_gateway_that_does_not_hold_it_any_more_is_told_everything_and_the_app
             |bed: &Bed| ClientConfig { identity_file: Some(identity.clone()), ..bed.config(transports) };
         let first = Client::start(config(&before)).unwrap();
         echo(&first, "x").await;
-        fetched(&identity).await;
+        fetched(&identity, "headers").await;
         first.close().await;
         let text = remembered(&identity, " dictionary ").await;
         let [old, new] = [&before, &after].map(|bed| bed.address("edge").to_string());

@@ -18,7 +18,7 @@ use tokio::{
 };
 use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, ShortCalls, Transport, Transports};
 
-use crate::bed::{Bed, call, endpoint, online, state};
+use crate::bed::{Bed, call, endpoint, online, state, until};
 
 /// A middlebox that reads which protocol a ClientHello offers. HTTPS passes; the link is reset, at once or while it
 /// lasts, as long as it is barred.
@@ -100,9 +100,7 @@ async fn where_only_https_passes_calls_are_answered_and_each_ran_once() {
     }
     assert_eq!(bed.backend.counts("Echo").started, 30);
     // The link is tried beside them.
-    while middlebox.links.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the link to be tried", || middlebox.links.load(Ordering::SeqCst) > 0).await;
     // A network that lets the link pass is used as ever.
     middlebox.bar(false);
     client.network_changed();

@@ -10,7 +10,7 @@ use towline_client::{
 
 use crate::{
     backend::noise,
-    bed::{BOTH, Bed, call, online},
+    bed::{BOTH, Bed, call, online, until},
     chaos::{Chaos, Weather},
 };
 
@@ -58,9 +58,8 @@ async fn all(receiver: &mut StreamReceiver) -> Result<Vec<Bytes>, RpcError> {
 
 /// Waits until the gateway knows that the client's connection is gone.
 async fn left(bed: &Bed, client: &Client) {
-    while bed.gateway().hub.is_connected(client.client_id()) == Some(true) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let is_gone = || bed.gateway().hub.is_connected(client.client_id()) != Some(true);
+    until("the gateway to see the connection gone", is_gone).await;
 }
 
 #[tokio::test]
@@ -160,9 +159,7 @@ async fn one_large_message_that_is_cut_arrives_once() {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let accepted = network.accepted();
             network.cut();
-            while network.accepted() == accepted {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            until("another connection", || network.accepted() != accepted).await;
         }
         bed.backend.release();
         let response = running.await.unwrap().unwrap();

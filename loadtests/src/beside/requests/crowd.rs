@@ -96,10 +96,10 @@ impl Crowd {
     }
 
     fn closed(&mut self, in_flight: usize, run: &mut Run) -> Result<(), String> {
-        for line in &mut self.lines {
+        for place in 0..self.lines.len() {
             let now = clock::now();
-            (0..in_flight).for_each(|_| line.request(now));
-            line.flush(&self.epoll, 0).map_err(|error| error.to_string())?;
+            (0..in_flight).for_each(|_| self.lines[place].request(now));
+            self.flush(place)?;
         }
         self.serve(run, true, |_, _| Ok(()))
     }

@@ -19,7 +19,7 @@ use towline_protocols::{
 
 use crate::{
     call::{CallRequest, CallResponse, Timeline},
-    config::{ClientConfig, Policy},
+    config::{ClientConfig, Policy, ShortCalls},
     core::{Key, Outgoing, Shared, SharedWakers},
     error::StartError,
     push::Pushes,
@@ -53,7 +53,8 @@ impl Client {
         let shared = Arc::new(Shared::new(&config)?);
         let client_id = shared.with(|core| Arc::from(core.identity.client_id.as_str()));
         let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), config.clone())?;
-        if let Some(shorts) = Shorts::new(Arc::clone(&shared), config, supervisor.link())? {
+        if config.short_mode() != ShortCalls::Off {
+            let shorts = Shorts::new(Arc::clone(&shared), config, supervisor.link(), supervisor.http());
             runtime.spawn(shorts.run());
         }
         runtime.spawn(supervisor.run());
@@ -168,13 +169,14 @@ impl Client {
     }
 
     /// The device's network changed: a QUIC connection moves to a new socket and calls go on; on TCP, or if the
-    /// gateway is not heard there, the line is made anew at once, and requests move over to it.
+    /// gateway is not heard there, the line is made anew at once, and requests move over to it. So do short
+    /// connections.
     pub fn network_changed(&self) {
         self.handle.shared.with(|core| {
             core.network_changed = true;
             core.touch_control();
         });
-        self.handle.shared.supervisor.notify_one();
+        self.handle.connect_anew();
     }
 
     /// The line is made anew at once, whatever the network did, and requests move over to it.
@@ -183,7 +185,7 @@ impl Client {
             core.reconnect = true;
             core.touch_control();
         });
-        self.handle.shared.supervisor.notify_one();
+        self.handle.connect_anew();
     }
 
     /// Ends the session's connection and fails what waits. Resolves when the connection is closed.
@@ -234,6 +236,11 @@ impl fmt::Debug for Client {
 }
 
 impl Handle {
+    fn connect_anew(&self) {
+        self.shared.network.send_modify(|count| *count += 1);
+        self.shared.supervisor.notify_one();
+    }
+
     fn close(&self) {
         self.shared.with(|core| core.close(RpcErrorKind::Cancelled, "closed by the app"));
         self.shared.supervisor.notify_one();

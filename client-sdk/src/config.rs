@@ -510,6 +510,15 @@ mod tests {
     }
 
     #[test]
+    fn credentials_that_say_nothing_are_refused() {
+        let mut config = ClientConfig::plaintext(vec![Endpoint { host: "localhost".into(), port: 1 }]);
+        for (user, password, accepted) in [("", "", false), ("ada", "", true), ("", "pw", true)] {
+            config.credentials = Some(Credentials { user: user.into(), password: password.into() });
+            assert_eq!(config.validate().is_ok(), accepted, "{user:?} {password:?}");
+        }
+    }
+
+    #[test]
     fn never_indexed_names_are_names() {
         let mut config = ClientConfig::plaintext(vec![Endpoint { host: "localhost".into(), port: 1 }]);
         config.never_indexed = vec!["X-Api-Key".into()];

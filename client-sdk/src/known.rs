@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -413,7 +413,14 @@ mod tests {
         assert_eq!(second.gateways, first.gateways);
         assert_eq!(second.gateways.len(), GATEWAYS_MAX);
         assert!(names(&mut second, &edge("node-19"), &headers, at(30)));
-        fs::write(folder.path().join("identity.gateways"), "towline-gateways 1\nrubbish\n").unwrap();
+        let file = folder.path().join("identity.gateways");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "where the client connects is its owner's business");
+        }
+        fs::write(file, "towline-gateways 1\nrubbish\n").unwrap();
         assert_eq!(Known::open(Some(&identity)).gateways, []);
     }
 }

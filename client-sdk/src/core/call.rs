@@ -44,6 +44,8 @@ pub(crate) struct Call {
     pub(super) posting: bool,
     /// A short connection that had it did not bring its end.
     pub(super) short_failed: bool,
+    /// Why no short connection is to carry it.
+    pub(super) link_only: Option<Box<str>>,
     /// Its end came over a short connection.
     pub(crate) ended_by_short: bool,
     /// How often its answer needed a dictionary that is not held.
@@ -106,6 +108,7 @@ impl Call {
             may_have_run: false,
             posting: false,
             short_failed: false,
+            link_only: None,
             ended_by_short: false,
             unreadable: 0,
             finished: out.message.is_some(),
@@ -254,7 +257,7 @@ impl Call {
     }
 
     /// The session lets only a call begin again that was kept whole.
-    fn begin_again(&mut self) {
+    pub(super) fn begin_again(&mut self) {
         self.place = Place::Off;
         (self.end_sent, self.message_arrived) = (false, false);
         self.outbox.rewind(0);
@@ -306,6 +309,8 @@ impl Core {
         }
         let Some(call) = self.calls.get_mut(&key) else { return true };
         if let Err(error) = call.pump(sink, acknowledges, now) {
+            // The error is of this attempt alone.
+            call.may_have_run |= call.short_failed;
             call.fail(error);
         }
         let (was_whole, room) = (call.outbox.is_whole(), Room::of(&self.limits));

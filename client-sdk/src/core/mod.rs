@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) short: Notify,
     /// Wakes the supervisor: the app closed the client, or the network changed.
     pub(crate) supervisor: Notify,
+    /// Counts how often the app has said that connections are to be made anew.
+    pub(crate) network: watch::Sender<u64>,
     pub(crate) states: watch::Sender<ConnectionState>,
     pub(crate) policy: watch::Sender<Policy>,
 }
@@ -81,6 +83,7 @@ impl Shared {
             short: Notify::new(),
             pushes: Notify::new(),
             supervisor: Notify::new(),
+            network: watch::Sender::new(0),
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
             policy: watch::Sender::new(config.policy.clone()),
         })
@@ -317,10 +320,13 @@ impl Core {
     pub(crate) fn expire(&mut self, key: Key) {
         let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_over()) else { return };
         let execution = if call.was_sent() { Execution::MayHaveRun } else { Execution::NotRun };
-        let text = match &self.offline {
+        let mut text = match &self.offline {
             Some(reason) => format!("the deadline passed while the line was down: {reason}"),
             None => "the deadline passed before the answer was complete".to_owned(),
         };
+        if let Some(reason) = &call.link_only {
+            text = format!("{text}; no POST carries the call: {reason}");
+        }
         call.fail(RpcError::new(RpcErrorKind::DeadlineExceeded, execution, text));
         if call.is_on_line() {
             self.resets.push(call.seq);

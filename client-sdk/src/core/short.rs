@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use towline_protocols::link::{Hello, RpcError, Welcome, client::Fate};
 
-use super::{Call, Core, Key, RequestSink, call::Place};
+use super::{Call, Core, Key, RequestSink};
 use crate::config::{ClientConfig, Endpoint, ShortCalls};
 
 /// The state of the link as far as short connections go by it.
@@ -24,6 +24,8 @@ pub(crate) struct LinkState {
     up_since: Option<Instant>,
     /// Where the session was found last.
     pub(crate) home: Option<Endpoint>,
+    /// The newest short connection reached no gateway.
+    are_shorts_lost: bool,
     /// Short connections have something to do.
     pub(super) wake: bool,
 }
@@ -56,7 +58,7 @@ pub(crate) struct Begun {
 impl LinkState {
     pub(super) fn new(config: &ClientConfig) -> Self {
         let (mode, after) = (config.short_mode(), config.short_after);
-        Self { mode, after, down_since: now(), up_since: None, home: None, wake: false }
+        Self { mode, after, down_since: now(), up_since: None, home: None, are_shorts_lost: false, wake: false }
     }
 
     fn is_up(&self) -> bool {
@@ -93,8 +95,10 @@ impl Core {
 
     /// Whether the link is to leave a call to short connections.
     pub(super) fn is_left_to_short(&self, call: &Call) -> bool {
-        let always = self.link.mode == ShortCalls::Always && call.is_unary() && !call.short_failed;
-        always || call.posting && self.session.is_on_short(call.seq)
+        let link = &self.link;
+        let always = link.mode == ShortCalls::Always && !link.are_shorts_lost;
+        let first = always && call.may_post() && !call.short_failed;
+        first || call.posting && self.session.is_on_short(call.seq)
     }
 
     /// Whether a new call concerns short connections.
@@ -106,10 +110,10 @@ impl Core {
     /// session's name already.
     pub(crate) fn next_short(&mut self, naming: bool) -> Next {
         let Some(due) = self.link.due() else { return Next::Nothing };
-        let wanting = |call: &&mut Call| call.is_unary() && !call.posting && !call.is_over();
         let is_known = self.session.is_known();
         let session = &self.session;
-        let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call)).filter(|(_, call)| wanting(call));
+        let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call));
+        let waiting = waiting.filter(|(_, call)| call.wants_post());
         let waiting = waiting.filter(|(_, call)| !is_known || session.may_go_short(call.seq));
         let Some((key, call)) = waiting.min_by_key(|(key, call)| (call.urgency(), *key)) else {
             return Next::Nothing;
@@ -129,8 +133,7 @@ impl Core {
         let Some(due) = self.link.due() else { return false };
         let is_known = self.session.is_known();
         let may_go = |call: &Call| !is_known && !naming || self.session.may_go_short(call.seq);
-        let mut waiting =
-            self.calls.values().filter(|call| call.is_unary() && !call.posting && !call.is_over());
+        let mut waiting = self.calls.values().filter(|call| call.wants_post());
         now() >= due && waiting.any(may_go)
     }
 
@@ -155,13 +158,24 @@ impl Core {
         Ok(Some(Begun { number, hello, seq }))
     }
 
-    /// Writes the call that a short connection carries; from now on the gateway may have it.
-    pub(crate) fn post(&mut self, begun: &Begun, sink: &mut impl RequestSink) -> Result<(), RpcError> {
-        let Some(seq) = begun.seq else { return Ok(()) };
+    /// Writes the call that a short connection carries; from now on the gateway may have it. False: it is none for
+    /// short connections, and nothing is to be sent.
+    pub(crate) fn post(&mut self, begun: &Begun, sink: &mut impl RequestSink) -> bool {
+        let Some(seq) = begun.seq else { return true };
+        let Some(call) = self.call_of(seq) else { return false };
+        if let Err(error) = call.post(sink) {
+            call.leave_to_link(error.message.into());
+            return false;
+        }
         self.session.on_short_sent(begun.number, seq);
-        match self.call_of(seq) {
-            Some(call) => call.post(sink),
-            None => Ok(()),
+        true
+    }
+
+    /// The gateway takes no body as large as this call's.
+    pub(crate) fn short_too_large(&mut self, errand: Errand) {
+        let Errand::Carry(key) = errand else { return };
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.leave_to_link("the gateway takes no POST of that size (HTTP 413)".into());
         }
     }
 
@@ -177,10 +191,14 @@ impl Core {
         self.session.pushes_taken().0 == welcome.push_line
     }
 
-    /// A short connection is over. A call that it did not bring to its end goes to the link, or to the next one.
-    pub(crate) fn short_over(&mut self, errand: Errand, number: Option<u64>) {
+    /// A short connection is over; `reached` says whether it came to a gateway, if that is known. A call that it did
+    /// not bring to its end goes to the link, or to the next one.
+    pub(crate) fn short_over(&mut self, errand: Errand, number: Option<u64>, reached: Option<bool>) {
         if let Some(number) = number {
             self.session.on_short_over(number);
+        }
+        if let Some(reached) = reached {
+            self.shorts_reach(reached);
         }
         let fates = self.session.forsaken();
         self.follow_fates(fates);
@@ -191,6 +209,16 @@ impl Core {
             call.short_over(number.is_some(), on_link, is_up);
             self.link.wake = true;
             self.touch(key);
+        }
+    }
+
+    /// Where no short connection comes to a gateway, the link need not wait for one to break.
+    fn shorts_reach(&mut self, reached: bool) {
+        let were_lost = std::mem::replace(&mut self.link.are_shorts_lost, !reached);
+        if !reached && !were_lost {
+            let waiting = self.calls.iter().filter(|(_, call)| call.may_begin()).map(|(key, _)| *key).collect();
+            self.put_back(waiting);
+            self.touch_control();
         }
     }
 
@@ -209,12 +237,27 @@ impl Core {
 }
 
 impl Call {
+    /// Whether short connections may carry it at all.
+    pub(crate) fn may_post(&self) -> bool {
+        self.is_unary() && self.link_only.is_none()
+    }
+
+    fn wants_post(&self) -> bool {
+        self.may_post() && !self.posting && !self.is_over()
+    }
+
+    /// No short connection is to carry it, for a reason that its deadline tells.
+    fn leave_to_link(&mut self, reason: Box<str>) {
+        self.link_only = Some(reason);
+    }
+
     fn post(&mut self, sink: &mut impl RequestSink) -> Result<(), RpcError> {
-        self.attempts += 1;
         let message = self.message().cloned().filter(|_| !self.is_bodiless());
         let seq = self.seq;
         sink.request(seq, self.head(Instant::now()), message.is_none())?;
-        message.map_or(Ok(()), |message: Bytes| sink.message(seq, message, true))
+        message.map_or(Ok(()), |message: Bytes| sink.message(seq, message, true))?;
+        self.attempts += 1;
+        Ok(())
     }
 
     /// `sent`: the gateway may have it. `on_link`: the link is to bring its answer as well.
@@ -233,10 +276,14 @@ impl Call {
         self.leave_link();
     }
 
+    /// Its next REQUEST is whole, whatever the gateway of an earlier one has.
     fn leave_link(&mut self) {
-        self.place = Place::Off;
+        self.begin_again();
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Tokio's clock, so that tests can move it.
 pub(crate) fn now() -> Instant {

@@ -151,12 +151,9 @@ struct Attach {
 
 impl Task {
     async fn run(self, connection: quinn::Connection, settings: StreamSettings) -> Result<(), Lost> {
-        // The gateway has a request that goes on: it is told even of one that nobody wants any more.
-        let is_unheard = self.attach.is_none();
-        let (send, recv) = tokio::select! {
-            opened = connection.open_bi() => opened?,
-            () = self.gone(), if is_unheard => return Ok(()),
-        };
+        let opening = connection.open_bi();
+        let Some(opened) = opened(opening, self.gone(), self.attach.is_some()).await else { return Ok(()) };
+        let (send, recv) = opened?;
         send.set_priority(self.priority)?;
         let mut stream = Stream {
             codec: StreamCodec::client(settings, send.id().index(), self.seq),
@@ -287,6 +284,19 @@ impl Task {
     }
 }
 
+/// A stream, unless the request that it is for is `gone` first. One that an earlier connection carried `goes_on`: the
+/// gateway has to be told that nobody wants it any more.
+async fn opened<T>(
+    opening: impl Future<Output = T>,
+    gone: impl Future<Output = ()>,
+    goes_on: bool,
+) -> Option<T> {
+    tokio::select! {
+        opened = opening => Some(opened),
+        () = gone, if !goes_on => None,
+    }
+}
+
 struct Stream {
     codec: StreamCodec,
     recv: RecvStream,
@@ -389,4 +399,17 @@ impl RequestSink for Stream {
 fn reset_by_gateway(code: quinn::VarInt) -> RpcError {
     let text = format!("the gateway reset the request's stream (code {code})");
     RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_request_that_the_gateway_may_have_waits_for_its_stream_when_it_is_gone() {
+        let later = || async { tokio::task::yield_now().await };
+        assert_eq!(opened(later(), std::future::ready(()), false).await, None);
+        assert_eq!(opened(later(), std::future::ready(()), true).await, Some(()));
+        assert_eq!(opened(later(), std::future::pending(), false).await, Some(()));
+    }
 }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 use towline_protocols::link;
 
 use self::{
@@ -28,10 +28,9 @@ use self::{
 };
 use crate::{
     backoff::Backoff,
-    config::{ClientConfig, Endpoint, ShortCalls},
+    config::{ClientConfig, Endpoint},
     connect::HttpConnector,
     core::{Errand, Next, Shared, now},
-    error::StartError,
 };
 
 /// Makes short connections as calls need them.
@@ -46,25 +45,41 @@ pub(crate) struct Shorts {
     naming: bool,
     /// After a failure, none begins before this.
     not_before: Instant,
-    /// Attempts in a row that reached no gateway: others are tried then.
+    /// Of the configured gateways, the one that is tried first while the session was found nowhere.
+    first: usize,
+    /// Where the session was found when `unreached` was last zero.
+    home: Option<Endpoint>,
+    /// Gateways in a row that were not reached, from `home` on: the next one is tried.
     unreached: usize,
+    /// Counts what was learnt of the network: what began before that says nothing more.
+    round: u64,
+    /// How often the network has changed.
+    network: watch::Receiver<u64>,
 }
 
 impl Shorts {
-    /// `None` where the configuration admits none.
     pub(crate) fn new(
         shared: Arc<Shared>,
         config: ClientConfig,
         link: Arc<link::Config>,
-    ) -> Result<Option<Self>, StartError> {
-        if config.short_mode() == ShortCalls::Off {
-            return Ok(None);
+        connector: HttpConnector,
+    ) -> Self {
+        let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
+        Self {
+            first: backoff.pick(config.endpoints.len()),
+            network: shared.network.subscribe(),
+            pool: Arc::new(Pool::new(connector)),
+            config: Arc::new(config),
+            posts: JoinSet::new(),
+            naming: false,
+            not_before: now(),
+            home: None,
+            unreached: 0,
+            round: 0,
+            shared,
+            link,
+            backoff,
         }
-        let pool = Arc::new(Pool::new(HttpConnector::new(&config)?));
-        let backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
-        let (posts, not_before) = (JoinSet::new(), now());
-        let config = Arc::new(config);
-        Ok(Some(Self { shared, config, link, pool, backoff, posts, naming: false, not_before, unreached: 0 }))
     }
 
     /// Runs until the client is closed.
@@ -79,9 +94,10 @@ impl Shorts {
             tokio::select! {
                 () = notified => {}
                 Some(done) = self.posts.join_next() => match done {
-                    Ok(outcome) => self.follow(&outcome),
+                    Ok(outcome) => self.follow(outcome),
                     Err(error) => tracing::error!("the task of a short connection failed: {error}"),
                 },
+                Ok(()) = self.network.changed() => self.begin_anew(),
                 () = sleep_until(due.unwrap_or_else(now).into()), if due.is_some() => {}
             }
         }
@@ -111,37 +127,58 @@ impl Shorts {
             link: Arc::clone(&self.link),
             pool: Arc::clone(&self.pool),
             gateway: self.gateway(),
+            network: self.shared.network.subscribe(),
+            round: self.round,
             errand,
         };
         self.posts.spawn(Box::pin(post.run()));
     }
 
     /// Where the session was found last; where that cannot be reached, the others in turn.
-    fn gateway(&self) -> Endpoint {
-        let endpoints = &self.config.endpoints;
+    fn gateway(&mut self) -> Endpoint {
         let home = self.shared.with(|core| core.link.home.clone());
-        let first = home.as_ref().and_then(|home| endpoints.iter().position(|endpoint| endpoint == home));
-        match home {
-            // One that a GOAWAY named.
-            Some(home) if first.is_none() && self.unreached == 0 => home,
-            _ => endpoints[(first.unwrap_or_default() + self.unreached) % endpoints.len()].clone(),
+        if home != self.home {
+            (self.home, self.unreached) = (home, 0);
         }
+        let endpoints = &self.config.endpoints;
+        let place = |home: &Endpoint| endpoints.iter().position(|endpoint| endpoint == home);
+        let place = match &self.home {
+            // One that a GOAWAY named comes before the configured ones.
+            Some(home) if place(home).is_none() => match self.unreached.checked_sub(1) {
+                None => return home.clone(),
+                Some(others) => self.first + others,
+            },
+            Some(home) => place(home).unwrap_or_default() + self.unreached,
+            None => self.first + self.unreached,
+        };
+        endpoints[place % endpoints.len()].clone()
     }
 
-    fn follow(&mut self, outcome: &Outcome) {
+    fn follow(&mut self, outcome: Outcome) {
         self.naming &= outcome.errand != Errand::Name;
-        match &outcome.result {
-            Ok(()) => {
-                self.backoff.reset();
-                self.unreached = 0;
-            }
-            Err(failure) => {
+        match outcome.result {
+            None => {}
+            Some(Ok(())) => self.backoff.reset(),
+            Some(Err(failure)) => {
                 tracing::debug!("short connection: {}", failure.reason);
-                self.unreached = if failure.reached { 0 } else { self.unreached.wrapping_add(1) };
+                // What began beside one that failed only says the same again.
+                if outcome.round != self.round {
+                    return;
+                }
+                self.unreached += usize::from(!failure.reached && outcome.gateway == self.gateway());
+                self.round += 1;
                 let policy = self.shared.policy.borrow();
                 self.not_before = now() + self.backoff.next(policy.backoff_min, policy.backoff_max);
             }
         }
+    }
+
+    /// What was learnt of the network before does not hold for the one that is there now.
+    fn begin_anew(&mut self) {
+        self.pool.clear();
+        self.backoff.reset();
+        (self.unreached, self.not_before) = (0, now());
+        self.round += 1;
     }
 }
 

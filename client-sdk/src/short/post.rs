@@ -1,12 +1,18 @@
 //! One short connection, from HELLO to the last byte of its answer.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::{timeout, timeout_at};
-use towline_protocols::link::{self, CloseCode, Connection, Event, Header, Hello};
+use tokio::{
+    sync::watch,
+    time::{timeout, timeout_at},
+};
+use towline_protocols::link::{self, CloseCode, Connection, Event, Hello};
 
 use super::{
     WAIT,
@@ -14,7 +20,8 @@ use super::{
 };
 use crate::{
     config::{ClientConfig, Endpoint},
-    core::{Begun, Control, Errand, Shared},
+    core::{Begun, Call, Control, Errand, Shared},
+    supervisor::header,
 };
 
 /// What a POST needs.
@@ -24,19 +31,25 @@ pub(super) struct Post {
     pub(super) link: Arc<link::Config>,
     pub(super) pool: Arc<Pool>,
     pub(super) gateway: Endpoint,
+    /// A change ends it: what was sent over the network before may never be answered.
+    pub(super) network: watch::Receiver<u64>,
+    pub(super) round: u64,
     pub(super) errand: Errand,
 }
 
 /// How it went.
 pub(super) struct Outcome {
     pub(super) errand: Errand,
-    pub(super) result: Result<(), Failure>,
+    pub(super) gateway: Endpoint,
+    pub(super) round: u64,
+    /// `None`: it was given up, and says nothing of the gateway.
+    pub(super) result: Option<Result<(), Failure>>,
 }
 
 /// Why it brought nothing.
 pub(super) struct Failure {
     pub(super) reason: String,
-    /// A gateway has answered.
+    /// A gateway that takes short connections has answered.
     pub(super) reached: bool,
 }
 
@@ -53,36 +66,31 @@ impl Failure {
 impl Post {
     pub(super) async fn run(self) -> Outcome {
         let errand = self.errand;
-        let mut begun = None;
-        let result = match self.wakers() {
-            Some(over) => tokio::select! {
-                result = self.exchange(&mut begun) => result,
-                // Nobody wants the answer any more.
-                () = over => Ok(()),
-            },
-            None => self.exchange(&mut begun).await,
+        let (mut begun, mut network) = (None, self.network.clone());
+        let result = tokio::select! {
+            result = self.exchange(&mut begun) => Some(result),
+            () = self.unwanted() => None,
+            Ok(()) = network.changed() => None,
         };
-        self.shared.with(|core| core.short_over(errand, begun));
-        Outcome { errand, result }
+        let reached = result.as_ref().map(|result| result.as_ref().map_or_else(|it| it.reached, |()| true));
+        self.shared.with(|core| core.short_over(errand, begun, reached));
+        Outcome { errand, gateway: self.gateway, round: self.round, result }
     }
 
     /// Resolves when the call is over or gone.
-    fn wakers(&self) -> Option<impl Future<Output = ()> + use<>> {
-        let Errand::Carry(key) = self.errand else { return None };
-        let wakers = self.shared.with(|core| core.call(key).map(|call| Arc::clone(&call.wakers)))?;
-        let shared = Arc::clone(&self.shared);
-        Some(async move {
-            loop {
-                let notified = wakers.short.notified();
-                // Its end by this very connection is no reason to cut that: the next call takes it.
-                if shared
-                    .with(|core| core.call(key).is_none_or(|call| call.is_over() && !call.ended_by_short))
-                {
-                    return;
-                }
-                notified.await;
+    async fn unwanted(&self) {
+        let Errand::Carry(key) = self.errand else { return std::future::pending().await };
+        let wakers = self.shared.with(|core| core.call(key).map(|call| Arc::clone(&call.wakers)));
+        let Some(wakers) = wakers else { return };
+        loop {
+            let notified = wakers.short.notified();
+            // Its end by this very connection is no reason to cut that: the next call takes it.
+            let is_over = |call: &mut Call| call.is_over() && !call.ended_by_short;
+            if self.shared.with(|core| core.call(key).is_none_or(is_over)) {
+                return;
             }
-        })
+            notified.await;
+        }
     }
 
     async fn exchange(&self, begun: &mut Option<u64>) -> Result<(), Failure> {
@@ -106,10 +114,14 @@ impl Post {
                 return Err(self.silent(patience));
             };
             let response = response.map_err(Failure::unreached)?;
+            if response.status() == ::http::StatusCode::PAYLOAD_TOO_LARGE {
+                self.shared.with(|core| core.short_too_large(self.errand));
+                return Ok(());
+            }
             if !http::is_answer(&response) {
                 let text =
                     format!("{} does not take short connections: HTTP {}", self.gateway, response.status());
-                return Err(Failure::reached(text));
+                return Err(Failure::unreached(text));
             }
             self.read(response.into_body(), &opened, &mut machine).await
         };
@@ -129,10 +141,10 @@ impl Post {
 
     fn is_unanswered(&self) -> bool {
         let Errand::Carry(key) = self.errand else { return false };
-        self.shared.with(|core| core.call(key).is_some_and(|call| !call.is_over()))
+        self.shared.with(|core| core.call(key).is_some_and(|call| !call.is_over() && call.may_post()))
     }
 
-    fn silent(&self, patience: std::time::Duration) -> Failure {
+    fn silent(&self, patience: Duration) -> Failure {
         self.pool.clear();
         Failure::unreached(format!("{}: no answer within {patience:?}", self.gateway))
     }
@@ -140,10 +152,6 @@ impl Post {
     /// What HELLO says beside what the session knows. A short connection neither beats nor subscribes, and tells the
     /// gateway everything.
     fn introduction(&self) -> Hello {
-        let header = |(name, value): &(String, String)| Header {
-            name: name.to_ascii_lowercase().into(),
-            value: value.clone().into(),
-        };
         let mut hello = Hello {
             session_headers: self.config.session_headers.iter().map(header).collect(),
             agent: self.config.agent.clone(),
@@ -154,7 +162,7 @@ impl Post {
         hello
     }
 
-    /// From here on the gateway may have the call.
+    /// From here on the gateway may have the call. `None`: nothing is to be sent.
     fn begin(&self) -> Result<Option<(Begun, Box<Connection>)>, Failure> {
         let base = self.introduction();
         let failed = |error| Failure::unreached(format!("the identity file cannot be written: {error}"));
@@ -162,9 +170,8 @@ impl Post {
         let Some(begun) = begun else { return Ok(None) };
         let hello: Hello = begun.hello.clone();
         let mut machine = Box::new(Connection::short_client(Arc::clone(&self.link), hello, Instant::now()));
-        let posted = self.shared.with(|core| core.post(&begun, &mut *machine));
-        posted.map_err(|error| Failure::reached(error.message))?;
-        Ok(Some((begun, machine)))
+        let is_to_be_sent = self.shared.with(|core| core.post(&begun, &mut *machine));
+        Ok(is_to_be_sent.then_some((begun, machine)))
     }
 
     /// Hands the answer on.

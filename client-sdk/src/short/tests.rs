@@ -39,6 +39,15 @@ struct World {
     forgets: bool,
     /// No connection is made at all.
     is_unreachable: bool,
+    /// The gateway of this port is dead.
+    dead: Option<u16>,
+    /// Ports that connections were asked for.
+    dialed: Vec<u16>,
+    /// Larger bodies are refused; 0 for none.
+    body_bytes_max: usize,
+    refused: u32,
+    /// Answers need what the client does not hold.
+    is_unreadable: bool,
     /// Answers wait.
     holds: bool,
     /// The gateway's session; 0 before there is one.
@@ -141,9 +150,19 @@ impl World {
         cut
     }
 
+    fn refuses(&mut self, bytes: usize) -> bool {
+        let refuses = self.body_bytes_max > 0 && bytes > self.body_bytes_max;
+        self.refused += u32::from(refuses);
+        refuses
+    }
+
     fn run(&mut self, seq: u64, message: Vec<u8>, resumed: bool) -> Result<Bytes, RpcError> {
         if !resumed {
             return Err(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, "another session"));
+        }
+        if self.is_unreadable {
+            let text = "the dictionary is not held";
+            return Err(RpcError::new(RpcErrorKind::UnknownDictionary, Execution::Ran, text));
         }
         let runs = &mut self.runs;
         let outcome = self.outcomes.entry(seq).or_insert_with(|| {
@@ -164,29 +183,36 @@ impl Dial for Network {
         true
     }
 
-    fn dial_http(&self, _: &Endpoint) -> Dialing {
-        let network = self.clone();
+    fn dial_http(&self, gateway: &Endpoint) -> Dialing {
+        let (network, port) = (self.clone(), gateway.port);
         Box::pin(async move {
-            if network.with(|world| world.is_unreachable) {
+            network.with(|world| world.dialed.push(port));
+            if network.with(|world| world.is_unreachable || world.dead == Some(port)) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
             let (ours, theirs) = tokio::io::duplex(1 << 16);
-            tokio::spawn(serve(network, theirs));
+            tokio::spawn(serve(network, port, theirs));
             Ok(Dialed { stream: Box::new(ours) as Box<dyn ByteIo>, early: 0 })
         })
     }
 }
 
-async fn serve(network: Network, stream: tokio::io::DuplexStream) {
+async fn serve(network: Network, port: u16, stream: tokio::io::DuplexStream) {
     let service = service_fn(move |request: Request<Incoming>| {
         let network = network.clone();
         async move {
             assert_eq!(request.uri().path(), "/towline/1");
+            if network.with(|world| world.dead == Some(port)) {
+                return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+            }
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let (sender, receiver) = mpsc::unbounded_channel();
+            if network.with(|world| world.refuses(body.len())) {
+                return Ok(Response::builder().status(413).body(Answer(receiver)).unwrap());
+            }
             tokio::spawn(answer(network, body, sender));
             let response = Response::builder().header("content-type", "application/towline");
-            Ok::<_, Infallible>(response.body(Answer(receiver)).unwrap())
+            Ok(response.body(Answer(receiver)).unwrap())
         }
     });
     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
@@ -341,4 +367,80 @@ async fn switched_off_nothing_goes_by_post() {
     let error = client.call(post("pay").deadline(Duration::from_secs(30))).await.unwrap_err();
     assert_eq!(error.execution, Execution::NotRun);
     network.with(|world| assert!(world.hellos.is_empty() && world.links_tried > 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_side_by_side_leave_a_dead_gateway_for_the_next_one() {
+    let network = Network::default();
+    let ports = ["edge:1", "edge:2", "edge:3", "edge:4"];
+    let client =
+        network.client(|config| config.endpoints = ports.map(|port| port.parse().unwrap()).to_vec());
+    answered(&client, "one").await;
+    network.with(|world| world.dead = world.dialed.pop());
+    let start = Instant::now();
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let caller = client.clone();
+            tokio::spawn(async move { caller.call(post("n")).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    network.with(|world| assert!(world.runs.values().all(|&runs| runs == 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_begin_at_different_gateways() {
+    let mut first = std::collections::BTreeSet::new();
+    for seed in 0..8 {
+        let network = Network::default();
+        let endpoints = || ["edge:1", "edge:2"].map(|port| port.parse().unwrap()).to_vec();
+        let client = network.client(|config| (config.seed, config.endpoints) = (Some(seed), endpoints()));
+        answered(&client, "x").await;
+        first.extend(network.with(|world| world.dialed.first().copied()));
+    }
+    assert_eq!(first, [1, 2].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_the_gateway_finds_too_large_is_posted_once() {
+    let network = Network::default();
+    network.with(|world| world.body_bytes_max = 1000);
+    let client = network.client(|_| {});
+    let large = CallRequest::http(http::Method::POST, "/pay", vec![b'x'; 2000]);
+    let error = client.call(large.deadline(Duration::from_secs(30))).await.unwrap_err();
+    assert_eq!((error.kind, network.with(|world| world.refused)), (RpcErrorKind::DeadlineExceeded, 1));
+    assert!(error.message.contains("HTTP 413"), "{}", error.message);
+    answered(&client, "small").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_stays_unreadable_is_asked_for_a_few_times() {
+    let network = Network::default();
+    network.with(|world| world.is_unreadable = true);
+    let client = network.client(|_| {});
+    let error = client.call(post("x").deadline(Duration::from_secs(600))).await.unwrap_err();
+    assert_eq!((error.kind, error.execution), (RpcErrorKind::UnknownDictionary, Execution::Ran));
+    assert_eq!(network.with(|world| world.hellos.len()), 4, "one for the name");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_network_is_tried_at_once_and_what_hung_in_the_old_one_is_asked_for_again() {
+    let network = Network::default();
+    network.with(|world| world.is_unreachable = true);
+    let client = network.client(|_| {});
+    let caller = client.clone();
+    let call = tokio::spawn(async move { caller.call(post("x").deadline(Duration::from_secs(900))).await });
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    network.with(|world| (world.is_unreachable, world.holds) = (false, true));
+    for posts in [1, 2] {
+        client.network_changed();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        network.with(|world| assert_eq!(world.hellos.len(), 1 + posts));
+    }
+    network.with(|world| world.holds = false);
+    assert_eq!(call.await.unwrap().unwrap().messages.concat(), b"x");
+    network.with(|world| assert_eq!(world.runs, BTreeMap::from([(1, 1)])));
 }

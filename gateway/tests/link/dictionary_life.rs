@@ -40,7 +40,6 @@ fn uses(entry: &Entry) -> (u64, u64) {
     (usage.messages.load(Ordering::Relaxed), usage.messages_read.load(Ordering::Relaxed))
 }
 
-/// Waits until the client keeps a fetched dictionary.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dictionary_is_sampled_trained_offered_fetched_used_and_rolled_back() {
     for transports in BOTH {

@@ -1,7 +1,7 @@
 //! The life of a header dictionary: published, offered, fetched, named by HELLO, used by both sides, rolled back; and a
 //! gateway that does not hold it any more.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, Transports};

@@ -5,7 +5,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,11 +20,12 @@ use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, ShortCa
 
 use crate::bed::{Bed, call, endpoint, online, state, until};
 
-/// A middlebox that reads which protocol a ClientHello offers. HTTPS passes; the link is reset, at once or while it
-/// lasts, as long as it is barred.
+/// A middlebox that reads which protocol a ClientHello offers. HTTPS passes, unless that is barred; the link is reset,
+/// at once or while it lasts, as long as it is barred.
 struct Middlebox {
     address: SocketAddr,
     barred: watch::Sender<bool>,
+    https_barred: Arc<AtomicBool>,
     links: Arc<AtomicUsize>,
 }
 
@@ -34,12 +35,15 @@ impl Middlebox {
         let address = listener.local_addr().unwrap();
         let (barred, links) = (watch::Sender::new(barred), Arc::new(AtomicUsize::new(0)));
         let (seen, count) = (barred.clone(), Arc::clone(&links));
+        let https_barred = Arc::new(AtomicBool::new(false));
+        let https = Arc::clone(&https_barred);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, upstream, seen.subscribe(), Arc::clone(&count)));
+                let barred = (seen.subscribe(), Arc::clone(&https));
+                tokio::spawn(relay(client, upstream, barred, Arc::clone(&count)));
             }
         });
-        Self { address, barred, links }
+        Self { address, barred, https_barred, links }
     }
 
     fn bar(&self, barred: bool) {
@@ -50,7 +54,7 @@ impl Middlebox {
 async fn relay(
     mut client: TcpStream,
     upstream: SocketAddr,
-    mut barred: watch::Receiver<bool>,
+    (mut barred, https_barred): (watch::Receiver<bool>, Arc<AtomicBool>),
     links: Arc<AtomicUsize>,
 ) -> Option<()> {
     let mut hello = vec![0; 5];
@@ -60,6 +64,9 @@ async fn relay(
     client.read_exact(&mut hello[5..]).await.ok()?;
     let is_link = hello.windows(9).any(|bytes| bytes == b"towline/1");
     links.fetch_add(usize::from(is_link), Ordering::SeqCst);
+    if !is_link && https_barred.load(Ordering::SeqCst) {
+        return None;
+    }
     let mut server = TcpStream::connect(upstream).await.ok()?;
     server.write_all(&hello).await.ok()?;
     tokio::select! {
@@ -155,6 +162,20 @@ async fn all_calls_go_by_post_when_the_app_wants_it_and_streams_by_the_link() {
     let (mut sender, mut receiver) = client.stream(call("Chat", ""));
     sender.send("hi").await.unwrap();
     assert_eq!(receiver.message().await.unwrap(), Some("hi".into()));
+    assert_eq!(bed.backend.counts("Echo").started, 3);
+}
+
+#[tokio::test]
+async fn where_no_post_passes_the_link_has_the_calls() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), false).await;
+    middlebox.https_barred.store(true, Ordering::SeqCst);
+    let client = app(&bed, &middlebox, |config| config.short_calls = ShortCalls::Always);
+    online(&client).await;
+    for _ in 0..3 {
+        let request = call("Echo", "x").deadline(Duration::from_secs(20));
+        assert_eq!(answered(&client, request).await, ("x".into(), Transport::Tcp));
+    }
     assert_eq!(bed.backend.counts("Echo").started, 3);
 }
 

@@ -1,0 +1,157 @@
+//! What becomes of a call that the link and short connections carry, without any network.
+
+use bytes::Bytes;
+use towline_protocols::link::{Event, Execution, Partial, RequestHead, RpcErrorKind};
+
+use super::*;
+use crate::{
+    core::{Key, Outgoing, Shared},
+    state::Transport,
+};
+
+/// Notes what it is given, or takes nothing.
+#[derive(Default)]
+struct Sink {
+    said: Vec<&'static str>,
+    refuses: bool,
+}
+
+impl Sink {
+    fn note(&mut self, what: &'static str) -> Result<(), RpcError> {
+        if self.refuses {
+            return Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, "larger than 7 bytes"));
+        }
+        self.said.push(what);
+        Ok(())
+    }
+}
+
+impl RequestSink for Sink {
+    fn request(&mut self, _: u64, _: RequestHead, _: bool) -> Result<(), RpcError> {
+        self.note("request")
+    }
+
+    fn message(&mut self, _: u64, _: Bytes, _: bool) -> Result<(), RpcError> {
+        self.note("message")
+    }
+
+    fn end(&mut self, _: u64) -> Result<(), RpcError> {
+        self.note("end")
+    }
+
+    fn capacity(&mut self, _: u64) -> usize {
+        1 << 20
+    }
+
+    fn credit(&mut self, _: u64, _: usize) {}
+}
+
+fn gateway() -> Endpoint {
+    "edge:443".parse().unwrap()
+}
+
+/// A client of which all calls go by POST first, with one call.
+fn one_call() -> (Shared, Key) {
+    let mut config = ClientConfig::plaintext(vec![gateway()]);
+    config.short_calls = ShortCalls::Always;
+    let shared = Shared::new(&config).unwrap();
+    let now = Instant::now();
+    let (deadline, message) = (now + Duration::from_secs(60), Some(Bytes::from_static(b"pay")));
+    let outgoing = Outgoing { head: RequestHead::default(), deadline, message, bodiless: false };
+    let key = shared.with(|core| core.open(outgoing, now)).unwrap();
+    (shared, key)
+}
+
+impl Core {
+    fn connect(&mut self, welcome: &Welcome) {
+        let hello = self.begin_line(Transport::Tcp, Hello::default()).unwrap();
+        self.link_up(&gateway());
+        self.welcomed(&hello, welcome);
+    }
+
+    fn link_says(&mut self, key: Key, refuses: bool) -> Vec<&'static str> {
+        let mut sink = Sink { refuses, ..Sink::default() };
+        self.pump(key, &mut sink, true, Instant::now());
+        sink.said
+    }
+
+    /// A POST that has the call, if it may.
+    fn begin_post(&mut self, refuses: bool) -> (Errand, u64, bool) {
+        let Next::Begin(errand) = self.next_short(false) else { panic!("a call waits") };
+        let begun = self.begin_short(errand, Hello::default()).unwrap().unwrap();
+        let is_sent = self.post(&begun, &mut Sink { refuses, ..Sink::default() });
+        (errand, begun.number, is_sent)
+    }
+
+    fn lose_post(&mut self) {
+        let (errand, number, _) = self.begin_post(false);
+        self.short_over(errand, Some(number), Some(true));
+    }
+}
+
+fn named(session_id: u64) -> Welcome {
+    Welcome { session_id, push_line: 1, ..Welcome::default() }
+}
+
+#[test]
+fn a_call_that_comes_back_to_the_link_is_sent_whole() {
+    let (shared, key) = one_call();
+    let seq = shared.with(|core| {
+        core.connect(&named(5));
+        core.lose_post();
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        core.link_down("cut".into());
+        let partial = vec![Partial { seq: 1, messages_received: 1, ..Partial::default() }];
+        core.connect(&Welcome { resumed: true, partial, ..named(5) });
+        assert_eq!(core.link_says(key, false), ["end"], "the gateway has the message");
+        core.calls[&key].seq
+    });
+    let (errand, number, _) = shared.with(|core| core.begin_post(false));
+    let error = RpcError::new(RpcErrorKind::Draining, Execution::NotRun, "");
+    shared.on_event(Event::Reset { seq, error });
+    shared.with(|core| {
+        assert!(!core.calls[&key].is_over(), "the POST may know better");
+        core.short_over(errand, Some(number), Some(true));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+    });
+}
+
+#[test]
+fn an_error_of_the_link_does_not_speak_for_a_post_that_was_cut() {
+    for (posted, expected) in [(true, Execution::MayHaveRun), (false, Execution::NotRun)] {
+        let (shared, key) = one_call();
+        shared.with(|core| {
+            core.connect(&named(5));
+            match posted {
+                true => core.lose_post(),
+                false => core.shorts_reach(false),
+            }
+            core.link_says(key, true);
+            let end = core.calls[&key].incoming.end.as_ref().unwrap();
+            assert_eq!(end.as_ref().unwrap_err().execution, expected);
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
+    let (shared, key) = one_call();
+    shared.with(|core| {
+        core.connect(&named(5));
+        let (errand, number, is_sent) = core.begin_post(true);
+        assert!(!is_sent);
+        core.short_over(errand, Some(number), Some(true));
+        assert_eq!(core.next_short(false), Next::Nothing);
+        core.expire(key);
+        let error = core.calls[&key].incoming.end.clone().unwrap().unwrap_err();
+        assert_eq!(error.execution, Execution::NotRun);
+        assert!(error.message.ends_with("no POST carries the call: larger than 7 bytes"), "{}", error.message);
+    });
+    let (shared, key) = one_call();
+    shared.with(|core| {
+        core.connect(&named(5));
+        let (errand, number, _) = core.begin_post(true);
+        core.short_over(errand, Some(number), Some(true));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+    });
+}

@@ -58,7 +58,15 @@ pub(crate) struct Begun {
 impl LinkState {
     pub(super) fn new(config: &ClientConfig) -> Self {
         let (mode, after) = (config.short_mode(), config.short_after);
-        Self { mode, after, down_since: now(), up_since: None, home: None, are_shorts_lost: false, wake: false }
+        Self {
+            mode,
+            after,
+            down_since: now(),
+            up_since: None,
+            home: None,
+            are_shorts_lost: false,
+            wake: false,
+        }
     }
 
     fn is_up(&self) -> bool {
@@ -216,7 +224,8 @@ impl Core {
     fn shorts_reach(&mut self, reached: bool) {
         let were_lost = std::mem::replace(&mut self.link.are_shorts_lost, !reached);
         if !reached && !were_lost {
-            let waiting = self.calls.iter().filter(|(_, call)| call.may_begin()).map(|(key, _)| *key).collect();
+            let waiting =
+                self.calls.iter().filter(|(_, call)| call.may_begin()).map(|(key, _)| *key).collect();
             self.put_back(waiting);
             self.touch_control();
         }

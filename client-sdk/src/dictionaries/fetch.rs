@@ -84,8 +84,7 @@ impl Fetcher {
         let whole = self.wanted[position].bytes as usize;
         // A later OFFER may have given the same hash another size.
         let missing = whole.saturating_sub(begun.bytes.len());
-        let fits =
-            piece.offset as usize == begun.bytes.len() && (1..=missing).contains(&piece.bytes.len());
+        let fits = piece.offset as usize == begun.bytes.len() && (1..=missing).contains(&piece.bytes.len());
         if !fits {
             self.give_up(position);
             return None;

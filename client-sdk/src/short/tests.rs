@@ -373,8 +373,7 @@ async fn switched_off_nothing_goes_by_post() {
 async fn calls_side_by_side_leave_a_dead_gateway_for_the_next_one() {
     let network = Network::default();
     let ports = ["edge:1", "edge:2", "edge:3", "edge:4"];
-    let client =
-        network.client(|config| config.endpoints = ports.map(|port| port.parse().unwrap()).to_vec());
+    let client = network.client(|config| config.endpoints = ports.map(|port| port.parse().unwrap()).to_vec());
     answered(&client, "one").await;
     network.with(|world| world.dead = world.dialed.pop());
     let start = Instant::now();

@@ -145,7 +145,11 @@ fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
         core.expire(key);
         let error = core.calls[&key].incoming.end.clone().unwrap().unwrap_err();
         assert_eq!(error.execution, Execution::NotRun);
-        assert!(error.message.ends_with("no POST carries the call: larger than 7 bytes"), "{}", error.message);
+        assert!(
+            error.message.ends_with("no POST carries the call: larger than 7 bytes"),
+            "{}",
+            error.message
+        );
     });
     let (shared, key) = one_call();
     shared.with(|core| {

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
+    access::{Action, Denials},
     auth::PasswordFileError,
     dictionaries::Library,
     drain::Drain,
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub early: WaitingRoom,
     /// Keeps refused connections from flooding the log.
     pub refusals: Throttle,
+    /// What was denied and has been logged.
+    pub denials: Denials,
     /// Clients, users and subscriptions.
     pub hub: Hub,
     /// Link sessions.
@@ -126,6 +129,7 @@ impl Gateway {
             handshakes,
             early: WaitingRoom::new(),
             refusals: Throttle::new(REFUSAL_LOG_PERIOD),
+            denials: Denials::default(),
             hub,
             sessions,
             parking: Lot::default(),
@@ -140,6 +144,18 @@ impl Gateway {
     /// The snapshot of this moment. Hold it for a step, not across a wait, so that reloads take effect.
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
+    }
+
+    /// Whether a client may publish or subscribe to a topic. What is denied is counted, and logged once for each
+    /// reason.
+    pub fn permits(&self, origin: &Origin, action: Action, topic: &str) -> bool {
+        let snapshot = self.snapshot();
+        let Some(rule) = snapshot.acl.denial(origin, action, topic) else { return true };
+        self.metrics.acl_denials.with_label_values(&[action.label(), rule]).inc();
+        if !self.denials.log(rule, origin, action, topic) {
+            self.metrics.limit_hit("denials_logged");
+        }
+        false
     }
 
     /// Decides whether a client may use the gateway, and as whom. A listener without authentication admits

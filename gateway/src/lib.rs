@@ -1,6 +1,7 @@
 //! The mobile-edge access gateway. ARCHITECTURE.md draws the rooms; `listener::serve_connection` lists
 //! the stages of a connection's life.
 
+pub mod access;
 #[cfg(feature = "count-allocations")]
 pub mod allocations;
 pub mod auth;

@@ -67,6 +67,8 @@ pub struct Metrics {
     pub hello_references: IntCounterVec,
     /// Messages published by clients, by `protocol` and `outcome`.
     pub publishes: IntCounterVec,
+    /// Publishes and subscriptions that a rule of the ACL denied, by `action` and `rule` (`default` where none matched).
+    pub acl_denials: IntCounterVec,
     /// Messages handed to clients' mailboxes, by `outcome` (`sent`, `stored`, `dropped`).
     pub deliveries: IntCounterVec,
     /// Messages that MQTT sessions lost to a bound or to their expiry.
@@ -181,6 +183,12 @@ impl Metrics {
                 "publishes_total",
                 "Messages published by clients",
                 &["protocol", "outcome"],
+            ),
+            acl_denials: counters(
+                r,
+                "acl_denials_total",
+                "Publishes and subscriptions that were denied",
+                &["action", "rule"],
             ),
             deliveries: counters(
                 r,

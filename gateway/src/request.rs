@@ -11,7 +11,10 @@ use http::{HeaderName, HeaderValue};
 use http_body_util::combinators::UnsyncBoxBody;
 use towline_protocols::link::{Priority, RpcError};
 
-use crate::transport::{Handshake, tls::PeerIdentity};
+use crate::{
+    access::Claims,
+    transport::{Handshake, tls::PeerIdentity},
+};
 
 /// A streamed request or answer body with trailers; dropping it cancels what produces it.
 pub type Body = UnsyncBoxBody<Bytes, RpcError>;
@@ -62,6 +65,8 @@ pub struct Origin {
     pub client_id: Option<Arc<str>>,
     /// The authenticated user, if the listener authenticates.
     pub user: Option<Arc<str>>,
+    /// What the issuer of its token says of it.
+    pub claims: Option<Arc<Claims>>,
     /// Who the client is by its certificate, if it showed one.
     pub identity: Option<Arc<PeerIdentity>>,
     /// Until it is complete, what arrives came as early data and may be a repeat of what another sent.
@@ -101,6 +106,7 @@ impl Origin {
             encrypted,
             client_id: None,
             user: None,
+            claims: None,
             identity: None,
             handshake,
             told: Told::default(),

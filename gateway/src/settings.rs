@@ -1,6 +1,8 @@
 //! The configuration as the data path reads it: plain values, already validated. `control::config`
 //! makes them from TOML; nothing here parses.
 
+mod access;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,6 +13,7 @@ use std::{
 use towline_crypto::{International, KeyReference, Providers};
 use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, HEADER_SIZE_DEFAULT};
 
+pub use self::access::{Acl, AclAction, AclRule, Mqtt3Denied, Permission};
 pub use crate::hub::ShareStrategy;
 pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
@@ -41,6 +44,8 @@ pub struct Settings {
     pub tls: Tls,
     /// Who may connect.
     pub auth: Auth,
+    /// Who may publish and subscribe to what.
+    pub acl: Acl,
     /// Admin listener.
     pub admin: Admin,
     /// Bounds of what a peer may use.
@@ -507,6 +512,7 @@ impl Default for Settings {
             routes: Vec::new(),
             tls: Tls::default(),
             auth: Auth::default(),
+            acl: Acl::default(),
             admin: Admin::default(),
             limits: Limits::default(),
             session: Session::default(),

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::SystemTime};
 
 use crate::{
+    access::Acl,
     auth::Users,
     dictionaries::Shelves,
     files::Stamps,
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Who may connect.
     pub users: Arc<Users>,
+    /// Who may publish and subscribe to what.
+    pub acl: Arc<Acl>,
     /// Which request goes where.
     pub routes: Arc<RouteTable>,
     /// How the link is spoken, with its dictionaries.
@@ -106,6 +109,7 @@ impl Snapshot {
         Ok(Self {
             settings: self.settings.clone(),
             users: Arc::clone(&self.users),
+            acl: Arc::clone(&self.acl),
             routes: Arc::clone(&self.routes),
             link: Arc::clone(&self.link),
             listeners,
@@ -148,10 +152,11 @@ impl Snapshot {
         dictionaries: Shelves,
     ) -> Result<Self, StartError> {
         let users = Arc::new(read_users(&settings)?);
+        let acl = Arc::new(Acl::new(&settings.acl).map_err(StartError::Settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let (routes, link) = (Arc::new(routes), Arc::new(link::config(&settings, dictionaries)));
         let listeners = listeners(&settings, &carried.tickets)?;
-        Ok(Self { settings, users, routes, link, listeners, tls_files, carried })
+        Ok(Self { settings, users, acl, routes, link, listeners, tls_files, carried })
     }
 }
 

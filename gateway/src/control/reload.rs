@@ -49,6 +49,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
     gateway.snapshot.store(Arc::new(snapshot));
     gateway.upstreams.follow();
+    gateway.denials.clear();
     resize_handshakes(gateway, handshakes);
     count(gateway, "ok");
     info!("configuration reloaded");

@@ -8,6 +8,7 @@ use towline_protocols::link::{CloseCode, Control, Event, Fetch, LinkError, Piece
 
 use super::{config::policy, door::Door};
 use crate::{
+    access::Action,
     backend,
     error::RpcError,
     hub::{Message, check_topic},
@@ -78,8 +79,8 @@ impl Attendance {
                 .push_ack(priority, id)
                 .map_err(|error| LinkError::new(CloseCode::ProtocolError, error.to_string()))?,
             Event::Subscribe(subscribe) => {
-                let changed = self.door.lease.subscribe(&subscribe);
-                control.subscribed(self.door.subscribed(changed));
+                let subscribed = self.door.subscribe(&subscribe);
+                control.subscribed(subscribed);
             }
             // Nothing that arrives behind a take-over is acted on.
             Event::Publish(_) if self.door.lease.revoked().is_some() => {}
@@ -242,6 +243,10 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
         publisher: door.origin.client_id.clone(),
         ..Message::default()
     });
+    if !door.gateway.permits(&door.origin, Action::Publish, topic) {
+        let text = "topic: it is not permitted to publish there";
+        return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+    }
     backend::publish(&door.gateway, &door.origin, &message).await?;
     let fanout = door.gateway.hub.publish(&message);
     if fanout.unkept > 0 {

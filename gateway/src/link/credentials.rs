@@ -75,6 +75,11 @@ pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -
 }
 
 impl Proven {
+    /// Where the client's HELLO came from, with who the client is.
+    pub(super) fn origin(&self, origin: &Origin, hello: &Hello) -> Origin {
+        Origin { client_id: Some(hello.client_id.as_str().into()), user: self.user.clone(), ..origin.clone() }
+    }
+
     /// Gives the client a token for the next time, if one is due.
     pub(super) fn give_token(&self, gateway: &Gateway, hello: &Hello, welcome: &mut Welcome) {
         let snapshot = gateway.snapshot();

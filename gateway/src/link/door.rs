@@ -10,12 +10,12 @@ use towline_protocols::{
     hpack::HeaderField,
     link::{
         Ack, CloseCode, Control, Execution, Header, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
-        SessionHeaders, Subscribed, Welcome,
+        SessionHeaders, Subscribe, Subscribed, Welcome,
     },
     mqtt::topic,
 };
 
-use super::{answer, credentials, head};
+use super::{answer, asked::Asked, credentials, head};
 use crate::{
     gateway::Gateway,
     request::{Body, Origin},
@@ -69,11 +69,19 @@ pub(super) async fn login(
 ) -> Result<Admission, LinkError> {
     check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
-    let opened = gateway.sessions.open(hello, proven.user.clone());
+    let asked = Asked::of(&gateway, &proven.origin(origin, hello), &hello.topics);
+    let opened = match asked.is_permitted() {
+        true => gateway.sessions.open(hello, proven.user.clone()),
+        false => {
+            let hello = Hello { topics: asked.permitted.clone(), ..hello.clone() };
+            gateway.sessions.open(&hello, proven.user.clone())
+        }
+    };
     let opened = opened.map_err(|error| refused_hello(&gateway, error))?;
     count_known(&gateway, hello);
     let Opened { lease, session_id, seq_min, resumed, unknown, attached, refused, .. } = opened;
-    let Opened { partial, subscriptions, headers, headers_kept, .. } = opened;
+    let Opened { partial, mut subscriptions, headers, headers_kept, .. } = opened;
+    asked.tell_denied(&mut subscriptions.subscribed.results);
     proven.login.take().into_iter().for_each(|login| lease.remember_login(login));
     let session_headers_kept_s = headers_kept_s(&gateway, headers_kept);
     let mut welcome =
@@ -195,6 +203,21 @@ impl Door {
         let client_id = Some(Arc::clone(lease.session().client_id()));
         let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
         Self { gateway, origin, lease, headers, names_session: true, holds }
+    }
+
+    /// Follows SUBSCRIBE, as far as the client may.
+    pub(super) fn subscribe(&self, subscribe: &Subscribe) -> Subscribed {
+        let asked = Asked::of(&self.gateway, &self.origin, &subscribe.add);
+        let mut subscribed = match asked.is_permitted() {
+            true => self.subscribed(self.lease.subscribe(subscribe)),
+            false => {
+                let remove = subscribe.remove.clone();
+                let permitted = Subscribe { add: asked.permitted.clone(), remove };
+                self.subscribed(self.lease.subscribe(&permitted))
+            }
+        };
+        asked.tell_denied(&mut subscribed.results);
+        subscribed
     }
 
     /// Answers a change of subscriptions. The messages that are retained for what is new follow as pushes.

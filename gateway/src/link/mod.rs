@@ -13,6 +13,7 @@
 //! A request's own task (`answer`) outlives the connection: what it records waits in the session.
 
 mod answer;
+mod asked;
 mod attendance;
 mod config;
 mod credentials;

@@ -201,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             Event::Received(packet_id, reason) => self.answer_durably(Receipt::Received(packet_id, reason)),
             Event::Subscribe(subscribe) => {
-                let subscribed = subscribe::subscribe(&self.attachment, &subscribe);
+                let subscribed = subscribe::subscribe(&self.attachment, &self.origin, &subscribe);
                 self.answer_durably(Receipt::Subscribed(subscribed))
             }
             Event::Unsubscribe(unsubscribe) => {
@@ -216,9 +216,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
         let message = Arc::new(message::from_publish(publish, &self.attachment.client.id, super::now()));
         let gateway = &self.attachment.gateway;
-        let is_routed = !gateway.upstreams.came_back(&message)
+        let has_route = !gateway.upstreams.came_back(&message)
             && publish::has_route(gateway, &self.origin, &message.topic);
-        let incoming = Incoming { message, qos: publish.qos, packet_id: publish.packet_id, is_routed };
+        let is_denied = !publish::is_permitted(gateway, &self.origin, &message, has_route);
+        let is_routed = has_route && !is_denied;
+        let Publish { qos, packet_id, .. } = *publish;
+        let incoming = Incoming { message, qos, packet_id, is_denied, is_routed };
         if self.inbox.is_empty() && !is_routed {
             return self.finish(&incoming, Ok(()));
         }

@@ -13,7 +13,7 @@ use super::{
     attachment::{Admitted, Attachment, Parting},
     departures,
     driver::Driver,
-    io,
+    io, subscribe,
 };
 use crate::{early, gateway::Gateway, request::Origin};
 
@@ -114,6 +114,7 @@ async fn admit(
         attachment.detach(Parting::Left);
         return Err(ReasonCode::ServerUnavailable);
     }
+    subscribe::judge_again(&attachment, &origin);
     if gateway.drain.is_draining() {
         // It came while the others were sent away.
         attachment.client.close(&departures::SHUTTING_DOWN);

@@ -21,6 +21,8 @@ pub(super) struct Incoming {
     pub(super) message: Arc<Message>,
     pub(super) qos: QoS,
     pub(super) packet_id: Option<PacketId>,
+    /// The ACL does not permit it: it is answered in its turn, and nothing else.
+    pub(super) is_denied: bool,
     /// Whether a backend has to accept it.
     pub(super) is_routed: bool,
 }

@@ -6,6 +6,7 @@ use towline_protocols::mqtt::ReasonCode;
 
 use super::{client::Will, message};
 use crate::{
+    access::Action,
     backend::{self, Reply},
     error::{RpcError, RpcErrorKind},
     gateway::Gateway,
@@ -17,6 +18,14 @@ use crate::{
 /// Whether the message has to be accepted by a backend first.
 pub(super) fn has_route(gateway: &Gateway, origin: &Origin, topic: &str) -> bool {
     gateway.snapshot().routes.match_topic(topic, origin.identity.as_deref()).is_some()
+}
+
+/// Whether its publisher may publish it. A message with a route also speaks for what its backend answers, which is
+/// published to the response topic.
+pub(super) fn is_permitted(gateway: &Gateway, origin: &Origin, message: &Message, has_route: bool) -> bool {
+    let response_topic = message.response_topic.as_deref().filter(|_| has_route);
+    let mut topics = std::iter::once(&*message.topic).chain(response_topic);
+    topics.all(|topic| gateway.permits(origin, Action::Publish, topic))
 }
 
 /// Takes a message to the backend of its route; what that answers goes to the response topic.
@@ -91,13 +100,17 @@ pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     }
     let expires = message::expires(expiry, super::now());
     let message = Arc::new(Message { expires, ..message });
+    let has_route = has_route(gateway, &origin, &message.topic);
+    // The rules of this moment: its client may have been away for long.
+    if !is_permitted(gateway, &origin, &message, has_route) {
+        gateway.mqtt.counters.refused.inc();
+        return;
+    }
     // Counted if there is no room for it; its subscribers need not miss it.
     _ = retain(gateway, &message);
     distribute(gateway, &message, None);
     // Without a runtime the process is ending, and its backends with it.
-    if let (true, Ok(runtime)) =
-        (has_route(gateway, &origin, &message.topic), tokio::runtime::Handle::try_current())
-    {
+    if let (true, Ok(runtime)) = (has_route, tokio::runtime::Handle::try_current()) {
         // A failure is counted and logged there; a will has no publisher to be told.
         runtime.spawn(forward(gateway.clone(), origin, message));
     }

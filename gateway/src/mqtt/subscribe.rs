@@ -9,7 +9,9 @@ use super::{
     kept::{encode_subscription, numbered_key},
 };
 use crate::{
+    access::Action,
     hub::{SubscribeError, SubscribeOptions},
+    request::Origin,
     store::{Table, Write},
 };
 
@@ -23,12 +25,12 @@ pub(super) struct Subscribed {
 }
 
 /// Subscribes to each filter.
-pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe) -> Subscribed {
+pub(super) fn subscribe(attachment: &Attachment, origin: &Origin, subscribe: &Subscribe) -> Subscribed {
     let identifier = subscribe.properties.subscription_id.map_or(0, |id| id.get());
     let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
     let mut wanted = Vec::new();
     for subscription in &subscribe.subscriptions {
-        match subscribe_one(attachment, subscription, identifier) {
+        match subscribe_one(attachment, origin, subscription, identifier) {
             Ok(is_new) => {
                 reasons.push(subscription.options.qos.granted());
                 if wants_retained(subscription, is_new) {
@@ -56,31 +58,54 @@ pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) {
 
 /// Unsubscribes from each filter; what the client is to be told of each.
 pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) -> Vec<ReasonCode> {
-    let Attachment { gateway, client, .. } = attachment;
-    let reasons = unsubscribe.filters.iter().map(|filter| {
-        if gateway.hub.unsubscribe(&client.id, filter.as_str()) {
-            let mut inner = client.lock();
-            inner.subscriptions = inner.subscriptions.saturating_sub(1);
-            if let Some(durable) = &inner.durable {
-                let key = numbered_key(durable.number, filter.as_str().as_bytes());
-                gateway.store.must_write(Write::Delete { table: Table::MqttSubscriptions, key });
-            }
-            ReasonCode::Success
-        } else {
-            ReasonCode::NoSubscriptionExisted
-        }
+    let reasons = unsubscribe.filters.iter().map(|filter| match unsubscribe_one(attachment, filter.as_str()) {
+        true => ReasonCode::Success,
+        false => ReasonCode::NoSubscriptionExisted,
     });
     reasons.collect()
+}
+
+/// The session goes on with what its client may have by now: rules, user and claims may be others than when it
+/// subscribed.
+pub(super) fn judge_again(attachment: &Attachment, origin: &Origin) {
+    let Attachment { gateway, client, .. } = attachment;
+    if gateway.snapshot().acl.is_open() {
+        return;
+    }
+    for (filter, _) in gateway.hub.subscriptions(&client.id) {
+        if !gateway.permits(origin, Action::Subscribe, &filter) {
+            unsubscribe_one(attachment, &filter);
+        }
+    }
+}
+
+/// Says whether there was such a subscription.
+fn unsubscribe_one(attachment: &Attachment, filter: &str) -> bool {
+    let Attachment { gateway, client, .. } = attachment;
+    let was_held = gateway.hub.unsubscribe(&client.id, filter);
+    if was_held {
+        let mut inner = client.lock();
+        inner.subscriptions = inner.subscriptions.saturating_sub(1);
+        if let Some(durable) = &inner.durable {
+            let key = numbered_key(durable.number, filter.as_bytes());
+            gateway.store.must_write(Write::Delete { table: Table::MqttSubscriptions, key });
+        }
+    }
+    was_held
 }
 
 /// Says whether the subscription is new.
 fn subscribe_one(
     attachment: &Attachment,
+    origin: &Origin,
     subscription: &Subscription,
     identifier: u32,
 ) -> Result<bool, ReasonCode> {
     let Attachment { gateway, client, epoch, .. } = attachment;
     let filter = subscription.filter.as_str();
+    if !gateway.permits(origin, Action::Subscribe, filter) {
+        return Err(ReasonCode::NotAuthorized);
+    }
     let max = gateway.snapshot().settings.mqtt.subscriptions_max;
     let held = {
         let mut inner = client.lock();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod access;
 mod backend;
 mod bed;
 mod chaos;

@@ -1,5 +1,6 @@
 //! The sections of the file: each key with its default and range, then what must hold between keys.
 
+mod access;
 mod bounds;
 mod listeners;
 mod routes;
@@ -29,12 +30,14 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
     let backends = backends(root);
     let session = section::session(root.table("session"));
     let limits = section::limits(root.table("limits"));
+    let listeners = listeners(root, &auth, admin.bind);
     let settings = Settings {
         data_dir: root.path("data_dir", &default.data_dir),
         drain_timeout,
         drain_spread: drain_spread(root, drain_timeout),
         drain_endpoints: drain_endpoints(root),
-        listeners: listeners(root, &auth, admin.bind),
+        acl: access::acl(root.table("acl"), &listeners),
+        listeners,
         routes: routes(root, &backends),
         backends,
         tls,

@@ -460,3 +460,25 @@ fn what_tls_is_made_from_must_fit_together() {
          or set tls",
     );
 }
+
+#[test]
+fn rules_of_the_acl_are_checked() {
+    check(
+        "[acl]\ndefault = \"no\"\n[[acl.rules]]\nname = \"a\"\ntopics = [\"a/${user}\"]\nclaims = [\"role\"]\n",
+        "t.toml:7:11: acl.default: \"no\" is not known; write \"allow\" or \"deny\"\n\
+         t.toml:8:1: acl.rules.permission: is missing; write for example permission = \"allow\"\n\
+         t.toml:10:10: acl.rules.topics: \"a/${user}\": ${user} is not known; write ${clientid}, ${username}, \
+         ${cert_common_name} or ${claim.NAME}\n\
+         t.toml:11:10: acl.rules.claims: \"role\" is not name=value, as \"role=admin\"\n\
+         t.toml:11:10: acl.rules.claims: names nothing; leave the key out for a rule without this condition",
+    );
+    let rule = "[[acl.rules]]\nname = \"a\"\npermission = \"allow\"\n";
+    check(
+        &format!("{rule}listeners = [\"b\"]\nusers = []\n{rule}"),
+        "t.toml:9:13: acl.rules.listeners: there is no listener \"b\"\n\
+         t.toml:10:9: acl.rules.users: names nothing; leave the key out for a rule without this condition\n\
+         t.toml:12:8: acl.rules.name: \"a\" names an earlier rule too; names are unique",
+    );
+    let settings = parse(Path::new("t.toml"), &format!("{LISTENER}{rule}claims = [\"role=admin\"]\n")).unwrap();
+    assert_eq!(settings.acl.rules[0].claims, [("role".to_owned(), "admin".to_owned())]);
+}

@@ -6,6 +6,7 @@ use towline_protocols::mqtt::{PacketId, QoS, ReasonCode, Version};
 use super::{Driver, End};
 use crate::{
     mqtt::{self, client::Closing, inbox::Incoming, publish, receipts::Receipt, subscribe},
+    settings::Mqtt3Denied,
     store::{StoreError, Table, Write},
 };
 
@@ -17,12 +18,18 @@ const NOT_STORED: Closing = Closing {
 const NOT_ACCEPTED: Closing =
     Closing { reason: ReasonCode::UnspecifiedError, text: "the message was not accepted; send it again" };
 
+const DENIED: Closing = Closing { reason: ReasonCode::NotAuthorized, text: "the topic is not permitted" };
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Distributes a publish and acknowledges it, or says why not.
     pub(super) fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
         let &Incoming { ref message, qos, packet_id, .. } = incoming;
         if mqtt::is_reserved(&message.topic) {
-            return self.refuse(qos, packet_id);
+            return self.refuse(qos, packet_id, Mqtt3Denied::Acknowledge);
+        }
+        if incoming.is_denied {
+            let mqtt3_denied = self.attachment.gateway.snapshot().settings.acl.mqtt3_denied;
+            return self.refuse(qos, packet_id, mqtt3_denied);
         }
         let (reason, waits) = match result {
             // QoS 0 is not repeated: its subscribers need not miss what the backend did.
@@ -75,12 +82,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         (reason, waits || fanout.to_write > 0)
     }
 
-    /// The topic is the gateway's own. MQTT 3 has no word for that but the end of the connection, which a client that
-    /// repeats itself would not be helped by.
-    fn refuse(&mut self, qos: QoS, packet_id: Option<PacketId>) -> Result<(), End> {
+    /// The topic is not the client's to publish to. MQTT 3 has no word for that but the end of the connection, which a
+    /// client that repeats itself would not be helped by.
+    fn refuse(
+        &mut self,
+        qos: QoS,
+        packet_id: Option<PacketId>,
+        mqtt3_denied: Mqtt3Denied,
+    ) -> Result<(), End> {
         self.attachment.gateway.mqtt.counters.refused.inc();
         let Some(packet_id) = packet_id else { return Ok(()) };
         let is_told = self.attachment.version == Version::V5;
+        if !is_told && mqtt3_denied == Mqtt3Denied::Disconnect {
+            return Err(End::Closed(DENIED));
+        }
         let reason = if is_told { ReasonCode::NotAuthorized } else { ReasonCode::Success };
         if qos == QoS::ExactlyOnce && !is_told {
             // For its publisher it is taken, until it releases it.

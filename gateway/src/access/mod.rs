@@ -9,12 +9,12 @@ mod denials;
 mod pattern;
 mod rule;
 
+use self::rule::Rule;
 pub use self::{
     claims::Claims,
     denials::Denials,
     pattern::{Pattern, PatternError},
 };
-use self::rule::Rule;
 use crate::{request::Origin, settings};
 
 /// What a client is about to do.

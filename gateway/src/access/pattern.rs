@@ -163,8 +163,7 @@ fn parse_level(level: &str, pattern: &str) -> Result<Level, PatternError> {
     let mut parts = Vec::new();
     let mut rest = level;
     while let Some((before, after)) = rest.split_once("${") {
-        let (name, after) =
-            after.split_once('}').ok_or_else(|| PatternError::Unended(pattern.to_owned()))?;
+        let (name, after) = after.split_once('}').ok_or_else(|| PatternError::Unended(pattern.to_owned()))?;
         if !before.is_empty() {
             parts.push(Part::Text(before.into()));
         }

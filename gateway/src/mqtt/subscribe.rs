@@ -58,10 +58,11 @@ pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) {
 
 /// Unsubscribes from each filter; what the client is to be told of each.
 pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) -> Vec<ReasonCode> {
-    let reasons = unsubscribe.filters.iter().map(|filter| match unsubscribe_one(attachment, filter.as_str()) {
-        true => ReasonCode::Success,
-        false => ReasonCode::NoSubscriptionExisted,
-    });
+    let reasons =
+        unsubscribe.filters.iter().map(|filter| match unsubscribe_one(attachment, filter.as_str()) {
+            true => ReasonCode::Success,
+            false => ReasonCode::NoSubscriptionExisted,
+        });
     reasons.collect()
 }
 

@@ -88,7 +88,11 @@ async fn a_client_id_with_wildcards_has_no_topics() {
     for id in ["+", "#", "m1/x", "m1/+"] {
         let mut client = Client::v5(&gateway, id).await;
         for filter in ["own/+/x", "own/#", "own/m1/x", "own/m1/x/y"] {
-            assert_eq!(client.subscribe(filter, QoS::AtMostOnce).await, ReasonCode::NotAuthorized, "{id} {filter}");
+            assert_eq!(
+                client.subscribe(filter, QoS::AtMostOnce).await,
+                ReasonCode::NotAuthorized,
+                "{id} {filter}"
+            );
         }
     }
 }
@@ -107,8 +111,7 @@ async fn what_is_retained_and_wills_are_judged_as_publishes() {
         other => panic!("{other:?} instead of PUBACK"),
     }
     for topic in ["news/today", "own/reader/x"] {
-        let (client, _) =
-            Client::connect(&gateway, with_will(connect(Version::V5, "m2"), topic, None)).await;
+        let (client, _) = Client::connect(&gateway, with_will(connect(Version::V5, "m2"), topic, None)).await;
         drop(client);
         pass(Duration::from_secs(1)).await;
         reader.expect_nothing().await;

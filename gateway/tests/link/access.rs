@@ -39,5 +39,4 @@ async fn an_app_has_the_topics_that_the_rules_give_it() {
         client.publish(format!("own/{name}/x"), "mine").await.unwrap();
         assert_eq!(&pushes.next().await.unwrap().payload[..], b"mine");
     }
-
 }

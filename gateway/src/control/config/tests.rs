@@ -479,6 +479,7 @@ fn rules_of_the_acl_are_checked() {
          t.toml:10:9: acl.rules.users: names nothing; leave the key out for a rule without this condition\n\
          t.toml:12:8: acl.rules.name: \"a\" names an earlier rule too; names are unique",
     );
-    let settings = parse(Path::new("t.toml"), &format!("{LISTENER}{rule}claims = [\"role=admin\"]\n")).unwrap();
+    let settings =
+        parse(Path::new("t.toml"), &format!("{LISTENER}{rule}claims = [\"role=admin\"]\n")).unwrap();
     assert_eq!(settings.acl.rules[0].claims, [("role".to_owned(), "admin".to_owned())]);
 }

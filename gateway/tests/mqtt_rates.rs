@@ -75,7 +75,10 @@ async fn a_device_that_never_rests_is_sent_away_with_a_reason() {
     let mut packet = bytes::BytesMut::new();
     encode(&Packet::Publish(Box::new(publish("t", "x", QoS::AtMostOnce))), Version::V5, &mut packet).unwrap();
     // Back-pressure: the transport takes no more for most of the time.
-    while tokio::time::timeout(60 * SECOND, flood.stream.write_all(&packet)).await.is_ok_and(|sent| sent.is_ok()) {}
+    while tokio::time::timeout(60 * SECOND, flood.stream.write_all(&packet))
+        .await
+        .is_ok_and(|sent| sent.is_ok())
+    {}
     flood.expect_end(ReasonCode::MessageRateTooHigh).await;
     assert!(begun.elapsed() >= 5 * SECOND);
 }

@@ -56,7 +56,8 @@ impl Answer for Front {
             let payloads = payloads(&body);
             hook.calls.lock().push(payloads.clone());
             hook.gate.acquire().await.unwrap().forget();
-            let is_poisoned = hook.poison.is_some_and(|poison| payloads.iter().any(|payload| payload == poison));
+            let is_poisoned =
+                hook.poison.is_some_and(|poison| payloads.iter().any(|payload| payload == poison));
             let status = if is_poisoned { 422 } else { hook.statuses.lock().pop_front().unwrap_or(200) };
             let body = Body::new(Empty::new().map_err(|never| match never {}));
             Ok(Response::builder().status(status).body(body).unwrap())

@@ -294,7 +294,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let is_closing = inner.closing.is_some();
         let control_bytes =
             inner.current(self.attachment.epoch).map_or(0, |(connection, _)| connection.control_bytes());
-        is_closing || self.is_inbox_full() || self.is_held_back() || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
+        is_closing
+            || self.is_inbox_full()
+            || self.is_held_back()
+            || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
     }
 
     fn is_inbox_full(&self) -> bool {

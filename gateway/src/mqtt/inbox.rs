@@ -93,8 +93,11 @@ impl Inbox {
                 return;
             }
             may_follow = next.is_batched;
-            let mut begun =
-                Begun::Waits(Box::pin(publish::forward(gateway.clone(), origin.clone(), next.message.clone())));
+            let mut begun = Begun::Waits(Box::pin(publish::forward(
+                gateway.clone(),
+                origin.clone(),
+                next.message.clone(),
+            )));
             if let Poll::Ready(result) = begun.poll(cx) {
                 begun = Begun::Done(result);
             }

@@ -21,7 +21,8 @@ impl Bucket {
         if per_second == 0 {
             return None;
         }
-        let tokens = i64::try_from(u128::from(per_second) * burst.as_micros() / 1_000_000).unwrap_or(i64::MAX);
+        let tokens =
+            i64::try_from(u128::from(per_second) * burst.as_micros() / 1_000_000).unwrap_or(i64::MAX);
         let capacity = tokens.max(1).saturating_mul(PARTS);
         Some(Self { per_second, capacity, parts: capacity, at: now })
     }

@@ -111,7 +111,9 @@ impl Shared {
 impl settings::Rates {
     fn limits_anything(&self) -> bool {
         let Self { device_messages, device_bytes, messages, bytes, connects, address_connects, .. } = *self;
-        [device_messages, device_bytes, messages, bytes, connects, address_connects].iter().any(|rate| *rate > 0)
+        [device_messages, device_bytes, messages, bytes, connects, address_connects]
+            .iter()
+            .any(|rate| *rate > 0)
     }
 }
 

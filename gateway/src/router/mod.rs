@@ -24,8 +24,8 @@ pub use self::{
 use crate::{
     backend::{Backend, Batcher},
     dictionaries::Sampling,
-    settings::Delivery,
     metrics::Metrics,
+    settings::Delivery,
     transport::tls::PeerIdentity,
 };
 

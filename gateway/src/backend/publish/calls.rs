@@ -56,9 +56,9 @@ pub(super) async fn call_batch(
 ) -> Result<Vec<Option<Reply>>, RpcError> {
     let Some(first) = items.first() else { return Ok(Vec::new()) };
     if route.backend.settings.kind == BackendKind::Grpc {
-        let messages = items.iter().map(|item| {
-            request(item.captures.iter().map(String::as_str), &item.origin, &item.message)
-        });
+        let messages = items
+            .iter()
+            .map(|item| request(item.captures.iter().map(String::as_str), &item.origin, &item.message));
         let batch = PublishBatchRequest { messages: messages.collect() };
         let answer = call(route, origin, grpc_headers(), framed(&batch), &first.message).await?;
         let replies = grpc_reply::<PublishBatchReply>(route, answer).await?.replies;
@@ -134,7 +134,11 @@ impl<'i> Shown<'i> {
             content_type: message.content_type.as_deref(),
             response_topic: message.response_topic.as_deref(),
             correlation_data: message.correlation_data.as_ref().map(|data| BASE64.encode(data)),
-            user_properties: message.user_properties.iter().map(|(name, value)| (&**name, &**value)).collect(),
+            user_properties: message
+                .user_properties
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .collect(),
             payload: BASE64.encode(&message.payload),
         }
     }
@@ -209,7 +213,10 @@ fn webhook(captures: &[&str], message: &Message) -> (HeaderMap, Bytes) {
     (headers, message.payload.clone())
 }
 
-async fn grpc_reply<M: prost::Message + Default>(route: &Route, answer: Response<Body>) -> Result<M, RpcError> {
+async fn grpc_reply<M: prost::Message + Default>(
+    route: &Route,
+    answer: Response<Body>,
+) -> Result<M, RpcError> {
     let (head, body) = answer.into_parts();
     if head.headers.contains_key("grpc-status") {
         check_status(route, &head.headers)?;

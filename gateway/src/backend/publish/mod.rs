@@ -152,7 +152,9 @@ impl<'r> Attempts<'r> {
 /// Whether another attempt may do better. A message may be delivered twice, as QoS 1 allows.
 fn is_temporary(error: &RpcError) -> bool {
     match error.kind {
-        RpcErrorKind::BackendUnavailable | RpcErrorKind::BackendFailed | RpcErrorKind::DeadlineExceeded => true,
+        RpcErrorKind::BackendUnavailable | RpcErrorKind::BackendFailed | RpcErrorKind::DeadlineExceeded => {
+            true
+        }
         RpcErrorKind::LimitExceeded => error.retry_after.is_some(),
         _ => false,
     }

@@ -98,7 +98,11 @@ async fn purge(
     for letter in outbox.list(range.after, range.count.unwrap_or(usize::MAX)) {
         purged += usize::from(outbox.remove(letter.number).is_some());
     }
-    gateway.store.barrier().await.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))?;
+    gateway
+        .store
+        .barrier()
+        .await
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))?;
     Ok(format!("{purged} given up, {} left\n", outbox.size().0))
 }
 
@@ -117,7 +121,9 @@ async fn send_again(
 
 fn find(gateway: &Gateway, queue: &str) -> Result<Arc<Outbox>, Refusal> {
     let found = gateway.outboxes.all().into_iter().find(|outbox| outbox.name() == queue);
-    found.ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no queue {queue}; GET /outbox lists them\n")))
+    found.ok_or_else(|| {
+        (StatusCode::NOT_FOUND, format!("there is no queue {queue}; GET /outbox lists them\n"))
+    })
 }
 
 fn shown(letter: Letter) -> ShownLetter {

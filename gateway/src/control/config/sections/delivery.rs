@@ -26,7 +26,10 @@ pub(super) fn check_delivery(t: &Table<'_, '_>, route: &Route, to_broker: bool) 
         }
     }
     if to_broker && route.delivery.batch.is_some() {
-        t.mistake("batch", "is for HTTP and gRPC backends; a broker gets each message as it is: leave it out");
+        t.mistake(
+            "batch",
+            "is for HTTP and gRPC backends; a broker gets each message as it is: leave it out",
+        );
     }
 }
 
@@ -74,7 +77,10 @@ fn dead_letters(t: &mut Table<'_, '_>) -> Option<QueueBounds> {
 fn dead_letter_topic(t: &mut Table<'_, '_>) -> Option<String> {
     let topic = t.optional_string("dead_letter_topic")?;
     if topic.is_empty() || topic.contains(['+', '#', '\0']) || topic.starts_with('$') {
-        t.mistake("dead_letter_topic", "is not a topic: it is empty, begins with '$', or holds '+', '#' or NUL");
+        t.mistake(
+            "dead_letter_topic",
+            "is not a topic: it is empty, begins with '$', or holds '+', '#' or NUL",
+        );
     }
     Some(topic)
 }

@@ -103,7 +103,8 @@ fn rate(mut table: Table<'_, '_>) -> Rates {
     let mut each = |key, default: u32| {
         u32::try_from(table.integer(key, default.into(), 0..=u32::MAX.into())).unwrap_or(default)
     };
-    let (device_messages, messages) = (each("device_messages", d.device_messages), each("messages", d.messages));
+    let (device_messages, messages) =
+        (each("device_messages", d.device_messages), each("messages", d.messages));
     let (connects, address_connects) =
         (each("connects", d.connects), each("address_connects", d.address_connects));
     let mut size = |key, default: u32| {

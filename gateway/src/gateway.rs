@@ -24,7 +24,6 @@ use crate::{
     mqtt,
     outbox::Outboxes,
     parking::Lot,
-    rate::Rates,
     request::Origin,
     session::{Clock, Sessions},
     settings::{Authentication, Settings},
@@ -71,8 +70,6 @@ pub struct Gateway {
     pub outboxes: Outboxes,
     /// Upstream MQTT brokers.
     pub upstreams: Upstreams,
-    /// How fast clients may be.
-    pub rates: Rates,
     /// What is published for compression, and samples to train on.
     pub dictionaries: Library,
 }
@@ -140,7 +137,6 @@ impl Gateway {
             mqtt,
             outboxes,
             upstreams,
-            rates: Rates::default(),
             dictionaries,
         }))
     }

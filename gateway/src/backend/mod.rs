@@ -35,7 +35,7 @@ pub(crate) use self::{
     turn::{OneTurnLater, one_turn},
 };
 pub use self::{
-    publish::{Batcher, Replayed, Reply, publish, replay},
+    publish::{Reply, publish},
     service::{Answer, Answering, Service},
 };
 use crate::{

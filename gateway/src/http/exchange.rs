@@ -104,15 +104,10 @@ impl Front {
                 Body::new(Bounded::new(incoming, grpc, self.gateway.clone())),
             ),
         };
-        // Found once: another route, after a reload, might not be one that takes early data.
-        let route = match router::find(&self.gateway, &request) {
-            Ok(route) => route,
-            Err(error) => return problem::answer(&error, grpc),
-        };
-        if let Err(refused) = early::pass(&self.gateway, &mut request, &route, grpc).await {
+        if let Err(refused) = early::pass(&self.gateway, &mut request, grpc).await {
             return refused;
         }
-        match router::carry(&self.gateway, &route, Box::new(request)).await {
+        match router::handle(&self.gateway, request).await {
             Ok(answer) if grpc => answer.map(|body| Body::new(WithStatus::new(body))),
             Ok(answer) => match wish {
                 Some(wish) => dcz::encode(&self.gateway, &wish, answer).await,

@@ -1,7 +1,6 @@
 //! One connection while its client is there: the machine's bytes, events and clock.
 
 mod answer;
-mod pace;
 
 use std::{
     future::{Future, poll_fn},
@@ -31,7 +30,7 @@ use super::{
     receipts::{Receipt, Receipts},
     subscribe,
 };
-use crate::{rate::Pace, request::Origin};
+use crate::request::Origin;
 
 /// Answers that may wait for a client that does not read, before it is no longer read from.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
@@ -62,10 +61,7 @@ pub(super) struct Driver<S> {
     is_unflushed: bool,
     /// The client does not take what is written.
     is_blocked: bool,
-    /// Set where the listener limits rates.
-    pace: Option<Box<Pace>>,
-    /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent, or it is
-    /// too fast.
+    /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent.
     is_paused: bool,
 }
 
@@ -101,7 +97,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         park_after: Option<Duration>,
     ) -> Self {
         let active_at = super::now();
-        let pace = pace::of(&attachment.gateway, &origin.listener);
         let deadline = attachment.client.lock().deadline(attachment.epoch);
         let timer = deadline.into_iter().chain(park_after.map(|after| active_at + after)).min();
         Self {
@@ -118,7 +113,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             park_after,
             is_unflushed: false,
             is_blocked: false,
-            pace,
             is_paused: false,
         }
     }
@@ -127,6 +121,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(super) async fn run(&mut self) -> Rest {
         let Err(end) = poll_fn(|cx| self.poll(cx)).await else { return Rest::Quiet };
         tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
+        // A client that broke a rule may be in the middle of saying more.
+        let lingers = matches!(end, End::Broken(_));
         let (parting, last_words) = match end {
             End::Lost => (Parting::Lost, None),
             End::Left { with_will: true } => (Parting::Lost, None),
@@ -143,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         };
         // The session is free from here on, however long the goodbye takes.
         self.attachment.detach(parting);
-        Box::pin(self.farewell(last_words)).await;
+        Box::pin(self.farewell(last_words, lingers)).await;
         Rest::Ended
     }
 
@@ -152,7 +148,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         loop {
             self.handle_input()?;
             let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
-            let is_answered = is_answered | self.poll_pace(cx)?.is_ready();
             self.check_closing()?;
             self.poll_transmit(cx).map_err(|_| End::Lost)?;
             let is_read = self.poll_read(cx)?.is_ready();
@@ -178,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Takes events off the input, as long as there is room for what they ask.
     fn handle_input(&mut self) -> Result<(), End> {
-        while !self.input.is_empty() && !self.is_inbox_full() && !self.is_held_back() {
+        while !self.input.is_empty() && !self.is_inbox_full() {
             let event = {
                 let mut inner = self.attachment.client.lock();
                 let Some((connection, session)) = inner.current(self.attachment.epoch) else { break };
@@ -221,17 +216,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// A publish with a route, or behind one, waits its turn; any other is done at once.
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
-        self.note_message();
         let message = Arc::new(message::from_publish(publish, &self.attachment.client.id, super::now()));
         let gateway = &self.attachment.gateway;
-        let (has_route, is_batched) = match gateway.upstreams.came_back(&message) {
-            true => (false, false),
-            false => publish::way(gateway, &self.origin, &message.topic),
-        };
+        let has_route = !gateway.upstreams.came_back(&message)
+            && publish::has_route(gateway, &self.origin, &message.topic);
         let is_denied = !publish::is_permitted(gateway, &self.origin, &message, has_route);
         let is_routed = has_route && !is_denied;
         let Publish { qos, packet_id, .. } = *publish;
-        let incoming = Incoming { message, qos, packet_id, is_denied, is_routed, is_batched };
+        let incoming = Incoming { message, qos, packet_id, is_denied, is_routed };
         if self.inbox.is_empty() && !is_routed {
             return self.finish(&incoming, Ok(()));
         }
@@ -281,11 +273,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Pending;
         }
         match ready!(io::poll_read(&mut self.stream, cx, &mut self.input)) {
+            Ok(1..) => Poll::Ready(Ok(())),
             Ok(0) | Err(_) => Poll::Ready(Err(End::Lost)),
-            Ok(count) => {
-                self.note_bytes(count);
-                Poll::Ready(Ok(()))
-            }
         }
     }
 
@@ -294,10 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let is_closing = inner.closing.is_some();
         let control_bytes =
             inner.current(self.attachment.epoch).map_or(0, |(connection, _)| connection.control_bytes());
-        is_closing
-            || self.is_inbox_full()
-            || self.is_held_back()
-            || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
+        is_closing || self.is_inbox_full() || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
     }
 
     fn is_inbox_full(&self) -> bool {
@@ -368,7 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// Writes the rest and closes. Whether the client reads it or not, the connection is over.
-    async fn farewell(&mut self, last_words: Option<BytesMut>) {
+    async fn farewell(&mut self, last_words: Option<BytesMut>, lingers: bool) {
         let Self { stream, output, .. } = self;
         let farewell = async {
             if let Some(last_words) = last_words {
@@ -376,7 +362,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
                 stream.write_all(&last_words).await?;
             }
-            stream.shutdown().await
+            stream.shutdown().await?;
+            if lingers { io::read_to_end(stream).await } else { Ok(()) }
         };
         let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
     }

@@ -36,11 +36,9 @@ where
     let mut input = BytesMut::from(first_bytes);
     let connect = match read_connect(&mut stream, &mut input, &settings).await? {
         Ok(connect) => connect,
-        Err(error) => {
+        Err((error, version)) => {
             tracing::debug!(peer = %origin.peer, %error, "MQTT client refused");
-            // The only one of a CONNECT that could be read, and only version 5 has such a thing.
-            let is_readable = error.reason == ReasonCode::BadAuthenticationMethod;
-            refuse(&mut stream, is_readable.then_some(Version::V5), error.reason, None).await;
+            refuse(&mut stream, version, error.reason, None).await;
             return None;
         }
     };
@@ -63,18 +61,19 @@ where
     }
 }
 
-/// `None` when the peer went away.
+/// `None` when the peer went away. An error comes with the version that can be told of it, if the client speaks one.
 async fn read_connect<S: AsyncRead + Unpin>(
     stream: &mut S,
     input: &mut BytesMut,
     settings: &Settings,
-) -> Option<Result<Box<Connect>, MqttError>> {
+) -> Option<Result<Box<Connect>, (MqttError, Option<Version>)>> {
     let greeting = Greeting::new(settings, super::now());
     loop {
+        let version = Greeting::version(input, settings);
         match greeting.handle_bytes(input, settings) {
             Ok(Some(connect)) => return Some(Ok(connect)),
             Ok(None) => {}
-            Err(error) => return Some(Err(error)),
+            Err(error) => return Some(Err((error, version))),
         }
         let read = poll_fn(|cx| io::poll_read(stream, cx, input));
         match tokio::time::timeout_at(greeting.poll_timeout().into(), read).await {
@@ -82,7 +81,7 @@ async fn read_connect<S: AsyncRead + Unpin>(
             Ok(Ok(0) | Err(_)) => return None,
             Err(_) => {
                 if let Err(error) = greeting.handle_timeout(super::now()) {
-                    return Some(Err(error));
+                    return Some(Err((error, None)));
                 }
             }
         }
@@ -122,7 +121,7 @@ async fn admit(
     Ok((attachment, origin))
 }
 
-async fn refuse<S: AsyncWrite + Unpin>(
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     version: Option<Version>,
     reason: ReasonCode,
@@ -132,7 +131,8 @@ async fn refuse<S: AsyncWrite + Unpin>(
     Greeting::refuse(version, reason, server_reference, &mut out);
     let farewell = async {
         stream.write_all(&out).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        io::read_to_end(stream).await
     };
     // Whether it reads that or not, the connection is over.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -31,6 +32,16 @@ pub(super) fn poll_read<S: AsyncRead + Unpin>(
         input.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     })
+}
+
+/// Throws away what the peer has sent until it closes as well. To close before that would make the system reset the
+/// connection, and the peer may lose the last words over it.
+pub(super) async fn read_to_end<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<()> {
+    let mut input = BytesMut::new();
+    while poll_fn(|cx| poll_read(stream, cx, &mut input)).await? > 0 {
+        input.clear();
+    }
+    Ok(())
 }
 
 /// Encoded bytes that the stream has not taken yet.

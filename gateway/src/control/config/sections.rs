@@ -2,7 +2,6 @@
 
 mod access;
 mod bounds;
-mod delivery;
 mod listeners;
 mod routes;
 mod tls;

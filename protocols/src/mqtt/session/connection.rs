@@ -118,8 +118,22 @@ impl Connection {
         // MQTT 3.1 has no session present flag.
         let session_present = session_present && connect.version != Version::V31;
         let connack = Connack { session_present, reason: ReasonCode::Success, properties };
-        connection.control(&Packet::Connack(Box::new(connack)));
+        connection.greet(connack);
         connection
+    }
+
+    /// Queues CONNACK. For a client that takes small packets only, without what it is safe not to know of.
+    fn greet(&mut self, connack: Connack) {
+        let mut short = connack.clone();
+        short.properties.topic_alias_maximum = None;
+        let mut shortest = short.clone();
+        shortest.properties.packet_bytes_max = None;
+        for connack in [connack, short, shortest] {
+            self.control(&Packet::Connack(Box::new(connack)));
+            if !self.control.is_empty() {
+                break;
+            }
+        }
     }
 
     /// The version spoken.

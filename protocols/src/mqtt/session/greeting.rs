@@ -10,6 +10,11 @@ use crate::mqtt::{
     Version, decode, encode,
 };
 
+/// What CONNACK takes of MQTT 5 without what may be left out.
+const CONNACK_BYTES: u32 = 16;
+/// The same with an identifier of the server's choice.
+const CONNACK_WITH_ID_BYTES: u32 = 64;
+
 /// A connection whose first packet has not come yet.
 #[derive(Debug)]
 pub struct Greeting {
@@ -35,6 +40,14 @@ impl Greeting {
         Err(MqttError::new(ReasonCode::KeepAliveTimeout, "3.1.0: CONNECT must come in reasonable time"))
     }
 
+    /// The version that a CONNECT names, as far as it is there: whether it can be told what is wrong with it. A client of
+    /// MQTT 3 cannot.
+    pub fn version(input: &[u8], settings: &Settings) -> Option<Version> {
+        let header = FixedHeader::parse(input, Version::V311, &settings.limits).ok()??;
+        let is_v5 = header.kind == PacketKind::Connect && input[header.header_bytes..].starts_with(MQTT_5);
+        is_v5.then_some(Version::V5)
+    }
+
     /// Takes CONNECT off the input, once it is whole. What follows it stays: a client need not wait for
     /// CONNACK (3.1.4).
     pub fn handle_bytes(
@@ -55,12 +68,8 @@ impl Greeting {
                 "MQTT-4.12.0-1: extended authentication is not supported",
             ));
         }
-        if connect.client_id.is_empty() && connect.version != Version::V5 && !connect.clean_start {
-            return Err(MqttError::new(
-                ReasonCode::ClientIdentifierNotValid,
-                "3.1.1, MQTT-3.1.3-8: an empty client identifier needs a clean session",
-            ));
-        }
+        check_client_id(&connect)?;
+        check_packet_bytes_max(&connect)?;
         Ok(Some(connect))
     }
 
@@ -91,5 +100,34 @@ impl Greeting {
         };
         // Before CONNECT is accepted the client's Maximum Packet Size is not asked for.
         let _ = encode(&Packet::Connack(Box::new(connack)), version.unwrap_or(Version::V311), out);
+    }
+}
+
+/// Protocol name and version, as CONNECT begins.
+const MQTT_5: &[u8] = b"\0\x04MQTT\x05";
+
+fn check_client_id(connect: &Connect) -> Result<(), MqttError> {
+    let rule = match connect.version {
+        Version::V31 => "3.1, 3.1: a client identifier has at least one character",
+        Version::V311 if !connect.clean_start => {
+            "3.1.1, MQTT-3.1.3-8: an empty client identifier needs a clean session"
+        }
+        _ => return Ok(()),
+    };
+    if connect.client_id.is_empty() {
+        return Err(MqttError::new(ReasonCode::ClientIdentifierNotValid, rule));
+    }
+    Ok(())
+}
+
+/// A client that does not even take CONNACK would wait for it for ever.
+fn check_packet_bytes_max(connect: &Connect) -> Result<(), MqttError> {
+    let needed = if connect.client_id.is_empty() { CONNACK_WITH_ID_BYTES } else { CONNACK_BYTES };
+    match connect.properties.packet_bytes_max {
+        Some(max) if max.get() < needed => Err(MqttError::new(
+            ReasonCode::PacketTooLarge,
+            "MQTT-3.1.2-24: CONNACK is larger than Maximum Packet Size",
+        )),
+        _ => Ok(()),
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     mqtt,
     outbox::Outboxes,
     parking::Lot,
+    rate::Rates,
     request::Origin,
     session::{Clock, Sessions},
     settings::{Authentication, Settings},
@@ -70,6 +71,8 @@ pub struct Gateway {
     pub outboxes: Outboxes,
     /// Upstream MQTT brokers.
     pub upstreams: Upstreams,
+    /// How fast clients may be.
+    pub rates: Rates,
     /// What is published for compression, and samples to train on.
     pub dictionaries: Library,
 }
@@ -137,6 +140,7 @@ impl Gateway {
             mqtt,
             outboxes,
             upstreams,
+            rates: Rates::default(),
             dictionaries,
         }))
     }

@@ -27,6 +27,7 @@ pub mod outbox;
 pub mod parking;
 pub mod proto;
 pub mod push;
+pub mod rate;
 pub mod receipts;
 pub mod request;
 pub mod router;

@@ -78,6 +78,10 @@ pub struct Metrics {
     pub upstream_messages: IntCounterVec,
     /// Whether an upstream broker is connected, by `backend`.
     pub upstream_connected: IntGaugeVec,
+    /// Calls with several messages, by `route` and `outcome` (`ok`, `failed`).
+    pub publish_batches: IntCounterVec,
+    /// Calls for messages that were made again, by `route`.
+    pub publish_retries: IntCounterVec,
     /// Messages that queues of the store took, by `queue` and `outcome` (`queued`, `taken`, `dropped`, `refused`).
     pub outbox_letters: IntCounterVec,
     /// Messages that wait in queues of the store, by `queue`.
@@ -214,6 +218,18 @@ impl Metrics {
                 "upstream_connected",
                 "Whether an upstream broker is connected",
                 &["backend"],
+            ),
+            publish_batches: counters(
+                r,
+                "publish_batches_total",
+                "Calls with several messages",
+                &["route", "outcome"],
+            ),
+            publish_retries: counters(
+                r,
+                "publish_retries_total",
+                "Calls for messages that were made again",
+                &["route"],
             ),
             outbox_letters: counters(
                 r,

@@ -114,6 +114,13 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Where messages of several clients came from together.
+    pub(crate) fn without_client(&self) -> Arc<Self> {
+        Arc::new(Self { client_id: None, user: None, identity: None, ..self.clone() })
+    }
+}
+
 /// One request on its way to a backend. The body of a `application/grpc` request holds
 /// length-prefixed messages, whatever front it came in by.
 pub struct Request {

@@ -18,8 +18,12 @@ pub use crate::hub::ShareStrategy;
 pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
+mod delivery;
+mod rates;
 mod upstream;
 
+pub use self::delivery::{Batch, Delivery, Retry};
+pub use self::rates::Rates;
 pub use self::upstream::{DropPolicy, QueueBounds, Upstream, UpstreamTls};
 use crate::dictionaries::Sampling;
 
@@ -110,6 +114,8 @@ pub struct Listener {
     pub alt_svc_port: Option<u16>,
     /// Connections at one time on this listener.
     pub connections_max: usize,
+    /// How fast its clients may be.
+    pub rate: Rates,
     /// Early data (0-RTT) accepted on a TLS connection, octets; 0 is none.
     pub early_data_bytes_max: u32,
     /// How TLS records grow with a flow.
@@ -273,6 +279,8 @@ pub struct Route {
     pub dcz: bool,
     /// What is kept of a link request outlives the gateway's process.
     pub durable: bool,
+    /// Topic routes: how messages reach the backend.
+    pub delivery: Delivery,
 }
 
 /// Who may connect.
@@ -560,6 +568,7 @@ impl Listener {
             open_to_network: false,
             alt_svc_port: None,
             connections_max: 100_000,
+            rate: Rates::default(),
             early_data_bytes_max: 16 * 1024,
             record_size: RecordSizes::default(),
         }
@@ -602,6 +611,7 @@ impl Route {
             sampling: Sampling::default(),
             dcz: false,
             durable: false,
+            delivery: Delivery::default(),
         }
     }
 }

@@ -153,17 +153,19 @@ async fn a_backends_too_early_reaches_the_client() {
 async fn the_mark_of_an_intermediary_before_the_gateway_stays() {
     let bed = Bed::new(Authentication::None).await;
     let (mut sender, completion) = bed.http1().await;
-    let marked = |path| {
+    let said = |path, mark| {
         let mut request = get(path);
-        request.headers_mut().insert("early-data", HeaderValue::from_static("1"));
+        request.headers_mut().insert("early-data", HeaderValue::from_static(mark));
         // RFC 8470, section 5.1: it is no option of one connection, whatever a client says.
         request.headers_mut().insert("connection", HeaderValue::from_static("early-data"));
         request
     };
-    let early = got(sender.send_request(marked("/idempotent/a")).await.expect("an answer")).await;
-    assert_eq!(early.text(), "1", "once");
+    for mark in ["1", "0"] {
+        let early = sender.send_request(said("/idempotent/a", mark)).await.expect("an answer");
+        assert_eq!(got(early).await.text(), "1", "once, whatever the client says");
+    }
     completion.complete();
-    let late = got(sender.send_request(marked("/a")).await.expect("an answer")).await;
+    let late = got(sender.send_request(said("/a", "1")).await.expect("an answer")).await;
     assert_eq!(late.text(), "1", "its own client's handshake may be under way");
 }
 

@@ -98,6 +98,19 @@ fn told(origin: &Origin) -> Vec<(HeaderName, HeaderValue)> {
     told
 }
 
+/// What HTTP/2 and its like may send in several fields is one in HTTP/1.1 (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return };
+    if cookies.iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(mut joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Leaves of a client's trailers what it may say: some backends read them as headers.
 pub(super) fn outgoing_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
@@ -298,6 +311,16 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "via", "x-forwarded-for", "x-forwarded-proto"]);
+    }
+
+    #[test]
+    fn cookies_are_one_field_in_http1() {
+        let mut headers = map(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+        let mut headers = map(&[("cookie", "a=1")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers["cookie"], "a=1");
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) use self::{
     turn::{OneTurnLater, one_turn},
 };
 pub use self::{
-    publish::{Reply, publish},
+    publish::{Batcher, Replayed, Reply, publish, replay},
     service::{Answer, Answering, Service},
 };
 use crate::{

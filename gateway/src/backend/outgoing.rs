@@ -89,6 +89,7 @@ impl Outgoing {
         if let Ok(host) = self.authority.as_str().parse() {
             self.headers.insert(HOST, host);
         }
+        headers::join_cookies(&mut self.headers);
         let wants_body = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
         if wants_body && self.payload.is_end_stream() {
             // Said by every common client, and demanded by some servers (RFC 9110, section 8.6).

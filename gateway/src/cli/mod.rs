@@ -8,6 +8,7 @@ mod check;
 mod dev;
 mod dict;
 pub mod listen;
+mod outbox;
 mod passwd;
 mod process;
 mod serve;
@@ -40,6 +41,8 @@ pub enum Command {
     Dict(dict::DictArgs),
     /// Make certificates, pins and keys of session tickets
     Cert(cert::Arguments),
+    /// Look at messages that wait in a running gateway's store, and send dead letters again
+    Outbox(outbox::OutboxArgs),
     /// Make a line for the password file; the password is read from standard input
     Passwd(passwd::Arguments),
 }
@@ -65,6 +68,7 @@ pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> 
         Command::Check(arguments) => check::run(&arguments, providers),
         Command::Dict(arguments) => dict::run(arguments),
         Command::Cert(arguments) => cert::run(arguments),
+        Command::Outbox(arguments) => outbox::run(arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }
 }

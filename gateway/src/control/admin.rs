@@ -1,6 +1,7 @@
 //! The admin listener: metrics, health, status, and the push API that backends call.
 
 mod dictionaries;
+mod outbox;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -100,6 +101,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/readyz", get(readyz))
         .route("/sessions", get(sessions))
         .merge(dictionaries::router())
+        .merge(outbox::router())
         .with_state(gateway)
         .merge(push)
         .fallback(not_found)
@@ -109,7 +111,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
 async fn not_found() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "here are /, /metrics, /healthz, /readyz, /sessions, /dictionaries and the push API (gRPC)\n",
+        "here are /, /metrics, /healthz, /readyz, /sessions, /dictionaries, /outbox and the push API (gRPC)\n",
     )
 }
 
@@ -181,7 +183,7 @@ mod tests {
         assert!(page.contains("b&lt;1&gt;") && !page.contains("b<1>"), "names are escaped: {page}");
         assert!(get(address, "/nowhere").await.starts_with("HTTP/1.1 404"));
 
-        gateway.drain.begin(tokio::time::Instant::now() + std::time::Duration::from_secs(3600));
+        gateway.drain.begin(tokio::time::Instant::now() + Duration::from_secs(3600));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"), "alive while it drains");
     }

@@ -12,7 +12,10 @@ use crate::proto::{
         DeviceEvent, DeviceEvents, IngestSummary, ListDeviceEventsRequest, Reading,
         telemetry_server::Telemetry,
     },
-    device::{PublishReply, PublishRequest, device_ingress_server::DeviceIngress},
+    device::{
+        PublishBatchReply, PublishBatchRequest, PublishReply, PublishRequest,
+        device_ingress_server::DeviceIngress,
+    },
 };
 
 /// Events kept; the oldest make room.
@@ -48,7 +51,26 @@ pub(super) struct DeviceService(pub(super) Arc<Devices>);
 impl DeviceIngress for DeviceService {
     /// Stores the event; a message that asks for a reply gets `got N bytes`.
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishReply>, Status> {
-        let request = request.into_inner();
+        self.take(request.into_inner()).map(Response::new)
+    }
+
+    /// Stores all events, or none.
+    async fn publish_batch(
+        &self,
+        request: Request<PublishBatchRequest>,
+    ) -> Result<Response<PublishBatchReply>, Status> {
+        let messages = request.into_inner().messages;
+        if messages.iter().any(|message| message.payload == REFUSE) {
+            return Err(Status::invalid_argument("refused, as a payload asks"));
+        }
+        let replies = messages.into_iter().map(|message| self.take(message)).collect::<Result<_, _>>()?;
+        Ok(Response::new(PublishBatchReply { replies }))
+    }
+}
+
+impl DeviceService {
+    #[allow(clippy::result_large_err, reason = "tonic's")]
+    fn take(&self, request: PublishRequest) -> Result<PublishReply, Status> {
         if request.payload == REFUSE {
             return Err(Status::unavailable("refused, as the payload asks"));
         }
@@ -61,7 +83,7 @@ impl DeviceIngress for DeviceService {
             user: request.user,
             qos: request.qos,
         });
-        Ok(Response::new(PublishReply { payload, content_type: "text/plain".into() }))
+        Ok(PublishReply { payload, content_type: "text/plain".into() })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     early::{self, InVain},
     gateway::Gateway,
     request::{Body, Request},
+    router::Route,
 };
 
 /// RFC 8470, section 5.1.
@@ -23,20 +24,16 @@ const YES: HeaderValue = HeaderValue::from_static("1");
 pub(crate) async fn pass(
     gateway: &Arc<Gateway>,
     request: &mut Request,
+    route: &Route,
     grpc: bool,
 ) -> Result<(), Response<Body>> {
     if request.origin.handshake.is_complete() {
         return Ok(());
     }
-    let identity = request.origin.identity.as_deref();
-    let snapshot = gateway.snapshot();
-    let route = snapshot.routes.match_request(&request.http, identity);
-    let idempotent = route.is_some_and(|route| route.idempotent);
-    drop(snapshot);
-    if idempotent {
+    if route.idempotent {
         early::count(gateway, &request.origin, "served");
-        // A client that is an intermediary may have set it; it means the same then, and stays.
-        request.http.headers_mut().entry(EARLY_DATA).or_insert(YES);
+        // A client that is an intermediary may have set it; whatever it said, this is what the backend must know.
+        request.http.headers_mut().insert(EARLY_DATA, YES);
         return Ok(());
     }
     let origin = Arc::clone(&request.origin);

@@ -104,10 +104,15 @@ impl Front {
                 Body::new(Bounded::new(incoming, grpc, self.gateway.clone())),
             ),
         };
-        if let Err(refused) = early::pass(&self.gateway, &mut request, grpc).await {
+        // Found once: another route, after a reload, might not be one that takes early data.
+        let route = match router::find(&self.gateway, &request) {
+            Ok(route) => route,
+            Err(error) => return problem::answer(&error, grpc),
+        };
+        if let Err(refused) = early::pass(&self.gateway, &mut request, &route, grpc).await {
             return refused;
         }
-        match router::handle(&self.gateway, request).await {
+        match router::carry(&self.gateway, &route, Box::new(request)).await {
             Ok(answer) if grpc => answer.map(|body| Body::new(WithStatus::new(body))),
             Ok(answer) => match wish {
                 Some(wish) => dcz::encode(&self.gateway, &wish, answer).await,

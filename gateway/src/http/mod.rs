@@ -1,7 +1,7 @@
 //! The HTTP front: HTTP/1.1 and HTTP/2 connections of short-lived clients, curl and gRPC.
 //!
 //! ```text
-//! serve -> watched stream -> hyper -> exchange: authenticate, bound the body -> router::handle -> answer
+//! serve -> watched stream -> hyper -> exchange: authenticate, bound the body -> router -> answer
 //! ```
 
 mod auth;

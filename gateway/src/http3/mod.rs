@@ -1,7 +1,7 @@
 //! The HTTP/3 front (RFC 9114): h3 on quinn, for short-lived clients and browsers.
 //!
 //! ```text
-//! serve -> h3 -> request (a task each) -> http::Front: authenticate, bound the body -> router::handle
+//! serve -> h3 -> request (a task each) -> http::Front: authenticate, bound the body -> router
 //! ```
 //!
 //! Beside the transport it is the HTTP front: the same exchange, problems and limits.

@@ -22,6 +22,9 @@ pub(super) struct Proven {
     /// Of a password, so that early data needs no check of it.
     pub(super) login: Option<Login>,
     token: Token,
+    /// Whose users the credentials were found right by, or later ones: a token speaks of these. One made of later
+    /// users would outlive the change of a password that it was given for.
+    snapshot: Arc<Snapshot>,
 }
 
 /// What a client is told of the token that it has.
@@ -55,13 +58,13 @@ pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> 
     let by_password = user.is_some() && asks_for_password(&snapshot, origin);
     let login = by_password.then(|| Login::of(hello, &snapshot));
     let token = if by_password { Token::Due } else { Token::None };
-    Ok(Proven { user, login, token })
+    Ok(Proven { user, login, token, snapshot })
 }
 
 /// The client, if nothing costly has to be checked for that: passwords are not checked for what may be a repeat.
 pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Proven> {
     let snapshot = gateway.snapshot.load_full();
-    let proven = |user, token| Some(Proven { user, login: None, token });
+    let proven = |user, token| Some(Proven { user, login: None, token, snapshot: Arc::clone(&snapshot) });
     match snapshot.listener(&origin.listener)?.settings.authentication {
         Authentication::None => proven(None, Token::None),
         // The ticket vouches for the certificate that was shown when the TLS session began.
@@ -87,7 +90,7 @@ impl Proven {
         let life = match (&self.token, self.user.as_deref()) {
             (Token::Kept(left), _) => *left,
             (Token::Due, Some(user)) => {
-                let token = tokens.issue(hello, user, &snapshot.users, SystemTime::now());
+                let token = tokens.issue(hello, user, &self.snapshot.users, SystemTime::now());
                 let Some(token) = token else { return };
                 welcome.token = token;
                 tokens.life()
@@ -101,17 +104,61 @@ impl Proven {
 const TOKEN_REFUSED: &str = "the session token was refused: send user and password";
 
 /// A token stands for a password and for nothing else: where certificates are asked for, it says nothing.
-fn by_token(snapshot: &Snapshot, origin: &Origin, hello: &Hello) -> Option<Proven> {
+fn by_token(snapshot: &Arc<Snapshot>, origin: &Origin, hello: &Hello) -> Option<Proven> {
     if hello.token.is_empty() || !asks_for_password(snapshot, origin) {
         return None;
     }
     let opened = snapshot.tokens().open(hello, &snapshot.users, SystemTime::now());
     let Bearer { user, left, is_due } = opened.ok()?;
     let token = if is_due { Token::Due } else { Token::Kept(left) };
-    Some(Proven { user: Some(user), login: None, token })
+    Some(Proven { user: Some(user), login: None, token, snapshot: Arc::clone(snapshot) })
 }
 
 fn asks_for_password(snapshot: &Snapshot, origin: &Origin) -> bool {
     let listener = snapshot.listener(&origin.listener);
     listener.is_some_and(|listener| listener.settings.authentication == Authentication::Password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auth,
+        request::Protocol,
+        settings::{Listener, Settings},
+    };
+
+    #[tokio::test]
+    async fn a_token_for_a_password_does_not_outlive_its_change_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let users = folder.path().join("users");
+        let write = |password: &[u8]| {
+            std::fs::write(&users, auth::password_line("ada", password).unwrap()).unwrap();
+        };
+        write(b"right");
+        let listener = Listener {
+            authentication: Authentication::Password,
+            ..Listener::plain("edge", ([127, 0, 0, 1], 0).into())
+        };
+        let mut settings = Settings { listeners: vec![listener], ..Settings::default() };
+        settings.auth.password_file = Some(users.clone());
+        let gateway = Gateway::build(settings).unwrap();
+        let origin = Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, true);
+        let bare = Hello {
+            client_id: "phone".to_owned(),
+            session_secret: vec![7; 16].into(),
+            epoch: 1,
+            ..Hello::default()
+        };
+        let hello = Hello { user: "ada".to_owned(), password: "right".to_owned(), ..bare.clone() };
+        let proven = prove(&gateway, &origin, &hello).await.unwrap();
+        write(b"changed");
+        let reloaded = gateway.snapshot().rebuild(gateway.snapshot().settings.clone()).unwrap();
+        gateway.snapshot.store(Arc::new(reloaded));
+        let mut welcome = Welcome::default();
+        proven.give_token(&gateway, &hello, &mut welcome);
+        assert!(!welcome.token.is_empty());
+        let shown = Hello { token: welcome.token, ..bare };
+        assert!(prove(&gateway, &origin, &shown).await.is_err());
+    }
 }

@@ -40,12 +40,12 @@ pub(super) fn request(
     let headers = http.headers_mut();
     for field in head.fields.iter().filter(|field| !field.name.starts_with(b":")) {
         let (name, value) = header(field)?;
-        headers.append(name, value);
+        headers.try_append(name, value).map_err(|_| too_many())?;
     }
     for field in session_headers.into_iter().flat_map(SessionHeaders::iter) {
         let (name, value) = header(&field)?;
         if !headers.contains_key(&name) {
-            headers.append(name, value);
+            headers.try_append(name, value).map_err(|_| too_many())?;
         }
     }
     if is_grpc(headers) {
@@ -113,7 +113,14 @@ fn list(status: Option<StatusCode>, headers: &HeaderMap) -> Vec<HeaderField> {
 
 /// Trailers as the backend's HTTP takes them; fields that HTTP cannot carry are left out.
 pub(super) fn trailers(fields: &[HeaderField]) -> HeaderMap {
-    fields.iter().filter_map(|field| header(field).ok()).collect()
+    let mut trailers = HeaderMap::new();
+    for (name, value) in fields.iter().filter_map(|field| header(field).ok()) {
+        // More than a map holds fit only into lists that an operator made very large.
+        if trailers.try_append(name, value).is_err() {
+            break;
+        }
+    }
+    trailers
 }
 
 /// The error of an answer that cannot be sent, for it crosses a limit of the client: the machine did nothing,
@@ -217,6 +224,11 @@ fn malformed(rule: &str) -> RpcError {
     RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, rule)
 }
 
+/// `http::HeaderMap` has a bound of its own on names.
+fn too_many() -> RpcError {
+    RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, "too many header fields")
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt as _, Empty};
@@ -226,7 +238,11 @@ mod tests {
     use crate::request::Protocol;
 
     fn check(fields: &[(&'static str, &'static str)], expected: Result<&str, &str>) {
-        let fields = fields.iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
+        let fields = fields.iter().map(|(name, value)| HeaderField::from_static(name, value));
+        check_list(fields.collect(), expected);
+    }
+
+    fn check_list(fields: Vec<HeaderField>, expected: Result<&str, &str>) {
         let head = RequestHead { fields, ..RequestHead::default() };
         let session = SessionHeaders::of(&[Header { name: "x-app".into(), value: "session".into() }]);
         let origin =
@@ -251,6 +267,14 @@ mod tests {
         check(&[post[0], post[1], ("x-app", "own")], Ok("POST /a.B/C?d own"));
         let host = (":authority", "api.example");
         check(&[post[0], host, post[1]], Ok("POST https://api.example/a.B/C?d session"));
+    }
+
+    #[test]
+    fn more_names_than_a_map_holds_are_refused() {
+        let names: Vec<_> = (0..30_000).map(|n| HeaderField::new(format!("x{n}"), "1")).collect();
+        let post = [HeaderField::from_static(":method", "POST"), HeaderField::from_static(":path", "/")];
+        check_list(post.into_iter().chain(names.clone()).collect(), Err("too many"));
+        assert!(trailers(&names).len() > 20_000);
     }
 
     #[test]

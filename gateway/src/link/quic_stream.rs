@@ -162,6 +162,7 @@ async fn serve_stream(
         unread: 0,
         carried: 0,
         inflated,
+        counted: 0,
         window,
         budget,
         read_over: false,
@@ -218,6 +219,8 @@ struct Stream {
     /// Those of them that an earlier connection brought.
     carried: usize,
     inflated: Inflated,
+    /// Bytes of the message that the codec hands out next which are counted there already.
+    counted: usize,
     window: usize,
     /// What decompressed messages of the connection may take.
     budget: usize,
@@ -266,6 +269,8 @@ impl Stream {
     }
 
     async fn open(&mut self, seq: u64, head: &RequestHead, end: bool) -> Result<Consumer, Over> {
+        // REQUEST's own message is here, and may have to wait with it.
+        self.count_inflated().map_err(|error| not_run(error.into()))?;
         let priority = CONTROL_PRIORITY - 1 - i32::from(head.priority.urgency());
         let _ = self.half.send.set_priority(priority);
         if !end {
@@ -417,10 +422,11 @@ impl Stream {
         // Messages are decompressed as they are asked for: those beyond a window wait as they came.
         while self.unread < self.window {
             let inflates = self.codec.inflates_next();
-            if let Err(error) = self.inflated.take(inflates, self.budget) {
+            if let Err(error) = self.count_inflated() {
                 self.door.lease.cancel(consumer.seq(), &error.message);
                 return Err(error.into());
             }
+            self.counted = 0;
             let event = self.codec.poll_event().inspect_err(|error| {
                 head::count_limit(&self.door.gateway, error);
                 self.door.lease.cancel(consumer.seq(), &error.message);
@@ -455,6 +461,13 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Counts what the codec hands out next, once.
+    fn count_inflated(&mut self) -> Result<(), RpcError> {
+        let bytes = self.codec.inflates_next();
+        let more = bytes - std::mem::replace(&mut self.counted, bytes).min(bytes);
+        self.inflated.take(more, self.budget)
     }
 
     fn end_body(

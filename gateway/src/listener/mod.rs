@@ -50,7 +50,7 @@ pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: Tc
     let at_work = gateway.drain.guard();
     // Boxed: the task of an idle connection must not keep room for its handshake.
     let established = Box::pin(async {
-        let slot = slots::admit(&gateway, &listener)?;
+        let slot = slots::admit(&gateway, &listener, peer.ip())?;
         let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp).await?;
         let mut secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
         let identity = secured.identity.take();

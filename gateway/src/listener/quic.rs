@@ -36,6 +36,11 @@ pub async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
     let mut validation = Validation::new(std::time::Instant::now());
     let retries = gateway.metrics.quic_retries.with_label_values(&[&*name]);
     loop {
+        tokio::select! {
+            biased;
+            _ = drain.draining() => break,
+            () = slots::connect_due(&gateway, &name) => {}
+        }
         let incoming = tokio::select! {
             biased;
             _ = drain.draining() => break,
@@ -48,6 +53,7 @@ pub async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
             let _ = incoming.retry();
             continue;
         }
+        slots::note_connect(&gateway, &name);
         tokio::spawn(serve_connection(Arc::clone(&gateway), Arc::clone(&name), incoming));
     }
     info!(listener = &*name, "no longer accepting QUIC connections");
@@ -64,7 +70,7 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
     let mut drain = gateway.drain.watch();
     let _at_work = gateway.drain.guard();
     let established = Box::pin(async {
-        let slot = slots::admit(&gateway, &listener)?;
+        let slot = slots::admit(&gateway, &listener, peer.ip())?;
         let secured = secure(&gateway, &listener, incoming).await?;
         let protocol = protocol(&secured.agreed).ok_or(Refusal::UnknownProtocol)?;
         let identity = identity(&gateway, &listener, &secured.connection)?;

@@ -1,15 +1,18 @@
 //! How many connections there are, and how many there may be.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use dashmap::DashMap;
 use prometheus::IntGauge;
 
 use super::Refusal;
-use crate::{gateway::Gateway, request::Protocol};
+use crate::{gateway::Gateway, mqtt, request::Protocol};
 
 /// Connections open, all together and by listener.
 #[derive(Default)]
@@ -39,8 +42,29 @@ impl ConnectionSlots {
     }
 }
 
+/// Waits until the listener's rate admits one more connection: those beyond it stay in the kernel's backlog.
+pub(super) async fn connect_due(gateway: &Gateway, listener: &Arc<str>) {
+    let mut is_counted = false;
+    loop {
+        let rates = gateway.rates.of(&gateway.snapshot(), listener);
+        let due = rates.and_then(|rates| rates.connect_due(mqtt::now()));
+        let Some(at) = due else { return };
+        if !std::mem::replace(&mut is_counted, true) {
+            gateway.metrics.limit_hit("listeners.rate.connects");
+        }
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+/// One more connection was accepted.
+pub(super) fn note_connect(gateway: &Gateway, listener: &Arc<str>) {
+    if let Some(rates) = gateway.rates.of(&gateway.snapshot(), listener) {
+        rates.note_connect(mqtt::now());
+    }
+}
+
 /// Stage one: a place within the listener's and the gateway's bound.
-pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refusal> {
+pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>, peer: IpAddr) -> Result<Slot, Refusal> {
     let snapshot = gateway.snapshot();
     let settings = &snapshot.listener(listener).ok_or(Refusal::NoListener)?.settings;
     gateway.metrics.connections_accepted.with_label_values(&[listener]).inc();
@@ -48,6 +72,10 @@ pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refu
         gateway.metrics.limit_hit(limit);
         Refusal::Full(limit)
     };
+    let rates = gateway.rates.of(&snapshot, listener);
+    if rates.is_some_and(|rates| !rates.admits(peer, mqtt::now())) {
+        return Err(full("listeners.rate.address_connects"));
+    }
     let total = Place::take(&gateway.slots.total, snapshot.settings.limits.connections_max);
     let total = total.ok_or_else(|| full("limits.connections_max"))?;
     let place = Place::take(&gateway.slots.listener(listener), settings.connections_max);

@@ -6,6 +6,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{info, warn};
 
+use super::slots;
 use crate::{gateway::Gateway, throttle::Throttle};
 
 /// How long to leave new connections in the kernel's backlog when the process has no file left: long
@@ -20,6 +21,11 @@ pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, listener: TcpL
     let mut drain = gateway.drain.watch();
     let warnings = Throttle::new(WARN_PERIOD);
     loop {
+        tokio::select! {
+            biased;
+            _ = drain.draining() => break,
+            () = slots::connect_due(&gateway, &name) => {}
+        }
         let accepted = tokio::select! {
             biased;
             _ = drain.draining() => break,
@@ -27,6 +33,7 @@ pub(super) async fn accept(gateway: Arc<Gateway>, name: Arc<str>, listener: TcpL
         };
         match accepted {
             Ok((tcp, peer)) => {
+                slots::note_connect(&gateway, &name);
                 prepare(&gateway, &tcp);
                 let connection = super::serve_connection(Arc::clone(&gateway), Arc::clone(&name), tcp, peer);
                 tokio::spawn(connection);

@@ -1,6 +1,7 @@
 //! One connection while its client is there: the machine's bytes, events and clock.
 
 mod answer;
+mod pace;
 
 use std::{
     future::{Future, poll_fn},
@@ -30,7 +31,7 @@ use super::{
     receipts::{Receipt, Receipts},
     subscribe,
 };
-use crate::request::Origin;
+use crate::{rate::Pace, request::Origin};
 
 /// Answers that may wait for a client that does not read, before it is no longer read from.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
@@ -61,7 +62,10 @@ pub(super) struct Driver<S> {
     is_unflushed: bool,
     /// The client does not take what is written.
     is_blocked: bool,
-    /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent.
+    /// Set where the listener limits rates.
+    pace: Option<Box<Pace>>,
+    /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent, or it is
+    /// too fast.
     is_paused: bool,
 }
 
@@ -97,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         park_after: Option<Duration>,
     ) -> Self {
         let active_at = super::now();
+        let pace = pace::of(&attachment.gateway, &origin.listener);
         let deadline = attachment.client.lock().deadline(attachment.epoch);
         let timer = deadline.into_iter().chain(park_after.map(|after| active_at + after)).min();
         Self {
@@ -113,6 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             park_after,
             is_unflushed: false,
             is_blocked: false,
+            pace,
             is_paused: false,
         }
     }
@@ -148,6 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         loop {
             self.handle_input()?;
             let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
+            let is_answered = is_answered | self.poll_pace(cx)?.is_ready();
             self.check_closing()?;
             self.poll_transmit(cx).map_err(|_| End::Lost)?;
             let is_read = self.poll_read(cx)?.is_ready();
@@ -173,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Takes events off the input, as long as there is room for what they ask.
     fn handle_input(&mut self) -> Result<(), End> {
-        while !self.input.is_empty() && !self.is_inbox_full() {
+        while !self.input.is_empty() && !self.is_inbox_full() && !self.is_held_back() {
             let event = {
                 let mut inner = self.attachment.client.lock();
                 let Some((connection, session)) = inner.current(self.attachment.epoch) else { break };
@@ -216,14 +223,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// A publish with a route, or behind one, waits its turn; any other is done at once.
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
+        self.note_message();
         let message = Arc::new(message::from_publish(publish, &self.attachment.client.id, super::now()));
         let gateway = &self.attachment.gateway;
-        let has_route = !gateway.upstreams.came_back(&message)
-            && publish::has_route(gateway, &self.origin, &message.topic);
+        let (has_route, is_batched) = match gateway.upstreams.came_back(&message) {
+            true => (false, false),
+            false => publish::way(gateway, &self.origin, &message.topic),
+        };
         let is_denied = !publish::is_permitted(gateway, &self.origin, &message, has_route);
         let is_routed = has_route && !is_denied;
         let Publish { qos, packet_id, .. } = *publish;
-        let incoming = Incoming { message, qos, packet_id, is_denied, is_routed };
+        let incoming = Incoming { message, qos, packet_id, is_denied, is_routed, is_batched };
         if self.inbox.is_empty() && !is_routed {
             return self.finish(&incoming, Ok(()));
         }
@@ -273,8 +283,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Pending;
         }
         match ready!(io::poll_read(&mut self.stream, cx, &mut self.input)) {
-            Ok(1..) => Poll::Ready(Ok(())),
             Ok(0) | Err(_) => Poll::Ready(Err(End::Lost)),
+            Ok(count) => {
+                self.note_bytes(count);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -283,7 +296,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let is_closing = inner.closing.is_some();
         let control_bytes =
             inner.current(self.attachment.epoch).map_or(0, |(connection, _)| connection.control_bytes());
-        is_closing || self.is_inbox_full() || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
+        is_closing
+            || self.is_inbox_full()
+            || self.is_held_back()
+            || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
     }
 
     fn is_inbox_full(&self) -> bool {

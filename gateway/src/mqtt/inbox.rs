@@ -25,15 +25,23 @@ pub(super) struct Incoming {
     pub(super) is_denied: bool,
     /// Whether a backend has to accept it.
     pub(super) is_routed: bool,
+    /// Whether the backend gets it together with what follows.
+    pub(super) is_batched: bool,
+}
+
+/// One that is with its backend.
+enum Begun {
+    Waits(Forward),
+    Done(Result<(), ReasonCode>),
 }
 
 /// Bounded: its owner stops reading when it is full.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// The first is with the backend, if `forward` is set.
     waiting: VecDeque<Incoming>,
     bytes: usize,
-    forward: Option<Forward>,
+    /// Of the first ones, those that are with their backend: one, or as many as may be in a batch.
+    forwards: VecDeque<Begun>,
 }
 
 impl Inbox {
@@ -59,22 +67,54 @@ impl Inbox {
         gateway: &Arc<Gateway>,
         origin: &Arc<Origin>,
     ) -> Poll<(Incoming, Result<(), ReasonCode>)> {
+        self.begin(cx, gateway, origin);
         let Some(first) = self.waiting.front() else { return Poll::Pending };
-        let result = if first.is_routed {
-            let begin = || -> Forward {
-                Box::pin(publish::forward(gateway.clone(), origin.clone(), first.message.clone()))
-            };
-            let forward = self.forward.get_or_insert_with(begin);
-            std::task::ready!(forward.as_mut().poll(cx))
-        } else {
-            Ok(())
-        };
-        self.forward = None;
+        let mut result = Ok(());
+        if first.is_routed {
+            let Some(begun) = self.forwards.front_mut() else { return Poll::Pending };
+            result = std::task::ready!(begun.poll(cx));
+            self.forwards.pop_front();
+        }
         let Some(first) = self.waiting.pop_front() else { return Poll::Pending };
         self.bytes -= first.message.payload.len();
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
         }
         Poll::Ready((first, result))
+    }
+
+    /// Begins the first publish, and those behind it that may be in a batch with it: they take their place there at
+    /// once, and are answered in their turn.
+    fn begin(&mut self, cx: &mut Context<'_>, gateway: &Arc<Gateway>, origin: &Arc<Origin>) {
+        let mut may_follow = self.forwards.len().checked_sub(1).is_none_or(|last| self.is_batched(last));
+        while let Some(next) = self.waiting.get(self.forwards.len()) {
+            let is_first = self.forwards.is_empty();
+            if !next.is_routed || !(is_first || (may_follow && next.is_batched)) {
+                return;
+            }
+            may_follow = next.is_batched;
+            let mut begun = Begun::Waits(Box::pin(publish::forward(
+                gateway.clone(),
+                origin.clone(),
+                next.message.clone(),
+            )));
+            if let Poll::Ready(result) = begun.poll(cx) {
+                begun = Begun::Done(result);
+            }
+            self.forwards.push_back(begun);
+        }
+    }
+
+    fn is_batched(&self, index: usize) -> bool {
+        self.waiting.get(index).is_some_and(|incoming| incoming.is_batched)
+    }
+}
+
+impl Begun {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReasonCode>> {
+        match self {
+            Self::Waits(forward) => forward.as_mut().poll(cx),
+            Self::Done(result) => Poll::Ready(*result),
+        }
     }
 }

@@ -48,7 +48,7 @@ pub use self::{
 };
 pub(crate) use self::{
     kept::{decode_retained as decode_message, encode_retained as encode_message},
-    publish::publish_from_upstream,
+    publish::{publish_from_upstream, publish_locally},
 };
 use crate::{gateway::Gateway, parking::Patience, request::Origin, session::Clock, transport::Stream};
 

@@ -28,6 +28,15 @@ pub(super) fn is_permitted(gateway: &Gateway, origin: &Origin, message: &Message
     topics.all(|topic| gateway.permits(origin, Action::Publish, topic))
 }
 
+/// Whether the message has to be accepted by a backend first, and whether in a batch with others.
+pub(super) fn way(gateway: &Gateway, origin: &Origin, topic: &str) -> (bool, bool) {
+    let snapshot = gateway.snapshot();
+    match snapshot.routes.match_topic(topic, origin.identity.as_deref()) {
+        None => (false, false),
+        Some((route, _)) => (true, route.batcher.is_some()),
+    }
+}
+
 /// Takes a message to the backend of its route; what that answers goes to the response topic.
 ///
 /// # Errors
@@ -73,6 +82,11 @@ pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option
     let fanout = gateway.hub.publish_with(message, mark.map(|mark| (&gateway.store, mark)));
     gateway.mqtt.counters.published.inc();
     fanout
+}
+
+/// A message of the gateway's own, to its subscribers.
+pub(crate) fn publish_locally(gateway: &Gateway, message: &Arc<Message>) -> Fanout {
+    distribute(gateway, message, None)
 }
 
 /// A message that an upstream broker brought: through its route if it has one, and to its subscribers. Says whether

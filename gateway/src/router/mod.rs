@@ -17,11 +17,17 @@ use prometheus::{Histogram, IntCounter};
 
 pub(crate) use self::road::{admit, kind_name, observe};
 pub use self::{
-    road::{carry, find, handle},
+    road::{carry, find},
     table::{RouteError, RouteTable},
     topic::{InvalidFilter, TopicFilter},
 };
-use crate::{backend::Backend, dictionaries::Sampling, metrics::Metrics, transport::tls::PeerIdentity};
+use crate::{
+    backend::{Backend, Batcher},
+    dictionaries::Sampling,
+    metrics::Metrics,
+    settings::Delivery,
+    transport::tls::PeerIdentity,
+};
 
 /// One rule of the table, with its backend at hand.
 #[derive(Debug)]
@@ -46,6 +52,10 @@ pub struct Route {
     pub dcz: bool,
     /// What is kept of a link request outlives the gateway's process.
     pub durable: bool,
+    /// How messages reach the backend.
+    pub delivery: Delivery,
+    /// Gathers them, if they go in batches.
+    pub batcher: Option<Batcher>,
     /// Found once, not by name for every request.
     meters: OnceLock<Meters>,
 }

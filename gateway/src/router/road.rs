@@ -11,16 +11,6 @@ use crate::{
     request::{Body, Origin, Request},
 };
 
-/// Takes a request to its backend and brings the head of the answer back; its body streams. Dropping the
-/// future, or the answer's body, cancels the call.
-///
-/// # Errors
-/// Says why there is no answer, and whether the backend may have run the request.
-pub async fn handle(gateway: &Arc<Gateway>, request: Request) -> Result<http::Response<Body>, RpcError> {
-    let route = find(gateway, &request)?;
-    carry(gateway, &route, Box::new(request)).await
-}
-
 /// The route that a request takes.
 ///
 /// # Errors
@@ -39,7 +29,8 @@ pub fn find(gateway: &Gateway, request: &Request) -> Result<Arc<Route>, RpcError
     })
 }
 
-/// Takes a request along the route that was found for it; see [`handle`].
+/// Takes a request along the route that was found for it to its backend, and brings the head of the answer back; its
+/// body streams. Dropping the future, or the answer's body, cancels the call.
 ///
 /// # Errors
 /// Says why there is no answer, and whether the backend may have run the request.

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{InvalidFilter, Route, TopicFilter, path::normalized};
 use crate::{
-    backend::Backend,
+    backend::{Backend, Batcher},
     settings::{self, BackendKind, Settings},
     transport::tls::PeerIdentity,
 };
@@ -131,6 +131,17 @@ impl RouteTable {
         topics.into_iter().find_map(|(filter, route)| Some((route, filter.captures(topic)?)))
     }
 
+    /// The route called `name`, if it takes messages.
+    pub fn topic_route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.topics.iter().map(|(_, route)| route).find(|route| &*route.name == name)
+    }
+
+    /// What the wildcards of a route's filter match in a topic, if it does.
+    pub fn captures(&self, route: &Route, topic: &str) -> Option<Vec<String>> {
+        let (filter, _) = self.topics.iter().find(|(_, candidate)| candidate.name == route.name)?;
+        Some(filter.captures(topic)?.into_iter().map(str::to_owned).collect())
+    }
+
     /// The backends by name.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.backends.values()
@@ -180,6 +191,8 @@ impl RouteTable {
             sampling: rule.sampling.clone(),
             dcz: rule.dcz,
             durable: rule.durable,
+            delivery: rule.delivery.clone(),
+            batcher: rule.delivery.batch.map(Batcher::new),
             meters: OnceLock::new(),
         })
     }

@@ -212,9 +212,7 @@ impl Sessions {
     /// # Errors
     /// The session stays as it was.
     pub fn open(&self, hello: &Hello, user: Option<Arc<str>>) -> Result<Opened, OpenError> {
-        check_client_id(&hello.client_id)?;
-        let secret_hash = SecretHash::of(&hello.session_secret)?;
-        let identity = Identity { client_id: hello.client_id.as_str().into(), user, secret_hash };
+        let identity = Identity::claimed(hello, user)?;
         // The entry is held to the end, so that a session cannot expire while it is taken up.
         match self.table.entry(identity.client_id.clone()) {
             Entry::Occupied(held) => {
@@ -309,10 +307,19 @@ impl Context {
     }
 }
 
+impl Identity {
+    /// Who HELLO says that the client is, whose `user` was authenticated.
+    fn claimed(hello: &Hello, user: Option<Arc<str>>) -> Result<Self, OpenError> {
+        check_client_id(&hello.client_id)?;
+        let secret_hash = SecretHash::of(&hello.session_secret)?;
+        Ok(Self { client_id: hello.client_id.as_str().into(), user, secret_hash })
+    }
+}
+
 /// Ids stand in store keys, logs and metrics, so they are short and printable.
 fn check_client_id(client_id: &str) -> Result<(), OpenError> {
     const CLIENT_ID_BYTES_MAX: usize = 64;
-    let is_printable = client_id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let is_printable = client_id.bytes().all(|byte| byte.is_ascii_graphic());
     if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX || !is_printable {
         return Err(OpenError::Malformed("HELLO.client_id must be 1 to 64 printable ASCII characters"));
     }

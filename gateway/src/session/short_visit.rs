@@ -15,11 +15,10 @@ use dashmap::Entry;
 use towline_protocols::link::{Ack, Hello, PushesTaken, RpcError, server::Ledger};
 
 use super::{
-    Attach, Consumer, Lease, LinkSession, OpenError, PendingPush, Sessions, check_client_id,
+    Attach, Consumer, Lease, LinkSession, OpenError, PendingPush, Sessions,
     exchange::Exchange,
     headers::Spoken,
     link_session::{Identity, State},
-    secret::SecretHash,
     signal::Signal,
     visit::Role,
 };
@@ -53,9 +52,7 @@ impl Sessions {
     /// # Errors
     /// Nothing has changed.
     pub fn visit_short(&self, hello: &Hello, user: Option<Arc<str>>) -> Result<ShortVisit, OpenError> {
-        check_client_id(&hello.client_id)?;
-        let secret_hash = SecretHash::of(&hello.session_secret)?;
-        let identity = Identity { client_id: hello.client_id.as_str().into(), user, secret_hash };
+        let identity = Identity::claimed(hello, user)?;
         // The entry is held until the visit began, so that the session cannot expire meanwhile.
         match self.table.entry(identity.client_id.clone()) {
             Entry::Occupied(held) => {

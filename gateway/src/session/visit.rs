@@ -22,7 +22,6 @@ use super::{
     Changed, Consumer, Lease, LinkSession, Login, OpenError, Revoked, Sessions,
     headers::Spoken,
     link_session::{Adopted, Identity, State},
-    secret::SecretHash,
     signal::Signal,
 };
 
@@ -102,8 +101,7 @@ impl Sessions {
     /// Lets a connection visit the session that HELLO names. `None`: only a complete handshake may tell what
     /// becomes of it. Changes nothing that outlives the visit.
     pub fn visit(&self, hello: &Hello, user: Option<Arc<str>>) -> Option<Visited> {
-        let secret_hash = SecretHash::of(&hello.session_secret).ok()?;
-        let identity = Identity { client_id: hello.client_id.as_str().into(), user, secret_hash };
+        let identity = Identity::claimed(hello, user).ok()?;
         let session = self.get(&identity.client_id)?;
         session.check_owner(&identity).ok()?;
         session.visit(hello)

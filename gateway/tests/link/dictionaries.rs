@@ -4,11 +4,8 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use quinn::{RecvStream, SendStream, crypto::rustls::QuicClientConfig, crypto::rustls::QuicServerConfig};
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+use quinn::{RecvStream, SendStream, crypto::rustls::QuicServerConfig};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use towline_client::{Client, Transports};
 use towline_protocols::{
     compress::{Dictionary, Shelf},
@@ -19,7 +16,10 @@ use towline_protocols::{
     },
 };
 
-use crate::bed::{Bed, answer, endpoint, online};
+use crate::{
+    bed::{Bed, answer, endpoint, online},
+    raw_quic::{connect, control_event, flush, read_into},
+};
 
 /// Long enough to be compressed.
 const TEXT: &str = "order 4711: 2 tickets, Berlin to Hamburg, seats 61 and 62; order 4712: 1 ticket";
@@ -35,30 +35,6 @@ fn forgetful(mut settings: StreamSettings) -> StreamSettings {
     let dictionaries = Shelf::default();
     settings.config = Arc::new(Config { dictionaries, ..(*settings.config).clone() });
     settings
-}
-
-async fn flush(control: &mut Control, send: &mut SendStream) {
-    let mut out = BytesMut::new();
-    control.poll_transmit(Instant::now(), &mut out, usize::MAX);
-    send.write_all(&out).await.unwrap();
-}
-
-async fn read_into(recv: &mut RecvStream, input: &mut BytesMut) -> bool {
-    let Some(chunk) = recv.read_chunk(16 << 10, true).await.unwrap() else { return false };
-    input.extend_from_slice(&chunk.bytes);
-    true
-}
-
-/// The next event of the control stream.
-async fn control_event(control: &mut Control, recv: &mut RecvStream) -> Event {
-    let mut input = BytesMut::new();
-    loop {
-        if let Some(event) = control.poll_event() {
-            return event;
-        }
-        assert!(read_into(recv, &mut input).await, "the control stream ended");
-        control.handle_bytes(Instant::now(), &mut input).unwrap();
-    }
 }
 
 /// Reads a stream up to the whole message of its other side.
@@ -103,7 +79,7 @@ async fn ask(control: &Control, connection: &quinn::Connection, seq: u64) -> Res
 #[tokio::test]
 async fn the_gateway_forgets_a_dictionary_that_a_quic_client_does_not_know() {
     let bed = Bed::start().await;
-    let connection = connect(&bed).await;
+    let connection = connect(&bed, bed.address("edge")).await;
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     let hello =
         Hello { client_id: "raw".into(), session_secret: vec![7; 16].into(), epoch: 1, ..Hello::default() };
@@ -245,21 +221,6 @@ async fn serve_one(control: &Control, connection: &quinn::Connection) -> Result<
     send.write_all(&out).await.unwrap();
     send.finish().unwrap();
     asked
-}
-
-async fn connect(bed: &Bed) -> quinn::Connection {
-    let mut roots = RootCertStore::empty();
-    CertificateDer::pem_slice_iter(&bed.ca).for_each(|root| roots.add(root.unwrap()).unwrap());
-    let mut tls =
-        rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    tls.alpn_protocols = vec![b"towline/1".to_vec()];
-    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    let client = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
-    client.connect_with(config, bed.address("edge"), "localhost").unwrap().await.unwrap()
 }
 
 /// A QUIC server with the gateway's certificate.

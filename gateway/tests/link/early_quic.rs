@@ -1,8 +1,9 @@
 //! Requests on QUIC while the handshake is under way, as far as the gateway is told so by its transport.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use quinn::crypto::rustls::QuicServerConfig;
+use bytes::{Bytes, BytesMut};
+use quinn::{RecvStream, SendStream, crypto::rustls::QuicServerConfig};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::sync::mpsc;
 use towline_client::{Client, Transports};
@@ -12,7 +13,19 @@ use towline_gateway::{
     transport::Handshake,
 };
 
-use crate::bed::{Bed, answer, call, endpoint, online};
+use towline_protocols::{
+    compress::Compressor,
+    link::{
+        Config, Control, Event, Execution, Hello, Priority, RpcErrorKind, Welcome,
+        frame::{Frame, Part, RequestFrame, decode, encode},
+    },
+    varint,
+};
+
+use crate::{
+    bed::{Bed, answer, call, endpoint, online},
+    raw_quic::{connect, control_event, flush, read_into},
+};
 
 /// A QUIC endpoint that serves the bed's gateway; what the test sends is the handshake of the next connection.
 fn endpoint_with(bed: &Bed) -> (SocketAddr, mpsc::UnboundedSender<Handshake>, quinn::Endpoint) {
@@ -101,4 +114,74 @@ async fn a_handshake_that_breaks_ends_the_connection_and_the_next_one_goes_on() 
     next.send(Handshake::complete()).unwrap();
     assert_eq!(running.await.unwrap().unwrap().into_grpc().unwrap(), "x");
     assert_eq!((bed.backend.counts("Echo").started, early("broken")), (1, 1));
+}
+
+/// Requests that have not arrived whole wait for the handshake; what they hold is bounded all the same.
+#[tokio::test]
+async fn what_is_decompressed_of_requests_that_wait_is_bounded() {
+    const CONTENT_BYTES: usize = 3 << 20;
+    let bed = Bed::start().await;
+    let (address, next, _server) = endpoint_with(&bed);
+    next.send(Handshake::complete()).unwrap();
+    let (_first, _, welcome) = greeted(&bed, address, 1, 0).await;
+    let (completion, handshake) = Handshake::pending();
+    next.send(handshake).unwrap();
+    let (connection, _control, welcome) = greeted(&bed, address, 2, welcome.session_id).await;
+    assert!(welcome.visiting);
+    let compressed = Compressor::new(3, 0).compress(&vec![0; CONTENT_BYTES]).unwrap();
+    let mut streams = Vec::new();
+    for seq in [1, 2] {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        let mut bytes = Vec::new();
+        varint::put(&mut bytes, compressed.bytes_before as u64);
+        bytes.extend_from_slice(&compressed.frame);
+        let part = Part { compressed: true, more: false, bytes: bytes.into() };
+        // POST and / of the static table, by which nothing waits for instructions.
+        let header_block = Bytes::from_static(b"\x00\x00\xc2\xc3");
+        let request = RequestFrame {
+            seq,
+            priority: Priority::NORMAL,
+            idempotent: false,
+            acknowledges: false,
+            heard: false,
+            deadline_ms: None,
+            header_block,
+            part: Some(part),
+            end: false,
+        };
+        let mut out = BytesMut::new();
+        encode(&Frame::Request(request), &mut out);
+        send.write_all(&out).await.unwrap();
+        streams.push((send, recv));
+    }
+    // Either may come first.
+    let mut answers = [BytesMut::new(), BytesMut::new()];
+    let [first, second] = &mut answers;
+    let [(_, one), (_, two)] = &mut streams[..] else { unreachable!("two were opened") };
+    tokio::select! {
+        read = read_into(one, first) => assert!(read),
+        read = read_into(two, second) => assert!(read),
+    }
+    let mut refused = answers.into_iter().find(|answer| !answer.is_empty()).unwrap();
+    let frame = decode(&mut refused, 16_640).unwrap();
+    let Some(Frame::Reset { error, .. }) = frame else { panic!("{frame:?}") };
+    assert_eq!((error.kind, error.execution), (RpcErrorKind::LimitExceeded, Execution::NotRun));
+    drop(completion);
+}
+
+/// A connection of a client whose HELLO was answered, with its control stream.
+async fn greeted(
+    bed: &Bed,
+    address: SocketAddr,
+    epoch: u64,
+    session_id: u64,
+) -> (quinn::Connection, (SendStream, RecvStream), Welcome) {
+    let connection = connect(bed, address).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let session_secret = vec![7; 16].into();
+    let hello = Hello { client_id: "raw".into(), session_secret, epoch, session_id, ..Hello::default() };
+    let mut control = Control::client(Arc::new(Config::default()), hello, Instant::now());
+    flush(&mut control, &mut send).await;
+    let Event::Welcome(welcome) = control_event(&mut control, &mut recv).await else { panic!("no WELCOME") };
+    (connection, (send, recv), *welcome)
 }

@@ -25,6 +25,7 @@ mod never_indexed;
 mod posts;
 mod priority;
 mod pushes;
+mod raw_quic;
 mod requests;
 mod session_headers;
 mod short_calls;

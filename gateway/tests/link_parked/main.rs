@@ -21,6 +21,8 @@ mod faults;
 mod limits;
 #[path = "../link/pushes.rs"]
 mod pushes;
+#[path = "../link/raw_quic.rs"]
+mod raw_quic;
 #[path = "../link/requests.rs"]
 mod requests;
 #[path = "../link/slow_readers.rs"]

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "test support: a failure here is the test's")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::{
@@ -288,96 +292,86 @@ fn the_qpack_examples_are_a_conversation() {
 }
 
 /// A whole conversation, byte by byte: what each side writes is the example, and it reads the other's.
+struct Conversation {
+    examples: BTreeMap<String, Vec<u8>>,
+    config: Arc<Config>,
+    now: Instant,
+}
+
+impl Conversation {
+    fn new() -> Self {
+        let config = Arc::new(Config { agent: "example/1".into(), ..Config::default() });
+        Self { examples: examples(), config, now: origin() }
+    }
+
+    /// What `machine` has to say is the example of that name.
+    fn says(&self, machine: &mut Connection, name: &str) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        machine.poll_transmit(self.now, &mut bytes, usize::MAX);
+        assert_eq!(hex(&bytes), hex(&self.examples[name]), "{name}");
+        bytes
+    }
+
+    fn asks(&self, client: &mut Connection, name: &str) -> BytesMut {
+        let head = RequestHead { fields: request_fields(), ..RequestHead::default() };
+        client.send_request(1, head, false).unwrap();
+        client.send_message(1, Bytes::from_static(b"\x0a\x03tea"), true).unwrap();
+        self.says(client, name)
+    }
+
+    fn answers(&self, server: &mut Connection, welcome: Welcome, name: &str) -> BytesMut {
+        assert!(matches!(server.poll_event(), Some(Event::Hello(_))));
+        server.control().welcome(welcome);
+        assert!(matches!(server.poll_event(), Some(Event::Request { seq: 1, end: false, .. })));
+        assert!(matches!(server.poll_event(), Some(Event::MessagePart { seq: 1, end: true, .. })));
+        let fields = vec![field(":status", "200"), field("content-type", "application/grpc")];
+        server.send_response(1, fields, false).unwrap();
+        server.send_message(1, Bytes::from_static(b"\x08\x2a"), false).unwrap();
+        server.send_trailers(1, vec![field("grpc-status", "0")]).unwrap();
+        self.says(server, name)
+    }
+
+    fn hears(&self, client: &mut Connection, down: &mut BytesMut) {
+        client.handle_bytes(self.now, down).unwrap();
+        let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
+        assert!(matches!(
+            events[..],
+            [Event::Welcome(_), Event::Response { .. }, Event::MessagePart { .. }, Event::Trailers { .. }]
+        ));
+    }
+}
+
+fn hello_of(epoch: u64) -> Hello {
+    let session_secret = vec![7; 16].into();
+    Hello { client_id: "phone-7".into(), session_secret, epoch, ..Hello::default() }
+}
+
 #[test]
 fn a_whole_call_goes_as_in_the_example() {
-    let mut examples = examples();
-    let (client_says, server_says) = (
-        examples.remove("call-client").unwrap_or_default(),
-        examples.remove("call-server").unwrap_or_default(),
-    );
-    let now = origin();
-    let config = Arc::new(Config { agent: "example/1".into(), ..Config::default() });
-    let hello = Hello {
-        client_id: "phone-7".into(),
-        session_secret: vec![7; 16].into(),
-        epoch: 1,
-        next_beat_s: 60,
-        ..Hello::default()
-    };
-    let mut client = Connection::client(config.clone(), hello, now);
-    let head = RequestHead { fields: request_fields(), ..RequestHead::default() };
-    client.send_request(1, head, false).unwrap();
-    client.send_message(1, Bytes::from_static(b"\x0a\x03tea"), true).unwrap();
-    let mut up = BytesMut::new();
-    client.poll_transmit(now, &mut up, usize::MAX);
+    let it = Conversation::new();
+    let hello = Hello { next_beat_s: 60, ..hello_of(1) };
+    let mut client = Connection::client(it.config.clone(), hello, it.now);
+    let mut up = it.asks(&mut client, "call-client");
     assert!(up.starts_with(&PREFACE));
-    assert_eq!(hex(&up), hex(&client_says), "call-client");
-
-    let mut server = Connection::server(config, now);
-    server.handle_bytes(now, &mut up).unwrap();
-    assert!(matches!(server.poll_event(), Some(Event::Hello(_))));
-    server.control().welcome(Welcome { session_id: 77, ..Welcome::default() });
-    assert!(matches!(server.poll_event(), Some(Event::Request { seq: 1, end: false, .. })));
-    assert!(matches!(server.poll_event(), Some(Event::MessagePart { seq: 1, end: true, .. })));
-    let fields = vec![field(":status", "200"), field("content-type", "application/grpc")];
-    server.send_response(1, fields, false).unwrap();
-    server.send_message(1, Bytes::from_static(b"\x08\x2a"), false).unwrap();
-    server.send_trailers(1, vec![field("grpc-status", "0")]).unwrap();
-    let mut down = BytesMut::new();
-    server.poll_transmit(now, &mut down, usize::MAX);
-    assert_eq!(hex(&down), hex(&server_says), "call-server");
-
-    client.handle_bytes(now, &mut down).unwrap();
-    let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
-    assert!(matches!(
-        events[..],
-        [Event::Welcome(_), Event::Response { .. }, Event::MessagePart { .. }, Event::Trailers { .. }]
-    ));
+    let mut server = Connection::server(it.config.clone(), it.now);
+    server.handle_bytes(it.now, &mut up).unwrap();
+    let welcome = Welcome { session_id: 77, ..Welcome::default() };
+    let mut down = it.answers(&mut server, welcome, "call-server");
+    it.hears(&mut client, &mut down);
 }
 
 /// The same of a POST.
 #[test]
 fn a_post_goes_as_in_the_example() {
-    let mut examples = examples();
-    let (client_says, server_says) = (
-        examples.remove("short-client").unwrap_or_default(),
-        examples.remove("short-server").unwrap_or_default(),
-    );
-    let now = origin();
-    let config = Arc::new(Config { agent: "example/1".into(), ..Config::default() });
-    let hello = Hello {
-        client_id: "phone-7".into(),
-        session_secret: vec![7; 16].into(),
-        epoch: 2,
-        session_id: 77,
-        ..Hello::default()
-    };
-    let mut client = Connection::short_client(config.clone(), hello, now);
-    let head = RequestHead { fields: request_fields(), ..RequestHead::default() };
-    client.send_request(1, head, false).unwrap();
-    client.send_message(1, Bytes::from_static(b"\x0a\x03tea"), true).unwrap();
-    let mut up = BytesMut::new();
-    client.poll_transmit(now, &mut up, usize::MAX);
-    assert_eq!(hex(&up), hex(&client_says), "short-client");
-
-    let mut server = Connection::short_server(config, now);
-    server.handle_bytes(now, &mut up).unwrap();
+    let it = Conversation::new();
+    let hello = Hello { session_id: 77, ..hello_of(2) };
+    let mut client = Connection::short_client(it.config.clone(), hello, it.now);
+    let mut up = it.asks(&mut client, "short-client");
+    let mut server = Connection::short_server(it.config.clone(), it.now);
+    server.handle_bytes(it.now, &mut up).unwrap();
     assert_eq!(server.handle_end(&up), Ok(vec![]));
-    assert!(matches!(server.poll_event(), Some(Event::Hello(_))));
-    server.control().welcome(Welcome { resumed: true, session_id: 77, ..Welcome::default() });
-    let fields = vec![field(":status", "200"), field("content-type", "application/grpc")];
-    server.send_response(1, fields, false).unwrap();
-    server.send_message(1, Bytes::from_static(b"\x08\x2a"), false).unwrap();
-    server.send_trailers(1, vec![field("grpc-status", "0")]).unwrap();
-    let mut down = BytesMut::new();
-    server.poll_transmit(now, &mut down, usize::MAX);
-    assert_eq!(hex(&down), hex(&server_says), "short-server");
-
-    client.handle_bytes(now, &mut down).unwrap();
-    let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
-    assert!(matches!(
-        events[..],
-        [Event::Welcome(_), Event::Response { .. }, Event::MessagePart { .. }, Event::Trailers { .. }]
-    ));
+    let welcome = Welcome { resumed: true, session_id: 77, ..Welcome::default() };
+    let mut down = it.answers(&mut server, welcome, "short-server");
+    it.hears(&mut client, &mut down);
     assert_eq!(client.handle_end(&down), Ok(vec![]));
 }

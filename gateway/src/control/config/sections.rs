@@ -2,6 +2,7 @@
 
 mod access;
 mod bounds;
+mod delivery;
 mod listeners;
 mod routes;
 mod tls;

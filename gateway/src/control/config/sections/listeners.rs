@@ -7,7 +7,7 @@ use towline_protocols::tls::{RecordSizes, record::CONTENT_BYTES_MAX};
 use super::{address, name, tls};
 use crate::{
     control::config::reader::Table,
-    settings::{Auth, Authentication, Listener, ListenerProtocol, TlsMode},
+    settings::{Auth, Authentication, Listener, ListenerProtocol, Rates, TlsMode},
 };
 
 const PROTOCOLS: &[(&str, ListenerProtocol)] =
@@ -78,6 +78,7 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
         open_to_network: table.boolean("open_to_network", false),
         alt_svc_port: alt_svc_port(table),
         connections_max: table.count("connections_max", default.connections_max, 1..=10_000_000),
+        rate: rate(table.table("rate")),
         early_data_bytes_max: table.size(
             "early_data_bytes_max",
             default.early_data_bytes_max as usize,
@@ -95,6 +96,25 @@ fn alt_svc_port(table: &mut Table<'_, '_>) -> Option<u16> {
     let set = table.has("alt_svc_port");
     let port = table.count("alt_svc_port", 0, 0..=usize::from(u16::MAX));
     set.then(|| u16::try_from(port).ok())?
+}
+
+fn rate(mut table: Table<'_, '_>) -> Rates {
+    let d = Rates::default();
+    let mut each = |key, default: u32| {
+        u32::try_from(table.integer(key, default.into(), 0..=u32::MAX.into())).unwrap_or(default)
+    };
+    let (device_messages, messages) =
+        (each("device_messages", d.device_messages), each("messages", d.messages));
+    let (connects, address_connects) =
+        (each("connects", d.connects), each("address_connects", d.address_connects));
+    let mut size = |key, default: u32| {
+        u32::try_from(table.size(key, default as usize, 0..=u32::MAX as usize)).unwrap_or(default)
+    };
+    let (device_bytes, bytes) = (size("device_bytes", d.device_bytes), size("bytes", d.bytes));
+    let burst = table.duration("burst", d.burst, Duration::from_millis(10)..=Duration::from_secs(3600));
+    let patience = table.duration("patience", d.patience, Duration::ZERO..=Duration::from_secs(86_400));
+    table.finish();
+    Rates { device_messages, device_bytes, messages, bytes, connects, address_connects, burst, patience }
 }
 
 fn record_size(mut table: Table<'_, '_>) -> RecordSizes {

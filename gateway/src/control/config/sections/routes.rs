@@ -5,6 +5,7 @@ use std::{collections::HashMap, collections::HashSet, sync::Arc, time::Duration}
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
 use super::{
+    delivery::{check_delivery, delivery},
     is_host_and_port, name,
     upstream::{check_upstream, upstream},
 };
@@ -123,6 +124,7 @@ fn route(t: &mut Table<'_, '_>) -> Route {
         sampling: sampling(t),
         dcz: t.boolean("dcz", false),
         durable: t.word("outcome", false, &[("memory", false), ("durable", true)]),
+        delivery: delivery(t),
     }
 }
 
@@ -210,6 +212,7 @@ fn check_backend(t: &Table<'_, '_>, route: &Route, backends: &[Backend]) {
         return;
     };
     let to_broker = backend.kind == BackendKind::Mqtt;
+    check_delivery(t, route, to_broker);
     match (&route.topic, &route.call) {
         (None, _) if to_broker => {
             t.mistake(

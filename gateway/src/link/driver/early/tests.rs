@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     time::sleep,
@@ -362,75 +363,93 @@ async fn early_data_of_very_many_frames_is_refused() {
     assert_eq!(gateway.metrics.limit_hits.with_label_values(&["early_events_max"]).get(), 1);
 }
 
+/// A gateway that asks for passwords: the user ada's is "right".
+struct Guarded {
+    gateway: Arc<Gateway>,
+    folder: TempDir,
+}
+
+impl Guarded {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let users = folder.path().join("users");
+        std::fs::write(&users, auth::password_line("ada", b"right").unwrap()).unwrap();
+        let gateway = gateway(|settings| {
+            settings.listeners[0].authentication = Authentication::Password;
+            settings.auth.password_file = Some(users);
+        });
+        Self { gateway, folder }
+    }
+
+    /// What a client is told that logs in at epoch 1.
+    async fn logged_in(&self) -> (Client, Welcome) {
+        let mut client = Client::connected(&self.gateway, login(1, 0, "right"));
+        while client.welcome().is_none() {
+            client.settle().await;
+        }
+        let welcome = client.welcome().unwrap().clone();
+        (client, welcome)
+    }
+
+    fn change_password(&self) {
+        let users = self.folder.path().join("users");
+        std::fs::write(users, auth::password_line("ada", b"changed").unwrap()).unwrap();
+    }
+
+    fn reload(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.gateway.snapshot().settings.clone();
+        change(&mut settings);
+        let reloaded = self.gateway.snapshot().rebuild(settings).unwrap();
+        self.gateway.snapshot.store(Arc::new(reloaded));
+    }
+}
+
+fn login(epoch: u64, session_id: u64, password: &str) -> Hello {
+    Hello { user: "ada".to_owned(), password: password.to_owned(), ..hello(epoch, session_id) }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_password_is_checked_after_the_handshake_unless_the_same_was_found_right() {
-    let folder = tempfile::tempdir().unwrap();
-    let users = folder.path().join("users");
-    std::fs::write(&users, auth::password_line("ada", b"right").unwrap()).unwrap();
-    let gateway = gateway(|settings| {
-        settings.listeners[0].authentication = Authentication::Password;
-        settings.auth.password_file = Some(users);
-    });
-    let login = |epoch, id, password: &str| Hello {
-        user: "ada".to_owned(),
-        password: password.to_owned(),
-        ..hello(epoch, id)
-    };
+    let guarded = Guarded::new();
+    let gateway = &guarded.gateway;
     let logins = |outcome| gateway.metrics.logins.with_label_values(&[LISTENER, outcome]).get();
-    let mut first = Client::connected(&gateway, login(1, 0, "right"));
-    while first.welcome().is_none() {
-        first.settle().await;
-    }
-    let id = first.welcome().unwrap().session_id;
-    let mut known = Client::early(&gateway, login(2, id, "right"));
-    let mut wrong = Client::early(&gateway, login(2, id, "wrong"));
+    let (_first, welcome) = guarded.logged_in().await;
+    let id = welcome.session_id;
+    let mut known = Client::early(gateway, login(2, id, "right"));
+    let mut wrong = Client::early(gateway, login(2, id, "wrong"));
     known.settle().await;
     wrong.settle().await;
     assert!(known.welcome().is_some() && wrong.events.is_empty());
     assert_eq!((logins("ok"), logins("refused")), (1, 0), "none was checked");
-    let settings = gateway.snapshot().settings.clone();
-    let reloaded = gateway.snapshot().rebuild(settings).unwrap();
-    gateway.snapshot.store(Arc::new(reloaded));
-    let mut known = Client::early(&gateway, login(3, id, "right"));
+    guarded.reload(|_| {});
+    let mut known = Client::early(gateway, login(3, id, "right"));
     known.settle().await;
     assert!(known.events.is_empty(), "the users may have changed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_checked_before_the_handshake_and_one_that_is_refused_waits_for_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let users = folder.path().join("users");
-    std::fs::write(&users, auth::password_line("ada", b"right").unwrap()).unwrap();
-    let gateway = gateway(|settings| {
-        settings.listeners[0].authentication = Authentication::Password;
-        settings.auth.password_file = Some(users.clone());
-    });
-    let login = Hello { user: "ada".to_owned(), password: "right".to_owned(), ..hello(1, 0) };
-    let mut first = Client::connected(&gateway, login);
-    while first.welcome().is_none() {
-        first.settle().await;
-    }
-    let welcome = first.welcome().unwrap().clone();
+    let guarded = Guarded::new();
+    let gateway = &guarded.gateway;
+    let (_first, welcome) = guarded.logged_in().await;
     assert_eq!((welcome.token.is_empty(), welcome.token_life_s), (false, 12 * 3600));
     let shown = |epoch| Hello { token: welcome.token.clone(), ..hello(epoch, welcome.session_id) };
 
-    let mut known = Client::early(&gateway, shown(2));
+    let mut known = Client::early(gateway, shown(2));
     known.request(1, true);
     known.settle().await;
     let again = known.welcome().unwrap();
     assert_eq!(again.token, "", "the one that it has is fresh");
     assert!((12 * 3600 - 60..=12 * 3600).contains(&again.token_life_s));
     assert!(known.is_answered(1));
-    let mut thief = Client::early(&gateway, Hello { client_id: "other".to_owned(), ..shown(3) });
+    let mut thief = Client::early(gateway, Hello { client_id: "other".to_owned(), ..shown(3) });
     thief.settle().await;
     assert!(thief.events.is_empty());
 
     // Another line of the same user.
-    std::fs::write(&users, auth::password_line("ada", b"changed").unwrap()).unwrap();
-    let settings = gateway.snapshot().settings.clone();
-    let reloaded = gateway.snapshot().rebuild(settings).unwrap();
-    gateway.snapshot.store(Arc::new(reloaded));
-    let mut late = Client::early(&gateway, shown(4));
+    guarded.change_password();
+    guarded.reload(|_| {});
+    let mut late = Client::early(gateway, shown(4));
     late.settle().await;
     assert!(late.events.is_empty());
     late.complete().await;
@@ -441,33 +460,20 @@ async fn a_token_is_checked_before_the_handshake_and_one_that_is_refused_waits_f
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_no_certificate_and_no_empty_password() {
-    let folder = tempfile::tempdir().unwrap();
-    let users = folder.path().join("users");
-    std::fs::write(&users, auth::password_line("ada", b"right").unwrap()).unwrap();
-    let gateway = gateway(|settings| {
-        settings.listeners[0].authentication = Authentication::Password;
-        settings.auth.password_file = Some(users);
-    });
-    let login = Hello { user: "ada".to_owned(), password: "right".to_owned(), ..hello(1, 0) };
-    let mut first = Client::connected(&gateway, login);
-    while first.welcome().is_none() {
-        first.settle().await;
-    }
-    let welcome = first.welcome().unwrap().clone();
+    let guarded = Guarded::new();
+    let gateway = &guarded.gateway;
+    let (_first, welcome) = guarded.logged_in().await;
     let (token, id) = (welcome.token, welcome.session_id);
-    let mut second = Client::connected(&gateway, Hello { token: token.clone(), ..hello(2, id) });
+    let mut second = Client::connected(gateway, Hello { token: token.clone(), ..hello(2, id) });
     second.settle().await;
     assert!(second.welcome().is_some());
     // What was shown with the token proves nothing without it.
-    let mut bare = Client::early(&gateway, Hello { user: "ada".to_owned(), ..hello(3, id) });
+    let mut bare = Client::early(gateway, Hello { user: "ada".to_owned(), ..hello(3, id) });
     bare.settle().await;
     assert!(bare.events.is_empty());
 
-    let mut settings = gateway.snapshot().settings.clone();
-    settings.listeners[0].authentication = Authentication::Certificate;
-    let reloaded = gateway.snapshot().rebuild(settings).unwrap();
-    gateway.snapshot.store(Arc::new(reloaded));
-    let mut nameless = Client::connected(&gateway, Hello { token, ..hello(4, id) });
+    guarded.reload(|settings| settings.listeners[0].authentication = Authentication::Certificate);
+    let mut nameless = Client::connected(gateway, Hello { token, ..hello(4, id) });
     nameless.settle().await;
     assert_eq!(nameless.close(), Some(CloseCode::Unauthorized));
 }

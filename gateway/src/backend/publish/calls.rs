@@ -1,4 +1,4 @@
-//! A published message on its way to a backend: as a gRPC call, an HTTP call, or to an MQTT broker.
+//! Messages as calls: one, or a batch of them, by gRPC and by HTTP; and what the answer says.
 
 use std::{sync::Arc, time::Instant};
 
@@ -6,16 +6,16 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
-use prost::Message as _;
+use serde::Serialize;
 
-use super::{Connections, headers::text};
+use super::{Reply, batch::Item};
 use crate::{
+    backend::headers::text,
     error::{Execution, RpcError, RpcErrorKind},
-    gateway::Gateway,
     hub::Message,
-    proto::device::{PublishReply, PublishRequest, UserProperty},
+    proto::device::{PublishBatchReply, PublishBatchRequest, PublishReply, PublishRequest, UserProperty},
     request::{Body, Origin, Request},
-    router::{self, Route},
+    router::Route,
     settings::BackendKind,
 };
 
@@ -31,85 +31,132 @@ const RESPONSE_TOPIC: HeaderName = HeaderName::from_static("x-towline-response-t
 const CORRELATION: HeaderName = HeaderName::from_static("x-towline-correlation");
 const PROPERTY: HeaderName = HeaderName::from_static("x-towline-property");
 
-/// What a backend wants published to the message's response topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// Payload, opaque.
-    pub payload: Bytes,
-    /// MQTT's content type, or the link's.
-    pub content_type: Option<Arc<str>>,
-}
-
-/// Takes a message to the backend of the first route whose topic filter matches; `Ok(None)` without a
-/// reply, and at once if no route matches. `Ok` only after the backend accepted the message, so that
-/// QoS 1 can be acknowledged then.
-///
-/// # Errors
-/// Says why the backend did not take it; leave the message unacknowledged.
-pub async fn publish(
-    gateway: &Arc<Gateway>,
-    origin: &Arc<Origin>,
-    message: &Message,
-) -> Result<Option<Reply>, RpcError> {
-    let started = Instant::now();
-    let (route, captures) =
-        match gateway.snapshot().routes.match_topic(&message.topic, origin.identity.as_deref()) {
-            None => return Ok(None),
-            Some((route, captures)) => (route.clone(), captures),
-        };
-    let outcome = match router::admit(&route, origin) {
-        Ok(()) => forward(gateway, &route, captures, origin, message).await,
-        Err(error) => Err(error),
-    };
-    router::observe(gateway, &route, started, outcome.as_ref().err());
-    outcome
-}
-
-async fn forward(
-    gateway: &Arc<Gateway>,
+/// One message as one call.
+pub(super) async fn call_one(
     route: &Route,
-    captures: Vec<&str>,
+    captures: &[&str],
     origin: &Arc<Origin>,
     message: &Message,
 ) -> Result<Option<Reply>, RpcError> {
-    let backend = &route.backend;
-    if matches!(backend.connections, Connections::Mqtt) {
-        let (upstreams, settings) = (&gateway.upstreams, &backend.settings);
-        return upstreams.publish(gateway, settings, origin, message, route.timeout()).await.map(|()| None);
+    if route.backend.settings.kind == BackendKind::Grpc {
+        let request = request(captures.iter().copied(), origin, message);
+        let answer = call(route, origin, grpc_headers(), framed(&request), message).await?;
+        return grpc_reply::<PublishReply>(route, answer).await.map(reply);
     }
-    let grpc = backend.settings.kind == BackendKind::Grpc;
-    let (headers, body) = match grpc {
-        true => grpc_call(captures, origin, message),
-        false => webhook(&captures, message),
-    };
-    let deadline = Instant::now() + route.timeout();
+    let (headers, body) = webhook(captures, message);
+    let answer = call(route, origin, headers, body, message).await?;
+    webhook_reply(route, answer).await
+}
+
+/// Several messages as one call; an answer for each, in their order.
+pub(super) async fn call_batch(
+    route: &Route,
+    origin: &Arc<Origin>,
+    items: &[Item],
+) -> Result<Vec<Option<Reply>>, RpcError> {
+    let Some(first) = items.first() else { return Ok(Vec::new()) };
+    if route.backend.settings.kind == BackendKind::Grpc {
+        let messages = items
+            .iter()
+            .map(|item| request(item.captures.iter().map(String::as_str), &item.origin, &item.message));
+        let batch = PublishBatchRequest { messages: messages.collect() };
+        let answer = call(route, origin, grpc_headers(), framed(&batch), &first.message).await?;
+        let replies = grpc_reply::<PublishBatchReply>(route, answer).await?.replies;
+        return match replies.len() {
+            0 => Ok(items.iter().map(|_| None).collect()),
+            count if count == items.len() => Ok(replies.into_iter().map(reply).collect()),
+            _ => Err(not_understood(route, "another number of replies than of messages")),
+        };
+    }
+    let shown: Vec<_> = items.iter().map(Shown::of).collect();
+    let body = serde_json::to_vec(&shown).map_err(|error| {
+        RpcError::new(RpcErrorKind::Internal, Execution::NotRun, format!("a batch is no JSON: {error}"))
+    })?;
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let answer = call(route, origin, HeaderMap::from_iter([json]), body.into(), &first.message).await?;
+    webhook_reply(route, answer).await?;
+    Ok(items.iter().map(|_| None).collect())
+}
+
+async fn call(
+    route: &Route,
+    origin: &Arc<Origin>,
+    headers: HeaderMap,
+    body: Bytes,
+    message: &Message,
+) -> Result<Response<Body>, RpcError> {
     let http = http::Request::new(Body::new(Full::new(body).map_err(|never| match never {})));
     let mut request = Request {
         origin: origin.clone(),
-        deadline: Some(deadline),
+        deadline: Some(Instant::now() + route.timeout()),
         priority: message.priority,
         idempotent: route.idempotent,
         http,
     };
     *request.http.method_mut() = Method::POST;
     *request.http.uri_mut() = route.call.clone().map(Into::into).unwrap_or_default();
-    let answer = backend.call_with(route, Box::new(request), headers).await?;
-    match grpc {
-        true => grpc_reply(route, answer).await,
-        false => webhook_reply(route, answer).await,
+    route.backend.call_with(route, Box::new(request), headers).await
+}
+
+/// A message of a batch, as HTTP backends get it.
+#[derive(Serialize)]
+struct Shown<'i> {
+    topic: &'i str,
+    captures: &'i [String],
+    qos: u8,
+    retain: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_topic: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_data: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    user_properties: Vec<(&'i str, &'i str)>,
+    /// Base64.
+    payload: String,
+}
+
+impl<'i> Shown<'i> {
+    fn of(item: &'i Item) -> Self {
+        let Item { origin, captures, message, .. } = item;
+        Self {
+            topic: &message.topic,
+            captures,
+            qos: message.qos,
+            retain: message.retain,
+            client_id: origin.client_id.as_deref(),
+            user: origin.user.as_deref(),
+            content_type: message.content_type.as_deref(),
+            response_topic: message.response_topic.as_deref(),
+            correlation_data: message.correlation_data.as_ref().map(|data| BASE64.encode(data)),
+            user_properties: message
+                .user_properties
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .collect(),
+            payload: BASE64.encode(&message.payload),
+        }
     }
 }
 
-/// `towline.device.v1.PublishRequest`, framed.
-fn grpc_call(captures: Vec<&str>, origin: &Origin, message: &Message) -> (HeaderMap, Bytes) {
+fn request<'c>(
+    captures: impl Iterator<Item = &'c str>,
+    origin: &Origin,
+    message: &Message,
+) -> PublishRequest {
     let string = |value: &Option<Arc<str>>| value.as_deref().unwrap_or_default().to_owned();
     let property = |(name, value): &(Arc<str>, Arc<str>)| UserProperty {
         name: name.to_string(),
         value: value.to_string(),
     };
-    let call = PublishRequest {
+    PublishRequest {
         topic: message.topic.to_string(),
-        topic_captures: captures.into_iter().map(str::to_owned).collect(),
+        topic_captures: captures.map(str::to_owned).collect(),
         payload: message.payload.clone(),
         qos: message.qos.into(),
         client_id: string(&origin.client_id),
@@ -119,15 +166,26 @@ fn grpc_call(captures: Vec<&str>, origin: &Origin, message: &Message) -> (Header
         response_topic: string(&message.response_topic),
         correlation_data: message.correlation_data.clone().unwrap_or_default(),
         retain: message.retain,
-    };
-    let length = call.encoded_len();
+    }
+}
+
+fn grpc_headers() -> HeaderMap {
+    HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))])
+}
+
+fn framed(message: &impl prost::Message) -> Bytes {
+    let length = message.encoded_len();
     let mut body = BytesMut::with_capacity(GRPC_PREFIX_BYTES + length);
     body.put_u8(0);
-    // A packet is far below 4 GiB: MQTT's own length has 28 bits.
+    // A packet is far below 4 GiB, as MQTT's own length has 28 bits, and a batch has a bound in bytes.
     body.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    call.encode_raw(&mut body);
-    let grpc = (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    (HeaderMap::from_iter([grpc]), body.freeze())
+    message.encode_raw(&mut body);
+    body.freeze()
+}
+
+fn reply(reply: PublishReply) -> Option<Reply> {
+    let content_type = Some(reply.content_type).filter(|text| !text.is_empty()).map(Into::into);
+    reply.payload.map(|payload| Reply { payload, content_type })
 }
 
 /// The payload as the body, everything else in headers.
@@ -155,7 +213,10 @@ fn webhook(captures: &[&str], message: &Message) -> (HeaderMap, Bytes) {
     (headers, message.payload.clone())
 }
 
-async fn grpc_reply(route: &Route, answer: Response<Body>) -> Result<Option<Reply>, RpcError> {
+async fn grpc_reply<M: prost::Message + Default>(
+    route: &Route,
+    answer: Response<Body>,
+) -> Result<M, RpcError> {
     let (head, body) = answer.into_parts();
     if head.headers.contains_key("grpc-status") {
         check_status(route, &head.headers)?;
@@ -167,10 +228,8 @@ async fn grpc_reply(route: &Route, answer: Response<Body>) -> Result<Option<Repl
     }
     let framed = collected.to_bytes();
     let reply = framed.get(GRPC_PREFIX_BYTES..).filter(|_| framed.first() == Some(&0));
-    let reply = reply.and_then(|reply| PublishReply::decode(reply).ok());
-    let reply = reply.ok_or_else(|| not_understood(route, "not one PublishReply"))?;
-    let content_type = Some(reply.content_type).filter(|text| !text.is_empty()).map(Into::into);
-    Ok(reply.payload.map(|payload| Reply { payload, content_type }))
+    let reply = reply.and_then(|reply| M::decode(reply).ok());
+    reply.ok_or_else(|| not_understood(route, "something else than one reply"))
 }
 
 async fn webhook_reply(route: &Route, answer: Response<Body>) -> Result<Option<Reply>, RpcError> {

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::{
     access::{Action, Denials},
     auth::PasswordFileError,
+    delayed::Delayed,
     dictionaries::Library,
     drain::Drain,
     early::WaitingRoom,
@@ -26,6 +27,7 @@ use crate::{
     parking::Lot,
     rate::Rates,
     request::Origin,
+    shadow::Shadows,
     session::{Clock, Sessions},
     settings::{Authentication, Settings},
     snapshot::Snapshot,
@@ -71,6 +73,10 @@ pub struct Gateway {
     pub outboxes: Outboxes,
     /// Upstream MQTT brokers.
     pub upstreams: Upstreams,
+    /// Messages that are to be published later.
+    pub delayed: Delayed,
+    /// Device shadows.
+    pub shadows: Shadows,
     /// How fast clients may be.
     pub rates: Rates,
     /// What is published for compression, and samples to train on.
@@ -121,6 +127,9 @@ impl Gateway {
         let mqtt = mqtt::Broker::restore(&settings, &hub, &store, &metrics)?;
         let outboxes = Outboxes::restore(&store, &metrics)?;
         let upstreams = Upstreams::restore(&store, &metrics)?;
+        let delayed = Delayed::restore(&store)?;
+        let shadows = Shadows::restore(&store)?;
+        hub.presence().begin(&settings, &metrics.limit_hits);
         metrics.count_store(store.counts());
         let snapshot = Snapshot::build(settings, &metrics, dictionaries.shelves(), folder)?;
         Ok(Arc::new(Self {
@@ -140,6 +149,8 @@ impl Gateway {
             mqtt,
             outboxes,
             upstreams,
+            delayed,
+            shadows,
             rates: Rates::default(),
             dictionaries,
         }))

@@ -20,10 +20,12 @@ use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
 mod delivery;
 mod rates;
+mod topics;
 mod upstream;
 
 pub use self::delivery::{Batch, Delivery, Retry};
 pub use self::rates::Rates;
+pub use self::topics::{Delayed, Presence, Rewrite, Shadow};
 pub use self::upstream::{DropPolicy, QueueBounds, Upstream, UpstreamTls};
 use crate::dictionaries::Sampling;
 
@@ -62,6 +64,14 @@ pub struct Settings {
     pub push: Push,
     /// MQTT.
     pub mqtt: Mqtt,
+    /// Events of clients that come and go.
+    pub presence: Presence,
+    /// Messages that are to be published later.
+    pub delayed: Delayed,
+    /// Device shadows.
+    pub shadow: Shadow,
+    /// Other names for topics; the first that matches is taken.
+    pub rewrites: Vec<Rewrite>,
     /// What SDK clients are told to do.
     pub client_policy: ClientPolicy,
     /// Payload compression on the link.
@@ -527,6 +537,10 @@ impl Default for Settings {
             short: Short::default(),
             push: Push::default(),
             mqtt: Mqtt::default(),
+            presence: Presence::default(),
+            delayed: Delayed::default(),
+            shadow: Shadow::default(),
+            rewrites: Vec::new(),
             client_policy: ClientPolicy::default(),
             compression: Compression::default(),
             dictionaries: Dictionaries::default(),

@@ -11,6 +11,7 @@ use crate::{
     key_ring::NextKeys,
     link,
     metrics::Metrics,
+    rewrite::Rewrites,
     router::RouteTable,
     session_token::SessionTokens,
     settings::{Listener, Settings},
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub acl: Arc<Acl>,
     /// Which request goes where.
     pub routes: Arc<RouteTable>,
+    /// Other names for topics.
+    pub rewrites: Arc<Rewrites>,
     /// How the link is spoken, with its dictionaries.
     pub link: Arc<towline_protocols::link::Config>,
     listeners: HashMap<Arc<str>, ListenerSnapshot>,
@@ -111,6 +114,7 @@ impl Snapshot {
             users: Arc::clone(&self.users),
             acl: Arc::clone(&self.acl),
             routes: Arc::clone(&self.routes),
+            rewrites: Arc::clone(&self.rewrites),
             link: Arc::clone(&self.link),
             listeners,
             tls_files,
@@ -155,8 +159,9 @@ impl Snapshot {
         let acl = Arc::new(Acl::new(&settings.acl).map_err(StartError::Settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let (routes, link) = (Arc::new(routes), Arc::new(link::config(&settings, dictionaries)));
+        let rewrites = Arc::new(Rewrites::compile(&settings.rewrites).map_err(StartError::Settings)?);
         let listeners = listeners(&settings, &carried.tickets)?;
-        Ok(Self { settings, users, acl, routes, link, listeners, tls_files, carried })
+        Ok(Self { settings, users, acl, routes, rewrites, link, listeners, tls_files, carried })
     }
 }
 

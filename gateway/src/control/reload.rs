@@ -48,6 +48,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     gateway.sessions.follow(&snapshot.settings);
     gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
     gateway.snapshot.store(Arc::new(snapshot));
+    gateway.hub.presence().follow(&gateway.snapshot().settings);
     gateway.upstreams.follow();
     gateway.denials.clear();
     resize_handshakes(gateway, handshakes);

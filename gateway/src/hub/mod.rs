@@ -22,6 +22,7 @@ use self::{registry::Registry, tree::Tree};
 use crate::{
     metrics::Metrics,
     mqtt::{Keeping, Unkept},
+    presence::Presence,
     receipts::Ticket,
     store::{Store, Write},
 };
@@ -47,6 +48,7 @@ pub struct Hub {
 
 struct Inner {
     registry: Registry,
+    presence: Arc<Presence>,
     tree: RwLock<Tree>,
     /// Bound on the steps of a match and on the depth of the tree.
     levels_max: usize,
@@ -219,8 +221,8 @@ impl Hub {
     }
 
     fn build(levels_max: usize, deliveries: Option<Deliveries>) -> Self {
-        let (registry, tree) = (Registry::default(), RwLock::default());
-        Self { inner: Arc::new(Inner { registry, tree, levels_max, deliveries }) }
+        let (registry, presence, tree) = (Registry::default(), Arc::default(), RwLock::default());
+        Self { inner: Arc::new(Inner { registry, presence, tree, levels_max, deliveries }) }
     }
 
     /// Registers a session under its client id. Registering the same mailbox again changes nothing.
@@ -367,6 +369,11 @@ impl Hub {
             deliveries.dropped.inc_by(fanout.dropped);
         }
         fanout
+    }
+
+    /// Who tells of clients that come and go.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.inner.presence
     }
 
     /// Bound on the levels of a topic or filter.

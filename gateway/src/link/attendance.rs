@@ -1,7 +1,7 @@
 //! What a connection does beside requests once its client is known: pushes, publishes, subscriptions,
 //! acknowledgements, policy. The same on both bindings.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::{Duration, Instant}};
 
 use bytes::Bytes;
 use towline_protocols::link::{CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push};
@@ -14,6 +14,7 @@ use crate::{
     hub::{Message, check_topic},
     mqtt,
     session::Revoked,
+    shadow,
 };
 
 /// Pushes wait in the session while more than this is queued in the connection.
@@ -232,20 +233,39 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
         |text: String| RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, format!("topic: {text}"));
     let topic = std::str::from_utf8(&publish.topic).map_err(|error| malformed(error.to_string()))?;
     check_topic(topic, door.gateway.hub.levels_max()).map_err(|error| malformed(error.to_string()))?;
-    if mqtt::is_reserved(topic) {
-        let text = "topic: $SYS is the gateway's own";
-        return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
-    }
-    let message = Arc::new(Message {
+    let mut message = Message {
         topic: topic.into(),
         payload: publish.payload,
         qos: publish.qos,
         publisher: door.origin.client_id.clone(),
         ..Message::default()
-    });
-    if !door.gateway.permits(&door.origin, Action::Publish, topic) {
+    };
+    let delay = mqtt::rename(&door.gateway, &door.origin, &mut message)
+        .map_err(|_| malformed("is $delayed without seconds and a topic".to_owned()))?;
+    if mqtt::is_reserved(&message.topic) {
+        let text = "topic: $SYS is the gateway's own";
+        return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+    }
+    if !door.gateway.permits(&door.origin, Action::Publish, &message.topic) {
         let text = "topic: it is not permitted to publish there";
         return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+    }
+    if door.gateway.snapshot().settings.shadow.enabled {
+        match shadow::parse(&message.topic) {
+            shadow::Parsed::Other => {}
+            shadow::Parsed::Command(..) if delay.is_none() => {
+                door.gateway.shadows.handle(&door.gateway, &message);
+                return written(door).await;
+            }
+            shadow::Parsed::Command(..) | shadow::Parsed::Reserved => {
+                let text = "topic: only $shadow/THING/update, get and delete are for clients";
+                return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+            }
+        }
+    }
+    let message = Arc::new(message);
+    if let Some(delay) = delay {
+        return publish_later(door, &message, delay).await;
     }
     backend::publish(&door.gateway, &door.origin, &message).await?;
     let fanout = door.gateway.hub.publish(&message);
@@ -262,6 +282,25 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
         })?;
     }
     Ok(())
+}
+
+/// Keeps a message until it is due; answered when it is on disk.
+async fn publish_later(door: &Door, message: &Arc<Message>, delay: Duration) -> Result<(), RpcError> {
+    use crate::error::{Execution, RpcErrorKind};
+    mqtt::publish_later(&door.gateway, &door.origin, message, delay).map_err(|_| {
+        let text = "no more delayed messages are kept, or not for so long";
+        RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, text)
+    })?;
+    written(door).await
+}
+
+/// Waits until what was written is on disk.
+async fn written(door: &Door) -> Result<(), RpcError> {
+    use crate::error::{Execution, RpcErrorKind};
+    let written = door.gateway.store.barrier().await;
+    written.map_err(|error| {
+        RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, error.to_string())
+    })
 }
 
 /// What CLOSE says to a connection that lost its session.

@@ -15,6 +15,8 @@ pub(super) struct Attachment {
     pub(super) epoch: u32,
     /// What the connection speaks, also when the session is another's.
     pub(super) version: Version,
+    /// Why the connection ends, as it is told of.
+    pub(super) ending: &'static str,
     is_detached: bool,
 }
 
@@ -41,13 +43,13 @@ pub(super) enum Parting {
 
 impl Attachment {
     pub(super) fn new(gateway: Arc<Gateway>, client: Arc<Client>, epoch: u32, version: Version) -> Self {
-        Self { gateway, client, epoch, version, is_detached: false }
+        Self { gateway, client, epoch, version, ending: "connection_lost", is_detached: false }
     }
 
     /// Ends the client's connection in its session.
     pub(super) fn detach(&mut self, parting: Parting) {
         if !std::mem::replace(&mut self.is_detached, true) {
-            self.gateway.mqtt.detach(&self.gateway, &self.client, self.epoch, parting);
+            self.gateway.mqtt.detach(&self.gateway, &self.client, self.epoch, parting, self.ending);
         }
     }
 
@@ -63,6 +65,9 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let is_draining = self.gateway.drain.is_draining();
+        if is_draining {
+            self.ending = "server_shutting_down";
+        }
         self.detach(if is_draining { Parting::Shutdown } else { Parting::Lost });
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     gateway::Gateway,
     hub::{Hub, Mailbox},
     metrics::Metrics,
+    presence::What,
     request::Origin,
     settings::Mqtt,
     snapshot::Snapshot,
@@ -76,6 +77,7 @@ impl Broker {
             keeper: Keeper::new(store.clone()),
             dropped: metrics.mqtt_messages_dropped.clone(),
             limit_hits: metrics.limit_hits.clone(),
+            presence: hub.presence().clone(),
         };
         let broker = Self {
             retained,
@@ -206,6 +208,7 @@ impl Broker {
         inner.will = will(connect, &client.id, origin);
         inner.epoch = inner.epoch.wrapping_add(1);
         inner.connection = Some(connection);
+        client.tell(What::Connected);
         Seat { epoch: inner.epoch, orphaned, waits }
     }
 
@@ -242,13 +245,21 @@ impl Broker {
     }
 
     /// The connection of `epoch` is gone.
-    pub(super) fn detach(&self, gateway: &Arc<Gateway>, client: &Arc<Client>, epoch: u32, parting: Parting) {
+    pub(super) fn detach(
+        &self,
+        gateway: &Arc<Gateway>,
+        client: &Arc<Client>,
+        epoch: u32,
+        parting: Parting,
+        ending: &'static str,
+    ) {
         let now = super::now();
         let mut inner = client.lock();
         if inner.epoch != epoch {
             return;
         }
         let Some(mut connection) = inner.connection.take() else { return };
+        client.tell(What::Disconnected(ending));
         inner.closing = None;
         let lost = inner.session().detach() as u64 + connection.take_dropped();
         inner.compact();
@@ -290,6 +301,9 @@ impl Broker {
         inner.ends = None;
         inner.closing = None;
         let was_connected = inner.connection.take().is_some();
+        if was_connected {
+            client.tell(What::Disconnected("session_taken_over"));
+        }
         inner.dismiss();
         if was_connected {
             self.common.dropped.inc_by(inner.session().detach() as u64);

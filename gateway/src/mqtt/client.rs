@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     hub::{Delivered, Delivery, Mailbox, Message},
+    presence::{Presence, What},
     receipts::Progress,
     store::{Table, Write},
 };
@@ -29,6 +30,7 @@ pub(super) struct Common {
     /// Messages lost to a bound or to their expiry.
     pub(super) dropped: IntCounter,
     pub(super) limit_hits: IntCounterVec,
+    pub(super) presence: Arc<Presence>,
 }
 
 /// A client's session and its place in the hub. It outlives connections and ends with the session.
@@ -194,6 +196,11 @@ impl Client {
             self.common.dropped.inc_by(session.drop_lost() as u64);
         }
         inner.wake();
+    }
+
+    /// Tells of the client's coming or going. Under the lock, so that it is told in its order.
+    pub(super) fn tell(&self, what: What) {
+        self.common.presence.tell(&self.id, self.user.as_ref(), "mqtt", what);
     }
 
     /// Asks the present connection's driver to end it.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use towline_protocols::mqtt::{ReasonCode, Text};
 
 use super::{client::Closing, sys};
-use crate::gateway::Gateway;
+use crate::{delayed, gateway::Gateway, presence};
 
 /// In how many batches at the most clients are sent away: few enough to be cheap, many enough to be a slope.
 const SPREAD_STEPS_MAX: usize = 256;
@@ -62,6 +62,8 @@ impl Departures {
 pub fn ensure_watched(gateway: &Arc<Gateway>) {
     if !gateway.mqtt.departures.is_watched.swap(true, Ordering::Relaxed) {
         tokio::spawn(watch(gateway.clone()));
+        tokio::spawn(delayed::watch(Arc::downgrade(gateway)));
+        presence::ensure_told(gateway);
         tokio::spawn(sys::publish_repeatedly(Arc::downgrade(gateway)));
     }
 }

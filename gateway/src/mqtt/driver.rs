@@ -1,6 +1,7 @@
 //! One connection while its client is there: the machine's bytes, events and clock.
 
 mod answer;
+mod ending;
 mod pace;
 
 use std::{
@@ -129,6 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
         // A client that broke a rule may be in the middle of saying more.
         let lingers = matches!(end, End::Broken(_));
+        let ending = end.name();
         let (parting, last_words) = match end {
             End::Lost => (Parting::Lost, None),
             End::Left { with_will: true } => (Parting::Lost, None),
@@ -143,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 (parting, self.last_words(closing))
             }
         };
+        self.attachment.ending = ending;
         // The session is free from here on, however long the goodbye takes.
         self.attachment.detach(parting);
         Box::pin(self.farewell(last_words, lingers)).await;
@@ -224,17 +227,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// A publish with a route, or behind one, waits its turn; any other is done at once.
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
         self.note_message();
-        let message = Arc::new(message::from_publish(publish, &self.attachment.client.id, super::now()));
-        let gateway = &self.attachment.gateway;
-        let (has_route, is_batched) = match gateway.upstreams.came_back(&message) {
-            true => (false, false),
-            false => publish::way(gateway, &self.origin, &message.topic),
-        };
-        let is_denied = !publish::is_permitted(gateway, &self.origin, &message, has_route);
-        let is_routed = has_route && !is_denied;
+        let mut message = message::from_publish(publish, &self.attachment.client.id, super::now());
+        let (way, is_denied) = publish::find_way(&self.attachment.gateway, &self.origin, &mut message);
         let Publish { qos, packet_id, .. } = *publish;
-        let incoming = Incoming { message, qos, packet_id, is_denied, is_routed, is_batched };
-        if self.inbox.is_empty() && !is_routed {
+        let incoming = Incoming { message: Arc::new(message), qos, packet_id, is_denied, way };
+        if self.inbox.is_empty() && !way.is_routed() {
             return self.finish(&incoming, Ok(()));
         }
         self.inbox.push(incoming);

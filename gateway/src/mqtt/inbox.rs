@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use towline_protocols::mqtt::{PacketId, QoS, ReasonCode};
@@ -23,10 +24,28 @@ pub(super) struct Incoming {
     pub(super) packet_id: Option<PacketId>,
     /// The ACL does not permit it: it is answered in its turn, and nothing else.
     pub(super) is_denied: bool,
-    /// Whether a backend has to accept it.
-    pub(super) is_routed: bool,
-    /// Whether the backend gets it together with what follows.
-    pub(super) is_batched: bool,
+    pub(super) way: Way,
+}
+
+/// Where a publish goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To its subscribers.
+    Here,
+    /// First to a backend, which has to accept it; perhaps together with what follows.
+    Routed { is_batched: bool },
+    /// To the shadow of a thing.
+    Shadow,
+    /// To its subscribers and backend, but not yet.
+    Later(Duration),
+    /// Its topic is none that one may publish to.
+    Nowhere(ReasonCode),
+}
+
+impl Way {
+    pub(super) fn is_routed(self) -> bool {
+        matches!(self, Self::Routed { .. })
+    }
 }
 
 /// One that is with its backend.
@@ -70,7 +89,7 @@ impl Inbox {
         self.begin(cx, gateway, origin);
         let Some(first) = self.waiting.front() else { return Poll::Pending };
         let mut result = Ok(());
-        if first.is_routed {
+        if first.way.is_routed() {
             let Some(begun) = self.forwards.front_mut() else { return Poll::Pending };
             result = std::task::ready!(begun.poll(cx));
             self.forwards.pop_front();
@@ -89,10 +108,12 @@ impl Inbox {
         let mut may_follow = self.forwards.len().checked_sub(1).is_none_or(|last| self.is_batched(last));
         while let Some(next) = self.waiting.get(self.forwards.len()) {
             let is_first = self.forwards.is_empty();
-            if !next.is_routed || !(is_first || (may_follow && next.is_batched)) {
+            let Way::Routed { is_batched } = next.way else { return };
+            let follows = may_follow && is_batched;
+            if !is_first && !follows {
                 return;
             }
-            may_follow = next.is_batched;
+            may_follow = is_batched;
             let mut begun = Begun::Waits(Box::pin(publish::forward(
                 gateway.clone(),
                 origin.clone(),
@@ -106,7 +127,7 @@ impl Inbox {
     }
 
     fn is_batched(&self, index: usize) -> bool {
-        self.waiting.get(index).is_some_and(|incoming| incoming.is_batched)
+        self.waiting.get(index).is_some_and(|incoming| incoming.way == Way::Routed { is_batched: true })
     }
 }
 

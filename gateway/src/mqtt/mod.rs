@@ -48,7 +48,9 @@ pub use self::{
 };
 pub(crate) use self::{
     kept::{decode_retained as decode_message, encode_retained as encode_message},
-    publish::{publish_from_upstream, publish_locally},
+    publish::{
+        forward_only, has_route, publish_from_upstream, publish_here, publish_later, publish_locally, rename,
+    },
 };
 use crate::{gateway::Gateway, parking::Patience, request::Origin, session::Clock, transport::Stream};
 

@@ -1,22 +1,25 @@
 //! The way of a message: to the backend of its topic's route, if there is one, and to its subscribers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use towline_protocols::mqtt::ReasonCode;
 
-use super::{client::Will, message};
+use super::{client::Will, inbox::Way, message};
 use crate::{
     access::Action,
     backend::{self, Reply},
     error::{RpcError, RpcErrorKind},
+    delayed::{self, Parsed},
     gateway::Gateway,
-    hub::{Fanout, Message},
+    hub::{Fanout, Message, check_topic},
     request::Origin,
+    rewrite::Who,
+    shadow,
     store::Write,
 };
 
 /// Whether the message has to be accepted by a backend first.
-pub(super) fn has_route(gateway: &Gateway, origin: &Origin, topic: &str) -> bool {
+pub(crate) fn has_route(gateway: &Gateway, origin: &Origin, topic: &str) -> bool {
     gateway.snapshot().routes.match_topic(topic, origin.identity.as_deref()).is_some()
 }
 
@@ -28,13 +31,93 @@ pub(super) fn is_permitted(gateway: &Gateway, origin: &Origin, message: &Message
     topics.all(|topic| gateway.permits(origin, Action::Publish, topic))
 }
 
-/// Whether the message has to be accepted by a backend first, and whether in a batch with others.
-pub(super) fn way(gateway: &Gateway, origin: &Origin, topic: &str) -> (bool, bool) {
-    let snapshot = gateway.snapshot();
-    match snapshot.routes.match_topic(topic, origin.identity.as_deref()) {
-        None => (false, false),
-        Some((route, _)) => (true, route.batcher.is_some()),
+/// Gives a client's message the name that it is to have, and says where it goes, and whether the ACL denies that.
+pub(super) fn find_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> (Way, bool) {
+    let way = find_any_way(gateway, origin, message);
+    let has_route = matches!(way, Way::Routed { .. } | Way::Later(_));
+    let is_denied = !matches!(way, Way::Nowhere(_)) && !is_permitted(gateway, origin, message, has_route);
+    (if is_denied { Way::Here } else { way }, is_denied)
+}
+
+fn find_any_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> Way {
+    if gateway.upstreams.came_back(message) {
+        return Way::Here;
     }
+    let delay = match rename(gateway, origin, message) {
+        Ok(delay) => delay,
+        Err(reason) => return Way::Nowhere(reason),
+    };
+    if super::is_reserved(&message.topic) {
+        return Way::Nowhere(ReasonCode::NotAuthorized);
+    }
+    let snapshot = gateway.snapshot();
+    if snapshot.settings.shadow.enabled {
+        match shadow::parse(&message.topic) {
+            shadow::Parsed::Other => {}
+            shadow::Parsed::Command(..) if delay.is_none() => return Way::Shadow,
+            shadow::Parsed::Command(..) | shadow::Parsed::Reserved => {
+                return Way::Nowhere(ReasonCode::NotAuthorized);
+            }
+        }
+    }
+    if let Some(delay) = delay {
+        return Way::Later(delay);
+    }
+    match snapshot.routes.match_topic(&message.topic, origin.identity.as_deref()) {
+        None => Way::Here,
+        Some((route, _)) => Way::Routed { is_batched: route.batcher.is_some() },
+    }
+}
+
+/// Takes a delay off the topic, and gives what is left the name that the rules give it.
+///
+/// # Errors
+/// What the publisher is told of a topic that is none.
+pub(crate) fn rename(
+    gateway: &Gateway,
+    origin: &Origin,
+    message: &mut Message,
+) -> Result<Option<Duration>, ReasonCode> {
+    let snapshot = gateway.snapshot();
+    let mut delay = None;
+    if snapshot.settings.delayed.enabled {
+        let topic = match delayed::parse(&message.topic) {
+            Parsed::Now => None,
+            Parsed::After(_, topic) if check_topic(topic, gateway.hub.levels_max()).is_err() => {
+                return Err(ReasonCode::TopicNameInvalid);
+            }
+            Parsed::After(after, topic) => {
+                delay = Some(after);
+                Some(Arc::from(topic))
+            }
+            Parsed::Malformed => return Err(ReasonCode::TopicNameInvalid),
+        };
+        message.topic = topic.unwrap_or_else(|| message.topic.clone());
+    }
+    if !snapshot.rewrites.is_empty() {
+        let who = Who { client_id: origin.client_id.as_deref(), user: origin.user.as_deref() };
+        if let Some(topic) = snapshot.rewrites.topic(&message.topic, who, gateway.hub.levels_max()) {
+            message.topic = topic.into();
+        }
+    }
+    Ok(delay)
+}
+
+/// Keeps a message until it is due.
+///
+/// # Errors
+/// There is no room: what its publisher is told.
+pub(crate) fn publish_later(
+    gateway: &Gateway,
+    origin: &Arc<Origin>,
+    message: &Arc<Message>,
+    delay: Duration,
+) -> Result<(), ReasonCode> {
+    let settings = gateway.snapshot().settings.delayed.clone();
+    gateway.delayed.push(&settings, origin, message, delay).map_err(|full| {
+        gateway.metrics.limit_hit(full.0);
+        ReasonCode::QuotaExceeded
+    })
 }
 
 /// Takes a message to the backend of its route; what that answers goes to the response topic.
@@ -84,6 +167,18 @@ pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option
     fanout
 }
 
+/// Retains a message if asked, and hands it to its subscribers.
+pub(crate) fn publish_here(gateway: &Gateway, message: &Arc<Message>) {
+    // Counted if there is no room for it; its subscribers need not miss it.
+    _ = retain(gateway, message);
+    distribute(gateway, message, None);
+}
+
+/// Takes a message to its backend for a publisher who has been answered: what came of it is counted there.
+pub(crate) async fn forward_only(gateway: &Arc<Gateway>, origin: &Arc<Origin>, message: &Arc<Message>) {
+    _ = forward(gateway.clone(), origin.clone(), message.clone()).await;
+}
+
 /// A message of the gateway's own, to its subscribers.
 pub(crate) fn publish_locally(gateway: &Gateway, message: &Arc<Message>) -> Fanout {
     distribute(gateway, message, None)
@@ -109,22 +204,32 @@ pub(crate) async fn publish_from_upstream(
 /// Publishes a will, through its route if it has one; nobody waits for that.
 pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     let Will { message, expiry, origin, .. } = will;
-    if super::is_reserved(&message.topic) {
-        return;
-    }
     let expires = message::expires(expiry, super::now());
-    let message = Arc::new(Message { expires, ..message });
-    let has_route = has_route(gateway, &origin, &message.topic);
+    let mut message = Message { expires, ..message };
     // The rules of this moment: its client may have been away for long.
-    if !is_permitted(gateway, &origin, &message, has_route) {
-        gateway.mqtt.counters.refused.inc();
-        return;
+    let (way, is_denied) = find_way(gateway, &origin, &mut message);
+    let message = Arc::new(message);
+    match way {
+        Way::Here | Way::Routed { .. } if !is_denied => {}
+        Way::Later(delay) if !is_denied => {
+            // Counted if there is no room for it.
+            _ = publish_later(gateway, &origin, &message, delay);
+            return;
+        }
+        Way::Shadow if !is_denied => {
+            gateway.shadows.handle(gateway, &message);
+            return;
+        }
+        _ => {
+            gateway.mqtt.counters.refused.inc();
+            return;
+        }
     }
     // Counted if there is no room for it; its subscribers need not miss it.
     _ = retain(gateway, &message);
     distribute(gateway, &message, None);
     // Without a runtime the process is ending, and its backends with it.
-    if let (true, Ok(runtime)) = (has_route, tokio::runtime::Handle::try_current()) {
+    if let (true, Ok(runtime)) = (way.is_routed(), tokio::runtime::Handle::try_current()) {
         // A failure is counted and logged there; a will has no publisher to be told.
         runtime.spawn(forward(gateway.clone(), origin, message));
     }

@@ -1,16 +1,18 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use towline_protocols::mqtt::{
-    PacketId, ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, topic,
+    PacketId, ReasonCode, RetainHandling, Subscribe, Subscription, Text, Unsubscribe, topic,
 };
 
 use super::{
     attachment::Attachment,
+    client::Client,
     kept::{encode_subscription, numbered_key},
 };
 use crate::{
     access::Action,
     hub::{SubscribeError, SubscribeOptions},
+    rewrite::Who,
     request::Origin,
     store::{Table, Write},
 };
@@ -30,6 +32,8 @@ pub(super) fn subscribe(attachment: &Attachment, origin: &Origin, subscribe: &Su
     let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
     let mut wanted = Vec::new();
     for subscription in &subscribe.subscriptions {
+        let renamed = rename(attachment, subscription);
+        let subscription = renamed.as_ref().unwrap_or(subscription);
         match subscribe_one(attachment, origin, subscription, identifier) {
             Ok(is_new) => {
                 reasons.push(subscription.options.qos.granted());
@@ -59,9 +63,13 @@ pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) {
 /// Unsubscribes from each filter; what the client is to be told of each.
 pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) -> Vec<ReasonCode> {
     let reasons =
-        unsubscribe.filters.iter().map(|filter| match unsubscribe_one(attachment, filter.as_str()) {
-            true => ReasonCode::Success,
-            false => ReasonCode::NoSubscriptionExisted,
+        unsubscribe.filters.iter().map(|filter| {
+            let renamed = new_name(attachment, filter.as_str());
+            let filter = renamed.as_ref().unwrap_or(filter);
+            match unsubscribe_one(attachment, filter.as_str()) {
+                true => ReasonCode::Success,
+                false => ReasonCode::NoSubscriptionExisted,
+            }
         });
     reasons.collect()
 }
@@ -93,6 +101,23 @@ fn unsubscribe_one(attachment: &Attachment, filter: &str) -> bool {
         }
     }
     was_held
+}
+
+/// The subscription under the name that the rules give its filter; `None`: it keeps its own.
+fn rename(attachment: &Attachment, subscription: &Subscription) -> Option<Subscription> {
+    let filter = new_name(attachment, subscription.filter.as_str())?;
+    Some(Subscription { filter, ..subscription.clone() })
+}
+
+fn new_name(attachment: &Attachment, filter: &str) -> Option<Text> {
+    let snapshot = attachment.gateway.snapshot();
+    if snapshot.rewrites.is_empty() {
+        return None;
+    }
+    let Client { id, user, .. } = &*attachment.client;
+    let who = Who { client_id: Some(id), user: user.as_deref() };
+    let renamed = snapshot.rewrites.filter(filter, who, attachment.gateway.hub.levels_max())?;
+    Text::new(renamed).ok()
 }
 
 /// Says whether the subscription is new.

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     hub::{Mailbox, RegisterError},
+    presence::What,
     receipts::Progress,
     store::{Table, Write},
 };
@@ -145,9 +146,16 @@ impl LinkSession {
             return;
         };
         state.connection = None;
+        self.tell(What::Disconnected("connection_lost"));
         self.connection_lost(&mut state, signal);
         drop(state);
         self.note_away();
+    }
+
+    /// Tells of the client's coming or going. Under the lock, so that it is told in its order.
+    pub(super) fn tell(&self, what: What) {
+        let Identity { client_id, user, .. } = &self.identity;
+        self.context.hub.presence().tell(client_id, user.as_ref(), "link", what);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

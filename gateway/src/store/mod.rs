@@ -76,6 +76,10 @@ pub enum Table {
     Outbox,
     /// What the gateway is called among gateways.
     Node,
+    /// Messages that are to be published later.
+    Delayed,
+    /// Device shadows.
+    Shadows,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -333,7 +337,7 @@ impl Drop for Inner {
 
 impl Table {
     /// In the order of their declaration.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Sessions,
         Self::Pushes,
         Self::Receipts,
@@ -347,6 +351,8 @@ impl Table {
         Self::MqttRetained,
         Self::Outbox,
         Self::Node,
+        Self::Delayed,
+        Self::Shadows,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -364,6 +370,8 @@ impl Table {
             Self::MqttRetained => "mqtt-retained",
             Self::Outbox => "outbox",
             Self::Node => "node",
+            Self::Delayed => "delayed",
+            Self::Shadows => "shadows",
         })
     }
 }

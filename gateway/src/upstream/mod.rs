@@ -68,6 +68,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Upstreams {
     /// The gateway's name among gateways.
     node: Arc<str>,
+    /// Whether the store has it. A gateway without brokers needs none.
+    is_node_stored: AtomicBool,
     running: DashMap<Arc<str>, Running>,
     changed: Notify,
     messages: prometheus::IntCounterVec,
@@ -109,7 +111,10 @@ impl Upstreams {
     /// The store cannot be read or written.
     pub fn restore(store: &Store, metrics: &Metrics) -> Result<Self, StoreError> {
         let messages = metrics.upstream_messages.clone();
-        Ok(Self { node: node(store)?, running: DashMap::new(), changed: Notify::new(), messages })
+        let known = stored_node(store)?;
+        let is_node_stored = AtomicBool::new(known.is_some());
+        let node = known.unwrap_or_else(new_node);
+        Ok(Self { node, is_node_stored, running: DashMap::new(), changed: Notify::new(), messages })
     }
 
     /// Follows a reload.
@@ -186,6 +191,14 @@ impl Upstreams {
         }
     }
 
+    /// The name is on disk before any message that waits for a broker.
+    fn store_node(&self, store: &Store) {
+        if store.is_lasting() && !self.is_node_stored.swap(true, Ordering::Relaxed) {
+            let (key, value) = (NODE_KEY.to_vec(), self.node.as_bytes().to_vec());
+            store.must_write(Write::Put { table: Table::Node, key, value });
+        }
+    }
+
     /// Starts what the settings name, and ends what they do not.
     fn start_all(&self, gateway: &Arc<Gateway>, settings: &Settings) {
         let brokers = || settings.backends.iter().filter(|backend| backend.kind == BackendKind::Mqtt);
@@ -227,6 +240,7 @@ pub async fn watch(gateway: Weak<Gateway>) {
 
 impl Running {
     fn start(gateway: &Arc<Gateway>, backend: &settings::Backend) -> Self {
+        gateway.upstreams.store_node(&gateway.store);
         let outbox = gateway.outboxes.get(&format!("upstream.{}", backend.name));
         outbox.set_bounds(backend.upstream.bounds, &BUFFER);
         let shared = Arc::new(Shared {
@@ -272,24 +286,21 @@ impl Counters {
     }
 }
 
-/// The gateway's name among gateways. A store that lasts keeps it, since what was forwarded before a restart may
-/// come back behind it, and brokers know the gateway's session by it.
-fn node(store: &Store) -> Result<Arc<str>, StoreError> {
+/// The gateway's name among gateways. A store that lasts keeps it, since what was forwarded before a restart may come
+/// back behind it, and brokers know the gateway's session by it.
+fn stored_node(store: &Store) -> Result<Option<Arc<str>>, StoreError> {
     let known = store.scan(Table::Node)?.into_iter().find(|(key, _)| key == NODE_KEY);
-    if let Some((_, value)) = known {
-        let text = String::from_utf8(value).map_err(|_| store.damaged("the gateway's name is not text"))?;
-        return Ok(text.into());
-    }
+    let Some((_, value)) = known else { return Ok(None) };
+    let text = String::from_utf8(value).map_err(|_| store.damaged("the gateway's name is not text"))?;
+    Ok(Some(text.into()))
+}
+
+fn new_node() -> Arc<str> {
     let mut random = [0; 8];
     if SystemRandom::new().fill(&mut random).is_err() {
         random = fastrand::u64(..).to_be_bytes();
     }
-    let node = format!("{:016x}", u64::from_be_bytes(random));
-    if store.is_lasting() {
-        let (key, value) = (NODE_KEY.to_vec(), node.clone().into_bytes());
-        store.write_now(vec![Write::Put { table: Table::Node, key, value }])?;
-    }
-    Ok(node.into())
+    format!("{:016x}", u64::from_be_bytes(random)).into()
 }
 
 fn no_room(backend: &settings::Backend, full: Full) -> RpcError {

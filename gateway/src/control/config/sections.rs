@@ -6,6 +6,7 @@ mod delivery;
 mod listeners;
 mod routes;
 mod tls;
+mod topics;
 mod upstream;
 
 use std::{net::SocketAddr, time::Duration};
@@ -48,6 +49,10 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         limits,
         push: section::push(root.table("push")),
         mqtt: section::mqtt(root.table("mqtt")),
+        presence: topics::presence(root.table("presence")),
+        delayed: topics::delayed(root.table("delayed")),
+        shadow: topics::shadow(root.table("shadow")),
+        rewrites: topics::rewrites(root),
         client_policy: section::client_policy(root.table("client_policy"), session.heartbeat_max),
         session,
         compression: section::compression(root.table("compression")),

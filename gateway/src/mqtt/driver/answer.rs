@@ -5,7 +5,7 @@ use towline_protocols::mqtt::{PacketId, QoS, ReasonCode, Version};
 
 use super::{Driver, End};
 use crate::{
-    mqtt::{self, client::Closing, inbox::Incoming, publish, receipts::Receipt, subscribe},
+    mqtt::{client::Closing, inbox::{Incoming, Way}, publish, receipts::Receipt, subscribe},
     settings::Mqtt3Denied,
     store::{StoreError, Table, Write},
 };
@@ -23,13 +23,13 @@ const DENIED: Closing = Closing { reason: ReasonCode::NotAuthorized, text: "the 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Distributes a publish and acknowledges it, or says why not.
     pub(super) fn finish(&mut self, incoming: &Incoming, result: Result<(), ReasonCode>) -> Result<(), End> {
-        let &Incoming { ref message, qos, packet_id, .. } = incoming;
-        if mqtt::is_reserved(&message.topic) {
-            return self.refuse(qos, packet_id, Mqtt3Denied::Acknowledge);
+        let &Incoming { qos, packet_id, way, .. } = incoming;
+        if let Way::Nowhere(reason) = way {
+            return self.refuse(qos, packet_id, reason, Mqtt3Denied::Acknowledge);
         }
         if incoming.is_denied {
             let mqtt3_denied = self.attachment.gateway.snapshot().settings.acl.mqtt3_denied;
-            return self.refuse(qos, packet_id, mqtt3_denied);
+            return self.refuse(qos, packet_id, ReasonCode::NotAuthorized, mqtt3_denied);
         }
         let (reason, waits) = match result {
             // QoS 0 is not repeated: its subscribers need not miss what the backend did.
@@ -56,8 +56,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Retains a message if asked, and hands it to its subscribers. Says what its publisher is told, and whether that
     /// has to wait for the store.
     fn distribute(&self, incoming: &Incoming, mark: Option<Write>) -> (ReasonCode, bool) {
-        let &Incoming { ref message, qos, is_routed, .. } = incoming;
+        let &Incoming { ref message, qos, way, .. } = incoming;
         let gateway = &self.attachment.gateway;
+        if let Way::Later(delay) = way {
+            if let Err(reason) = publish::publish_later(gateway, &self.origin, message, delay) {
+                return (reason, false);
+            }
+            mark.into_iter().for_each(|mark| gateway.store.must_write(mark));
+            return (ReasonCode::Success, gateway.store.is_lasting());
+        }
+        if way == Way::Shadow {
+            let waits = gateway.shadows.handle(gateway, message) || mark.is_some();
+            mark.into_iter().for_each(|mark| gateway.store.must_write(mark));
+            return (ReasonCode::Success, waits);
+        }
         if gateway.upstreams.came_back(message) {
             // Its subscribers here have had it.
             gateway.upstreams.count_looped();
@@ -73,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let is_retained = message.retain && gateway.mqtt.retained.is_lasting();
         let waits = is_retained || mark.is_some();
         let fanout = publish::distribute(gateway, message, mark);
-        let is_wanted = is_routed || fanout.total() > 0;
+        let is_wanted = way.is_routed() || fanout.total() > 0;
         let reason = match () {
             () if fanout.unkept > 0 => ReasonCode::QuotaExceeded,
             () if is_wanted => ReasonCode::Success,
@@ -82,12 +94,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         (reason, waits || fanout.to_write > 0)
     }
 
-    /// The topic is not the client's to publish to. MQTT 3 has no word for that but the end of the connection, which a
+    /// The topic is not the client's to publish to, or is none. MQTT 3 has no word for that but the end of the connection, which a
     /// client that repeats itself would not be helped by.
     fn refuse(
         &mut self,
         qos: QoS,
         packet_id: Option<PacketId>,
+        reason: ReasonCode,
         mqtt3_denied: Mqtt3Denied,
     ) -> Result<(), End> {
         self.attachment.gateway.mqtt.counters.refused.inc();
@@ -96,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !is_told && mqtt3_denied == Mqtt3Denied::Disconnect {
             return Err(End::Closed(DENIED));
         }
-        let reason = if is_told { ReasonCode::NotAuthorized } else { ReasonCode::Success };
+        let reason = if is_told { reason } else { ReasonCode::Success };
         if qos == QoS::ExactlyOnce && !is_told {
             // For its publisher it is taken, until it releases it.
             let mut inner = self.attachment.client.lock();

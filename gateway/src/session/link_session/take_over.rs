@@ -5,8 +5,11 @@ use std::sync::{Arc, atomic::Ordering};
 use towline_protocols::link::{Hello, Partial, RpcError, server::Ledger};
 
 use super::{LinkSession, unheard::Unheard};
-use crate::session::{
-    Changed, OpenError, Opened, Revoked, exchange::Consumer, headers::Spoken, lease::Lease, signal::Signal,
+use crate::{
+    presence::What,
+    session::{
+        Changed, OpenError, Opened, Revoked, exchange::Consumer, headers::Spoken, lease::Lease, signal::Signal,
+    },
 };
 
 /// What became of a session that a connection took.
@@ -104,6 +107,7 @@ impl LinkSession {
         state.visitors.dismiss(hello.epoch, Revoked::TakenOver);
         let handed_over = state.visitors.handed_over(hello.epoch, signal);
         if let Some(older) = older {
+            self.tell(What::Disconnected("session_taken_over"));
             self.connection_lost(&mut state, &older);
         }
         self.begun_left(&mut state, handed_over.others);
@@ -112,6 +116,7 @@ impl LinkSession {
         state.away_since = None;
         state.connection = Some(signal.clone());
         self.connected.store(true, Ordering::Release);
+        self.tell(What::Connected);
         self.resume_pushes(&mut state, hello.pushes_taken.as_ref(), signal);
         if !resumed {
             // The client counts what it sent before as lost, and numbers on from there. The id names what is

@@ -7,6 +7,7 @@ mod flights;
 mod headers;
 mod histories;
 mod ownership;
+mod presence;
 mod pushes;
 mod receipts;
 mod short_visits;

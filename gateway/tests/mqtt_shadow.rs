@@ -58,9 +58,13 @@ async fn a_device_learns_what_it_is_to_be_also_after_a_crash() {
     let mut watcher = Client::v5(&gateway, "watcher").await;
     assert_eq!(watcher.subscribe("$shadow/lamp/#", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
     let mut app = Client::v5(&gateway, "app").await;
-    say(&mut app, "lamp/update", json!({ "state": { "desired": { "on": true } }, "clientToken": "t1" })).await;
+    say(&mut app, "lamp/update", json!({ "state": { "desired": { "on": true } }, "clientToken": "t1" }))
+        .await;
     let (topic, accepted) = next(&mut watcher).await;
-    assert_eq!((topic.as_str(), &accepted["version"], &accepted["clientToken"]), ("lamp/update/accepted", &json!(1), &json!("t1")));
+    assert_eq!(
+        (topic.as_str(), &accepted["version"], &accepted["clientToken"]),
+        ("lamp/update/accepted", &json!(1), &json!("t1"))
+    );
     let (topic, delta) = next(&mut watcher).await;
     assert_eq!((topic.as_str(), &delta["state"]), ("lamp/update/delta", &json!({ "on": true })));
     // What was acknowledged is on disk.
@@ -72,7 +76,10 @@ async fn a_device_learns_what_it_is_to_be_also_after_a_crash() {
     assert_eq!(watcher.subscribe("$shadow/lamp/#", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
     say(&mut lamp, "lamp/get", json!({})).await;
     let (topic, got) = next(&mut watcher).await;
-    assert_eq!((topic.as_str(), &got["state"]["delta"], &got["version"]), ("lamp/get/accepted", &json!({ "on": true }), &json!(1)));
+    assert_eq!(
+        (topic.as_str(), &got["state"]["delta"], &got["version"]),
+        ("lamp/get/accepted", &json!({ "on": true }), &json!(1))
+    );
     say(&mut lamp, "lamp/update", json!({ "state": { "reported": { "on": true } }, "version": 1 })).await;
     assert_eq!(next(&mut watcher).await.0, "lamp/update/accepted");
     // Nothing is left to do, so no delta follows.
@@ -100,7 +107,10 @@ async fn app_of(gateway: &Arc<Gateway>) -> Client {
 async fn shadows_are_bounded_in_number_and_size() {
     let gateway = gateway(shadowed());
     let mut watcher = Client::v5(&gateway, "watcher").await;
-    assert_eq!(watcher.subscribe("$shadow/+/update/rejected", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+    assert_eq!(
+        watcher.subscribe("$shadow/+/update/rejected", QoS::AtLeastOnce).await,
+        ReasonCode::GrantedQos1
+    );
     let mut app = Client::v5(&gateway, "app").await;
     let state = json!({ "state": { "desired": { "a": 1 } } });
     for thing in ["a", "b", "c"] {

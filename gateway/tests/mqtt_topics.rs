@@ -176,7 +176,9 @@ async fn topics_and_filters_get_the_names_that_rules_give_them() {
         filters: vec![text("old/+/state/#")],
     };
     watcher.send(Packet::Unsubscribe(unsubscribe)).await;
-    assert!(matches!(watcher.receive().await, Some(Packet::Unsuback(ack)) if ack.reasons == [ReasonCode::Success]));
+    assert!(
+        matches!(watcher.receive().await, Some(Packet::Unsuback(ack)) if ack.reasons == [ReasonCode::Success])
+    );
 }
 
 /// Who is told of, and how.
@@ -219,7 +221,8 @@ async fn who_comes_and_goes_is_told_in_order_to_subscribers_and_to_a_backend() {
         if let Some(Packet::Publish(publish)) = watcher.receive().await {
             let event = pair(publish.topic.as_str(), std::str::from_utf8(&publish.payload).unwrap());
             assert_eq!(told(event), pair(gone, "keep_alive_timeout"));
-            let calls: Vec<_> = hook.0.lock().iter().filter(|(topic, _)| topic.contains("a%2Fb")).cloned().collect();
+            let calls: Vec<_> =
+                hook.0.lock().iter().filter(|(topic, _)| topic.contains("a%2Fb")).cloned().collect();
             let expected = [come, gone, come, gone, come, gone, come, gone];
             assert!(calls.iter().map(|(topic, _)| topic).eq(expected), "{calls:?}");
             return;

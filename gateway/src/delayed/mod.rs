@@ -87,8 +87,8 @@ impl Delayed {
         let mut waiting = Waiting::default();
         for (key, value) in store.scan(Table::Delayed)? {
             let restored = record::parse_key(&key).zip(record::decode(&value));
-            let (key, entry) = restored
-                .ok_or_else(|| store.damaged("a delayed message's record is not of this version"))?;
+            let (key, entry) =
+                restored.ok_or_else(|| store.damaged("a delayed message's record is not of this version"))?;
             waiting.number_last = waiting.number_last.max(key.1);
             waiting.bytes += entry.bytes();
             waiting.entries.insert(key, entry);
@@ -121,8 +121,7 @@ impl Delayed {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let due_ms = mqtt::clock().unix_ms(mqtt::now()).saturating_add(delay_ms);
         let key = (due_ms, waiting.number_last + 1);
-        let put =
-            Write::Put { table: Table::Delayed, key: record::key(key), value: record::encode(&entry) };
+        let put = Write::Put { table: Table::Delayed, key: record::key(key), value: record::encode(&entry) };
         // Under the lock, so that the store has what memory has.
         self.store.write(put).map_err(|_| Full("store_queue_bytes"))?;
         waiting.number_last = key.1;

@@ -1,7 +1,13 @@
 //! What a connection does beside requests once its client is known: pushes, publishes, subscriptions,
 //! acknowledgements, policy. The same on both bindings.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::{Duration, Instant}};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use towline_protocols::link::{CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push};
@@ -298,9 +304,7 @@ async fn publish_later(door: &Door, message: &Arc<Message>, delay: Duration) -> 
 async fn written(door: &Door) -> Result<(), RpcError> {
     use crate::error::{Execution, RpcErrorKind};
     let written = door.gateway.store.barrier().await;
-    written.map_err(|error| {
-        RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, error.to_string())
-    })
+    written.map_err(|error| RpcError::new(RpcErrorKind::Internal, Execution::MayHaveRun, error.to_string()))
 }
 
 /// What CLOSE says to a connection that lost its session.

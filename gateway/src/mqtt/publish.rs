@@ -8,8 +8,8 @@ use super::{client::Will, inbox::Way, message};
 use crate::{
     access::Action,
     backend::{self, Reply},
-    error::{RpcError, RpcErrorKind},
     delayed::{self, Parsed},
+    error::{RpcError, RpcErrorKind},
     gateway::Gateway,
     hub::{Fanout, Message, check_topic},
     request::Origin,

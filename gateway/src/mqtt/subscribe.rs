@@ -12,8 +12,8 @@ use super::{
 use crate::{
     access::Action,
     hub::{SubscribeError, SubscribeOptions},
-    rewrite::Who,
     request::Origin,
+    rewrite::Who,
     store::{Table, Write},
 };
 
@@ -62,15 +62,14 @@ pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) {
 
 /// Unsubscribes from each filter; what the client is to be told of each.
 pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) -> Vec<ReasonCode> {
-    let reasons =
-        unsubscribe.filters.iter().map(|filter| {
-            let renamed = new_name(attachment, filter.as_str());
-            let filter = renamed.as_ref().unwrap_or(filter);
-            match unsubscribe_one(attachment, filter.as_str()) {
-                true => ReasonCode::Success,
-                false => ReasonCode::NoSubscriptionExisted,
-            }
-        });
+    let reasons = unsubscribe.filters.iter().map(|filter| {
+        let renamed = new_name(attachment, filter.as_str());
+        let filter = renamed.as_ref().unwrap_or(filter);
+        match unsubscribe_one(attachment, filter.as_str()) {
+            true => ReasonCode::Success,
+            false => ReasonCode::NoSubscriptionExisted,
+        }
+    });
     reasons.collect()
 }
 

@@ -115,7 +115,8 @@ impl Document {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let Self { version, desired, reported, unix_ms } = self;
-        let record = json!({ "version": version, "desired": desired, "reported": reported, "unix_ms": unix_ms });
+        let record =
+            json!({ "version": version, "desired": desired, "reported": reported, "unix_ms": unix_ms });
         record.to_string().into_bytes()
     }
 
@@ -188,7 +189,8 @@ mod tests {
     fn what_is_desired_and_not_reported_is_the_delta() {
         let first = json!({ "state": { "desired": { "led": { "on": true, "colour": "red" }, "rate": 5 } } });
         let document = updated(&Document::default(), first);
-        let reported = json!({ "state": { "reported": { "led": { "on": true, "colour": "blue" }, "up": 1 } } });
+        let reported =
+            json!({ "state": { "reported": { "led": { "on": true, "colour": "blue" }, "up": 1 } } });
         let document = updated(&document, reported);
         assert_eq!(document.version, 2);
         assert_eq!(
@@ -201,8 +203,10 @@ mod tests {
 
     #[test]
     fn null_removes_a_member_or_all_of_them() {
-        let document = updated(&Document::default(), json!({ "state": { "desired": { "a": 1, "b": { "c": 2 } } } }));
-        let document = updated(&document, json!({ "state": { "desired": { "a": null, "b": { "d": { "e": null } } } } }));
+        let document =
+            updated(&Document::default(), json!({ "state": { "desired": { "a": 1, "b": { "c": 2 } } } }));
+        let document =
+            updated(&document, json!({ "state": { "desired": { "a": null, "b": { "d": { "e": null } } } } }));
         assert_eq!(Value::Object(document.desired.clone()), json!({ "b": { "c": 2, "d": {} } }));
         let document = updated(&document, json!({ "state": { "desired": null } }));
         assert!(document.desired.is_empty());
@@ -222,7 +226,8 @@ mod tests {
 
     #[test]
     fn a_document_comes_back_as_it_was() {
-        let document = updated(&Document::default(), json!({ "state": { "desired": { "a": [1, { "b": null }] } } }));
+        let document =
+            updated(&Document::default(), json!({ "state": { "desired": { "a": [1, { "b": null }] } } }));
         assert_eq!(Document::decode(&document.encode()), Some(document));
         assert_eq!(Document::decode(b"{}"), None);
     }

@@ -21,9 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use self::document::{
-    CONFLICT, Document, FULL, NO_SHADOW, NOT_STORED, Refusal, TOO_LARGE, Update,
-};
+use self::document::{CONFLICT, Document, FULL, NO_SHADOW, NOT_STORED, Refusal, TOO_LARGE, Update};
 use crate::{
     gateway::Gateway,
     hub::Message,
@@ -134,7 +132,10 @@ impl Shadows {
                     FULL => gateway.metrics.limit_hit("shadow.things_max"),
                     _ => {}
                 }
-                say("rejected", with_token(json!({ "code": refusal.code, "message": refusal.message }), token));
+                say(
+                    "rejected",
+                    with_token(json!({ "code": refusal.code, "message": refusal.message }), token),
+                );
                 false
             }
         }

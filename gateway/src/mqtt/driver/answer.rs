@@ -5,7 +5,13 @@ use towline_protocols::mqtt::{PacketId, QoS, ReasonCode, Version};
 
 use super::{Driver, End};
 use crate::{
-    mqtt::{client::Closing, inbox::{Incoming, Way}, publish, receipts::Receipt, subscribe},
+    mqtt::{
+        client::Closing,
+        inbox::{Incoming, Way},
+        publish,
+        receipts::Receipt,
+        subscribe,
+    },
     settings::Mqtt3Denied,
     store::{StoreError, Table, Write},
 };

@@ -8,7 +8,8 @@ use super::{LinkSession, unheard::Unheard};
 use crate::{
     presence::What,
     session::{
-        Changed, OpenError, Opened, Revoked, exchange::Consumer, headers::Spoken, lease::Lease, signal::Signal,
+        Changed, OpenError, Opened, Revoked, exchange::Consumer, headers::Spoken, lease::Lease,
+        signal::Signal,
     },
 };
 

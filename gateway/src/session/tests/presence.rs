@@ -14,6 +14,7 @@ fn connections_of_a_session_are_told_of_in_their_order() {
     drop(first);
     drop(second);
     let told: Vec<_> = rig.hub.presence().take_told().into_iter().map(|(_, what)| what).collect();
-    let (taken_over, lost) = (What::Disconnected("session_taken_over"), What::Disconnected("connection_lost"));
+    let (taken_over, lost) =
+        (What::Disconnected("session_taken_over"), What::Disconnected("connection_lost"));
     assert_eq!(told, [What::Connected, taken_over, What::Connected, lost]);
 }

@@ -104,6 +104,8 @@ pub struct MqttWork {
     pub qos: u8,
     /// Payload bytes, at least the eight of the send time.
     pub bytes: usize,
+    /// A closed loop goes on when messages have arrived, not when they were taken. For one worker process.
+    pub windowed: bool,
     /// First level of the topics and of the client ids, unique per run.
     pub run: String,
 }
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     fn work(publishers: usize, subscribers: usize, pairs: bool) -> MqttWork {
-        MqttWork { publishers, subscribers, pairs, qos: 0, bytes: 64, run: "r".into() }
+        MqttWork { publishers, subscribers, pairs, qos: 0, bytes: 64, windowed: false, run: "r".into() }
     }
 
     #[test]

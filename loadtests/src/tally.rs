@@ -14,6 +14,7 @@ use crate::{
     clock,
     fault::{Fault, Faults},
     latencies::Latencies,
+    wire::Windows,
 };
 
 /// Bytes at the sockets of one target: below TLS, above TCP; for QUIC the UDP payloads.
@@ -129,6 +130,8 @@ pub struct Recorder {
     last: Cell<u64>,
     /// Bytes at the sockets of the round's target.
     pub wire: Arc<WireBytes>,
+    /// MQTT: what publishers have on its way.
+    pub windows: Windows,
 }
 
 impl Recorder {

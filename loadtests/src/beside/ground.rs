@@ -68,10 +68,15 @@ pub(super) fn program(name: &str) -> Result<PathBuf, String> {
 
 /// A program of the foreign TLS stacks that `.ci/peers` builds: `openssl` or `tongsuo`.
 pub(super) fn foreign_openssl(peer: &str) -> Result<PathBuf, String> {
-    let cache = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/towline/peers"));
-    let folder = std::env::var_os("TOWLINE_PEERS").map(PathBuf::from).or_else(cache);
-    let program = folder.map(|folder| folder.join(peer).join("bin/openssl")).filter(|file| file.is_file());
+    let program =
+        peers_folder().map(|folder| folder.join(peer).join("bin/openssl")).filter(|file| file.is_file());
     program.ok_or_else(|| format!("{peer} is not built: cargo run --manifest-path .ci/peers/Cargo.toml"))
+}
+
+/// Where programs lie that were built to be compared with.
+pub(super) fn peers_folder() -> Option<PathBuf> {
+    let cache = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/towline/peers"));
+    std::env::var_os("TOWLINE_PEERS").map(PathBuf::from).or_else(cache)
 }
 
 /// An address on loopback that nobody uses at the moment.

@@ -7,6 +7,7 @@
 //!  memory, ... : a question -- crew or threads of clients --+--> Table, with Towline's share of each peer
 //! ```
 
+mod brokers;
 mod certificates;
 mod cores;
 mod drain;
@@ -32,9 +33,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use self::{
-    drain::DrainArgs, early::EarlyArgs, filters::FiltersArgs, flood::FloodArgs, handshakes::HandshakesArgs,
-    memory::MemoryArgs, quic::QuicArgs, records::RecordsArgs, requests::RequestsArgs, shangmi::ShangMiArgs,
-    sizes::BytesArgs,
+    brokers::BrokersArgs, drain::DrainArgs, early::EarlyArgs, filters::FiltersArgs, flood::FloodArgs,
+    handshakes::HandshakesArgs, memory::MemoryArgs, quic::QuicArgs, records::RecordsArgs,
+    requests::RequestsArgs, shangmi::ShangMiArgs, sizes::BytesArgs,
 };
 use self::{ground::Ground, table::Report};
 
@@ -53,6 +54,8 @@ pub enum Benchmark {
     Records(RecordsArgs),
     /// Server CPU time, rate and added latency of requests, beside nginx, HAProxy and nghttpx
     Requests(RequestsArgs),
+    /// Server CPU time and latency of MQTT messages, beside mosquitto and rumqttd
+    Brokers(BrokersArgs),
     /// CPU time and system calls of the link over QUIC, beside the link over TLS
     Quic(QuicArgs),
     /// SM4-GCM, SM3 and SM2 beside RustCrypto, OpenSSL and Tongsuo
@@ -103,6 +106,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Early(args) => &args.common,
         Benchmark::Records(args) => &args.common,
         Benchmark::Requests(args) => &args.common,
+        Benchmark::Brokers(args) => &args.common,
         Benchmark::Quic(args) => &args.common,
         Benchmark::Shangmi(args) => &args.common,
         Benchmark::Bytes(args) => &args.common,
@@ -118,6 +122,7 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Early(args) => early::run(args, &ground, &mut report)?,
         Benchmark::Records(args) => records::run(args, &ground, &mut report)?,
         Benchmark::Requests(args) => requests::run(args, &ground, &mut report)?,
+        Benchmark::Brokers(args) => brokers::run(args, &ground, &mut report)?,
         Benchmark::Quic(args) => quic::run(args, &ground, &mut report)?,
         Benchmark::Shangmi(args) => shangmi::run(args, &ground, &mut report)?,
         Benchmark::Bytes(args) => sizes::run(args, &mut report)?,

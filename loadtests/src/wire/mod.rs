@@ -24,7 +24,7 @@ use crate::{
     tally::Recorder,
 };
 use mqtt::Identity;
-pub use mqtt::{MqttClient, PublishOrder};
+pub use mqtt::{MqttClient, PublishOrder, Windows};
 use stream::{Counted, Stream};
 
 /// Opens connections to one target.
@@ -130,7 +130,7 @@ impl Dialer {
     fn identity(&self, index: usize) -> Identity {
         let Work::Mqtt(work) = &self.plan.work else {
             let client_id = format!("load-{}-{index}", std::process::id());
-            return Identity { client_id, filter: None, topic: None, qos: 0, payload_bytes: 0 };
+            return Identity { client_id, filter: None, topic: None, qos: 0, payload_bytes: 0, lane: None };
         };
         Identity {
             client_id: format!("{}-{index}", work.run),
@@ -138,6 +138,7 @@ impl Dialer {
             topic: work.publishes(index).then(|| work.topic(index)),
             qos: work.qos,
             payload_bytes: work.bytes,
+            lane: work.windowed.then(|| (u32::try_from(index).unwrap_or(u32::MAX), work.copies())),
         }
     }
 

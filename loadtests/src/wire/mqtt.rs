@@ -1,6 +1,7 @@
 //! A small MQTT 3.1.1 client: one task per connection, which publishes when told and counts what arrives.
 
 mod driver;
+mod windows;
 
 use std::rc::Rc;
 
@@ -21,6 +22,7 @@ use crate::{
     tally::Recorder,
 };
 use driver::Driver;
+pub use windows::Windows;
 
 /// The version that every broker speaks.
 const VERSION: Version = Version::V311;
@@ -40,6 +42,8 @@ pub struct Identity {
     pub qos: u8,
     /// Of what it publishes.
     pub payload_bytes: usize,
+    /// Its number and how many subscribers each of its publishes reaches, if it waits for them.
+    pub lane: Option<(u32, u64)>,
 }
 
 /// One connection; the work is its task's.

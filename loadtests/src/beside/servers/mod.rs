@@ -6,6 +6,7 @@ mod nghttpx;
 mod nginx;
 mod openssl;
 mod own;
+mod rumqttd;
 mod towline;
 
 use std::{
@@ -23,6 +24,7 @@ pub(super) use self::{
     nginx::nginx,
     openssl::openssl_shangmi,
     own::{Own, own},
+    rumqttd::rumqttd,
     towline::{Listener, Towline},
 };
 use super::{

@@ -12,7 +12,10 @@ use towline_protocols::mqtt::{
     Ack, Limits, Packet, PacketId, Publish, PublishHead, QoS, ReasonCode, decode, encode,
 };
 
-use super::{Identity, KEEP_ALIVE_S, PublishOrder, VERSION, qos};
+use super::{
+    Identity, KEEP_ALIVE_S, PublishOrder, VERSION, qos,
+    windows::{LANE_BYTES, Lane},
+};
 use crate::{
     clock,
     fault::{Fault, FaultKind},
@@ -24,6 +27,8 @@ use crate::{
 const OUTPUT_MAX: usize = 16 << 10;
 /// What is read at a time.
 const READ_BYTES: usize = 8 << 10;
+/// Of a payload: when it was due.
+const SENT_BYTES: usize = size_of::<u64>();
 /// How often a publisher looks at the time although nothing happens.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -38,6 +43,8 @@ pub(super) struct Driver {
     qos: QoS,
     payload: Vec<u8>,
     recorder: Rc<Recorder>,
+    /// What has to arrive before a closed loop goes on, and in how many copies.
+    lane: Option<(Rc<Lane>, u64)>,
     orders: mpsc::UnboundedReceiver<PublishOrder>,
     order: Option<PublishOrder>,
     /// When each unacknowledged publish was due and sent.
@@ -52,6 +59,7 @@ enum Turn {
     Wrote(io::Result<()>),
     Due(Option<u64>),
     Order(Option<PublishOrder>),
+    Arrived,
     Tick,
 }
 
@@ -64,6 +72,11 @@ impl Driver {
         orders: mpsc::UnboundedReceiver<PublishOrder>,
     ) -> Self {
         let (reader, writer) = tokio::io::split(stream);
+        let mut payload = vec![b'.'; identity.payload_bytes];
+        let lane = identity.lane.filter(|_| identity.topic.is_some()).map(|(index, copies)| {
+            payload[SENT_BYTES..SENT_BYTES + LANE_BYTES].copy_from_slice(&index.to_be_bytes());
+            (recorder.windows.lane(index), copies)
+        });
         Self {
             reader,
             writer,
@@ -71,9 +84,10 @@ impl Driver {
             output: BytesMut::new(),
             unflushed: false,
             qos: qos(identity.qos),
-            payload: vec![b'.'; identity.payload_bytes],
+            payload,
             identity,
             recorder,
+            lane,
             orders,
             order: None,
             unacknowledged: HashMap::new(),
@@ -110,7 +124,13 @@ impl Driver {
                 Turn::Due(None) => self.end_open_loop(),
                 Turn::Order(None) => return Ok(()),
                 Turn::Order(order) => self.order = order,
-                Turn::Tick => self.ping_if_quiet()?,
+                Turn::Arrived => {}
+                Turn::Tick => {
+                    if let Some((lane, _)) = &self.lane {
+                        lane.give_up();
+                    }
+                    self.ping_if_quiet()?;
+                }
             }
             self.go_on_with_order()?;
         }
@@ -121,12 +141,14 @@ impl Driver {
         let room = self.may_publish();
         let busy = self.order.is_some();
         let wake = if busy { Instant::now() + TICK } else { self.ping_at };
+        let waits = busy && !room;
         let due = self.order.as_mut().and_then(|order| order.due.as_mut());
         tokio::select! {
             read = self.reader.read_buf(&mut self.input) => Turn::Read(read),
             wrote = write_some(&mut self.writer, &mut self.output), if self.unflushed => Turn::Wrote(wrote),
             due = receive(due), if room => Turn::Due(due),
             order = self.orders.recv(), if !busy => Turn::Order(order),
+            () = arrived(self.lane.as_ref()), if waits => Turn::Arrived,
             () = tokio::time::sleep_until(wake) => Turn::Tick,
         }
     }
@@ -140,7 +162,8 @@ impl Driver {
 
     fn may_publish(&self) -> bool {
         let window = self.order.as_ref().map_or(0, |order| order.in_flight);
-        self.output.len() < OUTPUT_MAX && self.unacknowledged.len() < window
+        let has_room = self.lane.as_ref().is_none_or(|(lane, copies)| lane.has_room(window, *copies));
+        has_room && self.output.len() < OUTPUT_MAX && self.unacknowledged.len() < window
     }
 
     /// A closed loop sends what it may, and an order that is carried out is let go.
@@ -169,7 +192,10 @@ impl Driver {
     }
 
     fn publish(&mut self, due: u64) -> Result<(), Fault> {
-        self.payload[..8].copy_from_slice(&due.to_be_bytes());
+        self.payload[..SENT_BYTES].copy_from_slice(&due.to_be_bytes());
+        if let Some((lane, copies)) = &self.lane {
+            lane.sent(*copies);
+        }
         let packet_id = (self.qos != QoS::AtMostOnce).then(|| self.next_packet_id());
         let head = PublishHead::<&str> {
             dup: false,
@@ -222,8 +248,11 @@ impl Driver {
     }
 
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), Fault> {
-        if publish.payload.len() >= 8 {
+        if publish.payload.len() >= SENT_BYTES {
             self.recorder.delivered(publish.payload.clone().get_u64());
+        }
+        if self.identity.lane.is_some() {
+            self.recorder.windows.arrived(&publish.payload);
         }
         match publish.packet_id {
             Some(id) if publish.qos == QoS::AtLeastOnce => {
@@ -257,6 +286,14 @@ impl Driver {
 
 fn next_ping() -> Instant {
     Instant::now() + Duration::from_secs(u64::from(KEEP_ALIVE_S) / 2)
+}
+
+/// Waits until something of a lane's has arrived; for ever without one.
+async fn arrived(lane: Option<&(Rc<Lane>, u64)>) {
+    match lane {
+        Some((lane, _)) => lane.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn receive(due: Option<&mut mpsc::Receiver<u64>>) -> Option<u64> {

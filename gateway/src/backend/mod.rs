@@ -32,7 +32,7 @@ use self::outgoing::Outgoing;
 pub(crate) use self::{
     dial::{dial, failed, overloaded, unavailable},
     headers::is_grpc,
-    turn::{OneTurnLater, one_turn},
+    turn::{CLIENT_TURNS, TurnsLater, turns},
 };
 pub use self::{
     publish::{Batcher, Replayed, Reply, publish, replay},

@@ -1,55 +1,88 @@
 //! Fewer, larger writes: a connection's task takes its turn after those that feed it.
+//!
+//! What the other ready tasks have to send by then goes out in the same system call, which is half the cost of a
+//! small request. A turn is tokio's `yield_now`: it comes when the driver of I/O was asked again, at once if nothing
+//! else is ready, and calls no idle thread to help, as a task that wakes itself would.
 
 use std::{
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
-/// Polls `future` one turn of the scheduler after it was woken. What the other ready tasks have to send
-/// by then goes out in the same system call, which is half the cost of a small request. With nothing else
-/// to run, the turn comes at once.
-pub(crate) struct OneTurnLater<'f, F> {
-    future: Pin<&'f mut F>,
-    turn_came: bool,
+use tokio::{task::yield_now, time::Instant};
+
+/// Turns that a client's connection lets pass. One gathers what one read of a backend brought; in a few more the
+/// answers that follow are here as well, and a client that got its answers together asks for the next ones together.
+/// Beyond that nothing is gained.
+pub(crate) const CLIENT_TURNS: u8 = 3;
+/// A turn is long where many tasks are ready or one of them computes: no further one is waited for after this.
+const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
+
+/// Counts turns.
+struct Turns {
+    left: u8,
+    since: Option<Instant>,
 }
 
-impl<'f, F> OneTurnLater<'f, F> {
-    pub(crate) fn new(future: Pin<&'f mut F>) -> Self {
-        Self { future, turn_came: false }
+impl Turns {
+    fn new(turns: u8) -> Self {
+        Self { left: turns, since: None }
+    }
+
+    /// Whether another turn is to pass first; the task will be polled again behind it.
+    fn passes(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(left) = self.left.checked_sub(1) else { return false };
+        // The first one costs no look at the clock.
+        if let Some(since) = self.since {
+            if since.elapsed() > TURNS_TIME_MAX {
+                return false;
+            }
+        } else if left > 0 {
+            self.since = Some(Instant::now());
+        }
+        self.left = left;
+        pin!(yield_now()).poll(cx).is_pending()
     }
 }
 
-impl<F: Future> Future for OneTurnLater<'_, F> {
+/// Polls `future` some turns of the scheduler after it was woken.
+pub(crate) struct TurnsLater<'f, F> {
+    future: Pin<&'f mut F>,
+    turns: u8,
+    coming: Turns,
+}
+
+impl<'f, F> TurnsLater<'f, F> {
+    pub(crate) fn new(turns: u8, future: Pin<&'f mut F>) -> Self {
+        Self { future, turns, coming: Turns::new(turns) }
+    }
+}
+
+impl<F: Future> Future for TurnsLater<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.turn_came = !self.turn_came;
-        if self.turn_came {
-            // A task that wakes itself goes to the end of the queue.
-            cx.waker().wake_by_ref();
+        if self.coming.passes(cx) {
             return Poll::Pending;
         }
+        self.coming = Turns::new(self.turns);
         self.future.as_mut().poll(cx)
     }
 }
 
-/// Lets the tasks that are ready now go first; with none, the turn comes at once.
-pub(crate) async fn one_turn() {
-    let mut turn_came = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut turn_came, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+/// Lets the tasks that are ready go first, for so many turns.
+pub(crate) async fn turns(count: u8) {
+    let mut coming = Turns::new(count);
+    poll_fn(|cx| if coming.passes(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, pin::pin};
+    use std::cell::RefCell;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -58,7 +91,41 @@ mod tests {
         let order = RefCell::new(Vec::new());
         let mut connection = pin!(async { order.borrow_mut().push("flush") });
         let feed = async { order.borrow_mut().push("feed") };
-        tokio::join!(OneTurnLater::new(connection.as_mut()), feed);
+        tokio::join!(TurnsLater::new(1, connection.as_mut()), feed);
         assert_eq!(*order.borrow(), ["feed", "flush"]);
+    }
+
+    #[tokio::test]
+    async fn so_does_what_becomes_ready_within_the_turns() {
+        let order = RefCell::new(Vec::new());
+        let flush = async {
+            turns(CLIENT_TURNS).await;
+            order.borrow_mut().push("flush");
+        };
+        let feed = async {
+            for _ in 1..CLIENT_TURNS {
+                tokio::task::yield_now().await;
+            }
+            order.borrow_mut().push("feed");
+        };
+        tokio::join!(flush, feed);
+        assert_eq!(*order.borrow(), ["feed", "flush"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_further_turn_is_waited_for_once_they_have_taken_long() {
+        let passed = RefCell::new(0);
+        let mut coming = Turns::new(u8::MAX);
+        poll_fn(|cx| {
+            if !coming.passes(cx) {
+                return Poll::Ready(());
+            }
+            *passed.borrow_mut() += 1;
+            Poll::Pending
+        })
+        .now_or_never();
+        tokio::time::advance(2 * TURNS_TIME_MAX).await;
+        poll_fn(|cx| if coming.passes(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+        assert_eq!(*passed.borrow(), 1);
     }
 }

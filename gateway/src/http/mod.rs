@@ -38,7 +38,13 @@ use self::{
     unread::Unread,
     watched::{Activity, Watched},
 };
-use crate::{backend::OneTurnLater, gateway::Gateway, request::Origin, settings::Limits, transport::corked};
+use crate::{
+    backend::{CLIENT_TURNS, TurnsLater},
+    gateway::Gateway,
+    request::Origin,
+    settings::Limits,
+    transport::corked,
+};
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
@@ -77,7 +83,7 @@ where
     loop {
         let check = activity.next_check(&limits);
         let mut driven = cork.drive(connection.as_mut());
-        let served = OneTurnLater::new(Pin::new(&mut driven));
+        let served = TurnsLater::new(CLIENT_TURNS, Pin::new(&mut driven));
         tokio::select! {
             ended = served => {
                 if let Err(error) = ended {

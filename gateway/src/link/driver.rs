@@ -6,6 +6,7 @@ mod tests;
 
 use std::{
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{sleep_until, timeout},
+    time::{Sleep, sleep_until, timeout},
 };
 use towline_protocols::link::{CloseCode, Control, Event, Hello, LinkError, RpcError, Subscribed};
 
@@ -23,17 +24,18 @@ use super::{
     attendance::{self, Attendance, Published, Told},
     config::goaway,
     door::{self, Admission},
-    io::{BURST_BYTES, Moved, give_buffer, move_bytes, take_buffer, write},
+    io::{BURST_BYTES, Moved, move_bytes, write},
     quic_stream::QuicStreams,
     requests::TcpRequests,
 };
 use crate::{
-    backend::one_turn,
+    backend::{CLIENT_TURNS, turns},
     drain::DrainWatch,
     early::InVain,
     gateway::Gateway,
     request::Origin,
     session::{Consumer, SessionEvent},
+    transport::{give_buffer, take_buffer},
 };
 
 /// How long the last words may take to leave.
@@ -68,6 +70,8 @@ pub(super) struct Driver<S> {
     park_after: Option<Duration>,
     /// When to give memory back; `None` when that was done.
     quiet_at: Option<Instant>,
+    /// Rings no later than something is due, made when first waited for.
+    alarm: Option<Pin<Box<Sleep>>>,
     goaway_sent: bool,
 }
 
@@ -109,6 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             beginning: Some(Box::new(Beginning::Hello { due: super::now() + limit })),
             park_after,
             quiet_at: None,
+            alarm: None,
             goaway_sent: false,
         }
     }
@@ -162,6 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Wake::Moved(moved);
         }
         let due = self.next_timeout();
+        let alarm = set_alarm(&mut self.alarm, due);
         let goaway_due = !self.goaway_sent && self.attendance.is_some();
         let admitted = self.attendance.is_some();
         tokio::select! {
@@ -171,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             wake = attended(&mut self.attendance) => wake,
             wake = early::over(&mut self.beginning) => wake,
             () = self.binding.wake(admitted) => Wake::Requests,
-            () = sleep_until(due.into()) => Wake::Time,
+            () = alarm => Wake::Time,
             _ = drain.draining(), if goaway_due => Wake::Drain,
         }
     }
@@ -193,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Wake::Moved(Ok(Moved::Wrote)) => {}
             Wake::Session(event) => {
                 // What other requests are answered at this moment leaves in the same records and system call.
-                one_turn().await;
+                turns(CLIENT_TURNS).await;
                 self.follow_session(event)?;
             }
             Wake::Published(published) => {
@@ -404,6 +410,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             tracing::info!(peer = %self.origin.peer, held_back, "link connection closed: {error}");
         }
     }
+}
+
+/// Rings when something is due, or a little before: an alarm is not moved for each packet.
+fn set_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, due: Instant) -> Pin<&mut Sleep> {
+    const SLACK_SHARE: u32 = 4;
+    let slack = due.saturating_duration_since(super::now()) / SLACK_SHARE;
+    let due = due.into();
+    let mut alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(due))).as_mut();
+    if due < alarm.deadline() || due > alarm.deadline() + slack || alarm.is_elapsed() {
+        alarm.as_mut().reset(due);
+    }
+    alarm
 }
 
 /// A look at the clock where no machine asks for one.

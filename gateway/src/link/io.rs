@@ -1,7 +1,6 @@
 //! Moving bytes both ways on one task.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
@@ -11,8 +10,10 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::transport::SPARE_BYTES;
+
 /// Bytes asked of the machine at a time: two TLS records, so that an urgent answer waits behind no more.
-pub(super) const BURST_BYTES: usize = 32 << 10;
+pub(super) const BURST_BYTES: usize = SPARE_BYTES;
 
 /// What was done.
 pub(super) enum Moved {
@@ -36,39 +37,6 @@ pub(super) fn write<S: AsyncWrite + Unpin>(
     out.advance(count);
     *flush_due = true;
     Poll::Ready(Ok(Moved::Wrote))
-}
-
-/// Output buffers that a thread keeps for the next connection that has something to send.
-const SPARE_MAX: usize = 4;
-/// A buffer that one large message has grown beyond this is not kept.
-const SPARE_BYTES_MAX: usize = 4 * BURST_BYTES;
-
-thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-}
-
-/// An empty buffer with room for a burst.
-pub(super) fn take_buffer() -> BytesMut {
-    let spare = SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
-    let mut buffer = spare.unwrap_or_default();
-    buffer.reserve(BURST_BYTES);
-    buffer
-}
-
-/// Gives an empty buffer back.
-pub(super) fn give_buffer(mut buffer: BytesMut) {
-    buffer.clear();
-    // Its beginning counts again: what was sent stood there.
-    if !buffer.try_reclaim(BURST_BYTES) || buffer.capacity() > SPARE_BYTES_MAX {
-        return;
-    }
-    // A thread on its way out has no spare ones any more.
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < SPARE_MAX {
-            spare.push(buffer);
-        }
-    });
 }
 
 /// Read at a time.

@@ -1,6 +1,6 @@
 //! The requests of one TCP connection, whose frames all pass through its one machine.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderMap;
 use towline_protocols::link::{Connection, Event, Priority, RpcError};
@@ -15,13 +15,13 @@ use crate::session::{BodySender, Consumer, Credits, ExchangePart, Next};
 pub(super) struct TcpRequests {
     pub(super) machine: Connection,
     pub(super) credits: Arc<Credits>,
-    answers: HashMap<u64, Consumer>,
-    bodies: HashMap<u64, BodySender>,
+    answers: BTreeMap<u64, Consumer>,
+    bodies: BTreeMap<u64, BodySender>,
 }
 
 impl TcpRequests {
     pub(super) fn new(machine: Connection) -> Self {
-        Self { machine, credits: Arc::default(), answers: HashMap::new(), bodies: HashMap::new() }
+        Self { machine, credits: Arc::default(), answers: BTreeMap::new(), bodies: BTreeMap::new() }
     }
 
     /// Takes up what earlier connections left, and says WELCOME.
@@ -184,8 +184,8 @@ impl TcpRequests {
     /// Gives back memory when nothing runs.
     pub(super) fn compact(&mut self) {
         if self.answers.is_empty() && self.bodies.is_empty() {
-            self.answers = HashMap::new();
-            self.bodies = HashMap::new();
+            self.answers = BTreeMap::new();
+            self.bodies = BTreeMap::new();
             self.machine.compact();
         }
     }

@@ -6,7 +6,7 @@ mod pace;
 
 use std::{
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -32,10 +32,14 @@ use super::{
     receipts::{Receipt, Receipts},
     subscribe,
 };
-use crate::{rate::Pace, request::Origin};
+use crate::{backend::TurnsLater, rate::Pace, request::Origin};
 
 /// Answers that may wait for a client that does not read, before it is no longer read from.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// A publisher's messages come one by one, and those of many publishers within a turn: they leave together.
+const TURNS: u8 = 1;
+/// Reads, or answers of a backend, before what they gave rise to is sent.
+const READS_MAX: u8 = 4;
 /// How long the last words may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -126,7 +130,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Runs until the connection ends, and says goodbye; or until it may park.
     pub(super) async fn run(&mut self) -> Rest {
-        let Err(end) = poll_fn(|cx| self.poll(cx)).await else { return Rest::Quiet };
+        let polled = pin!(poll_fn(|cx| self.poll(cx)));
+        let Err(end) = TurnsLater::new(TURNS, polled).await else { return Rest::Quiet };
         tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
         // A client that broke a rule may be in the middle of saying more.
         let lingers = matches!(end, End::Broken(_));
@@ -152,19 +157,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Rest::Ended
     }
 
-    /// What there is to do, again and again until everything waits.
+    /// What there is to do, again and again until everything waits. What is read is answered together with what else
+    /// is to be sent: a system call costs more than a message.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut reads = 0;
         loop {
             self.handle_input()?;
             let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
             let is_answered = is_answered | self.poll_pace(cx)?.is_ready();
             self.check_closing()?;
+            let read = self.poll_read(cx);
+            let goes_on = is_answered || read.is_ready();
+            if goes_on {
+                self.active_at = super::now();
+                reads += 1;
+            }
+            if goes_on && reads < READS_MAX && !matches!(read, Poll::Ready(Err(_))) {
+                continue;
+            }
+            reads = 0;
             self.poll_transmit(cx).map_err(|_| End::Lost)?;
-            let is_read = self.poll_read(cx)?.is_ready();
-            if !is_answered && !is_read {
+            // A client that is gone may still hear what was answered.
+            if let Poll::Ready(read) = read {
+                read?;
+            }
+            let may_read_again = self.is_paused && !self.is_pausing();
+            if !goes_on && !may_read_again {
                 break;
             }
-            self.active_at = super::now();
         }
         self.poll_timer(cx)
     }

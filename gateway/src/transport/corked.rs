@@ -11,6 +11,7 @@
 use std::{
     future::Future,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,8 +21,10 @@ use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::spare::{SPARE_BYTES, give_buffer, take_buffer};
+
 /// Bytes that gather at the most; beyond, they leave while the connection is polled. Two TLS records.
-const GATHERED_MAX: usize = 32 << 10;
+const GATHERED_MAX: usize = SPARE_BYTES;
 /// What is written at once in this size goes straight to the stream, if nothing waits before it.
 const STRAIGHT_MIN: usize = 16 << 10;
 
@@ -88,7 +91,7 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
         }
         // A quiet connection owns no buffer.
         if self.out.capacity() > 0 {
-            self.out = BytesMut::new();
+            give_buffer(mem::take(&mut self.out));
         }
         if self.flush_due {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
@@ -108,7 +111,7 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             ready!(self.poll_send(cx))?;
         }
         if self.out.capacity() == 0 {
-            self.out.reserve(GATHERED_MAX);
+            self.out = take_buffer();
         }
         let before = self.out.len();
         for slice in slices {

@@ -4,6 +4,7 @@ mod seq_set;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -192,9 +193,17 @@ impl<T> Ledger<T> {
     /// The client has taken these outcomes. Running requests among them go on, and their outcome is not
     /// kept.
     pub fn acknowledge(&mut self, ack: &Ack) {
-        let mut taken: Vec<u64> = self.entries.range(..=ack.floor).map(|(&seq, _)| seq).collect();
-        taken.extend(ack.seqs.iter().copied().filter(|seq| *seq > ack.floor));
-        for seq in taken {
+        // What lies up to the floor needs no note of its own.
+        let mut behind = Bound::Unbounded;
+        while let Some((&seq, entry)) = self.entries.range_mut((behind, Bound::Included(ack.floor))).next() {
+            behind = Bound::Excluded(seq);
+            if entry.finished {
+                self.remove(seq);
+            } else {
+                entry.unwanted = true;
+            }
+        }
+        for seq in ack.seqs.iter().copied().filter(|seq| *seq > ack.floor) {
             match self.entries.get_mut(&seq) {
                 Some(entry) if !entry.finished => entry.unwanted = true,
                 Some(_) => {

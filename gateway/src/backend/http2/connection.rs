@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::Pool;
 use crate::{
     backend::{
-        OneTurnLater,
+        TurnsLater,
         dial::{dial, unavailable},
     },
     error::RpcError,
@@ -83,7 +83,7 @@ async fn drive(
     let mut leases = 0;
     loop {
         let mut driven = cork.drive(Pin::new(&mut driver));
-        let ended = timeout(idle_timeout, OneTurnLater::new(Pin::new(&mut driven))).await.is_ok();
+        let ended = timeout(idle_timeout, TurnsLater::new(1, Pin::new(&mut driven))).await.is_ok();
         let Some(connection) = connection.upgrade() else {
             // Only streams that still run hold the connection: it ends with the last.
             if !ended {

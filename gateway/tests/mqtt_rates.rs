@@ -4,13 +4,18 @@
 
 mod mqtt_support;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mqtt_support::*;
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 use towline_gateway::{
     gateway::Gateway,
-    settings::{Authentication, Rates},
+    run::{Serving, serve},
+    settings::{Authentication, Rates, Settings},
 };
 use towline_protocols::mqtt::*;
 
@@ -112,4 +117,46 @@ async fn a_device_that_rests_in_time_stays() {
         tokio::time::sleep(3 * SECOND).await;
     }
     device.leave().await;
+}
+
+/// A gateway on a port of its own, whose clients the test counts.
+async fn serving(rate: Rates) -> Serving {
+    let mut settings = Settings::side_by_side();
+    settings.listeners = vec![listener(Authentication::None)];
+    settings.listeners[0].rate = rate;
+    serve(Gateway::build(settings).unwrap()).await.unwrap()
+}
+
+/// Whether a client that connects is greeted.
+async fn is_greeted(address: SocketAddr, id: &str) -> bool {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let mut out = bytes::BytesMut::new();
+    encode(&Packet::Connect(Box::new(connect(Version::V5, id))), Version::V5, &mut out).unwrap();
+    // It may be closed already.
+    _ = tcp.write_all(&out).await;
+    let mut first = [0];
+    matches!(tcp.read(&mut first).await, Ok(1))
+}
+
+#[tokio::test]
+async fn connections_beyond_the_listeners_rate_wait_and_are_served() {
+    let serving = serving(Rates { connects: 4, burst: SECOND / 2, ..Rates::default() }).await;
+    let address = serving.address(LISTENER).unwrap();
+    for number in 0..5 {
+        assert!(is_greeted(address, &number.to_string()).await, "{number}");
+    }
+    let hits = metric(&serving.gateway, "towline_limit_hits_total{limit=\"listeners.rate.connects\"}");
+    assert!(hits >= 1.0);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_rate_of_an_address_are_closed() {
+    // The second comes at once, and the bucket holds one.
+    let rate = Rates { address_connects: 1, burst: Duration::from_millis(10), ..Rates::default() };
+    let serving = serving(rate).await;
+    let address = serving.address(LISTENER).unwrap();
+    let (first, second) = tokio::join!(is_greeted(address, "a"), is_greeted(address, "b"));
+    assert!(first ^ second, "one of them");
+    let hits = metric(&serving.gateway, "towline_limit_hits_total{limit=\"listeners.rate.address_connects\"}");
+    assert_eq!(hits, 1.0);
 }

@@ -4,19 +4,25 @@
 
 mod mqtt_support;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use mqtt_support::*;
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Semaphore,
+    time::Instant,
+};
 use towline_gateway::{
     backend::{Answer, Answering, Service, replay},
     gateway::Gateway,
     request::Body,
-    settings::{Backend, BackendKind, Batch, Delivery, QueueBounds, Retry, Route},
+    run::serve,
+    settings::{Backend, BackendKind, Batch, Delivery, QueueBounds, Retry, Route, Settings},
 };
 use towline_protocols::mqtt::*;
 
@@ -79,6 +85,10 @@ fn payloads(body: &Bytes) -> Vec<String> {
 }
 
 fn gateway_to(hook: &Arc<Hook>, delivery: Delivery) -> Arc<Gateway> {
+    gateway(settings_to(hook, delivery))
+}
+
+fn settings_to(hook: &Arc<Hook>, delivery: Delivery) -> Settings {
     let mut settings = settings();
     settings.mqtt.receive_maximum = 4;
     settings.backends.push(Backend {
@@ -91,7 +101,7 @@ fn gateway_to(hook: &Arc<Hook>, delivery: Delivery) -> Arc<Gateway> {
         delivery,
         ..Route::new("events", "hook")
     });
-    gateway(settings)
+    settings
 }
 
 fn batches(count_max: usize) -> Delivery {
@@ -226,4 +236,40 @@ async fn a_slow_backend_holds_devices_back_by_their_receive_maximum() {
         assert!(matches!(device.receive().await, Some(Packet::Puback(ack)) if !ack.reason.is_error()));
     }
     assert_eq!(hook.calls().concat().len(), 10);
+}
+
+/// One request to the admin listener.
+async fn admin(address: SocketAddr, method: &str, path: &str) -> String {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn an_operator_sees_dead_letters_and_sends_them_again() {
+    let hook = Hook::new(&[404, 404]);
+    let dead_letters = Some(QueueBounds::default());
+    let mut settings = Settings::side_by_side();
+    settings.listeners = self::settings().listeners;
+    let others = settings_to(&hook, Delivery { dead_letters, ..Delivery::default() });
+    (settings.backends, settings.routes) = (others.backends, others.routes);
+    let serving = serve(Gateway::build(settings).unwrap()).await.unwrap();
+    let mut device = Client::v5(&serving.gateway, "a").await;
+    for payload in ["1", "2"] {
+        assert!(!device.publish_acked("t/a", payload).await.is_error());
+    }
+    let list = admin(serving.admin, "GET", "/outbox").await;
+    assert!(list.contains(r#"{"queue":"dead.events","messages":2"#), "{list}");
+    let shown = admin(serving.admin, "GET", "/outbox/dead.events?after=1").await;
+    assert!(shown.contains(r#""topic":"t/a","qos":1,"client_id":"a""#) && shown.contains("404"), "{shown}");
+    assert!(!shown.contains(r#""number":1,"#), "{shown}");
+    let replayed = admin(serving.admin, "POST", "/outbox/dead.events/replay?count=1").await;
+    assert!(replayed.contains(r#"{"taken":1,"left":1,"error":null}"#), "{replayed}");
+    let purged = admin(serving.admin, "DELETE", "/outbox/dead.events").await;
+    assert!(purged.contains("1 given up, 0 left"), "{purged}");
+    assert!(admin(serving.admin, "GET", "/outbox/other").await.starts_with("HTTP/1.1 404"));
+    assert_eq!(hook.calls(), [["1"], ["2"], ["1"]]);
 }

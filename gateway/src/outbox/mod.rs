@@ -102,6 +102,14 @@ struct Counters {
     limit_hits: prometheus::IntCounterVec,
 }
 
+/// Until a queue's owner says: what was kept over a restart must not go by bounds that are not its own.
+const UNBOUNDED: QueueBounds = QueueBounds {
+    count_max: usize::MAX,
+    bytes_max: usize::MAX,
+    age_max: Duration::ZERO,
+    policy: DropPolicy::Newest,
+};
+static UNNAMED: Names = Names { count: "outbox_max", bytes: "outbox_bytes_max", age: "outbox_age_max" };
 /// What a message costs beside its bytes.
 const OVERHEAD_BYTES: usize = 128;
 
@@ -146,10 +154,8 @@ impl Outboxes {
 
 impl Outbox {
     fn new(name: Arc<str>, store: Store, metrics: &Handles) -> Self {
-        static UNNAMED: Names =
-            Names { count: "outbox_max", bytes: "outbox_bytes_max", age: "outbox_age_max" };
         let counters = Counters::new(metrics, &name);
-        let bounds = ArcSwap::from_pointee((QueueBounds::default(), &UNNAMED));
+        let bounds = ArcSwap::from_pointee((UNBOUNDED, &UNNAMED));
         Self { name, store, bounds, waiting: Mutex::default(), changed: Notify::new(), counters }
     }
 
@@ -260,7 +266,7 @@ impl Outbox {
         loop {
             let limit = match () {
                 () if waiting.letters.len() >= bounds.count_max => names.count,
-                () if waiting.bytes + bytes > bounds.bytes_max => names.bytes,
+                () if waiting.bytes.saturating_add(bytes) > bounds.bytes_max => names.bytes,
                 () => return Ok(()),
             };
             if bounds.policy == DropPolicy::Newest || waiting.letters.is_empty() {
@@ -409,6 +415,17 @@ mod tests {
     async fn a_message_larger_than_the_queue_is_refused_whatever_the_policy() {
         let (outbox, _writer) = open(&Memory::new().unwrap(), 2, DropPolicy::Oldest);
         assert_eq!(push(&outbox, &"x".repeat(2 << 20)), Err(Full("b")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_goes_before_the_owner_has_said_what_may() {
+        let (store, _writer) = Store::by_hand(&Memory::new().unwrap());
+        let outbox = Outboxes::restore(&store, &Metrics::new()).unwrap().get("q");
+        push(&outbox, "1").unwrap();
+        tokio::time::advance(Duration::from_secs(400 * 86_400)).await;
+        assert_eq!(payloads(&outbox), ["1"]);
+        outbox.set_bounds(bounds(9, DropPolicy::Newest), &NAMES);
+        assert!(payloads(&outbox).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

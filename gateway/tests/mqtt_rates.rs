@@ -157,6 +157,7 @@ async fn connections_beyond_the_rate_of_an_address_are_closed() {
     let address = serving.address(LISTENER).unwrap();
     let (first, second) = tokio::join!(is_greeted(address, "a"), is_greeted(address, "b"));
     assert!(first ^ second, "one of them");
-    let hits = metric(&serving.gateway, "towline_limit_hits_total{limit=\"listeners.rate.address_connects\"}");
+    let hits =
+        metric(&serving.gateway, "towline_limit_hits_total{limit=\"listeners.rate.address_connects\"}");
     assert_eq!(hits, 1.0);
 }

@@ -241,7 +241,8 @@ async fn a_slow_backend_holds_devices_back_by_their_receive_maximum() {
 /// One request to the admin listener.
 async fn admin(address: SocketAddr, method: &str, path: &str) -> String {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     tcp.read_to_string(&mut answer).await.unwrap();

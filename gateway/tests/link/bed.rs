@@ -1,6 +1,6 @@
 //! A gateway with one listener for each transport, and clients for it.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -128,31 +128,6 @@ pub async fn closed(client: &Client) -> String {
         ConnectionState::Closed { reason } => reason,
         other => unreachable!("{other}"),
     }
-}
-
-/// Waits for what is looked at again and again, `what` says for what.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("in vain: {what}"));
-}
-
-/// Far more than anything here takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until the client of that identity file keeps a fetched dictionary of that `kind`, `payload` or `headers`.
-pub async fn fetched(identity: &Path, kind: &str) {
-    let mut folder = identity.as_os_str().to_owned();
-    folder.push(".dictionaries");
-    until("a dictionary to be fetched", || {
-        std::fs::read_dir(&folder).is_ok_and(|mut files| {
-            files.any(|file| file.unwrap().path().extension().is_some_and(|it| it == kind))
-        })
-    })
-    .await;
 }
 
 pub fn endpoint(address: SocketAddr) -> Endpoint {

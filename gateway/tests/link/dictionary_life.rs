@@ -6,7 +6,10 @@ use towline_client::{Client, DictionaryFetch, Transports};
 use towline_gateway::dictionaries::{Entry, retrain};
 use towline_protocols::link::DictionaryKind;
 
-use crate::bed::{BOTH, Bed, answer, fetched, online};
+use crate::{
+    bed::{BOTH, Bed, answer, online},
+    waits::fetched,
+};
 
 /// A gateway that samples what it carries and publishes to everybody.
 async fn sampling() -> Bed {

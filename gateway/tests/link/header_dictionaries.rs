@@ -11,9 +11,10 @@ use towline_protocols::link::{
 };
 
 use crate::{
-    bed::{BOTH, Bed, call, fetched, online, state},
+    bed::{BOTH, Bed, call, online, state},
     session_headers::{gateways_file, hello, remembered},
     tape::Tape,
+    waits::fetched,
 };
 
 const VERSION: &str = "7.12.3 (build 4711; release)";

@@ -34,6 +34,7 @@ mod tape;
 mod tokens;
 mod transports;
 mod uploads;
+mod waits;
 
 /// Connections do not get quiet for so long here; `link_parked` has the same tests with ones that park.
 const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(2);

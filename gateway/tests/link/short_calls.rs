@@ -18,7 +18,10 @@ use tokio::{
 };
 use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, ShortCalls, Transport, Transports};
 
-use crate::bed::{Bed, call, endpoint, online, state, until};
+use crate::{
+    bed::{Bed, call, endpoint, online, state},
+    waits::until,
+};
 
 /// A middlebox that reads which protocol a ClientHello offers. HTTPS passes, unless that is barred; the link is reset,
 /// at once or while it lasts, as long as it is barred.

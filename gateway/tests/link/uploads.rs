@@ -10,8 +10,9 @@ use towline_client::{
 
 use crate::{
     backend::noise,
-    bed::{BOTH, Bed, call, online, until},
+    bed::{BOTH, Bed, call, online},
     chaos::{Chaos, Weather},
+    waits::until,
 };
 
 /// More than all windows and buffers between an app and a backend that does not read.

@@ -1,6 +1,6 @@
 //! A gateway with one listener for each transport, and clients for it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use tempfile::TempDir;

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::{early, gateway::Gateway, request::Origin};
 
+/// How often, and how long after each other, it is looked whether a client's older connection has ended.
+const LEAVE_LOOKS_MAX: u32 = 10;
+const LEAVE_LOOK: Duration = Duration::from_millis(2);
 /// How long a refused client is given to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,6 +108,7 @@ async fn admit(
         // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
         _ => ReasonCode::NotAuthorized,
     })?;
+    let_leave(gateway, connect.client_id.as_str()).await;
     let admitted = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
     let Admitted { mut attachment, origin, waits } = admitted;
     if waits && let Err(error) = gateway.store.barrier().await {
@@ -119,6 +123,17 @@ async fn admit(
         attachment.client.close(&departures::SHUTTING_DOWN);
     }
     Ok((attachment, origin))
+}
+
+/// Gives an older connection of the client a moment to end by itself. A client that takes leave and is back at once may be
+/// read here before its DISCONNECT is read there: its will would be published, and a session that it has ended go on.
+async fn let_leave(gateway: &Gateway, client_id: &str) {
+    for _ in 0..LEAVE_LOOKS_MAX {
+        if gateway.hub.is_connected(client_id) != Some(true) {
+            break;
+        }
+        tokio::time::sleep(LEAVE_LOOK).await;
+    }
 }
 
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(

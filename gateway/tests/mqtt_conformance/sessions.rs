@@ -1,8 +1,29 @@
 //! Sections 3.1.2.4, 3.1.2.11.2, 3.14.2.2.2 and 4.1: what is kept of a client, and for how long.
 
+use std::{sync::Arc, time::Duration};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use towline_gateway::gateway::Gateway;
 use towline_protocols::mqtt::*;
 
 use crate::{bed::*, mqtt_support::*};
+
+/// A connection on which what the client says takes `delay` to the gateway.
+fn open_slow(gateway: &Arc<Gateway>, delay: Duration) -> Client {
+    let ((near, relayed), (relay, far)) = (tokio::io::duplex(1024), tokio::io::duplex(1024));
+    serve(gateway, far);
+    let ((mut said, mut heard), (mut answers, mut onward)) =
+        (tokio::io::split(relayed), tokio::io::split(relay));
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut heard).await });
+    tokio::spawn(async move {
+        let mut bytes = [0; 1024];
+        while let Ok(count @ 1..) = said.read(&mut bytes).await {
+            tokio::time::sleep(delay).await;
+            onward.write_all(&bytes[..count]).await.unwrap();
+        }
+    });
+    Client::on(near)
+}
 
 #[tokio::test(start_paused = true)]
 async fn mqtt_3_1_2_4_a_clean_start_leaves_nothing_of_the_old_session() {
@@ -129,4 +150,21 @@ async fn mqtt_3_1_4_3_a_take_over_ends_the_older_connection_of_any_version() {
             new.leave().await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mqtt_3_14_4_who_takes_leave_and_is_back_at_once_has_left() {
+    let gateway = default_gateway();
+    let mut watcher = Client::v5(&gateway, "watcher").await;
+    watcher.subscribe("wills", QoS::AtLeastOnce).await;
+    let mut old = open_slow(&gateway, Duration::from_millis(10));
+    old.greet(with_will(connect_for(60, "device"), "wills", None)).await;
+    let mut disconnect = Disconnect::new(ReasonCode::Success);
+    disconnect.properties.session_expiry = Some(0);
+    old.send(Packet::Disconnect(disconnect)).await;
+    // The new connection is there before the old one's last word.
+    let (_new, connack) = Client::connect(&gateway, connect_for(60, "device")).await;
+    assert!(!connack.session_present);
+    pass(SECOND).await;
+    watcher.expect_nothing().await;
 }

@@ -51,8 +51,7 @@ impl Client {
     /// A connection on which nothing was sent yet.
     pub fn open(gateway: &Arc<Gateway>) -> Self {
         let (near, far) = tokio::io::duplex(TRANSPORT_BYTES);
-        let origin = Origin::new(LISTENER.into(), ([127, 0, 0, 1], 9).into(), Protocol::Mqtt, false);
-        tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
+        serve(gateway, far);
         Self::on(near)
     }
 
@@ -207,6 +206,12 @@ impl Client {
         self.next_id += 1;
         PacketId::new(self.next_id).unwrap()
     }
+}
+
+/// Lets the gateway serve what comes out of `far`.
+pub fn serve(gateway: &Arc<Gateway>, far: DuplexStream) {
+    let origin = Origin::new(LISTENER.into(), ([127, 0, 0, 1], 9).into(), Protocol::Mqtt, false);
+    tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
 }
 
 pub fn connect(version: Version, id: &str) -> Connect {

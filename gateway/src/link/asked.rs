@@ -1,6 +1,8 @@
 //! Topic filters that a client asks for, and which of them it may have.
 
-use towline_protocols::link::{Filter, proto::subscribed::Result as SubscribeResult};
+use std::borrow::Cow;
+
+use towline_protocols::link::{Filter, Hello, proto::subscribed::Result as SubscribeResult};
 
 use crate::{access::Action, gateway::Gateway, request::Origin};
 
@@ -30,6 +32,14 @@ impl Asked {
     /// Whether the client may have all of them.
     pub(super) fn is_permitted(&self) -> bool {
         self.denied.is_empty()
+    }
+
+    /// HELLO without what the client may not have.
+    pub(super) fn permitted_of<'h>(&self, hello: &'h Hello) -> Cow<'h, Hello> {
+        match self.is_permitted() {
+            true => Cow::Borrowed(hello),
+            false => Cow::Owned(Hello { topics: self.permitted.clone(), ..hello.clone() }),
+        }
     }
 
     /// Puts the denied among the results of the others, which are the last of `results`.

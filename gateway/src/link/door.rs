@@ -20,8 +20,8 @@ use crate::{
     gateway::Gateway,
     request::{Body, Origin},
     session::{
-        self, Attach, Begin, BodySender, Changed, Consumer, Credits, Lease, OpenError, Opened, PendingPush,
-        ShortVisit, Visited,
+        self, Attach, Begin, BodySender, Changed, Consumer, Credits, Established, Lease, OpenError, Opened,
+        PendingPush, ShortVisit, Visited,
     },
     transport::{Completion, Handshake},
 };
@@ -203,6 +203,14 @@ impl Door {
         let client_id = Some(Arc::clone(lease.session().client_id()));
         let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
         Self { gateway, origin, lease, headers, names_session: true, holds }
+    }
+
+    /// A visitor becomes the holder of its session, with those of HELLO's subscriptions that the client may have.
+    pub(super) fn establish(&self, hello: &Hello, awaited: &[u64]) -> Result<Established, OpenError> {
+        let asked = Asked::of(&self.gateway, &self.origin, &hello.topics);
+        let mut established = self.lease.establish(&asked.permitted_of(hello), awaited)?;
+        asked.tell_denied(&mut established.subscriptions.subscribed.results);
+        Ok(established)
     }
 
     /// Follows SUBSCRIBE, as far as the client may.

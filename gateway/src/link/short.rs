@@ -296,8 +296,7 @@ impl Post {
                 Event::Close { .. } => return Err(End::Gone),
                 Event::Ack(ack) => door.lease.acknowledge(&ack),
                 Event::Subscribe(subscribe) => {
-                    let changed = door.lease.subscribe(&subscribe);
-                    let subscribed = door.subscribed(changed);
+                    let subscribed = door.subscribe(&subscribe);
                     self.control().subscribed(subscribed);
                 }
                 event => self.on_request_event(door, event),

@@ -8,12 +8,12 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
-use towline_gateway::settings::Settings;
+use towline_gateway::settings::{AclRule, Permission, Settings};
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        CloseCode, Config, Connection, Event, Execution, Hello, Push, RequestHead, RpcError, RpcErrorKind,
-        Waiting, Welcome,
+        CloseCode, Config, Connection, Event, Execution, Filter, Hello, Push, RequestHead, RpcError,
+        RpcErrorKind, Subscribe, Waiting, Welcome,
     },
 };
 
@@ -305,6 +305,25 @@ async fn a_post_that_breaks_off_has_run_nothing_and_runs_when_it_is_sent_again()
     assert_eq!(bed.backend.counts("Echo").started, 0);
     assert_eq!(post(&bed, Version::One, whole).await.message(1), Some(&b"pay"[..]));
     assert_eq!(bed.backend.counts("Echo").started, 1);
+}
+
+#[tokio::test]
+async fn a_post_subscribes_to_no_more_than_its_client_may() {
+    let bed = Bed::with(|settings| {
+        let topics = vec!["secret/#".to_owned()];
+        settings.acl.rules = vec![AclRule { topics, ..AclRule::new("closed", Permission::Deny) }];
+        settings.acl.default = Some(Permission::Allow);
+    })
+    .await;
+    let id = introduced(&bed, Version::One).await;
+    let mut machine = Connection::short_client(Arc::new(Config::default()), hello(2, id), now());
+    let add = ["secret/x", "open"].map(|filter| Filter { filter: filter.to_owned(), qos: 1 }).to_vec();
+    machine.control().subscribe(Subscribe { add, remove: vec![] });
+    let mut body = BytesMut::new();
+    machine.poll_transmit(now(), &mut body, usize::MAX);
+    post(&bed, Version::One, Post { machine, body: body.freeze() }).await;
+    let held = bed.gateway().hub.subscriptions("phone-7").into_iter().map(|(filter, _)| filter);
+    assert_eq!(held.collect::<Vec<_>>(), ["open"]);
 }
 
 #[tokio::test]

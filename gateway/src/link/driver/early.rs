@@ -170,7 +170,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let Some(attendance) = &self.attendance else { return Ok(()) };
         let door = Arc::clone(&attendance.door);
         let established = door
-            .lease
             .establish(hello, awaited)
             .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
         self.binding.resume(established.attached, &established.refused);

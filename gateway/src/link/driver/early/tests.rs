@@ -26,7 +26,7 @@ use crate::{
         requests::TcpRequests,
     },
     request::{Origin, Protocol},
-    settings::{Authentication, Backend, BackendKind, Listener, Route, Settings},
+    settings::{AclRule, Authentication, Backend, BackendKind, Listener, Permission, Route, Settings},
     transport::{Completion, Handshake},
 };
 
@@ -361,6 +361,28 @@ async fn early_data_of_very_many_frames_is_refused() {
     client.send(&ack.repeat(513)).await;
     assert_eq!(client.close(), Some(CloseCode::LimitExceeded));
     assert_eq!(gateway.metrics.limit_hits.with_label_values(&["early_events_max"]).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_came_early_subscribes_to_no_more_than_it_may() {
+    let gateway = gateway(|settings| {
+        let topics = vec!["secret/#".to_owned()];
+        settings.acl.rules = vec![AclRule { topics, ..AclRule::new("closed", Permission::Deny) }];
+        settings.acl.default = Some(Permission::Allow);
+    });
+    let (away, id) = known(&gateway).await;
+    drop(away);
+    let topics = ["secret/x", "open"].map(|filter| Filter { filter: filter.to_owned(), qos: 1 });
+    let mut client = Client::early(&gateway, Hello { topics: topics.to_vec(), ..hello(2, id) });
+    client.settle().await;
+    client.complete().await;
+    let held = gateway.hub.subscriptions("phone").into_iter().map(|(filter, _)| filter);
+    assert_eq!(held.collect::<Vec<_>>(), ["open"]);
+    let told = client.events.iter().find_map(|event| match event {
+        Event::Subscribed(told) => Some(told.results.iter().map(|it| it.error.is_empty()).collect()),
+        _ => None,
+    });
+    assert_eq!(told, Some(vec![false, true]));
 }
 
 /// A gateway that asks for passwords: the user ada's is "right".

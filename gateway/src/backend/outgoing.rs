@@ -206,6 +206,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn http1_gets_all_cookies_in_one_field() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2"] {
+            headers.append(http::header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        let outgoing = Outgoing {
+            method: Method::GET,
+            authority: Authority::from_static("a"),
+            path: PathAndQuery::from_static("/"),
+            headers,
+            payload: Payload::Whole(Bytes::new()),
+        };
+        let request = outgoing.into_http1();
+        assert_eq!(request.headers().get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
     fn a_body_of_unknown_length_is_announced_whatever_the_method() {
         let rest = || Body::new(StreamBody::new(stream::iter([])));
         let outgoing = |length: Option<&str>| Outgoing {

@@ -27,7 +27,7 @@ pub use self::delivery::{Batch, Delivery, Retry};
 pub use self::rates::Rates;
 pub use self::topics::{Delayed, Presence, Rewrite, Shadow};
 pub use self::upstream::{DropPolicy, QueueBounds, Upstream, UpstreamTls};
-use crate::dictionaries::Sampling;
+use crate::{dictionaries::Sampling, network::Network};
 
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
@@ -115,6 +115,9 @@ pub struct Listener {
     pub delegated_life: Duration,
     /// The two certificates of TLCP, if the listener speaks it.
     pub tlcp_certificate: Option<TlcpCertificate>,
+    /// Networks of load balancers, which must begin every TCP connection with a PROXY protocol header; nobody else may
+    /// connect then. Empty: clients connect themselves, and no header is believed.
+    pub proxy_protocol: Vec<Network>,
     /// How clients prove who they are.
     pub authentication: Authentication,
     /// The operator's word that `authentication = none` may listen beyond loopback.
@@ -578,6 +581,7 @@ impl Listener {
             delegated_ecdsa: true,
             delegated_life: Duration::from_secs(86_400),
             tlcp_certificate: None,
+            proxy_protocol: Vec::new(),
             authentication: Authentication::None,
             open_to_network: false,
             alt_svc_port: None,

@@ -31,6 +31,7 @@ bodies! {
     link_connection "../fuzz/bodies/link_connection.rs"
     link_frame "../fuzz/bodies/link_frame.rs"
     mqtt_decode "../fuzz/bodies/mqtt_decode.rs"
+    proxy "../fuzz/bodies/proxy.rs"
     qpack "../fuzz/bodies/qpack.rs"
     session "../fuzz/bodies/session.rs"
     tls_client_hello "../fuzz/bodies/tls_client_hello.rs"

@@ -30,13 +30,14 @@ pub(super) struct FirstBytes {
     pub(super) bytes: Bytes,
 }
 
-/// Stage two: TLS, or a protocol in plaintext?
+/// Stage two: TLS, or a protocol in plaintext? `begun` was read from the socket already.
 pub(super) async fn first_bytes(
     gateway: &Gateway,
     mut tcp: TcpStream,
+    begun: BytesMut,
 ) -> Result<(FirstBytes, TcpStream), Refusal> {
     let limit = gateway.snapshot().settings.limits.first_message_timeout;
-    let first_bytes = read(gateway, &mut tcp, limit).await?;
+    let first_bytes = read(gateway, &mut tcp, begun, limit).await?;
     Ok((first_bytes, tcp))
 }
 
@@ -53,7 +54,7 @@ pub(super) async fn protocol(
         (None, Some(detection)) => (detection, Bytes::new()),
         (None, None) => {
             let limit = gateway.snapshot().settings.limits.first_message_timeout;
-            let FirstBytes { detection, bytes } = read(gateway, &mut stream, limit).await?;
+            let FirstBytes { detection, bytes } = read(gateway, &mut stream, BytesMut::new(), limit).await?;
             (detection, bytes)
         }
     };
@@ -95,24 +96,28 @@ fn by_alpn(alpn: &[u8]) -> Option<Detection> {
 async fn read<S: AsyncRead + Unpin>(
     gateway: &Gateway,
     stream: &mut S,
+    begun: BytesMut,
     limit: Duration,
 ) -> Result<FirstBytes, Refusal> {
-    timeout(limit, read_until_known(stream)).await.unwrap_or_else(|_| {
+    timeout(limit, read_until_known(stream, begun)).await.unwrap_or_else(|_| {
         gateway.metrics.limit_hit("limits.first_message_timeout");
         Err(Refusal::FirstMessageTimeout)
     })
 }
 
-async fn read_until_known<S: AsyncRead + Unpin>(stream: &mut S) -> Result<FirstBytes, Refusal> {
-    let mut bytes = BytesMut::with_capacity(FIRST_READ_BYTES);
+async fn read_until_known<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    mut bytes: BytesMut,
+) -> Result<FirstBytes, Refusal> {
     loop {
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(Refusal::Closed);
-        }
         match detect(&bytes) {
             Detection::NeedMore if bytes.len() < FIRST_READ_BYTES => {}
             Detection::NeedMore | Detection::Unknown => return Err(Refusal::UnknownProtocol),
             detection => return Ok(FirstBytes { detection, bytes: bytes.freeze() }),
+        }
+        bytes.reserve(FIRST_READ_BYTES);
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(Refusal::Closed);
         }
     }
 }
@@ -139,7 +144,7 @@ mod tests {
                 }
             }
         });
-        let result = read(&gateway, &mut near, Duration::from_secs(10)).await;
+        let result = read(&gateway, &mut near, BytesMut::new(), Duration::from_secs(10)).await;
         assert!(matches!(result, Err(Refusal::FirstMessageTimeout)));
         assert!(
             gateway.metrics.render().contains("limit_hits_total{limit=\"limits.first_message_timeout\"} 1")
@@ -150,7 +155,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_peer_meets_the_timeout() {
         let (mut near, _far) = tokio::io::duplex(64);
-        let result = read(&gateway(), &mut near, Duration::from_secs(10)).await;
+        let result = read(&gateway(), &mut near, BytesMut::new(), Duration::from_secs(10)).await;
         assert!(matches!(result, Err(Refusal::FirstMessageTimeout)));
     }
 
@@ -158,7 +163,7 @@ mod tests {
     async fn a_protocol_that_comes_in_pieces_is_found() {
         let (mut near, mut far) = tokio::io::duplex(1);
         let send = tokio::spawn(async move { far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await });
-        let found = read_until_known(&mut near).await.unwrap();
+        let found = read_until_known(&mut near, BytesMut::new()).await.unwrap();
         assert_eq!(found.detection, Detection::Http2);
         drop(near);
         let _ = send.await;

@@ -4,6 +4,7 @@ mod bind;
 mod detect;
 mod handshake;
 mod parked;
+mod proxied;
 mod quic;
 mod refusal;
 mod slots;
@@ -39,19 +40,27 @@ use crate::{
 /// The life of one TCP connection, stage by stage.
 ///
 /// ```text
-/// admit ──> first bytes ──> handshake ──> protocol ──────> serve ──────────> close
-///   │          │               │             │               └ authenticates in its first message
-///   └──────────┴───────────────┴─────────────┴──> refused: told where its protocol allows, counted
+/// admit ──> client ──> first bytes ──> handshake ──> protocol ──────> serve ──────────> close
+///   │         │            │               │             │               └ authenticates in its first message
+///   └─────────┴────────────┴───────────────┴─────────────┴──> refused: told where its protocol allows, counted
 /// ```
 ///
 /// A quiet link or MQTT connection parks, which ends the task; what happens then begins another one.
-pub async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, tcp: TcpStream, peer: SocketAddr) {
+pub async fn serve_connection(
+    gateway: Arc<Gateway>,
+    listener: Arc<str>,
+    mut tcp: TcpStream,
+    mut peer: SocketAddr,
+) {
     let mut drain = gateway.drain.watch();
     let at_work = gateway.drain.guard();
     // Boxed: the task of an idle connection must not keep room for its handshake.
     let established = Box::pin(async {
-        let slot = slots::admit(&gateway, &listener, peer.ip())?;
-        let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp).await?;
+        let slot = slots::admit(&gateway, &listener)?;
+        let (client, begun) = proxied::client(&gateway, &listener, &mut tcp, peer).await?;
+        peer = client;
+        slots::admit_address(&gateway, &listener, peer.ip())?;
+        let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp, begun).await?;
         let mut secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
         let identity = secured.identity.take();
         let (protocol, first_bytes, mut stream) = detect::protocol(&gateway, &listener, secured).await?;

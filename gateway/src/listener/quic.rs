@@ -70,7 +70,8 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
     let mut drain = gateway.drain.watch();
     let _at_work = gateway.drain.guard();
     let established = Box::pin(async {
-        let slot = slots::admit(&gateway, &listener, peer.ip())?;
+        slots::admit_address(&gateway, &listener, peer.ip())?;
+        let slot = slots::admit(&gateway, &listener)?;
         let secured = secure(&gateway, &listener, incoming).await?;
         let protocol = protocol(&secured.agreed).ok_or(Refusal::UnknownProtocol)?;
         let identity = identity(&gateway, &listener, &secured.connection)?;

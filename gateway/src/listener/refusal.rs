@@ -4,6 +4,8 @@ use std::{io, net::SocketAddr, time::Instant};
 
 use tracing::{debug, info};
 
+use towline_protocols::proxy::ProxyError;
+
 use crate::{gateway::Gateway, transport::tls::HandshakeError};
 
 /// Why a connection ended before a protocol served it. None of these is worth a warning: peers cause them.
@@ -24,6 +26,12 @@ pub enum Refusal {
     /// The socket failed.
     #[error("the socket failed: {0}")]
     Io(#[from] io::Error),
+    /// Not in the networks that may connect to a listener behind load balancers.
+    #[error("the peer is in none of the listener's proxy_protocol networks")]
+    NotAProxy,
+    /// A load balancer did not say whose connection it is.
+    #[error("{0}")]
+    ProxyHeader(#[from] ProxyError),
     /// The first bytes did not come within `first_message_timeout`.
     #[error("no recognisable protocol within first_message_timeout")]
     FirstMessageTimeout,
@@ -59,6 +67,8 @@ impl Refusal {
             Self::Draining => "draining",
             Self::Closed => "closed",
             Self::Io(_) => "io",
+            Self::NotAProxy => "not_a_proxy",
+            Self::ProxyHeader(_) => "proxy_header",
             Self::FirstMessageTimeout => "first_message_timeout",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::Handshake(_) => "handshake",
@@ -74,7 +84,9 @@ impl Refusal {
 /// Counts a refusal, and logs it where that does not flood.
 pub(super) fn report(gateway: &Gateway, listener: &str, peer: SocketAddr, refusal: &Refusal) {
     gateway.metrics.connections_refused.with_label_values(&[listener, refusal.reason()]).inc();
-    if let Refusal::Closed | Refusal::Draining = refusal {
+    // Load balancers look so whether the server is there, every other second.
+    let is_reset = matches!(refusal, Refusal::Io(error) if error.kind() == io::ErrorKind::ConnectionReset);
+    if is_reset || matches!(refusal, Refusal::Closed | Refusal::Draining) {
         debug!(listener, %peer, "connection refused: {refusal}");
     } else if let Some(held_back) = gateway.refusals.pass(Instant::now()) {
         info!(listener, %peer, held_back, "connection refused: {refusal}");

@@ -64,7 +64,7 @@ pub(super) fn note_connect(gateway: &Gateway, listener: &Arc<str>) {
 }
 
 /// Stage one: a place within the listener's and the gateway's bound.
-pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>, peer: IpAddr) -> Result<Slot, Refusal> {
+pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refusal> {
     let snapshot = gateway.snapshot();
     let settings = &snapshot.listener(listener).ok_or(Refusal::NoListener)?.settings;
     gateway.metrics.connections_accepted.with_label_values(&[listener]).inc();
@@ -72,16 +72,24 @@ pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>, peer: IpAddr) -> Res
         gateway.metrics.limit_hit(limit);
         Refusal::Full(limit)
     };
-    let rates = gateway.rates.of(&snapshot, listener);
-    if rates.is_some_and(|rates| !rates.admits(peer, mqtt::now())) {
-        return Err(full("listeners.rate.address_connects"));
-    }
     let total = Place::take(&gateway.slots.total, snapshot.settings.limits.connections_max);
     let total = total.ok_or_else(|| full("limits.connections_max"))?;
     let place = Place::take(&gateway.slots.listener(listener), settings.connections_max);
     let place = place.ok_or_else(|| full("listeners.connections_max"))?;
     let detecting = gateway.metrics.connections_open.with_label_values(&[&**listener, "detecting"]);
     Ok(Slot { _total: total, _listener: place, detecting: Open::new(detecting) })
+}
+
+/// Whether the client's address may have one more connection by the listener's rate. Asked once it is known whose
+/// address it is.
+pub(super) fn admit_address(gateway: &Gateway, listener: &Arc<str>, client: IpAddr) -> Result<(), Refusal> {
+    const LIMIT: &str = "listeners.rate.address_connects";
+    let rates = gateway.rates.of(&gateway.snapshot(), listener);
+    if rates.is_some_and(|rates| !rates.admits(client, mqtt::now())) {
+        gateway.metrics.limit_hit(LIMIT);
+        return Err(Refusal::Full(LIMIT));
+    }
+    Ok(())
 }
 
 impl Slot {

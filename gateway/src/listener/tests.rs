@@ -1,5 +1,7 @@
 //! Connections of every kind, over real sockets.
 
+mod proxied;
+
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};

@@ -155,6 +155,17 @@ fn listeners_are_checked() {
 }
 
 #[test]
+fn load_balancers_are_named_by_networks() {
+    check_alone(
+        &format!("{LISTENER}proxy_protocol = [\"10.0.0.0/8\", \"10.0.0.1/8\", \"balancer\"]\n"),
+        "t.toml:6:18: listeners.proxy_protocol: \"10.0.0.1/8\" has bits behind its prefix; write \"10.0.0.0/8\"\n\
+         t.toml:6:18: listeners.proxy_protocol: \"balancer\" is not a network; write for example \"10.0.0.0/8\", \
+         \"2001:db8::/32\" or \"192.0.2.7\"",
+    );
+    check_alone(&format!("{LISTENER}proxy_protocol = [\"10.0.0.0/8\", \"::1\"]\n"), "");
+}
+
+#[test]
 fn nobody_is_admitted_by_accident() {
     check_alone(
         "[[listeners]]\nname = \"a\"\nbind = \"0.0.0.0:1\"\ntls = \"off\"\nauthentication = \"none\"\n",

@@ -7,6 +7,7 @@ use towline_protocols::tls::{RecordSizes, record::CONTENT_BYTES_MAX};
 use super::{address, name, tls};
 use crate::{
     control::config::reader::Table,
+    network::Network,
     settings::{Auth, Authentication, Listener, ListenerProtocol, Rates, TlsMode},
 };
 
@@ -74,6 +75,7 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
         quic: table.boolean("quic", false),
         protocols: protocols(table),
         tls: table.word("tls", TlsMode::Required, TLS_MODES),
+        proxy_protocol: networks(table, "proxy_protocol"),
         authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
         open_to_network: table.boolean("open_to_network", false),
         alt_svc_port: alt_svc_port(table),
@@ -117,6 +119,18 @@ fn rate(mut table: Table<'_, '_>) -> Rates {
     Rates { device_messages, device_bytes, messages, bytes, connects, address_connects, burst, patience }
 }
 
+fn networks(table: &mut Table<'_, '_>, key: &'static str) -> Vec<Network> {
+    let texts = table.strings(key);
+    let mut networks = Vec::with_capacity(texts.len());
+    for text in texts {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(error) => table.mistake(key, format_args!("\"{text}\" {error}")),
+        }
+    }
+    networks
+}
+
 fn record_size(mut table: Table<'_, '_>) -> RecordSizes {
     let default = RecordSizes::default();
     let sizes = RecordSizes {
@@ -156,6 +170,9 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
         table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
     }
     let by_quic = |protocol| matches!(protocol, &ListenerProtocol::Link | &ListenerProtocol::Http);
+    if !listener.tcp && !listener.proxy_protocol.is_empty() {
+        table.mistake("proxy_protocol", "speaks of TCP connections, and tcp is false; leave it out");
+    }
     if listener.quic && !listener.protocols.iter().any(by_quic) {
         let text =
             "carries the link and HTTP/3 only; add \"link\" or \"http\" to protocols, or set quic = false";

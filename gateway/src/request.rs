@@ -34,6 +34,8 @@ pub enum Protocol {
     Http3,
     /// MQTT 3.1, 3.1.1 or 5.0.
     Mqtt,
+    /// MQTT in a WebSocket.
+    MqttWebSocket,
 }
 
 impl Protocol {
@@ -46,6 +48,7 @@ impl Protocol {
             Self::Http => "http",
             Self::Http3 => "http3",
             Self::Mqtt => "mqtt",
+            Self::MqttWebSocket => "mqtt_websocket",
         }
     }
 }

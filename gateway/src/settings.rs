@@ -120,6 +120,11 @@ pub struct Listener {
     pub proxy_protocol: Vec<Network>,
     /// How clients prove who they are.
     pub authentication: Authentication,
+    /// The path at which MQTT over WebSocket is served.
+    pub websocket_path: String,
+    /// Web pages that may connect by WebSocket, by their origins; `*` is all. `None`: all where a password is asked
+    /// for, and the server's own elsewhere. Most clients that are no browsers name no origin.
+    pub websocket_origins: Option<Vec<String>>,
     /// The operator's word that `authentication = none` may listen beyond loopback.
     pub open_to_network: bool,
     /// The UDP port at which HTTP/1.1 and HTTP/2 clients are told to find HTTP/3 (RFC 7838); `None` is the
@@ -144,6 +149,8 @@ pub enum ListenerProtocol {
     Http,
     /// MQTT.
     Mqtt,
+    /// MQTT in a WebSocket.
+    WebSocket,
 }
 
 /// Whether a TCP listener speaks TLS.
@@ -452,6 +459,8 @@ pub struct Mqtt {
     pub topic_alias_max: u16,
     /// MQTT sessions kept, live or away.
     pub sessions_max: usize,
+    /// A client's WebSocket message, which may hold several packets or a part of one, bytes.
+    pub websocket_message_bytes_max: usize,
 }
 
 /// What SDK clients are told to do; sent as POLICY.
@@ -571,7 +580,7 @@ impl Listener {
             bind,
             tcp: true,
             quic: false,
-            protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http, ListenerProtocol::Mqtt],
+            protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http, ListenerProtocol::Mqtt, ListenerProtocol::WebSocket],
             tls: TlsMode::Off,
             certificates: Vec::new(),
             client_certificates: ClientCertificates::Off,
@@ -583,12 +592,27 @@ impl Listener {
             tlcp_certificate: None,
             proxy_protocol: Vec::new(),
             authentication: Authentication::None,
+            websocket_path: "/mqtt".into(),
+            websocket_origins: None,
             open_to_network: false,
             alt_svc_port: None,
             connections_max: 100_000,
             rate: Rates::default(),
             early_data_bytes_max: 16 * 1024,
             record_size: RecordSizes::default(),
+        }
+    }
+}
+
+impl Listener {
+    /// Whether a browser's page of that origin may connect by WebSocket.
+    pub fn admits_web_origin(&self, origin: &str) -> bool {
+        match &self.websocket_origins {
+            Some(origins) => {
+                origins.iter().any(|admitted| admitted == "*" || admitted.eq_ignore_ascii_case(origin))
+            }
+            // What opens these the browser brings along for any page: a certificate, its place in the network.
+            None => !matches!(self.authentication, Authentication::None | Authentication::Certificate),
         }
     }
 }
@@ -735,6 +759,7 @@ impl Default for Mqtt {
             retained_bytes_max: 256 * 1024 * 1024,
             topic_alias_max: 16,
             sessions_max: 500_000,
+            websocket_message_bytes_max: 4 << 20,
         }
     }
 }

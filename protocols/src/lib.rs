@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod qpack;
 pub mod tls;
 pub mod varint;
+pub mod websocket;

@@ -36,6 +36,7 @@ bodies! {
     session "../fuzz/bodies/session.rs"
     tls_client_hello "../fuzz/bodies/tls_client_hello.rs"
     varint "../fuzz/bodies/varint.rs"
+    websocket "../fuzz/bodies/websocket.rs"
 }
 
 /// Octets of any kind, of a few small values (lengths, types and flags are such), and of pieces set apart by the

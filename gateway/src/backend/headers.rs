@@ -191,6 +191,8 @@ fn options(value: &HeaderValue) -> Vec<HeaderName> {
 
 fn proto(origin: &Origin) -> &'static str {
     match (origin.protocol, origin.encrypted) {
+        (Protocol::MqttWebSocket, true) => "wss",
+        (Protocol::MqttWebSocket, false) => "ws",
         (Protocol::Mqtt, true) => "mqtts",
         (Protocol::Mqtt, false) => "mqtt",
         (_, true) => "https",

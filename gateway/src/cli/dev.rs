@@ -132,10 +132,10 @@ fn welcome(serving: &Serving, ca: &Path, ports: &Ports, demo: SocketAddr) -> Str
     let mut text = String::from("\nTowline keeps the line.\n\n");
     for bound in &serving.listeners {
         let what = match &*bound.name {
-            "edge" => "TLS over TCP, and QUIC on UDP: link, HTTP/1.1, HTTP/2, gRPC, MQTT",
+            "edge" => "TLS over TCP, and QUIC on UDP: link, HTTP/1.1, HTTP/2, gRPC, MQTT, wss:///mqtt",
             "plain" => "plaintext: link, HTTP/1.1, HTTP/2, gRPC",
-            "mqtt" => "plaintext: MQTT 3.1, 3.1.1, 5.0",
-            _ => "TLS: MQTT 3.1, 3.1.1, 5.0",
+            "mqtt" => "plaintext: MQTT 3.1, 3.1.1, 5.0; ws:///mqtt",
+            _ => "TLS: MQTT 3.1, 3.1.1, 5.0; wss:///mqtt",
         };
         let _ = writeln!(text, "  {:<8} {:<18} {what}", bound.name, bound.address.to_string());
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! serve -> watched stream -> hyper -> exchange: authenticate, bound the body -> router -> answer
+//!                                 \-> websocket: what is asked to become one, and is MQTT's then
 //! ```
 
 mod auth;
@@ -13,16 +14,20 @@ mod problem;
 mod short;
 mod unread;
 mod watched;
+pub(crate) mod websocket;
 
 use std::{
     convert::Infallible,
     error::Error,
-    pin::{Pin, pin},
+    io,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{Request, Version, body::Incoming, service::service_fn};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -37,13 +42,14 @@ pub(crate) use self::exchange::{Front, priority};
 use self::{
     unread::Unread,
     watched::{Activity, Watched},
+    websocket::Door,
 };
 use crate::{
     backend::{CLIENT_TURNS, TurnsLater},
     gateway::Gateway,
     request::Origin,
     settings::Limits,
-    transport::corked,
+    transport::{Cork, Corked, corked},
 };
 
 /// hyper's smallest read buffer for HTTP/1.1; a smaller `header_list_bytes_max` means this.
@@ -56,28 +62,33 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// Serves one plaintext HTTP/1.1 or HTTP/2 connection until it ends, runs into a time limit, or the
-/// gateway drains. `stream` is what TLS yields, or a plain socket, from its first byte on.
-pub async fn serve<S>(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: S)
+/// gateway drains; or until it has become a WebSocket. `stream` is what TLS yields, or a plain socket, from its first
+/// byte on.
+pub async fn serve<S>(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: S) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = gateway.snapshot().settings.limits.clone();
     let activity = Arc::new(Activity::new(Instant::now()));
+    let door = Door::new(&gateway, &origin, &activity).map(Arc::new);
     let front = Arc::new(Front::new(gateway.clone(), origin));
-    let asked = activity.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let (asked, entered) = (activity.clone(), door.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
         asked.requested();
-        let front = front.clone();
+        let (front, door) = (front.clone(), entered.clone());
         async move {
+            if let Some(answer) = door.and_then(|door| door.answer(&mut request)) {
+                return Ok(answer);
+            }
             Ok::<_, Infallible>(match request.version() {
                 Version::HTTP_2 => front.answer(request.map(Unread::new)).await,
                 _ => front.answer(request).await,
             })
         }
     });
-    let builder = builder(&limits);
+    let builder = builder(&limits, door.is_some());
     let (stream, cork) = corked(Watched::new(stream, activity.clone()));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let (mut drain, mut end) = (gateway.drain.watch(), gateway.drain.watch());
     let mut draining = false;
     loop {
@@ -88,21 +99,47 @@ where
             ended = served => {
                 if let Err(error) = ended {
                     report(&gateway, &*error);
+                    return None;
                 }
-                return;
+                break;
             }
             () = sleep_until(check) => {
                 if let Some(limit) = activity.overdue(&limits, Instant::now()) {
                     gateway.metrics.limit_hit(limit);
-                    return;
+                    return None;
                 }
             }
             _deadline = drain.draining(), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = end.over(), if draining => return,
+            () = end.over(), if draining => return None,
         }
+    }
+    drop(connection);
+    let upgrade = door?.take_upgrade()?;
+    Upgraded::pull(cork, upgrade).await.inspect_err(|error| debug!(%error, "HTTP connection ended")).ok()
+}
+
+/// A connection that HTTP has left behind.
+pub struct Upgraded<S> {
+    /// As [`serve`] got it.
+    pub stream: S,
+    /// What was read behind the request.
+    pub first_bytes: Bytes,
+}
+
+impl<S> Upgraded<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Takes the stream out of everything that was around it.
+    async fn pull(cork: Cork<Watched<S>>, upgrade: OnUpgrade) -> io::Result<Self> {
+        let upgraded = upgrade.await.map_err(io::Error::other)?;
+        let parts = auto::upgrade::downcast::<TokioIo<Corked<Watched<S>>>>(upgraded)
+            .map_err(|_| io::Error::other("another stream than HTTP was served on"))?;
+        let watched = cork.pull(parts.io.into_inner()).await?;
+        Ok(Self { stream: watched.into_inner(), first_bytes: parts.read_buf })
     }
 }
 
@@ -113,7 +150,7 @@ fn report(gateway: &Gateway, error: &(dyn Error + Send + Sync + 'static)) {
     debug!(%error, "HTTP connection ended");
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+fn builder(limits: &Limits, has_websocket: bool) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -129,5 +166,9 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX);
+    if has_websocket {
+        // RFC 8441, section 3: without the setting no client tries.
+        builder.http2().enable_connect_protocol();
+    }
     builder
 }

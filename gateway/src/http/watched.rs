@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -28,6 +28,25 @@ pub(super) struct Activity {
     stuck: AtomicU64,
     /// Whether a whole request head has arrived.
     requested: AtomicBool,
+    /// Streams that carry another protocol, which has its own notion of silence.
+    tunnels: AtomicUsize,
+}
+
+/// Such a stream, until it is dropped.
+pub(super) struct Tunnel(Arc<Activity>);
+
+impl Tunnel {
+    pub(super) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.0.moved();
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Activity {
@@ -37,6 +56,7 @@ impl Activity {
             moved: AtomicU64::new(0),
             stuck: AtomicU64::new(NOT_STUCK),
             requested: AtomicBool::new(false),
+            tunnels: AtomicUsize::new(0),
         }
     }
 
@@ -58,13 +78,18 @@ impl Activity {
         if stuck != NOT_STUCK && past(stuck, limits.write_timeout) {
             return Some("limits.write_timeout");
         }
-        past(self.moved.load(Ordering::Relaxed), limits.idle_timeout).then_some("limits.idle_timeout")
+        let idle = !self.has_tunnels() && past(self.moved.load(Ordering::Relaxed), limits.idle_timeout);
+        idle.then_some("limits.idle_timeout")
     }
 
     /// When to look again: the earliest time at which a limit can be met.
     pub(super) fn next_check(&self, limits: &Limits) -> Instant {
         let now = Instant::now();
-        let moved = self.began + millis(self.moved.load(Ordering::Relaxed)) + limits.idle_timeout;
+        let moved = match self.has_tunnels() {
+            true => now,
+            false => self.began + millis(self.moved.load(Ordering::Relaxed)),
+        };
+        let moved = moved + limits.idle_timeout;
         // A write may get stuck right after this look.
         let stuck = match self.stuck.load(Ordering::Relaxed) {
             NOT_STUCK => now + limits.write_timeout,
@@ -76,6 +101,10 @@ impl Activity {
         }
         // Whole milliseconds are compared: never look again within the same one.
         check.max(now + millis(1))
+    }
+
+    fn has_tunnels(&self) -> bool {
+        self.tunnels.load(Ordering::Relaxed) > 0
     }
 
     fn moved(&self) {
@@ -111,6 +140,11 @@ pub(super) struct Watched<S> {
 impl<S> Watched<S> {
     pub(super) fn new(inner: S, activity: Arc<Activity>) -> Self {
         Self { inner, activity }
+    }
+
+    /// The stream below.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {

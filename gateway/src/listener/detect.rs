@@ -58,17 +58,19 @@ pub(super) async fn protocol(
             (detection, bytes)
         }
     };
-    let (protocol, setting, name) = match detection {
-        Detection::Link => (Protocol::LinkTcp, ListenerProtocol::Link, "link"),
-        Detection::Http1 | Detection::Http2 => (Protocol::Http, ListenerProtocol::Http, "http"),
-        Detection::Mqtt => (Protocol::Mqtt, ListenerProtocol::Mqtt, "mqtt"),
+    let (protocol, settings, name) = match detection {
+        Detection::Link => (Protocol::LinkTcp, &[ListenerProtocol::Link][..], "link"),
+        Detection::Http1 | Detection::Http2 => {
+            (Protocol::Http, &[ListenerProtocol::Http, ListenerProtocol::WebSocket][..], "http")
+        }
+        Detection::Mqtt => (Protocol::Mqtt, &[ListenerProtocol::Mqtt][..], "mqtt"),
         Detection::Tls | Detection::Tlcp | Detection::NeedMore | Detection::Unknown => {
             return Err(Refusal::UnknownProtocol);
         }
     };
     let snapshot = gateway.snapshot();
     let admitted = &snapshot.listener(listener).ok_or(Refusal::NoListener)?.settings.protocols;
-    if !admitted.contains(&setting) {
+    if !settings.iter().any(|setting| admitted.contains(setting)) {
         return Err(Refusal::NotAdmitted(name));
     }
     Ok((protocol, bytes, stream))

@@ -18,6 +18,10 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::JoinHandle};
 
+pub(crate) use self::{
+    refusal::report,
+    slots::{admit, admit_address},
+};
 use self::parked::{Held, Serving};
 pub use self::{
     parked::Parked,
@@ -56,10 +60,10 @@ pub async fn serve_connection(
     let at_work = gateway.drain.guard();
     // Boxed: the task of an idle connection must not keep room for its handshake.
     let established = Box::pin(async {
-        let slot = slots::admit(&gateway, &listener)?;
+        let slot = admit(&gateway, &listener)?;
         let (client, begun) = proxied::client(&gateway, &listener, &mut tcp, peer).await?;
         peer = client;
-        slots::admit_address(&gateway, &listener, peer.ip())?;
+        admit_address(&gateway, &listener, peer.ip())?;
         let (first_bytes, tcp) = detect::first_bytes(&gateway, tcp, begun).await?;
         let mut secured = handshake::secure(&gateway, &listener, tcp, first_bytes).await?;
         let identity = secured.identity.take();
@@ -77,7 +81,7 @@ pub async fn serve_connection(
     };
     match established {
         Ok((slot, serving)) => {
-            parked::attend(Held { gateway, _slot: slot, _at_work: at_work }, serving, Patience::default())
+            parked::attend(Held { gateway, slot, _at_work: at_work }, serving, Patience::default())
                 .await
         }
         Err(refusal) => refusal::report(&gateway, &listener, peer, &refusal),
@@ -90,9 +94,11 @@ pub async fn serve_connection(
 fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes: Bytes) -> Serving {
     match origin.protocol {
         Protocol::Http => {
-            parked::never(crate::http::serve(gateway, origin, Rewind::new(stream, first_bytes)))
+            let stream = Rewind::new(stream, first_bytes);
+            let serving = crate::http::serve(Arc::clone(&gateway), Arc::clone(&origin), stream);
+            parked::http(gateway, origin, serving)
         }
-        Protocol::Mqtt => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
+        Protocol::Mqtt | Protocol::MqttWebSocket => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
         Protocol::LinkTcp | Protocol::LinkQuic | Protocol::LinkPost | Protocol::Http3 => {
             parked::link(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }

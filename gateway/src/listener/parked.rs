@@ -2,24 +2,38 @@
 
 use std::{future::Future, os::fd::BorrowedFd, pin::Pin, sync::Arc, task::Waker, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Slot;
 use crate::{
     drain::DrainGuard,
     gateway::Gateway,
+    http::{Upgraded, websocket},
     link, mqtt,
     parking::{Idle, Patience},
+    request::Origin,
+    transport::{Meter, Rewind, Stream},
 };
 
-/// A connection being served: ends when the connection does, or when it may park.
-pub(super) type Serving = Pin<Box<dyn Future<Output = Option<Quiet>> + Send>>;
+/// A connection being served: ends when the connection does, when it may park, or when it speaks something else.
+pub(super) type Serving = Pin<Box<dyn Future<Output = Rest> + Send>>;
+
+/// Why the server of a protocol has nothing more to do.
+pub(super) enum Rest {
+    /// The connection is over.
+    Over,
+    /// It may park.
+    Quiet(Quiet),
+    /// It goes on with another protocol.
+    Became(Arc<Origin>, Serving),
+}
 
 /// What every connection holds while it is open, with or without a task.
 pub(super) struct Held {
     pub(super) gateway: Arc<Gateway>,
     /// Its place among the connections that are allowed.
-    pub(super) _slot: Slot,
+    pub(super) slot: Slot,
     /// The drain waits for it.
     pub(super) _at_work: DrainGuard,
 }
@@ -41,12 +55,20 @@ pub(super) enum Quiet {
 pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: Patience) {
     let mut drain = held.gateway.drain.watch();
     loop {
-        let quiet = tokio::select! {
-            quiet = &mut serving => quiet,
+        let rest = tokio::select! {
+            rest = &mut serving => rest,
             // What still runs at the drain's deadline is cut: dropping the stream closes it.
             () = drain.over() => return,
         };
-        let Some(quiet) = quiet else { return };
+        let quiet = match rest {
+            Rest::Over => return,
+            Rest::Quiet(quiet) => quiet,
+            Rest::Became(origin, server) => {
+                held.slot = held.slot.serving(&held.gateway, &origin.listener, origin.protocol);
+                serving = server;
+                continue;
+            }
+        };
         let gateway = held.gateway.clone();
         let parked = gateway.parking.park(Parked { held, quiet }, patience, drain.clone(), &gateway.metrics);
         // Given back, it has something to do.
@@ -57,18 +79,27 @@ pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: P
 }
 
 pub(super) fn mqtt(serving: impl Future<Output = Option<mqtt::Parked>> + Send + 'static) -> Serving {
-    Box::pin(async { serving.await.map(Quiet::Mqtt) })
+    Box::pin(async { serving.await.map_or(Rest::Over, |parked| Rest::Quiet(Quiet::Mqtt(parked))) })
 }
 
 pub(super) fn link(serving: impl Future<Output = Option<Box<link::Parked>>> + Send + 'static) -> Serving {
-    Box::pin(async { serving.await.map(Quiet::Link) })
+    Box::pin(async { serving.await.map_or(Rest::Over, |parked| Rest::Quiet(Quiet::Link(parked))) })
 }
 
-/// A protocol whose connections do not park.
-pub(super) fn never(serving: impl Future<Output = ()> + Send + 'static) -> Serving {
-    Box::pin(async {
-        serving.await;
-        None
+/// HTTP does not park; what a connection becomes by it may.
+pub(super) fn http(
+    gateway: Arc<Gateway>,
+    origin: Arc<Origin>,
+    serving: impl Future<Output = Option<Upgraded<Rewind<Stream>>>> + Send + 'static,
+) -> Serving {
+    Box::pin(async move {
+        let Some(Upgraded { stream, first_bytes }) = serving.await else { return Rest::Over };
+        let origin = websocket::origin(&origin);
+        let (mut stream, unread) = stream.into_parts();
+        stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
+        let first_bytes = if unread.is_empty() { first_bytes } else { [first_bytes, unread].concat().into() };
+        let stream = stream.into_websocket(first_bytes, websocket::rules(&gateway));
+        Rest::Became(Arc::clone(&origin), mqtt(mqtt::serve_parking(gateway, origin, stream, Bytes::new())))
     })
 }
 

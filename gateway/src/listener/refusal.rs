@@ -82,7 +82,7 @@ impl Refusal {
 }
 
 /// Counts a refusal, and logs it where that does not flood.
-pub(super) fn report(gateway: &Gateway, listener: &str, peer: SocketAddr, refusal: &Refusal) {
+pub(crate) fn report(gateway: &Gateway, listener: &str, peer: SocketAddr, refusal: &Refusal) {
     gateway.metrics.connections_refused.with_label_values(&[listener, refusal.reason()]).inc();
     // Load balancers look so whether the server is there, every other second.
     let is_reset = matches!(refusal, Refusal::Io(error) if error.kind() == io::ErrorKind::ConnectionReset);

@@ -64,7 +64,7 @@ pub(super) fn note_connect(gateway: &Gateway, listener: &Arc<str>) {
 }
 
 /// Stage one: a place within the listener's and the gateway's bound.
-pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refusal> {
+pub(crate) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refusal> {
     let snapshot = gateway.snapshot();
     let settings = &snapshot.listener(listener).ok_or(Refusal::NoListener)?.settings;
     gateway.metrics.connections_accepted.with_label_values(&[listener]).inc();
@@ -82,7 +82,7 @@ pub(super) fn admit(gateway: &Gateway, listener: &Arc<str>) -> Result<Slot, Refu
 
 /// Whether the client's address may have one more connection by the listener's rate. Asked once it is known whose
 /// address it is.
-pub(super) fn admit_address(gateway: &Gateway, listener: &Arc<str>, client: IpAddr) -> Result<(), Refusal> {
+pub(crate) fn admit_address(gateway: &Gateway, listener: &Arc<str>, client: IpAddr) -> Result<(), Refusal> {
     const LIMIT: &str = "listeners.rate.address_connects";
     let rates = gateway.rates.of(&gateway.snapshot(), listener);
     if rates.is_some_and(|rates| !rates.admits(client, mqtt::now())) {
@@ -94,7 +94,7 @@ pub(super) fn admit_address(gateway: &Gateway, listener: &Arc<str>, client: IpAd
 
 impl Slot {
     /// The connection's protocol is known: it counts under its name from now on.
-    pub(super) fn serving(mut self, gateway: &Gateway, listener: &str, protocol: Protocol) -> Self {
+    pub(crate) fn serving(mut self, gateway: &Gateway, listener: &str, protocol: Protocol) -> Self {
         let gauge = gateway.metrics.connections_open.with_label_values(&[listener, protocol.label()]);
         self.detecting = Open::new(gauge);
         self

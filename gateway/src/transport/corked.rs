@@ -9,7 +9,7 @@
 //! ```
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     mem,
     pin::Pin,
@@ -54,6 +54,18 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
     /// Polls the connection that writes to the other end.
     pub(crate) fn drive<'f, F>(&'f self, connection: Pin<&'f mut F>) -> Uncorking<'f, S, F> {
         Uncorking { cork: self, connection }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Cork<S> {
+    /// The stream, once a connection that has given its end back is over and all that it wrote has left.
+    pub(crate) async fn pull(self, end: Corked<S>) -> io::Result<S> {
+        drop(end);
+        poll_fn(|cx| self.0.lock().poll_send(cx)).await?;
+        let gathering = Arc::into_inner(self.0);
+        gathering.map(|gathering| gathering.into_inner().stream).ok_or_else(|| {
+            io::Error::other("the connection keeps an end of its stream")
+        })
     }
 }
 
@@ -215,6 +227,21 @@ mod tests {
         let mut read = Vec::new();
         let ((), count) = tokio::join!(cork.drive(connection.as_mut()), far.read_to_end(&mut read));
         assert_eq!(count.unwrap(), 200_000);
+    }
+
+    #[tokio::test]
+    async fn what_was_gathered_leaves_before_the_stream_is_given_back() {
+        let (near, mut far) = duplex(3);
+        let (mut stream, cork) = corked(near);
+        stream.write_all(b"head").await.unwrap();
+        let read = tokio::spawn(async move {
+            let mut read = [0; 8];
+            far.read_exact(&mut read).await.unwrap();
+            read
+        });
+        let mut stream = cork.pull(stream).await.unwrap();
+        stream.write_all(b"data").await.unwrap();
+        assert_eq!(&read.await.unwrap(), b"headdata");
     }
 
     #[tokio::test]

@@ -32,6 +32,16 @@ impl<S> Rewind<S> {
         self.inner
     }
 
+    /// The stream below, and what was not read of the first bytes.
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.inner, self.first_bytes)
+    }
+
+    /// The stream below.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
     /// The stream below.
     pub fn get_ref(&self) -> &S {
         &self.inner

@@ -1,11 +1,11 @@
 //! The plaintext byte stream that protocols are served on, whatever carries it.
 
 use std::{
-    future::Future,
     io,
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -14,13 +14,14 @@ use prometheus::IntCounter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::Sleep,
 };
 
 use super::{
     Handshake, Rewind,
+    patience::WriteTimeout,
     tlcp::TlcpStream,
     tls::{IdleTls, TlsStream},
+    websocket::{Rules, WebSocket},
 };
 use crate::{metrics::Metrics, request::Protocol};
 
@@ -29,9 +30,7 @@ use crate::{metrics::Metrics, request::Protocol};
 pub struct Stream {
     io: Io,
     meter: Option<Meter>,
-    write_timeout: Duration,
-    /// Set while a write waits for the peer; boxed, since most connections never have one.
-    stalled: Option<Pin<Box<Sleep>>>,
+    writes: WriteTimeout,
 }
 
 /// Where a stream counts its bytes (those of the protocol, inside TLS).
@@ -58,32 +57,52 @@ enum Io {
     Plain(Rewind<TcpStream>),
     Tls(TlsStream),
     Tlcp(Box<TlcpStream>),
+    /// Frames on one of the others; what was read behind the handshake comes first.
+    WebSocket(Box<WebSocket<Rewind<Stream>>>),
 }
 
 impl Stream {
     /// Without TLS.
     pub fn plain(tcp: Rewind<TcpStream>, write_timeout: Duration) -> Self {
-        Self { io: Io::Plain(tcp), meter: None, write_timeout, stalled: None }
+        Self::over(Io::Plain(tcp), write_timeout)
     }
 
     /// After a TLS handshake, or while it ends and early data is read.
     pub fn tls(tls: TlsStream, write_timeout: Duration) -> Self {
-        Self { io: Io::Tls(tls), meter: None, write_timeout, stalled: None }
+        Self::over(Io::Tls(tls), write_timeout)
     }
 
     /// After a TLCP handshake.
     pub fn tlcp(tlcp: Box<TlcpStream>, write_timeout: Duration) -> Self {
-        Self { io: Io::Tlcp(tlcp), meter: None, write_timeout, stalled: None }
+        Self::over(Io::Tlcp(tlcp), write_timeout)
+    }
+
+    /// What is in the frames of a WebSocket on this stream. `first_bytes` were read from it already.
+    pub fn into_websocket(self, first_bytes: Bytes, rules: Arc<Rules>) -> Self {
+        let write_timeout = self.writes.timeout();
+        let websocket = WebSocket::new(Rewind::new(self, first_bytes), rules);
+        Self::over(Io::WebSocket(Box::new(websocket)), write_timeout)
+    }
+
+    fn over(io: Io, write_timeout: Duration) -> Self {
+        Self { io, meter: None, writes: WriteTimeout::new(write_timeout) }
     }
 
     /// From now on counts its bytes.
     pub fn set_meter(&mut self, meter: Meter) {
-        self.meter = Some(meter);
+        match &mut self.io {
+            Io::WebSocket(websocket) => websocket.get_mut().get_mut().set_meter(meter),
+            Io::Plain(_) | Io::Tls(_) | Io::Tlcp(_) => self.meter = Some(meter),
+        }
     }
 
     /// Whether TLS or TLCP is spoken.
     pub fn is_encrypted(&self) -> bool {
-        !matches!(self.io, Io::Plain(_))
+        match &self.io {
+            Io::Plain(_) => false,
+            Io::Tls(_) | Io::Tlcp(_) => true,
+            Io::WebSocket(websocket) => websocket.get_ref().get_ref().is_encrypted(),
+        }
     }
 
     /// What the TLS handshake agreed on.
@@ -92,6 +111,7 @@ impl Stream {
             Io::Plain(_) => None,
             Io::Tls(tls) => tls.alpn(),
             Io::Tlcp(tlcp) => tlcp.alpn(),
+            Io::WebSocket(websocket) => websocket.get_ref().get_ref().alpn(),
         }
     }
 
@@ -100,43 +120,46 @@ impl Stream {
         match &self.io {
             Io::Plain(_) | Io::Tlcp(_) => Handshake::complete(),
             Io::Tls(tls) => tls.handshake(),
+            Io::WebSocket(websocket) => websocket.get_ref().get_ref().handshake(),
         }
     }
 
     /// Whether nothing of it is in a buffer or under way.
     pub fn is_idle(&self) -> bool {
-        self.stalled.is_none()
+        !self.writes.is_running()
             && match &self.io {
                 Io::Plain(tcp) => tcp.is_drained(),
                 Io::Tls(tls) => tls.is_idle(),
                 Io::Tlcp(_) => false,
+                Io::WebSocket(websocket) => {
+                    let below = websocket.get_ref();
+                    websocket.is_idle() && below.is_drained() && below.get_ref().is_idle()
+                }
             }
     }
 
     /// Takes an idle stream out of tokio's reactor. An error is the end of the connection.
     pub fn park(self) -> io::Result<ParkedStream> {
-        let write_timeout_ms = self.write_timeout.as_millis().try_into().unwrap_or(u32::MAX);
+        let write_timeout_ms = self.writes.timeout().as_millis().try_into().unwrap_or(u32::MAX);
         let (tcp, tls) = match self.io {
             Io::Plain(tcp) => (tcp.into_inner(), None),
             Io::Tls(tls) => tls.into_idle().map(|(tcp, idle)| (tcp, Some(Box::new(idle))))?,
             Io::Tlcp(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Io::WebSocket(websocket) => {
+                let (below, rules) = websocket.into_parts();
+                return Ok(ParkedStream { websocket: Some(rules), ..below.into_inner().park()? });
+            }
         };
-        Ok(ParkedStream { socket: tcp.into_std()?, write_timeout_ms, tls })
+        Ok(ParkedStream { socket: tcp.into_std()?, write_timeout_ms, tls, websocket: None })
     }
 
     /// Passes a write's result on, and turns a wait that lasts too long into an error.
     fn written<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_ready() {
-            self.stalled = None;
-            return result;
+        match self.io {
+            // The stream below has its own.
+            Io::WebSocket(_) => result,
+            Io::Plain(_) | Io::Tls(_) | Io::Tlcp(_) => self.writes.check(cx, result),
         }
-        let timeout = self.write_timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the peer took no byte within write_timeout",
-        )))
     }
 
     fn wrote(&self, count: &Poll<io::Result<usize>>) {
@@ -152,6 +175,8 @@ pub struct ParkedStream {
     write_timeout_ms: u32,
     /// Boxed: what has no TLS is not to pay for it.
     tls: Option<Box<IdleTls>>,
+    /// Whose frames are on it, if any.
+    websocket: Option<Arc<Rules>>,
 }
 
 impl ParkedStream {
@@ -159,9 +184,13 @@ impl ParkedStream {
     pub fn unpark(self) -> io::Result<Stream> {
         let tcp = TcpStream::from_std(self.socket)?;
         let write_timeout = Duration::from_millis(self.write_timeout_ms.into());
-        Ok(match self.tls {
+        let stream = match self.tls {
             None => Stream::plain(Rewind::new(tcp, Bytes::new()), write_timeout),
             Some(idle) => Stream::tls(TlsStream::from_idle(tcp, *idle), write_timeout),
+        };
+        Ok(match self.websocket {
+            None => stream,
+            Some(rules) => stream.into_websocket(Bytes::new(), rules),
         })
     }
 }
@@ -183,6 +212,7 @@ impl AsyncRead for Stream {
             Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_read(cx, buf),
+            Io::WebSocket(websocket) => Pin::new(websocket.as_mut()).poll_read(cx, buf),
         };
         if let Some(meter) = &self.meter {
             meter.bytes_in.inc_by((buf.filled().len() - before) as u64);
@@ -197,6 +227,7 @@ impl AsyncWrite for Stream {
             Io::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Io::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_write(cx, buf),
+            Io::WebSocket(websocket) => Pin::new(websocket.as_mut()).poll_write(cx, buf),
         };
         self.wrote(&result);
         self.written(cx, result)
@@ -211,6 +242,7 @@ impl AsyncWrite for Stream {
             Io::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Io::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_write_vectored(cx, bufs),
+            Io::WebSocket(websocket) => Pin::new(websocket.as_mut()).poll_write_vectored(cx, bufs),
         };
         self.wrote(&result);
         self.written(cx, result)
@@ -221,6 +253,7 @@ impl AsyncWrite for Stream {
             Io::Plain(tcp) => tcp.is_write_vectored(),
             Io::Tls(tls) => tls.is_write_vectored(),
             Io::Tlcp(tlcp) => tlcp.is_write_vectored(),
+            Io::WebSocket(websocket) => websocket.is_write_vectored(),
         }
     }
 
@@ -229,6 +262,7 @@ impl AsyncWrite for Stream {
             Io::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_flush(cx),
+            Io::WebSocket(websocket) => Pin::new(websocket.as_mut()).poll_flush(cx),
         };
         self.written(cx, result)
     }
@@ -238,6 +272,7 @@ impl AsyncWrite for Stream {
             Io::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Io::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Io::Tlcp(tlcp) => Pin::new(tlcp.as_mut()).poll_shutdown(cx),
+            Io::WebSocket(websocket) => Pin::new(websocket.as_mut()).poll_shutdown(cx),
         };
         self.written(cx, result)
     }

@@ -136,7 +136,7 @@ fn listeners_are_checked() {
          t.toml:1:1: listeners.certificate: is missing, and TLS and QUIC need it; write certificate = \
          { chain = \"chain.pem\", key = \"key.pem\" }, or tls = \"off\" and quic = false\n\
          t.toml:2:7: listeners.tls: \"of\" is not known; write \"required\", \"optional\" or \"off\"\n\
-         t.toml:3:13: listeners.protocols: \"ftp\" is not known; write \"link\", \"http\" or \"mqtt\"\n\
+         t.toml:3:13: listeners.protocols: \"ftp\" is not known; write \"link\", \"http\", \"mqtt\" or \"websocket\"\n\
          t.toml:3:13: listeners.protocols: \"http\" stands there twice",
     );
     check(
@@ -152,6 +152,19 @@ fn listeners_are_checked() {
         "[[listeners]]\nname = \"b\"\nbind = \"127.0.0.1:2\"\ntls = \"off\"\ntcp = false\nauthentication = \"none\"\n",
         "t.toml:10:7: listeners.tcp: is false, and so is quic: nothing would listen; set one of them to true",
     );
+}
+
+#[test]
+fn websockets_have_a_path_and_origins() {
+    check_alone(
+        &format!("{LISTENER}websocket_path = \"mqtt\"\nwebsocket_origins = [\"app.example.com\", \"https://a.example.com/\"]\n"),
+        "t.toml:6:18: listeners.websocket_path: \"mqtt\" is not a path; write for example \"/mqtt\"\n\
+         t.toml:7:21: listeners.websocket_origins: \"app.example.com\" is not an origin; write for example \
+         \"https://app.example.com\", or \"*\" for all\n\
+         t.toml:7:21: listeners.websocket_origins: \"https://a.example.com/\" is not an origin; write for example \
+         \"https://app.example.com\", or \"*\" for all",
+    );
+    check_alone(&format!("{LISTENER}websocket_origins = [\"*\", \"null\", \"http://localhost:3000\"]\n"), "");
 }
 
 #[test]

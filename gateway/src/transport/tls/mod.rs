@@ -308,7 +308,13 @@ fn settings_error(listener: &Listener, problem: impl std::fmt::Display) -> Start
 
 /// The ALPN names of what a listener admits.
 pub fn alpn_protocols(protocols: &[ListenerProtocol]) -> Vec<Vec<u8>> {
-    protocols.iter().flat_map(|protocol| alpn(*protocol)).collect()
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for name in protocols.iter().flat_map(|protocol| alpn(*protocol)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 fn quic_alpn(protocol: ListenerProtocol) -> Option<Vec<u8>> {
@@ -317,6 +323,7 @@ fn quic_alpn(protocol: ListenerProtocol) -> Option<Vec<u8>> {
         ListenerProtocol::Http => Some(ALPN_HTTP3.to_vec()),
         // Devices that speak it over QUIC do not agree on how.
         ListenerProtocol::Mqtt => None,
+        ListenerProtocol::WebSocket => None,
     }
 }
 
@@ -324,7 +331,9 @@ fn quic_alpn(protocol: ListenerProtocol) -> Option<Vec<u8>> {
 fn alpn(protocol: ListenerProtocol) -> Vec<Vec<u8>> {
     match protocol {
         ListenerProtocol::Link => vec![ALPN_LINK.to_vec()],
-        ListenerProtocol::Http => vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()],
+        ListenerProtocol::Http | ListenerProtocol::WebSocket => {
+            vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()]
+        }
         ListenerProtocol::Mqtt => vec![ALPN_MQTT.to_vec()],
     }
 }

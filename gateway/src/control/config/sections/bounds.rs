@@ -152,6 +152,11 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
         retained_max: t.count("retained_max", d.retained_max, 0..=10_000_000),
         retained_bytes_max: t.size("retained_bytes_max", d.retained_bytes_max, 0..=64 * GIB),
         topic_alias_max,
+        websocket_message_bytes_max: t.size(
+            "websocket_message_bytes_max",
+            d.websocket_message_bytes_max,
+            KIB..=256 * MIB,
+        ),
         sessions_max: t.count("sessions_max", d.sessions_max, 1..=10_000_000),
     };
     t.finish();

@@ -11,8 +11,12 @@ use crate::{
     settings::{Auth, Authentication, Listener, ListenerProtocol, Rates, TlsMode},
 };
 
-const PROTOCOLS: &[(&str, ListenerProtocol)] =
-    &[("link", ListenerProtocol::Link), ("http", ListenerProtocol::Http), ("mqtt", ListenerProtocol::Mqtt)];
+const PROTOCOLS: &[(&str, ListenerProtocol)] = &[
+    ("link", ListenerProtocol::Link),
+    ("http", ListenerProtocol::Http),
+    ("mqtt", ListenerProtocol::Mqtt),
+    ("websocket", ListenerProtocol::WebSocket),
+];
 const TLS_MODES: &[(&str, TlsMode)] =
     &[("required", TlsMode::Required), ("optional", TlsMode::Optional), ("off", TlsMode::Off)];
 const AUTHENTICATIONS: &[(&str, Authentication)] = &[
@@ -77,6 +81,8 @@ fn listener(table: &mut Table<'_, '_>) -> Listener {
         tls: table.word("tls", TlsMode::Required, TLS_MODES),
         proxy_protocol: networks(table, "proxy_protocol"),
         authentication: table.word("authentication", Authentication::Password, AUTHENTICATIONS),
+        websocket_path: websocket_path(table, default.websocket_path),
+        websocket_origins: websocket_origins(table),
         open_to_network: table.boolean("open_to_network", false),
         alt_svc_port: alt_svc_port(table),
         connections_max: table.count("connections_max", default.connections_max, 1..=10_000_000),
@@ -119,6 +125,30 @@ fn rate(mut table: Table<'_, '_>) -> Rates {
     Rates { device_messages, device_bytes, messages, bytes, connects, address_connects, burst, patience }
 }
 
+fn websocket_path(table: &mut Table<'_, '_>, default: String) -> String {
+    let path = table.string("websocket_path", &default);
+    let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+    if !is_path {
+        table.mistake("websocket_path", format_args!("\"{path}\" is not a path; write for example \"/mqtt\""));
+    }
+    path
+}
+
+/// As browsers write them (RFC 6454, section 6.2), since they are compared with what those send.
+fn websocket_origins(table: &mut Table<'_, '_>) -> Option<Vec<String>> {
+    let set = table.has("websocket_origins");
+    let origins = table.strings("websocket_origins");
+    for origin in &origins {
+        let authority = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, rest)| rest);
+        let is_origin = authority.is_some_and(|it| !it.is_empty() && !it.contains(['/', '?', '#', '@', '*', ' ']));
+        if !is_origin && origin != "*" && origin != "null" {
+            let text = "is not an origin; write for example \"https://app.example.com\", or \"*\" for all";
+            table.mistake("websocket_origins", format_args!("\"{origin}\" {text}"));
+        }
+    }
+    set.then_some(origins)
+}
+
 fn networks(table: &mut Table<'_, '_>, key: &'static str) -> Vec<Network> {
     let texts = table.strings(key);
     let mut networks = Vec::with_capacity(texts.len());
@@ -151,7 +181,7 @@ fn protocols(table: &mut Table<'_, '_>) -> Vec<ListenerProtocol> {
         return all();
     }
     if words.is_empty() {
-        table.mistake("protocols", "is empty; write at least one of \"link\", \"http\" or \"mqtt\"");
+        table.mistake("protocols", "is empty; write at least one of \"link\", \"http\", \"mqtt\" or \"websocket\"");
     }
     let mut protocols: Vec<ListenerProtocol> = Vec::new();
     for word in words {

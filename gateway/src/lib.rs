@@ -24,6 +24,7 @@ pub mod link;
 pub mod listener;
 pub mod metrics;
 pub mod mqtt;
+pub mod mqtt_quic;
 pub mod network;
 pub mod outbox;
 pub mod parking;

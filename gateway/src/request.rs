@@ -36,6 +36,8 @@ pub enum Protocol {
     Mqtt,
     /// MQTT in a WebSocket.
     MqttWebSocket,
+    /// MQTT over QUIC.
+    MqttQuic,
 }
 
 impl Protocol {
@@ -49,6 +51,7 @@ impl Protocol {
             Self::Http3 => "http3",
             Self::Mqtt => "mqtt",
             Self::MqttWebSocket => "mqtt_websocket",
+            Self::MqttQuic => "mqtt_quic",
         }
     }
 }

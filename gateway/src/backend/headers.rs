@@ -193,8 +193,8 @@ fn proto(origin: &Origin) -> &'static str {
     match (origin.protocol, origin.encrypted) {
         (Protocol::MqttWebSocket, true) => "wss",
         (Protocol::MqttWebSocket, false) => "ws",
-        (Protocol::Mqtt, true) => "mqtts",
-        (Protocol::Mqtt, false) => "mqtt",
+        (Protocol::Mqtt | Protocol::MqttQuic, true) => "mqtts",
+        (Protocol::Mqtt | Protocol::MqttQuic, false) => "mqtt",
         (_, true) => "https",
         (_, false) => "http",
     }

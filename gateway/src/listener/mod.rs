@@ -84,7 +84,7 @@ pub async fn serve_connection(
             parked::attend(Held { gateway, slot, _at_work: at_work }, serving, Patience::default())
                 .await
         }
-        Err(refusal) => refusal::report(&gateway, &listener, peer, &refusal),
+        Err(refusal) => report(&gateway, &listener, peer, &refusal),
     }
 }
 
@@ -98,7 +98,7 @@ fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes
             let serving = crate::http::serve(Arc::clone(&gateway), Arc::clone(&origin), stream);
             parked::http(gateway, origin, serving)
         }
-        Protocol::Mqtt | Protocol::MqttWebSocket => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
+        Protocol::Mqtt | Protocol::MqttWebSocket | Protocol::MqttQuic => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
         Protocol::LinkTcp | Protocol::LinkQuic | Protocol::LinkPost | Protocol::Http3 => {
             parked::link(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }

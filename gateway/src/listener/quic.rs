@@ -101,6 +101,7 @@ fn protocol(agreed: &Agreed) -> Option<Protocol> {
     match agreed.protocol.as_deref() {
         Some(tls::ALPN_LINK) => Some(Protocol::LinkQuic),
         Some(tls::ALPN_HTTP3) => Some(Protocol::Http3),
+        Some(tls::ALPN_MQTT) => Some(Protocol::MqttQuic),
         _ => None,
     }
 }
@@ -113,6 +114,7 @@ fn serve(
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     match origin.protocol {
         Protocol::Http3 => Box::pin(crate::http3::serve(gateway, origin, connection)),
+        Protocol::MqttQuic => Box::pin(crate::mqtt_quic::serve(gateway, origin, connection)),
         _ => Box::pin(crate::link::serve_quic(gateway, origin, connection)),
     }
 }

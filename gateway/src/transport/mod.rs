@@ -14,6 +14,7 @@ mod websocket;
 pub(crate) use corked::{Cork, Corked, corked};
 pub use handshake::{Completion, Ended, Handshake};
 pub use patience::Impatient;
+pub(crate) use patience::WriteTimeout;
 pub use rewind::Rewind;
 pub(crate) use spare::{SPARE_BYTES, give_buffer, take_buffer};
 pub use stream::{Meter, ParkedStream, Stream};

@@ -7,5 +7,6 @@ mod bed;
 mod early;
 mod flood;
 mod migration;
+mod mqtt;
 mod namespaces;
 mod nat;

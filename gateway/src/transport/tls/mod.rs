@@ -321,8 +321,7 @@ fn quic_alpn(protocol: ListenerProtocol) -> Option<Vec<u8>> {
     match protocol {
         ListenerProtocol::Link => Some(ALPN_LINK.to_vec()),
         ListenerProtocol::Http => Some(ALPN_HTTP3.to_vec()),
-        // Devices that speak it over QUIC do not agree on how.
-        ListenerProtocol::Mqtt => None,
+        ListenerProtocol::Mqtt => Some(ALPN_MQTT.to_vec()),
         ListenerProtocol::WebSocket => None,
     }
 }

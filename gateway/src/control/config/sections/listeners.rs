@@ -199,13 +199,12 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
     if !listener.tcp && !listener.quic {
         table.mistake("tcp", "is false, and so is quic: nothing would listen; set one of them to true");
     }
-    let by_quic = |protocol| matches!(protocol, &ListenerProtocol::Link | &ListenerProtocol::Http);
     if !listener.tcp && !listener.proxy_protocol.is_empty() {
         table.mistake("proxy_protocol", "speaks of TCP connections, and tcp is false; leave it out");
     }
-    if listener.quic && !listener.protocols.iter().any(by_quic) {
+    if listener.quic && listener.protocols.iter().all(|it| *it == ListenerProtocol::WebSocket) {
         let text =
-            "carries the link and HTTP/3 only; add \"link\" or \"http\" to protocols, or set quic = false";
+            "carries no WebSocket; add \"link\", \"http\" or \"mqtt\" to protocols, or set quic = false";
         table.mistake("quic", text);
     }
 }

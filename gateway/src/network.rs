@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn what_names_no_network_says_so() {
-        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/+8", "a", "10.0.0.0/8/8"] {
+        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/+8", "a", "10.0.0.0/8/8"]
+        {
             assert_eq!(text.parse::<Network>(), Err(NetworkError::Form), "{text}");
         }
         let error = "10.0.0.1/8".parse::<Network>().unwrap_err();

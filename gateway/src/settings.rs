@@ -580,7 +580,12 @@ impl Listener {
             bind,
             tcp: true,
             quic: false,
-            protocols: vec![ListenerProtocol::Link, ListenerProtocol::Http, ListenerProtocol::Mqtt, ListenerProtocol::WebSocket],
+            protocols: vec![
+                ListenerProtocol::Link,
+                ListenerProtocol::Http,
+                ListenerProtocol::Mqtt,
+                ListenerProtocol::WebSocket,
+            ],
             tls: TlsMode::Off,
             certificates: Vec::new(),
             client_certificates: ClientCertificates::Off,

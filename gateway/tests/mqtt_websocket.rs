@@ -168,7 +168,11 @@ async fn both_sides_close_in_their_turn() {
     let (serving, address) = start(|_, _| {}).await;
     let mut device = Device::v5(address, "d").await;
     device.send(&[Packet::Disconnect(Disconnect::new(ReasonCode::Success))]).await;
-    assert_eq!(device.expect_close().await.unwrap().code, CloseCode::Normal, "DISCONNECT is answered by Close");
+    assert_eq!(
+        device.expect_close().await.unwrap().code,
+        CloseCode::Normal,
+        "DISCONNECT is answered by Close"
+    );
     assert!(device.socket.next().await.is_none());
 
     let mut device = Device::v5(address, "d").await;
@@ -210,7 +214,8 @@ async fn a_message_that_is_too_long_ends_the_connection_and_is_counted() {
 
 #[tokio::test]
 async fn a_quiet_websocket_parks_and_is_woken_by_either_side() {
-    let (serving, address) = start(|settings, _| settings.limits.park_after = Duration::from_millis(64)).await;
+    let (serving, address) =
+        start(|settings, _| settings.limits.park_after = Duration::from_millis(64)).await;
     let parked = async || {
         while serving.gateway.metrics.connections_parked.get() != 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -16,18 +16,11 @@ mod unread;
 mod watched;
 pub(crate) mod websocket;
 
-use std::{
-    convert::Infallible,
-    error::Error,
-    io,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, error::Error, io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::{Request, Version, body::Incoming, service::service_fn};
 use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Version, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,

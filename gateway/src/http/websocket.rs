@@ -56,7 +56,11 @@ pub(super) struct Door {
 
 impl Door {
     /// `None` where the listener does not admit WebSocket.
-    pub(super) fn new(gateway: &Arc<Gateway>, origin: &Arc<Origin>, activity: &Arc<Activity>) -> Option<Self> {
+    pub(super) fn new(
+        gateway: &Arc<Gateway>,
+        origin: &Arc<Origin>,
+        activity: &Arc<Activity>,
+    ) -> Option<Self> {
         let snapshot = gateway.snapshot();
         let listener = &snapshot.listener(&origin.listener)?.settings;
         listener.protocols.contains(&ListenerProtocol::WebSocket).then(|| Self {
@@ -77,13 +81,14 @@ impl Door {
             let serves_http = self.listener.protocols.contains(&ListenerProtocol::Http);
             return (!serves_http).then(|| self.nothing_else());
         };
-        let answered = handshake::check(&self.listener, request, asked, self.origin.encrypted).and_then(|answer| {
-            match asked {
-                Asked::Upgrade => *self.upgrading.lock() = Some(hyper::upgrade::on(request)),
-                Asked::Tunnel => self.begin_tunnel(hyper::upgrade::on(request))?,
-            }
-            Ok(answer)
-        });
+        let answered =
+            handshake::check(&self.listener, request, asked, self.origin.encrypted).and_then(|answer| {
+                match asked {
+                    Asked::Upgrade => *self.upgrading.lock() = Some(hyper::upgrade::on(request)),
+                    Asked::Tunnel => self.begin_tunnel(hyper::upgrade::on(request))?,
+                }
+                Ok(answer)
+            });
         Some(answered.unwrap_or_else(|refused| self.refuse(&refused)))
     }
 

@@ -18,16 +18,16 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::JoinHandle};
 
-pub(crate) use self::{
-    refusal::report,
-    slots::{admit, admit_address},
-};
 use self::parked::{Held, Serving};
 pub use self::{
     parked::Parked,
     quic::accept as accept_quic,
     refusal::Refusal,
     slots::{ConnectionSlots, Slot},
+};
+pub(crate) use self::{
+    refusal::report,
+    slots::{admit, admit_address},
 };
 use crate::{
     gateway::{Gateway, StartError},
@@ -81,8 +81,7 @@ pub async fn serve_connection(
     };
     match established {
         Ok((slot, serving)) => {
-            parked::attend(Held { gateway, slot, _at_work: at_work }, serving, Patience::default())
-                .await
+            parked::attend(Held { gateway, slot, _at_work: at_work }, serving, Patience::default()).await
         }
         Err(refusal) => report(&gateway, &listener, peer, &refusal),
     }
@@ -98,7 +97,9 @@ fn serve(gateway: Arc<Gateway>, origin: Arc<Origin>, stream: Stream, first_bytes
             let serving = crate::http::serve(Arc::clone(&gateway), Arc::clone(&origin), stream);
             parked::http(gateway, origin, serving)
         }
-        Protocol::Mqtt | Protocol::MqttWebSocket | Protocol::MqttQuic => parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes)),
+        Protocol::Mqtt | Protocol::MqttWebSocket | Protocol::MqttQuic => {
+            parked::mqtt(crate::mqtt::serve_parking(gateway, origin, stream, first_bytes))
+        }
         Protocol::LinkTcp | Protocol::LinkQuic | Protocol::LinkPost | Protocol::Http3 => {
             parked::link(crate::link::serve_tcp(gateway, origin, stream, first_bytes))
         }

@@ -24,7 +24,12 @@ pub(super) struct Outgoing {
 enum Examined {
     /// So many more are needed.
     Need(usize),
-    Known { kind: PacketKind, id: Option<u16>, topic: Range<usize>, packet_bytes: usize },
+    Known {
+        kind: PacketKind,
+        id: Option<u16>,
+        topic: Range<usize>,
+        packet_bytes: usize,
+    },
 }
 
 impl Default for Outgoing {
@@ -79,7 +84,8 @@ impl Outgoing {
                     self.left = packet_bytes.saturating_sub(self.head.len());
                     self.is_routed = true;
                     // Behind the session's flags stands the reason; 0 is success.
-                    self.is_accepted |= kind == PacketKind::Connack && id.is_some_and(|both| both & 0xff == 0);
+                    self.is_accepted |=
+                        kind == PacketKind::Connack && id.is_some_and(|both| both & 0xff == 0);
                     return taken;
                 }
             }
@@ -126,7 +132,9 @@ fn examine(head: &[u8]) -> Examined {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use towline_protocols::mqtt::{Ack, Packet, PacketId, Publish, PublishProperties, QoS, ReasonCode, Text, encode};
+    use towline_protocols::mqtt::{
+        Ack, Packet, PacketId, Publish, PublishProperties, QoS, ReasonCode, Text, encode,
+    };
 
     use super::*;
     use crate::mqtt_quic::routing::Exchange;
@@ -155,7 +163,12 @@ mod tests {
                     let taken = match outgoing.rest() {
                         Some((target, left)) => {
                             let count = left.min(piece.len());
-                            written.last_mut().filter(|(last, _)| *last == target).unwrap().1.extend(&piece[..count]);
+                            written
+                                .last_mut()
+                                .filter(|(last, _)| *last == target)
+                                .unwrap()
+                                .1
+                                .extend(&piece[..count]);
                             outgoing.took_rest(count);
                             count
                         }

@@ -102,14 +102,18 @@ impl Rules {
     fn resolve(&self, publish: &mut Publish, aliases: &mut Aliases) -> Result<bool, MqttError> {
         let Some(alias) = publish.properties.topic_alias.take() else { return Ok(false) };
         if alias == 0 || alias > self.topic_alias_max {
-            return Err(MqttError::new(ReasonCode::TopicAliasInvalid, "MQTT-3.3.2-9: a Topic Alias beyond the maximum"));
+            return Err(MqttError::new(
+                ReasonCode::TopicAliasInvalid,
+                "MQTT-3.3.2-9: a Topic Alias beyond the maximum",
+            ));
         }
         if !publish.topic.is_empty() {
             aliases.0.insert(alias, publish.topic.clone());
             return Ok(true);
         }
         let topic = aliases.0.get(&alias);
-        publish.topic = topic.cloned().ok_or(MqttError::protocol("3.3.2.3.4: a Topic Alias that stands for nothing"))?;
+        publish.topic =
+            topic.cloned().ok_or(MqttError::protocol("3.3.2.3.4: a Topic Alias that stands for nothing"))?;
         Ok(true)
     }
 }

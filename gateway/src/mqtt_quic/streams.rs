@@ -52,7 +52,11 @@ enum Look {
 }
 
 impl Streams {
-    pub(super) fn new(gateway: &Arc<Gateway>, connection: Connection, control: (SendStream, RecvStream)) -> Self {
+    pub(super) fn new(
+        gateway: &Arc<Gateway>,
+        connection: Connection,
+        control: (SendStream, RecvStream),
+    ) -> Self {
         let snapshot = gateway.snapshot();
         let mqtt = &snapshot.settings.mqtt;
         let limits = Limits { packet_bytes_max: mqtt.packet_bytes_max, ..Limits::default() };
@@ -92,7 +96,8 @@ impl Streams {
         self.poll_accept(cx);
         loop {
             let later = self.streams.range(self.turn..).map(|(index, _)| *index);
-            let order: Vec<_> = later.chain(self.streams.range(..self.turn).map(|(index, _)| *index)).collect();
+            let order: Vec<_> =
+                later.chain(self.streams.range(..self.turn).map(|(index, _)| *index)).collect();
             let count = order.len();
             for index in order {
                 if !self.may_read(index) {
@@ -170,8 +175,7 @@ impl Streams {
             let packet = if index == CONTROL {
                 self.rules.control(kind, packet, &mut self.routing)
             } else {
-                let screened =
-                    self.rules.data(kind, packet, index, &mut stream.aliases, &mut self.routing);
+                let screened = self.rules.data(kind, packet, index, &mut stream.aliases, &mut self.routing);
                 screened.map_err(|error| error.reason)?
             };
             self.ready.extend_from_slice(&packet);

@@ -63,9 +63,9 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
         drop(end);
         poll_fn(|cx| self.0.lock().poll_send(cx)).await?;
         let gathering = Arc::into_inner(self.0);
-        gathering.map(|gathering| gathering.into_inner().stream).ok_or_else(|| {
-            io::Error::other("the connection keeps an end of its stream")
-        })
+        gathering
+            .map(|gathering| gathering.into_inner().stream)
+            .ok_or_else(|| io::Error::other("the connection keeps an end of its stream"))
     }
 }
 

@@ -51,8 +51,7 @@ impl Device {
     async fn connect(bed: &Bed, id: &str, alias_max: Option<u16>) -> Self {
         let (endpoint, connection) = connected(bed).await;
         let mut control = Stream::open(&connection).await;
-        let properties =
-            ConnectProperties { topic_alias_maximum: alias_max, ..ConnectProperties::default() };
+        let properties = ConnectProperties { topic_alias_maximum: alias_max, ..ConnectProperties::default() };
         let connect = Connect {
             version: Version::V5,
             clean_start: true,

@@ -121,7 +121,10 @@ impl Reader {
 
     /// Whether nothing of a message has come and not its end.
     pub fn is_between_messages(&self) -> bool {
-        self.header_octets == 0 && self.message_octets.is_none() && self.close.is_none() && self.ping.is_none()
+        self.header_octets == 0
+            && self.message_octets.is_none()
+            && self.close.is_none()
+            && self.ping.is_none()
     }
 
     fn handle_header(&mut self, octet: u8) -> Result<(), Violation> {

@@ -157,7 +157,9 @@ fn listeners_are_checked() {
 #[test]
 fn websockets_have_a_path_and_origins() {
     check_alone(
-        &format!("{LISTENER}websocket_path = \"mqtt\"\nwebsocket_origins = [\"app.example.com\", \"https://a.example.com/\"]\n"),
+        &format!(
+            "{LISTENER}websocket_path = \"mqtt\"\nwebsocket_origins = [\"app.example.com\", \"https://a.example.com/\"]\n"
+        ),
         "t.toml:6:18: listeners.websocket_path: \"mqtt\" is not a path; write for example \"/mqtt\"\n\
          t.toml:7:21: listeners.websocket_origins: \"app.example.com\" is not an origin; write for example \
          \"https://app.example.com\", or \"*\" for all\n\

@@ -51,7 +51,8 @@ impl Refused {
 pub(super) fn asked<B>(request: &Request<B>) -> Option<Asked> {
     if request.version() == Version::HTTP_2 {
         let protocol = request.extensions().get::<hyper::ext::Protocol>();
-        let asks = request.method() == Method::CONNECT && protocol.is_some_and(|it| it.as_str() == "websocket");
+        let asks =
+            request.method() == Method::CONNECT && protocol.is_some_and(|it| it.as_str() == "websocket");
         return asks.then_some(Asked::Tunnel);
     }
     has_token(request.headers(), &UPGRADE, "websocket").then_some(Asked::Upgrade)
@@ -67,7 +68,8 @@ pub(super) fn check<B>(
     let headers = request.headers();
     check_origin(listener, request, encrypted)?;
     if headers.get(SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
-        let refused = Refused::new(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13 (RFC 6455)");
+        let refused =
+            Refused::new(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13 (RFC 6455)");
         return Err(Refused { header: Some((SEC_WEBSOCKET_VERSION, VERSION)), ..refused });
     }
     let subprotocol = subprotocol(headers).ok_or(Refused::new(
@@ -115,7 +117,9 @@ fn is_the_servers<B>(origin: &str, request: &Request<B>, encrypted: bool) -> boo
 }
 
 fn subprotocol(headers: &HeaderMap) -> Option<&'static str> {
-    SUBPROTOCOLS.into_iter().find(|known| tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|token| token == *known))
+    SUBPROTOCOLS
+        .into_iter()
+        .find(|known| tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|token| token == *known))
 }
 
 /// RFC 6455, section 4.2: the value that proves that the request was understood.
@@ -123,7 +127,9 @@ fn accept<B>(request: &Request<B>) -> Result<HeaderValue, Refused> {
     let malformed = |why| Refused::new(StatusCode::BAD_REQUEST, why);
     let headers = request.headers();
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return Err(malformed("a WebSocket is asked for by GET and HTTP/1.1, or by extended CONNECT and HTTP/2"));
+        return Err(malformed(
+            "a WebSocket is asked for by GET and HTTP/1.1, or by extended CONNECT and HTTP/2",
+        ));
     }
     if headers.get_all(HOST).iter().count() != 1 {
         return Err(malformed("HTTP/1.1 wants exactly one Host header (RFC 9112, section 3.2)"));

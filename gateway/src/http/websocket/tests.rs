@@ -73,7 +73,8 @@ fn what_is_missing_is_refused() {
 fn clients_of_mqtt_3_1_know_another_name() {
     let chosen = |offered| {
         let request = with("sec-websocket-protocol", offered);
-        let answer = check(&listener(Authentication::Password, None), &request, Asked::Tunnel, false).unwrap();
+        let answer =
+            check(&listener(Authentication::Password, None), &request, Asked::Tunnel, false).unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         answer.headers()["sec-websocket-protocol"].to_str().unwrap().to_owned()
     };
@@ -109,7 +110,10 @@ fn what_a_page_may_do_depends_on_who_brings_the_credential() {
         assert!(admits(authentication, Some(&["*"])));
         assert!(!admits(authentication, Some(&["https://app.example.com:8443"])));
         assert!(!admits(authentication, Some(&[])));
-        assert!(check(&listener(authentication, None), &request(), Asked::Upgrade, false).is_ok(), "no browser");
+        assert!(
+            check(&listener(authentication, None), &request(), Asked::Upgrade, false).is_ok(),
+            "no browser"
+        );
     }
 }
 

@@ -19,7 +19,9 @@ impl Answer for Notes {
     fn answer(&self, request: Request<Body>) -> Answering {
         let client = request.headers().get("x-forwarded-for").map(|value| value.to_str().unwrap().to_owned());
         self.0.lock().unwrap().extend(client);
-        Box::pin(async { Ok(Response::new(Body::new(http_body_util::Empty::new().map_err(|never| match never {})))) })
+        Box::pin(async {
+            Ok(Response::new(Body::new(http_body_util::Empty::new().map_err(|never| match never {}))))
+        })
     }
 }
 
@@ -40,8 +42,7 @@ async fn scene(trusted: &'static str) -> (Scene, Arc<Notes>) {
 }
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 51000 443\r\n";
-const V2: &[u8] =
-    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\xc6\x33\x64\x01\xc7\x38\x01\xbb";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\xc6\x33\x64\x01\xc7\x38\x01\xbb";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 #[tokio::test]

@@ -127,9 +127,11 @@ fn rate(mut table: Table<'_, '_>) -> Rates {
 
 fn websocket_path(table: &mut Table<'_, '_>, default: String) -> String {
     let path = table.string("websocket_path", &default);
-    let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+    let is_path =
+        path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
     if !is_path {
-        table.mistake("websocket_path", format_args!("\"{path}\" is not a path; write for example \"/mqtt\""));
+        table
+            .mistake("websocket_path", format_args!("\"{path}\" is not a path; write for example \"/mqtt\""));
     }
     path
 }
@@ -139,8 +141,10 @@ fn websocket_origins(table: &mut Table<'_, '_>) -> Option<Vec<String>> {
     let set = table.has("websocket_origins");
     let origins = table.strings("websocket_origins");
     for origin in &origins {
-        let authority = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, rest)| rest);
-        let is_origin = authority.is_some_and(|it| !it.is_empty() && !it.contains(['/', '?', '#', '@', '*', ' ']));
+        let authority =
+            origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, rest)| rest);
+        let is_origin =
+            authority.is_some_and(|it| !it.is_empty() && !it.contains(['/', '?', '#', '@', '*', ' ']));
         if !is_origin && origin != "*" && origin != "null" {
             let text = "is not an origin; write for example \"https://app.example.com\", or \"*\" for all";
             table.mistake("websocket_origins", format_args!("\"{origin}\" {text}"));
@@ -181,7 +185,10 @@ fn protocols(table: &mut Table<'_, '_>) -> Vec<ListenerProtocol> {
         return all();
     }
     if words.is_empty() {
-        table.mistake("protocols", "is empty; write at least one of \"link\", \"http\", \"mqtt\" or \"websocket\"");
+        table.mistake(
+            "protocols",
+            "is empty; write at least one of \"link\", \"http\", \"mqtt\" or \"websocket\"",
+        );
     }
     let mut protocols: Vec<ListenerProtocol> = Vec::new();
     for word in words {

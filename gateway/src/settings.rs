@@ -401,7 +401,7 @@ pub struct Short {
     pub enabled: bool,
     /// The body of a POST, bytes.
     pub body_bytes_max: usize,
-    /// Requests that one POST sends or asks for.
+    /// Requests that one POST sends, asks for or gives up.
     pub requests_max: usize,
     /// How long one answer waits for outcomes.
     pub answer_time_max: Duration,

@@ -125,6 +125,10 @@ impl Call {
         self.out.head.priority.urgency()
     }
 
+    pub(super) fn deadline(&self) -> Instant {
+        self.out.deadline
+    }
+
     pub(crate) fn is_unary(&self) -> bool {
         self.out.message.is_some()
     }

@@ -140,6 +140,7 @@ impl Core {
             Event::Hello(_)
             | Event::Request { .. }
             | Event::Attach { .. }
+            | Event::GivenUp { .. }
             | Event::Ack(_)
             | Event::PushAck { .. }
             | Event::Subscribe(_)

@@ -33,7 +33,7 @@ pub(crate) use self::{
     events::Control,
     inbox::{Inbox, Ticket},
     publish::{PendingPublish, PendingSubscribe},
-    short::{Begun, Errand, Next, now},
+    short::{Begun, Busy, Errand, Next, now},
     tokens::Tokens,
 };
 use crate::{
@@ -306,9 +306,12 @@ impl Core {
                 (false, _) => {}
             }
         } else {
+            let may_run_by_short = self.session.may_run_by_short(call.seq);
             self.session.cancel(call.seq);
             if call.is_on_line() {
                 self.resets.push(call.seq);
+            } else if may_run_by_short {
+                self.link.give_up(call.seq, call.deadline());
             }
         }
         call.wake_all();

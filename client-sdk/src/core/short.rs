@@ -7,7 +7,10 @@
 //!     +------ lost <--- up
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use towline_protocols::link::{Hello, RpcError, Welcome, client::Fate};
@@ -26,6 +29,9 @@ pub(crate) struct LinkState {
     pub(crate) home: Option<Endpoint>,
     /// The newest short connection reached no gateway.
     are_shorts_lost: bool,
+    /// Requests that the app gave up while the gateway may run them, and their deadlines, at which it ends them
+    /// anyway.
+    given_up: VecDeque<(u64, Instant)>,
     /// Short connections have something to do.
     pub(super) wake: bool,
 }
@@ -37,7 +43,32 @@ pub(crate) enum Errand {
     Name,
     /// Carry this call.
     Carry(Key),
+    /// Say which calls the app has given up.
+    GiveUp,
 }
+
+/// What short connections are doing already, and need only one to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Busy {
+    naming: bool,
+    giving_up: bool,
+}
+
+impl Busy {
+    /// Notes whether one does that errand.
+    pub(crate) fn set(&mut self, errand: Errand, is_busy: bool) {
+        match errand {
+            Errand::Name => self.naming = is_busy,
+            Errand::GiveUp => self.giving_up = is_busy,
+            Errand::Carry(_) => {}
+        }
+    }
+}
+
+/// Requests that are remembered as given up; beyond, the oldest run on to their deadline.
+const GIVEN_UP_MAX: usize = 256;
+/// Of them, what one short connection tells: half of what a gateway takes by default.
+const GIVEN_UP_TOLD_MAX: usize = 16;
 
 /// What is to be done about short connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +84,8 @@ pub(crate) struct Begun {
     pub(crate) number: u64,
     pub(crate) hello: Hello,
     pub(crate) seq: Option<u64>,
+    /// Requests that it gives up.
+    pub(crate) given_up: Vec<u64>,
 }
 
 impl LinkState {
@@ -65,8 +98,25 @@ impl LinkState {
             up_since: None,
             home: None,
             are_shorts_lost: false,
+            given_up: VecDeque::new(),
             wake: false,
         }
+    }
+
+    /// The app gave a request up that a short connection has carried.
+    pub(super) fn give_up(&mut self, seq: u64, deadline: Instant) {
+        if self.given_up.len() >= GIVEN_UP_MAX {
+            tracing::debug!("{GIVEN_UP_MAX} calls are given up already: the oldest is left to its deadline");
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back((seq, deadline));
+        self.wake = true;
+    }
+
+    fn has_given_up(&mut self) -> bool {
+        let now = Instant::now();
+        self.given_up.retain(|(_, deadline)| *deadline > now);
+        !self.given_up.is_empty()
     }
 
     fn is_up(&self) -> bool {
@@ -114,9 +164,11 @@ impl Core {
         self.link.due().is_some()
     }
 
-    /// What is to be done next about short connections; what is to begin counts as begun. `naming`: one asks for the
-    /// session's name already.
-    pub(crate) fn next_short(&mut self, naming: bool) -> Next {
+    /// What is to be done next about short connections; what is to begin counts as begun.
+    pub(crate) fn next_short(&mut self, busy: Busy) -> Next {
+        if !busy.giving_up && self.link.has_given_up() {
+            return Next::Begin(Errand::GiveUp);
+        }
         let Some(due) = self.link.due() else { return Next::Nothing };
         let is_known = self.session.is_known();
         let session = &self.session;
@@ -130,17 +182,20 @@ impl Core {
             return Next::At(due);
         }
         if !is_known {
-            return if naming { Next::Nothing } else { Next::Begin(Errand::Name) };
+            return if busy.naming { Next::Nothing } else { Next::Begin(Errand::Name) };
         }
         call.posting = true;
         Next::Begin(Errand::Carry(key))
     }
 
     /// Whether anything waits for a short connection.
-    pub(crate) fn wants_short(&mut self, naming: bool) -> bool {
+    pub(crate) fn wants_short(&mut self, busy: Busy) -> bool {
+        if !busy.giving_up && self.link.has_given_up() {
+            return true;
+        }
         let Some(due) = self.link.due() else { return false };
         let is_known = self.session.is_known();
-        let may_go = |call: &Call| !is_known && !naming || self.session.may_go_short(call.seq);
+        let may_go = |call: &Call| !is_known && !busy.naming || self.session.may_go_short(call.seq);
         let mut waiting = self.calls.values().filter(|call| call.wants_post());
         now() >= due && waiting.any(may_go)
     }
@@ -149,7 +204,7 @@ impl Core {
     pub(crate) fn begin_short(&mut self, errand: Errand, base: Hello) -> std::io::Result<Option<Begun>> {
         let seq = match errand {
             Errand::Name if self.session.is_known() => return Ok(None),
-            Errand::Name => None,
+            Errand::Name | Errand::GiveUp => None,
             Errand::Carry(key) => {
                 let Some(call) = self.calls.get(&key).filter(|call| !call.is_over()) else { return Ok(None) };
                 if !self.session.may_go_short(call.seq) {
@@ -163,7 +218,9 @@ impl Core {
             self.identity.used_sequence(seq)?;
         }
         let (number, hello) = self.session.short_hello(base);
-        Ok(Some(Begun { number, hello, seq }))
+        let told = if errand == Errand::GiveUp { GIVEN_UP_TOLD_MAX } else { 0 };
+        let given_up = self.link.given_up.iter().take(told).map(|(seq, _)| *seq).collect();
+        Ok(Some(Begun { number, hello, seq, given_up }))
     }
 
     /// Writes the call that a short connection carries; from now on the gateway may have it. False: it is none for
@@ -177,6 +234,11 @@ impl Core {
         }
         self.session.on_short_sent(begun.number, seq);
         true
+    }
+
+    /// The gateway has read which requests the app gave up.
+    pub(crate) fn told(&mut self, begun: &Begun) {
+        self.link.given_up.retain(|(seq, _)| !begun.given_up.contains(seq));
     }
 
     /// The gateway takes no body as large as this call's.

@@ -30,7 +30,7 @@ use crate::{
     backoff::Backoff,
     config::{ClientConfig, Endpoint},
     connect::HttpConnector,
-    core::{Errand, Next, Shared, now},
+    core::{Busy, Errand, Next, Shared, now},
 };
 
 /// Makes short connections as calls need them.
@@ -41,8 +41,8 @@ pub(crate) struct Shorts {
     pool: Arc<Pool>,
     backoff: Backoff,
     posts: JoinSet<Outcome>,
-    /// One of `posts` asks for the session's name.
-    naming: bool,
+    /// What `posts` do.
+    busy: Busy,
     /// After a failure, none begins before this.
     not_before: Instant,
     /// Of the configured gateways, the one that is tried first while the session was found nowhere.
@@ -71,7 +71,7 @@ impl Shorts {
             pool: Arc::new(Pool::new(connector)),
             config: Arc::new(config),
             posts: JoinSet::new(),
-            naming: false,
+            busy: Busy::default(),
             not_before: now(),
             home: None,
             unreached: 0,
@@ -107,10 +107,10 @@ impl Shorts {
     fn begin_due(&mut self) -> Option<Instant> {
         while self.posts.len() < self.config.limits.short_calls_max {
             if now() < self.not_before {
-                let is_wanted = self.shared.with(|core| core.wants_short(self.naming));
+                let is_wanted = self.shared.with(|core| core.wants_short(self.busy));
                 return is_wanted.then_some(self.not_before);
             }
-            match self.shared.with(|core| core.next_short(self.naming)) {
+            match self.shared.with(|core| core.next_short(self.busy)) {
                 Next::Begin(errand) => self.begin(errand),
                 Next::At(due) => return Some(due),
                 Next::Nothing => return None,
@@ -120,7 +120,7 @@ impl Shorts {
     }
 
     fn begin(&mut self, errand: Errand) {
-        self.naming |= errand == Errand::Name;
+        self.busy.set(errand, true);
         let post = Post {
             shared: Arc::clone(&self.shared),
             config: Arc::clone(&self.config),
@@ -155,7 +155,7 @@ impl Shorts {
     }
 
     fn follow(&mut self, outcome: Outcome) {
-        self.naming &= outcome.errand != Errand::Name;
+        self.busy.set(outcome.errand, false);
         match outcome.result {
             None => {}
             Some(Ok(())) => self.backoff.reset(),

@@ -12,7 +12,9 @@ use tokio::{
     sync::watch,
     time::{timeout, timeout_at},
 };
-use towline_protocols::link::{self, CloseCode, Connection, Event, Hello};
+use towline_protocols::link::{
+    self, CloseCode, Connection, Event, Execution, Hello, RpcError, RpcErrorKind,
+};
 
 use super::{
     WAIT,
@@ -170,6 +172,8 @@ impl Post {
         let Some(begun) = begun else { return Ok(None) };
         let hello: Hello = begun.hello.clone();
         let mut machine = Box::new(Connection::short_client(Arc::clone(&self.link), hello, Instant::now()));
+        let unwanted = RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "the client lost interest");
+        begun.given_up.iter().for_each(|&seq| machine.reset(seq, &unwanted));
         let is_to_be_sent = self.shared.with(|core| core.post(&begun, &mut *machine));
         Ok(is_to_be_sent.then_some((begun, machine)))
     }
@@ -187,7 +191,9 @@ impl Post {
                 self.on_event(event, begun, &mut known_pushes)?;
             }
         }
-        machine.handle_end(&input).map(drop).map_err(Failure::reached)
+        machine.handle_end(&input).map(drop).map_err(Failure::reached)?;
+        self.shared.with(|core| core.told(begun));
+        Ok(())
     }
 
     fn on_event(&self, event: Event, begun: &Begun, known_pushes: &mut bool) -> Result<(), Failure> {

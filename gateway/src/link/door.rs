@@ -228,6 +228,13 @@ impl Door {
         subscribed
     }
 
+    /// The client gives up a request that any connection may have carried, or may still.
+    pub(super) fn give_up(&self, seq: u64) {
+        if self.names_session {
+            self.lease.give_up(seq);
+        }
+    }
+
     /// Answers a change of subscriptions. The messages that are retained for what is new follow as pushes.
     pub(super) fn subscribed(&self, changed: Changed) -> Subscribed {
         let session = self.lease.session();

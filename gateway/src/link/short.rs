@@ -299,6 +299,10 @@ impl Post {
                     let subscribed = door.subscribe(&subscribe);
                     self.control().subscribed(subscribed);
                 }
+                Event::GivenUp { seq } => {
+                    self.count_requests(1)?;
+                    door.give_up(seq);
+                }
                 event => self.on_request_event(door, event),
             }
         }
@@ -336,7 +340,7 @@ impl Post {
         }
         self.gateway.metrics.limit_hit("short.requests_max");
         let rule =
-            format!("a POST sends or asks for {requests_max} requests at the most (short.requests_max)");
+            format!("a POST speaks of {requests_max} requests at the most (short.requests_max)");
         Err(LinkError::new(CloseCode::LimitExceeded, rule))
     }
 

@@ -203,6 +203,14 @@ impl Lease {
         }
     }
 
+    /// The client wants nothing more of a request, whichever connection carried it.
+    pub fn give_up(&self, seq: u64) {
+        let acts = self.acts(&self.session.lock());
+        if acts && seq > 0 {
+            self.session.give_up(seq);
+        }
+    }
+
     /// ACK: the client has taken these outcomes.
     pub fn acknowledge(&self, ack: &Ack) {
         let acts = self.acts(&self.session.lock());

@@ -151,6 +151,18 @@ impl LinkSession {
         exchange.attach(0, signal).map(|(consumer, _)| consumer)
     }
 
+    /// Ends a request wherever it is. What carries it may come late, or again: its number is taken from now on.
+    pub(super) fn give_up(self: &Arc<Self>, seq: u64) {
+        let mut state = self.lock();
+        let exchange = state.exchange(seq).cloned();
+        if let Some(execution) = exchange.and_then(|exchange| exchange.cancel(GIVEN_UP)) {
+            state.cancelled(seq, execution, self.context.clock.now());
+        }
+        state.seq_highest = state.seq_highest.max(seq);
+        state.ledger_mut(&self.context).acknowledge(&Ack { floor: 0, seqs: vec![seq] });
+        self.queue_outcomes(&mut state);
+    }
+
     /// Follows what the client says of pushes, and finds those that it has not taken. They stay where they are: the
     /// connection that holds the session may be sending the same ones, and the client takes each once.
     fn pushes_to_take_along(&self, state: &mut State, taken: Option<&PushesTaken>) -> Vec<PendingPush> {
@@ -160,4 +172,5 @@ impl LinkSession {
     }
 }
 
+const GIVEN_UP: &str = "the client lost interest";
 const NEVER_CAME: &str = "the request has not arrived, and will not run under this number any more";

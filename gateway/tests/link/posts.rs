@@ -336,6 +336,39 @@ async fn a_number_that_was_asked_for_in_vain_does_not_run_when_it_comes() {
     assert_eq!((late.reset(1), bed.backend.counts("Echo").started), (never, 0));
 }
 
+#[tokio::test]
+async fn a_request_that_is_given_up_ends_at_its_backend_and_does_not_begin_any_more() {
+    let bed = Arc::new(Bed::start().await);
+    let id = introduced(&bed, Version::Two).await;
+    let held = tokio::spawn({
+        let bed = Arc::clone(&bed);
+        async move { post(&bed, Version::Two, Post::new(hello(2, id), &[(1, "Hold", "pay")])).await }
+    });
+    bed.backend.wait("Hold", |counts| counts.started == 1).await;
+    // The second is still on its way. A POST that names another session gives up nothing.
+    for (session_id, cancelled) in [(id ^ 1, 0), (id, 1)] {
+        let mut machine =
+            Connection::short_client(Arc::new(Config::default()), hello(3, session_id), now());
+        let unwanted = RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "");
+        [1, 2].iter().for_each(|&seq| machine.reset(seq, &unwanted));
+        let mut body = BytesMut::new();
+        machine.poll_transmit(now(), &mut body, usize::MAX);
+        let answer = post(&bed, Version::Two, Post { machine, body: body.freeze() }).await;
+        assert_eq!((answer.close(), answer.welcome().resumed), (None, cancelled == 1));
+        if cancelled == 1 {
+            bed.backend.wait("Hold", |counts| counts.cancelled == 1).await;
+        }
+        assert_eq!(bed.backend.counts("Hold").cancelled, cancelled);
+    }
+    assert_eq!(held.await.unwrap().reset(1), Some((RpcErrorKind::Cancelled, Execution::MayHaveRun)));
+    let calls = [(1, "Echo", "pay"), (2, "Echo", "pay")];
+    let late = post(&bed, Version::Two, Post::new(hello(2, id), &calls)).await;
+    for seq in [1, 2] {
+        assert_eq!(late.reset(seq).map(|(kind, _)| kind), Some(RpcErrorKind::OutcomeExpired));
+    }
+    assert_eq!(bed.backend.counts("Echo").started, 0);
+}
+
 /// Larger than every window, so that it goes to its backend as it comes, and the answer as it is taken.
 #[tokio::test]
 async fn a_large_message_passes_both_ways() {

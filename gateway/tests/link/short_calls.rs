@@ -16,7 +16,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, ShortCalls, Transport, Transports};
+use towline_client::{
+    CallRequest, Client, ClientConfig, ConnectionState, RpcErrorKind, ShortCalls, Transport, Transports,
+};
 
 use crate::{
     bed::{Bed, call, endpoint, online, state},
@@ -133,6 +135,23 @@ async fn the_outcome_of_a_call_whose_link_was_cut_is_fetched_by_post() {
     bed.backend.release();
     assert_eq!(running.await.unwrap(), ("pay".into(), Transport::Post));
     assert_eq!(bed.backend.counts("Hold").started, 1, "run once");
+    assert_eq!(answered(&client, call("Echo", "next")).await, ("next".into(), Transport::Post));
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_or_late_ends_at_its_backend() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), true).await;
+    let client = app(&bed, &middlebox, |_| {});
+    let caller = client.clone();
+    let running = tokio::spawn(async move { answered(&caller, call("Hold", "pay")).await });
+    bed.backend.wait("Hold", |counts| counts.started == 1).await;
+    running.abort();
+    bed.backend.wait("Hold", |counts| counts.cancelled == 1).await;
+    let late = client.call(call("Hold", "pay").deadline(Duration::from_secs(2))).await.unwrap_err();
+    assert_eq!(late.kind, RpcErrorKind::DeadlineExceeded);
+    let counts = bed.backend.wait("Hold", |counts| counts.started == 2 && counts.cancelled == 2).await;
+    assert_eq!(counts.finished, 0);
     assert_eq!(answered(&client, call("Echo", "next")).await, ("next".into(), Transport::Post));
 }
 

@@ -78,6 +78,11 @@ pub enum Event {
         /// Why, and whether it ran.
         error: RpcError,
     },
+    /// The client of a short connection wants nothing more of a request that its POST has not begun: RESET.
+    GivenUp {
+        /// The request's sequence number.
+        seq: u64,
+    },
     /// The send queue of this stream has room again after [`super::Connection::send_capacity`] said 0.
     Writable {
         /// The request's sequence number.

@@ -77,7 +77,7 @@ impl Core {
 
     /// A POST that has the call, if it may.
     fn begin_post(&mut self, refuses: bool) -> (Errand, u64, bool) {
-        let Next::Begin(errand) = self.next_short(false) else { panic!("a call waits") };
+        let Next::Begin(errand) = self.next_short(Busy::default()) else { panic!("a call waits") };
         let begun = self.begin_short(errand, Hello::default()).unwrap().unwrap();
         let is_sent = self.post(&begun, &mut Sink { refuses, ..Sink::default() });
         (errand, begun.number, is_sent)
@@ -141,7 +141,7 @@ fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
         let (errand, number, is_sent) = core.begin_post(true);
         assert!(!is_sent);
         core.short_over(errand, Some(number), Some(true));
-        assert_eq!(core.next_short(false), Next::Nothing);
+        assert_eq!(core.next_short(Busy::default()), Next::Nothing);
         core.expire(key);
         let error = core.calls[&key].incoming.end.clone().unwrap().unwrap_err();
         assert_eq!(error.execution, Execution::NotRun);

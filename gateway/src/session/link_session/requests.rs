@@ -87,7 +87,7 @@ impl LinkSession {
     }
 
     /// To be called behind every change of the ledger.
-    pub(super) fn queue_outcomes(self: &Arc<Self>, state: &mut State) {
+    pub(in crate::session) fn queue_outcomes(self: &Arc<Self>, state: &mut State) {
         self.forget_outcomes(state);
         let next = state.ledger.as_ref().and_then(|ledger| ledger.next_expiry());
         if let Some(at) = next
@@ -192,7 +192,7 @@ impl State {
     }
 
     /// A request that has not run is as if it had never been seen.
-    pub(super) fn cancelled(&mut self, exchange: &Exchange, execution: Execution, now: Instant) {
+    pub(in crate::session) fn cancelled(&mut self, exchange: &Exchange, execution: Execution, now: Instant) {
         self.forget_unrecorded(exchange);
         let Some(ledger) = self.ledger_with(exchange) else { return };
         if execution == Execution::NotRun {

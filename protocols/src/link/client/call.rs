@@ -116,6 +116,10 @@ impl Call {
         self.phase != Phase::Complete && self.tie.is_none_or(|tie| tie == session_id)
     }
 
+    pub(super) fn may_run_by_short(&self) -> bool {
+        self.posts > 0 && self.phase == Phase::Waiting
+    }
+
     /// Whether nobody has it who may still bring an answer, nor can it be asked for in the session of that id.
     pub(super) fn is_forsaken(&self, session_id: u64) -> bool {
         let is_carried = self.link.is_some() || self.short.is_some();

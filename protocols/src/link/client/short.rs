@@ -7,7 +7,7 @@
 //!                  has named the session     another one?                                link, or the next one
 //! ```
 
-use super::{Carrier, Delivery, Fate, Phase, Session};
+use super::{Call, Carrier, Delivery, Fate, Phase, Session};
 use crate::link::{Event, Hello, Waiting, Welcome};
 
 impl Session {
@@ -95,6 +95,12 @@ impl Session {
         let fates: Vec<_> = forsaken.map(|(&seq, call)| (seq, call.again(false))).collect();
         self.forget_failed(&fates);
         fates
+    }
+
+    /// Whether a short connection was given the request, and its end has not come: the server may run it although no
+    /// connection tells of it any more.
+    pub fn may_run_by_short(&self, seq: u64) -> bool {
+        self.calls.get(&seq).is_some_and(Call::may_run_by_short)
     }
 
     /// Whether the link's live connection is to bring the answer of the request.

@@ -69,8 +69,13 @@ impl Connection {
     /// on first.
     fn on_reset(&mut self, seq: u64, error: RpcError) {
         let reset = Event::Reset { seq, error };
-        // The request may be one of HELLO.waiting that is not open here.
-        let Some(stream) = self.streams.get_mut(&seq) else { return };
+        let Some(stream) = self.streams.get_mut(&seq) else {
+            // The request may be one of HELLO.waiting that is not open here. In a POST it may be of another one.
+            if self.control.role() == Role::Server && self.control.is_short() {
+                self.control.emit(Event::GivenUp { seq });
+            }
+            return;
+        };
         if self.control.role() == Role::Server || stream.inbox.is_empty() {
             self.remove(seq);
             return self.control.emit(reset);

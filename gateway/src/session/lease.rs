@@ -207,7 +207,7 @@ impl Lease {
     pub fn give_up(&self, seq: u64) {
         let acts = self.acts(&self.session.lock());
         if acts && seq > 0 {
-            self.session.give_up(seq);
+            self.session.forgo(seq);
         }
     }
 

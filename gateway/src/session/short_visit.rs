@@ -152,11 +152,13 @@ impl LinkSession {
     }
 
     /// Ends a request wherever it is. What carries it may come late, or again: its number is taken from now on.
-    pub(super) fn give_up(self: &Arc<Self>, seq: u64) {
+    pub(super) fn forgo(self: &Arc<Self>, seq: u64) {
         let mut state = self.lock();
         let exchange = state.exchange(seq).cloned();
-        if let Some(execution) = exchange.and_then(|exchange| exchange.cancel(GIVEN_UP)) {
-            state.cancelled(seq, execution, self.context.clock.now());
+        if let Some(exchange) = exchange
+            && let Some(execution) = exchange.cancel(GIVEN_UP)
+        {
+            state.cancelled(&exchange, execution, self.context.clock.now());
         }
         state.seq_highest = state.seq_highest.max(seq);
         state.ledger_mut(&self.context).acknowledge(&Ack { floor: 0, seqs: vec![seq] });

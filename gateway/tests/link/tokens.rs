@@ -1,9 +1,9 @@
 //! Session tokens in place of passwords, from end to end.
 
-use towline_client::{Client, ConnectionState, Credentials};
+use towline_client::{Client, ConnectionState, Credentials, ShortCalls};
 use towline_gateway::{auth, control::reload, gateway::Gateway};
 
-use crate::bed::{Bed, USER, answer, closed, endpoint, online, state};
+use crate::bed::{Bed, USER, answer, closed, endpoint, online, state, until};
 
 fn config(bed: &Bed, password: &str) -> towline_client::ClientConfig {
     let mut config = bed.plain(bed.address("door"));
@@ -105,4 +105,27 @@ async fn a_gateway_with_the_same_keys_takes_the_token() {
     assert_eq!(answer(&client, "Echo", "x").await, "x");
     assert_eq!((counted(b.gateway(), "opened"), counted(b.gateway(), "issued")), (1, 0));
     assert_eq!(b.backend.counts("Echo").started, 1);
+}
+
+#[tokio::test]
+async fn an_app_that_starts_again_shows_its_token_on_the_link_and_by_post() {
+    let bed = Bed::start().await;
+    let identity = bed.folder.path().join("identity");
+    let start = |short_calls| {
+        let mut config = config(&bed, USER.1);
+        (config.identity_file, config.short_calls) = (Some(identity.clone()), short_calls);
+        Client::start(config).unwrap()
+    };
+    let first = start(ShortCalls::Off);
+    online(&first).await;
+    until("the token to be kept", || bed.folder.path().join("identity.tokens").exists()).await;
+    first.close().await;
+    for short_calls in [ShortCalls::Off, ShortCalls::Always] {
+        let client = start(short_calls);
+        assert_eq!(answer(&client, "Echo", "x").await, "x");
+        client.close().await;
+    }
+    let gateway = bed.gateway();
+    assert_eq!((counted(gateway, "issued"), logins(gateway, "refused")), (1, 0));
+    assert!(counted(gateway, "opened") >= 2);
 }

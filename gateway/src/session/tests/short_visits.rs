@@ -243,3 +243,27 @@ async fn after_a_restart_a_post_learns_the_new_id() {
     assert!(!visit.resumed && visit.session_id != id);
     assert!(visit.attached.is_empty());
 }
+
+#[test]
+fn what_is_given_up_ends_wherever_it_runs_and_its_number_is_taken() {
+    let rig = Rig::new();
+    let holder = held(&rig);
+    let (by_link, _) = run(&holder.lease, 1);
+    let first = post(&rig, holder.session_id, hello(3));
+    let (by_post, consumer) = run(&first.lease, 2);
+    drop((first, consumer));
+    let visit = post(&rig, holder.session_id, hello(4));
+    [1, 2, 3].iter().for_each(|&seq| visit.lease.give_up(seq));
+    assert!([by_link.head(head()), by_post.head(head())].iter().all(Result::is_err));
+    drop(visit);
+    // Late, by the link, by another POST, and over the next link.
+    let late = post(&rig, holder.session_id, hello(3));
+    for lease in [&holder.lease, &late.lease] {
+        for seq in [1, 2, 3] {
+            let Begin::Refused(error) = lease.begin(seq) else { panic!("{seq} begins") };
+            assert_eq!(error.kind, RpcErrorKind::OutcomeExpired);
+        }
+    }
+    let next = rig.open(&hello(5));
+    assert!(matches!(next.lease.begin(3), Begin::Refused(_)));
+}

@@ -3,9 +3,8 @@
 
 use std::{
     fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::Path,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +14,7 @@ use towline_protocols::{
     link::{DictionaryKind, Header, Hello, Offer, SESSION_HEADERS_HASH_BYTES, SessionHeaders, Welcome},
 };
 
-use crate::{config::Endpoint, identity::replace};
+use crate::{config::Endpoint, disk::Disk};
 
 /// Gateways that are remembered, the newest first.
 const GATEWAYS_MAX: usize = 16;
@@ -58,8 +57,9 @@ struct KeptHeaders {
 impl Known {
     /// What an earlier run of the app has learnt. What cannot be read is forgotten: it costs bytes only.
     pub(crate) fn open(identity_file: Option<&Path>) -> Self {
-        let disk = identity_file.map(Disk::beside);
-        let text = disk.as_ref().and_then(|disk| fs::read_to_string(&disk.path).ok());
+        let disk = identity_file.map(|path| Disk::beside(path, ".gateways"));
+        let bytes = disk.as_ref().and_then(|disk| disk.read(FILE_BYTES_MAX));
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         let gateways = text.as_deref().and_then(parse).unwrap_or_default();
         let written = self::text(&gateways);
         Self { gateways, disk: disk.map(Arc::new), written }
@@ -150,19 +150,14 @@ impl Known {
         &mut self.gateways[0]
     }
 
-    /// The disk may be slow, and nobody waits for it.
     fn write(&mut self) {
-        let Some(disk) = self.disk.clone() else { return };
+        let Some(disk) = &self.disk else { return };
         let text = text(&self.gateways);
         if text == self.written {
             return;
         }
         self.written.clone_from(&text);
-        disk.put(text);
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || disk.write())),
-            Err(_) => disk.write(),
-        }
+        disk.put(text.into_bytes());
     }
 }
 
@@ -212,36 +207,9 @@ impl KeptHeaders {
 ///
 /// Lines for what each gateway keeps: of headers the hash, when a connection was there last, and for how long; of header
 /// dictionaries the id, in its order.
-struct Disk {
-    path: PathBuf,
-    latest: Mutex<Option<String>>,
-    writing: Mutex<()>,
-}
-
 const FIRST_LINE: &str = "towline-gateways 1";
-
-impl Disk {
-    fn beside(identity: &Path) -> Self {
-        let mut path = identity.as_os_str().to_owned();
-        path.push(".gateways");
-        Self { path: path.into(), latest: Mutex::default(), writing: Mutex::default() }
-    }
-
-    fn put(&self, text: String) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-    }
-
-    /// Writes what is the latest when its turn comes.
-    fn write(&self) {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(text) = latest
-            && let Err(error) = replace(&self.path, text.as_bytes())
-        {
-            tracing::debug!("{}: {error}", self.path.display());
-        }
-    }
-}
+/// Far more than the gateways that are remembered can fill.
+const FILE_BYTES_MAX: usize = 64 << 10;
 
 fn text(gateways: &[Gateway]) -> String {
     let mut text = format!("{FIRST_LINE}\n");
@@ -417,10 +385,10 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            let mode = std::fs::metadata(&file).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "where the client connects is its owner's business");
         }
-        fs::write(file, "towline-gateways 1\nrubbish\n").unwrap();
+        std::fs::write(file, "towline-gateways 1\nrubbish\n").unwrap();
         assert_eq!(Known::open(Some(&identity)).gateways, []);
     }
 }

@@ -27,6 +27,7 @@ mod config;
 mod connect;
 mod core;
 mod dictionaries;
+mod disk;
 mod error;
 mod identity;
 mod known;

@@ -172,9 +172,9 @@ impl Core {
             .starting_at(identity.first_sequence);
         Self {
             session,
+            tokens: Tokens::open(config, &identity),
             identity,
             dictionaries,
-            tokens: Tokens::default(),
             known: Known::open(config.identity_file.as_deref()),
             link: LinkState::new(config),
             limits: config.limits.clone(),

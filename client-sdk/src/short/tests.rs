@@ -55,6 +55,8 @@ struct World {
     sessions: u64,
     outcomes: BTreeMap<u64, Bytes>,
     runs: BTreeMap<u64, u32>,
+    /// Numbers that POSTs gave up.
+    given_up: Vec<u64>,
     hellos: Vec<Hello>,
     posts: usize,
     posts_most: usize,
@@ -132,6 +134,7 @@ impl World {
         while let Some(event) = held.machine.poll_event() {
             match event {
                 Event::Request { seq, .. } => seqs.push(seq),
+                Event::GivenUp { seq } => self.given_up.push(seq),
                 Event::MessagePart { seq, bytes, .. } => {
                     messages.entry(seq).or_default().extend_from_slice(&bytes);
                 }
@@ -442,4 +445,31 @@ async fn another_network_is_tried_at_once_and_what_hung_in_the_old_one_is_asked_
     network.with(|world| world.holds = false);
     assert_eq!(call.await.unwrap().unwrap().messages.concat(), b"x");
     network.with(|world| assert_eq!(world.runs, BTreeMap::from([(1, 1)])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gateway_hears_of_a_call_that_is_given_up_as_soon_as_it_can_be_reached() {
+    let network = Network::default();
+    network.with(|world| world.holds = true);
+    let client = network.client(|_| {});
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let caller = client.clone();
+            tokio::spawn(async move { caller.call(post("slow")).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    network.with(|world| {
+        assert_eq!(world.runs.len(), 2);
+        world.is_unreachable = true;
+    });
+    calls[1].abort();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    network.with(|world| {
+        assert_eq!(world.given_up, []);
+        (world.is_unreachable, world.holds) = (false, false);
+    });
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    network.with(|world| assert_eq!(world.given_up, [2], "once, and none that goes on"));
+    assert!(calls.into_iter().next().unwrap().await.unwrap().is_ok());
 }

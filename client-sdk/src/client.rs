@@ -15,6 +15,7 @@ use tokio::{
 use towline_protocols::{
     hpack::{HeaderField, NeverIndexed},
     link::{Execution, RequestHead, RpcError, RpcErrorKind},
+    policy::{self, Level},
 };
 
 use crate::{
@@ -108,6 +109,11 @@ impl Client {
         self.handle.shared.states.subscribe()
     }
 
+    /// Watches how good the network in use is; `None` while nothing is known of it.
+    pub fn quality_levels(&self) -> watch::Receiver<Option<Level>> {
+        self.handle.shared.quality.level.subscribe()
+    }
+
     /// The policy in use.
     pub fn policy(&self) -> Policy {
         self.handle.shared.policy.borrow().clone()
@@ -176,6 +182,7 @@ impl Client {
             core.network_changed = true;
             core.touch_control();
         });
+        self.handle.shared.quality.on(policy::Event::NetworkChanged);
         self.handle.connect_anew();
     }
 

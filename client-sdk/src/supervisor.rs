@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use towline_protocols::{
     compress::Compressor,
     link::{self, Filter, Header, Hello, RpcErrorKind, SessionHeaders},
+    policy::Step,
 };
 
 use crate::{
@@ -112,11 +113,14 @@ impl Supervisor {
 
     async fn attempt(&mut self, opening: &Arc<Opening>) -> Result<Wire, ConnectError> {
         let endpoint = opening.gateway().clone();
-        let policy = self.shared.policy.borrow().clone();
-        let wire = {
-            let (flight, flies) = (opening.first_flight(), opening.may_fly());
-            self.connector.clone().connect(endpoint, policy, flight, flies).await?
-        };
+        let mut policy = self.shared.policy.borrow().clone();
+        let shared = Arc::clone(&self.shared);
+        let wait = shared.quality.wait(Step::Connect, policy.connect_timeout);
+        policy.connect_timeout = wait.limit;
+        let (flight, flies) = (opening.first_flight(), opening.may_fly());
+        let made = self.connector.clone().connect(endpoint, policy, flight, flies).await;
+        let wire = made.inspect_err(|_| wait.failed())?;
+        wait.came();
         self.connector.learn(wire.transport(), Instant::now());
         Ok(wire)
     }

@@ -9,6 +9,7 @@ pub mod detect;
 pub mod hpack;
 pub mod link;
 pub mod mqtt;
+pub mod policy;
 pub mod proxy;
 pub mod qpack;
 pub mod tls;

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use towline_protocols::{
     hpack::HeaderField,
     link::{Event, Execution, GoAway, Policy, RpcError, RpcErrorKind, Welcome},
+    policy,
 };
 
 use super::{Core, Shared};
@@ -31,6 +32,9 @@ impl Shared {
     }
 
     fn take(&self, event: Event, short: Option<u64>) -> Option<Control> {
+        if let Event::Rtt(rtt) = event {
+            self.quality.on(policy::Event::RoundTrip(rtt));
+        }
         let mut pushed = false;
         let control = self.with(|core| {
             if let Event::Push(push) = &event

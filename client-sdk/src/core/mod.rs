@@ -43,6 +43,7 @@ use crate::{
     identity::Identity,
     known::Known,
     push_log::PushLog,
+    quality::Observed,
     state::{ConnectionState, Transport},
 };
 
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) network: watch::Sender<u64>,
     pub(crate) states: watch::Sender<ConnectionState>,
     pub(crate) policy: watch::Sender<Policy>,
+    pub(crate) quality: Observed,
 }
 
 impl Shared {
@@ -86,6 +88,7 @@ impl Shared {
             network: watch::Sender::new(0),
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
             policy: watch::Sender::new(config.policy.clone()),
+            quality: Observed::new(config),
         })
     }
 

@@ -40,11 +40,8 @@ impl Pool {
         Self { connector, idle: Mutex::default() }
     }
 
-    /// A connection to `gateway` that takes a request.
-    pub(super) async fn get(&self, gateway: &Endpoint) -> Result<Sender, ConnectError> {
-        if let Some(sender) = self.take(gateway) {
-            return Ok(sender);
-        }
+    /// A new connection to `gateway` that takes a request.
+    pub(super) async fn connect(&self, gateway: &Endpoint) -> Result<Sender, ConnectError> {
         let (stream, version) = self.connector.clone().connect(gateway.clone()).await?;
         let stream = TokioIo::new(stream);
         let failed = |error: hyper::Error| ConnectError(format!("HTTP: {error}"));
@@ -78,7 +75,8 @@ impl Pool {
         self.idle.lock().clear();
     }
 
-    fn take(&self, gateway: &Endpoint) -> Option<Sender> {
+    /// A connection to `gateway` that is there and takes a request.
+    pub(super) fn take(&self, gateway: &Endpoint) -> Option<Sender> {
         let mut idle = self.idle.lock();
         idle.retain(|(_, sender)| !sender.is_closed());
         let place = idle.iter().rposition(|(to, sender)| to == gateway && sender.is_ready())?;

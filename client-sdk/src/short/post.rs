@@ -12,8 +12,9 @@ use tokio::{
     sync::watch,
     time::{timeout, timeout_at},
 };
-use towline_protocols::link::{
-    self, CloseCode, Connection, Event, Execution, Hello, RpcError, RpcErrorKind,
+use towline_protocols::{
+    link::{self, CloseCode, Connection, Event, Execution, Hello, RpcError, RpcErrorKind},
+    policy::Step,
 };
 
 use super::{
@@ -97,10 +98,9 @@ impl Post {
 
     async fn exchange(&self, begun: &mut Option<u64>) -> Result<(), Failure> {
         let patience = self.shared.policy.borrow().connect_timeout;
-        let connecting = timeout(patience, Box::pin(self.pool.get(&self.gateway)));
-        let mut sender = match connecting.await {
-            Ok(sender) => sender.map_err(Failure::unreached)?,
-            Err(_) => return Err(Failure::unreached(format!("no connection within {patience:?}"))),
+        let mut sender = match self.pool.take(&self.gateway) {
+            Some(sender) => sender,
+            None => self.connect(patience).await?,
         };
         let Some((opened, mut machine)) = self.begin()? else { return Ok(()) };
         *begun = Some(opened.number);
@@ -112,10 +112,13 @@ impl Post {
         let due = began + WAIT + patience;
         let answering = async {
             // A gateway says WELCOME at once.
-            let Ok(response) = timeout(patience, sender.send(request)).await else {
-                return Err(self.silent(patience));
+            let wait = self.shared.quality.wait(Step::FirstByte, patience);
+            let Ok(response) = timeout(wait.limit, sender.send(request)).await else {
+                wait.failed();
+                return Err(self.silent(wait.limit));
             };
-            let response = response.map_err(Failure::unreached)?;
+            let response = response.inspect_err(|_| wait.failed()).map_err(Failure::unreached)?;
+            wait.came();
             if response.status() == ::http::StatusCode::PAYLOAD_TOO_LARGE {
                 self.shared.with(|core| core.short_too_large(self.errand));
                 return Ok(());
@@ -139,6 +142,24 @@ impl Post {
             return Err(Failure::reached("the answer ended without the outcome of the call"));
         }
         Ok(())
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<Sender, Failure> {
+        let wait = self.shared.quality.wait(Step::Connect, patience);
+        match timeout(wait.limit, Box::pin(self.pool.connect(&self.gateway))).await {
+            Ok(Ok(sender)) => {
+                wait.came();
+                Ok(sender)
+            }
+            Ok(Err(error)) => {
+                wait.failed();
+                Err(Failure::unreached(error))
+            }
+            Err(_) => {
+                wait.failed();
+                Err(Failure::unreached(format!("no connection within {:?}", wait.limit)))
+            }
+        }
     }
 
     fn is_unanswered(&self) -> bool {

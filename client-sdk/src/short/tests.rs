@@ -41,6 +41,9 @@ struct World {
     is_unreachable: bool,
     /// The gateway of this port is dead.
     dead: Option<u16>,
+    /// Requests are taken and never answered.
+    is_mute: bool,
+    muted: u32,
     /// Ports that connections were asked for.
     dialed: Vec<u16>,
     /// Larger bodies are refused; 0 for none.
@@ -153,6 +156,11 @@ impl World {
         cut
     }
 
+    fn mutes(&mut self) -> bool {
+        self.muted += u32::from(self.is_mute);
+        self.is_mute
+    }
+
     fn refuses(&mut self, bytes: usize) -> bool {
         let refuses = self.body_bytes_max > 0 && bytes > self.body_bytes_max;
         self.refused += u32::from(refuses);
@@ -207,6 +215,9 @@ async fn serve(network: Network, port: u16, stream: tokio::io::DuplexStream) {
             assert_eq!(request.uri().path(), "/towline/1");
             if network.with(|world| world.dead == Some(port)) {
                 return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+            }
+            if network.with(|world| world.mutes()) {
+                std::future::pending::<()>().await;
             }
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -472,4 +483,34 @@ async fn the_gateway_hears_of_a_call_that_is_given_up_as_soon_as_it_can_be_reach
     tokio::time::sleep(Duration::from_secs(20)).await;
     network.with(|world| assert_eq!(world.given_up, [2], "once, and none that goes on"));
     assert!(calls.into_iter().next().unwrap().await.unwrap().is_ok());
+}
+
+/// A gateway that is reached and then dies is left for the next one earlier than one of which nothing is known.
+#[tokio::test(start_paused = true)]
+async fn limits_follow_what_the_network_was_seen_to_take() {
+    let mut waited = Vec::new();
+    for learns in [true, false] {
+        let network = Network::default();
+        let client = network.client(|config| {
+            config.endpoints = ["edge:1", "edge:2"].map(|port| port.parse().unwrap()).to_vec();
+            if !learns {
+                config.timeouts = None;
+            }
+        });
+        for _ in 0..4 {
+            answered(&client, "x").await;
+        }
+        assert_eq!(*client.quality_levels().borrow(), Some(crate::QualityLevel::Poor), "the link fails");
+        network.with(|world| world.is_mute = true);
+        let start = Instant::now();
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.call(post("y")).await });
+        while network.with(|world| world.muted < 2) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        waited.push(start.elapsed().as_secs());
+        network.with(|world| world.is_mute = false);
+        assert!(call.await.unwrap().is_ok());
+    }
+    assert_eq!(waited, [4, 10]);
 }

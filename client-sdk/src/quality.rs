@@ -1,0 +1,62 @@
+//! What the client sees of the network in use, and the limits that follow from it.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use towline_protocols::policy::{Event, Level, Quality, Step, TimeoutPolicy};
+
+use crate::{config::ClientConfig, core::now};
+
+/// The machines, behind a lock that is held for a step.
+pub(crate) struct Observed {
+    quality: Mutex<Quality>,
+    timeouts: Option<TimeoutPolicy>,
+    pub(crate) level: watch::Sender<Option<Level>>,
+}
+
+/// Something that is waited for no longer than its limit.
+pub(crate) struct Wait<'a> {
+    observed: &'a Observed,
+    step: Step,
+    began: Instant,
+    pub(crate) limit: Duration,
+}
+
+impl Observed {
+    pub(crate) fn new(config: &ClientConfig) -> Self {
+        let quality = Mutex::new(Quality::new(config.quality.clone()));
+        Self { quality, timeouts: config.timeouts.clone(), level: watch::Sender::new(None) }
+    }
+
+    /// Begins to wait, for `highest` at most.
+    pub(crate) fn wait(&self, step: Step, highest: Duration) -> Wait<'_> {
+        let began = now();
+        let limit = self.timeouts.as_ref().map_or(highest, |timeouts| {
+            let quality = self.quality.lock();
+            timeouts.limit(began, step, &quality, highest)
+        });
+        Wait { observed: self, step, began, limit }
+    }
+
+    pub(crate) fn on(&self, event: Event) {
+        let mut quality = self.quality.lock();
+        if let Some(level) = quality.on(now(), event) {
+            tracing::debug!(?level, "the network is judged anew");
+            self.level.send_replace(level);
+        }
+    }
+}
+
+impl Wait<'_> {
+    pub(crate) fn came(&self) {
+        let after = now().saturating_duration_since(self.began);
+        self.observed.on(Event::Came(self.step, after));
+    }
+
+    /// It failed: at its limit, or before.
+    pub(crate) fn failed(&self) {
+        let is_expired = now().saturating_duration_since(self.began) >= self.limit;
+        self.observed.on(if is_expired { Event::Expired(self.step) } else { Event::Failed });
+    }
+}

@@ -1,0 +1,19 @@
+//! Decisions about the network, as machines of `(now, event) -> action`: what a network is like, and how long to wait
+//! on it. They keep no clock; a day of tunnels is played in milliseconds.
+//!
+//! ```text
+//!  what happened --Event--> Quality --samples, aged--> TimeoutPolicy::limit --> the driver's timers
+//!                              |
+//!                              +--> Level, when it changes: for the app
+//! ```
+
+mod quality;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+mod window;
+
+pub use self::{
+    quality::{Event, Level, Quality, QualityPolicy, Step},
+    timeouts::TimeoutPolicy,
+};

@@ -50,9 +50,9 @@ pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
 pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};
 pub use push::{Push, Pushes};
 pub use state::{ConnectionState, Transport};
-/// What networks are like, and how limits follow from that.
-pub use towline_protocols::policy::{Level as QualityLevel, QualityPolicy, TimeoutPolicy};
 pub use stream::{StreamHead, StreamReceiver, StreamSender};
 /// Pins, and the traits by which an app brings cryptography or keys of its own.
 pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, ShangMi};
 pub use towline_protocols::link::Priority;
+/// What networks are like, and how limits follow from that.
+pub use towline_protocols::policy::{Level as QualityLevel, QualityPolicy, TimeoutPolicy};

@@ -193,7 +193,8 @@ impl Post {
         let Some(begun) = begun else { return Ok(None) };
         let hello: Hello = begun.hello.clone();
         let mut machine = Box::new(Connection::short_client(Arc::clone(&self.link), hello, Instant::now()));
-        let unwanted = RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "the client lost interest");
+        let unwanted =
+            RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "the client lost interest");
         begun.given_up.iter().for_each(|&seq| machine.reset(seq, &unwanted));
         let is_to_be_sent = self.shared.with(|core| core.post(&begun, &mut *machine));
         Ok(is_to_be_sent.then_some((begun, machine)))

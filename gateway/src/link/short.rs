@@ -339,8 +339,7 @@ impl Post {
             return Ok(());
         }
         self.gateway.metrics.limit_hit("short.requests_max");
-        let rule =
-            format!("a POST speaks of {requests_max} requests at the most (short.requests_max)");
+        let rule = format!("a POST speaks of {requests_max} requests at the most (short.requests_max)");
         Err(LinkError::new(CloseCode::LimitExceeded, rule))
     }
 

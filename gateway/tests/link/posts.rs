@@ -347,8 +347,7 @@ async fn a_request_that_is_given_up_ends_at_its_backend_and_does_not_begin_any_m
     bed.backend.wait("Hold", |counts| counts.started == 1).await;
     // The second is still on its way. A POST that names another session gives up nothing.
     for (session_id, cancelled) in [(id ^ 1, 0), (id, 1)] {
-        let mut machine =
-            Connection::short_client(Arc::new(Config::default()), hello(3, session_id), now());
+        let mut machine = Connection::short_client(Arc::new(Config::default()), hello(3, session_id), now());
         let unwanted = RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "");
         [1, 2].iter().for_each(|&seq| machine.reset(seq, &unwanted));
         let mut body = BytesMut::new();

@@ -64,9 +64,12 @@ impl QualityPolicy {
             ("poor_failures", self.poor_failures, self.weak_failures),
             ("better_at", self.better_at, 0.0),
         ];
-        let wrong = shares.iter().find(|(_, value, above)| !(*value >= *above && *value > 0.0 && *value <= 1.0));
+        let wrong =
+            shares.iter().find(|(_, value, above)| !(*value >= *above && *value > 0.0 && *value <= 1.0));
         match wrong {
-            Some((name, value, above)) => Err(format!("{name} is {value}, allowed is more than {above} to 1")),
+            Some((name, value, above)) => {
+                Err(format!("{name} is {value}, allowed is more than {above} to 1"))
+            }
             None => Ok(()),
         }
     }

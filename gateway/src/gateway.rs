@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -14,7 +14,10 @@ use tokio::sync::Semaphore;
 
 use crate::{
     access::{Action, Denials},
-    auth::PasswordFileError,
+    auth::{
+        Checked, Credentials, Identity, PasswordFileError,
+        jwt::{self, Issuer, TokenRefused},
+    },
     delayed::Delayed,
     dictionaries::Library,
     drain::Drain,
@@ -53,6 +56,10 @@ pub struct Gateway {
     pub slots: ConnectionSlots,
     /// Places for handshakes that run at one time.
     pub handshakes: Arc<Semaphore>,
+    /// Keys of tokens' issuer, as far as they are fetched.
+    pub issuer_keys: Arc<jwt::Remote>,
+    /// Places for costly checks of passwords that run at one time.
+    pub password_checks: Arc<Semaphore>,
     /// Places for what came as early data and waits.
     pub early: WaitingRoom,
     /// Keeps refused connections from flooding the log.
@@ -124,6 +131,9 @@ impl Gateway {
         let hub = Hub::counting(settings.mqtt.topic_levels_max, &metrics);
         let sessions = Sessions::restore(&settings, hub.clone(), store.clone(), &metrics, Clock::system())?;
         let handshakes = Arc::new(Semaphore::new(settings.limits.handshakes_max));
+        let issuer_keys = jwt::Remote::new(metrics.jwks_fetches.clone());
+        issuer_keys.follow(settings.auth.jwt.as_ref().and_then(|jwt| jwt.jwks.as_ref()));
+        let password_checks = Arc::new(Semaphore::new(settings.auth.password_checks_max));
         let mqtt = mqtt::Broker::restore(&settings, &hub, &store, &metrics)?;
         let outboxes = Outboxes::restore(&store, &metrics)?;
         let upstreams = Upstreams::restore(&store, &metrics)?;
@@ -139,6 +149,8 @@ impl Gateway {
             drain: Drain::new(),
             slots: ConnectionSlots::default(),
             handshakes,
+            issuer_keys,
+            password_checks,
             early: WaitingRoom::new(),
             refusals: Throttle::new(REFUSAL_LOG_PERIOD),
             denials: Denials::default(),
@@ -182,26 +194,51 @@ impl Gateway {
     pub async fn authenticate(
         &self,
         origin: &Origin,
-        credentials: Option<(&str, &[u8])>,
-    ) -> Result<Option<Arc<str>>, Unauthorized> {
+        credentials: Credentials<'_>,
+    ) -> Result<Identity, Unauthorized> {
         let snapshot = self.snapshot.load_full();
         let listener = &*origin.listener;
         match snapshot.listener(listener).map(|listener| listener.settings.authentication) {
-            Some(Authentication::None) => Ok(None),
+            Some(Authentication::None) => Ok(Identity::default()),
             Some(Authentication::Password) => {
-                let (user, password) = credentials.ok_or(Unauthorized)?;
-                let admitted = snapshot.users.verify(user, password).await;
-                let outcome = if admitted { "ok" } else { "refused" };
+                let identity = self.check_password(&snapshot, credentials).await;
+                let outcome = if identity.is_some() { "ok" } else { "refused" };
                 self.metrics.logins.with_label_values(&[listener, outcome]).inc();
-                admitted.then(|| Some(user.into())).ok_or(Unauthorized)
+                identity.ok_or(Unauthorized)
             }
             Some(Authentication::Certificate) => {
                 let user = origin.identity.as_ref().and_then(|identity| identity.user());
                 let outcome = if user.is_some() { "ok" } else { "refused" };
                 self.metrics.logins.with_label_values(&[listener, outcome]).inc();
-                user.cloned().map(Some).ok_or(Unauthorized)
+                user.cloned().map(Identity::of_user).ok_or(Unauthorized)
             }
             None => Err(Unauthorized),
+        }
+    }
+
+    async fn check_token(&self, issuer: &Issuer, credentials: Credentials<'_>) -> Option<Identity> {
+        self.issuer_keys.ensure_started();
+        let verify = || issuer.verify(&self.issuer_keys, credentials, SystemTime::now());
+        let mut verified = verify();
+        if verified == Err(TokenRefused::UnknownKey) && self.issuer_keys.look_again().await {
+            verified = verify();
+        }
+        let log = |error: &TokenRefused| tracing::debug!(client_id = ?credentials.client_id, %error, "a token was refused");
+        verified.inspect_err(log).ok()
+    }
+
+    async fn check_password(&self, snapshot: &Snapshot, credentials: Credentials<'_>) -> Option<Identity> {
+        let Credentials { user, password, .. } = credentials;
+        if let Some(issuer) = &snapshot.issuer
+            && Issuer::is_token(password)
+        {
+            return self.check_token(issuer, credentials).await;
+        }
+        let user = user?;
+        let wait = || self.metrics.limit_hit("auth.password_checks_max");
+        match snapshot.users.verify(user, password, &self.password_checks, wait).await {
+            Checked::Right => Some(Identity { is_by_password: true, ..Identity::of_user(user.into()) }),
+            Checked::Wrong | Checked::NoTurn => None,
         }
     }
 }

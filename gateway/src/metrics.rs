@@ -46,6 +46,8 @@ pub struct Metrics {
     pub certificate_reloads: IntCounterVec,
     /// Logins by password, session token or certificate, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
+    /// Fetches of the keys of tokens' issuer, by `outcome` (`ok`, `failed`).
+    pub jwks_fetches: IntCounterVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
     pub requests: IntCounterVec,
     /// Seconds from a request's arrival to its answer's head, by `route`.
@@ -154,6 +156,12 @@ impl Metrics {
                 &["outcome"],
             ),
             logins: counters(r, "logins_total", "Logins of clients", &["listener", "outcome"]),
+            jwks_fetches: counters(
+                r,
+                "jwks_fetches_total",
+                "Fetches of the keys of tokens' issuer",
+                &["outcome"],
+            ),
             requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
             request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),
             bytes_in: counters(r, "bytes_in_total", "Bytes read from clients", &["protocol"]),

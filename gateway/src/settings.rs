@@ -2,6 +2,7 @@
 //! makes them from TOML; nothing here parses.
 
 mod access;
+mod auth;
 
 use std::{
     net::SocketAddr,
@@ -13,7 +14,10 @@ use std::{
 use towline_crypto::{International, KeyReference, Providers};
 use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, HEADER_SIZE_DEFAULT};
 
-pub use self::access::{Acl, AclAction, AclRule, Mqtt3Denied, Permission};
+pub use self::{
+    access::{Acl, AclAction, AclRule, Mqtt3Denied, Permission},
+    auth::{Auth, Jwks, Jwt},
+};
 pub use crate::hub::ShareStrategy;
 pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
@@ -301,13 +305,6 @@ pub struct Route {
     pub durable: bool,
     /// Topic routes: how messages reach the backend.
     pub delivery: Delivery,
-}
-
-/// Who may connect.
-#[derive(Clone, Debug, Default)]
-pub struct Auth {
-    /// Lines `user:$7$iterations$salt$hash` as mosquitto_passwd writes them (PBKDF2-HMAC-SHA512).
-    pub password_file: Option<PathBuf>,
 }
 
 /// Admin listener: metrics, health, push API. It admits without authentication.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, path::Path, sync::Arc, time::SystemTime};
 
 use crate::{
     access::Acl,
-    auth::Users,
+    auth::{DecoyKey, Users, jwt::Issuer},
     dictionaries::Shelves,
     files::Stamps,
     gateway::StartError,
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Who may connect.
     pub users: Arc<Users>,
+    /// What tokens are judged by.
+    pub issuer: Option<Arc<Issuer>>,
     /// Who may publish and subscribe to what.
     pub acl: Arc<Acl>,
     /// Which request goes where.
@@ -48,6 +50,7 @@ pub struct Snapshot {
 struct Carried {
     tickets: Arc<TicketKeys>,
     tokens: Arc<SessionTokens>,
+    decoys: Arc<DecoyKey>,
 }
 
 /// Keys that are read but not in force.
@@ -112,6 +115,7 @@ impl Snapshot {
         Ok(Self {
             settings: self.settings.clone(),
             users: Arc::clone(&self.users),
+            issuer: self.issuer.clone(),
             acl: Arc::clone(&self.acl),
             routes: Arc::clone(&self.routes),
             rewrites: Arc::clone(&self.rewrites),
@@ -137,6 +141,11 @@ impl Snapshot {
         &self.carried.tokens
     }
 
+    /// What SCRAM shows of users that there are not.
+    pub fn decoys(&self) -> &DecoyKey {
+        &self.carried.decoys
+    }
+
     /// Replaces keys of the gateway's own that are due. May write a file.
     pub fn tend_keys(&self, now: SystemTime) {
         self.carried.tickets.tend(now);
@@ -156,12 +165,14 @@ impl Snapshot {
         dictionaries: Shelves,
     ) -> Result<Self, StartError> {
         let users = Arc::new(read_users(&settings)?);
+        let issuer = settings.auth.jwt.as_ref().map(Issuer::new).transpose();
+        let issuer = issuer.map_err(StartError::Settings)?.map(Arc::new);
         let acl = Arc::new(Acl::new(&settings.acl).map_err(StartError::Settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
         let (routes, link) = (Arc::new(routes), Arc::new(link::config(&settings, dictionaries)));
         let rewrites = Arc::new(Rewrites::compile(&settings.rewrites).map_err(StartError::Settings)?);
         let listeners = listeners(&settings, &carried.tickets)?;
-        Ok(Self { settings, users, acl, routes, rewrites, link, listeners, tls_files, carried })
+        Ok(Self { settings, users, issuer, acl, routes, rewrites, link, listeners, tls_files, carried })
     }
 }
 
@@ -170,7 +181,8 @@ impl Carried {
         let now = SystemTime::now();
         let tickets = TicketKeys::new(&settings.tls, metrics.tls_tickets.clone(), now)?;
         let tokens = SessionTokens::new(settings, folder, metrics.session_tokens.clone(), now)?;
-        Ok(Self { tickets: Arc::new(tickets), tokens: Arc::new(tokens) })
+        let decoys = Arc::new(DecoyKey::new(folder));
+        Ok(Self { tickets: Arc::new(tickets), tokens: Arc::new(tokens), decoys })
     }
 
     fn prepare(&self, settings: &Settings) -> Result<NextCarried, StartError> {

@@ -3,12 +3,18 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use super::Failure;
-use crate::auth;
+use crate::auth::{self, Scheme};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The user's name
     user: String,
+    /// For SCRAM-SHA-256 (MQTT 5), which proves the password without showing it; plain logins work as well
+    #[arg(long)]
+    scram: bool,
+    /// In mosquitto's format (PBKDF2), which is cheap to check, instead of Argon2id
+    #[arg(long, conflicts_with = "scram")]
+    pbkdf2: bool,
 }
 
 /// The password never stands on the command line, where every process of the machine could read it.
@@ -22,7 +28,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .read_line(&mut password)
         .map_err(|error| Failure::Other(format!("standard input: {error}")))?;
     let password = password.trim_end_matches(['\r', '\n']);
-    let line = auth::password_line(&arguments.user, password.as_bytes());
+    let scheme = match (arguments.scram, arguments.pbkdf2) {
+        (true, _) => Scheme::Scram,
+        (_, true) => Scheme::Pbkdf2,
+        _ => Scheme::Argon2id,
+    };
+    let line = auth::password_line_by(scheme, &arguments.user, password.as_bytes());
     println!("{}", line.map_err(|problem| Failure::Other(problem.to_owned()))?);
     Ok(())
 }

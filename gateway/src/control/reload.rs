@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::config::{self, Mistakes};
@@ -43,15 +44,19 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     settings.providers = old.settings.providers.clone();
     let settings = keep_what_needs_a_restart(&old.settings, settings);
     let handshakes = (old.settings.limits.handshakes_max, settings.limits.handshakes_max);
+    let checks = (old.settings.auth.password_checks_max, settings.auth.password_checks_max);
     let snapshot = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;
     gateway.dictionaries.configure(&snapshot.settings).inspect_err(|_| count(gateway, "refused"))?;
     gateway.sessions.follow(&snapshot.settings);
+    let jwt = snapshot.settings.auth.jwt.as_ref();
+    gateway.issuer_keys.follow(jwt.and_then(|jwt| jwt.jwks.as_ref()));
     gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
     gateway.snapshot.store(Arc::new(snapshot));
     gateway.hub.presence().follow(&gateway.snapshot().settings);
     gateway.upstreams.follow();
     gateway.denials.clear();
-    resize_handshakes(gateway, handshakes);
+    resize(&gateway.handshakes, handshakes);
+    resize(&gateway.password_checks, checks);
     count(gateway, "ok");
     info!("configuration reloaded");
     Ok(())
@@ -88,13 +93,13 @@ fn sockets(listeners: &[Listener]) -> BTreeSet<(&str, SocketAddr, bool, bool)> {
 }
 
 /// Places that are taken now go as soon as they are given back.
-fn resize_handshakes(gateway: &Gateway, (old, new): (usize, usize)) {
-    gateway.handshakes.add_permits(new.saturating_sub(old));
+fn resize(all: &Arc<Semaphore>, (old, new): (usize, usize)) {
+    all.add_permits(new.saturating_sub(old));
     let fewer = u32::try_from(old.saturating_sub(new)).unwrap_or(u32::MAX);
     if fewer > 0 {
-        let handshakes = Arc::clone(&gateway.handshakes);
+        let all = Arc::clone(all);
         tokio::spawn(async move {
-            if let Ok(places) = handshakes.acquire_many_owned(fewer).await {
+            if let Ok(places) = all.acquire_many_owned(fewer).await {
                 places.forget();
             }
         });

@@ -1,6 +1,9 @@
-//! HTTP Basic (RFC 7617), checked once per connection, credential and configuration.
+//! HTTP Basic (RFC 7617) and Bearer (RFC 6750), checked once per connection, credential and configuration.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::SystemTime,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
@@ -8,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::problem;
 use crate::{
+    auth::{Credentials, Identity},
     gateway::{Gateway, Unauthorized},
     request::{Body, Origin},
     settings::Authentication,
@@ -28,6 +32,8 @@ struct Known {
     origin: Arc<Origin>,
     /// Whose users admitted it: after a reload it is checked again.
     snapshot: Weak<Snapshot>,
+    /// When it is no longer right.
+    until: Option<SystemTime>,
 }
 
 impl Gate {
@@ -62,13 +68,15 @@ impl Gate {
         if let Some(known) = &*self.known.lock()
             && known.credential == credential
             && known.snapshot.ptr_eq(&snapshot)
+            && known.until.is_none_or(|until| SystemTime::now() < until)
         {
             return Ok(known.origin.clone());
         }
         let (user, password) = parse(&credential).ok_or(Unauthorized)?;
-        let user = gateway.authenticate(origin, Some((&user, &password))).await?;
-        let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
-        *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot });
+        let credentials = Credentials { client_id: "", user: user.as_deref(), password: &password };
+        let Identity { user, claims, until, .. } = gateway.authenticate(origin, credentials).await?;
+        let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
+        *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot, until });
         Ok(admitted)
     }
 }
@@ -92,14 +100,20 @@ impl Gate {
         if let Some(admitted) = self.by_certificate.get() {
             return Ok(Arc::clone(admitted));
         }
-        let user = gateway.authenticate(origin, None).await?;
+        let Identity { user, .. } = gateway.authenticate(origin, Credentials::default()).await?;
         let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
         Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted)))
     }
 }
 
-/// User and password of `Basic base64(user:password)`.
-fn parse(credential: &HeaderValue) -> Option<(String, Vec<u8>)> {
+/// User and password of `Basic base64(user:password)`, or the token of `Bearer token` (RFC 6750), which names its user.
+fn parse(credential: &HeaderValue) -> Option<(Option<String>, Vec<u8>)> {
+    let bytes = credential.as_bytes();
+    if let Some((scheme, token)) = bytes.split_at_checked("bearer ".len())
+        && scheme.eq_ignore_ascii_case(b"bearer ")
+    {
+        return Some((None, token.trim_ascii().to_vec()));
+    }
     let (scheme, encoded) = credential.as_bytes().split_at_checked("basic ".len())?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
@@ -108,7 +122,7 @@ fn parse(credential: &HeaderValue) -> Option<(String, Vec<u8>)> {
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     let password = decoded.split_off(colon + 1);
     decoded.truncate(colon);
-    Some((String::from_utf8(decoded).ok()?, password))
+    Some((Some(String::from_utf8(decoded).ok()?), password))
 }
 
 #[cfg(test)]
@@ -116,12 +130,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_bearer_names_nobody() {
+        let value = HeaderValue::from_static("bearer a.b.c");
+        assert_eq!(parse(&value), Some((None, b"a.b.c".to_vec())));
+    }
+
+    #[test]
     fn a_credential_is_split_at_its_first_colon() {
         let value = |text| HeaderValue::from_static(text);
-        let aladdin = Some(("Aladdin".to_owned(), b"open sesame".to_vec()));
+        let aladdin = Some((Some("Aladdin".to_owned()), b"open sesame".to_vec()));
         assert_eq!(parse(&value("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")), aladdin);
-        assert_eq!(parse(&value("basic YTpiOmM=")), Some(("a".to_owned(), b"b:c".to_vec())));
-        for malformed in ["Basic", "Basic !!!", "Basic YWJj", "Bearer YTpi", ""] {
+        assert_eq!(parse(&value("basic YTpiOmM=")), Some((Some("a".to_owned()), b"b:c".to_vec())));
+        for malformed in ["Basic", "Basic !!!", "Basic YWJj", "Digest YTpi", ""] {
             assert_eq!(parse(&value(malformed)), None, "{malformed}");
         }
     }

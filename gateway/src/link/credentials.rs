@@ -8,6 +8,7 @@ use std::{
 use towline_protocols::link::{CloseCode, Hello, LinkError, Welcome};
 
 use crate::{
+    auth::{Credentials, Identity},
     gateway::{Gateway, Unauthorized},
     request::Origin,
     session::Login,
@@ -18,7 +19,7 @@ use crate::{
 
 /// A client whose credentials were found right, or whose listener asks for none.
 pub(super) struct Proven {
-    pub(super) user: Option<Arc<str>>,
+    pub(super) identity: Identity,
     /// Of a password, so that early data needs no check of it.
     pub(super) login: Option<Login>,
     token: Token,
@@ -51,20 +52,24 @@ pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> 
         gateway.metrics.logins.with_label_values(&[&*origin.listener, "refused"]).inc();
         return Err(LinkError::new(CloseCode::Unauthorized, TOKEN_REFUSED));
     }
-    let credentials = (!hello.user.is_empty()).then_some((&*hello.user, hello.password.as_bytes()));
-    let user = gateway.authenticate(origin, credentials).await;
-    let user =
-        user.map_err(|error: Unauthorized| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
-    let by_password = user.is_some() && asks_for_password(&snapshot, origin);
+    let user = Some(&*hello.user).filter(|user| !user.is_empty());
+    let credentials = Credentials { client_id: &hello.client_id, user, password: hello.password.as_bytes() };
+    let identity = gateway.authenticate(origin, credentials).await;
+    let identity =
+        identity.map_err(|error: Unauthorized| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
+    let by_password = identity.is_by_password;
     let login = by_password.then(|| Login::of(hello, &snapshot));
     let token = if by_password { Token::Due } else { Token::None };
-    Ok(Proven { user, login, token, snapshot })
+    Ok(Proven { identity, login, token, snapshot })
 }
 
 /// The client, if nothing costly has to be checked for that: passwords are not checked for what may be a repeat.
 pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Proven> {
     let snapshot = gateway.snapshot.load_full();
-    let proven = |user, token| Some(Proven { user, login: None, token, snapshot: Arc::clone(&snapshot) });
+    let proven = |user: Option<Arc<str>>, token| {
+        let identity = user.map(Identity::of_user).unwrap_or_default();
+        Some(Proven { identity, login: None, token, snapshot: Arc::clone(&snapshot) })
+    };
     match snapshot.listener(&origin.listener)?.settings.authentication {
         Authentication::None => proven(None, Token::None),
         // The ticket vouches for the certificate that was shown when the TLS session began.
@@ -80,14 +85,15 @@ pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -
 impl Proven {
     /// Where the client's HELLO came from, with who the client is.
     pub(super) fn origin(&self, origin: &Origin, hello: &Hello) -> Origin {
-        Origin { client_id: Some(hello.client_id.as_str().into()), user: self.user.clone(), ..origin.clone() }
+        let Identity { user, claims, .. } = self.identity.clone();
+        Origin { client_id: Some(hello.client_id.as_str().into()), user, claims, ..origin.clone() }
     }
 
     /// Gives the client a token for the next time, if one is due.
     pub(super) fn give_token(&self, gateway: &Gateway, hello: &Hello, welcome: &mut Welcome) {
         let snapshot = gateway.snapshot();
         let tokens = snapshot.tokens();
-        let life = match (&self.token, self.user.as_deref()) {
+        let life = match (&self.token, self.identity.user.as_deref()) {
             (Token::Kept(left), _) => *left,
             (Token::Due, Some(user)) => {
                 let token = tokens.issue(hello, user, &self.snapshot.users, SystemTime::now());
@@ -111,7 +117,7 @@ fn by_token(snapshot: &Arc<Snapshot>, origin: &Origin, hello: &Hello) -> Option<
     let opened = snapshot.tokens().open(hello, &snapshot.users, SystemTime::now());
     let Bearer { user, left, is_due } = opened.ok()?;
     let token = if is_due { Token::Due } else { Token::Kept(left) };
-    Some(Proven { user: Some(user), login: None, token, snapshot: Arc::clone(snapshot) })
+    Some(Proven { identity: Identity::of_user(user), login: None, token, snapshot: Arc::clone(snapshot) })
 }
 
 fn asks_for_password(snapshot: &Snapshot, origin: &Origin) -> bool {

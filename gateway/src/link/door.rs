@@ -17,6 +17,7 @@ use towline_protocols::{
 
 use super::{answer, asked::Asked, credentials, head};
 use crate::{
+    auth::Identity,
     gateway::Gateway,
     request::{Body, Origin},
     session::{
@@ -31,6 +32,8 @@ pub(super) struct Door {
     pub(super) gateway: Arc<Gateway>,
     /// With client id and user.
     pub(super) origin: Arc<Origin>,
+    /// When the client has to have proved itself anew, on another connection.
+    pub(super) expires: Option<Instant>,
     pub(super) lease: Lease,
     headers: Option<Arc<SessionHeaders>>,
     /// HELLO named this session, or none. Otherwise its client may have given the requests that come before it has
@@ -71,10 +74,10 @@ pub(super) async fn login(
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
     let asked = Asked::of(&gateway, &proven.origin(origin, hello), &hello.topics);
     let opened = match asked.is_permitted() {
-        true => gateway.sessions.open(hello, proven.user.clone()),
+        true => gateway.sessions.open(hello, proven.identity.user.clone()),
         false => {
             let hello = Hello { topics: asked.permitted.clone(), ..hello.clone() };
-            gateway.sessions.open(&hello, proven.user.clone())
+            gateway.sessions.open(&hello, proven.identity.user.clone())
         }
     };
     let opened = opened.map_err(|error| refused_hello(&gateway, error))?;
@@ -87,7 +90,7 @@ pub(super) async fn login(
     let mut welcome =
         Welcome { seq_min, partial, session_headers_kept_s, ..welcome(resumed, session_id, unknown) };
     proven.give_token(&gateway, hello, &mut welcome);
-    let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
+    let door = Door::new(gateway, origin, lease, headers, proven.identity, Handshake::complete());
     // Whoever has no session yet can have sent to none.
     let door = Door { names_session: resumed || hello.session_id == 0, ..door };
     welcome.push_line = door.lease.session().push_line();
@@ -116,7 +119,7 @@ pub(super) struct Visit {
 pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> Option<Visit> {
     check_session_headers(gateway, hello).ok()?;
     let proven = credentials::prove_cheaply(gateway, origin, hello)?;
-    let visited = gateway.sessions.visit(hello, proven.user.clone())?;
+    let visited = gateway.sessions.visit(hello, proven.identity.user.clone())?;
     let (holds, handshake) = Handshake::pending();
     count_known(gateway, hello);
     let Visited { lease, session_id, seq_min, unknown, awaited, headers, headers_kept } = visited;
@@ -124,7 +127,7 @@ pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> O
     let welcome = welcome(true, session_id, unknown);
     let mut welcome = Welcome { seq_min, session_headers_kept_s, visiting: true, ..welcome };
     proven.give_token(gateway, hello, &mut welcome);
-    let door = Door::new(Arc::clone(gateway), origin, lease, headers, proven.user, handshake);
+    let door = Door::new(Arc::clone(gateway), origin, lease, headers, proven.identity, handshake);
     welcome.push_line = door.lease.session().push_line();
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
@@ -151,7 +154,7 @@ pub(super) async fn call_in(
 ) -> Result<Call, LinkError> {
     check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
-    let visit = gateway.sessions.visit_short(hello, proven.user.clone());
+    let visit = gateway.sessions.visit_short(hello, proven.identity.user.clone());
     let visit = visit.map_err(|error| refused_hello(&gateway, error))?;
     count_known(&gateway, hello);
     let ShortVisit { lease, session_id, seq_min, resumed, attached, refused, .. } = visit;
@@ -162,7 +165,7 @@ pub(super) async fn call_in(
     let mut welcome = Welcome { seq_min, session_headers_kept_s, ..told };
     proven.give_token(&gateway, hello, &mut welcome);
     welcome.push_line = lease.session().push_line();
-    let door = Door::new(gateway, origin, lease, headers, proven.user, Handshake::complete());
+    let door = Door::new(gateway, origin, lease, headers, proven.identity, Handshake::complete());
     let door = Door { names_session: resumed, ..door };
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     Ok(Call { admission: Admission { door, welcome, attached, refused, subscriptions }, pushes })
@@ -197,12 +200,14 @@ impl Door {
         origin: &Origin,
         lease: Lease,
         headers: Option<Arc<SessionHeaders>>,
-        user: Option<Arc<str>>,
+        identity: Identity,
         holds: Handshake,
     ) -> Self {
         let client_id = Some(Arc::clone(lease.session().client_id()));
-        let origin = Arc::new(Origin { client_id, user, ..origin.clone() });
-        Self { gateway, origin, lease, headers, names_session: true, holds }
+        let Identity { user, claims, until, .. } = identity;
+        let origin = Arc::new(Origin { client_id, user, claims, ..origin.clone() });
+        let expires = until.map(super::ends_at);
+        Self { gateway, origin, expires, lease, headers, names_session: true, holds }
     }
 
     /// A visitor becomes the holder of its session, with those of HELLO's subscriptions that the client may have.

@@ -318,6 +318,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let rule = "HELLO must come within first_message_timeout";
             return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
         }
+        if self.expires().is_some_and(|expires| expires <= now) {
+            let text = "what proved who the client is has expired";
+            return Err(LinkError::new(CloseCode::Unauthorized, text).into());
+        }
         let is_quiet = self.quiet_at.take_if(|at| *at <= now).is_some();
         if is_quiet {
             self.out = BytesMut::from(&self.out[..]);
@@ -369,8 +373,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn next_timeout(&mut self) -> Instant {
         let hello = self.hello_due();
         let machine = self.binding.control().poll_timeout();
-        let due = [hello, machine, self.quiet_at].into_iter().flatten().min();
+        let due = [hello, machine, self.quiet_at, self.expires()].into_iter().flatten().min();
         due.unwrap_or_else(|| super::now() + NOTHING_DUE)
+    }
+
+    /// When the client has to have proved itself anew.
+    fn expires(&self) -> Option<Instant> {
+        self.attendance.as_ref()?.door.expires
     }
 
     /// HELLO must have come by then.

@@ -29,7 +29,7 @@ mod short;
 use std::{
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -125,6 +125,17 @@ async fn begin_quic(
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+/// When a connection has to end, of a time on the wall.
+fn ends_at(until: SystemTime) -> Instant {
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    let now = now();
+    // What is beyond the clock is for ever, as far as connections go.
+    now.checked_add(left).unwrap_or_else(|| now + FOR_EVER)
+}
+
+/// A hundred years.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long a client may take to hear the last words.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);

@@ -60,9 +60,9 @@ impl Parked {
         self.stream.as_fd()
     }
 
-    /// When the client's promise of a beat is broken.
+    /// When the client's promise of a beat is broken, or it has to prove itself anew.
     pub fn deadline(&self) -> Option<Instant> {
-        self.machine.poll_timeout().map(Instant::from)
+        self.machine.poll_timeout().into_iter().chain(self.door.expires).min().map(Instant::from)
     }
 
     /// Makes `waker` the one that the session wakes; false when it has something for the client already.

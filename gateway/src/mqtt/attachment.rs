@@ -1,11 +1,17 @@
 //! A client's connection in its session, and how the two part.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use towline_protocols::mqtt::Version;
 
 use super::client::Client;
 use crate::{gateway::Gateway, request::Origin};
+
+/// A hundred years.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A client's connection in its session. To drop it without [`Attachment::detach`] is the loss of the client,
 /// unless the gateway itself goes.
@@ -27,6 +33,14 @@ pub(super) struct Admitted {
     pub(super) origin: Arc<Origin>,
     /// What the client is told stands on a change that has to be durable first.
     pub(super) waits: bool,
+}
+
+/// When a connection has to end, of a time on the wall.
+pub(super) fn ends_at(until: SystemTime) -> Instant {
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    let now = super::now();
+    // What is beyond the clock is for ever, as far as connections go.
+    now.checked_add(left).unwrap_or_else(|| now + FOR_EVER)
 }
 
 /// Why a connection's client is no longer there.

@@ -10,12 +10,12 @@ use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use towline_protocols::mqtt::{
-    Connect, Limits, ReasonCode, Text,
+    Connect, Limits, ReasonCode, Secret, Text,
     session::{Connection, Settings},
 };
 
 use super::{
-    attachment::{Admitted, Attachment, Parting},
+    attachment::{Admitted, Attachment, Parting, ends_at},
     client::{Client, Common, Inner, Will},
     departures::Departures,
     kept::Keeper,
@@ -23,6 +23,7 @@ use super::{
     retained::Retained,
 };
 use crate::{
+    auth::Identity,
     gateway::Gateway,
     hub::{Hub, Mailbox},
     metrics::Metrics,
@@ -129,7 +130,8 @@ impl Broker {
         gateway: &Arc<Gateway>,
         connect: &Connect,
         origin: &Origin,
-        user: Option<Arc<str>>,
+        identity: Identity,
+        proof: Option<Secret>,
         settings: &Arc<Settings>,
     ) -> Result<Admitted, ReasonCode> {
         let assigned = connect.client_id.is_empty().then(assigned_id).transpose()?;
@@ -138,13 +140,16 @@ impl Broker {
             // One copy of the id, however often its client comes.
             id = held.id.clone();
         }
-        let origin = &Arc::new(Origin { user: user.clone(), client_id: Some(id.clone()), ..origin.clone() });
+        let Identity { user, claims, until, .. } = identity;
+        let (client_id, named) = (Some(id.clone()), origin.clone());
+        let origin = &Arc::new(Origin { user: user.clone(), client_id, claims, ..named });
         let is_full = self.clients.len() >= gateway.snapshot().settings.mqtt.sessions_max;
         let seated = |client: &Arc<Client>, is_present| {
             self.seat(
                 client,
                 connect,
-                Connection::accept(connect, is_present, assigned, settings, super::now()),
+                Connection::accept(connect, is_present, assigned, proof, settings, super::now()),
+                until.map(ends_at),
                 origin,
             )
         };
@@ -196,6 +201,7 @@ impl Broker {
         client: &Arc<Client>,
         connect: &Connect,
         connection: Connection,
+        expires: Option<Instant>,
         origin: &Arc<Origin>,
     ) -> Seat {
         let mut inner = client.lock();
@@ -208,6 +214,7 @@ impl Broker {
         inner.will = will(connect, &client.id, origin);
         inner.epoch = inner.epoch.wrapping_add(1);
         inner.connection = Some(connection);
+        inner.expires = expires;
         client.tell(What::Connected);
         Seat { epoch: inner.epoch, orphaned, waits }
     }

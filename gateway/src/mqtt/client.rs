@@ -62,6 +62,8 @@ pub(super) struct Inner {
     pub(super) departure: Option<Instant>,
     /// When its session ends.
     pub(super) ends: Option<Instant>,
+    /// When the present connection's client has to have proved itself anew.
+    pub(super) expires: Option<Instant>,
     /// Set when the server wants the present connection to end.
     pub(super) closing: Option<&'static Closing>,
     /// Of the present connection's driver.
@@ -116,6 +118,7 @@ impl Client {
             will: None,
             departure: None,
             ends: None,
+            expires: None,
             closing: None,
             waker: None,
         };
@@ -262,7 +265,8 @@ impl Inner {
 
     /// When the connection of `epoch` is to be looked at next.
     pub(super) fn deadline(&self, epoch: u32) -> Option<Instant> {
-        self.connection.as_ref().filter(|_| self.epoch == epoch)?.poll_timeout()
+        let connection = self.connection.as_ref().filter(|_| self.epoch == epoch)?;
+        connection.poll_timeout().into_iter().chain(self.expires).min()
     }
 
     /// Gives the memory of a session without messages back.

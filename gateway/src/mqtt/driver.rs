@@ -3,6 +3,7 @@
 mod answer;
 mod ending;
 mod pace;
+mod reauth;
 
 use std::{
     future::{Future, poll_fn},
@@ -26,6 +27,7 @@ use super::{
     attachment::{Attachment, Parting},
     client::Closing,
     departures,
+    enhanced::Exchange,
     inbox::{Inbox, Incoming},
     io::{self, Output},
     message, publish,
@@ -46,6 +48,9 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 const TAKEN_OVER: Closing =
     Closing { reason: ReasonCode::SessionTakenOver, text: "another connection took the session over" };
 
+const EXPIRED: Closing =
+    Closing { reason: ReasonCode::MaximumConnectTime, text: "what proved who the client is has expired" };
+
 /// Drives one connection.
 pub(super) struct Driver<S> {
     attachment: Attachment,
@@ -57,6 +62,8 @@ pub(super) struct Driver<S> {
     output: Output,
     inbox: Inbox,
     receipts: Receipts,
+    /// Under way while the client proves itself anew.
+    exchange: Option<Box<Exchange>>,
     /// Set while the client has a keep-alive, or the connection may park.
     timer: Option<Pin<Box<Sleep>>>,
     /// When something last came or went.
@@ -118,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             output: Output::default(),
             inbox: Inbox::default(),
             receipts: Receipts::default(),
+            exchange: None,
             timer: timer.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
             active_at,
             park_after,
@@ -240,6 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let reasons = subscribe::unsubscribe(&self.attachment, &unsubscribe);
                 self.answer_durably(Receipt::Unsubscribed(unsubscribe.packet_id, reasons))
             }
+            Event::Authenticate { is_new, data } => self.authenticate_again(is_new, data),
             Event::Disconnect { with_will } => Err(End::Left { with_will }),
         }
     }
@@ -347,7 +356,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Pending
     }
 
-    /// Says when the client will have been silent for too long.
+    /// Says when the client will have been silent for too long, or has to have proved itself anew.
     fn check_silence(&self, now: Instant) -> Result<Option<Instant>, End> {
         let mut inner = self.attachment.client.lock();
         let Some((connection, _)) = inner.current(self.attachment.epoch) else { return Ok(None) };
@@ -355,7 +364,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             connection.touch(now);
         }
         connection.handle_timeout(now).map_err(End::Broken)?;
-        Ok(connection.poll_timeout())
+        if inner.expires.is_some_and(|expires| expires <= now) {
+            return Err(End::Closed(EXPIRED));
+        }
+        Ok(inner.deadline(self.attachment.epoch))
     }
 
     /// Whether nothing is buffered here and nothing is under way. What the session has for the client is asked

@@ -5,17 +5,23 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use towline_protocols::mqtt::{
-    Connect, MqttError, ReasonCode, Text, Version,
-    session::{Greeting, Settings},
+    Binary, Connect, MqttError, ReasonCode, Secret, Text, Version,
+    session::{Answer, Greeting, Settings},
 };
 
 use super::{
     attachment::{Admitted, Attachment, Parting},
     departures,
     driver::Driver,
+    enhanced::{Exchange, Step},
     io, subscribe,
 };
-use crate::{early, gateway::Gateway, request::Origin};
+use crate::{
+    auth::{Credentials, Identity},
+    early,
+    gateway::Gateway,
+    request::Origin,
+};
 
 /// How often, and how long after each other, it is looked whether a client's older connection has ended.
 const LEAVE_LOOKS_MAX: u32 = 10;
@@ -37,7 +43,8 @@ where
     departures::ensure_watched(&gateway);
     let settings = gateway.mqtt.settings(&gateway);
     let mut input = BytesMut::from(first_bytes);
-    let connect = match read_connect(&mut stream, &mut input, &settings).await? {
+    let greeting = Greeting::new(&settings, super::now());
+    let connect = match read_connect(&greeting, &mut stream, &mut input, &settings).await? {
         Ok(connect) => connect,
         Err((error, version)) => {
             tracing::debug!(peer = %origin.peer, %error, "MQTT client refused");
@@ -49,7 +56,14 @@ where
         tracing::debug!(peer = %origin.peer, %why, "MQTT client gone");
         return None;
     }
-    match admit(&gateway, &origin, &connect, &settings).await {
+    let mut arrival = Arrival { gateway: &gateway, origin: &origin, stream, input, greeting, settings: &settings };
+    let proven = arrival.prove(&connect).await?;
+    let Arrival { mut stream, input, .. } = arrival;
+    let admitted = match proven {
+        Ok((identity, proof)) => admit(&gateway, &origin, &connect, identity, proof, &settings).await,
+        Err(reason) => Err(reason),
+    };
+    match admitted {
         Ok((attachment, origin)) => {
             Some(Driver::new(attachment, origin, settings, stream, input, park_after))
         }
@@ -66,11 +80,11 @@ where
 
 /// `None` when the peer went away. An error comes with the version that can be told of it, if the client speaks one.
 async fn read_connect<S: AsyncRead + Unpin>(
+    greeting: &Greeting,
     stream: &mut S,
     input: &mut BytesMut,
     settings: &Settings,
 ) -> Option<Result<Box<Connect>, (MqttError, Option<Version>)>> {
-    let greeting = Greeting::new(settings, super::now());
     loop {
         let version = Greeting::version(input, settings);
         match greeting.handle_bytes(input, settings) {
@@ -91,25 +105,131 @@ async fn read_connect<S: AsyncRead + Unpin>(
     }
 }
 
+/// A client that has not proved who it is.
+struct Arrival<'a, S> {
+    gateway: &'a Arc<Gateway>,
+    origin: &'a Origin,
+    stream: S,
+    input: BytesMut,
+    greeting: Greeting,
+    settings: &'a Settings,
+}
+
+/// Who the client is, and the last word of extended authentication.
+type Proven = (Identity, Option<Secret>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
+    /// `None` when the client went away.
+    async fn prove(&mut self, connect: &Connect) -> Option<Result<Proven, ReasonCode>> {
+        if self.gateway.drain.is_draining() {
+            let reference = departures::server_reference(self.gateway);
+            let can_go = connect.version == Version::V5 && reference.is_some();
+            return Some(Err(if can_go { ReasonCode::UseAnotherServer } else { ReasonCode::ServerUnavailable }));
+        }
+        match &connect.properties.authentication_method {
+            Some(method) => self.exchange(connect, method).await,
+            None => Some(check_password(self.gateway, self.origin, connect).await),
+        }
+    }
+
+    /// Extended authentication, within the time that CONNECT has.
+    async fn exchange(&mut self, connect: &Connect, method: &Text) -> Option<Result<Proven, ReasonCode>> {
+        let mut exchange = match Exchange::begin(self.gateway, self.origin, method.as_str()) {
+            Ok(exchange) => exchange,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let mut data = connect.properties.authentication_data.clone();
+        if let Exchange::Token = exchange {
+            let password = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
+            let client_id = connect.client_id.as_str();
+            let credentials = Credentials { client_id, user: None, password };
+            let identity = self.gateway.authenticate(self.origin, credentials).await;
+            let refused = |_| ReasonCode::NotAuthorized;
+            return Some(identity.map(|identity| (identity, None)).map_err(refused));
+        }
+        loop {
+            let said = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
+            match exchange.step(self.gateway, self.origin, said) {
+                Err(reason) => return Some(Err(reason)),
+                Ok(Step::Done(identity, proof)) => return Some(Ok((identity, proof.and_then(secret)))),
+                Ok(Step::Continue(challenge)) => {
+                    data = match self.challenge(method, challenge).await? {
+                        Ok(data) => data,
+                        Err(reason) => return Some(Err(reason)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a challenge and waits for what the client says to it.
+    async fn challenge(
+        &mut self,
+        method: &Text,
+        challenge: Vec<u8>,
+    ) -> Option<Result<Option<Secret>, ReasonCode>> {
+        let mut out = BytesMut::new();
+        Greeting::challenge(method.clone(), secret(challenge)?, &mut out);
+        let deadline = self.greeting.poll_timeout().into();
+        let written = async {
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await
+        };
+        tokio::time::timeout_at(deadline, written).await.ok()?.ok()?;
+        loop {
+            match self.greeting.handle_answer(method, &mut self.input, self.settings) {
+                Ok(Some(Answer::Data(data))) => return Some(Ok(data)),
+                Ok(Some(Answer::Left)) => return None,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(peer = %self.origin.peer, %error, "MQTT client refused");
+                    return Some(Err(error.reason));
+                }
+            }
+            let read = poll_fn(|cx| io::poll_read(&mut self.stream, cx, &mut self.input));
+            match tokio::time::timeout_at(deadline, read).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) => return None,
+                Err(_late) => return Some(Err(ReasonCode::NotAuthorized)),
+            }
+        }
+    }
+}
+
+/// Apart from the arrival, which others cannot look at while it waits.
+async fn check_password(
+    gateway: &Gateway,
+    origin: &Origin,
+    connect: &Connect,
+) -> Result<Proven, ReasonCode> {
+    let credentials = Credentials {
+        client_id: connect.client_id.as_str(),
+        user: connect.user_name.as_ref().map(Text::as_str),
+        password: connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default(),
+    };
+    let identity = gateway.authenticate(origin, credentials).await;
+    identity.map(|identity| (identity, None)).map_err(|_| match connect.version {
+        Version::V5 => ReasonCode::BadUserNameOrPassword,
+        // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
+        _ => ReasonCode::NotAuthorized,
+    })
+}
+
+/// What a method says is far below the length that a packet can carry.
+fn secret(data: Vec<u8>) -> Option<Secret> {
+    Binary::new(data).ok().map(Secret)
+}
+
 async fn admit(
     gateway: &Arc<Gateway>,
     origin: &Origin,
     connect: &Connect,
+    identity: Identity,
+    proof: Option<Secret>,
     settings: &Arc<Settings>,
 ) -> Result<(Attachment, Arc<Origin>), ReasonCode> {
-    if gateway.drain.is_draining() {
-        let can_go = connect.version == Version::V5 && departures::server_reference(gateway).is_some();
-        return Err(if can_go { ReasonCode::UseAnotherServer } else { ReasonCode::ServerUnavailable });
-    }
-    let password = connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default();
-    let credentials = connect.user_name.as_ref().map(|user| (user.as_str(), password));
-    let user = gateway.authenticate(origin, credentials).await.map_err(|_| match connect.version {
-        Version::V5 => ReasonCode::BadUserNameOrPassword,
-        // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
-        _ => ReasonCode::NotAuthorized,
-    })?;
     let_leave(gateway, connect.client_id.as_str()).await;
-    let admitted = gateway.mqtt.attach(gateway, connect, origin, user, settings)?;
+    let admitted = gateway.mqtt.attach(gateway, connect, origin, identity, proof, settings)?;
     let Admitted { mut attachment, origin, waits } = admitted;
     if waits && let Err(error) = gateway.store.barrier().await {
         tracing::warn!(client_id = %attachment.client.id, %error, "an MQTT session could not be stored");

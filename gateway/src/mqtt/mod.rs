@@ -15,6 +15,7 @@ mod broker;
 mod client;
 mod departures;
 mod driver;
+mod enhanced;
 mod greet;
 mod inbox;
 mod io;

@@ -7,3 +7,5 @@
 mod mqtt_support;
 
 mod acl;
+mod scram;
+mod tokens;

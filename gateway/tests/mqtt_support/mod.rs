@@ -81,9 +81,14 @@ impl Client {
         self.version = version;
     }
 
-    pub async fn greet(&mut self, connect: Connect) -> Connack {
+    /// Sends a CONNECT, whatever the answer will be.
+    pub async fn begin(&mut self, connect: Connect) {
         self.version = connect.version;
         self.send(Packet::Connect(Box::new(connect))).await;
+    }
+
+    pub async fn greet(&mut self, connect: Connect) -> Connack {
+        self.begin(connect).await;
         match self.receive().await {
             Some(Packet::Connack(connack)) => *connack,
             other => panic!("{other:?} instead of CONNACK"),

@@ -1,6 +1,7 @@
 //! The sections of the file: each key with its default and range, then what must hold between keys.
 
 mod access;
+mod auth;
 mod bounds;
 mod delivery;
 mod listeners;
@@ -17,7 +18,7 @@ use self::{
     routes::{backends, routes},
 };
 use super::{reader::Table, units::show_duration};
-use crate::{auth::Users, control::telemetry, settings::*};
+use crate::{control::telemetry, settings::*};
 
 /// The whole file.
 pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
@@ -28,7 +29,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         root.duration("drain_timeout", default.drain_timeout, Duration::ZERO..=seconds(86_400));
     let tls = tls::tls(root.table("tls"));
     let admin = admin(root.table("admin"));
-    let auth = auth(root.table("auth"));
+    let auth = auth::auth(root.table("auth"));
     let backends = backends(root);
     let session = section::session(root.table("session"));
     let limits = section::limits(root.table("limits"));
@@ -88,24 +89,6 @@ fn drain_endpoints(root: &mut Table<'_, '_>) -> Vec<String> {
         }
     }
     endpoints
-}
-
-fn auth(mut table: Table<'_, '_>) -> Auth {
-    let password_file = table.optional_path("password_file");
-    if let Some(path) = &password_file {
-        match std::fs::read_to_string(path) {
-            Err(error) => {
-                table.mistake("password_file", format_args!("{} cannot be read: {error}", path.display()))
-            }
-            Ok(text) => {
-                if let Err(error) = Users::parse(&text) {
-                    table.mistake("password_file", format_args!("{}:{error}", path.display()));
-                }
-            }
-        }
-    }
-    table.finish();
-    Auth { password_file }
 }
 
 fn admin(mut table: Table<'_, '_>) -> Admin {

@@ -12,8 +12,8 @@ use super::{
     store::{Awaits, Outgoing},
 };
 use crate::mqtt::{
-    Ack, Connack, ConnackProperties, Connect, Disconnect, MqttError, Packet, PacketId, PacketKind, Publish,
-    PublishHead, QoS, ReasonCode, Suback, SubackProperties, Subscribe, Text, Unsuback, Unsubscribe, Version,
+    Ack, Auth, AuthProperties, Connack, ConnackProperties, Connect, Disconnect, MqttError, Packet, PacketId, PacketKind, Publish,
+    PublishHead, QoS, ReasonCode, Secret, Suback, SubackProperties, Subscribe, Text, Unsuback, Unsubscribe, Version,
     decode, encode, topic,
 };
 
@@ -43,6 +43,8 @@ pub struct Connection {
     aliases: Option<Box<Aliases>>,
     aliases_out_max: u16,
     dropped: u32,
+    /// Of extended authentication, if the client came by it. Boxed: few do.
+    method: Option<Box<Text>>,
     /// After the server's last word nothing follows.
     is_closed: bool,
 }
@@ -72,6 +74,14 @@ pub enum Event {
     Subscribe(Subscribe),
     /// Answer with [`Connection::unsuback`].
     Unsubscribe(Unsubscribe),
+    /// Extended authentication begins anew or goes on (4.12.1). Answer with [`Connection::authenticate`], or end the
+    /// connection.
+    Authenticate {
+        /// It begins.
+        is_new: bool,
+        /// What the method has to say.
+        data: Option<Secret>,
+    },
     /// It leaves, with or without its will.
     Disconnect {
         /// Whether the will is to be published.
@@ -81,11 +91,12 @@ pub enum Event {
 
 impl Connection {
     /// Accepts a client: CONNACK is the first thing to transmit. `assigned_id` is the identifier that the
-    /// server chose for a client without one.
+    /// server chose for a client without one, `proof` its last word in extended authentication.
     pub fn accept(
         connect: &Connect,
         session_present: bool,
         assigned_id: Option<Text>,
+        proof: Option<Secret>,
         settings: &Settings,
         now: Instant,
     ) -> Self {
@@ -107,6 +118,7 @@ impl Connection {
             aliases: None,
             aliases_out_max: asked.topic_alias_maximum.unwrap_or(0).min(settings.topic_alias_max),
             dropped: 0,
+            method: asked.authentication_method.clone().map(Box::new),
             is_closed: false,
         };
         connection.touch(now);
@@ -114,6 +126,9 @@ impl Connection {
         if connect.version == Version::V5 {
             properties = connack_properties(connect, keep_alive, connection.expiry, settings);
             properties.assigned_client_id = assigned_id;
+            // MQTT-4.12.0-5
+            properties.authentication_method = asked.authentication_method.clone();
+            properties.authentication_data = proof;
         }
         // MQTT 3.1 has no session present flag.
         let session_present = session_present && connect.version != Version::V31;
@@ -194,11 +209,7 @@ impl Connection {
             Packet::Connect(_) => {
                 return Err(MqttError::protocol("MQTT-3.1.0-2: a second CONNECT on one connection"));
             }
-            Packet::Auth(_) => {
-                return Err(MqttError::protocol(
-                    "MQTT-4.12.0-6: AUTH without an authentication method in CONNECT",
-                ));
-            }
+            Packet::Auth(auth) => return self.handle_auth(auth).map(Some),
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 return Err(MqttError::protocol("2.1.2: a packet that only servers send"));
             }
@@ -268,6 +279,21 @@ impl Connection {
             properties: SubackProperties::default(),
             reasons,
         }));
+    }
+
+    /// Goes on with extended authentication, or says that it is complete.
+    pub fn authenticate(&mut self, reason: ReasonCode, data: Option<Secret>) {
+        let properties = AuthProperties {
+            authentication_method: self.method.as_deref().cloned(),
+            authentication_data: data,
+            ..Default::default()
+        };
+        self.control(&Packet::Auth(Auth { reason, properties }));
+    }
+
+    /// The method of extended authentication that the client came by.
+    pub fn method(&self) -> Option<&Text> {
+        self.method.as_deref()
     }
 
     /// The server ends the connection: what is still to be transmitted ends with DISCONNECT, where the
@@ -519,6 +545,26 @@ impl Connection {
             session.complete(id);
             self.outstanding = self.outstanding.saturating_sub(1);
         }
+    }
+
+    fn handle_auth(&self, auth: Auth) -> Result<Event, MqttError> {
+        let Some(method) = &self.method else {
+            return Err(MqttError::protocol(
+                "MQTT-4.12.0-6: AUTH without an authentication method in CONNECT",
+            ));
+        };
+        if auth.properties.authentication_method.as_ref() != Some(&**method) {
+            return Err(MqttError::new(
+                ReasonCode::BadAuthenticationMethod,
+                "MQTT-4.12.1-1: AUTH names another method than CONNECT",
+            ));
+        }
+        let is_new = match auth.reason {
+            ReasonCode::ReAuthenticate => true,
+            ReasonCode::ContinueAuthentication => false,
+            _ => return Err(MqttError::protocol("3.15.2.1: a client sends AUTH with reason 0x18 or 0x19")),
+        };
+        Ok(Event::Authenticate { is_new, data: auth.properties.authentication_data })
     }
 
     fn handle_disconnect(

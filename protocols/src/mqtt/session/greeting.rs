@@ -6,14 +6,25 @@ use bytes::BytesMut;
 
 use super::Settings;
 use crate::mqtt::{
-    Connack, ConnackProperties, Connect, FixedHeader, MqttError, Packet, PacketKind, ReasonCode, Text,
-    Version, decode, encode,
+    Auth, AuthProperties, Connack, ConnackProperties, Connect, FixedHeader, MqttError, Packet, PacketKind,
+    ReasonCode, Secret, Text, Version, decode, encode,
 };
 
 /// What CONNACK takes of MQTT 5 without what may be left out.
 const CONNACK_BYTES: u32 = 16;
 /// The same with an identifier of the server's choice.
 const CONNACK_WITH_ID_BYTES: u32 = 64;
+/// What extended authentication adds, to AUTH too: a method's name, and what it has to say.
+const PROOF_BYTES: u32 = 512;
+
+/// What a client says to a challenge.
+#[derive(Debug)]
+pub enum Answer {
+    /// Its authentication data.
+    Data(Option<Secret>),
+    /// It gives up.
+    Left,
+}
 
 /// A connection whose first packet has not come yet.
 #[derive(Debug)]
@@ -62,15 +73,47 @@ impl Greeting {
         let Some(Packet::Connect(connect)) = decode(input, Version::V311, &settings.limits)? else {
             return Ok(None);
         };
-        if connect.properties.authentication_method.is_some() {
-            return Err(MqttError::new(
-                ReasonCode::BadAuthenticationMethod,
-                "MQTT-4.12.0-1: extended authentication is not supported",
-            ));
-        }
         check_client_id(&connect)?;
         check_packet_bytes_max(&connect)?;
         Ok(Some(connect))
+    }
+
+    /// Extended authentication goes on: AUTH with what the client is to answer (4.12).
+    pub fn challenge(method: Text, data: Secret, out: &mut BytesMut) {
+        let properties = AuthProperties {
+            authentication_method: Some(method),
+            authentication_data: Some(data),
+            ..Default::default()
+        };
+        let auth = Auth { reason: ReasonCode::ContinueAuthentication, properties };
+        // Before CONNECT is accepted the client's Maximum Packet Size is not asked for.
+        let _ = encode(&Packet::Auth(auth), Version::V5, out);
+    }
+
+    /// Takes the client's answer off the input, once it is whole.
+    pub fn handle_answer(
+        &self,
+        method: &Text,
+        input: &mut BytesMut,
+        settings: &Settings,
+    ) -> Result<Option<Answer>, MqttError> {
+        match decode(input, Version::V5, &settings.limits)? {
+            None => Ok(None),
+            Some(Packet::Auth(auth)) if auth.reason != ReasonCode::ContinueAuthentication => {
+                Err(MqttError::protocol("3.15.2.1: before CONNACK a client sends AUTH with reason 0x18"))
+            }
+            Some(Packet::Auth(auth)) if auth.properties.authentication_method.as_ref() != Some(method) => {
+                Err(MqttError::new(
+                    ReasonCode::BadAuthenticationMethod,
+                    "MQTT-4.12.0-5: AUTH names another method than CONNECT",
+                ))
+            }
+            Some(Packet::Auth(auth)) => Ok(Some(Answer::Data(auth.properties.authentication_data))),
+            Some(Packet::Disconnect(_)) => Ok(Some(Answer::Left)),
+            Some(_) => Err(MqttError::protocol(
+                "MQTT-3.1.2-30: before CONNACK a client sends AUTH or DISCONNECT and nothing else",
+            )),
+        }
     }
 
     /// The CONNACK that refuses a client. `version` is that of its CONNECT; a client whose CONNECT did not
@@ -122,7 +165,9 @@ fn check_client_id(connect: &Connect) -> Result<(), MqttError> {
 
 /// A client that does not even take CONNACK would wait for it for ever.
 fn check_packet_bytes_max(connect: &Connect) -> Result<(), MqttError> {
-    let needed = if connect.client_id.is_empty() { CONNACK_WITH_ID_BYTES } else { CONNACK_BYTES };
+    let named = if connect.client_id.is_empty() { CONNACK_WITH_ID_BYTES } else { CONNACK_BYTES };
+    let proves = connect.properties.authentication_method.is_some();
+    let needed = if proves { named + PROOF_BYTES } else { named };
     match connect.properties.packet_bytes_max {
         Some(max) if max.get() < needed => Err(MqttError::new(
             ReasonCode::PacketTooLarge,

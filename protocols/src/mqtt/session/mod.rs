@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 pub use self::{
     connection::{Connection, Event},
-    greeting::Greeting,
+    greeting::{Answer, Greeting},
     store::{Bound, Phase, Push, Session, Terms},
 };
 use super::{Limits, PacketId};

@@ -84,7 +84,7 @@ fn connect(version: Version) -> Connect {
 impl Pair {
     fn new(connect: &Connect, settings: Settings) -> (Self, Connack) {
         let now = start();
-        let connection = Connection::accept(connect, false, None, &settings, now);
+        let connection = Connection::accept(connect, false, None, None, &settings, now);
         let mut pair = Self { settings, session: Session::new(), connection, version: connect.version, now };
         let Some(Packet::Connack(connack)) = pair.receive().pop() else { panic!("no CONNACK") };
         (pair, *connack)
@@ -94,7 +94,7 @@ impl Pair {
     fn reconnect(&mut self) {
         self.session.detach();
         self.session.resume();
-        self.connection = Connection::accept(&connect(self.version), true, None, &self.settings, self.now);
+        self.connection = Connection::accept(&connect(self.version), true, None, None, &self.settings, self.now);
         assert_eq!(self.receive_some(1).len(), 1);
     }
 
@@ -304,7 +304,7 @@ fn qos_1_is_sent_within_the_quota_and_again_after_a_reconnect() {
 
     pair.session.detach();
     pair.session.resume();
-    pair.connection = Connection::accept(&connect(Version::V311), true, None, &pair.settings, pair.now);
+    pair.connection = Connection::accept(&connect(Version::V311), true, None, None, &pair.settings, pair.now);
     let again = pair.receive();
     assert_eq!(again.len(), 3);
     for (packet, (payload, packet_id)) in again[1..].iter().zip([(&b"b"[..], 2), (b"c", 3)]) {
@@ -330,7 +330,7 @@ fn qos_2_to_the_client_goes_on_where_it_was() {
     assert_eq!(pair.receive(), [Packet::Pubrel(Ack::new(id(1), ReasonCode::Success))]);
     assert_eq!(pair.session.bytes(), 0, "the payload is the client's now");
     pair.session.resume();
-    pair.connection = Connection::accept(&connect(Version::V5), true, None, &pair.settings, pair.now);
+    pair.connection = Connection::accept(&connect(Version::V5), true, None, None, &pair.settings, pair.now);
     let again = pair.receive();
     assert_eq!(again[1..], [Packet::Pubrel(Ack::new(id(1), ReasonCode::Success))]);
     pair.send(Packet::Pubcomp(Ack::new(id(1), ReasonCode::Success))).unwrap();
@@ -633,6 +633,55 @@ fn packets_that_a_client_may_not_send() {
     let mut disconnect = Disconnect::new(ReasonCode::Success);
     disconnect.properties.session_expiry = Some(1);
     check(Packet::Disconnect(disconnect), "3.14.2.2.2:");
+}
+
+fn auth(reason: ReasonCode, method: &str, data: &[u8]) -> Packet {
+    let properties = AuthProperties {
+        authentication_method: Some(text(method)),
+        authentication_data: Some(Secret(Binary::new(data.to_vec()).unwrap())),
+        ..Default::default()
+    };
+    Packet::Auth(Auth { reason, properties })
+}
+
+#[test]
+fn extended_authentication_is_repeated_with_the_same_method() {
+    let mut asked = connect(Version::V5);
+    asked.properties.authentication_method = Some(text("M"));
+    let (mut pair, connack) = Pair::new(&asked, settings());
+    assert_eq!(connack.properties.authentication_method, Some(text("M")), "MQTT-4.12.0-5");
+    match pair.send(auth(ReasonCode::ReAuthenticate, "M", b"1")).unwrap() {
+        Some(Event::Authenticate { is_new: true, data: Some(data) }) => assert_eq!(&data.0[..], b"1"),
+        other => panic!("{other:?}"),
+    }
+    let data = Secret(Binary::new(b"2".to_vec()).unwrap());
+    pair.connection.authenticate(ReasonCode::ContinueAuthentication, Some(data));
+    assert_eq!(pair.receive(), [auth(ReasonCode::ContinueAuthentication, "M", b"2")]);
+    let next = pair.send(auth(ReasonCode::ContinueAuthentication, "M", b"3")).unwrap();
+    assert!(matches!(next, Some(Event::Authenticate { is_new: false, .. })));
+    let error = pair.send(auth(ReasonCode::ReAuthenticate, "N", b"")).unwrap_err();
+    assert_eq!(error.reason, ReasonCode::BadAuthenticationMethod);
+    let error = pair.send(auth(ReasonCode::Success, "M", b"")).unwrap_err();
+    assert_eq!(error.reason, ReasonCode::ProtocolError);
+}
+
+#[test]
+fn before_connack_a_client_answers_or_leaves() {
+    let greeting = Greeting::new(&settings(), start());
+    let handle = |packet: &Packet| {
+        let mut input = BytesMut::new();
+        encode(packet, Version::V5, &mut input).unwrap();
+        greeting.handle_answer(&text("M"), &mut input, &settings())
+    };
+    let answer = handle(&auth(ReasonCode::ContinueAuthentication, "M", b"1")).unwrap();
+    assert!(matches!(answer, Some(Answer::Data(Some(data))) if &data.0[..] == b"1"));
+    let left = handle(&Packet::Disconnect(Disconnect::new(ReasonCode::Success))).unwrap();
+    assert!(matches!(left, Some(Answer::Left)));
+    let reason = |packet: &Packet| handle(packet).unwrap_err().reason;
+    let other = auth(ReasonCode::ContinueAuthentication, "N", b"1");
+    assert_eq!(reason(&other), ReasonCode::BadAuthenticationMethod);
+    assert_eq!(reason(&auth(ReasonCode::ReAuthenticate, "M", b"1")), ReasonCode::ProtocolError);
+    assert_eq!(reason(&Packet::Pingreq), ReasonCode::ProtocolError);
 }
 
 #[test]

@@ -217,7 +217,8 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
 }
 
 fn check_authentication(table: &Table<'_, '_>, listener: &Listener, auth: &Auth) {
-    if listener.authentication == Authentication::Password && auth.password_file.is_none() {
+    let checks_passwords = auth.password_file.is_some() || auth.jwt.is_some();
+    if listener.authentication == Authentication::Password && !checks_passwords {
         let text = "\"password\" needs [auth] password_file = \"users\"; make its lines with `towline passwd`, or write \"none\"";
         table.mistake("authentication", text);
     }

@@ -1,0 +1,133 @@
+//! `[auth]`.
+
+use std::{path::Path, time::Duration};
+
+use http::Uri;
+
+use crate::{
+    auth::{
+        Users,
+        jwt::{Algorithm, Issuer},
+    },
+    control::config::reader::Table,
+    settings::{Auth, Jwks, Jwt},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn auth(mut t: Table<'_, '_>) -> Auth {
+    let default = Auth::default();
+    let password_file = t.optional_path("password_file");
+    if let Some(path) = &password_file
+        && let Err(problem) = usable_users(path)
+    {
+        t.mistake("password_file", problem);
+    }
+    let password_checks_max = t.count("password_checks_max", default.password_checks_max, 1..=1024);
+    let is_jwt = t.has("jwt");
+    let jwt = jwt(t.table("jwt"), is_jwt);
+    t.finish();
+    Auth { password_file, password_checks_max, jwt: jwt.filter(|_| is_jwt) }
+}
+
+fn usable_users(path: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    Users::parse(&text).map(drop).map_err(|error| format!("{}:{error}", path.display()))
+}
+
+fn jwt(mut t: Table<'_, '_>, is_set: bool) -> Option<Jwt> {
+    let d = Jwt::default();
+    let jwt = Jwt {
+        jwks_file: t.optional_path("jwks_file"),
+        jwks: jwks(&mut t),
+        hmac_secret_file: t.optional_path("hmac_secret_file"),
+        algorithms: algorithms(&mut t),
+        issuer: t.optional_string("issuer"),
+        audience: t.strings("audience"),
+        leeway: t.duration("leeway", d.leeway, Duration::ZERO..=Duration::from_secs(600)),
+        user_claim: t.string("user_claim", &d.user_claim),
+        client_id_claim: t.optional_string("client_id_claim"),
+    };
+    t.finish();
+    if !is_set {
+        return None;
+    }
+    if jwt.jwks_file.is_none() && !t.has("jwks_url") && jwt.hmac_secret_file.is_none() {
+        t.mistake("jwks_file", "is missing, and so are jwks_url and hmac_secret_file: no token could be verified");
+    }
+    let takes_hmac = jwt.algorithms.contains(&Algorithm::Hs256);
+    if takes_hmac != jwt.hmac_secret_file.is_some() {
+        let text = match takes_hmac {
+            true => "names \"HS256\", which needs hmac_secret_file = \"secret\"",
+            false => "leaves \"HS256\" out, the only use of hmac_secret_file; add it, or leave that out",
+        };
+        t.mistake("algorithms", text);
+    }
+    // A file is named with what is wrong with it.
+    let files = [("jwks_file", jwt.jwks_file.is_some()), ("hmac_secret_file", jwt.hmac_secret_file.is_some())];
+    for (key, _) in files.into_iter().filter(|(_, is_set)| *is_set) {
+        let alone = match key {
+            "jwks_file" => Jwt { hmac_secret_file: None, ..jwt.clone() },
+            _ => Jwt { jwks_file: None, ..jwt.clone() },
+        };
+        if let Err(problem) = Issuer::new(&alone) {
+            t.mistake(key, problem);
+        }
+    }
+    if jwt.audience.is_empty() && t.has("audience") {
+        t.mistake("audience", "names nobody; leave the key out to take tokens for anybody");
+    }
+    Some(jwt)
+}
+
+/// The defaults, and HS256 where there is a secret.
+fn algorithms(t: &mut Table<'_, '_>) -> Vec<Algorithm> {
+    let is_set = t.has("algorithms");
+    let words = t.strings("algorithms");
+    if !is_set {
+        let hmac = t.has("hmac_secret_file").then_some(Algorithm::Hs256);
+        return Jwt::default().algorithms.into_iter().chain(hmac).collect();
+    }
+    if words.is_empty() {
+        t.mistake("algorithms", "is empty: no token could be verified");
+    }
+    words.iter().filter_map(|word| t.choose("algorithms", word, Algorithm::NAMES)).collect()
+}
+
+fn jwks(t: &mut Table<'_, '_>) -> Option<Jwks> {
+    let url = t.optional_string("jwks_url");
+    let d = Jwks::new(Uri::default());
+    let second = Duration::from_secs(1);
+    let mut jwks = Jwks {
+        ca: t.optional_path("jwks_ca"),
+        refresh: t.duration("jwks_refresh", d.refresh, second..=30 * DAY),
+        refetch_after: t.duration("jwks_refetch_after", d.refetch_after, second..=DAY),
+        age_max: t.duration("jwks_age_max", d.age_max, second..=30 * DAY),
+        ..d
+    };
+    if jwks.age_max < jwks.refresh {
+        t.mistake("jwks_age_max", "is shorter than jwks_refresh: there would be no keys in between");
+    }
+    let url = url?;
+    let Some(parsed) = url.parse::<Uri>().ok().filter(|parsed| parsed.authority().is_some()) else {
+        t.mistake("jwks_url", format_args!("\"{url}\" is not a URL, as \"https://id.example.com/jwks.json\""));
+        return None;
+    };
+    let host = parsed.host().unwrap_or_default();
+    let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    match parsed.scheme_str() {
+        Some("https") => match &jwks.ca {
+            None => t.mistake("jwks_url", "is https: jwks_ca has to name the authorities that are trusted (PEM)"),
+            Some(ca) => {
+                if let Err(error) = std::fs::metadata(ca) {
+                    t.mistake("jwks_ca", format_args!("{} cannot be read: {error}", ca.display()));
+                }
+            }
+        },
+        Some("http") if is_loopback => {}
+        _ => t.mistake("jwks_url", "is not https, and whoever is in between could sign tokens; http is for loopback"),
+    }
+    jwks.url = parsed;
+    Some(jwks)
+}

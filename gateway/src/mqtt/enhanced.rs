@@ -1,0 +1,117 @@
+//! Enhanced authentication (MQTT 5, section 4.12): what a client and the gateway say to each other beyond user and
+//! password, at CONNECT and again whenever the client wants.
+
+use std::time::SystemTime;
+
+use crate::{
+    auth::{
+        Credentials, Identity,
+        jwt::{self, TokenRefused},
+        scram,
+    },
+    gateway::Gateway,
+    request::Origin,
+    settings::Authentication,
+};
+use towline_protocols::mqtt::ReasonCode;
+
+/// An exchange by one method.
+pub(super) enum Exchange {
+    /// SCRAM-SHA-256; with the challenge, once the client has one.
+    Scram(Option<Box<scram::Challenge>>),
+    /// A token of the issuer, which is all that there is to say.
+    Token,
+}
+
+/// What the gateway says to the client's data.
+pub(super) enum Step {
+    /// More is wanted.
+    Continue(Vec<u8>),
+    /// The client is who it says it is; the method's last word.
+    Done(Identity, Option<Vec<u8>>),
+}
+
+impl Exchange {
+    /// Begins by `method`.
+    ///
+    /// # Errors
+    /// The client's listener does not know the method.
+    pub(super) fn begin(gateway: &Gateway, origin: &Origin, method: &str) -> Result<Self, ReasonCode> {
+        let snapshot = gateway.snapshot();
+        let listener = snapshot.listener(&origin.listener);
+        let takes_passwords =
+            listener.is_some_and(|listener| listener.settings.authentication == Authentication::Password);
+        match method {
+            scram::METHOD if takes_passwords && snapshot.users.has_scram() => Ok(Self::Scram(None)),
+            jwt::METHOD if takes_passwords && snapshot.issuer.is_some() => Ok(Self::Token),
+            _ => Err(ReasonCode::BadAuthenticationMethod),
+        }
+    }
+
+    /// Follows what the client says.
+    ///
+    /// # Errors
+    /// It is not admitted. Why is not for it to know.
+    pub(super) fn step(
+        &mut self,
+        gateway: &Gateway,
+        origin: &Origin,
+        data: &[u8],
+    ) -> Result<Step, ReasonCode> {
+        let step = match self {
+            Self::Scram(challenge) => step_scram(challenge, gateway, data).map_err(Refused::Scram),
+            Self::Token => step_token(gateway, origin, data).map_err(Refused::Token),
+        };
+        let outcome = match &step {
+            Ok(Step::Continue(_)) => None,
+            Ok(Step::Done(..)) => Some("ok"),
+            Err(error) => {
+                tracing::debug!(peer = %origin.peer, %error, "enhanced authentication failed");
+                Some("refused")
+            }
+        };
+        if let Some(outcome) = outcome {
+            gateway.metrics.logins.with_label_values(&[&*origin.listener, outcome]).inc();
+        }
+        step.map_err(|_| ReasonCode::NotAuthorized)
+    }
+}
+
+/// Why somebody was not admitted, for the log.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Scram(scram::Refused),
+    #[error(transparent)]
+    Token(TokenRefused),
+}
+
+/// With the keys that there are: a connection does not stand still for others.
+fn step_token(gateway: &Gateway, origin: &Origin, data: &[u8]) -> Result<Step, TokenRefused> {
+    let snapshot = gateway.snapshot();
+    let issuer = snapshot.issuer.as_ref().ok_or(TokenRefused::UnknownKey)?;
+    let client_id = origin.client_id.as_deref().unwrap_or_default();
+    let credentials = Credentials { client_id, user: None, password: data };
+    let identity = issuer.verify(&gateway.issuer_keys, credentials, SystemTime::now())?;
+    Ok(Step::Done(identity, None))
+}
+
+fn step_scram(
+    challenge: &mut Option<Box<scram::Challenge>>,
+    gateway: &Gateway,
+    data: &[u8],
+) -> Result<Step, scram::Refused> {
+    if let Some(challenge) = challenge.take() {
+        let (user, message) = challenge.finish(data)?;
+        let identity = Identity { is_by_password: true, ..Identity::of_user(user.into()) };
+        return Ok(Step::Done(identity, Some(message.into_bytes())));
+    }
+    let first = scram::First::parse(data)?;
+    let snapshot = gateway.snapshot();
+    // Nobody has one any more since a reload.
+    let (verifier, is_known) =
+        snapshot.users.scram(&first.user, snapshot.decoys()).ok_or(scram::Refused::Wrong)?;
+    let (next, message) = scram::Challenge::new(first, verifier, is_known)?;
+    *challenge = Some(Box::new(next));
+    Ok(Step::Continue(message.into_bytes()))
+}

@@ -1,0 +1,222 @@
+//! SCRAM-SHA-256 by AUTH packets.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use aws_lc_rs::{digest, hmac, pbkdf2};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use tempfile::TempDir;
+use towline_gateway::{
+    auth::{Scheme, password_line_by},
+    gateway::Gateway,
+    settings::{AclRule, Authentication, Permission, Settings},
+};
+use towline_protocols::mqtt::*;
+
+use crate::mqtt_support::*;
+
+const METHOD: &str = "SCRAM-SHA-256";
+const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
+
+/// Users `ada` and `bob` with the password `pw`; `old` has no SCRAM line.
+fn start() -> (Arc<Gateway>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |user: &str, scheme| password_line_by(scheme, user, b"pw").unwrap();
+    let lines = [line("ada", Scheme::Scram), line("bob", Scheme::Scram), line("old", Scheme::Pbkdf2)];
+    let users = folder.path().join("users");
+    std::fs::write(&users, lines.join("\n")).unwrap();
+    let mut settings = Settings::default();
+    settings.listeners.push(listener(Authentication::Password));
+    settings.auth.password_file = Some(users);
+    let own = AclRule { topics: vec!["own/${username}".to_owned()], ..AclRule::new("own", Permission::Allow) };
+    settings.acl.rules = vec![own];
+    (gateway(settings), folder)
+}
+
+fn data(text: &str) -> Option<Secret> {
+    Some(Secret(Binary::new(text.to_owned()).unwrap()))
+}
+
+fn auth(reason: ReasonCode, method: &str, text: &str) -> Packet {
+    let properties = AuthProperties {
+        authentication_method: Some(crate::mqtt_support::text(method)),
+        authentication_data: data(text),
+        ..Default::default()
+    };
+    Packet::Auth(Auth { reason, properties })
+}
+
+fn first(user: &str) -> String {
+    format!("n,,n={user},r={NONCE}")
+}
+
+fn connect_by(method: &str, id: &str, first: &str) -> Connect {
+    let mut connect = connect(Version::V5, id);
+    connect.properties.authentication_method = Some(text(method));
+    connect.properties.authentication_data = data(first);
+    connect
+}
+
+fn said(data: Option<&Secret>) -> String {
+    String::from_utf8(data.unwrap().0.to_vec()).unwrap()
+}
+
+/// The client's final message, and what the server's has to be.
+fn answer(user: &str, password: &str, server_first: &str) -> (String, String) {
+    let field = |name: &str| server_first.split(',').find_map(|field| field.strip_prefix(name)).unwrap();
+    let iterations: NonZeroU32 = field("i=").parse().unwrap();
+    let mut salted = [0; 32];
+    let salt = BASE64.decode(field("s=")).unwrap();
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut salted);
+    let mac = |key: &[u8], text: &[u8]| {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
+    };
+    let client_key = mac(&salted, b"Client Key");
+    let stored_key = digest::digest(&digest::SHA256, &client_key);
+    let without_proof = format!("c=biws,r={}", field("r="));
+    let signed = format!("n={user},r={NONCE},{server_first},{without_proof}");
+    let signature = mac(stored_key.as_ref(), signed.as_bytes());
+    let proof: Vec<_> = client_key.iter().zip(signature).map(|(key, mask)| key ^ mask).collect();
+    let server = mac(&mac(&salted, b"Server Key"), signed.as_bytes());
+    (format!("{without_proof},p={}", BASE64.encode(proof)), format!("v={}", BASE64.encode(server)))
+}
+
+/// Follows a challenge: the next AUTH must be one.
+async fn challenge(client: &mut Client) -> String {
+    match client.receive().await {
+        Some(Packet::Auth(auth)) => {
+            assert_eq!(auth.reason, ReasonCode::ContinueAuthentication);
+            assert_eq!(auth.properties.authentication_method, Some(text(METHOD)));
+            said(auth.properties.authentication_data.as_ref())
+        }
+        other => panic!("{other:?} instead of AUTH"),
+    }
+}
+
+/// What CONNACK says at the end, and what it should say of the method.
+async fn log_in(client: &mut Client, user: &str, password: &str) -> (Connack, String) {
+    client.begin(connect_by(METHOD, "m1", &first(user))).await;
+    let (last, proof) = answer(user, password, &challenge(client).await);
+    client.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
+    match client.receive().await {
+        Some(Packet::Connack(connack)) => (*connack, proof),
+        other => panic!("{other:?} instead of CONNACK"),
+    }
+}
+
+async fn logged_in(gateway: &Arc<Gateway>) -> Client {
+    let mut client = Client::open(gateway);
+    let (connack, _) = log_in(&mut client, "ada", "pw").await;
+    assert_eq!(connack.reason, ReasonCode::Success);
+    client
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_is_proved_without_being_shown() {
+    let (gateway, _folder) = start();
+    let mut client = Client::open(&gateway);
+    let (connack, proof) = log_in(&mut client, "ada", "pw").await;
+    assert_eq!(connack.reason, ReasonCode::Success);
+    assert_eq!(connack.properties.authentication_method, Some(text(METHOD)));
+    assert_eq!(said(connack.properties.authentication_data.as_ref()), proof, "the server proves itself too");
+    assert_eq!(client.subscribe("own/ada", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+    assert_eq!(client.subscribe("own/bob", QoS::AtLeastOnce).await, ReasonCode::NotAuthorized);
+    // The same line takes the password itself.
+    let mut plain = connect(Version::V311, "m2");
+    plain.user_name = Some(text("ada"));
+    plain.password = data("pw");
+    Client::connect(&gateway, plain).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_prove_it_learns_nothing() {
+    let (gateway, _folder) = start();
+    for (user, password) in [("ada", "wrong"), ("nobody", "pw"), ("old", "pw")] {
+        let mut salts = Vec::new();
+        for _ in 0..2 {
+            let mut client = Client::open(&gateway);
+            client.begin(connect_by(METHOD, "m1", &first(user))).await;
+            let server_first = challenge(&mut client).await;
+            salts.push(server_first.split(',').nth(1).unwrap().to_owned());
+            let (last, _) = answer(user, password, &server_first);
+            client.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
+            match client.receive().await {
+                Some(Packet::Connack(connack)) => assert_eq!(connack.reason, ReasonCode::NotAuthorized, "{user}"),
+                other => panic!("{other:?} instead of CONNACK"),
+            }
+            assert_eq!(client.receive().await, None);
+        }
+        assert_eq!(salts[0], salts[1], "{user}");
+    }
+    assert_eq!(metric(&gateway, "towline_logins_total{listener=\"test\",outcome=\"refused\"}"), 6.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_is_none_ends_with_its_reason() {
+    let (gateway, _folder) = start();
+    for (method, message, expected) in [
+        ("SCRAM-SHA-1", "n,,n=ada,r=x", ReasonCode::BadAuthenticationMethod),
+        (METHOD, "n,,n=ada", ReasonCode::NotAuthorized),
+        (METHOD, "", ReasonCode::NotAuthorized),
+    ] {
+        let connack = Client::open(&gateway).greet(connect_by(method, "m1", message)).await;
+        assert_eq!(connack.reason, expected, "{method} {message}");
+    }
+    for (packet, expected) in [
+        (Packet::Pingreq, ReasonCode::ProtocolError),
+        (auth(ReasonCode::ContinueAuthentication, "OTHER", "x"), ReasonCode::BadAuthenticationMethod),
+        (auth(ReasonCode::ContinueAuthentication, METHOD, "x"), ReasonCode::NotAuthorized),
+    ] {
+        let mut client = Client::open(&gateway);
+        client.begin(connect_by(METHOD, "m1", &first("ada"))).await;
+        challenge(&mut client).await;
+        client.send(packet).await;
+        match client.receive().await {
+            Some(Packet::Connack(connack)) => assert_eq!(connack.reason, expected),
+            other => panic!("{other:?} instead of CONNACK"),
+        }
+    }
+    // Silence lasts no longer than CONNECT may.
+    let mut client = Client::open(&gateway);
+    client.begin(connect_by(METHOD, "m1", &first("ada"))).await;
+    challenge(&mut client).await;
+    pass(Duration::from_secs(11)).await;
+    assert!(matches!(client.receive().await, Some(Packet::Connack(_))));
+    assert_eq!(client.receive().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_proves_itself_again_while_it_is_connected() {
+    let (gateway, _folder) = start();
+    let mut client = logged_in(&gateway).await;
+    client.send(auth(ReasonCode::ReAuthenticate, METHOD, &first("ada"))).await;
+    let (last, proof) = answer("ada", "pw", &challenge(&mut client).await);
+    client.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
+    match client.receive().await {
+        Some(Packet::Auth(auth)) => {
+            assert_eq!(auth.reason, ReasonCode::Success);
+            assert_eq!(said(auth.properties.authentication_data.as_ref()), proof);
+        }
+        other => panic!("{other:?} instead of AUTH"),
+    }
+    client.expect_nothing().await;
+
+    // Another user's proof is right, and not that of the session's user.
+    client.send(auth(ReasonCode::ReAuthenticate, METHOD, &first("bob"))).await;
+    let (last, _) = answer("bob", "pw", &challenge(&mut client).await);
+    client.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
+    client.expect_end(ReasonCode::NotAuthorized).await;
+
+    let mut client = logged_in(&gateway).await;
+    client.send(auth(ReasonCode::ReAuthenticate, METHOD, &first("ada"))).await;
+    let (last, _) = answer("ada", "wrong", &challenge(&mut client).await);
+    client.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
+    client.expect_end(ReasonCode::NotAuthorized).await;
+
+    let mut client = logged_in(&gateway).await;
+    client.send(auth(ReasonCode::ReAuthenticate, "OTHER", "")).await;
+    client.expect_end(ReasonCode::BadAuthenticationMethod).await;
+
+    let mut client = logged_in(&gateway).await;
+    client.send(auth(ReasonCode::ContinueAuthentication, METHOD, "")).await;
+    client.expect_end(ReasonCode::ProtocolError).await;
+}

@@ -8,12 +8,12 @@ mod verifier;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
+pub(crate) use self::users::FINGERPRINT_BYTES;
 pub use self::{
     decoy::DecoyKey,
     users::{Checked, PasswordFileError, Users},
     verifier::{Scheme, password_line, password_line_by},
 };
-pub(crate) use self::users::FINGERPRINT_BYTES;
 use crate::access::Claims;
 
 /// What a client shows of itself.

@@ -262,8 +262,20 @@ mod tests {
     fn first_messages_are_read_as_rfc_5802_writes_them() {
         assert_eq!(First::parse(b"y,,n=a=2Cb=3Dc,r=x,ext=1").unwrap().user, "a,b=c");
         for message in [
-            "", "n", "n,,", "n,,r=x", "n,,n=,r=x", "n,,n=a", "n,,n=a,r=", "n,,n=a=2c,r=x", "n,,n=a=,r=x",
-            "p=tls-unique,,n=a,r=x", "n,a=b,n=a,r=x", "n,,m=x,n=a,r=x", "x,,n=a,r=x", "n,,n=a,r=\u{7f}",
+            "",
+            "n",
+            "n,,",
+            "n,,r=x",
+            "n,,n=,r=x",
+            "n,,n=a",
+            "n,,n=a,r=",
+            "n,,n=a=2c,r=x",
+            "n,,n=a=,r=x",
+            "p=tls-unique,,n=a,r=x",
+            "n,a=b,n=a,r=x",
+            "n,,m=x,n=a,r=x",
+            "x,,n=a,r=x",
+            "n,,n=a,r=\u{7f}",
         ] {
             assert!(First::parse(message.as_bytes()).is_err(), "{message}");
         }

@@ -125,7 +125,9 @@ impl Verifier {
         if let Some(fields) = text.strip_prefix("SCRAM-SHA-256$") {
             return parse_scram(fields).map(Self::Scram);
         }
-        Err("holds neither a $7$ nor an $argon2id$ hash nor SCRAM-SHA-256$; make the line with `towline passwd`")
+        Err(
+            "holds neither a $7$ nor an $argon2id$ hash nor SCRAM-SHA-256$; make the line with `towline passwd`",
+        )
     }
 
     /// Takes the same time wherever the hashes differ.
@@ -196,7 +198,8 @@ fn parse_pbkdf2(fields: &str) -> Result<Verifier, &'static str> {
     else {
         return Err("does not have the three fields $7$iterations$salt$hash");
     };
-    let iterations = parse_iterations(iterations, 1).ok_or("has an iteration count outside of 1 to 1000000")?;
+    let iterations =
+        parse_iterations(iterations, 1).ok_or("has an iteration count outside of 1 to 1000000")?;
     let salt = parse_salt(salt).ok_or("has a salt that is not base64 of 1 to 256 bytes")?;
     let hash = BASE64.decode(hash).ok().and_then(|hash| hash.try_into().ok());
     let hash = hash.ok_or("has a hash that is not base64 of 64 bytes")?;
@@ -208,8 +211,9 @@ fn parse_argon2id(fields: &str) -> Result<Verifier, &'static str> {
     let ["v=19", params, salt, hash] = fields[..] else {
         return Err("does not have the fields $argon2id$v=19$m=…,t=…,p=…$salt$hash");
     };
-    let params = parse_params(params)
-        .ok_or("has Argon2 parameters outside of m=8…262144 (KiB), t=1…16, p=1…16, or less than 8 KiB a lane")?;
+    let params = parse_params(params).ok_or(
+        "has Argon2 parameters outside of m=8…262144 (KiB), t=1…16, p=1…16, or less than 8 KiB a lane",
+    )?;
     let decode = |text: &str, lengths: std::ops::RangeInclusive<usize>| {
         BASE64_NO_PAD.decode(text).ok().filter(|bytes| lengths.contains(&bytes.len()))
     };

@@ -56,7 +56,8 @@ where
         tracing::debug!(peer = %origin.peer, %why, "MQTT client gone");
         return None;
     }
-    let mut arrival = Arrival { gateway: &gateway, origin: &origin, stream, input, greeting, settings: &settings };
+    let mut arrival =
+        Arrival { gateway: &gateway, origin: &origin, stream, input, greeting, settings: &settings };
     let proven = arrival.prove(&connect).await?;
     let Arrival { mut stream, input, .. } = arrival;
     let admitted = match proven {
@@ -124,7 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
         if self.gateway.drain.is_draining() {
             let reference = departures::server_reference(self.gateway);
             let can_go = connect.version == Version::V5 && reference.is_some();
-            return Some(Err(if can_go { ReasonCode::UseAnotherServer } else { ReasonCode::ServerUnavailable }));
+            return Some(Err(if can_go {
+                ReasonCode::UseAnotherServer
+            } else {
+                ReasonCode::ServerUnavailable
+            }));
         }
         match &connect.properties.authentication_method {
             Some(method) => self.exchange(connect, method).await,
@@ -197,11 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
 }
 
 /// Apart from the arrival, which others cannot look at while it waits.
-async fn check_password(
-    gateway: &Gateway,
-    origin: &Origin,
-    connect: &Connect,
-) -> Result<Proven, ReasonCode> {
+async fn check_password(gateway: &Gateway, origin: &Origin, connect: &Connect) -> Result<Proven, ReasonCode> {
     let credentials = Credentials {
         client_id: connect.client_id.as_str(),
         user: connect.user_name.as_ref().map(Text::as_str),

@@ -27,7 +27,8 @@ fn start() -> (Arc<Gateway>, TempDir) {
     let mut settings = Settings::default();
     settings.listeners.push(listener(Authentication::Password));
     settings.auth.password_file = Some(users);
-    let own = AclRule { topics: vec!["own/${username}".to_owned()], ..AclRule::new("own", Permission::Allow) };
+    let own =
+        AclRule { topics: vec!["own/${username}".to_owned()], ..AclRule::new("own", Permission::Allow) };
     settings.acl.rules = vec![own];
     (gateway(settings), folder)
 }
@@ -67,9 +68,8 @@ fn answer(user: &str, password: &str, server_first: &str) -> (String, String) {
     let mut salted = [0; 32];
     let salt = BASE64.decode(field("s=")).unwrap();
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut salted);
-    let mac = |key: &[u8], text: &[u8]| {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
-    };
+    let mac =
+        |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec();
     let client_key = mac(&salted, b"Client Key");
     let stored_key = digest::digest(&digest::SHA256, &client_key);
     let without_proof = format!("c=biws,r={}", field("r="));
@@ -140,7 +140,9 @@ async fn who_cannot_prove_it_learns_nothing() {
             let (last, _) = answer(user, password, &server_first);
             client.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
             match client.receive().await {
-                Some(Packet::Connack(connack)) => assert_eq!(connack.reason, ReasonCode::NotAuthorized, "{user}"),
+                Some(Packet::Connack(connack)) => {
+                    assert_eq!(connack.reason, ReasonCode::NotAuthorized, "{user}")
+                }
                 other => panic!("{other:?} instead of CONNACK"),
             }
             assert_eq!(client.receive().await, None);

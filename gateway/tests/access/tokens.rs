@@ -155,7 +155,8 @@ async fn serve(body: Arc<Mutex<String>>, count: Arc<AtomicUsize>) -> std::net::S
             count.fetch_add(1, Ordering::Relaxed);
             let body = body.lock().clone();
             let length = body.len();
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });

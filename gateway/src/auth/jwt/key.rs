@@ -77,9 +77,11 @@ impl KeySet {
         }
         let keys: Vec<_> = keys.iter().filter_map(|key| Key::parse(key.as_object()?)).collect();
         if keys.is_empty() {
-            return Err("holds no key for signatures of a kind that is known here (EC P-256, RSA of 2048 to 8192 \
+            return Err(
+                "holds no key for signatures of a kind that is known here (EC P-256, RSA of 2048 to 8192 \
                         bits, OKP Ed25519)"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(Self(keys))
     }
@@ -162,9 +164,9 @@ impl Key {
 impl Material {
     fn verify(&self, algorithm: Algorithm, signed: &[u8], mac: &[u8]) -> bool {
         match self {
-            Self::P256(point) => UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
-                .verify(signed, mac)
-                .is_ok(),
+            Self::P256(point) => {
+                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).verify(signed, mac).is_ok()
+            }
             Self::Ed25519(key) => {
                 UnparsedPublicKey::new(&signature::ED25519, key).verify(signed, mac).is_ok()
             }

@@ -100,7 +100,9 @@ impl Issuer {
             return Err(TokenRefused::Issuer);
         }
         let is_for = |said: &serde_json::Value| match said {
-            serde_json::Value::Array(list) => list.iter().any(|each| audience.iter().any(|one| text(each, one))),
+            serde_json::Value::Array(list) => {
+                list.iter().any(|each| audience.iter().any(|one| text(each, one)))
+            }
             said => audience.iter().any(|one| text(said, one)),
         };
         if !audience.is_empty() && !token.claims.get("aud").is_some_and(is_for) {

@@ -66,7 +66,12 @@ impl Remote {
             return;
         }
         self.source.store(source.cloned().map(Arc::new));
-        if self.fetched.load().as_ref().is_some_and(|fetched| source.is_none_or(|s| s.url != fetched.source.url)) {
+        if self
+            .fetched
+            .load()
+            .as_ref()
+            .is_some_and(|fetched| source.is_none_or(|s| s.url != fetched.source.url))
+        {
             self.fetched.store(None);
         }
         self.changed.notify_one();

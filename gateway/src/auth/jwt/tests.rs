@@ -184,7 +184,11 @@ fn user_and_client_id_are_bound_to_claims() {
     let check = |claims: Value, client_id: &str, user: Option<&str>, expected: Option<TokenRefused>| {
         let token = signer.sign(&json!({"alg": "EdDSA"}), &claims);
         let credentials = Credentials { client_id, user, password: token.as_bytes() };
-        assert_eq!(issuer.verify(&remote, credentials, now()).err(), expected, "{claims} {client_id} {user:?}");
+        assert_eq!(
+            issuer.verify(&remote, credentials, now()).err(),
+            expected,
+            "{claims} {client_id} {user:?}"
+        );
     };
     let claims = |name: Value| json!({"name": name, "device": "m1", "exp": NOW_S + 1});
     check(claims(json!("ada")), "m1", None, None);

@@ -107,7 +107,8 @@ impl<'t> Token<'t> {
 
     /// Says until when it is good: its end, and the leeway.
     pub(super) fn check_times(&self, leeway: Duration, now: SystemTime) -> Result<SystemTime, TokenRefused> {
-        let ends = self.date("exp")?.and_then(|ends| ends.checked_add(leeway)).ok_or(TokenRefused::Expired)?;
+        let ends =
+            self.date("exp")?.and_then(|ends| ends.checked_add(leeway)).ok_or(TokenRefused::Expired)?;
         if ends <= now {
             return Err(TokenRefused::Expired);
         }

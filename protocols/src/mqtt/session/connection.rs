@@ -12,9 +12,9 @@ use super::{
     store::{Awaits, Outgoing},
 };
 use crate::mqtt::{
-    Ack, Auth, AuthProperties, Connack, ConnackProperties, Connect, Disconnect, MqttError, Packet, PacketId, PacketKind, Publish,
-    PublishHead, QoS, ReasonCode, Secret, Suback, SubackProperties, Subscribe, Text, Unsuback, Unsubscribe, Version,
-    decode, encode, topic,
+    Ack, Auth, AuthProperties, Connack, ConnackProperties, Connect, Disconnect, MqttError, Packet, PacketId,
+    PacketKind, Publish, PublishHead, QoS, ReasonCode, Secret, Suback, SubackProperties, Subscribe, Text,
+    Unsuback, Unsubscribe, Version, decode, encode, topic,
 };
 
 /// Payloads of this size or more are handed out by reference instead of being copied behind their head.

@@ -94,7 +94,8 @@ impl Pair {
     fn reconnect(&mut self) {
         self.session.detach();
         self.session.resume();
-        self.connection = Connection::accept(&connect(self.version), true, None, None, &self.settings, self.now);
+        self.connection =
+            Connection::accept(&connect(self.version), true, None, None, &self.settings, self.now);
         assert_eq!(self.receive_some(1).len(), 1);
     }
 

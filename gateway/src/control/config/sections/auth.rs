@@ -54,7 +54,10 @@ fn jwt(mut t: Table<'_, '_>, is_set: bool) -> Option<Jwt> {
         return None;
     }
     if jwt.jwks_file.is_none() && !t.has("jwks_url") && jwt.hmac_secret_file.is_none() {
-        t.mistake("jwks_file", "is missing, and so are jwks_url and hmac_secret_file: no token could be verified");
+        t.mistake(
+            "jwks_file",
+            "is missing, and so are jwks_url and hmac_secret_file: no token could be verified",
+        );
     }
     let takes_hmac = jwt.algorithms.contains(&Algorithm::Hs256);
     if takes_hmac != jwt.hmac_secret_file.is_some() {
@@ -65,7 +68,8 @@ fn jwt(mut t: Table<'_, '_>, is_set: bool) -> Option<Jwt> {
         t.mistake("algorithms", text);
     }
     // A file is named with what is wrong with it.
-    let files = [("jwks_file", jwt.jwks_file.is_some()), ("hmac_secret_file", jwt.hmac_secret_file.is_some())];
+    let files =
+        [("jwks_file", jwt.jwks_file.is_some()), ("hmac_secret_file", jwt.hmac_secret_file.is_some())];
     for (key, _) in files.into_iter().filter(|(_, is_set)| *is_set) {
         let alone = match key {
             "jwks_file" => Jwt { hmac_secret_file: None, ..jwt.clone() },
@@ -111,14 +115,19 @@ fn jwks(t: &mut Table<'_, '_>) -> Option<Jwks> {
     }
     let url = url?;
     let Some(parsed) = url.parse::<Uri>().ok().filter(|parsed| parsed.authority().is_some()) else {
-        t.mistake("jwks_url", format_args!("\"{url}\" is not a URL, as \"https://id.example.com/jwks.json\""));
+        t.mistake(
+            "jwks_url",
+            format_args!("\"{url}\" is not a URL, as \"https://id.example.com/jwks.json\""),
+        );
         return None;
     };
     let host = parsed.host().unwrap_or_default();
     let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
     match parsed.scheme_str() {
         Some("https") => match &jwks.ca {
-            None => t.mistake("jwks_url", "is https: jwks_ca has to name the authorities that are trusted (PEM)"),
+            None => {
+                t.mistake("jwks_url", "is https: jwks_ca has to name the authorities that are trusted (PEM)")
+            }
             Some(ca) => {
                 if let Err(error) = std::fs::metadata(ca) {
                     t.mistake("jwks_ca", format_args!("{} cannot be read: {error}", ca.display()));
@@ -126,7 +135,10 @@ fn jwks(t: &mut Table<'_, '_>) -> Option<Jwks> {
             }
         },
         Some("http") if is_loopback => {}
-        _ => t.mistake("jwks_url", "is not https, and whoever is in between could sign tokens; http is for loopback"),
+        _ => t.mistake(
+            "jwks_url",
+            "is not https, and whoever is in between could sign tokens; http is for loopback",
+        ),
     }
     jwks.url = parsed;
     Some(jwks)

@@ -104,7 +104,7 @@ mod tests {
         };
         let feed = async {
             for _ in 1..CLIENT_TURNS {
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
             order.borrow_mut().push("feed");
         };

@@ -148,6 +148,11 @@ impl Call {
         RequestHead { deadline, ..self.out.head.clone() }
     }
 
+    /// Whether it could be sent again from its beginning.
+    pub(super) fn is_kept_whole(&self) -> bool {
+        self.is_unary() || self.outbox.is_whole()
+    }
+
     pub(super) fn unary_bytes(&self) -> usize {
         self.out.message.as_ref().map_or(0, Bytes::len)
     }
@@ -209,7 +214,11 @@ impl Call {
 
     /// The connection is gone; `waiting` says that its successor's HELLO asks for this call.
     pub(super) fn line_lost(&mut self, waiting: bool) {
-        self.place = if waiting { Place::Unknown } else { Place::Off };
+        match waiting {
+            true => self.place = Place::Unknown,
+            // If any line takes it, then from its beginning.
+            false => self.begin_again(),
+        }
         self.incoming.credit_due = 0;
         self.wakers.stream.notify_waiters();
     }

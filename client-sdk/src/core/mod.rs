@@ -417,6 +417,9 @@ impl Core {
                         self.resets.push(seq);
                     }
                     kept.push(Kept { key, messages_received, continues: sent.is_some() });
+                    if !call.is_kept_whole() {
+                        self.session.partly_kept(seq);
+                    }
                 }
                 Fate::Fail(error) => call.fail(error),
             }
@@ -429,6 +432,7 @@ impl Core {
     pub(crate) fn refused(&mut self, hello: &Hello, gateway: &Endpoint) {
         self.line += 1;
         self.known.on_refused(gateway);
+        self.link.wake = true;
         for seq in self.session.on_refused(hello) {
             if let Some(call) = self.call_of(seq) {
                 call.never_sent();

@@ -110,6 +110,8 @@ impl Outbox {
 
     /// Nobody wants any of it.
     pub(super) fn clear(&mut self) {
+        // What was never given to a line is forgotten as well: no line begins with it any more.
+        self.next += (self.messages.len() - self.kept_count()) as u64;
         self.messages = VecDeque::new();
         self.first = self.next;
         self.waiting_bytes = 0;

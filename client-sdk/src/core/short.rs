@@ -149,6 +149,9 @@ impl Core {
             self.link.down_since = now;
         }
         self.link.wake = true;
+        self.session.on_link_lost();
+        let fates = self.session.forsaken();
+        self.follow_fates(fates);
     }
 
     /// Whether the link is to leave a call to short connections.

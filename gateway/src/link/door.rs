@@ -92,7 +92,8 @@ pub(super) async fn login(
     proven.give_token(&gateway, hello, &mut welcome);
     let door = Door::new(gateway, origin, lease, headers, proven.identity, Handshake::complete());
     // Whoever has no session yet can have sent to none.
-    let door = Door { names_session: resumed || hello.session_id == 0, ..door };
+    let names_session = hello.session_id == session_id || hello.session_id == 0;
+    let door = Door { names_session, ..door };
     welcome.push_line = door.lease.session().push_line();
     Ok(Admission { door, welcome, attached, refused, subscriptions })
 }

@@ -35,6 +35,10 @@ pub struct Session {
     /// The server's session that calls and pushes belong to. Had it lost an earlier one, and its WELCOME
     /// saying so been lost as well, the numbers alone would not tell.
     session_id: u64,
+    /// The same as the link's newest connection knows it: before WELCOME, what its HELLO names.
+    link_session_id: u64,
+    /// The link's newest HELLO has had no WELCOME yet.
+    link_opens: bool,
     seq_next: u64,
     calls: BTreeMap<u64, Call>,
     /// Outcomes taken above the floor, not yet told.
@@ -101,6 +105,8 @@ impl Session {
             secret: Secret(secret),
             epoch,
             session_id: 0,
+            link_session_id: 0,
+            link_opens: false,
             seq_next: 1,
             calls: BTreeMap::new(),
             ack_due: Vec::new(),
@@ -144,7 +150,7 @@ impl Session {
 
     /// The request is being given to the link: from now on the server may have it.
     pub fn on_request_sent(&mut self, seq: u64) {
-        let session_id = self.session_id;
+        let session_id = self.link_session_id;
         if let Some(call) = self.calls.get_mut(&seq) {
             call.given_to_link(session_id);
         }
@@ -152,20 +158,22 @@ impl Session {
 
     /// Whether the link may be given the request: nobody else has it, or for the same session.
     pub fn may_send(&self, seq: u64) -> bool {
-        self.calls.get(&seq).is_some_and(|call| call.may_be_given(self.session_id))
+        self.calls.get(&seq).is_some_and(|call| call.may_be_given(self.link_session_id))
     }
 
     /// The HELLO of a new connection, which takes over from all before. `base` has what the session does
     /// not know: user, password, agent, topics, session headers, heartbeat; `Connection` adds the limits.
     pub fn hello(&mut self, base: Hello) -> Hello {
         self.epoch += 1;
+        (self.link_session_id, self.link_opens) = (self.session_id, true);
         self.ack_due.clear();
         self.ack_bytes = 0;
         self.floor_told = self.floor();
         let mut waiting = Vec::new();
         for (&seq, call) in &mut self.calls {
             call.link = None;
-            if call.phase == Phase::Waiting && call.may_be_given(self.session_id) {
+            call.asked = call.phase == Phase::Waiting && call.may_be_given(self.session_id);
+            if call.asked {
                 call.carriers += 1;
                 let (messages_received, continues) = (call.received.messages, call.options.continues);
                 waiting.push(Waiting { seq, messages_received, continues });
@@ -194,8 +202,10 @@ impl Session {
     /// sent on it only has never been sent. Says which requests that are.
     pub fn on_refused(&mut self, hello: &Hello) -> Vec<u64> {
         let mut unsent = Vec::new();
+        self.link_opens = false;
         for (&seq, call) in self.calls.iter_mut().filter(|(_, call)| call.phase == Phase::Waiting) {
             let was_sent = call.link.take().is_some();
+            call.asked = false;
             if was_sent || hello.waiting.iter().any(|waiting| waiting.seq == seq) {
                 call.carriers = call.carriers.saturating_sub(1);
             }
@@ -210,9 +220,11 @@ impl Session {
     /// What becomes of each request that is not complete. `hello` is the one that `welcome` answers:
     /// requests sent after it are not touched.
     pub fn on_welcome(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(u64, Fate)> {
-        self.session_id = welcome.session_id;
+        (self.session_id, self.link_session_id) = (welcome.session_id, welcome.session_id);
+        self.link_opens = false;
         let mut fates = Vec::new();
         for (&seq, call) in &mut self.calls {
+            call.asked = false;
             let waiting = hello.waiting.iter().find(|waiting| waiting.seq == seq);
             let fate = match (call.phase, waiting) {
                 (Phase::Complete, _) => None,
@@ -232,6 +244,14 @@ impl Session {
         self.pushes.on_welcome(welcome);
         self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
         fates
+    }
+
+    /// The link's connection is gone, and no other is there: it brings no answer any more.
+    pub fn on_link_lost(&mut self) {
+        self.link_opens = false;
+        for call in self.calls.values_mut() {
+            (call.link, call.asked) = (None, false);
+        }
     }
 
     fn forget_failed(&mut self, fates: &[(u64, Fate)]) {

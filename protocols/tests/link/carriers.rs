@@ -238,6 +238,7 @@ fn no_request_goes_short_before_the_session_is_named_and_the_naming_post_asks_fo
     assert_eq!(hello.waiting.len(), 1);
     let ask = |session: &mut Session| session.short_hello(Hello::default()).1;
 
+    session.on_link_lost();
     let hello = ask(&mut session);
     assert_eq!((hello.short, hello.waiting[0].seq), (true, sent));
     assert_eq!(session.on_short_welcome(&hello, &named(7), false), [], "it is there, and can be asked for");
@@ -251,7 +252,7 @@ fn what_becomes_of_a_request_when_the_naming_post_does_not_know_it() {
         let seq = session.open(options);
         session.hello(Hello::default());
         session.on_request_sent(seq);
-        session.hello(Hello::default());
+        session.on_link_lost();
         let (_, hello) = session.short_hello(Hello::default());
         let fates = session.on_short_welcome(&hello, welcome, false);
         match fates.into_iter().next().map(|(_, fate)| fate) {
@@ -307,7 +308,7 @@ fn without_a_link_a_short_connection_says_which_session_there_is() {
     let mut session = known();
     let [carried, earlier, idempotent] = [UNARY, UNARY, IDEMPOTENT].map(|options| session.open(options));
     [earlier, idempotent].into_iter().for_each(|seq| session.on_request_sent(seq));
-    session.hello(Hello::default());
+    session.on_link_lost();
     let (post, hello) = short(&mut session, &[carried]);
     let fates = session.on_short_welcome(&hello, &lost(9), false);
     assert!(
@@ -320,4 +321,91 @@ fn without_a_link_a_short_connection_says_which_session_there_is() {
         session.on_short_event(post, refused(carried, RpcErrorKind::SessionLost, Execution::MayHaveRun)),
     );
     assert_eq!(seen.text, "!SessionLost/NotRun");
+}
+
+#[test]
+fn what_the_links_hello_asks_for_waits_for_its_welcome_or_its_end() {
+    let asked = || {
+        let mut session = known();
+        let seq = session.open(IDEMPOTENT);
+        session.on_request_sent(seq);
+        let link = session.hello(Hello::default());
+        let (_, hello) = short(&mut session, &[]);
+        assert_eq!(
+            session.on_short_welcome(&hello, &lost(9), false),
+            [],
+            "the link's connection may have it open"
+        );
+        (session, link, seq)
+    };
+    let (mut session, link, seq) = asked();
+    let keep = Fate::Keep { messages_received: 0, sent: None };
+    assert_eq!(session.on_welcome(&link, &named(7)), [(seq, keep)]);
+    let (mut session, _, seq) = asked();
+    session.on_link_lost();
+    assert_eq!(session.forsaken(), [(seq, Fate::Send)]);
+}
+
+#[test]
+fn a_request_behind_the_links_hello_is_of_the_session_that_it_names() {
+    let mut session = known();
+    let link = session.hello(Hello::default());
+    let (_, hello) = short(&mut session, &[]);
+    session.on_short_welcome(&hello, &lost(9), false);
+    let seq = session.open(UNARY);
+    assert!(session.may_send(seq));
+    session.on_request_sent(seq);
+    session.on_link_lost();
+    assert!(!session.may_go_short(seq), "it may run in session 7");
+    session.on_welcome(&link, &named(7));
+    assert!(session.may_go_short(seq));
+}
+
+#[test]
+fn nothing_goes_short_into_a_session_that_the_links_hello_may_end() {
+    let mut session = Session::new("phone-7", [7; 16], 0);
+    let seq = session.open(UNARY);
+    let link = session.hello(Hello::default());
+    let (_, hello) = session.short_hello(Hello::default());
+    session.on_short_welcome(&hello, &lost(7), false);
+    assert!(!session.may_go_short(seq), "HELLO does not name session 7");
+    let mut other = session.open(UNARY);
+    session.on_welcome(&link, &lost(8));
+    assert!(session.may_go_short(seq) && session.may_go_short(other));
+    session.hello(Hello::default());
+    other = session.open(UNARY);
+    assert!(session.may_go_short(other), "HELLO names session 8");
+}
+
+#[test]
+fn of_what_is_idempotent_the_outcome_of_a_post_says_nothing_of_those_before() {
+    for (options, expected) in
+        [(IDEMPOTENT, "!BackendUnavailable/MayHaveRun"), (UNARY, "!BackendUnavailable/NotRun")]
+    {
+        let mut session = known();
+        let seq = session.open(options);
+        session.on_request_sent(seq);
+        session.on_link_lost();
+        let (post, _) = short(&mut session, &[seq]);
+        let mut seen = Seen::default();
+        let error = refused(seq, RpcErrorKind::BackendUnavailable, Execution::NotRun);
+        seen.take(session.on_short_event(post, error));
+        assert_eq!(seen.text, expected);
+    }
+}
+
+#[test]
+fn what_is_idempotent_may_have_run_in_another_session_than_the_one_that_does_not_know_it() {
+    for (idempotent, expected) in [(true, Execution::MayHaveRun), (false, Execution::NotRun)] {
+        let mut session = known();
+        let seq = session.open(CallOptions { idempotent, replayable: false, continues: false });
+        session.hello(Hello::default());
+        session.on_request_sent(seq);
+        let hello = session.hello(Hello::default());
+        let fates = session.on_welcome(&hello, &Welcome { unknown: vec![seq], ..named(7) });
+        assert!(
+            matches!(&fates[..], [(_, Fate::Fail(error))] if error.execution == expected),
+            "{idempotent}: {fates:?}"
+        );
+    }
 }

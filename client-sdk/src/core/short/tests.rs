@@ -159,3 +159,49 @@ fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
         assert_eq!(core.link_says(key, false), ["request", "message"]);
     });
 }
+
+#[test]
+fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() {
+    let (shared, _) = one_call();
+    let now = Instant::now();
+    let head = RequestHead { idempotent: true, ..RequestHead::default() };
+    let stream = Outgoing { head, deadline: now + Duration::from_secs(60), message: None, bodiless: false };
+    shared.with(|core| {
+        let key = core.open(stream, now).unwrap();
+        core.connect(&named(5));
+        let call = core.call(key).unwrap();
+        call.push_message(Bytes::from_static(b"pay"));
+        call.finish();
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        core.link_down("cut".into());
+        core.connect(&Welcome { resumed: true, ..named(5) });
+        core.link_down("cut".into());
+        core.connect(&named(6));
+        assert_eq!(core.link_says(key, false), [""; 0]);
+        let error = core.calls[&key].incoming.end.clone().unwrap().unwrap_err();
+        assert_eq!((error.kind, error.execution), (RpcErrorKind::SessionLost, Execution::MayHaveRun));
+    });
+}
+
+#[test]
+fn a_stream_of_a_session_that_a_post_told_is_lost_begins_with_its_first_message() {
+    let (shared, _) = one_call();
+    let now = Instant::now();
+    let head = RequestHead { idempotent: true, ..RequestHead::default() };
+    let stream = Outgoing { head, deadline: now + Duration::from_secs(60), message: None, bodiless: false };
+    shared.with(|core| {
+        let key = core.open(stream, now).unwrap();
+        core.connect(&named(5));
+        let call = core.call(key).unwrap();
+        call.push_message(Bytes::from_static(b"pay"));
+        call.finish();
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        let (errand, number, _) = core.begin_post(false);
+        core.link_down("cut".into());
+        let hello = Hello { session_id: 5, ..Hello::default() };
+        core.short_welcomed(&gateway(), &hello, &named(6));
+        core.short_over(errand, Some(number), Some(true));
+        core.connect(&Welcome { resumed: true, ..named(6) });
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+    });
+}

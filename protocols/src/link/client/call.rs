@@ -29,6 +29,8 @@ pub(super) struct Call {
     pub(super) link: Option<Place>,
     /// The link's live connection asked for its answer, and did not give the REQUEST.
     attached: bool,
+    /// The link's HELLO asks for its answer, and no WELCOME has come.
+    pub(super) asked: bool,
     /// What a short connection has of it.
     pub(super) short: Option<Short>,
     pub(super) response_received: bool,
@@ -80,6 +82,7 @@ impl Call {
             carriers: 0,
             posts: 0,
             attached: false,
+            asked: false,
             link: None,
             short: None,
             response_received: false,
@@ -122,6 +125,11 @@ impl Call {
 
     /// Whether nobody has it who may still bring an answer, nor can it be asked for in the session of that id.
     pub(super) fn is_forsaken(&self, session_id: u64) -> bool {
+        !self.asked && self.is_nowhere(session_id)
+    }
+
+    /// The same, whatever the link's HELLO may bring.
+    pub(super) fn is_nowhere(&self, session_id: u64) -> bool {
         let is_carried = self.link.is_some() || self.short.is_some();
         self.phase == Phase::Waiting && !is_carried && !self.may_be_given(session_id)
     }
@@ -144,7 +152,8 @@ impl Call {
             self.tie = None;
             // A POST that was given up may still arrive.
             self.carriers = self.posts;
-            self.doubtful |= welcome.visiting;
+            // Behind a HELLO that led to another session, what is idempotent is run.
+            self.doubtful |= welcome.visiting || self.options.idempotent;
         }
         Some(self.again(welcome.resumed))
     }
@@ -265,7 +274,9 @@ impl Call {
         }
         // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
         let is_attached = carrier == Carrier::Link && self.attached;
-        let says_little = !is_only && !is_attached && is_refusal(&error);
+        // And what is idempotent a POST runs in whatever session it finds: that has an outcome of its own.
+        let is_of_this_carrier = is_refusal(&error) || self.options.idempotent && carrier != Carrier::Link;
+        let says_little = !is_only && !is_attached && is_of_this_carrier;
         if (self.doubtful || says_little) && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;
         }

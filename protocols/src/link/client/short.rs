@@ -29,9 +29,12 @@ impl Session {
         (self.shorts, Hello { waiting, outcome_floor, pushes_taken, short: true, ..self.introduced(base) })
     }
 
-    /// Whether a short connection may be given the request.
+    /// Whether a short connection may be given the request. Not while the link's HELLO may begin the session anew, since
+    /// it was written before a short connection heard which session there is: what ran there would be forgotten.
     pub fn may_go_short(&self, seq: u64) -> bool {
+        let may_end = self.link_opens && self.link_session_id != self.session_id;
         self.is_known()
+            && !may_end
             && self.calls.get(&seq).is_some_and(|call| {
                 call.options.replayable && call.short.is_none() && call.may_be_given(self.session_id)
             })
@@ -64,7 +67,7 @@ impl Session {
             for waiting in &hello.waiting {
                 // The server has it, or recorded that it has not run.
                 let call = self.calls.get_mut(&waiting.seq);
-                if let Some(call) = call.filter(|call| call.is_forsaken(welcome.session_id)) {
+                if let Some(call) = call.filter(|call| call.is_nowhere(welcome.session_id)) {
                     call.tie = Some(welcome.session_id);
                 }
             }

@@ -217,6 +217,23 @@ async fn behind_a_hello_that_names_another_session_nothing_runs_before_welcome_i
     assert_eq!(routed(&gateway), 2);
 }
 
+/// The session goes on for a client that has not heard of it; another gateway may hold the one that it names.
+#[tokio::test(start_paused = true)]
+async fn nor_where_the_session_is_resumed_under_an_earlier_name() {
+    let gateway = gateway(|_| {});
+    Client::connected(&gateway, hello(1, 99)).settle().await;
+    let waiting = vec![Waiting { seq: 1, ..Waiting::default() }];
+    let mut client = Client::connected(&gateway, Hello { waiting, ..hello(2, 99) });
+    client.request(2, true);
+    client.settle().await;
+    assert!(client.welcome().is_some_and(|welcome| welcome.resumed && welcome.session_id != 99));
+    assert_eq!(routed(&gateway), 0);
+    client.request(3, true);
+    client.settle().await;
+    assert!(client.is_answered(3));
+    assert_eq!(routed(&gateway), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_live_connection_is_not_disturbed_before_the_handshake_is_complete() {
     let gateway = gateway(|_| {});

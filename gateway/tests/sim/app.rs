@@ -1,69 +1,85 @@
-//! The app: the real SDK over the simulated network, and what an app does with it.
+//! An app: the real SDK over the simulated network, and what an app does with it.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quinn::AsyncUdpSocket;
+use http::HeaderMap;
 use tokio::{
-    io::AsyncWriteExt as _,
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use towline_client::{
-    BindUdp, CallRequest, Client, ClientConfig, ConnectionState, Dial, Dialed, Dialing, Endpoint,
-    FirstFlight, Policy, Priority, RpcError, Transports,
+    CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Policy, Priority, RpcError, Transports,
 };
-use towline_gateway::transport::Handshake;
 
 use crate::{
-    backend::{answer_of, question},
-    datagrams::GATEWAY,
+    datagrams::GATEWAYS,
     determinism,
-    model::{Call, End, Welcome},
-    network::{self, Sees},
+    dialer::Dialer,
+    model::{Call, End, Line, LineChange},
+    network::Sees,
+    questions::{answer_of, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer},
     world::World,
 };
 
-pub(crate) const CLIENT_ID: &str = "phone-7";
+pub(crate) const CLIENT_IDS: [&str; 2] = ["phone-7", "phone-8"];
 /// Longer than all faults and what they cost to get over.
 const DEADLINE: Duration = Duration::from_secs(240);
 
-/// Every fourth call is a stream.
-fn is_stream(id: u64) -> bool {
-    id.is_multiple_of(4)
-}
+/// How often an app that starts again is another version of itself, with other session headers.
+const UPDATES: f64 = 0.3;
+/// What streams keep in worlds of short memory.
+const SHORT_MEMORY: usize = 1000;
 
-/// One life of the app.
+/// One life of an app.
 pub(crate) struct App {
     client: Client,
+    /// Which app.
+    number: usize,
     life: u32,
+    /// The session headers.
+    shared: Vec<(String, String)>,
     /// Dropped with the app, and with them all that it waited for.
     work: JoinSet<()>,
 }
 
 impl App {
-    /// Starts the app with the identity that it left on disk.
-    pub(crate) fn start(world: &Arc<World>, identity: &Path) -> Self {
-        let life = {
+    /// Starts the app of that number with the identity that it left on disk.
+    pub(crate) fn start(world: &Arc<World>, number: usize) -> Self {
+        let update = world.draw() < UPDATES;
+        let (life, version, seed) = {
             let mut state = world.state();
             state.app_lives += 1;
-            state.model.pushes.taken.push(Vec::new());
-            state.app_lives
+            let life = state.app_lives;
+            state.living_apps.insert(life);
+            state.app_versions[number] += u64::from(update);
+            state.model.pushes[number].taken.push(Vec::new());
+            (life, state.app_versions[number], state.chance.u64(..))
         };
-        world.note(format!("app: life {life}"));
-        let endpoint = Endpoint { host: GATEWAY.ip().to_string(), port: GATEWAY.port() };
+        world.note(format!("app {number}: life {life}, version {version}"));
+        let endpoints = GATEWAYS[..world.plan.gateways].iter();
+        let endpoints = endpoints.map(|it| Endpoint { host: it.ip().to_string(), port: it.port() }).collect();
         let mut config = match world.plan.transports {
-            Transports::Tcp => ClientConfig::plaintext(vec![endpoint]),
-            _ => ClientConfig::new(vec![endpoint], world.identity.authority_pem.clone()),
+            Transports::Tcp => ClientConfig::plaintext(endpoints),
+            _ => ClientConfig::new(endpoints, world.identity.authority_pem.clone()),
         };
+        let dialer = Arc::new(Dialer { world: Arc::clone(world), client: number, life });
+        let shared = if world.plan.session_headers { session_headers(number, version) } else { Vec::new() };
         config.transports = world.plan.transports;
         config.early_data = world.plan.early > 0.0;
-        config.udp = Some(Arc::new(Dialer { world: Arc::clone(world), life }));
-        config.client_id = Some(CLIENT_ID.to_owned());
-        config.identity_file = Some(identity.to_owned());
-        config.dialer = Some(Arc::new(Dialer { world: Arc::clone(world), life }));
-        config.seed = Some(world.state().chance.u64(..));
+        config.udp = Some(Arc::clone(&dialer) as _);
+        config.client_id = Some(CLIENT_IDS[number].to_owned());
+        config.identity_file = Some(world.identity_file(number));
+        config.dialer = Some(dialer);
+        config.seed = Some(seed);
+        config.session_headers.clone_from(&shared);
+        (config.short_calls, config.short_after) = (world.plan.posts, world.plan.posts_after);
+        // Which of many would make room is decided by the clock of the file system.
+        config.limits.dictionaries_max = 8;
+        if world.plan.short_memory {
+            config.limits.upload_buffer_bytes = SHORT_MEMORY;
+        }
         config.policy = Policy {
             heartbeat: Duration::from_secs(10),
             backoff_max: Duration::from_secs(5),
@@ -71,17 +87,24 @@ impl App {
         };
         let client = Client::start(config).unwrap();
         let mut work = JoinSet::new();
-        work.spawn(take_pushes(Arc::clone(world), client.clone(), life));
-        work.spawn(watch_line(Arc::clone(world), client.states(), life));
-        Self { client, life, work }
+        work.spawn(take_pushes(Arc::clone(world), client.clone(), number));
+        work.spawn(watch_line(Arc::clone(world), client.states(), number, life));
+        Self { client, number, life, shared, work }
+    }
+
+    /// Which app it is a life of.
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 
     /// Makes a call, whose end is written down unless the app dies.
     pub(crate) fn call(&mut self, world: &Arc<World>, id: u64) {
         let (idempotent, durable) = (world.draw() < 0.2, world.draw() < world.plan.durable);
         let size = if world.draw() < 0.9 { 50 } else { 70_000 };
-        let (began, life) = (determinism::elapsed(), self.life);
-        let call = Call { idempotent, durable, began, life, ..Call::default() };
+        let (began, life, shared) = (determinism::elapsed(), self.life, self.shared.clone());
+        let (client, streams) = (self.number, is_stream(id));
+        let call =
+            Call { idempotent, durable, began, client, life, shared, size, streams, ..Call::default() };
         world.state().model.calls.insert(id, call);
         let request = request(id, size, idempotent, durable);
         let (world, client) = (Arc::clone(world), self.client.clone());
@@ -126,6 +149,7 @@ fn request(id: u64, size: usize, idempotent: bool, durable: bool) -> CallRequest
     let kind = if is_stream(id) { "stream" } else { "run" };
     let path = format!("{}/{kind}/{id}", if durable { "/durable" } else { "" });
     let mut request = CallRequest::grpc(path, question(id, size)).deadline(DEADLINE);
+    request.headers.extend(own_headers(id));
     request.idempotent = idempotent;
     request.priority = Priority::new((id % 8) as u8);
     request
@@ -135,33 +159,40 @@ async fn make_call(world: &Arc<World>, client: &Client, id: u64, request: CallRe
     let streams = is_stream(id);
     let patience = if world.draw() < 0.05 { world.draw_time(Duration::from_secs(5)) } else { 2 * DEADLINE };
     let outcome = timeout(patience, async {
-        if streams { stream(world, client, request).await } else { unary(client, request).await }
+        if streams { stream(world, client, id, request).await } else { unary(client, request).await }
     });
     match outcome.await {
         Err(_gave_up) => End::GivenUp,
         Ok(Err(RpcError { kind, execution, message, .. })) => {
             End::Failed { kind, execution, text: message.to_string() }
         }
-        Ok(Ok(messages)) if messages == answer_of(id, streams) => End::Answered,
-        Ok(Ok(messages)) => {
-            let lengths: Vec<usize> = messages.iter().map(Bytes::len).collect();
-            End::WrongAnswer(format!("messages of {lengths:?} bytes"))
-        }
+        Ok(Ok((headers, messages))) => match wrong_in_answer(id, &headers) {
+            Some(wrong) => End::WrongAnswer(wrong),
+            None if messages == answer_of(id) => End::Answered,
+            None => {
+                let lengths: Vec<usize> = messages.iter().map(Bytes::len).collect();
+                End::WrongAnswer(format!("messages of {lengths:?} bytes"))
+            }
+        },
     }
 }
 
-async fn unary(client: &Client, request: CallRequest) -> Result<Vec<Bytes>, RpcError> {
-    Ok(client.call(request).await?.messages)
+/// An answer as it arrived.
+type Arrived = Result<(HeaderMap, Vec<Bytes>), RpcError>;
+
+async fn unary(client: &Client, request: CallRequest) -> Arrived {
+    let response = client.call(request).await?;
+    Ok((response.headers, response.messages))
 }
 
 /// Sends some messages, and takes the answer now and then slowly.
-async fn stream(world: &Arc<World>, client: &Client, request: CallRequest) -> Result<Vec<Bytes>, RpcError> {
+async fn stream(world: &Arc<World>, client: &Client, id: u64, request: CallRequest) -> Arrived {
     let (mut sender, mut receiver) = client.stream(request);
     let sending = async {
-        for _ in 0..3 {
+        for message in uploads(id) {
             let pause = world.draw_time(Duration::from_millis(500));
             sleep(pause).await;
-            if sender.send(vec![7; 1000]).await.is_err() {
+            if sender.send(message).await.is_err() {
                 return;
             }
         }
@@ -169,6 +200,7 @@ async fn stream(world: &Arc<World>, client: &Client, request: CallRequest) -> Re
         let _ = sender.finish().await;
     };
     let receiving = async {
+        let headers = receiver.head().await?.headers;
         let mut messages = Vec::new();
         while let Some(message) = receiver.message().await? {
             messages.push(message);
@@ -177,156 +209,61 @@ async fn stream(world: &Arc<World>, client: &Client, request: CallRequest) -> Re
                 sleep(pause).await;
             }
         }
-        Ok(messages)
+        Ok((headers, messages))
     };
     tokio::join!(sending, receiving).1
 }
 
 /// Writes down when the line is made, comes up and breaks.
-async fn watch_line(world: Arc<World>, mut states: watch::Receiver<ConnectionState>, life: u32) {
-    let mut dialed = Duration::ZERO;
+async fn watch_line(
+    world: Arc<World>,
+    mut states: watch::Receiver<ConnectionState>,
+    client: usize,
+    life: u32,
+) {
     while states.changed().await.is_ok() {
         let at = determinism::elapsed();
         let line = states.borrow_and_update().clone();
         let mut state = world.state();
-        state.note(&format!("line: {line}"));
-        state.model.line_changes.push(at);
-        match line {
-            ConnectionState::Connecting => dialed = at,
-            ConnectionState::Online { .. } => state.model.welcomes.push(Welcome { life, dialed, at }),
-            ConnectionState::Offline { .. } | ConnectionState::Closed { .. } => {}
-        }
+        state.note(&format!("line {client}: {line}"));
+        let line = match line {
+            ConnectionState::Connecting => Line::Dialing,
+            ConnectionState::Online { .. } => Line::Up,
+            ConnectionState::Offline { .. } | ConnectionState::Closed { .. } => Line::Down,
+        };
+        state.model.lines.push(LineChange { client, life, at, line });
     }
 }
 
-async fn take_pushes(world: Arc<World>, client: Client, life: u32) {
+async fn take_pushes(world: Arc<World>, client: Client, number: usize) {
+    let run = world.state().model.pushes[number].taken.len() - 1;
     let mut pushes = client.pushes();
     while let Some(push) = pushes.next().await {
-        let number = push.payload.as_ref().try_into().map(u64::from_be_bytes).unwrap_or(u64::MAX);
-        world.note(format!("app takes push {number}"));
-        if let Some(taken) = world.state().model.pushes.taken.get_mut(life as usize - 1) {
-            taken.push(number);
-        }
+        let content = push.payload.as_ref().try_into().map(u64::from_be_bytes).unwrap_or(u64::MAX);
+        world.note(format!("app {number} takes push {content}"));
+        world.state().model.pushes[number].taken[run].push(content);
         let pause = world.draw_time(Duration::from_millis(300));
         sleep(pause).await;
     }
 }
 
-/// The way from one life of the app to whichever gateway lives.
-struct Dialer {
-    world: Arc<World>,
-    life: u32,
-}
-
-impl BindUdp for Dialer {
-    fn bind_udp(&self, _: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        if self.world.state().app_lives != self.life {
-            return Err(io::ErrorKind::NetworkUnreachable.into());
-        }
-        self.world.note("a UDP socket is bound");
-        Ok(self.world.datagrams.bind_client())
-    }
-}
-
-impl Dial for Dialer {
-    fn dial(&self, _: &Endpoint, flight: FirstFlight) -> Dialing {
-        Box::pin(dial(Arc::clone(&self.world), self.life, flight))
-    }
-}
-
-/// TCP's and TLS' round trips, and early data where chance wants it.
-async fn dial(world: Arc<World>, life: u32, flight: FirstFlight) -> io::Result<Dialed> {
-    let round_trip = 2 * world.plan.quality.delay;
-    sleep(round_trip).await;
-    if world.state().app_lives != life {
-        return std::future::pending().await;
-    }
-    let early = if world.draw() < world.plan.early { flight() } else { None };
-    let Some(early) = early else {
-        sleep(round_trip).await;
-        let stream = world.connect(life, Handshake::complete())?;
-        return Ok(Dialed { stream: Box::new(stream), early: 0 });
-    };
-    world.note(format!("{} bytes fly", early.len()));
-    world.state().record_flight(&early);
-    let odds = world.draw();
-    if odds < 0.2 {
-        // The gateway does not take it, and the handshake goes on.
-        sleep(round_trip).await;
-        let stream = world.connect(life, Handshake::complete())?;
-        return Ok(Dialed { stream: Box::new(stream), early: 0 });
-    }
-    let (completion, handshake) = Handshake::pending();
-    let mut stream = world.connect(life, handshake)?;
-    stream.write_all(&early).await?;
-    sleep(round_trip).await;
-    if odds < 0.4 {
-        // The handshake breaks: nobody knows what became of the flight.
-        return Err(io::ErrorKind::ConnectionReset.into());
-    }
-    let late = world.draw_time(round_trip);
-    tokio::spawn(async move {
-        sleep(late).await;
-        completion.complete();
-    });
-    Ok(Dialed { stream: Box::new(stream), early: early.len() })
-}
-
 impl World {
-    /// A connection of this life of the app.
-    fn connect(&self, life: u32, handshake: Handshake) -> io::Result<network::End> {
-        let mut state = self.state();
-        if state.app_lives != life {
-            return Err(io::ErrorKind::NetworkUnreachable.into());
-        }
-        let (client, server, cutter) = network::connection(self.plan.quality, &mut state.chance);
-        let Some(gateway) = &mut state.gateway else {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        };
-        gateway.serve(server, handshake);
-        state.connections.retain(|cutter| !cutter.is_over());
-        state.connections.push(cutter);
-        state.note("connected");
-        Ok(client)
-    }
-
-    /// Somebody sends an earlier first flight again; their handshake will never be complete.
-    pub(crate) fn replay(self: &Arc<Self>) {
-        let mut state = self.state();
-        let lives = state.lives;
-        let flights: Vec<Bytes> = state
-            .flights
-            .iter()
-            .filter(|(life, _)| *life == lives)
-            .map(|(_, flight)| flight.clone())
-            .collect();
-        let Some(flight) = state.chance.choice(flights) else { return };
-        let (mut stream, server, _) = network::connection(self.plan.quality, &mut state.chance);
-        let (completion, handshake) = Handshake::pending();
-        let Some(gateway) = &mut state.gateway else { return };
-        gateway.serve(server, handshake);
-        state.note(&format!("a flight of {} bytes is sent again", flight.len()));
-        drop(state);
-        tokio::spawn(async move {
-            // It may be cut off any time.
-            let _ = stream.write_all(&flight).await;
-            sleep(Duration::from_secs(5)).await;
-            drop((stream, completion));
-        });
+    fn identity_file(&self, app: usize) -> PathBuf {
+        self.folder.join(format!("identity-{app}"))
     }
 
     /// The app's process is gone from one moment to the next.
-    pub(crate) fn kill_app(self: &Arc<Self>, app: App, identity: &Path) {
-        self.note("app dies");
+    pub(crate) fn kill_app(self: &Arc<Self>, app: App) {
+        self.note(format!("app {} dies", app.number));
         // Nobody hears its destructors, neither the network nor its files.
-        let files = [identity.to_owned(), identity.with_extension("pushes")];
+        let identity = self.identity_file(app.number);
+        let files = [identity.with_extension("pushes"), identity];
         let left = files.map(|path| (std::fs::read(&path).ok(), path));
-        self.state().app_lives += 1;
-        self.cut_all(Sees::Reset, if self.draw() < 0.5 { Sees::Reset } else { Sees::Silence });
+        self.state().living_apps.remove(&app.life);
+        self.cut_all(Sees::Reset, self.draw_break());
         drop(app);
         for (content, path) in left {
             content.into_iter().for_each(|content| std::fs::write(&path, content).unwrap());
         }
-        self.state().app_lives -= 1;
     }
 }

@@ -21,8 +21,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::network::Quality;
 
-/// Where every life of the gateway listens.
-pub(crate) const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
+/// Where every life of a gateway listens.
+pub(crate) const GATEWAYS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 443),
+];
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 /// What waits for a slow network before it is dropped.
 const QUEUE_MAX: Duration = Duration::from_secs(2);
@@ -41,6 +44,8 @@ struct State {
     sockets_made: u64,
     /// Nothing passes, as where a firewall knows only TCP.
     blocked: bool,
+    /// None is lost or doubled any more.
+    at_peace: bool,
 }
 
 /// What an address holds.
@@ -59,13 +64,14 @@ struct Port {
 
 impl Datagrams {
     pub(crate) fn new(quality: Quality, chance: fastrand::Rng) -> Arc<Self> {
-        let state = State { chance, ports: BTreeMap::new(), sockets_made: 0, blocked: false };
+        let state =
+            State { chance, ports: BTreeMap::new(), sockets_made: 0, blocked: false, at_peace: false };
         Arc::new(Self { quality, state: Mutex::new(state) })
     }
 
-    /// The gateway's socket; one of an earlier life is cut off.
-    pub(crate) fn bind_gateway(self: &Arc<Self>) -> Arc<Socket> {
-        self.bind(GATEWAY)
+    /// A gateway's socket; one of an earlier life is cut off.
+    pub(crate) fn bind_gateway(self: &Arc<Self>, gateway: usize) -> Arc<Socket> {
+        self.bind(GATEWAYS[gateway])
     }
 
     /// A client's, at a port that no other has had.
@@ -77,19 +83,24 @@ impl Datagrams {
     /// Clients' sockets reach nobody any more; what is under way is lost.
     pub(crate) fn cut_clients(&self) {
         let mut state = lock(&self.state);
-        for (_, port) in state.ports.iter_mut().filter(|(address, _)| **address != GATEWAY) {
+        for (_, port) in state.ports.iter_mut().filter(|(address, _)| !GATEWAYS.contains(address)) {
             port.cut = true;
             port.arriving.clear();
         }
     }
 
-    /// From one moment to the next, nothing comes to the gateway or from it.
-    pub(crate) fn cut_gateway(&self) {
-        lock(&self.state).ports.remove(&GATEWAY);
+    /// From one moment to the next, nothing comes to that gateway or from it.
+    pub(crate) fn cut_gateway(&self, gateway: usize) {
+        lock(&self.state).ports.remove(&GATEWAYS[gateway]);
     }
 
     pub(crate) fn block(&self, blocked: bool) {
         lock(&self.state).blocked = blocked;
+    }
+
+    pub(crate) fn make_peace(&self) {
+        let mut state = lock(&self.state);
+        (state.blocked, state.at_peace) = (false, true);
     }
 
     fn bind(self: &Arc<Self>, address: SocketAddr) -> Arc<Socket> {
@@ -119,10 +130,11 @@ impl Datagrams {
         }
         sender.idle_at = taken;
         let mut arrivals = vec![taken + self.late(&mut state.chance)];
-        if state.chance.f64() < self.quality.doubled {
+        let happens = |state: &mut State, odds: f64| state.chance.f64() < odds && !state.at_peace;
+        if happens(&mut state, self.quality.doubled) {
             arrivals.push(taken + TWIN_LATE_MAX.mul_f64(state.chance.f64()));
         }
-        if state.blocked || state.chance.f64() < self.quality.lost {
+        if state.blocked || happens(&mut state, self.quality.lost) {
             arrivals.remove(0);
         }
         let Some(receiver) = state.ports.get_mut(&to).filter(|port| !port.cut) else { return };

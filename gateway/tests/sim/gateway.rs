@@ -14,13 +14,14 @@ use std::{
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519};
 use tokio::{
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 use towline_client::Transports;
 use towline_gateway::{
     backend::Service,
     gateway::Gateway,
+    http,
     hub::{Delivered, Message},
     link, listener,
     request::{Origin, Protocol},
@@ -31,13 +32,16 @@ use towline_gateway::{
     store::{Store, Writer},
     transport::{Handshake, quic::endpoint_on},
 };
+use towline_protocols::link::DictionaryKind;
 
 use crate::{
+    app::CLIENT_IDS,
     backend::Backend,
-    datagrams::GATEWAY,
+    datagrams::GATEWAYS,
     determinism,
-    model::DISK_MAX,
+    model::{DISK_MAX, Fault},
     network::{End, Sees},
+    questions::header_dictionary,
     world::World,
 };
 
@@ -48,7 +52,7 @@ const DEAD_MAX: Duration = Duration::from_secs(4);
 /// The longest that nobody looks after a disk that fails.
 const DISK_FAILS_MAX: Duration = Duration::from_secs(10);
 
-/// What the gateway shows on QUIC, and whom its clients trust. The keys are of the kind whose signatures are all
+/// What gateways show on QUIC, and whom its clients trust. The keys are of the kind whose signatures are all
 /// of one length.
 pub(crate) struct Identity {
     files: CertificateFiles,
@@ -61,7 +65,7 @@ impl Identity {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(authority, key()).unwrap();
-        let leaf = CertificateParams::new(vec![GATEWAY.ip().to_string()]).unwrap();
+        let leaf = CertificateParams::new(GATEWAYS.map(|gateway| gateway.ip().to_string())).unwrap();
         let leaf_key = key();
         let leaf = leaf.signed_by(&leaf_key, &authority).unwrap();
         let (chain, private) = (folder.join("chain.pem"), folder.join("key.pem"));
@@ -81,28 +85,35 @@ pub(crate) struct Incarnation {
 }
 
 impl Incarnation {
-    fn new(world: &Arc<World>) -> Self {
+    fn new(world: &Arc<World>, place: usize) -> Self {
         let alive = Arc::new(AtomicBool::new(true));
-        let backend = Backend { world: Arc::clone(world), alive: Arc::clone(&alive) };
-        let (store, writer) = Store::by_hand(&world.memory);
-        let gateway = Gateway::with_store(settings(world, Service(Arc::new(backend))), store).unwrap();
+        let backend = Backend { world: Arc::clone(world), gateway: place, alive: Arc::clone(&alive) };
+        let (store, writer) = Store::by_hand(&world.memories[place]);
+        let settings = settings(world, place, Service(Arc::new(backend)));
+        let gateway = Gateway::with_store(settings, store).unwrap();
         let disk = Arc::new(Mutex::new(Some(writer)));
         let mut tasks = JoinSet::new();
         tasks.spawn(session::sweep(Arc::downgrade(&gateway)));
-        tasks.spawn(keep_writing(Arc::clone(world), Arc::clone(&disk)));
+        tasks.spawn(keep_writing(Arc::clone(world), place, Arc::clone(&disk)));
         let quic = gateway.snapshot().listener(LISTENER).and_then(|listener| listener.quic.clone());
         if let Some(quic) = quic {
-            let endpoint = endpoint_on(world.datagrams.bind_gateway(), &quic).unwrap();
+            let endpoint = endpoint_on(world.datagrams.bind_gateway(place), &quic).unwrap();
             tasks.spawn(listener::accept_quic(Arc::clone(&gateway), LISTENER.into(), endpoint));
         }
         Self { gateway, alive, disk, tasks }
     }
 
-    /// Serves a connection.
-    pub(crate) fn serve(&mut self, end: End, handshake: Handshake) -> AbortHandle {
-        let peer = ([192, 0, 2, 7], 5000).into();
-        let origin = Origin { handshake, ..Origin::new(LISTENER.into(), peer, Protocol::LinkTcp, true) };
-        self.tasks.spawn(link::serve_stream(Arc::clone(&self.gateway), Arc::new(origin), end))
+    /// Serves a connection of the link.
+    pub(crate) fn serve(&mut self, end: End, handshake: Handshake) {
+        let origin = Arc::new(Origin { handshake, ..origin(Protocol::LinkTcp) });
+        self.tasks.spawn(link::serve_stream(Arc::clone(&self.gateway), origin, end));
+    }
+
+    /// Serves a connection that carries POSTs.
+    pub(crate) fn serve_http(&mut self, end: End) {
+        let origin = Arc::new(origin(Protocol::Http));
+        let serving = http::serve(Arc::clone(&self.gateway), origin, end);
+        self.tasks.spawn(async move { drop(serving.await) });
     }
 
     /// Ends all at once. Of what its disk has not written, the first `unheard` changes are written and nobody is
@@ -116,8 +127,12 @@ impl Incarnation {
     }
 }
 
+fn origin(protocol: Protocol) -> Origin {
+    Origin::new(LISTENER.into(), ([198, 51, 100, 7], 5000).into(), protocol, true)
+}
+
 /// A disk that takes its time.
-async fn keep_writing(world: Arc<World>, disk: Arc<Mutex<Option<Writer>>>) {
+async fn keep_writing(world: Arc<World>, gateway: usize, disk: Arc<Mutex<Option<Writer>>>) {
     let is_written_to = |cx: &mut Context<'_>| match &*lock(&disk) {
         Some(writer) => writer.poll_waiting(cx),
         None => Poll::Pending,
@@ -127,12 +142,12 @@ async fn keep_writing(world: Arc<World>, disk: Arc<Mutex<Option<Writer>>>) {
         let pause = world.draw_time(DISK_MAX);
         sleep(pause).await;
         if world.happens(world.plan.disk_deaths) {
-            world.crash("at a write");
+            world.crash(gateway, "at a write");
             return;
         }
         let fails = world.happens(world.plan.disk_faults);
         if fails {
-            world.fail_disk();
+            world.fail_disk(gateway);
         }
         match &*lock(&disk) {
             Some(writer) if fails => writer.fail(),
@@ -146,13 +161,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn settings(world: &World, service: Service) -> Settings {
+fn settings(world: &World, place: usize, service: Service) -> Settings {
     let backend = BackendSettings {
         service: Some(service),
         timeout: Duration::from_secs(120),
         ..BackendSettings::new("service", BackendKind::Grpc, "service:1")
     };
-    let plain = Listener::plain(LISTENER, GATEWAY);
+    let plain = Listener::plain(LISTENER, GATEWAYS[place]);
     let listener = match world.plan.transports {
         Transports::Tcp => plain,
         _ => Listener { quic: true, certificates: vec![world.identity.files.clone()], ..plain },
@@ -173,84 +188,107 @@ fn settings(world: &World, service: Service) -> Settings {
 }
 
 impl World {
-    pub(crate) fn start_gateway(self: &Arc<Self>) {
-        let incarnation = Incarnation::new(self);
+    pub(crate) fn start_gateway(self: &Arc<Self>, place: usize) {
+        let incarnation = Incarnation::new(self, place);
         let mut state = self.state();
         state.lives += 1;
         let lives = state.lives;
-        state.note(&format!("gateway: life {lives}"));
-        state.gateway = Some(incarnation);
+        state.note(&format!("gateway {place}: life {lives}"));
+        state.gateways[place] = Some((lives, incarnation));
+        drop(state);
+        if self.plan.dictionaries {
+            // One that clients hold is there again, or is not.
+            let more = (self.draw() * 3.0) as u64;
+            self.publish_dictionary(place, more);
+        }
     }
 
-    /// Kills the gateway, and starts it again a while later.
-    pub(crate) async fn restart_gateway(self: &Arc<Self>) {
-        self.kill_gateway("any time");
-        self.revive_gateway().await;
+    /// The gateway publishes a header dictionary: that of all gateways, or one that is so much newer.
+    pub(crate) fn publish_dictionary(&self, place: usize, newer: u64) {
+        let mut state = self.state();
+        state.dictionary += newer;
+        let version = state.dictionary;
+        let Some((_, gateway)) = &state.gateways[place] else { return };
+        let library = &gateway.gateway.dictionaries;
+        let published = library.publish(DictionaryKind::Headers, header_dictionary(version), 100, None);
+        state.note(&format!("gateway {place} publishes header dictionary {version}: {}", published.is_ok()));
     }
 
-    /// Kills the gateway in the middle of a step, which must not go on; it starts again a while later.
-    pub(crate) fn crash(self: &Arc<Self>, place: &str) {
-        self.kill_gateway(place);
+    /// Kills a gateway, and starts it again a while later.
+    pub(crate) async fn restart_gateway(self: &Arc<Self>, place: usize) {
+        self.kill_gateway(place, "any time");
+        self.revive_gateway(place).await;
+    }
+
+    /// Kills a gateway in the middle of a step, which must not go on; it starts again a while later.
+    pub(crate) fn crash(self: &Arc<Self>, place: usize, when: &str) {
+        self.kill_gateway(place, when);
         let world = Arc::clone(self);
-        tokio::spawn(async move { world.revive_gateway().await });
+        tokio::spawn(async move { world.revive_gateway(place).await });
     }
 
     /// The gateway's disk takes nothing more, until somebody looks after it.
-    fn fail_disk(self: &Arc<Self>) {
+    fn fail_disk(self: &Arc<Self>, place: usize) {
         self.note("the disk fails");
-        self.state().model.disk_faults.push(determinism::elapsed());
+        let fault = Fault { gateway: place, at: determinism::elapsed() };
+        self.state().model.disk_faults.push(fault);
         let world = Arc::clone(self);
         tokio::spawn(async move {
             let pause = world.draw_time(DISK_FAILS_MAX);
             sleep(pause).await;
-            world.restart_gateway().await;
+            world.restart_gateway(place).await;
         });
     }
 
-    fn kill_gateway(&self, place: &str) {
+    fn kill_gateway(&self, place: usize, when: &str) {
         let unheard = [0, 1, 2, usize::MAX][(self.draw() * 4.0) as usize];
-        let Some(gateway) = self.state().gateway.take() else { return };
-        self.note(format!("gateway dies {place}, {unheard} of its last writes unheard"));
-        self.state().model.deaths.push(determinism::elapsed());
-        self.datagrams.cut_gateway();
+        let Some((_, gateway)) = self.state().gateways[place].take() else { return };
+        self.note(format!("gateway {place} dies {when}, {unheard} of its last writes unheard"));
+        let death = Fault { gateway: place, at: determinism::elapsed() };
+        self.state().model.deaths.push(death);
+        self.datagrams.cut_gateway(place);
         gateway.die(unheard);
         let client = if self.draw() < 0.7 { Sees::Reset } else { Sees::Silence };
-        self.cut_streams(client, Sees::Reset);
+        self.cut_streams(Some(place), client, Sees::Reset);
     }
 
-    async fn revive_gateway(self: &Arc<Self>) {
+    async fn revive_gateway(self: &Arc<Self>, place: usize) {
         let pause = self.draw_time(DEAD_MAX);
         sleep(pause).await;
-        if self.state().gateway.is_none() {
-            self.start_gateway();
+        let is_dead = self.state().gateways[place].is_none();
+        if is_dead {
+            self.start_gateway(place);
         }
     }
 
-    /// Replaces the gateway as an operator does.
-    pub(crate) async fn drain_gateway(self: &Arc<Self>) {
-        let draining = self.state().gateway.as_ref().map(|held| Arc::clone(&held.gateway));
-        let Some(gateway) = draining else { return };
-        self.note("gateway drains");
+    /// Replaces a gateway as an operator does.
+    pub(crate) async fn drain_gateway(self: &Arc<Self>, place: usize) {
+        let Some(gateway) = self.living(place) else { return };
+        self.note(format!("gateway {place} drains"));
         self.state().model.drains.push(determinism::elapsed());
         gateway.drain.begin(Instant::now() + Duration::from_secs(15));
         let _ = tokio::time::timeout(Duration::from_secs(15), gateway.drain.finished()).await;
         drop(gateway);
-        self.restart_gateway().await;
+        self.restart_gateway(place).await;
     }
 
-    /// Pushes message `number` to the client, if the gateway is there and knows the client.
-    pub(crate) async fn push(self: &Arc<Self>, client: &str, number: u64) {
-        let held = self.state().gateway.as_ref().map(|held| Arc::clone(&held.gateway));
-        let Some(gateway) = held else { return };
+    /// The gateway there, while it lives.
+    pub(crate) fn living(&self, place: usize) -> Option<Arc<Gateway>> {
+        self.state().gateways[place].as_ref().map(|(_, held)| Arc::clone(&held.gateway))
+    }
+
+    /// Pushes message `number` to a client, if the gateway is there and knows it.
+    pub(crate) async fn push(self: &Arc<Self>, client: usize, number: u64) {
+        let Some(gateway) = self.living(0) else { return };
         let payload = Bytes::copy_from_slice(&number.to_be_bytes());
         let message = Message { topic: "news".into(), payload, qos: 1, ..Message::default() };
-        let delivered = gateway.hub.push_to_client(client, &Arc::new(message));
-        self.note(format!("push {number}: {delivered:?}"));
+        let delivered = gateway.hub.push_to_client(CLIENT_IDS[client], &Arc::new(message));
+        self.note(format!("push {number} to {}: {delivered:?}", CLIENT_IDS[client]));
         let kept = matches!(delivered, Some(Delivered::Sent | Delivered::Stored));
         let durable = gateway.store.barrier();
         if kept && durable.await.is_ok() {
             self.note(format!("push {number} is durable"));
-            self.state().model.pushes.accepted.push(number);
+            self.state().model.pushes[client].accepted.push(number);
         }
     }
 }

@@ -1,9 +1,11 @@
-//! What must be true after a run, whatever happened in it, as PROTOCOL.md promises it. Of each failure the model
-//! asks what excuses it, and looks for that in what happened.
+//! What must be true after a run, whatever happened in it, as PROTOCOL.md promises it. excuses.rs says what may go
+//! wrong, and looks for the reason in what happened.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use towline_client::{Execution, RpcErrorKind};
+use towline_client::{Execution, RpcErrorKind, ShortCalls, Transports};
+
+use crate::{app::CLIENT_IDS, world::Plan};
 
 /// One call of an app, as it went.
 #[derive(Debug, Default)]
@@ -11,8 +13,15 @@ pub(crate) struct Call {
     pub(crate) idempotent: bool,
     /// Its route says `outcome = "durable"`.
     pub(crate) durable: bool,
+    /// The app sends messages after the first.
+    pub(crate) streams: bool,
+    /// Bytes of its first message, about.
+    pub(crate) size: usize,
+    /// The session headers of the app that made it.
+    pub(crate) shared: Vec<(String, String)>,
     pub(crate) began: Duration,
-    /// The life of the app that made it.
+    /// The app that made it, and in which life.
+    pub(crate) client: usize,
     pub(crate) life: u32,
     /// Times that the backend was given any of it.
     pub(crate) seen: u32,
@@ -22,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) answered: Option<Duration>,
     /// The backend has said that it failed.
     pub(crate) backend_failed: bool,
+    /// The backend was given what the app did not send.
+    pub(crate) wrong: Option<String>,
     pub(crate) end: Option<(Duration, End)>,
 }
 
@@ -41,13 +52,35 @@ pub(crate) enum End {
     GivenUp,
 }
 
-/// The app's line came up.
-#[derive(Debug)]
-pub(crate) struct Welcome {
+/// What an app saw of its line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LineChange {
+    pub(crate) client: usize,
     /// In which life of the app.
     pub(crate) life: u32,
-    /// When the connection was begun.
-    pub(crate) dialed: Duration,
+    pub(crate) at: Duration,
+    pub(crate) line: Line,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Dialing,
+    /// WELCOME came.
+    Up,
+    Down,
+}
+
+/// Something that happened to a gateway.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) gateway: usize,
+    pub(crate) at: Duration,
+}
+
+/// An app turned to another gateway.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) client: usize,
     pub(crate) at: Duration,
 }
 
@@ -60,41 +93,97 @@ pub(crate) struct Pushes {
     pub(crate) taken: Vec<Vec<u64>>,
 }
 
+/// What a world has, as far as it excuses something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    pub(crate) gateways: usize,
+    pub(crate) posts: bool,
+    pub(crate) early_data: bool,
+    pub(crate) quic: bool,
+    pub(crate) short_memory: bool,
+    pub(crate) session_headers: bool,
+}
+
+impl Habits {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        Self {
+            gateways: plan.gateways,
+            posts: plan.posts != ShortCalls::Off,
+            early_data: plan.early > 0.0,
+            quic: plan.transports != Transports::Tcp,
+            short_memory: plan.short_memory,
+            session_headers: plan.session_headers,
+        }
+    }
+}
+
 /// The longest that the simulated disk takes for a write.
 pub(crate) const DISK_MAX: Duration = Duration::from_millis(100);
-/// How long the body of an answer may be on its way from the backend to where it is recorded.
-const RECORDING_MAX: Duration = Duration::from_millis(10);
-/// From the beginning of a drain to the end of the gateway.
-const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// The session headers of one client, bytes.
+const HEADERS_MAX: usize = 200;
 
 /// All that was seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Model {
+    pub(crate) habits: Habits,
     pub(crate) calls: BTreeMap<u64, Call>,
-    pub(crate) pushes: Pushes,
-    /// When the gateway died.
-    pub(crate) deaths: Vec<Duration>,
-    /// When it was asked to drain.
+    /// Of each client.
+    pub(crate) pushes: [Pushes; CLIENT_IDS.len()],
+    /// When gateways died.
+    pub(crate) deaths: Vec<Fault>,
+    /// When their disks began to fail, until the gateway's next life.
+    pub(crate) disk_faults: Vec<Fault>,
+    /// When one was asked to drain.
     pub(crate) drains: Vec<Duration>,
-    pub(crate) welcomes: Vec<Welcome>,
-    /// When an app's line was made, or broke.
-    pub(crate) line_changes: Vec<Duration>,
-    /// When the disk began to fail, until the gateway's next life.
-    pub(crate) disk_faults: Vec<Duration>,
+    /// When byte streams were cut.
+    pub(crate) cuts: Vec<Duration>,
+    pub(crate) lines: Vec<LineChange>,
+    pub(crate) moves: Vec<Move>,
+    /// When first flights were not taken as early data, and whose.
+    pub(crate) flights_lost: Vec<(usize, Duration)>,
+    /// Where each client turned last.
+    places: [Option<usize>; CLIENT_IDS.len()],
 }
 
 impl Model {
-    /// Every rule that is broken, as text.
-    pub(crate) fn mistakes(&self) -> Vec<String> {
+    pub(crate) fn new(habits: Habits) -> Self {
+        Self {
+            habits,
+            calls: BTreeMap::new(),
+            pushes: Default::default(),
+            deaths: Vec::new(),
+            disk_faults: Vec::new(),
+            drains: Vec::new(),
+            cuts: Vec::new(),
+            lines: Vec::new(),
+            moves: Vec::new(),
+            flights_lost: Vec::new(),
+            places: [None; CLIENT_IDS.len()],
+        }
+    }
+
+    /// An app connects to a gateway.
+    pub(crate) fn goes_to(&mut self, client: usize, gateway: usize, at: Duration) {
+        if self.places[client].replace(gateway).is_some_and(|before| before != gateway) {
+            self.moves.push(Move { client, at });
+        }
+    }
+
+    /// Every rule that is broken, as text. `held`: bytes that the sessions of each gateway hold in the end.
+    pub(crate) fn mistakes(&self, held: &[usize]) -> Vec<String> {
         let calls = self.calls.iter().flat_map(|(id, call)| {
             let mistakes = self.check_call(call);
             mistakes.into_iter().map(move |mistake| format!("call {id} {mistake}"))
         });
-        calls.chain(self.check_pushes()).collect()
+        let pushes = self.pushes.iter().flat_map(Pushes::mistakes);
+        calls.chain(pushes).chain(self.check_held(held)).collect()
     }
 
     fn check_call(&self, call: &Call) -> Option<String> {
         let Some((ended, end)) = &call.end else { return Some("never ended".to_owned()) };
+        if let Some(wrong) = &call.wrong {
+            return Some(format!("is not what was sent: {wrong}"));
+        }
         if call.runs > 1 && !(call.idempotent && self.may_repeat(call, *ended)) {
             return Some(format!("ran {} times", call.runs));
         }
@@ -114,83 +203,23 @@ impl Model {
         }
     }
 
-    /// A gateway that lives answers, however bad the network; only what happened there excuses it.
-    fn may_fail(&self, call: &Call, ended: Duration, kind: RpcErrorKind, execution: Execution) -> bool {
-        match (kind, execution) {
-            (RpcErrorKind::BackendUnavailable | RpcErrorKind::BackendFailed, _) => call.backend_failed,
-            // Cut while it was uploaded, and its head had gone on to the backend: the gateway keeps no half of it.
-            (RpcErrorKind::Cancelled, Execution::MayHaveRun) => self.was_cut(call, ended),
-            // What a stream has sent is not kept: when none of it was kept by the gateway either, it is over.
-            (RpcErrorKind::SessionLost, Execution::NotRun) => self.was_cut(call, ended),
-            (RpcErrorKind::SessionLost, Execution::MayHaveRun) => {
-                self.was_forgotten(call, ended) || self.was_before_welcome(call)
-            }
-            // NotRun where the client knows that no earlier connection carried it, but has not kept it.
-            (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun | Execution::NotRun) => {
-                self.was_forgotten(call, ended) || self.was_before_welcome(call)
-            }
-            (RpcErrorKind::Draining, Execution::NotRun) => {
-                self.drains.iter().any(|&drain| drain <= ended && call.began <= drain + DRAIN_MAX)
-            }
-            // What the disk has no place for is not forwarded to where it would have to be remembered.
-            (RpcErrorKind::Internal, _) => {
-                let mends = |fault| self.deaths.iter().find(|&&death| death > fault);
-                self.disk_faults
-                    .iter()
-                    .any(|&at| at <= ended && mends(at).is_none_or(|&mended| call.began <= mended))
-            }
-            _ => false,
+    /// What clients have taken is acknowledged, and what is acknowledged is forgotten. A client that uses POSTs alone
+    /// acknowledges with the next one; and a gateway that clients have left hears of nothing.
+    fn check_held(&self, held: &[usize]) -> Option<String> {
+        if self.habits.posts || self.habits.gateways > 1 {
+            return None;
         }
+        let expected = if self.habits.session_headers { HEADERS_MAX * CLIENT_IDS.len() } else { 0 };
+        let held = held.iter().find(|held| **held > expected)?;
+        Some(format!("the gateway still holds {held} bytes of answers and pushes that were taken"))
     }
+}
 
-    /// What may be run again is, where the gateway cannot know any more whether it ran.
-    fn may_repeat(&self, call: &Call, ended: Duration) -> bool {
-        call.backend_failed
-            || self.was_cut(call, ended)
-            || self.was_forgotten(call, ended)
-            || self.was_before_welcome(call)
-    }
-
-    /// Its request was on its way when the line changed. Any may be cut, since a message waits for credit that its
-    /// head does not need.
-    fn was_cut(&self, call: &Call, ended: Duration) -> bool {
-        self.line_changes.iter().any(|&at| call.began <= at && at <= ended)
-    }
-
-    /// A gateway died that knew of it: before its outcome was safe, and when the client called as if that gateway
-    /// lived.
-    fn was_forgotten(&self, call: &Call, ended: Duration) -> bool {
-        let safe = match call.answered {
-            Some(answered) if call.durable && call.runs == 1 && !self.disk_failed(answered) => {
-                answered + DISK_MAX + RECORDING_MAX
-            }
-            _ => ended,
-        };
-        self.deaths.iter().any(|&death| {
-            let heard_of = self.welcomes.iter().find(|welcome| welcome.dialed > death);
-            death <= safe.min(ended) && heard_of.is_none_or(|welcome| call.began <= welcome.at)
-        })
-    }
-
-    /// Whether an answer of that time may not have been stored.
-    fn disk_failed(&self, answered: Duration) -> bool {
-        let mends = |fault| self.deaths.iter().find(|&&death| death > fault);
-        self.disk_faults
-            .iter()
-            .any(|&at| at <= answered + 2 * DISK_MAX && mends(at).is_none_or(|&mended| answered <= mended))
-    }
-
-    /// Before its first WELCOME a client cannot name its session, and a gateway that never had its HELLO knows of
-    /// nothing.
-    fn was_before_welcome(&self, call: &Call) -> bool {
-        let first = self.welcomes.iter().find(|welcome| welcome.life == call.life);
-        first.is_none_or(|welcome| call.began <= welcome.at)
-    }
-
+impl Pushes {
     /// A push is done when the app asks for the next one: an app that died while it handled one gets that one, and
     /// no other, again.
-    fn check_pushes(&self) -> Vec<String> {
-        let Pushes { accepted, taken } = &self.pushes;
+    fn mistakes(&self) -> Vec<String> {
+        let Self { accepted, taken } = self;
         let mut mistakes = Vec::new();
         let mut last = 0;
         for (life, run) in taken.iter().enumerate() {

@@ -40,6 +40,8 @@ pub(crate) enum Sees {
     Reset,
     /// Nothing, and nothing of what it sends arrives.
     Silence,
+    /// What was under way to it, so much later, and nothing behind that. Nothing of what it sends arrives.
+    Late(Duration),
 }
 
 /// One end of a connection.
@@ -49,7 +51,11 @@ pub(crate) struct End {
     quality: Quality,
     chance: fastrand::Rng,
     due: Option<Pin<Box<Sleep>>>,
+    tap: Option<Tap>,
 }
+
+/// Somebody on the way who writes down what an end sends.
+pub(crate) type Tap = Arc<Mutex<Vec<u8>>>;
 
 /// To break a connection.
 #[derive(Clone)]
@@ -84,19 +90,32 @@ pub(crate) fn connection(quality: Quality, chance: &mut fastrand::Rng) -> (End, 
         quality,
         chance: chance.fork(),
         due: None,
+        tap: None,
     };
     let (client, gateway) = (end(&to_gateway, &to_client), end(&to_client, &to_gateway));
     (client, gateway, Cutter { to_gateway, to_client })
 }
 
+impl End {
+    /// The same, listened to by `tap`.
+    pub(crate) fn tapped(mut self, tap: Tap) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+}
+
 impl Cutter {
-    /// What is under way is lost.
+    /// What is under way is lost, unless it is late.
     pub(crate) fn cut(&self, client: Sees, gateway: Sees) {
         for (way, writer, reader) in [(&self.to_gateway, client, gateway), (&self.to_client, gateway, client)]
         {
             let mut way = lock(way);
-            way.under_way.clear();
-            way.bytes = 0;
+            if let Sees::Late(late) = reader {
+                way.under_way.iter_mut().for_each(|(due, _)| *due += late);
+            } else {
+                way.under_way.clear();
+                way.bytes = 0;
+            }
             way.writer.sees.get_or_insert(writer);
             way.reader.sees.get_or_insert(reader);
             way.wake();
@@ -142,6 +161,9 @@ impl AsyncWrite for End {
         // Any piece of what is offered may be taken.
         let most = bytes.len().min(room);
         let taken = if end.chance.f32() < 0.7 { most } else { end.chance.usize(1..=most) };
+        if let Some(tap) = &end.tap {
+            lock(tap).extend_from_slice(&bytes[..taken]);
+        }
         way.bytes += taken;
         if way.writer.sees.is_none() {
             let arrives = Instant::now() + end.quality.delay + end.quality.jitter.mul_f64(end.chance.f64());

@@ -1,0 +1,181 @@
+//! What excuses a call that failed, by PROTOCOL.md. A gateway that lives answers, however bad the network: only what
+//! happened there, or to the way of a request that had not arrived whole, is a reason.
+
+use std::time::Duration;
+
+use towline_client::{Execution, RpcErrorKind};
+
+use crate::model::{Call, DISK_MAX, Line, LineChange, Model};
+
+/// How long the body of an answer may be on its way from the backend to where it is recorded.
+const RECORDING_MAX: Duration = Duration::from_millis(10);
+/// From the beginning of a drain to the end of the gateway.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// How long a gateway waits for the rest of a request (`session.upload_wait`).
+const UPLOAD_WAIT: Duration = Duration::from_secs(30);
+/// A request of a message that is not larger arrives whole, or not at all.
+const FRAME_MAX: usize = 16 << 10;
+
+impl Model {
+    pub(crate) fn may_fail(
+        &self,
+        call: &Call,
+        ended: Duration,
+        kind: RpcErrorKind,
+        execution: Execution,
+    ) -> bool {
+        use RpcErrorKind::{
+            BackendFailed, BackendUnavailable, Cancelled, Draining, Internal, OutcomeExpired, SessionLost,
+        };
+        match (kind, execution) {
+            (BackendUnavailable | BackendFailed, _) => call.backend_failed,
+            (Cancelled, Execution::MayHaveRun) => self.upload_was_given_up(call, ended),
+            (SessionLost | OutcomeExpired, Execution::MayHaveRun) => {
+                self.was_lost(call, ended) || self.is_kept_no_longer(call)
+            }
+            // What has not run is sent again, to the next gateway or under the next number, if it is there to be sent.
+            (SessionLost | OutcomeExpired, Execution::NotRun) => self.is_kept_no_longer(call),
+            // A POST that refuses it says nothing of the connections that had it before, and a connection that visits
+            // nothing of the one that has the session.
+            (Draining, execution) => {
+                let drained = |&drain: &Duration| drain <= ended && call.began <= drain + DRAIN_MAX;
+                let may_say_so = match execution {
+                    Execution::NotRun => self.is_kept_no_longer(call),
+                    _ => self.habits.posts || self.habits.early_data && self.was_cut(call, ended),
+                };
+                may_say_so && self.drains.iter().any(drained)
+            }
+            // What the disk has no place for is not forwarded to where it would have to be remembered.
+            (Internal, _) => self.disk_faults.iter().any(|fault| {
+                let mends = self.deaths.iter().find(|it| it.gateway == fault.gateway && it.at > fault.at);
+                fault.at <= ended && mends.is_none_or(|mended| call.began <= mended.at)
+            }),
+            _ => false,
+        }
+    }
+
+    /// What may be run again is, where the gateway cannot know any more whether it ran: a POST that leads to another
+    /// session, or is sent again by whomever, runs there too.
+    pub(crate) fn may_repeat(&self, call: &Call, ended: Duration) -> bool {
+        let by_post = self.habits.posts && !call.streams;
+        by_post || self.was_lost(call, ended)
+    }
+
+    /// The session that had it is lost, or the client cannot tell whether any has it.
+    fn was_lost(&self, call: &Call, ended: Duration) -> bool {
+        self.was_forgotten(call, ended) || self.was_left(call, ended) || self.was_before_welcome(call, ended)
+    }
+
+    /// Its connection was lost when its body may not have arrived whole, and the rest did not come: the client has it
+    /// no more, or came too late, or with early data, behind which no body goes on. A POST brings no rest at all.
+    fn upload_was_given_up(&self, call: &Call, ended: Duration) -> bool {
+        let has_parts = call.streams || call.size > FRAME_MAX;
+        let by_post = self.habits.posts && !call.streams;
+        let is_late = self.habits.short_memory || self.habits.early_data || self.was_away(call, ended);
+        has_parts && (by_post || self.was_cut(call, ended) && is_late)
+    }
+
+    /// A stream keeps its newest messages only.
+    fn is_kept_no_longer(&self, call: &Call) -> bool {
+        self.habits.short_memory && call.streams
+    }
+
+    /// Its line broke while it was under way.
+    fn was_cut(&self, call: &Call, ended: Duration) -> bool {
+        self.breaks(call, call.began, ended)
+    }
+
+    /// Whether a connection of a call's app broke in that time, or a flight may have been in vain. Where the next
+    /// one is made at once, the app does not see the end of the one before.
+    fn breaks(&self, call: &Call, from: Duration, to: Duration) -> bool {
+        let is_then = |at: Duration| from <= at && at <= to;
+        let mut last = None;
+        let mut ends = self.lines_of(call.client).filter(|change| {
+            let before = last.replace((change.life, change.line));
+            let follows = before.is_some_and(|(life, line)| life == change.life && line != Line::Down);
+            change.line == Line::Down || change.line == Line::Dialing && follows
+        });
+        let mut flights = self.flights_lost.iter().filter(|(client, _)| *client == call.client);
+        // The simulation does not see what QUIC itself sends early.
+        let flies_unseen = self.habits.early_data && self.habits.quic;
+        flies_unseen || ends.any(|change| is_then(change.at)) || flights.any(|(_, at)| is_then(*at))
+    }
+
+    /// Its app was without a line for as long as the gateway waits for the rest of a request.
+    fn was_away(&self, call: &Call, ended: Duration) -> bool {
+        let mut since = None;
+        let lines = self.lines_of(call.client).map(|change| (change.at, change.line == Line::Up));
+        let mut events: Vec<_> = lines.chain(self.cuts.iter().map(|&at| (at, false))).collect();
+        events.sort_unstable();
+        events.into_iter().any(|(at, is_up)| {
+            if !is_up {
+                since.get_or_insert(at);
+                return false;
+            }
+            let away = since.take().map_or(Duration::ZERO, |since| at.saturating_sub(since));
+            away >= UPLOAD_WAIT && call.began <= at && at <= ended
+        })
+    }
+
+    /// A gateway died that knew of it: before its outcome was safe, and when the client called as if that gateway
+    /// lived.
+    fn was_forgotten(&self, call: &Call, ended: Duration) -> bool {
+        let safe = match call.answered {
+            Some(answered) if call.durable && call.runs == 1 && !self.disk_failed(answered) => {
+                answered + DISK_MAX + RECORDING_MAX
+            }
+            _ => ended,
+        };
+        self.deaths.iter().any(|death| death.at <= safe && self.was_unheard_of(call, ended, death.at))
+    }
+
+    /// The client turned to another gateway, which knows nothing of it.
+    fn was_left(&self, call: &Call, ended: Duration) -> bool {
+        let mut moves = self.moves.iter().filter(|it| it.client == call.client);
+        moves.any(|it| self.was_unheard_of(call, ended, it.at))
+    }
+
+    /// Whether the app called when what happened at `at` to its session was still to come, or to be told by a WELCOME.
+    /// What was called since is sent to the next session, unless a connection broke that may have done so, or that was
+    /// to say that its number is of the session before.
+    fn was_unheard_of(&self, call: &Call, ended: Duration, at: Duration) -> bool {
+        let heard =
+            self.welcomes(call.client).find(|(_, dialed, _)| *dialed >= at).map(|(_, _, heard)| heard);
+        let is_early = heard.is_none_or(|heard| call.began <= heard);
+        let may_be_there = call.began <= at || self.habits.posts || self.breaks(call, call.began, ended);
+        at <= ended && is_early && may_be_there
+    }
+
+    /// Before its first WELCOME a client cannot name its session: what a connection carried that broke before may be
+    /// in any.
+    fn was_before_welcome(&self, call: &Call, ended: Duration) -> bool {
+        let mut welcomes = self.welcomes(call.client).filter(|(life, ..)| *life == call.life);
+        let first = welcomes.next().map(|(_, _, at)| at);
+        first.is_none_or(|first| call.began <= first) && self.breaks(call, call.began, first.unwrap_or(ended))
+    }
+
+    /// Whether an answer of that time may not have been stored.
+    fn disk_failed(&self, answered: Duration) -> bool {
+        self.disk_faults.iter().any(|fault| {
+            let mends = self.deaths.iter().find(|it| it.gateway == fault.gateway && it.at > fault.at);
+            fault.at <= answered + 2 * DISK_MAX && mends.is_none_or(|mended| answered <= mended.at)
+        })
+    }
+
+    fn lines_of(&self, client: usize) -> impl Iterator<Item = &LineChange> {
+        self.lines.iter().filter(move |change| change.client == client)
+    }
+
+    /// A client's WELCOMEs: in which life, when the connection was begun, and when it came.
+    fn welcomes(&self, client: usize) -> impl Iterator<Item = (u32, Duration, Duration)> {
+        let mut dialed = Duration::ZERO;
+        self.lines_of(client).filter_map(move |change| {
+            match change.line {
+                Line::Dialing => dialed = change.at,
+                Line::Up => return Some((change.life, dialed, change.at)),
+                Line::Down => {}
+            }
+            None
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! What calls ask and how they are answered, all of it by the number of the call: each end can tell whether what
+//! arrived is what was sent.
+
+use std::fmt::Write as _;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// A field of each request that a header dictionary may know.
+const ASKED: HeaderName = HeaderName::from_static("x-sim-asked");
+/// The same of each answer.
+const ANSWERED: HeaderName = HeaderName::from_static("x-sim-answered");
+/// A session header that some requests have of their own.
+const VERSION: HeaderName = HeaderName::from_static("x-app-version");
+const TOKEN: HeaderName = HeaderName::from_static("x-sim-token");
+/// Values of the fields that dictionaries know.
+const KINDS: u64 = 4;
+
+/// Every fourth call is a stream.
+pub(crate) fn is_stream(id: u64) -> bool {
+    id.is_multiple_of(4)
+}
+
+/// The request's first message: it begins with the number.
+pub(crate) fn question(id: u64, size: usize) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(size + 8);
+    bytes.put_u64(id);
+    bytes.put_bytes(id as u8, size);
+    bytes.freeze()
+}
+
+/// What a stream sends behind the question.
+pub(crate) fn uploads(id: u64) -> Vec<Bytes> {
+    let mut chance = fastrand::Rng::with_seed(!id);
+    let message = |n: u8| {
+        let size = if chance.f32() < 0.8 { 1000 } else { chance.usize(1000..40_000) };
+        let mut bytes = BytesMut::with_capacity(size);
+        bytes.extend((0..size).map(|at| n.wrapping_add(at as u8)));
+        bytes.freeze()
+    };
+    (1..4).map(message).collect()
+}
+
+/// The messages of a call's answer. Their sizes are such that some fill windows.
+pub(crate) fn answer_of(id: u64) -> Vec<Bytes> {
+    let mut chance = fastrand::Rng::with_seed(id);
+    let count = if is_stream(id) { chance.usize(0..12) } else { 1 };
+    let message = |n: usize| {
+        let size = if chance.f32() < 0.9 { chance.usize(0..300) } else { chance.usize(300..60_000) };
+        let mut bytes = BytesMut::with_capacity(size + 16);
+        bytes.put_u64(id);
+        bytes.put_u64(n as u64);
+        // Half of it can be compressed.
+        bytes.extend((0..size).map(|_| if id.is_multiple_of(2) { chance.u8(..) } else { n as u8 }));
+        bytes.freeze()
+    };
+    (0..count).map(message).collect()
+}
+
+/// A gRPC message with its prefix.
+pub(crate) fn prefixed(message: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(message.len() + 5);
+    bytes.put_u8(0);
+    bytes.put_u32(message.len() as u32);
+    bytes.extend_from_slice(message);
+    bytes.freeze()
+}
+
+/// The body that the backend is to read of a call.
+pub(crate) fn body_of(id: u64, size: usize) -> Bytes {
+    let uploads = if is_stream(id) { uploads(id) } else { Vec::new() };
+    let messages = std::iter::once(question(id, size)).chain(uploads);
+    messages.flat_map(|message| prefixed(&message)).collect()
+}
+
+/// The fields that every request of an app of this version shares.
+pub(crate) fn session_headers(client: usize, version: u64) -> Vec<(String, String)> {
+    let token = format!("{client}-{version}-").repeat(12);
+    vec![(VERSION.to_string(), version.to_string()), (TOKEN.to_string(), token)]
+}
+
+/// The fields that a call has of its own.
+pub(crate) fn own_headers(id: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ASKED, HeaderValue::from(id % KINDS));
+    if id.is_multiple_of(5) {
+        headers.insert(VERSION, HeaderValue::from_static("its own"));
+    }
+    headers
+}
+
+/// What is wrong with the fields of call `id` as the backend sees them; `shared` are the session's.
+pub(crate) fn wrong_in_request(id: u64, shared: &[(String, String)], seen: &HeaderMap) -> Option<String> {
+    let own = own_headers(id);
+    let expected = |name: &HeaderName| {
+        let of_session = shared.iter().find(|(shared, _)| shared == name.as_str());
+        own.get(name).cloned().or_else(|| HeaderValue::from_str(&of_session?.1).ok())
+    };
+    let mut names = [ASKED, VERSION, TOKEN].into_iter();
+    names.find_map(|name| {
+        let (seen, expected) = (values(seen, &name), expected(&name));
+        (seen != expected.iter().collect::<Vec<_>>())
+            .then(|| format!("the backend saw {name}: {seen:?} in place of {expected:?}"))
+    })
+}
+
+pub(crate) fn answer_headers(id: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(ANSWERED, HeaderValue::from(id % KINDS));
+    headers
+}
+
+/// What is wrong with the fields of an answer as the app sees them.
+pub(crate) fn wrong_in_answer(id: u64, seen: &HeaderMap) -> Option<String> {
+    answer_headers(id).iter().find_map(|(name, expected)| {
+        let seen = values(seen, name);
+        (seen != [expected]).then(|| format!("{name}: {seen:?} in place of {expected:?}"))
+    })
+}
+
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a HeaderValue> {
+    headers.get_all(name).iter().collect()
+}
+
+/// A header dictionary. Each version has the same fields at other places.
+pub(crate) fn header_dictionary(version: u64) -> Bytes {
+    let mut text = String::from("towline headers 1\n");
+    for n in 0..KINDS {
+        let kind = (n + version) % KINDS;
+        // Writing to a string cannot fail.
+        _ = writeln!(text, "{ASKED}: {kind}\n{ANSWERED}: {kind}");
+    }
+    _ = writeln!(text, "{VERSION}: {version}");
+    text.into()
+}

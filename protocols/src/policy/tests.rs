@@ -20,6 +20,7 @@ struct Run {
 }
 
 impl Run {
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
     fn new(seed: u64) -> Self {
         let quality = Quality::new(QualityPolicy::default());
         let (timeouts, random) = (TimeoutPolicy::default(), fastrand::Rng::with_seed(seed));

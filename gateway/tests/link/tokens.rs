@@ -3,7 +3,10 @@
 use towline_client::{Client, ConnectionState, Credentials, ShortCalls};
 use towline_gateway::{auth, control::reload, gateway::Gateway};
 
-use crate::bed::{Bed, USER, answer, closed, endpoint, online, state, until};
+use crate::{
+    bed::{Bed, USER, answer, closed, endpoint, online, state},
+    waits::until,
+};
 
 fn config(bed: &Bed, password: &str) -> towline_client::ClientConfig {
     let mut config = bed.plain(bed.address("door"));

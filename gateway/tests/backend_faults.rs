@@ -292,10 +292,12 @@ async fn a_full_pool_says_that_nothing_ran_and_spares_other_backends() {
 #[tokio::test]
 async fn a_caller_that_leaves_ends_its_call_at_the_backend() {
     let (reset, mut resets) = mpsc::unbounded_channel();
+    let (begin, mut begun) = mpsc::unbounded_channel();
     let (address, _) = scripted(move |_, socket| {
-        let reset = reset.clone();
+        let (begin, reset) = (begin.clone(), reset.clone());
         async move {
             serve_http2(socket, 100, |_, mut respond| {
+                begin.send(()).expect("the test runs");
                 let reset = reset.clone();
                 tokio::spawn(async move {
                     let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
@@ -312,7 +314,7 @@ async fn a_caller_that_leaves_ends_its_call_at_the_backend() {
     let request = Request::post("http://a/x").body(body).expect("a request");
     let call = tokio::spawn(sender.send_request(request));
     feed.send(Bytes::from_static(b"begun")).await.expect("open");
-    tokio::task::yield_now().await;
+    begun.recv().await.expect("the backend is asked");
     call.abort();
     drop((feed, sender));
     // With the connection gone, so is the caller.

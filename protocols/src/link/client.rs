@@ -231,8 +231,8 @@ impl Session {
                 (Phase::Unsent, _) => Some(Fate::Send),
                 (Phase::Waiting, Some(waiting)) => call.fate(seq, waiting.messages_received, welcome),
                 (Phase::Waiting, None) => {
-                    // Sent behind this HELLO: whatever session it led to has them.
-                    if call.link.is_some() && call.tie == Some(hello.session_id) {
+                    // Sent behind this HELLO: whatever session it led to has them. A POST led to the one that was named.
+                    if call.link.is_some() && call.tie == Some(hello.session_id) && !call.was_posted() {
                         call.tie = Some(welcome.session_id);
                     }
                     call.is_forsaken(welcome.session_id).then(|| call.again(false))

@@ -409,3 +409,21 @@ fn what_is_idempotent_may_have_run_in_another_session_than_the_one_that_does_not
         );
     }
 }
+
+#[test]
+fn what_a_post_took_to_the_session_of_before_is_not_of_the_one_that_the_link_found() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    let link = session.hello(Hello::default());
+    session.on_request_sent(seq);
+    let (post, _) = short(&mut session, &[seq]);
+    assert_eq!(session.on_welcome(&link, &lost(8)), [], "the POST may bring its answer");
+    assert_eq!(session.on_short_over(post), [seq]);
+    session.on_link_lost();
+    assert!(!session.may_send(seq) && !session.may_go_short(seq), "it may still arrive in session 7");
+    let fates = session.forsaken();
+    assert!(
+        matches!(&fates[..], [(_, Fate::Fail(error))] if error.execution == Execution::MayHaveRun),
+        "{fates:?}"
+    );
+}

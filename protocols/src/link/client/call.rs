@@ -114,6 +114,11 @@ impl Call {
         self.carriers += 1;
     }
 
+    /// Whether a short connection was given it, and has not said that it has not run.
+    pub(super) fn was_posted(&self) -> bool {
+        self.posts > 0
+    }
+
     /// Whether a carrier may give it to the session of that id.
     pub(super) fn may_be_given(&self, session_id: u64) -> bool {
         self.phase != Phase::Complete && self.tie.is_none_or(|tie| tie == session_id)

@@ -45,6 +45,10 @@ impl Model {
                 };
                 may_say_so && self.drains.iter().any(drained)
             }
+            // Of two sessions that its link and its POSTs led to, one gave up what the next HELLO to it did not ask for.
+            (OutcomeExpired, Execution::Ran) => {
+                self.habits.posts && self.moves.iter().any(|it| it.client == call.client && it.at <= ended)
+            }
             // What the disk has no place for is not forwarded to where it would have to be remembered.
             (Internal, _) => self.disk_faults.iter().any(|fault| {
                 let mends = self.deaths.iter().find(|it| it.gateway == fault.gateway && it.at > fault.at);

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Streams {
     /// The stream that is asked first next time, so that one which always has something holds up no other.
     turn: StreamIndex,
     accepting: Option<Accepting>,
+    /// Reads before CONNACK, and so has not asked for data streams yet.
+    reader: Option<Waker>,
     rules: Rules,
     routing: Routing,
     write_timeout: Duration,
@@ -66,6 +68,7 @@ impl Streams {
             streams: BTreeMap::from([(CONTROL, Stream::new(control, write_timeout))]),
             turn: CONTROL,
             accepting: None,
+            reader: None,
             rules: Rules { limits, topic_alias_max: mqtt.topic_alias_max, version: Version::V5 },
             routing: Routing::new(mqtt.subscriptions_max),
             write_timeout,
@@ -116,6 +119,7 @@ impl Streams {
             }
             // What one that is over has held may be another's.
             if self.streams.len() == count {
+                self.reader = (!self.outgoing.is_accepted()).then(|| cx.waker().clone());
                 return Poll::Pending;
             }
         }
@@ -272,6 +276,9 @@ impl AsyncWrite for Streams {
                 count
             }
         };
+        if this.outgoing.is_accepted() {
+            this.reader.take().into_iter().for_each(Waker::wake);
+        }
         this.poll_drain(cx)?;
         Poll::Ready(Ok(count))
     }

@@ -160,19 +160,28 @@ fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
     });
 }
 
-#[test]
-fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() {
+/// An idempotent stream of one message that the link took to session 5.
+fn one_stream_sent() -> (Shared, Key) {
     let (shared, _) = one_call();
     let now = Instant::now();
     let head = RequestHead { idempotent: true, ..RequestHead::default() };
     let stream = Outgoing { head, deadline: now + Duration::from_secs(60), message: None, bodiless: false };
-    shared.with(|core| {
+    let key = shared.with(|core| {
         let key = core.open(stream, now).unwrap();
         core.connect(&named(5));
         let call = core.call(key).unwrap();
         call.push_message(Bytes::from_static(b"pay"));
         call.finish();
         assert_eq!(core.link_says(key, false), ["request", "message"]);
+        key
+    });
+    (shared, key)
+}
+
+#[test]
+fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() {
+    let (shared, key) = one_stream_sent();
+    shared.with(|core| {
         core.link_down("cut".into());
         core.connect(&Welcome { resumed: true, ..named(5) });
         core.link_down("cut".into());
@@ -185,17 +194,8 @@ fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() 
 
 #[test]
 fn a_stream_of_a_session_that_a_post_told_is_lost_begins_with_its_first_message() {
-    let (shared, _) = one_call();
-    let now = Instant::now();
-    let head = RequestHead { idempotent: true, ..RequestHead::default() };
-    let stream = Outgoing { head, deadline: now + Duration::from_secs(60), message: None, bodiless: false };
+    let (shared, key) = one_stream_sent();
     shared.with(|core| {
-        let key = core.open(stream, now).unwrap();
-        core.connect(&named(5));
-        let call = core.call(key).unwrap();
-        call.push_message(Bytes::from_static(b"pay"));
-        call.finish();
-        assert_eq!(core.link_says(key, false), ["request", "message"]);
         let (errand, number, _) = core.begin_post(false);
         core.link_down("cut".into());
         let hello = Hello { session_id: 5, ..Hello::default() };

@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     mqtt,
     settings::{DropPolicy, QueueBounds},
-    store::{Store, StoreError, Table, Write},
+    store::{self, Store, StoreError, Table, Write},
 };
 
 /// All queues of one gateway.
@@ -126,7 +126,7 @@ impl Outboxes {
         };
         let outboxes = Self { boxes: DashMap::new(), store: store.clone(), metrics };
         for (key, value) in store.scan(Table::Outbox)? {
-            let restored = record::parse_key(&key)
+            let restored = store::parse_queue_key(&key)
                 .and_then(|(name, number)| Some((name, record::decode(number, &value)?)));
             let (name, letter) =
                 restored.ok_or_else(|| store.damaged("a queued message's record is not of this version"))?;
@@ -310,7 +310,7 @@ impl Outbox {
     }
 
     fn key(&self, number: u64) -> Vec<u8> {
-        record::key(&self.name, number)
+        store::queue_key(&self.name, number)
     }
 
     fn refused(&self, limit: &'static str) -> Full {

@@ -19,21 +19,6 @@ use crate::{
 /// First byte of each record. Another layout gets another number.
 const VERSION: u8 = 1;
 
-pub(super) fn key(queue: &str, number: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(queue.len() + 9);
-    key.put_slice(queue.as_bytes());
-    key.put_u8(0);
-    key.put_u64(number);
-    key
-}
-
-/// Queue and number of a key.
-pub(super) fn parse_key(key: &[u8]) -> Option<(&str, u64)> {
-    let (queue, mut rest) = key.split_at_checked(key.len().checked_sub(9)?)?;
-    (rest.get_u8() == 0).then_some(())?;
-    Some((std::str::from_utf8(queue).ok()?, rest.get_u64()))
-}
-
 pub(super) fn encode(letter: &Letter) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.put_u64(letter.since_ms);
@@ -55,7 +40,10 @@ pub(super) fn decode(number: u64, mut input: &[u8]) -> Option<Letter> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Message;
+    use crate::{
+        hub::Message,
+        store::{parse_queue_key, queue_key},
+    };
 
     #[test]
     fn a_letter_comes_back_as_it_was() {
@@ -68,6 +56,6 @@ mod tests {
         for cut in 0..encoded.len() {
             assert!(decode(7, &encoded[..cut]).is_none(), "cut at {cut}");
         }
-        assert_eq!(parse_key(&key("upstream.a", 7)), Some(("upstream.a", 7)));
+        assert_eq!(parse_queue_key(&queue_key("upstream.a", 7)), Some(("upstream.a", 7)));
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     session::Clock,
     settings::Settings,
-    store::{Store, StoreError, Table},
+    store::{self, Store, StoreError, Table},
 };
 
 /// All queues of receipts. Cheap to clone: all clones are the same.
@@ -142,7 +142,7 @@ impl Receipts {
 
     /// The bound on queues may have been lowered; what the store holds is told anyway.
     fn restore_one(&self, key: &[u8], value: &[u8]) -> Option<()> {
-        let (name, number) = record::parse_key(key)?;
+        let (name, number) = store::parse_queue_key(key)?;
         let receipt = record::decode(number, value)?;
         self.make(name).restore(receipt);
         Some(())

@@ -16,7 +16,7 @@ use super::{Progress, record};
 use crate::{
     session::Clock,
     settings::Settings,
-    store::{Store, Table, Write},
+    store::{self, Store, Table, Write},
 };
 
 /// What all queues share.
@@ -111,7 +111,7 @@ impl Queue {
             waiting.receipts.pop_front();
         }
         if waiting.receipts.len() < before {
-            let key = |number| record::key(&self.name, number);
+            let key = |number| store::queue_key(&self.name, number);
             self.write(Write::DeleteRange { table: Table::Receipts, first: key(0), last: key(number) });
         }
         let room = 2 * waiting.receipts.len();
@@ -138,7 +138,7 @@ impl Queue {
             unix_ms,
             lost: mem::take(&mut waiting.lost),
         };
-        let key = record::key(&self.name, receipt.number);
+        let key = store::queue_key(&self.name, receipt.number);
         self.write(Write::Put { table: Table::Receipts, key, value: record::encode(&receipt) });
         waiting.receipts.push_back(receipt);
         drop(waiting);
@@ -169,7 +169,7 @@ impl Queue {
                 None => waiting.lost += lost,
             }
             self.shared.limit_hit(limit);
-            self.write(Write::Delete { table: Table::Receipts, key: record::key(&self.name, number) });
+            self.write(Write::Delete { table: Table::Receipts, key: store::queue_key(&self.name, number) });
         }
     }
 

@@ -16,22 +16,6 @@ use super::Receipt;
 /// First byte of each record. Another layout gets another number.
 const VERSION: u8 = 1;
 
-/// Key of one receipt, or of the bound of a range of them.
-pub(super) fn key(queue: &str, number: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(queue.len() + 9);
-    key.put_slice(queue.as_bytes());
-    key.put_u8(0);
-    key.put_u64(number);
-    key
-}
-
-/// Queue and number of a key.
-pub(super) fn parse_key(key: &[u8]) -> Option<(&str, u64)> {
-    let (queue, mut rest) = key.split_at_checked(key.len().checked_sub(9)?)?;
-    (rest.get_u8() == 0).then_some(())?;
-    Some((str::from_utf8(queue).ok()?, rest.get_u64()))
-}
-
 pub(super) fn encode(receipt: &Receipt) -> Vec<u8> {
     let mut out = vec![VERSION, receipt.state];
     out.put_u64(receipt.unix_ms);

@@ -155,6 +155,6 @@ fn a_cut_record_is_no_receipt() {
     for cut in 0..encoded.len() {
         assert_eq!(record::decode(7, &encoded[..cut]), None, "cut at {cut}");
     }
-    assert_eq!(record::parse_key(&record::key("shop", 9)), Some(("shop", 9)));
-    assert_eq!(record::parse_key(b"short"), None);
+    assert_eq!(store::parse_queue_key(&store::queue_key("shop", 9)), Some(("shop", 9)));
+    assert_eq!(store::parse_queue_key(b"short"), None);
 }

@@ -11,6 +11,7 @@
 
 mod by_hand;
 mod queue;
+mod queue_key;
 mod writer;
 
 use std::{
@@ -25,6 +26,7 @@ use redb::{Database, ReadableDatabase, TableDefinition, backends::InMemoryBacken
 use tokio::sync::oneshot;
 
 pub use self::by_hand::{Fault, Memory, Writer};
+pub use self::queue_key::{parse_queue_key, queue_key};
 pub use self::writer::Counts;
 use self::{queue::Queue, writer::Disk};
 

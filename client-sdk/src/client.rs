@@ -15,7 +15,7 @@ use tokio::{
 use towline_protocols::{
     hpack::{HeaderField, NeverIndexed},
     link::{Execution, RequestHead, RpcError, RpcErrorKind},
-    policy::{self, Level},
+    policy::Level,
 };
 
 use crate::{
@@ -60,6 +60,10 @@ impl Client {
         }
         runtime.spawn(supervisor.run());
         Ok(Self { handle: Arc::new(Handle { shared, client_id }) })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
     }
 
     /// The name of this client.
@@ -166,35 +170,6 @@ impl Client {
         self.handle.shared.with(|core| core.publish(topic, payload, None))
     }
 
-    /// What the network costs, as far as the app knows: `Some(true)` keeps dictionaries from being fetched.
-    pub fn set_metered(&self, metered: Option<bool>) {
-        self.handle.shared.with(|core| {
-            core.dictionaries.set_metered(metered);
-            core.touch_control();
-        });
-    }
-
-    /// The device's network changed: a QUIC connection moves to a new socket and calls go on; on TCP, or if the
-    /// gateway is not heard there, the line is made anew at once, and requests move over to it. So do short
-    /// connections.
-    pub fn network_changed(&self) {
-        self.handle.shared.with(|core| {
-            core.network_changed = true;
-            core.touch_control();
-        });
-        self.handle.shared.quality.on(policy::Event::NetworkChanged);
-        self.handle.connect_anew();
-    }
-
-    /// The line is made anew at once, whatever the network did, and requests move over to it.
-    pub fn reconnect(&self) {
-        self.handle.shared.with(|core| {
-            core.reconnect = true;
-            core.touch_control();
-        });
-        self.handle.connect_anew();
-    }
-
     /// Ends the session's connection and fails what waits. Resolves when the connection is closed.
     pub async fn close(&self) {
         self.handle.close();
@@ -243,11 +218,6 @@ impl fmt::Debug for Client {
 }
 
 impl Handle {
-    fn connect_anew(&self) {
-        self.shared.network.send_modify(|count| *count += 1);
-        self.shared.supervisor.notify_one();
-    }
-
     fn close(&self) {
         self.shared.with(|core| core.close(RpcErrorKind::Cancelled, "closed by the app"));
         self.shared.supervisor.notify_one();

@@ -318,7 +318,7 @@ pub enum ShortCalls {
 /// They are kept beside the identity file and make later messages smaller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DictionaryFetch {
-    /// Unless the app said that the network is metered ([`crate::Client::set_metered`]).
+    /// Unless the app said that the network is metered ([`crate::Network::metered`]).
     #[default]
     UnlessMetered,
     /// Only once the app said that it is not.

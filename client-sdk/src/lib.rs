@@ -36,6 +36,7 @@ mod push;
 mod push_log;
 mod quality;
 mod short;
+mod signals;
 mod state;
 mod stream;
 mod supervisor;
@@ -54,5 +55,7 @@ pub use stream::{StreamHead, StreamReceiver, StreamSender};
 /// Pins, and the traits by which an app brings cryptography or keys of its own.
 pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, ShangMi};
 pub use towline_protocols::link::Priority;
-/// What networks are like, and how limits follow from that.
-pub use towline_protocols::policy::{Level as QualityLevel, QualityPolicy, TimeoutPolicy};
+/// What the app says of its network and itself; what networks are like, and how limits follow from that.
+pub use towline_protocols::policy::{
+    AppMode, AppState, Level as QualityLevel, Network, NetworkKind, QualityPolicy, TimeoutPolicy,
+};

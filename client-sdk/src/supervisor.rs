@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use towline_protocols::{
     compress::Compressor,
     link::{self, Filter, Header, Hello, RpcErrorKind, SessionHeaders},
-    policy::Step,
+    policy::{NetworkKind, Step},
 };
 
 use crate::{
@@ -171,26 +171,33 @@ impl Supervisor {
             }
             _ => {
                 let policy = self.shared.policy.borrow();
-                self.backoff.next(policy.backoff_min, policy.backoff_max)
+                let delay = self.backoff.next(policy.backoff_min, policy.backoff_max);
+                match self.shared.with(|core| core.network.kind) {
+                    NetworkKind::None => policy.backoff_max,
+                    _ => delay,
+                }
             }
         }
     }
 
-    /// Waits, but not longer than until the network changes.
+    /// Waits, but not longer than until the network changes or somebody looks at the app.
     async fn pause(&mut self, delay: Duration) -> Pause {
         let shared = Arc::clone(&self.shared);
         let waiting = sleep(delay);
         tokio::pin!(waiting);
         loop {
-            let (closing, changed) = shared.with(|core| {
+            let (closing, changed, wanted) = shared.with(|core| {
                 let changed = std::mem::take(&mut core.reconnect) | std::mem::take(&mut core.network_changed);
-                (core.closing.is_some(), changed)
+                (core.closing.is_some(), changed, std::mem::take(&mut core.probe))
             });
             if closing {
                 return Pause::Closed;
             }
             if changed {
                 self.connector.network_changed();
+                return Pause::Over;
+            }
+            if wanted {
                 return Pause::Over;
             }
             tokio::select! {

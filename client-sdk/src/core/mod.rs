@@ -25,6 +25,7 @@ use towline_protocols::{
         Execution, Hello, RpcError, RpcErrorKind, Welcome,
         client::{CallOptions, Fate, Session},
     },
+    policy::{AppState, Network},
 };
 
 use self::short::LinkState;
@@ -166,6 +167,12 @@ pub(crate) struct Core {
     pub(crate) reconnect: bool,
     /// The app says that addresses changed.
     pub(crate) network_changed: bool,
+    /// The app asks whether the gateway is still there.
+    pub(crate) probe: bool,
+    /// The network in use, as the app says.
+    pub(crate) network: Network,
+    /// How much the app is wanted, as it says.
+    pub(crate) app: AppState,
     wake_line: bool,
 }
 
@@ -205,6 +212,9 @@ impl Core {
             closing: None,
             reconnect: false,
             network_changed: false,
+            probe: false,
+            network: Network::default(),
+            app: AppState::default(),
             wake_line: false,
         }
     }
@@ -389,6 +399,7 @@ impl Core {
         self.dictionaries.begin_line();
         self.reconnect = false;
         self.network_changed = false;
+        self.probe = false;
         self.inbox.begin_line();
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);
         self.subscribes.iter_mut().for_each(|subscribe| subscribe.sent = false);

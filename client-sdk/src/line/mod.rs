@@ -275,6 +275,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let (closing, mut reconnect) = self.shared.with(|core| {
             machine.tell(core, online, may_open, now);
             let changed = std::mem::take(&mut core.network_changed);
+            if std::mem::take(&mut core.probe) && online {
+                machine.control().ping(now);
+            }
             (core.closing.clone(), core.reconnect || (changed && !machine.move_on(now)))
         });
         self.acknowledge(now, closing.is_some());

@@ -449,7 +449,7 @@ async fn another_network_is_tried_at_once_and_what_hung_in_the_old_one_is_asked_
     tokio::time::sleep(Duration::from_secs(400)).await;
     network.with(|world| (world.is_unreachable, world.holds) = (false, true));
     for posts in [1, 2] {
-        client.network_changed();
+        client.network_changed(crate::Network::default());
         tokio::time::sleep(Duration::from_millis(1)).await;
         network.with(|world| assert_eq!(world.hellos.len(), 1 + posts));
     }

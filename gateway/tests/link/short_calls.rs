@@ -115,7 +115,7 @@ async fn where_only_https_passes_calls_are_answered_and_each_ran_once() {
     until("the link to be tried", || middlebox.links.load(Ordering::SeqCst) > 0).await;
     // A network that lets the link pass is used as ever.
     middlebox.bar(false);
-    client.network_changed();
+    client.network_changed(towline_client::Network::default());
     online(&client).await;
     assert_eq!(answered(&client, call("Echo", "link")).await, ("link".into(), Transport::Tcp));
     assert_eq!(bed.backend.counts("Echo").started, 31);
@@ -165,7 +165,7 @@ async fn a_call_that_goes_both_ways_runs_once() {
     bed.backend.wait("Hold", |counts| counts.started == 1).await;
     // The link comes while a POST waits for the answer.
     middlebox.bar(false);
-    client.network_changed();
+    client.network_changed(towline_client::Network::default());
     online(&client).await;
     bed.backend.release();
     assert_eq!(running.await.unwrap().0, "pay");

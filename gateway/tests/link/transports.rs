@@ -103,7 +103,7 @@ async fn change_over(first: Transport, second: Transport) {
 
     udp.set(second == Transport::Quic);
     // What was learnt about QUIC on the old network says nothing of the new one.
-    client.network_changed();
+    client.network_changed(towline_client::Network::default());
     client.reconnect();
     network.cut();
     online_by(&client, second).await;

@@ -33,7 +33,7 @@ async fn a_client_that_is_told_of_a_change_moves_to_a_new_socket_within_a_call()
     let caller = client.clone();
     let running = tokio::spawn(async move { echo(&caller, "during", 1000).await });
     tokio::task::yield_now().await;
-    client.network_changed();
+    client.network_changed(towline_client::Network::default());
     assert_eq!(running.await.unwrap(), "during");
     assert_eq!(echo(&client, "after", 0).await, "after");
     let metrics = &bed.gateway().metrics;

@@ -130,7 +130,7 @@ fn check(told: bool) {
         networks.attach(78).unwrap();
         networks.leave(77).unwrap();
         if told {
-            client.network_changed();
+            client.network_changed(towline_client::Network::default());
         } else {
             assert_eq!(echo(&client, "after", 0).await, "after");
         }

@@ -118,7 +118,7 @@ impl App {
     }
 
     pub(crate) fn network_changed(&self) {
-        self.client.network_changed();
+        self.client.network_changed(towline_client::Network::default());
     }
 }
 

@@ -7,6 +7,7 @@
 //!                              +--> Level, when it changes: for the app
 //! ```
 
+mod network;
 mod quality;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod timeouts;
 mod window;
 
 pub use self::{
+    network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
     quality::{Event, Level, Quality, QualityPolicy, Step},
     timeouts::TimeoutPolicy,
 };

@@ -35,7 +35,7 @@ async fn measure(server: SocketAddr, roots_pem: Vec<u8>) -> Result<(f64, f64, bo
     // The call waits for a line when the network comes back, as one does that an app makes in a tunnel.
     let network = async {
         relay.restore();
-        client.network_changed();
+        client.network_changed(towline_client::Network::default());
         Ok(())
     };
     let (again, ()) = tokio::try_join!(answered(&client, &relay), network)?;

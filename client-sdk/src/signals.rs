@@ -1,0 +1,101 @@
+//! What the operating system tells the app, and the app passes on.
+
+use towline_protocols::policy::{self, AppMode, AppState, Network, NetworkKind};
+
+use crate::{client::Client, core::Shared};
+
+impl Client {
+    /// The device's network changed: a QUIC connection moves to a new socket and calls go on; on TCP, or if the
+    /// gateway is not heard there, the line is made anew at once, and requests move over to it. So do short
+    /// connections. With [`NetworkKind::None`] what there is is kept, and attempts become rare, until another call
+    /// says that there is a network again.
+    ///
+    /// Of the same network with the same label, where only its price is another, this notes that alone. A network
+    /// that is the same in all says that the address is another.
+    pub fn network_changed(&self, network: Network) {
+        let shared = self.shared();
+        let is_gone = network.kind == NetworkKind::None;
+        let moves = shared.with(|core| {
+            let before = std::mem::replace(&mut core.network, network);
+            core.dictionaries.set_metered(core.network.metered);
+            core.touch_control();
+            let moves = !is_gone && (before == core.network || !before.is_same_as(&core.network));
+            core.network_changed |= moves;
+            moves
+        });
+        if moves {
+            shared.quality.on(policy::Event::NetworkChanged);
+            shared.connect_anew();
+        }
+    }
+
+    /// What the network costs, as far as the app knows: `Some(true)` keeps dictionaries from being fetched.
+    pub fn set_metered(&self, metered: Option<bool>) {
+        self.shared().with(|core| {
+            core.network.metered = metered;
+            core.dictionaries.set_metered(metered);
+            core.touch_control();
+        });
+    }
+
+    /// Somebody looks at the app again: the gateway is asked at once for a sign of life, since a device that slept
+    /// may have lost the connection without a word, and an attempt that waits is made now.
+    pub fn foreground(&self) {
+        let shared = self.shared();
+        shared.with(|core| {
+            core.app.mode = AppMode::Foreground;
+            core.probe = true;
+            core.touch_control();
+        });
+        shared.supervisor.notify_one();
+    }
+
+    /// Nobody looks at the app.
+    pub fn background(&self) {
+        self.change_app(|app| app.mode = AppMode::Background);
+    }
+
+    /// The user asked the device to save power, or took that back.
+    pub fn low_power(&self, low_power: bool) {
+        self.change_app(|app| app.low_power = low_power);
+    }
+
+    /// The device dozes (Android's Doze), or not any more.
+    pub fn doze(&self, dozing: bool) {
+        self.change_app(|app| app.dozing = dozing);
+    }
+
+    /// The network in use, as the app said.
+    pub fn network(&self) -> Network {
+        self.shared().with(|core| core.network.clone())
+    }
+
+    /// The app's state, as it said.
+    pub fn app_state(&self) -> AppState {
+        self.shared().with(|core| core.app)
+    }
+
+    /// The line is made anew at once, whatever the network did, and requests move over to it.
+    pub fn reconnect(&self) {
+        let shared = self.shared();
+        shared.with(|core| {
+            core.reconnect = true;
+            core.touch_control();
+        });
+        shared.connect_anew();
+    }
+
+    fn change_app(&self, change: impl FnOnce(&mut AppState)) {
+        self.shared().with(|core| {
+            change(&mut core.app);
+            core.touch_control();
+        });
+    }
+}
+
+impl Shared {
+    fn connect_anew(&self) {
+        self.network.send_modify(|count| *count += 1);
+        self.supervisor.notify_one();
+    }
+}

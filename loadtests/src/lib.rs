@@ -16,6 +16,7 @@ pub mod clock;
 pub mod conductor;
 pub mod corpus;
 pub mod fault;
+pub mod lab;
 pub mod latencies;
 pub mod machine;
 pub mod pacer;

@@ -118,6 +118,11 @@ impl Client {
         self.handle.shared.quality.level.subscribe()
     }
 
+    /// What the strategies are told at present.
+    pub fn strategies(&self) -> policy::Strategies {
+        self.handle.shared.strategies.borrow().clone()
+    }
+
     /// The policy in use.
     pub fn policy(&self) -> Policy {
         self.handle.shared.policy.borrow().clone()

@@ -3,10 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use towline_crypto::{International, KeyReference, Pin, Provider};
-use towline_protocols::{
-    hpack::NeverIndexed,
-    policy::{QualityPolicy, TimeoutPolicy},
-};
+use towline_protocols::{hpack::NeverIndexed, policy::Strategies};
 
 use crate::{
     connect::{BindUdp, Dial},
@@ -61,11 +58,8 @@ pub struct ClientConfig {
     pub limits: Limits,
     /// The policy used until the gateway sends another.
     pub policy: Policy,
-    /// How networks are judged.
-    pub quality: QualityPolicy,
-    /// How the limits of connecting, and of a POST's first byte, follow what a network was seen to take; never above
-    /// the policy's `connect_timeout`. `None`: they are that.
-    pub timeouts: Option<TimeoutPolicy>,
+    /// How the client deals with networks, by strategy; each can be switched off alone.
+    pub strategies: Strategies,
     /// Seed of every random choice (back-off, spread); `None` draws one.
     pub seed: Option<u64>,
 }
@@ -103,8 +97,7 @@ impl ClientConfig {
             dictionary_fetch: DictionaryFetch::default(),
             limits: Limits::default(),
             policy: Policy::default(),
-            quality: QualityPolicy::default(),
-            timeouts: Some(TimeoutPolicy::default()),
+            strategies: Strategies::default(),
             seed: None,
         }
     }
@@ -138,9 +131,7 @@ impl ClientConfig {
         }
         self.never_indexed()?;
         self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
-        self.quality.check().map_err(|text| ConfigError::new("quality", text))?;
-        let timeouts = self.timeouts.as_ref().map_or(Ok(()), TimeoutPolicy::check);
-        timeouts.map_err(|text| ConfigError::new("timeouts", text))?;
+        self.strategies.check().map_err(|text| ConfigError::new("strategies", text))?;
         self.limits.check()
     }
 
@@ -171,8 +162,7 @@ impl fmt::Debug for ClientConfig {
             .field("dictionary_fetch", &self.dictionary_fetch)
             .field("limits", &self.limits)
             .field("policy", &self.policy)
-            .field("quality", &self.quality)
-            .field("timeouts", &self.timeouts)
+            .field("strategies", &self.strategies)
             .finish_non_exhaustive()
     }
 }

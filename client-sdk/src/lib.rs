@@ -57,5 +57,5 @@ pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, 
 pub use towline_protocols::link::Priority;
 /// What the app says of its network and itself; what networks are like, and how limits follow from that.
 pub use towline_protocols::policy::{
-    AppMode, AppState, Level as QualityLevel, Network, NetworkKind, QualityPolicy, TimeoutPolicy,
+    AppMode, AppState, Level as QualityLevel, Network, NetworkKind, QualityPolicy, Strategies, TimeoutPolicy,
 };

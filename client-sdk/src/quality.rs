@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use towline_protocols::policy::{Event, Level, Quality, Step, TimeoutPolicy};
+use towline_protocols::policy::{Event, Level, Quality, Step, Strategies};
 
-use crate::{config::ClientConfig, core::now};
+use crate::core::now;
 
 /// The machines, behind a lock that is held for a step.
 pub(crate) struct Observed {
     quality: Mutex<Quality>,
-    timeouts: Option<TimeoutPolicy>,
+    strategies: watch::Receiver<Strategies>,
     pub(crate) level: watch::Sender<Option<Level>>,
 }
 
@@ -24,18 +24,16 @@ pub(crate) struct Wait<'a> {
 }
 
 impl Observed {
-    pub(crate) fn new(config: &ClientConfig) -> Self {
-        let quality = Mutex::new(Quality::new(config.quality.clone()));
-        Self { quality, timeouts: config.timeouts.clone(), level: watch::Sender::new(None) }
+    pub(crate) fn new(strategies: watch::Receiver<Strategies>) -> Self {
+        let quality = Mutex::new(Quality::new(strategies.borrow().quality.clone()));
+        Self { quality, strategies, level: watch::Sender::new(None) }
     }
 
     /// Begins to wait, for `highest` at most.
     pub(crate) fn wait(&self, step: Step, highest: Duration) -> Wait<'_> {
         let began = now();
-        let limit = self.timeouts.as_ref().map_or(highest, |timeouts| {
-            let quality = self.quality.lock();
-            timeouts.limit(began, step, &quality, highest)
-        });
+        let strategies = self.strategies.borrow();
+        let limit = strategies.timeouts.limit(began, step, &self.quality.lock(), highest);
         Wait { observed: self, step, began, limit }
     }
 

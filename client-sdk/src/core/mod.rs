@@ -25,7 +25,7 @@ use towline_protocols::{
         Execution, Hello, RpcError, RpcErrorKind, Welcome,
         client::{CallOptions, Fate, Session},
     },
-    policy::{AppState, Network},
+    policy::{AppState, Network, Strategies},
 };
 
 use self::short::LinkState;
@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) network: watch::Sender<u64>,
     pub(crate) states: watch::Sender<ConnectionState>,
     pub(crate) policy: watch::Sender<Policy>,
+    /// What the strategies are told; whoever asks one reads it here, each time.
+    pub(crate) strategies: watch::Sender<Strategies>,
     pub(crate) quality: Observed,
 }
 
@@ -80,6 +82,7 @@ impl Shared {
             let failed = |source| StartError::Identity { path: path.clone(), source };
             core.remember_pushes(path).map_err(failed)?;
         }
+        let strategies = watch::Sender::new(config.strategies.clone());
         Ok(Self {
             core: Mutex::new(core),
             line: Notify::new(),
@@ -89,7 +92,8 @@ impl Shared {
             network: watch::Sender::new(0),
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
             policy: watch::Sender::new(config.policy.clone()),
-            quality: Observed::new(config),
+            quality: Observed::new(strategies.subscribe()),
+            strategies,
         })
     }
 

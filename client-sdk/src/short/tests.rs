@@ -494,7 +494,7 @@ async fn limits_follow_what_the_network_was_seen_to_take() {
         let client = network.client(|config| {
             config.endpoints = ["edge:1", "edge:2"].map(|port| port.parse().unwrap()).to_vec();
             if !learns {
-                config.timeouts = None;
+                config.strategies.timeouts.enabled = false;
             }
         });
         for _ in 0..4 {

@@ -6,9 +6,13 @@
 //!                              |
 //!                              +--> Level, when it changes: for the app
 //! ```
+//!
+//! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
 mod network;
+mod parameters;
 mod quality;
+mod strategies;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -16,6 +20,8 @@ mod window;
 
 pub use self::{
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
+    parameters::{Field, Parameter, ParameterError, Parameters, Value},
     quality::{Event, Level, Quality, QualityPolicy, Step},
+    strategies::Strategies,
     timeouts::TimeoutPolicy,
 };

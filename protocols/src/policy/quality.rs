@@ -2,76 +2,48 @@
 
 use std::time::{Duration, Instant};
 
-use super::window::Window;
+use super::{
+    parameters::{hours, millis, minutes, parameters, seconds},
+    window::Window,
+};
 
-/// How a network is judged. The thresholds of round trips are where Chromium parts 4G, 3G, 2G and what is slower.
-#[derive(Clone, Debug, PartialEq)]
-pub struct QualityPolicy {
-    /// What is as old as this weighs half as much as what is new. 5 s to 1 h.
-    pub half_life: Duration,
-    /// The longest median round trip of a good network. 10 ms to 60 s, like the next two, and rising.
-    pub good_max: Duration,
-    /// Of a fair one.
-    pub fair_max: Duration,
-    /// Of a weak one; beyond, it is poor.
-    pub weak_max: Duration,
-    /// The share of attempts that fail from which on a network is weak. Above 0, up to 1, like the next, and rising.
-    pub weak_failures: f64,
-    /// From which on it is poor.
-    pub poor_failures: f64,
-    /// A better level is believed when the round trip is below this share of its threshold. Above 0, up to 1.
-    pub better_at: f64,
-    /// A level lasts at least so long before a better one is believed. 0 to 10 min.
-    pub better_after: Duration,
-}
-
-impl Default for QualityPolicy {
-    fn default() -> Self {
-        Self {
-            half_life: Duration::from_secs(60),
-            good_max: Duration::from_millis(272),
-            fair_max: Duration::from_millis(1420),
-            weak_max: Duration::from_millis(2010),
-            weak_failures: 0.25,
-            poor_failures: 0.5,
-            better_at: 0.8,
-            better_after: Duration::from_secs(10),
-        }
+parameters! {
+    /// How a network is judged. The thresholds of round trips are where Chromium parts 4G, 3G, 2G and what is slower.
+    pub struct QualityPolicy in "quality" {
+        /// What is as old as this weighs half as much as what is new.
+        half_life: Duration = seconds(60), seconds(5) => hours(1);
+        /// The longest median round trip of a good network.
+        good_max: Duration = millis(272), millis(10) => seconds(60);
+        /// Of a fair one; not below `good_max`.
+        fair_max: Duration = millis(1420), millis(10) => seconds(60);
+        /// Of a weak one, not below `fair_max`; beyond, it is poor.
+        weak_max: Duration = millis(2010), millis(10) => seconds(60);
+        /// The share of attempts that fail from which on a network is weak.
+        weak_failures: f64 = 0.25, 0.01 => 1.0;
+        /// From which on it is poor; not below `weak_failures`.
+        poor_failures: f64 = 0.5, 0.01 => 1.0;
+        /// A better level is believed when the round trip is below this share of its threshold.
+        better_at: f64 = 0.8, 0.01 => 1.0;
+        /// A level lasts at least so long before a better one is believed.
+        better_after: Duration = seconds(10), seconds(0) => minutes(10);
     }
+    check QualityPolicy::check_rising;
 }
 
 impl QualityPolicy {
-    /// Names the first parameter that is out of its range.
-    ///
-    /// # Errors
-    /// For people.
-    pub fn check(&self) -> Result<(), String> {
-        let second = Duration::from_secs(1);
-        let spans = [
-            ("half_life", self.half_life, 5 * second, 3600 * second),
-            ("good_max", self.good_max, second / 100, 60 * second),
-            ("fair_max", self.fair_max, self.good_max, 60 * second),
-            ("weak_max", self.weak_max, self.fair_max, 60 * second),
-            ("better_after", self.better_after, Duration::ZERO, 600 * second),
+    fn check_rising(&self) -> Result<(), String> {
+        let times = [
+            ("fair_max", self.fair_max, "good_max", self.good_max),
+            ("weak_max", self.weak_max, "fair_max", self.fair_max),
         ];
-        for (name, value, min, max) in spans {
-            if !(min..=max).contains(&value) {
-                return Err(format!("{name} is {value:?}, allowed are {min:?} to {max:?}"));
-            }
+        if let Some((name, value, other, least)) = times.iter().find(|(_, value, _, least)| value < least) {
+            return Err(format!("{name} is {value:?}, below {other}, which is {least:?}"));
         }
-        let shares = [
-            ("weak_failures", self.weak_failures, 0.0),
-            ("poor_failures", self.poor_failures, self.weak_failures),
-            ("better_at", self.better_at, 0.0),
-        ];
-        let wrong =
-            shares.iter().find(|(_, value, above)| !(*value >= *above && *value > 0.0 && *value <= 1.0));
-        match wrong {
-            Some((name, value, above)) => {
-                Err(format!("{name} is {value}, allowed is more than {above} to 1"))
-            }
-            None => Ok(()),
+        if self.poor_failures < self.weak_failures {
+            let (poor, weak) = (self.poor_failures, self.weak_failures);
+            return Err(format!("poor_failures is {poor}, below weak_failures, which is {weak}"));
         }
+        Ok(())
     }
 }
 

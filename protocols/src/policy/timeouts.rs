@@ -2,30 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use super::quality::{Quality, Step};
+use super::{
+    parameters::{millis, parameters, seconds},
+    quality::{Quality, Step},
+};
 
-/// How limits follow from what a network is like. A limit that is too short repeats what would have come, so it is never
-/// shorter than what 99 of 100 took there, by a margin, and is doubled where it was not kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TimeoutPolicy {
-    /// Times that are known of a network before a limit follows them; until then it is the highest. 1 to 64.
-    pub samples_min: usize,
-    /// A limit is so many times what 99 of 100 took. 1.5 to 20.
-    pub margin: f64,
-    /// The shortest limit of connecting. 0.1 s to 120 s.
-    pub connect_min: Duration,
-    /// The shortest limit of the first byte: a server may have more to do than at other times. 0.1 s to 120 s.
-    pub first_byte_min: Duration,
-}
-
-impl Default for TimeoutPolicy {
-    fn default() -> Self {
-        Self {
-            samples_min: 3,
-            margin: 3.0,
-            connect_min: Duration::from_secs(2),
-            first_byte_min: Duration::from_secs(4),
-        }
+parameters! {
+    /// How limits follow from what a network is like. A limit that is too short repeats what would have come, so it is
+    /// never shorter than what 99 of 100 took there, by a margin, and is doubled where it was not kept.
+    pub struct TimeoutPolicy in "timeouts" {
+        /// Off: limits are the highest.
+        enabled: bool = true, false => true;
+        /// Times that are known of a network before a limit follows them; until then it is the highest.
+        samples_min: usize = 3, 1 => 64;
+        /// A limit is so many times what 99 of 100 took.
+        margin: f64 = 3.0, 1.5 => 20.0;
+        /// The shortest limit of connecting.
+        connect_min: Duration = seconds(2), millis(100) => seconds(120);
+        /// The shortest limit of the first byte: a server may have more to do than at other times.
+        first_byte_min: Duration = seconds(4), millis(100) => seconds(120);
     }
 }
 
@@ -35,27 +30,11 @@ const SHARE_KEPT: f64 = 0.99;
 const DOUBLINGS_MAX: u32 = 16;
 
 impl TimeoutPolicy {
-    /// Names the first parameter that is out of its range.
-    ///
-    /// # Errors
-    /// For people.
-    pub fn check(&self) -> Result<(), String> {
-        if !(1..=64).contains(&self.samples_min) {
-            return Err(format!("samples_min is {}, allowed are 1 to 64", self.samples_min));
-        }
-        if !(1.5..=20.0).contains(&self.margin) {
-            return Err(format!("margin is {}, allowed are 1.5 to 20", self.margin));
-        }
-        let second = Duration::from_secs(1);
-        let shortest = [("connect_min", self.connect_min), ("first_byte_min", self.first_byte_min)];
-        match shortest.iter().find(|(_, value)| !(second / 10..=120 * second).contains(value)) {
-            Some((name, value)) => Err(format!("{name} is {value:?}, allowed are 100ms to 120s")),
-            None => Ok(()),
-        }
-    }
-
     /// How long to wait for that step now, and never longer than `highest`.
     pub fn limit(&self, now: Instant, step: Step, quality: &Quality, highest: Duration) -> Duration {
+        if !self.enabled {
+            return highest;
+        }
         let lowest = match step {
             Step::Connect => self.connect_min,
             Step::FirstByte => self.first_byte_min,

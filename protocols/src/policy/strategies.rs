@@ -1,0 +1,118 @@
+//! All strategies' parameters in one place, by name.
+
+use super::{
+    Parameter, ParameterError, Parameters, QualityPolicy, TimeoutPolicy, Value, parameters::nearest,
+};
+
+macro_rules! strategies {
+    ($($(#[doc = $doc:literal])* $field:ident: $Policy:ty,)*) => {
+        /// How a client deals with networks: what each strategy may be told. A strategy that is switched off
+        /// (`enabled`) does what its description says of that.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Strategies {
+            $($(#[doc = $doc])* pub $field: $Policy,)*
+        }
+
+        impl Strategies {
+            /// The sections, in order, each with its parameters.
+            pub fn sections() -> Vec<(&'static str, &'static [Parameter])> {
+                vec![$((<$Policy>::SECTION, <$Policy>::list()),)*]
+            }
+
+            /// What the parameter `section.name` is; `None` where there is no such one.
+            pub fn get(&self, name: &str) -> Option<Value> {
+                let (section, name) = name.split_once('.')?;
+                $(if section == <$Policy>::SECTION {
+                    return Parameters::get(&self.$field, name);
+                })*
+                None
+            }
+
+            /// Sets the parameter `section.name`. Whether values go together is for [`Strategies::check`] to say, when
+            /// all are set.
+            ///
+            /// # Errors
+            /// [`ParameterError`]; nothing is changed then.
+            pub fn set(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
+                let (section, rest) = name.split_once('.').unwrap_or((name, ""));
+                $(if section == <$Policy>::SECTION {
+                    return Parameters::set(&mut self.$field, rest, value);
+                })*
+                let known: Vec<String> = Self::sections()
+                    .iter()
+                    .flat_map(|(section, list)| list.iter().map(move |it| format!("{section}.{}", it.name)))
+                    .collect();
+                let nearest = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+                Err(ParameterError::Unknown { name: name.to_owned(), nearest })
+            }
+
+            /// Names the first parameter that is out of its range, or what does not go together.
+            ///
+            /// # Errors
+            /// For people.
+            pub fn check(&self) -> Result<(), String> {
+                $(self.$field.check_all().map_err(|text| format!("{}.{text}", <$Policy>::SECTION))?;)*
+                Ok(())
+            }
+        }
+    };
+}
+
+strategies! {
+    /// How networks are judged.
+    quality: QualityPolicy,
+    /// How long things are waited for.
+    timeouts: TimeoutPolicy,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_parameter_is_set_by_its_name_within_its_range_alone() {
+        let mut names = std::collections::HashSet::new();
+        for (section, list) in Strategies::sections() {
+            for parameter in list {
+                let name = format!("{section}.{}", parameter.name);
+                assert!(names.insert(name.clone()), "{name} is there twice");
+                assert!(!parameter.about.is_empty(), "{name} is not described");
+                let mut strategies = Strategies::default();
+                assert_eq!(strategies.get(&name), Some(parameter.default), "{name}");
+                for value in [parameter.min, parameter.max, parameter.default] {
+                    strategies.set(&name, value).unwrap();
+                    assert_eq!(strategies.get(&name), Some(value), "{name}");
+                }
+            }
+        }
+        assert_eq!(Strategies::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_named_with_what_can() {
+        let check = |name: &str, value: Value, expected: &str| {
+            let mut strategies = Strategies::default();
+            let error = strategies.set(name, value).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(strategies, Strategies::default());
+        };
+        let number = Value::Number;
+        check("timeouts.margni", number(2.0), "timeouts.margni is not known; timeouts.margin is");
+        check("timeout.margin", number(2.0), "timeout.margin is not known; timeouts.margin is");
+        check("colour", number(2.0), "colour is not known");
+        check("timeouts.margin", number(f64::NAN), "timeouts.margin is NaN, allowed are 1.5 to 20");
+        let second = Value::Time(Duration::from_secs(1));
+        check("timeouts.margin", second, "timeouts.margin is 1s, which is a time; wanted is a number");
+        check("quality.half_life", second, "quality.half_life is 1s, allowed are 5s to 3600s");
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said_when_all_is_set() {
+        let mut strategies = Strategies::default();
+        strategies.set("quality.good_max", Value::Time(Duration::from_secs(50))).unwrap();
+        let text = strategies.check().unwrap_err();
+        assert!(text.starts_with("quality.fair_max"), "{text}");
+    }
+}

@@ -15,7 +15,7 @@ use tokio::{
 use towline_protocols::{
     hpack::{HeaderField, NeverIndexed},
     link::{Execution, RequestHead, RpcError, RpcErrorKind},
-    policy::Level,
+    policy::{Level, Strategies},
 };
 
 use crate::{
@@ -119,7 +119,7 @@ impl Client {
     }
 
     /// What the strategies are told at present.
-    pub fn strategies(&self) -> policy::Strategies {
+    pub fn strategies(&self) -> Strategies {
         self.handle.shared.strategies.borrow().clone()
     }
 

@@ -150,6 +150,7 @@ impl Core {
             | Event::Subscribe(_)
             | Event::Publish(_)
             | Event::PolicyAck { .. }
+            | Event::Report(_)
             | Event::Fetch(_) => {}
             Event::Offer(offer) => {
                 self.known.on_offer(&offer);

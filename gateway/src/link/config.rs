@@ -59,6 +59,7 @@ pub(super) fn policy(settings: &ClientPolicy) -> Policy {
         connect_timeout_ms: ms(settings.connect_timeout),
         backoff_min_ms: ms(settings.backoff_min),
         backoff_max_ms: ms(settings.backoff_max),
+        ..Policy::default()
     };
     policy.revision = revision(&policy);
     policy

@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Ack, CloseCode, Config, Event, Execution, GoAway, Hello, LinkError, Peer, Policy, Priority, Publish,
-    Push, Role, RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
+    Push, Report, Role, RpcError, RpcErrorKind, StreamSettings, Subscribe, Subscribed, Welcome,
     field_tables::FieldTables,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
@@ -344,6 +344,11 @@ impl Control {
     pub fn policy_ack(&mut self, revision: u64, result: Result<(), &str>) {
         let text = result.err().unwrap_or_default().to_owned();
         self.send(&Frame::PolicyAck { revision, accepted: result.is_ok(), text });
+    }
+
+    /// Client: says of itself what changed, and what happened since the last report.
+    pub fn report(&mut self, report: Report) {
+        self.send(&Frame::Report(Box::new(report)));
     }
 
     /// Says why and ends the connection: nothing is handled or sent behind the CLOSE.

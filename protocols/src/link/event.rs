@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Ack, CloseCode, Fetch, GoAway, Hello, Offer, Piece, Policy, Priority, RpcError, Subscribe, Subscribed,
-    Welcome,
+    Ack, CloseCode, Fetch, GoAway, Hello, Offer, Piece, Policy, Priority, Report, RpcError, Subscribe,
+    Subscribed, Welcome,
 };
 use crate::hpack::HeaderField;
 
@@ -125,6 +125,8 @@ pub enum Event {
         /// Why not.
         text: String,
     },
+    /// What the client says of itself.
+    Report(Box<Report>),
     /// Dictionaries that the client may fetch and use, in place of all before.
     Offer(Offer),
     /// The client asks for a piece of a dictionary, to be answered with [`super::Control::piece`], or holds

@@ -71,6 +71,7 @@ pub enum FrameType {
     Fetch = 26,
     Piece = 27,
     Answer = 28,
+    Report = 29,
 }
 
 /// A decoded frame.
@@ -189,7 +190,9 @@ pub enum Frame {
         /// Its only message, whole.
         part: Part,
     },
-    /// An extension frame (types 29 to 31) that this version ignores.
+    /// What the client says of itself now and then.
+    Report(Box<proto::Report>),
+    /// An extension frame (types 30 and 31) that this version ignores.
     Extension(u8),
 }
 

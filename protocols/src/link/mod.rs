@@ -18,6 +18,7 @@ mod field_tables;
 pub mod frame;
 mod message;
 pub mod proto;
+pub mod report;
 pub mod server;
 mod session_headers;
 mod stream_codec;
@@ -30,8 +31,9 @@ pub use event::{Event, Publish, Push, RequestHead};
 pub use failure::{CloseCode, LinkError};
 pub use frame::Ack;
 pub use proto::{
-    DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LimitsMessage, Offer, OfferedDictionary, Partial,
-    Piece, Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome,
+    Arm, ClientFacts, DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LearntBeat, LevelReported,
+    LimitsMessage, Offer, OfferedDictionary, Outcome, Parameter, ParameterValue, Partial, Piece, Policy,
+    PushesTaken, QualitySnapshot, Report, Subscribe, Subscribed, Waiting, Welcome,
 };
 pub use session_headers::{SESSION_HEADERS_HASH_BYTES, SessionHeaders};
 pub use stream_codec::{StreamCodec, StreamSettings};

@@ -9,9 +9,11 @@ mod generated {
 }
 
 pub use generated::{
-    Fetch, Filter, GoAway, Header, Hello, Limits as LimitsMessage, Offer, OfferedDictionary, Partial, Piece,
-    Policy, PushesTaken, Subscribe, Subscribed, Waiting, Welcome, go_away::Reason,
-    offered_dictionary::Kind as DictionaryKind, subscribed,
+    Arm, ClientFacts, Fetch, Filter, GoAway, Header, Hello, Latencies, LearntBeat, Limits as LimitsMessage,
+    Offer, OfferedDictionary, Outcome, Parameter, Partial, Piece, Policy, PushesTaken, QualitySnapshot,
+    Report, Subscribe, Subscribed, Waiting, Welcome, go_away::Reason,
+    offered_dictionary::Kind as DictionaryKind, parameter::Value as ParameterValue,
+    quality_snapshot::Level as LevelReported, subscribed,
 };
 
 impl Hello {
@@ -37,6 +39,7 @@ impl fmt::Debug for Hello {
             .field("agent", &self.agent)
             .field("policy_revision", &self.policy_revision)
             .field("short", &self.short)
+            .field("facts", &self.facts)
             .finish_non_exhaustive()
     }
 }

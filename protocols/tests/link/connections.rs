@@ -7,9 +7,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use towline_protocols::compress::Dictionary;
 use towline_protocols::link::{
-    CloseCode, Config, Connection, Control, Event, Execution, Hello, LinkError, Priority, Publish, Push,
-    RpcError, RpcErrorKind, StreamCodec, Subscribe, Welcome,
+    ClientFacts, CloseCode, Config, Connection, Control, Event, Execution, Hello, LinkError, Priority,
+    Publish, Push, Report, RpcError, RpcErrorKind, StreamCodec, Subscribe, Welcome,
     frame::{DataFrame, FLAG_COMPRESSED, Frame, Part, RequestFrame, encode},
+    proto::Latencies,
 };
 
 use crate::pair::{Pair, field, head, hello, noise, origin, status_200};
@@ -28,6 +29,8 @@ fn a_hello_that_breaks_a_rule_is_refused() {
         assert_eq!(error.code, CloseCode::ProtocolError);
         assert!(error.rule.contains(rule), "{}", error.rule);
     };
+    let facts = ClientFacts { region: "r".repeat(65), ..ClientFacts::default() };
+    check(Hello { facts: Some(facts), ..hello() }, "facts");
     check(Hello { client_id: String::new(), ..hello() }, "client_id");
     check(Hello { client_id: "x".repeat(65), ..hello() }, "client_id");
     check(Hello { client_id: "a b".into(), ..hello() }, "client_id");
@@ -59,6 +62,8 @@ fn frames_out_of_order_close() {
     check(Frame::Hello(Box::new(hello())));
     check(Frame::Welcome(Box::default()));
     check(Frame::Policy(Default::default()));
+    let latencies = Latencies { buckets: vec![160], counts: vec![1] };
+    check(Frame::Report(Box::new(Report { latencies: Some(latencies), ..Report::default() })));
     let part = Part { compressed: false, more: false, bytes: Bytes::from_static(b"x") };
     check(Frame::Data(DataFrame { seq: 9, part, end: false }));
     let mut first = Connection::server(Arc::default(), origin());

@@ -121,7 +121,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         }),
         bytes().prop_map(Frame::QpackEncoder),
         bytes().prop_map(Frame::QpackDecoder),
-        (29..32u8).prop_map(Frame::Extension),
+        (30..32u8).prop_map(Frame::Extension),
     ]
 }
 

@@ -12,14 +12,16 @@ use bytes::{Bytes, BytesMut};
 use towline_protocols::{
     hpack::{Decoder, Encoder, HeaderDictionary, HeaderField, KnownFields, StaticTable},
     link::{
-        Ack, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch, Filter, GoAway, Header,
-        Hello, Offer, OfferedDictionary, Partial, Piece, Policy, Priority, RequestHead, RpcError,
-        RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
+        Ack, Arm, ClientFacts, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch,
+        Filter, GoAway, Header, Hello, LearntBeat, LevelReported, Offer, OfferedDictionary, Outcome,
+        Parameter, ParameterValue, Partial, Piece, Policy, Priority, QualitySnapshot, Report, RequestHead,
+        RpcError, RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
         frame::{
             DataFrame, Frame, PREFACE, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode,
             encode,
         },
         proto::{Reason, subscribed},
+        report::LatencyHistogram,
     },
     qpack,
 };
@@ -196,6 +198,16 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         text: String::new(),
     };
     let policy = Policy { revision: 3, heartbeat_ms: 45_000, ..Policy::default() };
+    let set = |name: &str, value| Parameter { name: name.into(), value: Some(value) };
+    let with_parameters = Policy {
+        revision: 4,
+        parameters: vec![
+            set("hedge.enabled", ParameterValue::Switch(true)),
+            set("timeouts.margin", ParameterValue::Share(2.5)),
+        ],
+        arms: vec![Arm { experiment: "hedging".into(), arm: "on".into() }],
+        ..Policy::default()
+    };
     let filter = Filter { filter: "news/#".into(), qos: 1 };
     let hash = Bytes::from(vec![0xd1; 32]);
     let offered = OfferedDictionary {
@@ -222,6 +234,8 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("push-ack", Frame::PushAck { priority: Priority::NORMAL, id: 1 }),
         ("goaway", Frame::GoAway(Box::new(goaway))),
         ("policy", Frame::Policy(policy)),
+        ("policy-parameters", Frame::Policy(with_parameters)),
+        ("report", Frame::Report(Box::new(report()))),
         ("policy-ack", Frame::PolicyAck { revision: 3, accepted: true, text: String::new() }),
         ("subscribe", Frame::Subscribe(Subscribe { add: vec![filter], remove: vec![] })),
         ("subscribed", Frame::Subscribed(Subscribed { results: vec![granted] })),
@@ -233,6 +247,42 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("fetch-held", Frame::Fetch(Fetch { hash: hash.clone(), offset: 0, held: true })),
         ("piece", Frame::Piece(Piece { hash, offset: 8192, bytes: "abc".into() })),
     ]
+}
+
+fn report() -> Report {
+    let facts = ClientFacts {
+        app: "shop".into(),
+        app_version: "5.2".into(),
+        platform: "android".into(),
+        network: 7,
+        ..ClientFacts::default()
+    };
+    let quality = QualitySnapshot {
+        level: LevelReported::Good.into(),
+        round_trip_ms: Some(80),
+        loss_permille: Some(0),
+        ..QualitySnapshot::default()
+    };
+    let beat = LearntBeat { interval_s: 270, survived_s: 300, ..LearntBeat::default() };
+    let mut latencies = LatencyHistogram::default();
+    for ms in [9, 90, 95] {
+        latencies.record(Duration::from_millis(ms));
+    }
+    Report {
+        span_s: 600,
+        facts: Some(facts),
+        quality: Some(quality),
+        beats_learnt: vec![beat],
+        outcomes: vec![Outcome { kind: 0, count: 3 }, Outcome { kind: 2, count: 1 }],
+        latencies: Some(latencies.to_wire()),
+        connects: 2,
+        bytes_sent: 5000,
+        bytes_received: 70_000,
+        beats: 2,
+        policy_revision: 4,
+        arms: vec![Arm { experiment: "hedging".into(), arm: "on".into() }],
+        ..Report::default()
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
         CloseCode, Event, Hello, LinkError, Publish, Push, Role, SESSION_HEADERS_HASH_BYTES, Welcome,
         field_tables::FieldTables,
         frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
-        message,
+        message, report,
     },
     varint,
 };
@@ -105,6 +105,10 @@ impl Control {
             Frame::Subscribe(subscribe) => Event::Subscribe(subscribe),
             Frame::Publish(publish) => self.on_publish(publish)?,
             Frame::Fetch(fetch) => self.on_fetch(fetch)?,
+            Frame::Report(report) => {
+                report::check(&report)?;
+                Event::Report(report)
+            }
             _ => return Err(LinkError::protocol("a frame that clients do not send, or not here")),
         };
         self.emit(event);
@@ -242,6 +246,9 @@ fn check_hello(hello: &Hello) -> Result<(), LinkError> {
     }
     if !hello.session_headers_hash.is_empty() && !hello.session_headers.is_empty() {
         return Err(LinkError::protocol("HELLO: session_headers_hash stands in place of session_headers"));
+    }
+    if let Some(facts) = &hello.facts {
+        report::check_facts(facts)?;
     }
     let mut numbers =
         hello.waiting.iter().map(|waiting| waiting.seq).chain([hello.epoch, hello.outcome_floor]);

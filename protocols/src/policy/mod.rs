@@ -12,6 +12,7 @@
 mod network;
 mod parameters;
 mod quality;
+mod race;
 mod strategies;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use self::{
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
     parameters::{Field, Parameter, ParameterError, Parameters, Value},
     quality::{Event, Level, Quality, QualityPolicy, Step},
+    race::{Binding, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways},
     strategies::Strategies,
     timeouts::TimeoutPolicy,
 };

@@ -1,0 +1,455 @@
+//! How a connection is made where there are several ways: which to try, in which order, how far apart.
+//!
+//! ```text
+//!  Ways::rank ──ways, the best first──> Race ──Start, Abandon──> the driver
+//!      ^                                 ^ failed, won              |
+//!      |                                 +--------------------------+
+//!      +── Ways::learn <──Verdict of each way, once one has won
+//! ```
+//!
+//! The ways to one gateway are two series, one of each binding, whose members start a stagger apart; the second series
+//! begins a fall-back delay after the first. What definitely failed hands its place to the next of its series at once
+//! (RFC 8305, section 5). Another gateway waits longer, since a session lives at one.
+
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use memory::{Ranked, WayRecord, Ways};
+
+/// What a connection runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Binding {
+    /// QUIC.
+    Quic,
+    /// TCP, with TLS or without.
+    Tcp,
+}
+
+/// One way to a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// The gateway's name and port.
+    pub gateway: Arc<str>,
+    /// Its address; `None` where whoever dials finds it.
+    pub address: Option<SocketAddr>,
+    /// By what.
+    pub binding: Binding,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.binding {
+            Binding::Quic => "QUIC ",
+            Binding::Tcp => "TCP ",
+        })?;
+        match self.address {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str(&self.gateway),
+        }
+    }
+}
+
+/// How ways are raced, and what is remembered of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RacePolicy {
+    /// Whether all gateways race at the pace of the network, and what is learnt of ways is remembered. Without: one
+    /// gateway at a time, at fixed delays, without memory.
+    pub enabled: bool,
+    /// The next way is tried after so many times what connecting usually takes on the network. 0.1 to 10.
+    pub stagger_share: f64,
+    /// The shortest stagger. 10 ms to 2 s (RFC 8305, section 8).
+    pub stagger_min: Duration,
+    /// The longest. 100 ms to 30 s.
+    pub stagger_max: Duration,
+    /// Another gateway is tried after so many staggers. 1 to 100.
+    pub gateway_staggers: u32,
+    /// Ways that are tried at one time. 1 to 8.
+    pub in_flight_max: usize,
+    /// A way that failed so often of the last eight times, while others got through, is banned: tried when nothing else
+    /// is left. 1 to 8.
+    pub ban_failures: u32,
+    /// The first ban; each further one lasts twice as long. 1 s to 1 h.
+    pub ban_min: Duration,
+    /// The longest ban. 1 s to 24 h.
+    pub ban_max: Duration,
+    /// What was not used for so long is forgotten. 1 min to 90 days.
+    pub kept: Duration,
+}
+
+impl Default for RacePolicy {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            stagger_share: 1.25,
+            stagger_min: Duration::from_millis(100),
+            stagger_max: Duration::from_secs(2),
+            gateway_staggers: 4,
+            in_flight_max: 4,
+            ban_failures: 2,
+            ban_min: Duration::from_secs(300),
+            ban_max: Duration::from_secs(3600),
+            kept: Duration::from_secs(7 * 86_400),
+        }
+    }
+}
+
+/// RFC 8305, section 5: the recommended delay where nothing is known.
+const STAGGER_UNKNOWN: Duration = Duration::from_millis(250);
+
+/// The delays of one race.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Between ways of one series.
+    pub stagger: Duration,
+    /// Between the two series of a gateway.
+    pub fallback: Duration,
+    /// Between gateways.
+    pub gateway: Duration,
+}
+
+impl RacePolicy {
+    /// Names the first parameter that is out of its range.
+    ///
+    /// # Errors
+    /// For people.
+    pub fn check(&self) -> Result<(), String> {
+        let (ms, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        let spans = [
+            ("stagger_min", self.stagger_min, 10 * ms, 2 * second),
+            ("stagger_max", self.stagger_max, (100 * ms).max(self.stagger_min), 30 * second),
+            ("ban_min", self.ban_min, second, 3600 * second),
+            ("ban_max", self.ban_max, self.ban_min, 86_400 * second),
+            ("kept", self.kept, 60 * second, 90 * 86_400 * second),
+        ];
+        for (name, value, min, max) in spans {
+            if !(min..=max).contains(&value) {
+                return Err(format!("{name} is {value:?}, allowed are {min:?} to {max:?}"));
+            }
+        }
+        let counts = [
+            ("gateway_staggers", u64::from(self.gateway_staggers), 100),
+            ("in_flight_max", self.in_flight_max as u64, 8),
+            ("ban_failures", u64::from(self.ban_failures), 8),
+        ];
+        for (name, value, max) in counts {
+            if !(1..=max).contains(&value) {
+                return Err(format!("{name} is {value}, allowed are 1 to {max}"));
+            }
+        }
+        match (0.1..=10.0).contains(&self.stagger_share) {
+            true => Ok(()),
+            false => Err(format!("stagger_share is {}, allowed are 0.1 to 10", self.stagger_share)),
+        }
+    }
+
+    /// The delays on a network where connecting takes as long as `expected`, if that is known; `fallback` is the delay
+    /// of TCP behind QUIC where it is not.
+    pub fn pace(&self, expected: Option<Duration>, fallback: Duration) -> Pace {
+        let known = expected.filter(|_| self.enabled).map(|expected| {
+            let (min, max) = (self.stagger_min, self.stagger_max.max(self.stagger_min));
+            expected.mul_f64(self.stagger_share).clamp(min, max)
+        });
+        let stagger = known.unwrap_or(STAGGER_UNKNOWN);
+        let fallback = known.unwrap_or(fallback);
+        Pace { stagger, fallback, gateway: stagger.max(fallback) * self.gateway_staggers }
+    }
+}
+
+/// What is to be done about the way of that number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaceAction {
+    /// Try it.
+    Start(usize),
+    /// Try it no longer: others need its place.
+    Abandon(usize),
+}
+
+/// What a race that was won says of one of its ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It got through.
+    Won,
+    /// It failed, or was silent while one that had started later got through.
+    Failed,
+    /// It had no time to show what it is.
+    Open,
+}
+
+/// One race.
+///
+/// ```text
+///  Waiting ──due, a place is free──> Running ──failed──> Over
+///                                       | ──Abandon, where more wait than there are places──> Over
+///                                       +── won: the race is over
+/// ```
+#[derive(Clone, Debug)]
+pub struct Race {
+    pace: Pace,
+    in_flight_max: usize,
+    began: Instant,
+    ends: Instant,
+    entries: Vec<Entry>,
+    /// Gateways by rank whose ways are still looked for.
+    sought: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    way: Way,
+    rank: usize,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waiting {
+        due: Instant,
+    },
+    Running {
+        since: Instant,
+    },
+    Failed,
+    /// Silent from then on for so long.
+    Abandoned {
+        since: Instant,
+    },
+}
+
+/// Ways of one race; further ones are left out.
+const WAYS_MAX: usize = 24;
+
+impl Race {
+    /// A race that lasts until `limit` is over at most.
+    pub fn new(policy: &RacePolicy, pace: Pace, limit: Duration, now: Instant) -> Self {
+        Self {
+            pace,
+            in_flight_max: policy.in_flight_max.max(1),
+            began: now,
+            ends: now + limit,
+            entries: Vec::new(),
+            sought: Vec::new(),
+        }
+    }
+
+    /// The ways of the gateway of that rank, 0 the first, are looked for: [`Race::add`] and [`Race::found`] will follow.
+    pub fn seek(&mut self, rank: usize) {
+        self.sought.push(rank);
+    }
+
+    /// Nothing more is looked for on behalf of the gateway of that rank.
+    pub fn found(&mut self, rank: usize, now: Instant) {
+        self.sought.retain(|&sought| sought != rank);
+        self.hand_over(rank, None, now);
+    }
+
+    /// Takes in ways to the gateway of that rank, the best first; those that are known already are left out. Banned ones
+    /// come when nothing else is left.
+    pub fn add(&mut self, rank: usize, ways: Vec<Ranked>, now: Instant) {
+        let lead = ways.first().map(|first| first.way.binding);
+        let lead = self.of(rank).next().map(|entry| entry.way.binding).or(lead);
+        for Ranked { way, banned } in ways {
+            if self.entries.len() >= WAYS_MAX || self.entries.iter().any(|entry| entry.way == way) {
+                continue;
+            }
+            let due = self.due_of(rank, way.binding, lead == Some(way.binding), banned, now);
+            self.entries.push(Entry { way, rank, stage: Stage::Waiting { due } });
+        }
+    }
+
+    /// The way of that number.
+    pub fn way(&self, number: usize) -> Option<&Way> {
+        self.entries.get(number).map(|entry| &entry.way)
+    }
+
+    /// What is to be done next, if anything is.
+    pub fn poll(&mut self, now: Instant) -> Option<RaceAction> {
+        let (number, due) = self.next_waiting()?;
+        let is_due = due <= now || (self.in_flight() == 0 && self.sought.is_empty());
+        if !is_due {
+            return None;
+        }
+        if self.in_flight() < self.in_flight_max {
+            self.entries[number].stage = Stage::Running { since: now };
+            return Some(RaceAction::Start(number));
+        }
+        let (oldest, since, until) = self.place_for(number)?;
+        if now < until {
+            return None;
+        }
+        self.entries[oldest].stage = Stage::Abandoned { since };
+        Some(RaceAction::Abandon(oldest))
+    }
+
+    /// When to poll again, or the race is over.
+    pub fn poll_timeout(&self) -> Instant {
+        let Some((number, due)) = self.next_waiting() else { return self.ends };
+        let free = match self.in_flight() < self.in_flight_max {
+            true => None,
+            false => self.place_for(number).map(|(_, _, until)| until),
+        };
+        due.max(free.unwrap_or(due)).min(self.ends)
+    }
+
+    /// Whether its time is over.
+    pub fn is_late(&self, now: Instant) -> bool {
+        now >= self.ends
+    }
+
+    /// Whether nothing runs, waits or is looked for.
+    pub fn is_lost(&self) -> bool {
+        self.sought.is_empty() && self.in_flight() == 0 && self.next_waiting().is_none()
+    }
+
+    /// The way of that number definitely failed: the next one need not wait.
+    pub fn failed(&mut self, number: usize, now: Instant) {
+        let Some(entry) = self.entries.get_mut(number) else { return };
+        if !matches!(entry.stage, Stage::Running { .. }) {
+            return;
+        }
+        entry.stage = Stage::Failed;
+        let (rank, binding) = (entry.rank, entry.way.binding);
+        self.hand_over(rank, Some(binding), now);
+    }
+
+    /// The way of that number got through: what that says of all that were tried.
+    pub fn won(&self, number: usize) -> Vec<(Way, Verdict)> {
+        let Some(Stage::Running { since: won }) = self.entries.get(number).map(|entry| entry.stage) else {
+            return Vec::new();
+        };
+        let tried = self.entries.iter().enumerate().filter_map(|(place, entry)| {
+            let verdict = match entry.stage {
+                _ if place == number => Verdict::Won,
+                Stage::Waiting { .. } => return None,
+                Stage::Failed => Verdict::Failed,
+                Stage::Running { since } | Stage::Abandoned { since } if since < won => Verdict::Failed,
+                Stage::Running { .. } | Stage::Abandoned { .. } => Verdict::Open,
+            };
+            Some((entry.way.clone(), verdict))
+        });
+        tried.collect()
+    }
+
+    /// Ways that are being tried.
+    pub fn in_flight(&self) -> usize {
+        self.entries.iter().filter(|entry| matches!(entry.stage, Stage::Running { .. })).count()
+    }
+
+    /// How long the way of that number has been tried.
+    pub fn running_for(&self, number: usize, now: Instant) -> Option<Duration> {
+        match self.entries.get(number)?.stage {
+            Stage::Running { since } => Some(now.saturating_duration_since(since)),
+            _ => None,
+        }
+    }
+
+    fn of(&self, rank: usize) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.rank == rank)
+    }
+
+    /// When a way that is added last in its series is due. Behind everything known, where it is banned.
+    fn due_of(&self, rank: usize, binding: Binding, leads: bool, banned: bool, now: Instant) -> Instant {
+        let due = |entry: &Entry| match entry.stage {
+            Stage::Waiting { due } => Some(due),
+            Stage::Running { since } => Some(since),
+            Stage::Failed | Stage::Abandoned { .. } => None,
+        };
+        let begins = |rank: usize| self.began + self.pace.gateway * u32::try_from(rank).unwrap_or(u32::MAX);
+        if banned {
+            let last = self.entries.iter().filter_map(due).max().unwrap_or(self.began);
+            return (last + self.pace.stagger).max(now);
+        }
+        let series = || self.of(rank).filter(|entry| entry.way.binding == binding);
+        let last = series().filter_map(due).max();
+        let first_delay = if leads { Duration::ZERO } else { self.pace.fallback };
+        let soonest = match last {
+            Some(last) => last + self.pace.stagger,
+            // All of it has failed.
+            None if series().next().is_some() => now,
+            None => begins(rank).max(self.of(rank).filter_map(due).min().unwrap_or(now)) + first_delay,
+        };
+        soonest.max(now)
+    }
+
+    fn next_waiting(&self) -> Option<(usize, Instant)> {
+        let waiting = self.entries.iter().enumerate().filter_map(|(number, entry)| match entry.stage {
+            Stage::Waiting { due } => Some((number, due)),
+            _ => None,
+        });
+        waiting.min_by_key(|&(number, due)| (due, number))
+    }
+
+    /// Whose place a way that waits is to have: which way that is, since when it runs, and until when it may. A gateway
+    /// that has no place yet gets one at once from the gateway that has most.
+    fn place_for(&self, number: usize) -> Option<(usize, Instant, Instant)> {
+        let running = self.entries.iter().enumerate().filter_map(|(number, entry)| match entry.stage {
+            Stage::Running { since } => Some((number, entry.rank, since)),
+            _ => None,
+        });
+        let running: Vec<_> = running.collect();
+        let places = |rank: usize| running.iter().filter(|(_, of, _)| *of == rank).count();
+        let most = running.iter().map(|&(_, rank, _)| places(rank)).max()?;
+        let oldest = |which: &dyn Fn(usize) -> bool| {
+            let running = running.iter().filter(|(_, rank, _)| which(*rank));
+            running.min_by_key(|&&(number, _, since)| (since, number)).copied()
+        };
+        if places(self.entries[number].rank) == 0 && most > 1 {
+            return oldest(&|rank| places(rank) == most).map(|(number, _, since)| (number, since, since));
+        }
+        oldest(&|_| true).map(|(number, _, since)| (number, since, since + self.patience()))
+    }
+
+    /// How long a silent way keeps its place while others wait: so long that each gets its turn within the race.
+    fn patience(&self) -> Duration {
+        let rounds = self.entries.len().div_ceil(self.in_flight_max).max(1);
+        self.ends.saturating_duration_since(self.began) / u32::try_from(rounds).unwrap_or(u32::MAX)
+    }
+
+    /// A way of that series has failed, or all that there will be is known: the next of the series is due now, or where
+    /// the series has come to its end, the other one of the gateway, or else the next gateway.
+    fn hand_over(&mut self, rank: usize, binding: Option<Binding>, now: Instant) {
+        let is_alive = |entry: &&Entry| matches!(entry.stage, Stage::Waiting { .. } | Stage::Running { .. });
+        let in_series = |entry: &&Entry| Some(entry.way.binding) == binding;
+        if self.of(rank).filter(in_series).any(|entry| is_alive(&entry)) {
+            return self.hurry(now, |entry| entry.rank == rank && Some(entry.way.binding) == binding);
+        }
+        if self.of(rank).any(|entry| is_alive(&entry)) {
+            if binding.is_some() {
+                self.hurry(now, |entry| entry.rank == rank);
+            }
+            return;
+        }
+        let next = self.entries.iter().filter(is_alive).map(|entry| entry.rank).min();
+        // Nothing is running: the next gateway's first way is due.
+        if let Some(next) = next
+            && self.in_flight() == 0
+            && !self.sought.contains(&rank)
+        {
+            self.hurry(now, |entry| entry.rank >= next);
+        }
+    }
+
+    /// Makes the first of those that wait due now, and the others as much sooner.
+    fn hurry(&mut self, now: Instant, which: impl Fn(&Entry) -> bool) {
+        let waiting = |entry: &Entry| match entry.stage {
+            Stage::Waiting { due } if which(entry) => Some(due),
+            _ => None,
+        };
+        let Some(first) = self.entries.iter().filter_map(waiting).min() else { return };
+        let sooner = first.saturating_duration_since(now);
+        for entry in &mut self.entries {
+            if let Stage::Waiting { due } = &entry.stage
+                && which(entry)
+            {
+                entry.stage = Stage::Waiting { due: *due - sooner };
+            }
+        }
+    }
+}

@@ -7,6 +7,8 @@
 //!                              +--> Level, when it changes: for the app
 //! ```
 //!
+//! [`Race`] decides which ways to gateways are tried, and when; [`Ways`] and [`Names`] remember what is known of them.
+//!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
 mod network;
@@ -23,7 +25,9 @@ pub use self::{
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
     parameters::{Field, Parameter, ParameterError, Parameters, Value},
     quality::{Event, Level, Quality, QualityPolicy, Step},
-    race::{Binding, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways},
+    race::{
+        Found, NameRecord, Names, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways,
+    },
     strategies::Strategies,
     timeouts::TimeoutPolicy,
 };

@@ -1,11 +1,13 @@
 //! What is remembered of the ways to gateways, network by network.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use super::{Binding, RacePolicy, Verdict, Way};
+use super::{RacePolicy, Verdict, Way};
+use crate::policy::{NetworkKey, Transport};
 
 /// Networks that are remembered; beyond, the one that was used longest ago is forgotten. A commuter's week.
 const NETWORKS_MAX: usize = 16;
@@ -47,7 +49,7 @@ pub struct Ways {
 
 #[derive(Clone, Debug, Default)]
 struct Network {
-    key: String,
+    key: NetworkKey,
     ways: Vec<Record>,
     /// Of QUIC as a whole: where one address of it is blocked while TCP passes there, all are.
     quic: Ban,
@@ -69,20 +71,26 @@ struct Ban {
 }
 
 impl Ways {
-    /// The ways, the best first: of each binding that which got through last, then those that failed least, otherwise
+    /// The ways, the best first: of each transport that which got through last, then those that failed least, otherwise
     /// as given; QUIC before TCP; what is banned comes last.
-    pub fn rank(&self, policy: &RacePolicy, network: &str, ways: Vec<Way>, now: Instant) -> Vec<Ranked> {
+    pub fn rank(
+        &self,
+        policy: &RacePolicy,
+        network: NetworkKey,
+        ways: Vec<Way>,
+        now: Instant,
+    ) -> Vec<Ranked> {
         let memory = self.network(network).filter(|_| policy.enabled);
         let mut ranked: Vec<_> = ways
             .into_iter()
             .map(|way| {
                 let record = memory.and_then(|memory| memory.record(&way));
                 let record = record.filter(|record| record.is_kept(policy, now));
-                let blocked = way.binding == Binding::Quic && memory.is_some_and(|it| it.quic.holds(now));
+                let blocked = way.transport == Transport::Quic && memory.is_some_and(|it| it.quic.holds(now));
                 let banned = blocked || record.is_some_and(|record| record.ban.holds(now));
                 let won = record.filter(|record| !record.has_failed()).and_then(|record| record.won);
                 let failures = record.map_or(0, |record| record.history.count_ones());
-                let key = (banned, way.binding, std::cmp::Reverse(won), failures);
+                let key = (banned, Reverse(way.transport), Reverse(won), failures);
                 (key, Ranked { way, banned })
             })
             .collect();
@@ -91,19 +99,19 @@ impl Ways {
     }
 
     /// The gateway to which a way got through last on that network.
-    pub fn last_gateway(&self, policy: &RacePolicy, network: &str, now: Instant) -> Option<&str> {
+    pub fn last_gateway(&self, policy: &RacePolicy, network: NetworkKey, now: Instant) -> Option<&str> {
         let ways = &self.network(network).filter(|_| policy.enabled)?.ways;
         let kept = ways.iter().filter(|record| record.is_kept(policy, now) && record.won.is_some());
         kept.max_by_key(|record| record.won).map(|record| &*record.way.gateway)
     }
 
     /// Whether QUIC is known not to pass on that network.
-    pub fn is_quic_blocked(&self, policy: &RacePolicy, network: &str, now: Instant) -> bool {
+    pub fn is_quic_blocked(&self, policy: &RacePolicy, network: NetworkKey, now: Instant) -> bool {
         policy.enabled && self.network(network).is_some_and(|it| it.quic.holds(now))
     }
 
     /// Takes in what a race said that was won. One that nobody won says nothing: then it was the network.
-    pub fn learn(&mut self, policy: &RacePolicy, network: &str, said: &[(Way, Verdict)], now: Instant) {
+    pub fn learn(&mut self, policy: &RacePolicy, network: NetworkKey, said: &[(Way, Verdict)], now: Instant) {
         if !policy.enabled {
             return;
         }
@@ -112,12 +120,12 @@ impl Ways {
             let family = |way: &Way| way.address.map(|address| address.is_ipv6());
             way.gateway == winner.gateway && [None, family(winner)].contains(&family(way))
         };
-        let is_blocked = winner.binding == Binding::Tcp
+        let is_blocked = winner.transport == Transport::Tcp
             && said.iter().any(|(way, verdict)| {
-                way.binding == Binding::Quic && *verdict == Verdict::Failed && is_beside(way)
+                way.transport == Transport::Quic && *verdict == Verdict::Failed && is_beside(way)
             });
         let memory = self.network_mut(network);
-        if winner.binding == Binding::Quic {
+        if winner.transport == Transport::Quic {
             memory.quic = Ban::default();
         } else if is_blocked {
             memory.quic.extend(policy, now);
@@ -129,12 +137,12 @@ impl Ways {
     }
 
     /// Forgets what was learnt of that network: it may be another one.
-    pub fn forget(&mut self, network: &str) {
+    pub fn forget(&mut self, network: NetworkKey) {
         self.networks.retain(|it| it.key != network);
     }
 
     /// Everything, for a file: of each network its key, how long QUIC is banned there and for which time, and the ways.
-    pub fn records(&self, now: Instant) -> Vec<(String, (Duration, u32), Vec<WayRecord>)> {
+    pub fn records(&self, now: Instant) -> Vec<(NetworkKey, (Duration, u32), Vec<WayRecord>)> {
         let ago = |at: Instant| now.saturating_duration_since(at);
         let record = |record: &Record| WayRecord {
             way: record.way.clone(),
@@ -147,13 +155,19 @@ impl Ways {
         let networks = self.networks.iter();
         let networks = networks.map(|it| {
             let ways = it.ways.iter().map(record).collect();
-            (it.key.clone(), (it.quic.left(now), it.quic.times), ways)
+            (it.key, (it.quic.left(now), it.quic.times), ways)
         });
         networks.collect()
     }
 
     /// What an earlier run has remembered of one network, the one used last coming last.
-    pub fn restore(&mut self, network: &str, quic: (Duration, u32), records: Vec<WayRecord>, now: Instant) {
+    pub fn restore(
+        &mut self,
+        network: NetworkKey,
+        quic: (Duration, u32),
+        records: Vec<WayRecord>,
+        now: Instant,
+    ) {
         let memory = self.network_mut(network);
         memory.quic = Ban::of(quic.0, quic.1, now);
         // What lies before the clock's beginning is too old to matter.
@@ -169,15 +183,15 @@ impl Ways {
             .collect();
     }
 
-    fn network(&self, key: &str) -> Option<&Network> {
+    fn network(&self, key: NetworkKey) -> Option<&Network> {
         self.networks.iter().find(|network| network.key == key)
     }
 
     /// The part of one network, which is the newest from now on.
-    fn network_mut(&mut self, key: &str) -> &mut Network {
+    fn network_mut(&mut self, key: NetworkKey) -> &mut Network {
         let place = self.networks.iter().position(|network| network.key == key);
         let network = place.and_then(|place| self.networks.remove(place));
-        let network = network.unwrap_or_else(|| Network { key: key.to_owned(), ..Network::default() });
+        let network = network.unwrap_or_else(|| Network { key, ..Network::default() });
         self.networks.truncate(NETWORKS_MAX - 1);
         self.networks.push_front(network);
         &mut self.networks[0]

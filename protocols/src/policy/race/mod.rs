@@ -7,11 +7,12 @@
 //!      +── Ways::learn <──Verdict of each way, once one has won
 //! ```
 //!
-//! The ways to one gateway are two series, one of each binding, whose members start a stagger apart; the second series
+//! The ways to one gateway are two series, one of each transport, whose members start a stagger apart; the second series
 //! begins a fall-back delay after the first. What definitely failed hands its place to the next of its series at once
 //! (RFC 8305, section 5). Another gateway waits longer, since a session lives at one.
 
 mod memory;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -23,15 +24,9 @@ use std::{
 };
 
 pub use memory::{Ranked, WayRecord, Ways};
+pub use names::{Found, NameRecord, Names};
 
-/// What a connection runs over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Binding {
-    /// QUIC.
-    Quic,
-    /// TCP, with TLS or without.
-    Tcp,
-}
+use super::network::Transport;
 
 /// One way to a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,14 +36,14 @@ pub struct Way {
     /// Its address; `None` where whoever dials finds it.
     pub address: Option<SocketAddr>,
     /// By what.
-    pub binding: Binding,
+    pub transport: Transport,
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.binding {
-            Binding::Quic => "QUIC ",
-            Binding::Tcp => "TCP ",
+        f.write_str(match self.transport {
+            Transport::Quic => "QUIC ",
+            Transport::Tcp => "TCP ",
         })?;
         match self.address {
             Some(address) => write!(f, "{address}"),
@@ -82,6 +77,8 @@ pub struct RacePolicy {
     pub ban_max: Duration,
     /// What was not used for so long is forgotten. 1 min to 90 days.
     pub kept: Duration,
+    /// Addresses that were found for a name since then are not looked up again. 0 to 1 h.
+    pub names_fresh: Duration,
 }
 
 impl Default for RacePolicy {
@@ -91,12 +88,13 @@ impl Default for RacePolicy {
             stagger_share: 1.25,
             stagger_min: Duration::from_millis(100),
             stagger_max: Duration::from_secs(2),
-            gateway_staggers: 4,
+            gateway_staggers: 6,
             in_flight_max: 4,
             ban_failures: 2,
             ban_min: Duration::from_secs(300),
             ban_max: Duration::from_secs(3600),
             kept: Duration::from_secs(7 * 86_400),
+            names_fresh: Duration::from_secs(60),
         }
     }
 }
@@ -128,6 +126,7 @@ impl RacePolicy {
             ("ban_min", self.ban_min, second, 3600 * second),
             ("ban_max", self.ban_max, self.ban_min, 86_400 * second),
             ("kept", self.kept, 60 * second, 90 * 86_400 * second),
+            ("names_fresh", self.names_fresh, Duration::ZERO, 3600 * second),
         ];
         for (name, value, min, max) in spans {
             if !(min..=max).contains(&value) {
@@ -199,6 +198,8 @@ pub struct Race {
     entries: Vec<Entry>,
     /// Gateways by rank whose ways are still looked for.
     sought: Vec<usize>,
+    /// When each gateway's turn begins, by rank.
+    turns: Vec<(usize, Instant)>,
 }
 
 #[derive(Clone, Debug)]
@@ -236,6 +237,7 @@ impl Race {
             ends: now + limit,
             entries: Vec::new(),
             sought: Vec::new(),
+            turns: Vec::new(),
         }
     }
 
@@ -253,13 +255,19 @@ impl Race {
     /// Takes in ways to the gateway of that rank, the best first; those that are known already are left out. Banned ones
     /// come when nothing else is left.
     pub fn add(&mut self, rank: usize, ways: Vec<Ranked>, now: Instant) {
-        let lead = ways.first().map(|first| first.way.binding);
-        let lead = self.of(rank).next().map(|entry| entry.way.binding).or(lead);
+        if self.turns.iter().all(|(of, _)| *of != rank) {
+            let delay = self.pace.gateway * u32::try_from(rank).unwrap_or(u32::MAX);
+            // Where nothing else is left, nobody waits.
+            let turn = if self.is_lost() { now } else { now.max(self.began + delay) };
+            self.turns.push((rank, turn));
+        }
+        let lead = ways.first().map(|first| first.way.transport);
+        let lead = self.of(rank).next().map(|entry| entry.way.transport).or(lead);
         for Ranked { way, banned } in ways {
             if self.entries.len() >= WAYS_MAX || self.entries.iter().any(|entry| entry.way == way) {
                 continue;
             }
-            let due = self.due_of(rank, way.binding, lead == Some(way.binding), banned, now);
+            let due = self.due_of(rank, way.transport, lead == Some(way.transport), banned, now);
             self.entries.push(Entry { way, rank, stage: Stage::Waiting { due } });
         }
     }
@@ -315,8 +323,8 @@ impl Race {
             return;
         }
         entry.stage = Stage::Failed;
-        let (rank, binding) = (entry.rank, entry.way.binding);
-        self.hand_over(rank, Some(binding), now);
+        let (rank, transport) = (entry.rank, entry.way.transport);
+        self.hand_over(rank, Some(transport), now);
     }
 
     /// The way of that number got through: what that says of all that were tried.
@@ -355,25 +363,25 @@ impl Race {
     }
 
     /// When a way that is added last in its series is due. Behind everything known, where it is banned.
-    fn due_of(&self, rank: usize, binding: Binding, leads: bool, banned: bool, now: Instant) -> Instant {
+    fn due_of(&self, rank: usize, transport: Transport, leads: bool, banned: bool, now: Instant) -> Instant {
         let due = |entry: &Entry| match entry.stage {
             Stage::Waiting { due } => Some(due),
             Stage::Running { since } => Some(since),
             Stage::Failed | Stage::Abandoned { .. } => None,
         };
-        let begins = |rank: usize| self.began + self.pace.gateway * u32::try_from(rank).unwrap_or(u32::MAX);
+        let turn = self.turns.iter().find(|(of, _)| *of == rank).map_or(now, |(_, turn)| *turn);
         if banned {
             let last = self.entries.iter().filter_map(due).max().unwrap_or(self.began);
             return (last + self.pace.stagger).max(now);
         }
-        let series = || self.of(rank).filter(|entry| entry.way.binding == binding);
+        let series = || self.of(rank).filter(|entry| entry.way.transport == transport);
         let last = series().filter_map(due).max();
         let first_delay = if leads { Duration::ZERO } else { self.pace.fallback };
         let soonest = match last {
             Some(last) => last + self.pace.stagger,
             // All of it has failed.
             None if series().next().is_some() => now,
-            None => begins(rank).max(self.of(rank).filter_map(due).min().unwrap_or(now)) + first_delay,
+            None => turn.max(self.of(rank).filter_map(due).min().unwrap_or(now)) + first_delay,
         };
         soonest.max(now)
     }
@@ -414,14 +422,14 @@ impl Race {
 
     /// A way of that series has failed, or all that there will be is known: the next of the series is due now, or where
     /// the series has come to its end, the other one of the gateway, or else the next gateway.
-    fn hand_over(&mut self, rank: usize, binding: Option<Binding>, now: Instant) {
+    fn hand_over(&mut self, rank: usize, transport: Option<Transport>, now: Instant) {
         let is_alive = |entry: &&Entry| matches!(entry.stage, Stage::Waiting { .. } | Stage::Running { .. });
-        let in_series = |entry: &&Entry| Some(entry.way.binding) == binding;
+        let in_series = |entry: &&Entry| Some(entry.way.transport) == transport;
         if self.of(rank).filter(in_series).any(|entry| is_alive(&entry)) {
-            return self.hurry(now, |entry| entry.rank == rank && Some(entry.way.binding) == binding);
+            return self.hurry(now, |entry| entry.rank == rank && Some(entry.way.transport) == transport);
         }
         if self.of(rank).any(|entry| is_alive(&entry)) {
-            if binding.is_some() {
+            if transport.is_some() {
                 self.hurry(now, |entry| entry.rank == rank);
             }
             return;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::policy::{Network as Place, NetworkKey, NetworkKind};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const FALLBACK: Duration = Duration::from_millis(300);
@@ -19,17 +20,17 @@ fn origin() -> Instant {
     Instant::now()
 }
 
-fn way(binding: Binding, gateway: &str, address: &str) -> Way {
-    Way { gateway: gateway.into(), address: Some(address.parse().unwrap()), binding }
+fn way(transport: Transport, gateway: &str, address: &str) -> Way {
+    Way { gateway: gateway.into(), address: Some(address.parse().unwrap()), transport }
 }
 
-/// Both bindings over both families.
+/// Both transports over both families.
 fn ways_of(gateway: usize) -> Vec<Way> {
     let name = format!("edge-{gateway}:443");
     let addresses = [format!("[2001:db8::{gateway}]:443"), format!("192.0.2.{gateway}:443")];
-    let both = [Binding::Quic, Binding::Tcp];
-    let ways = both.iter().flat_map(|&binding| addresses.iter().map(move |address| (binding, address)));
-    ways.map(|(binding, address)| way(binding, &name, address)).collect()
+    let both = [Transport::Quic, Transport::Tcp];
+    let ways = both.iter().flat_map(|&transport| addresses.iter().map(move |address| (transport, address)));
+    ways.map(|(transport, address)| way(transport, &name, address)).collect()
 }
 
 /// What becomes of an attempt.
@@ -105,7 +106,7 @@ impl Client {
     }
 
     fn race(&mut self, network: &str, gateways: usize, fate: impl Fn(&Way) -> Fate) -> Ran {
-        let pace = self.policy.pace(None, FALLBACK);
+        let (pace, network) = (self.policy.pace(None, FALLBACK), key(network));
         let mut race = Race::new(&self.policy, pace, LIMIT, self.now);
         for gateway in 0..gateways {
             race.add(gateway, self.memory.rank(&self.policy, network, ways_of(gateway), self.now), self.now);
@@ -117,6 +118,10 @@ impl Client {
     }
 }
 
+fn key(network: &str) -> NetworkKey {
+    Place::new(NetworkKind::Wifi, network).place()
+}
+
 fn is_six(way: &Way) -> bool {
     way.address.is_some_and(|address| address.is_ipv6())
 }
@@ -124,35 +129,35 @@ fn is_six(way: &Way) -> bool {
 #[test]
 fn a_good_network_costs_one_attempt() {
     let ran = Client::new().race("home", 3, |_| Fate::Answers(ms(80)));
-    assert_eq!(ran.won, Some((way(Binding::Quic, "edge-0:443", "[2001:db8::0]:443"), ms(80))));
+    assert_eq!(ran.won, Some((way(Transport::Quic, "edge-0:443", "[2001:db8::0]:443"), ms(80))));
     assert_eq!(ran.started.len(), 1);
 }
 
 #[test]
 fn where_udp_is_blocked_tcp_is_tried_after_the_delay_and_at_once_the_next_time() {
     let mut client = Client::new();
-    let fate = |way: &Way| match way.binding {
-        Binding::Quic => Fate::Silent,
-        Binding::Tcp => Fate::Answers(ms(100)),
+    let fate = |way: &Way| match way.transport {
+        Transport::Quic => Fate::Silent,
+        Transport::Tcp => Fate::Answers(ms(100)),
     };
     let (won, after) = client.race("office", 1, fate).won.unwrap();
-    assert_eq!((won.binding, after), (Binding::Tcp, FALLBACK + ms(100)));
+    assert_eq!((won.transport, after), (Transport::Tcp, FALLBACK + ms(100)));
     let ran = client.race("office", 1, fate);
     assert_eq!((ran.won.unwrap().1, ran.started.len()), (ms(100), 1));
-    assert!(client.memory.is_quic_blocked(&client.policy, "office", client.now));
+    assert!(client.memory.is_quic_blocked(&client.policy, key("office"), client.now));
     // Elsewhere, and once the ban is over, QUIC has its chance.
     assert_eq!(client.race("home", 1, fate).won.unwrap().1, FALLBACK + ms(100));
     client.now += client.policy.ban_min;
-    let first = client.race("office", 1, fate).started[0].0.binding;
-    assert_eq!(first, Binding::Quic);
+    let first = client.race("office", 1, fate).started[0].0.transport;
+    assert_eq!(first, Transport::Quic);
 }
 
 #[test]
 fn bans_double_up_to_their_bound_and_end_with_a_success() {
     let mut client = Client::new();
-    let blocked = |way: &Way| match way.binding {
-        Binding::Quic => Fate::Silent,
-        Binding::Tcp => Fate::Answers(ms(100)),
+    let blocked = |way: &Way| match way.transport {
+        Transport::Quic => Fate::Silent,
+        Transport::Tcp => Fate::Answers(ms(100)),
     };
     let mut bans = Vec::new();
     for _ in 0..6 {
@@ -182,8 +187,8 @@ fn a_broken_family_is_passed_by_and_left_out_the_next_time_on_that_network() {
 
 #[test]
 fn what_is_refused_hands_over_at_once() {
-    let ran = Client::new().race("home", 1, |way| match (way.binding, is_six(way)) {
-        (Binding::Tcp, false) => Fate::Answers(ms(10)),
+    let ran = Client::new().race("home", 1, |way| match (way.transport, is_six(way)) {
+        (Transport::Tcp, false) => Fate::Answers(ms(10)),
         _ => Fate::Refuses(ms(1)),
     });
     assert!(ran.won.unwrap().1 <= ms(15), "{:?}", ran.started);
@@ -191,9 +196,9 @@ fn what_is_refused_hands_over_at_once() {
 
 #[test]
 fn tcp_that_hangs_does_not_hold_up_quic() {
-    let ran = Client::new().race("home", 1, |way| match way.binding {
-        Binding::Tcp => Fate::Silent,
-        Binding::Quic => Fate::Answers(ms(900)),
+    let ran = Client::new().race("home", 1, |way| match way.transport {
+        Transport::Tcp => Fate::Silent,
+        Transport::Quic => Fate::Answers(ms(900)),
     });
     assert_eq!((ran.won.unwrap().1, ran.said.len()), (ms(900), 4));
 }
@@ -209,8 +214,8 @@ fn a_gateway_that_is_dead_costs_its_delay_once() {
         ("edge-1:443", pace.gateway + ms(80)),
         "though the dead one had all places"
     );
-    assert_eq!(client.memory.last_gateway(&client.policy, "home", client.now), Some("edge-1:443"));
-    assert_eq!(client.memory.last_gateway(&client.policy, "away", client.now), None);
+    assert_eq!(client.memory.last_gateway(&client.policy, key("home"), client.now), Some("edge-1:443"));
+    assert_eq!(client.memory.last_gateway(&client.policy, key("away"), client.now), None);
     // Where all of its ways are refused, nobody waits.
     let refused = |way: &Way| if &*way.gateway == "edge-0:443" { Fate::Refuses(ms(1)) } else { fate(way) };
     assert!(Client::new().race("home", 3, refused).won.unwrap().1 < ms(100));
@@ -231,7 +236,7 @@ fn a_race_that_nobody_wins_says_nothing() {
 fn names_that_are_not_found_yet_hold_up_nobody_else() {
     let (policy, now) = (RacePolicy::default(), origin());
     let pace = policy.pace(None, FALLBACK);
-    let fresh = |gateway| Ways::default().rank(&policy, "", ways_of(gateway), now);
+    let fresh = |gateway| Ways::default().rank(&policy, key(""), ways_of(gateway), now);
     let mut race = Race::new(&policy, pace, LIMIT, now);
     race.seek(0);
     race.add(1, fresh(1), now);
@@ -288,27 +293,27 @@ fn the_memory_is_bounded_forgets_and_survives_a_restart() {
         client.race(&format!("network {network}"), 3, |_| Fate::Answers(ms(80)));
     }
     let said: Vec<_> = (0..100).flat_map(ways_of).map(|way| (way, Verdict::Won)).collect();
-    client.memory.learn(&client.policy, "network 39", &said, client.now);
+    client.memory.learn(&client.policy, key("network 39"), &said, client.now);
     let records = client.memory.records(client.now);
     assert_eq!(records.len(), 16);
-    assert_eq!((records[0].0.as_str(), records[0].2.len()), ("network 39", 32));
+    assert_eq!((records[0].0, records[0].2.len()), (key("network 39"), 32));
 
     let mut restored = Ways::default();
     for (network, quic, ways) in records.iter().rev() {
-        restored.restore(network, *quic, ways.clone(), client.now);
+        restored.restore(*network, *quic, ways.clone(), client.now);
     }
     assert_eq!(restored.records(client.now), records);
     let is_known =
-        |client: &Client| client.memory.last_gateway(&client.policy, "network 39", client.now).is_some();
+        |client: &Client| client.memory.last_gateway(&client.policy, key("network 39"), client.now).is_some();
     assert!(is_known(&client));
     client.now += client.policy.kept;
     assert!(!is_known(&client), "aged");
-    client.memory.forget("network 39");
+    client.memory.forget(key("network 39"));
     assert_eq!(client.memory.records(client.now).len(), 15);
 }
 
 /// Whatever ways do: all get their turn where none gets through, no more than the bound are in flight, and the one that
-/// won is the first of its binding the next time.
+/// won is the first of its transport the next time.
 #[test]
 fn invariants_hold_whatever_ways_do() {
     for seed in 0..500 {
@@ -341,8 +346,8 @@ fn invariants_hold_whatever_ways_do() {
             assert_eq!(tried.len(), ran.started.len(), "none twice: {case}");
             if let Some((won, after)) = &ran.won {
                 assert!(*after <= LIMIT, "{case}");
-                let next = client.memory.rank(&client.policy, "net", all.clone(), client.now);
-                let first = next.iter().find(|it| it.way.binding == won.binding).unwrap();
+                let next = client.memory.rank(&client.policy, key("net"), all.clone(), client.now);
+                let first = next.iter().find(|it| it.way.transport == won.transport).unwrap();
                 assert_eq!((&first.way, first.banned), (won, false), "{case}");
             } else {
                 assert_eq!(tried.len(), all.len(), "banned ones too: {case}");
@@ -350,4 +355,35 @@ fn invariants_hold_whatever_ways_do() {
             client.now += Duration::from_secs(random.u64(..2000));
         }
     }
+}
+
+#[test]
+fn names_are_stale_after_a_while_used_all_the_same_and_bounded() {
+    let (policy, now) = (RacePolicy::default(), origin());
+    let [home, away] = ["home", "away"].map(key);
+    let addresses = |number: u8| vec![std::net::IpAddr::from([192, 0, 2, number])];
+    let mut names = Names::default();
+    let get = |names: &Names, network, after| {
+        let found = names.get(&policy, network, "edge", now + after)?;
+        Some((found.addresses, found.is_fresh))
+    };
+    assert_eq!(get(&names, home, ms(0)), None);
+    names.learn(home, "edge", addresses(1), now);
+    names.learn(home, "edge", Vec::new(), now);
+    assert_eq!(get(&names, home, ms(1)), Some((addresses(1), true)), "no answer unmakes another");
+    assert_eq!(get(&names, home, policy.names_fresh), Some((addresses(1), false)));
+    assert_eq!(get(&names, away, ms(1)), Some((addresses(1), false)), "what another network said is a guess");
+    assert_eq!(get(&names, home, policy.kept), None);
+    let mut doubted = names.clone();
+    doubted.doubt(home, "edge");
+    assert_eq!(get(&doubted, home, ms(1)), Some((addresses(1), false)));
+
+    for number in 0..200 {
+        names.learn(home, &format!("edge-{number}"), addresses(1), now);
+    }
+    let records = names.records(now);
+    assert_eq!(records.len(), 64);
+    let mut restored = Names::default();
+    records.iter().rev().for_each(|record| restored.restore(record.clone(), now));
+    assert_eq!(restored.records(now), records);
 }

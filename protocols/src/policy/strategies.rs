@@ -1,7 +1,8 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    Parameter, ParameterError, Parameters, QualityPolicy, TimeoutPolicy, Value, parameters::nearest,
+    Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy, TimeoutPolicy, Value,
+    parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -63,6 +64,8 @@ strategies! {
     quality: QualityPolicy,
     /// How long things are waited for.
     timeouts: TimeoutPolicy,
+    /// How connections are made where there are several ways.
+    race: RacePolicy,
 }
 
 #[cfg(test)]

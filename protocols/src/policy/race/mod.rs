@@ -26,7 +26,10 @@ use std::{
 pub use memory::{Ranked, WayRecord, Ways};
 pub use names::{Found, NameRecord, Names};
 
-use super::network::Transport;
+use super::{
+    network::Transport,
+    parameters::{hours, millis, minutes, parameters, seconds},
+};
 
 /// One way to a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,51 +55,34 @@ impl fmt::Display for Way {
     }
 }
 
-/// How ways are raced, and what is remembered of them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RacePolicy {
-    /// Whether all gateways race at the pace of the network, and what is learnt of ways is remembered. Without: one
-    /// gateway at a time, at fixed delays, without memory.
-    pub enabled: bool,
-    /// The next way is tried after so many times what connecting usually takes on the network. 0.1 to 10.
-    pub stagger_share: f64,
-    /// The shortest stagger. 10 ms to 2 s (RFC 8305, section 8).
-    pub stagger_min: Duration,
-    /// The longest. 100 ms to 30 s.
-    pub stagger_max: Duration,
-    /// Another gateway is tried after so many staggers. 1 to 100.
-    pub gateway_staggers: u32,
-    /// Ways that are tried at one time. 1 to 8.
-    pub in_flight_max: usize,
-    /// A way that failed so often of the last eight times, while others got through, is banned: tried when nothing else
-    /// is left. 1 to 8.
-    pub ban_failures: u32,
-    /// The first ban; each further one lasts twice as long. 1 s to 1 h.
-    pub ban_min: Duration,
-    /// The longest ban. 1 s to 24 h.
-    pub ban_max: Duration,
-    /// What was not used for so long is forgotten. 1 min to 90 days.
-    pub kept: Duration,
-    /// Addresses that were found for a name since then are not looked up again. 0 to 1 h.
-    pub names_fresh: Duration,
-}
-
-impl Default for RacePolicy {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            stagger_share: 1.25,
-            stagger_min: Duration::from_millis(100),
-            stagger_max: Duration::from_secs(2),
-            gateway_staggers: 6,
-            in_flight_max: 4,
-            ban_failures: 2,
-            ban_min: Duration::from_secs(300),
-            ban_max: Duration::from_secs(3600),
-            kept: Duration::from_secs(7 * 86_400),
-            names_fresh: Duration::from_secs(60),
-        }
+parameters! {
+    /// How ways to gateways are raced, and what is remembered of them.
+    pub struct RacePolicy in "race" {
+        /// Off: one gateway at a time, its ways at fixed delays, without memory of ways or names.
+        enabled: bool = true, false => true;
+        /// The next way is tried after so many times what connecting usually takes on the network.
+        stagger_share: f64 = 1.25, 0.1 => 10.0;
+        /// The shortest time between two ways (RFC 8305, section 8, wants at least 10 ms).
+        stagger_min: Duration = millis(100), millis(10) => seconds(2);
+        /// The longest.
+        stagger_max: Duration = seconds(2), millis(100) => seconds(30);
+        /// Another gateway is tried after so many of these times: a session lives at one gateway.
+        gateway_staggers: u32 = 6, 1 => 100;
+        /// Ways that are tried at one time.
+        in_flight_max: usize = 4, 1 => 8;
+        /// A way that failed so often of the last eight times, while others got through, is banned: tried when nothing
+        /// else is left.
+        ban_failures: u32 = 2, 1 => 8;
+        /// The first ban; each further one lasts twice as long.
+        ban_min: Duration = minutes(5), seconds(1) => hours(1);
+        /// The longest ban.
+        ban_max: Duration = hours(1), seconds(1) => hours(24);
+        /// What was not used for so long is forgotten.
+        kept: Duration = hours(7 * 24), minutes(1) => hours(90 * 24);
+        /// Addresses that were found for a name since then are not looked up again.
+        names_fresh: Duration = seconds(60), Duration::ZERO => hours(1);
     }
+    check RacePolicy::check_spans;
 }
 
 /// RFC 8305, section 5: the recommended delay where nothing is known.
@@ -114,38 +100,14 @@ pub struct Pace {
 }
 
 impl RacePolicy {
-    /// Names the first parameter that is out of its range.
-    ///
-    /// # Errors
-    /// For people.
-    pub fn check(&self) -> Result<(), String> {
-        let (ms, second) = (Duration::from_millis(1), Duration::from_secs(1));
-        let spans = [
-            ("stagger_min", self.stagger_min, 10 * ms, 2 * second),
-            ("stagger_max", self.stagger_max, (100 * ms).max(self.stagger_min), 30 * second),
-            ("ban_min", self.ban_min, second, 3600 * second),
-            ("ban_max", self.ban_max, self.ban_min, 86_400 * second),
-            ("kept", self.kept, 60 * second, 90 * 86_400 * second),
-            ("names_fresh", self.names_fresh, Duration::ZERO, 3600 * second),
+    fn check_spans(&self) -> Result<(), String> {
+        let pairs = [
+            ("stagger_min", self.stagger_min, "stagger_max", self.stagger_max),
+            ("ban_min", self.ban_min, "ban_max", self.ban_max),
         ];
-        for (name, value, min, max) in spans {
-            if !(min..=max).contains(&value) {
-                return Err(format!("{name} is {value:?}, allowed are {min:?} to {max:?}"));
-            }
-        }
-        let counts = [
-            ("gateway_staggers", u64::from(self.gateway_staggers), 100),
-            ("in_flight_max", self.in_flight_max as u64, 8),
-            ("ban_failures", u64::from(self.ban_failures), 8),
-        ];
-        for (name, value, max) in counts {
-            if !(1..=max).contains(&value) {
-                return Err(format!("{name} is {value}, allowed are 1 to {max}"));
-            }
-        }
-        match (0.1..=10.0).contains(&self.stagger_share) {
-            true => Ok(()),
-            false => Err(format!("stagger_share is {}, allowed are 0.1 to 10", self.stagger_share)),
+        match pairs.iter().find(|(_, min, _, max)| min > max) {
+            Some((lower, min, upper, max)) => Err(format!("{lower} {min:?} is above {upper} {max:?}")),
+            None => Ok(()),
         }
     }
 

@@ -280,9 +280,12 @@ fn parameters_are_refused_out_of_their_ranges() {
     };
     check(|it| it.stagger_share = 0.0, "stagger_share");
     check(|it| it.stagger_min = ms(9), "stagger_min");
-    check(|it| it.stagger_max = ms(50), "stagger_max");
+    check(
+        |it| (it.stagger_min, it.stagger_max) = (ms(500), ms(400)),
+        "stagger_min 500ms is above stagger_max",
+    );
     check(|it| it.in_flight_max = 9, "in_flight_max");
-    check(|it| it.ban_max = ms(1), "ban_max");
+    check(|it| it.ban_max = it.ban_min / 2, "ban_min");
     check(|it| it.kept = ms(1), "kept");
 }
 

@@ -8,7 +8,7 @@ use towline_protocols::link::Priority;
 
 use crate::{
     error::{CallError, Execution, GrpcStatus, RpcError, RpcErrorKind},
-    state::Transport,
+    timeline::Timeline,
 };
 
 /// One request. [`CallRequest::grpc`] and [`CallRequest::http`] fill in what is usual.
@@ -30,6 +30,9 @@ pub struct CallRequest {
     pub priority: Priority,
     /// Whether running it twice does no harm; then it is tried again even where it may have run.
     pub idempotent: bool,
+    /// Whether it may travel encrypted only; where the client's connections are not, it is refused with
+    /// [`RpcErrorKind::EncryptionRequired`] and never sent.
+    pub needs_encryption: bool,
 }
 
 impl CallRequest {
@@ -52,6 +55,7 @@ impl CallRequest {
             message: body.into(),
             deadline: None,
             priority: Priority::NORMAL,
+            needs_encryption: false,
         }
     }
 
@@ -78,6 +82,12 @@ impl CallRequest {
         self.idempotent = true;
         self
     }
+
+    /// Declares that it must not travel in the clear.
+    pub fn needs_encryption(mut self) -> Self {
+        self.needs_encryption = true;
+        self
+    }
 }
 
 /// Header values may be tokens: only their names are shown.
@@ -91,6 +101,7 @@ impl fmt::Debug for CallRequest {
             .field("deadline", &self.deadline)
             .field("priority", &self.priority)
             .field("idempotent", &self.idempotent)
+            .field("needs_encryption", &self.needs_encryption)
             .finish_non_exhaustive()
     }
 }
@@ -151,17 +162,6 @@ impl CallResponse {
     }
 }
 
-/// How a call went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeline {
-    /// The transport that brought the end of the answer.
-    pub transport: Transport,
-    /// Connections that carried the request or waited for its answer; 1 where nothing broke.
-    pub attempts: u32,
-    /// From the call to the end of the answer.
-    pub elapsed: Duration,
-}
-
 /// Reads `grpc-status` and `grpc-message`.
 pub(crate) fn status_of(fields: &HeaderMap) -> Option<GrpcStatus> {
     let code = fields.get("grpc-status")?.to_str().ok()?.parse().ok()?;
@@ -203,7 +203,7 @@ mod tests {
             headers: map(headers),
             messages: messages.iter().map(|message| Bytes::from_static(message)).collect(),
             trailers: map(trailers),
-            timeline: Timeline { transport: Transport::Tcp, attempts: 1, elapsed: Duration::ZERO },
+            timeline: Timeline::default(),
         }
     }
 

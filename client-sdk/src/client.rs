@@ -19,15 +19,16 @@ use towline_protocols::{
 };
 
 use crate::{
-    call::{CallRequest, CallResponse, Timeline},
-    config::{ClientConfig, Policy, ShortCalls},
-    core::{Key, Outgoing, Shared, SharedWakers},
-    error::StartError,
+    call::{CallRequest, CallResponse},
+    config::{ClientConfig, Policy, Security, ShortCalls},
+    core::{Key, Outgoing, Shared, SharedWakers, now},
+    error::{FailedCall, StartError},
     push::Pushes,
     short::Shorts,
-    state::{ConnectionState, Transport},
+    state::ConnectionState,
     stream::{StreamReceiver, StreamSender},
     supervisor,
+    timeline::Timeline,
 };
 
 /// A session with a gateway. Cheap to clone; when the last clone is dropped the session's connection is
@@ -40,6 +41,7 @@ pub struct Client {
 struct Handle {
     shared: Arc<Shared>,
     client_id: Arc<str>,
+    is_encrypted: bool,
 }
 
 impl Client {
@@ -54,12 +56,13 @@ impl Client {
         let shared = Arc::new(Shared::new(&config)?);
         let client_id = shared.with(|core| Arc::from(core.identity.client_id.as_str()));
         let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), config.clone())?;
+        let is_encrypted = !matches!(config.security, Security::Plaintext);
         if config.short_mode() != ShortCalls::Off {
             let shorts = Shorts::new(Arc::clone(&shared), config, supervisor.link(), supervisor.http());
             runtime.spawn(shorts.run());
         }
         runtime.spawn(supervisor.run());
-        Ok(Self { handle: Arc::new(Handle { shared, client_id }) })
+        Ok(Self { handle: Arc::new(Handle { shared, client_id, is_encrypted }) })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -76,13 +79,15 @@ impl Client {
     /// cancels the request at the backend too.
     ///
     /// # Errors
-    /// Says whose fault it was and whether the backend ran the request. A gRPC status other than OK is no
-    /// error here: see [`CallResponse::into_grpc`].
-    pub async fn call(&self, request: CallRequest) -> Result<CallResponse, RpcError> {
+    /// Says whose fault it was, whether the backend ran the request, and how the call went. A gRPC status other
+    /// than OK is no error here: see [`CallResponse::into_grpc`].
+    pub async fn call(&self, request: CallRequest) -> Result<CallResponse, FailedCall> {
         let bodiless = request.message.is_empty() && !is_grpc(&request.headers);
         let message = request.message.clone();
-        let call = self.open(request, Some(message), bodiless)?;
-        call.outcome().await
+        match self.open(request, Some(message), bodiless) {
+            Ok(call) => call.outcome().await,
+            Err(error) => Err(FailedCall { error, timeline: Box::default() }),
+        }
     }
 
     /// Opens a stream: messages both ways, each with back-pressure. Errors, also those of a client that
@@ -195,8 +200,13 @@ impl Client {
         message: Option<Bytes>,
         bodiless: bool,
     ) -> Result<OpenCall, RpcError> {
+        if request.needs_encryption && !self.handle.is_encrypted {
+            let text = "the call must not travel in the clear, and this client's connections are not encrypted \
+                        (ClientConfig::security)";
+            return Err(RpcError::new(RpcErrorKind::EncryptionRequired, Execution::NotRun, text));
+        }
         let shared = Arc::clone(&self.handle.shared);
-        let now = Instant::now();
+        let now = now();
         shared.with(|core| {
             let wait = request.deadline.unwrap_or(core.limits.deadline_default).min(DEADLINE_MAX);
             let head = request_head(&request, &core.never_indexed);
@@ -248,7 +258,7 @@ pub(crate) struct OpenCall {
 
 impl OpenCall {
     /// The whole answer.
-    async fn outcome(self) -> Result<CallResponse, RpcError> {
+    async fn outcome(self) -> Result<CallResponse, FailedCall> {
         loop {
             let readable = self.wakers.readable.notified();
             if self.shared.with(|core| core.call(self.key).is_none_or(|call| call.is_over())) {
@@ -266,14 +276,19 @@ impl OpenCall {
         self.shared.with(|core| core.expire(self.key));
     }
 
-    fn take(&self) -> Result<CallResponse, RpcError> {
-        let (call, transport) = self.shared.with(|core| (core.release(self.key), core.transport));
-        let call = call.ok_or_else(closed)?;
-        let transport = if call.ended_by_short { Transport::Post } else { transport };
-        let timeline =
-            Timeline { transport, attempts: call.attempts.max(1), elapsed: call.started.elapsed() };
+    /// How it goes.
+    pub(crate) fn timeline(&self) -> Timeline {
+        self.shared.with(|core| core.call(self.key).map(|call| call.timeline(now())).unwrap_or_default())
+    }
+
+    fn take(&self) -> Result<CallResponse, FailedCall> {
+        let Some(call) = self.shared.with(|core| core.release(self.key)) else {
+            return Err(FailedCall { error: closed(), timeline: Box::default() });
+        };
+        let timeline = call.timeline(now());
         let incoming = call.incoming;
-        incoming.end.unwrap_or_else(|| Err(closed()))?;
+        let end = incoming.end.unwrap_or_else(|| Err(closed()));
+        end.map_err(|error| FailedCall { error, timeline: Box::new(timeline) })?;
         Ok(CallResponse {
             status: incoming.status,
             headers: incoming.headers.unwrap_or_default(),

@@ -1,8 +1,10 @@
 //! What can be wrong before the first connection. Errors of calls are [`RpcError`].
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, ops::Deref, path::PathBuf};
 
 pub use towline_protocols::link::{Execution, RpcError, RpcErrorKind};
+
+use crate::timeline::Timeline;
 
 /// A configuration that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,31 @@ pub enum StartError {
     NoRuntime,
 }
 
+/// A call that has no answer: why, and how it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedCall {
+    /// Whose fault it was, whether a retry helps, and whether the backend ran the request.
+    pub error: RpcError,
+    /// How it went until then.
+    pub timeline: Box<Timeline>,
+}
+
+impl Deref for FailedCall {
+    type Target = RpcError;
+
+    fn deref(&self) -> &RpcError {
+        &self.error
+    }
+}
+
+impl fmt::Display for FailedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for FailedCall {}
+
 /// A call that was answered with a gRPC status other than OK, or not answered at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
@@ -69,6 +96,12 @@ impl std::error::Error for CallError {}
 impl From<RpcError> for CallError {
     fn from(error: RpcError) -> Self {
         Self::Rpc(error)
+    }
+}
+
+impl From<FailedCall> for CallError {
+    fn from(failed: FailedCall) -> Self {
+        Self::Rpc(failed.error)
     }
 }
 

@@ -7,7 +7,7 @@
 //! let roots = std::fs::read("ca.pem")?;
 //! let client = Client::start(ClientConfig::new(vec!["edge.example:443".parse()?], roots))?;
 //! let answer = client.call(CallRequest::grpc("/shop.Orders/Get", vec![0x08, 0x07])).await?;
-//! println!("{:?} over {}", answer.clone().into_grpc()?, answer.timeline.transport);
+//! println!("{:?} after {:?}", answer.clone().into_grpc()?, answer.timeline.elapsed);
 //! # Ok(())
 //! # }
 //! ```
@@ -40,18 +40,22 @@ mod signals;
 mod state;
 mod stream;
 mod supervisor;
+mod timeline;
 
-pub use call::{CallRequest, CallResponse, Timeline};
+pub use call::{CallRequest, CallResponse};
 pub use client::Client;
 pub use config::{
     ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security,
     ShortCalls, Tls, Transports,
 };
 pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
-pub use error::{CallError, ConfigError, Execution, GrpcStatus, RpcError, RpcErrorKind, StartError};
+pub use error::{
+    CallError, ConfigError, Execution, FailedCall, GrpcStatus, RpcError, RpcErrorKind, StartError,
+};
 pub use push::{Push, Pushes};
 pub use state::{ConnectionState, Transport};
 pub use stream::{StreamHead, StreamReceiver, StreamSender};
+pub use timeline::{MessageBytes, Timeline};
 /// Pins, and the traits by which an app brings cryptography or keys of its own.
 pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, ShangMi};
 pub use towline_protocols::link::Priority;

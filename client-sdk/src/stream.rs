@@ -11,6 +11,7 @@ use crate::{
     call::status_of,
     client::{OpenCall, closed},
     error::GrpcStatus,
+    timeline::Timeline,
 };
 
 /// The sending half. Dropping it without [`StreamSender::finish`] leaves the request without an end;
@@ -98,6 +99,11 @@ impl StreamReceiver {
             }
         })
         .await
+    }
+
+    /// How the call goes, or went.
+    pub fn timeline(&self) -> Timeline {
+        self.call.as_ref().map(|call| call.timeline()).unwrap_or_default()
     }
 
     /// The next message; `None` behind the last one. Messages that are not taken hold their sender back.

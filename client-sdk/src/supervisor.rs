@@ -16,10 +16,11 @@ use crate::{
     backoff::Backoff,
     config::{ClientConfig, Endpoint, Policy},
     connect::{ConnectError, Connector, HttpConnector, Wire},
-    core::Shared,
+    core::{Shared, now},
     error::StartError,
     line::{self, LineEnd, Next, Opening, Setup},
     state::ConnectionState,
+    timeline::Made,
 };
 
 pub(crate) struct Supervisor {
@@ -121,6 +122,8 @@ impl Supervisor {
         let made = self.connector.clone().connect(endpoint, policy, flight, flies).await;
         let wire = made.inspect_err(|_| wait.failed())?;
         wait.came();
+        let made = Made { at: now(), times: wire.times() };
+        self.shared.with(|core| core.made = Some(made));
         self.connector.learn(wire.transport(), Instant::now());
         Ok(wire)
     }

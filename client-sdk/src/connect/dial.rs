@@ -6,7 +6,7 @@ use quinn::AsyncUdpSocket;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ConnectError, FirstFlight, Wire, tcp::ByteStream};
-use crate::config::Endpoint;
+use crate::{config::Endpoint, core::now, timeline::ConnectTimes};
 
 /// Makes the byte streams that the link runs over, in place of TCP and TLS: whoever brings it answers for
 /// encryption and for who is at the other end.
@@ -57,7 +57,10 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     flight: FirstFlight,
 ) -> Result<Wire, ConnectError> {
+    let began = now();
     let Dialed { stream, early } =
         dialer.dial(endpoint, flight).await.map_err(|error| ConnectError(error.to_string()))?;
-    Ok(Wire::Tcp { stream: ByteStream::Own(stream), early })
+    let times =
+        ConnectTimes { connect: Some(now().saturating_duration_since(began)), ..ConnectTimes::default() };
+    Ok(Wire::Tcp { stream: ByteStream::Own(stream), early, times })
 }

@@ -25,8 +25,10 @@ pub(crate) use tcp::ByteStream;
 
 use crate::{
     config::{ClientConfig, Endpoint, Policy, Security, Transports},
+    core::now,
     error::StartError,
     state::Transport,
+    timeline::ConnectTimes,
 };
 
 /// Addresses of one name that are tried; more would make one attempt arbitrarily long.
@@ -44,6 +46,8 @@ pub(crate) enum Wire {
         stream: ByteStream,
         /// Bytes of the first flight that the gateway has taken as early data.
         early: usize,
+        /// How long it took.
+        times: ConnectTimes,
     },
     /// QUIC. With early data the gateway may not have answered yet.
     Quic(QuicWire),
@@ -55,6 +59,20 @@ impl Wire {
             Self::Tcp { .. } => Transport::Tcp,
             Self::Quic(_) => Transport::Quic,
         }
+    }
+
+    /// How long making it took.
+    pub(crate) fn times(&self) -> ConnectTimes {
+        match self {
+            Self::Tcp { times, .. } | Self::Quic(QuicWire { times, .. }) => *times,
+        }
+    }
+
+    fn found_after(mut self, dns: Duration) -> Self {
+        match &mut self {
+            Self::Tcp { times, .. } | Self::Quic(QuicWire { times, .. }) => times.dns = Some(dns),
+        }
+        self
     }
 }
 
@@ -143,7 +161,9 @@ impl Connector {
         if let (Some(dialer), None) = (&self.dialer, &self.quic) {
             return dial::connect(&**dialer, endpoint, flight).await;
         }
+        let asked = now();
         let addresses = resolve(endpoint).await?;
+        let found_after = now().saturating_duration_since(asked);
         let mut attempts = JoinSet::new();
         if self.transports != Transports::Tcp
             && let Some(quic) = self.quic.clone()
@@ -157,7 +177,7 @@ impl Connector {
             let delay = self.tcp_delay(policy, attempts.is_empty());
             attempts.spawn(self.tcp_after(delay, endpoint.clone(), addresses, flight));
         }
-        first(attempts, Vec::new()).await
+        first(attempts, Vec::new()).await.map(|wire| wire.found_after(found_after))
     }
 
     /// TCP starts at once where QUIC is not used, or was lately seen not to pass.

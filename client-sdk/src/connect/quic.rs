@@ -11,6 +11,7 @@ use std::{
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 
 use super::{BindUdp, ConnectError, Wire, staggered};
+use crate::{core::now, timeline::ConnectTimes};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
 const MOVE_GRACE: Duration = Duration::from_secs(1);
@@ -21,6 +22,8 @@ pub(crate) struct QuicWire {
     pub(crate) path: Path,
     /// Resolves with whether the gateway took what was said before it answered; `None` where it has answered.
     pub(crate) early: Option<quinn::ZeroRttAccepted>,
+    /// How long it took; of one that may be used before the gateway has answered, nothing is known.
+    pub(crate) times: ConnectTimes,
 }
 
 /// Where sockets come from: the operating system, unless the app makes them.
@@ -112,6 +115,7 @@ async fn connect_one(
     early: bool,
 ) -> Result<Wire, ConnectError> {
     let failed = |error: &dyn std::fmt::Display| ConnectError(format!("QUIC {address}: {error}"));
+    let began = now();
     let endpoint = sockets.endpoint(address).map_err(|error| failed(&error))?;
     let connecting = endpoint.connect_with(config, address, &host).map_err(|error| failed(&error))?;
     // Without a ticket for early data there is nothing to say yet.
@@ -124,7 +128,9 @@ async fn connect_one(
         Err(connecting) => (connecting.await.map_err(|error| failed(&error))?, None),
     };
     let path = Path { sockets, endpoint, connection: connection.clone(), moving: None };
-    Ok(Wire::Quic(QuicWire { connection, path, early }))
+    let connect = early.is_none().then(|| now().saturating_duration_since(began));
+    let times = ConnectTimes { connect, ..ConnectTimes::default() };
+    Ok(Wire::Quic(QuicWire { connection, path, early, times }))
 }
 
 fn unspecified(peer: SocketAddr) -> SocketAddr {

@@ -10,6 +10,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::{ByteIo, ConnectError, FirstFlight, Wire, early, staggered};
+use crate::{core::now, timeline::ConnectTimes};
 
 /// A byte stream, encrypted or not.
 pub(crate) enum ByteStream {
@@ -38,17 +39,23 @@ async fn connect_one(
 ) -> Result<Wire, ConnectError> {
     let failed =
         |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
+    let began = now();
     let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", &error))?;
+    let connected = now();
+    let mut times = ConnectTimes { connect: Some(connected - began), ..ConnectTimes::default() };
     // Frames are written whole; waiting for more would only delay them.
     stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
-    let Some(tls) = tls else { return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0 }) };
+    let Some(tls) = tls else {
+        return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0, times });
+    };
     let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
     let (stream, early) =
         early::secure(tls, name, stream, &flight).await.map_err(|error| failed("TLS", &error))?;
     if stream.get_ref().1.alpn_protocol() != Some(super::tls::ALPN) {
         return Err(failed("TLS", &"the peer does not speak towline/1"));
     }
-    Ok(Wire::Tcp { stream: ByteStream::Tls(Box::new(stream)), early })
+    times.tls = Some(now() - connected);
+    Ok(Wire::Tcp { stream: ByteStream::Tls(Box::new(stream)), early, times })
 }
 
 impl AsyncRead for ByteStream {

@@ -10,6 +10,7 @@ use super::{
     Core, Key, SharedWakers,
     outbox::{Outbox, Room, Total},
 };
+use crate::timeline::{Marks, Timeline};
 
 /// What a new call is made of.
 pub(crate) struct Outgoing {
@@ -24,7 +25,8 @@ pub(crate) struct Outgoing {
 /// What a line does for requests; the machine of a TCP connection, or the codec of a QUIC stream.
 pub(crate) trait RequestSink {
     fn request(&mut self, seq: u64, head: RequestHead, end: bool) -> Result<(), RpcError>;
-    fn message(&mut self, seq: u64, message: Bytes, end: bool) -> Result<(), RpcError>;
+    /// Says how many bytes carry the message.
+    fn message(&mut self, seq: u64, message: Bytes, end: bool) -> Result<usize, RpcError>;
     fn end(&mut self, seq: u64) -> Result<(), RpcError>;
     /// Bytes of messages that may be queued now.
     fn capacity(&mut self, seq: u64) -> usize;
@@ -38,6 +40,7 @@ pub(crate) struct Call {
     pub(crate) dirty: bool,
     pub(crate) started: Instant,
     pub(crate) attempts: u32,
+    pub(crate) marks: Marks,
     /// An attempt before the one under way may have run: no later error may say that the call did not.
     pub(super) may_have_run: bool,
     /// A short connection is being made for it, or carries it.
@@ -60,6 +63,8 @@ pub(crate) struct Call {
     finished: bool,
     /// The end of the app's half was given to the line.
     end_sent: bool,
+    /// And is looked for among what leaves.
+    is_leaving: bool,
     pub(crate) incoming: Incoming,
 }
 
@@ -105,6 +110,7 @@ impl Call {
             dirty: false,
             started: now,
             attempts: 0,
+            marks: Marks::default(),
             may_have_run: false,
             posting: false,
             short_failed: false,
@@ -117,8 +123,14 @@ impl Call {
             outbox: Outbox::new(kept),
             message_arrived: false,
             end_sent: false,
+            is_leaving: false,
             incoming: Incoming::default(),
         }
+    }
+
+    /// How it went until `now`.
+    pub(crate) fn timeline(&self, now: Instant) -> Timeline {
+        self.marks.timeline(self.started, now, self.attempts)
     }
 
     pub(crate) fn urgency(&self) -> u8 {
@@ -272,7 +284,7 @@ impl Call {
     /// The session lets only a call begin again that was kept whole.
     pub(super) fn begin_again(&mut self) {
         self.place = Place::Off;
-        (self.end_sent, self.message_arrived) = (false, false);
+        (self.end_sent, self.message_arrived, self.is_leaving) = (false, false, false);
         self.outbox.rewind(0);
     }
 
@@ -321,10 +333,16 @@ impl Core {
             acknowledges = self.session.acknowledge_with(call.seq);
         }
         let Some(call) = self.calls.get_mut(&key) else { return true };
+        if call.place == Place::Off {
+            call.marks.given(now, call.started, self.transport, self.made);
+        }
         if let Err(error) = call.pump(sink, acknowledges, now) {
             // The error is of this attempt alone.
             call.may_have_run |= call.short_failed;
             call.fail(error);
+        }
+        if call.end_sent && !std::mem::replace(&mut call.is_leaving, true) {
+            self.leaving.push(call.seq);
         }
         let (was_whole, room) = (call.outbox.is_whole(), Room::of(&self.limits));
         // Where the gateway may refuse the line, all is sent again.
@@ -357,7 +375,10 @@ impl Call {
             self.end_sent = true;
             match self.message_arrived {
                 true => sink.end(self.seq)?,
-                false => sink.message(self.seq, message.clone(), true)?,
+                false => {
+                    let wire = sink.message(self.seq, message.clone(), true)?;
+                    self.marks.request.add(message.len(), wire);
+                }
             }
         }
         self.pump_outbox(sink)?;
@@ -373,7 +394,9 @@ impl Call {
             match self.outbox.next() {
                 Some(message) => {
                     self.end_sent = self.finished && !self.outbox.has_waiting();
-                    sink.message(self.seq, message, self.end_sent)?;
+                    let plain = message.len();
+                    let wire = sink.message(self.seq, message, self.end_sent)?;
+                    self.marks.request.add(plain, wire);
                     self.wakers.writable.notify_one();
                 }
                 None if self.finished => {

@@ -8,8 +8,8 @@ use towline_protocols::{
     policy,
 };
 
-use super::{Core, Shared};
-use crate::push::Push;
+use super::{Core, Shared, now};
+use crate::{push::Push, state::Transport};
 
 /// What the line itself has to act on.
 #[derive(Debug)]
@@ -110,7 +110,10 @@ impl Core {
                 }
                 Ok(())
             }),
-            Event::MessagePart { seq, bytes, end_of_message, end, .. } => {
+            Event::MessagePart { seq, bytes, wire_bytes, end_of_message, end, .. } => {
+                if let Some(call) = self.call_of(seq) {
+                    call.marks.response.add(bytes.len(), wire_bytes);
+                }
                 self.on_part(seq, bytes, end_of_message, end, skipped);
             }
             Event::End { seq } => self.on_call(seq, by_short, |call| {
@@ -167,7 +170,10 @@ impl Core {
         by_short: bool,
         step: impl FnOnce(&mut super::Call) -> Result<(), RpcError>,
     ) {
+        let transport = if by_short { Transport::Post } else { self.transport };
         let Some(call) = self.call_of(seq) else { return };
+        call.marks.answered(now());
+        call.marks.transport = Some(transport);
         let refused = step(call).map_err(|error| call.fail(error)).is_err();
         if call.is_over() {
             call.ended_by_short = by_short;

@@ -46,6 +46,7 @@ use crate::{
     push_log::PushLog,
     quality::Observed,
     state::{ConnectionState, Transport},
+    timeline::Made,
 };
 
 /// Names a call for its handles; the sequence number may change when a call is sent again.
@@ -151,6 +152,10 @@ pub(crate) struct Core {
     /// The gateway does not hold the dictionary that it announced: the live connection is to forget it.
     dictionary_unknown: bool,
     pub(crate) transport: Transport,
+    /// The newest connection, and how it was made.
+    pub(crate) made: Option<Made>,
+    /// Calls whose last byte has not left with the live connection; each is a call of it.
+    leaving: Vec<u64>,
     /// Counts the lines: what belongs to an earlier one may still be running.
     pub(crate) line: u64,
     /// When a stream of its QUIC connection brought bytes last, until the line has heard of it.
@@ -203,6 +208,8 @@ impl Core {
             kept_bytes: outbox::Total::default(),
             dictionary_unknown: false,
             transport: Transport::Tcp,
+            made: None,
+            leaving: Vec::new(),
             line: 0,
             stream_heard: None,
             is_refusable: false,
@@ -397,6 +404,7 @@ impl Core {
         self.line += 1;
         self.stream_heard = None;
         self.is_refusable = base.refers();
+        self.leaving.clear();
         self.resets.clear();
         self.forgets.clear();
         self.dictionary_unknown = false;
@@ -414,6 +422,22 @@ impl Core {
         let keys: Vec<Key> = self.calls.keys().copied().collect();
         self.put_back(keys);
         Ok(hello)
+    }
+
+    /// The live connection has handed over all that it was given of the calls that `has_sent` says.
+    pub(crate) fn left(&mut self, mut has_sent: impl FnMut(u64) -> bool) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let now = now();
+        for seq in std::mem::take(&mut self.leaving) {
+            let is_sent = has_sent(seq);
+            match self.call_of(seq) {
+                Some(call) if is_sent => call.marks.sent(now),
+                Some(_) => self.leaving.push(seq),
+                None => {}
+            }
+        }
     }
 
     /// Follows what the session says of each call after WELCOME. Returns the calls to attach to.

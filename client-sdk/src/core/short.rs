@@ -12,11 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use towline_protocols::link::{Hello, RpcError, Welcome, client::Fate};
 
 use super::{Call, Core, Key, RequestSink};
-use crate::config::{ClientConfig, Endpoint, ShortCalls};
+use crate::{
+    config::{ClientConfig, Endpoint, ShortCalls},
+    state::Transport,
+    timeline::Made,
+};
 
 /// The state of the link as far as short connections go by it.
 pub(crate) struct LinkState {
@@ -228,10 +231,11 @@ impl Core {
 
     /// Writes the call that a short connection carries; from now on the gateway may have it. False: it is none for
     /// short connections, and nothing is to be sent.
-    pub(crate) fn post(&mut self, begun: &Begun, sink: &mut impl RequestSink) -> bool {
+    /// `made`: how the short connection was made, unless it was there.
+    pub(crate) fn post(&mut self, begun: &Begun, sink: &mut impl RequestSink, made: Option<Made>) -> bool {
         let Some(seq) = begun.seq else { return true };
         let Some(call) = self.call_of(seq) else { return false };
-        if let Err(error) = call.post(sink) {
+        if let Err(error) = call.post(sink, made) {
             call.leave_to_link(error.message.into());
             return false;
         }
@@ -325,12 +329,19 @@ impl Call {
         self.link_only = Some(reason);
     }
 
-    fn post(&mut self, sink: &mut impl RequestSink) -> Result<(), RpcError> {
+    fn post(&mut self, sink: &mut impl RequestSink, made: Option<Made>) -> Result<(), RpcError> {
         let message = self.message().cloned().filter(|_| !self.is_bodiless());
         let seq = self.seq;
-        sink.request(seq, self.head(Instant::now()), message.is_none())?;
-        message.map_or(Ok(()), |message: Bytes| sink.message(seq, message, true))?;
+        let now = now();
+        sink.request(seq, self.head(now), message.is_none())?;
+        if let Some(message) = message {
+            let plain = message.len();
+            let wire = sink.message(seq, message, true)?;
+            self.marks.request.add(plain, wire);
+        }
         self.attempts += 1;
+        self.marks.given(now, self.started, Transport::Post, made);
+        self.marks.sent(now);
         Ok(())
     }
 

@@ -246,7 +246,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     Err(error) => Some(self.follow_events().unwrap_or_else(|| self.broken(&error))),
                 }
             }
-            Ok(Moved::Wrote) => None,
+            Ok(Moved::Wrote) => {
+                if let (Machine::Tcp(connection), true) = (&self.machine, self.out.is_empty()) {
+                    self.shared.with(|core| core.left(|seq| connection.has_sent(seq)));
+                }
+                None
+            }
             Err(error) => Some(self.lost(format!("{}: {}", self.transport, with_causes(&error)))),
         }
     }
@@ -620,7 +625,7 @@ impl RequestSink for Connection {
         self.send_request(seq, head, end)
     }
 
-    fn message(&mut self, seq: u64, message: bytes::Bytes, end: bool) -> Result<(), RpcError> {
+    fn message(&mut self, seq: u64, message: bytes::Bytes, end: bool) -> Result<usize, RpcError> {
         self.send_message(seq, message, end)
     }
 

@@ -25,7 +25,7 @@ use crate::{
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
 pub(super) async fn drive(wire: QuicWire, setup: Setup, hello: Hello) -> LineEnd {
-    let QuicWire { connection, path, early } = wire;
+    let QuicWire { connection, path, early, .. } = wire;
     let end = match early {
         None => carry(&connection, path, setup, hello, true).await,
         Some(accepted) => Box::pin(drive_early(&connection, path, setup, hello, accepted)).await,

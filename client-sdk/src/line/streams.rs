@@ -200,7 +200,12 @@ impl Task {
         }
         let reads = reads && nothing_left && !stream.codec.is_blocked();
         tokio::select! {
-            written = stream.half.write() => written?,
+            written = stream.half.write() => {
+                written?;
+                if stream.half.finished {
+                    self.shared.with(|core| core.left(|seq| seq == self.seq));
+                }
+            }
             read = stream.recv.read_chunk(READ_BYTES, true), if reads => return self.on_read(stream, read).await,
             () = poll_fn(|cx| stream.codec.poll_unblocked(cx)) => {
                 let handled = stream.codec.handle_bytes(&mut stream.input);
@@ -378,7 +383,7 @@ impl RequestSink for Stream {
         self.codec.send_request(&head, end, &mut self.half.out)
     }
 
-    fn message(&mut self, _seq: u64, message: Bytes, end: bool) -> Result<(), RpcError> {
+    fn message(&mut self, _seq: u64, message: Bytes, end: bool) -> Result<usize, RpcError> {
         self.half.end_sent |= end;
         self.codec.send_message(message, end, &mut self.half.out)
     }

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use crate::{
     config::Endpoint,
     connect::{ConnectError, HttpConnector, HttpVersion},
+    core::now,
+    timeline::Made,
 };
 
 /// Where the gateway takes short connections.
@@ -40,12 +42,12 @@ impl Pool {
         Self { connector, idle: Mutex::default() }
     }
 
-    /// A new connection to `gateway` that takes a request.
-    pub(super) async fn connect(&self, gateway: &Endpoint) -> Result<Sender, ConnectError> {
-        let (stream, version) = self.connector.clone().connect(gateway.clone()).await?;
+    /// A new connection to `gateway` that takes a request, and how it was made.
+    pub(super) async fn connect(&self, gateway: &Endpoint) -> Result<(Sender, Made), ConnectError> {
+        let (stream, version, times) = self.connector.clone().connect(gateway.clone()).await?;
         let stream = TokioIo::new(stream);
         let failed = |error: hyper::Error| ConnectError(format!("HTTP: {error}"));
-        Ok(match version {
+        let sender = match version {
             HttpVersion::Http1 => {
                 let (sender, connection) = http1::handshake(stream).await.map_err(failed)?;
                 tokio::spawn(connection);
@@ -58,7 +60,8 @@ impl Pool {
                 self.put(gateway, Sender::Http2(sender.clone()));
                 Sender::Http2(sender)
             }
-        })
+        };
+        Ok((sender, Made { at: now(), times }))
     }
 
     /// A connection whose answer has been read takes the next request.

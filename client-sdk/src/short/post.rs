@@ -25,6 +25,7 @@ use crate::{
     config::{ClientConfig, Endpoint},
     core::{Begun, Call, Control, Errand, Shared},
     supervisor::header,
+    timeline::Made,
 };
 
 /// What a POST needs.
@@ -98,11 +99,11 @@ impl Post {
 
     async fn exchange(&self, begun: &mut Option<u64>) -> Result<(), Failure> {
         let patience = self.shared.policy.borrow().connect_timeout;
-        let mut sender = match self.pool.take(&self.gateway) {
-            Some(sender) => sender,
-            None => self.connect(patience).await?,
+        let (mut sender, made) = match self.pool.take(&self.gateway) {
+            Some(sender) => (sender, None),
+            None => self.connect(patience).await.map(|(sender, made)| (sender, Some(made)))?,
         };
-        let Some((opened, mut machine)) = self.begin()? else { return Ok(()) };
+        let Some((opened, mut machine)) = self.begin(made)? else { return Ok(()) };
         *begun = Some(opened.number);
         let mut body = BytesMut::new();
         machine.poll_transmit(Instant::now(), &mut body, usize::MAX);
@@ -144,12 +145,12 @@ impl Post {
         Ok(())
     }
 
-    async fn connect(&self, patience: Duration) -> Result<Sender, Failure> {
+    async fn connect(&self, patience: Duration) -> Result<(Sender, Made), Failure> {
         let wait = self.shared.quality.wait(Step::Connect, patience);
         match timeout(wait.limit, Box::pin(self.pool.connect(&self.gateway))).await {
-            Ok(Ok(sender)) => {
+            Ok(Ok(made)) => {
                 wait.came();
-                Ok(sender)
+                Ok(made)
             }
             Ok(Err(error)) => {
                 wait.failed();
@@ -186,7 +187,7 @@ impl Post {
     }
 
     /// From here on the gateway may have the call. `None`: nothing is to be sent.
-    fn begin(&self) -> Result<Option<(Begun, Box<Connection>)>, Failure> {
+    fn begin(&self, made: Option<Made>) -> Result<Option<(Begun, Box<Connection>)>, Failure> {
         let base = self.introduction();
         let failed = |error| Failure::unreached(format!("the identity file cannot be written: {error}"));
         let begun = self.shared.with(|core| core.begin_short(self.errand, base)).map_err(failed)?;
@@ -196,7 +197,7 @@ impl Post {
         let unwanted =
             RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, "the client lost interest");
         begun.given_up.iter().for_each(|&seq| machine.reset(seq, &unwanted));
-        let is_to_be_sent = self.shared.with(|core| core.post(&begun, &mut *machine));
+        let is_to_be_sent = self.shared.with(|core| core.post(&begun, &mut *machine, made));
         Ok(is_to_be_sent.then_some((begun, machine)))
     }
 

@@ -108,7 +108,7 @@ impl Held {
         for (seq, answer) in self.answers {
             let answer = answer.and_then(|message| {
                 self.machine.send_response(seq, vec![HeaderField::from_static(":status", "200")], false)?;
-                self.machine.send_message(seq, message, true)
+                self.machine.send_message(seq, message, true).map(drop)
             });
             if let Err(error) = answer {
                 self.machine.reset(seq, &error);
@@ -266,7 +266,7 @@ fn post(message: &'static str) -> CallRequest {
 
 async fn answered(client: &Client, message: &'static str) {
     let response = client.call(post(message)).await.unwrap();
-    let transport = response.timeline.transport;
+    let transport = response.timeline.transport.unwrap();
     assert_eq!((response.messages.concat(), transport), (message.as_bytes().to_vec(), Transport::Post));
 }
 

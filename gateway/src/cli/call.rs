@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use towline_client::{CallRequest, CallResponse, Client, Priority, ShortCalls, StreamReceiver, StreamSender};
+use towline_client::{
+    CallRequest, CallResponse, Client, MessageBytes, Priority, ShortCalls, StreamReceiver, StreamSender,
+    Timeline,
+};
 
 pub use self::{connect::ConnectArgs, dump::describe};
 use crate::control::config::parse_duration;
@@ -99,30 +102,53 @@ async fn unary(client: &Client, args: &CallArgs) -> Result<(), String> {
     let message = args.payload.message()?;
     for _ in 0..args.repeat {
         let request = args.request(message.clone());
-        let response = client.call(request).await.map_err(|error| error.to_string())?;
+        let response = client.call(request).await.map_err(|failed| {
+            eprintln!("{}", describe_timeline(&failed.timeline));
+            failed.to_string()
+        })?;
         show(args, &response).map_err(|error| format!("standard output: {error}"))?;
+        eprintln!("{}", describe_timeline(&response.timeline));
         check_status(args, &response)?;
     }
     Ok(())
 }
 
-/// Prints the messages to standard output and the way of the call to standard error.
+/// Prints the messages to standard output.
 fn show(args: &CallArgs, response: &CallResponse) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for message in &response.messages {
         print_message(&mut out, args.raw, message)?;
     }
-    let bytes: usize = response.messages.iter().map(Bytes::len).sum();
-    let timeline = &response.timeline;
-    eprintln!(
-        "-- {}, {} {}, {:.1} ms, {} bytes sent, {bytes} received",
-        timeline.transport,
+    out.flush()
+}
+
+/// The way of the call, in one line. What travelled smaller than it is shows both.
+fn describe_timeline(timeline: &Timeline) -> String {
+    let ms = |span: Duration| format!("{:.1} ms", span.as_secs_f64() * 1e3);
+    let weight = |bytes: MessageBytes| match bytes.plain == bytes.wire {
+        true => format!("{} bytes", bytes.plain),
+        false => format!("{} bytes as {}", bytes.plain, bytes.wire),
+    };
+    let spans = [
+        ("queue", Some(timeline.queue)),
+        ("dns", timeline.dns),
+        ("connect", timeline.connect),
+        ("tls", timeline.tls),
+        ("send", timeline.send),
+        ("first byte", timeline.first_byte),
+    ];
+    let spans: Vec<String> =
+        spans.iter().filter_map(|(name, span)| Some(format!("{name} {}", ms((*span)?)))).collect();
+    format!(
+        "-- {}, {} {}, {} ({}), {} sent, {} received",
+        timeline.transport.map_or_else(|| "not sent".to_owned(), |transport| transport.to_string()),
         timeline.attempts,
         if timeline.attempts == 1 { "attempt" } else { "attempts" },
-        timeline.elapsed.as_secs_f64() * 1e3,
-        args.payload.message().map_or(0, |message| message.len()),
-    );
-    out.flush()
+        ms(timeline.elapsed),
+        spans.join(", "),
+        weight(timeline.request),
+        weight(timeline.response),
+    )
 }
 
 fn print_message(out: &mut impl io::Write, raw: bool, message: &Bytes) -> io::Result<()> {

@@ -407,7 +407,7 @@ impl Stream {
         self.half.ended = ends;
         match part {
             ExchangePart::Head(fields) => self.codec.send_response(&fields, ends, out),
-            ExchangePart::Message(message) => self.codec.send_message(message, ends, out),
+            ExchangePart::Message(message) => self.codec.send_message(message, ends, out).map(drop),
             ExchangePart::Trailers(fields) => self.codec.send_trailers(&fields, out),
             ExchangePart::End => self.codec.send_end(out),
             ExchangePart::Error(error) => {

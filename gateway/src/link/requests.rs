@@ -86,7 +86,7 @@ impl TcpRequests {
                 }
                 Opening::Refused(error) => self.machine.reset(seq, &error),
             },
-            Event::MessagePart { seq, message_bytes, bytes, end_of_message, end } => {
+            Event::MessagePart { seq, message_bytes, bytes, end_of_message, end, .. } => {
                 let passed = match self.bodies.get(&seq).filter(|body| body.is_open()) {
                     Some(body) => body.part(message_bytes, bytes, end_of_message),
                     // Nobody takes it: what ran before is not fed again.
@@ -142,7 +142,7 @@ impl TcpRequests {
     fn send_part(&mut self, seq: u64, part: ExchangePart, ends: bool) -> Result<(), RpcError> {
         match part {
             ExchangePart::Head(fields) => self.machine.send_response(seq, fields, ends),
-            ExchangePart::Message(message) => self.machine.send_message(seq, message, ends),
+            ExchangePart::Message(message) => self.machine.send_message(seq, message, ends).map(drop),
             ExchangePart::Trailers(fields) => self.machine.send_trailers(seq, fields),
             ExchangePart::End => self.machine.send_end(seq),
             ExchangePart::Error(error) => {

@@ -155,7 +155,7 @@ impl World {
     fn pay(&self) -> tokio::task::JoinHandle<Result<String, RpcError>> {
         let client = self.client.clone();
         tokio::spawn(async move {
-            let paid = client.call(call("Hold", "paid")).await?;
+            let paid = client.call(call("Hold", "paid")).await.map_err(|failed| failed.error)?;
             Ok(String::from_utf8(paid.into_grpc().unwrap().to_vec()).unwrap())
         })
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use towline_client::{CallResponse, Client, ClientConfig, ConnectionState, RpcError, Transports};
+use towline_client::{CallResponse, Client, ClientConfig, ConnectionState, FailedCall, Transports};
 
 use crate::{
     bed::{Bed, answer, call, endpoint, online, state},
@@ -42,7 +42,7 @@ impl Scene {
         &self,
         method: &str,
         passage: Passage,
-    ) -> tokio::task::JoinHandle<Result<CallResponse, RpcError>> {
+    ) -> tokio::task::JoinHandle<Result<CallResponse, FailedCall>> {
         let (client, call) = (self.client.clone(), call(method, "pay"));
         let running = tokio::spawn(async move { client.call(call).await });
         // It is there before the next connection is.
@@ -64,7 +64,7 @@ impl Scene {
     }
 }
 
-fn body(response: Result<CallResponse, RpcError>) -> bytes::Bytes {
+fn body(response: Result<CallResponse, FailedCall>) -> bytes::Bytes {
     response.unwrap().into_grpc().unwrap()
 }
 

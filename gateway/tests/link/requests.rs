@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use towline_client::{CallError, Client, Credentials, RpcErrorKind, Transport, Transports};
+use towline_client::{CallError, Client, Credentials, Execution, RpcErrorKind, Transport, Transports};
 
 use crate::backend::noise;
 use crate::bed::{BOTH, Bed, USER, answer, call, closed};
@@ -19,9 +19,53 @@ async fn a_unary_call_is_answered() {
         let response = client.call(request).await.unwrap();
         assert_eq!(response.status, 200);
         assert_eq!(response.headers["x-echo"], "back");
-        assert_eq!((response.timeline.transport, response.timeline.attempts), (expected, 1));
+        assert_eq!((response.timeline.transport, response.timeline.attempts), (Some(expected), 1));
         assert_eq!(response.into_grpc().unwrap(), "hello");
         assert_eq!(answer(&client, "Echo", "").await, "", "an empty message is a message");
+    }
+}
+
+#[tokio::test]
+async fn a_calls_timeline_says_where_its_time_and_its_bytes_went() {
+    let bed = Bed::start().await;
+    for transports in BOTH {
+        let client = bed.client(transports);
+        let text = "where the time went ".repeat(100);
+        let first = client.call(call("Echo", text.clone())).await.unwrap().timeline;
+        // It waited for the connection.
+        let (dns, connect) = (first.dns.unwrap(), first.connect.unwrap());
+        assert!(dns + connect + first.tls.unwrap_or_default() <= first.queue, "{first:?}");
+        assert_eq!(first.tls.is_some(), transports == Transports::Tcp);
+        assert!(
+            first.send.unwrap() <= first.elapsed && first.queue + first.first_byte.unwrap() <= first.elapsed
+        );
+        assert_eq!((first.request.plain, first.response.plain), (text.len() as u64, text.len() as u64));
+        assert_eq!(first.request.wire, first.request.plain, "nobody has said yet that the gateway can read frames");
+        assert!(first.response.wire * 4 < first.response.plain, "{first:?}");
+        let second = client.call(call("Echo", text.clone())).await.unwrap().timeline;
+        assert_eq!((second.dns, second.connect, second.tls), (None, None, None), "the connection was there");
+        assert!(second.request.wire * 4 < second.request.plain, "{second:?}");
+        let failed = client.call(call("Hold", "x").deadline(Duration::from_millis(300))).await.unwrap_err();
+        let timeline = &failed.timeline;
+        assert_eq!((failed.kind, timeline.attempts), (RpcErrorKind::DeadlineExceeded, 1));
+        assert_eq!((timeline.transport, timeline.first_byte), (second.transport, None));
+        assert!(timeline.send.unwrap() <= timeline.elapsed);
+    }
+}
+
+#[tokio::test]
+async fn what_needs_encryption_is_not_sent_in_the_clear() {
+    let bed = Bed::start().await;
+    let plain = Client::start(bed.plain(bed.address("plain"))).unwrap();
+    assert_eq!(answer(&plain, "Echo", "postcard").await, "postcard");
+    let refused = plain.call(call("Echo", "letter").needs_encryption()).await.unwrap_err();
+    assert_eq!((refused.kind, refused.execution), (RpcErrorKind::EncryptionRequired, Execution::NotRun));
+    let (_, mut receiver) = plain.stream(call("Chat", "letter").needs_encryption());
+    assert_eq!(receiver.head().await.unwrap_err().kind, RpcErrorKind::EncryptionRequired);
+    assert_eq!(bed.backend.counts("Echo").started, 1);
+    for transports in BOTH {
+        let sent = bed.client(transports).call(call("Echo", "letter").needs_encryption()).await;
+        assert_eq!(sent.unwrap().into_grpc().unwrap(), "letter");
     }
 }
 
@@ -32,7 +76,7 @@ async fn quic_comes_first_where_it_passes() {
     config.policy.fallback_delay = Duration::from_secs(20);
     let client = Client::start(config).unwrap();
     let response = client.call(call("Echo", "x")).await.unwrap();
-    assert_eq!(response.timeline.transport, Transport::Quic);
+    assert_eq!(response.timeline.transport, Some(Transport::Quic));
 }
 
 #[tokio::test]
@@ -40,7 +84,7 @@ async fn tcp_takes_over_where_quic_does_not_pass() {
     let bed = Bed::with(|settings| settings.listeners[0].quic = false).await;
     let client = bed.client(Transports::QuicAndTcp);
     let response = client.call(call("Echo", "x")).await.unwrap();
-    assert_eq!(response.timeline.transport, Transport::Tcp);
+    assert_eq!(response.timeline.transport, Some(Transport::Tcp));
 }
 
 #[tokio::test]
@@ -103,7 +147,7 @@ async fn a_path_without_a_route_says_so() {
     for transports in BOTH {
         let client = bed.client(transports);
         let error = client.call(towline_client::CallRequest::grpc("/other/Echo", "x")).await.unwrap_err();
-        assert_eq!((error.kind, error.execution), (RpcErrorKind::NoRoute, towline_client::Execution::NotRun));
+        assert_eq!((error.kind, error.execution), (RpcErrorKind::NoRoute, Execution::NotRun));
         assert_eq!(answer(&client, "Echo", "x").await, "x", "the connection goes on");
     }
 }
@@ -162,7 +206,7 @@ async fn a_call_without_a_gateway_tells_why_there_is_none() {
     crate::bed::state(&client, |state| matches!(state, towline_client::ConnectionState::Offline { reason } if reason.contains("TCP"))).await;
     let error = client.call(call("Echo", "x").deadline(Duration::from_millis(1))).await.unwrap_err();
     assert_eq!(error.kind, RpcErrorKind::DeadlineExceeded);
-    assert_eq!(error.execution, towline_client::Execution::NotRun);
+    assert_eq!(error.execution, Execution::NotRun);
     assert!(error.message.contains("refused"), "{error}");
 }
 

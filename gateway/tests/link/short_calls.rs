@@ -92,7 +92,7 @@ fn app(bed: &Bed, middlebox: &Middlebox, change: impl FnOnce(&mut ClientConfig))
 /// The message of the answer, and how it came.
 async fn answered(client: &Client, request: CallRequest) -> (Bytes, Transport) {
     let response = client.call(request).await.unwrap();
-    let transport = response.timeline.transport;
+    let transport = response.timeline.transport.unwrap();
     (response.into_grpc().unwrap(), transport)
 }
 

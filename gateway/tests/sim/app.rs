@@ -181,7 +181,7 @@ async fn make_call(world: &Arc<World>, client: &Client, id: u64, request: CallRe
 type Arrived = Result<(HeaderMap, Vec<Bytes>), RpcError>;
 
 async fn unary(client: &Client, request: CallRequest) -> Arrived {
-    let response = client.call(request).await?;
+    let response = client.call(request).await.map_err(|failed| failed.error)?;
     Ok((response.headers, response.messages))
 }
 

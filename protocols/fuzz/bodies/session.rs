@@ -160,6 +160,7 @@ impl History {
                 seq,
                 message_bytes: Some(what.into()),
                 bytes: Bytes::from(vec![0; usize::from(what & 15)]),
+                wire_bytes: usize::from(what & 15),
                 end_of_message: what & 2 == 2,
                 end,
             },

@@ -205,13 +205,15 @@ impl Connection {
         self.enqueue(seq, Item::Response(fields, end), end)
     }
 
-    /// Sends a whole message, compressed where that makes it smaller.
-    pub fn send_message(&mut self, seq: u64, message: Bytes, end: bool) -> Result<(), RpcError> {
+    /// Sends a whole message, compressed where that makes it smaller. Says how many bytes carry it.
+    pub fn send_message(&mut self, seq: u64, message: Bytes, end: bool) -> Result<usize, RpcError> {
         let message_bytes_max = self.control.peer().limits.message_bytes_max;
         let compressor = self.control.peer().compressor.as_ref();
         let stream = self.streams.get_mut(&seq).ok_or_else(over)?;
         let part = stream.writer.message(message, end, compressor, message_bytes_max)?;
-        self.enqueue(seq, Item::Part(part), end)
+        let wire_bytes = part.len();
+        self.enqueue(seq, Item::Part(part), end)?;
+        Ok(wire_bytes)
     }
 
     /// Sends a part of a message that is passed on as it comes, uncompressed. `message_bytes` is the
@@ -301,6 +303,11 @@ impl Connection {
         let capacity = window.saturating_sub(stream.queued_bytes);
         stream.is_starved |= capacity == 0;
         capacity
+    }
+
+    /// Whether this side's half of a request has been transmitted to its end, or the request is over.
+    pub fn has_sent(&self, seq: u64) -> bool {
+        self.streams.get(&seq).is_none_or(|stream| stream.queue.is_empty() && stream.sending != Sending::Open)
     }
 
     /// Requests open now.

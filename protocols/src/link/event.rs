@@ -53,6 +53,8 @@ pub enum Event {
         message_bytes: Option<u64>,
         /// The part. A compressed message arrives decompressed, as one part.
         bytes: Bytes,
+        /// Bytes of message that carried the part: as many, or fewer where it was compressed.
+        wire_bytes: usize,
         /// The message is whole.
         end_of_message: bool,
         /// The sender's half ends behind this message.

@@ -238,20 +238,21 @@ impl StreamCodec {
         Ok(())
     }
 
-    /// Sends a whole message, compressed where that makes it smaller.
-    pub fn send_message(&mut self, message: Bytes, end: bool, out: &mut BytesMut) -> Result<(), RpcError> {
+    /// Sends a whole message, compressed where that makes it smaller. Says how many bytes carry it.
+    pub fn send_message(&mut self, message: Bytes, end: bool, out: &mut BytesMut) -> Result<usize, RpcError> {
         self.check_sending()?;
         let peer = &self.settings.peer;
         let part =
             self.writer.message(message, end, peer.compressor.as_ref(), peer.limits.message_bytes_max)?;
+        let wire_bytes = part.len();
         let fits = part.whole_bytes().is_some_and(|bytes| bytes <= self.frame_room());
         if fits && matches!(self.held, Held::Head) {
             self.held = Held::Message(part);
-            return Ok(());
+            return Ok(wire_bytes);
         }
         self.flush(out)?;
         self.put_part(part, out);
-        Ok(())
+        Ok(wire_bytes)
     }
 
     /// Sends a part of a message, as [`super::Connection::send_message_part`].
@@ -471,8 +472,8 @@ impl StreamCodec {
         Ok(match self.reader.accept(part, message_bytes_max)? {
             Arrival::Nothing => None,
             Arrival::Part { message_bytes, bytes, end_of_message } => {
-                let seq = self.seq;
-                let event = Event::MessagePart { seq, message_bytes, bytes, end_of_message, end };
+                let (seq, wire_bytes) = (self.seq, bytes.len());
+                let event = Event::MessagePart { seq, message_bytes, bytes, wire_bytes, end_of_message, end };
                 Some(Queued::Event(event))
             }
             Arrival::Compressed { frame, content_bytes } => {
@@ -485,8 +486,8 @@ impl StreamCodec {
         let config = &self.settings.config;
         let message_bytes_max = config.limits.clamped().message_bytes_max;
         let bytes = message::inflate(frame, content_bytes, &config.dictionaries.load(), message_bytes_max)?;
-        let message_bytes = Some(content_bytes);
-        Ok(Event::MessagePart { seq: self.seq, message_bytes, bytes, end_of_message: true, end })
+        let (seq, message_bytes, wire_bytes) = (self.seq, Some(content_bytes), frame.len());
+        Ok(Event::MessagePart { seq, message_bytes, bytes, wire_bytes, end_of_message: true, end })
     }
 
     fn tell(&mut self, event: Event) {

@@ -112,7 +112,8 @@ fn an_answer_larger_than_its_credit_goes_in_parts() {
     pair.server.send_message(1, noise(5_000, 5), false).unwrap();
     pair.server.send_trailers(1, ok()).unwrap();
     let sent = pair.server.send_response(2, status_200(), false);
-    sent.and_then(|()| pair.server.send_message(2, noise(100, 6), false)).unwrap();
+    sent.unwrap();
+    pair.server.send_message(2, noise(100, 6), false).unwrap();
     pair.server.send_trailers(2, ok()).unwrap();
     pair.run().unwrap();
     assert!(pair.client_events.len() > before);

@@ -44,7 +44,14 @@ fn response(seq: u64) -> Event {
 
 fn part(seq: u64, bytes: &'static str, end_of_message: bool) -> Event {
     let bytes = Bytes::from_static(bytes.as_bytes());
-    Event::MessagePart { seq, message_bytes: None, bytes, end_of_message, end: false }
+    Event::MessagePart {
+        seq,
+        message_bytes: None,
+        wire_bytes: bytes.len(),
+        bytes,
+        end_of_message,
+        end: false,
+    }
 }
 
 fn refused(seq: u64, kind: RpcErrorKind, execution: Execution) -> Event {
@@ -113,7 +120,8 @@ fn a_repeat_that_holds_the_end_brings_only_that() {
     let (post, _) = short(&mut session, &[seq]);
     seen.take(session.on_short_event(post, response(seq)));
     let bytes = Bytes::from_static(b"one");
-    let last = Event::MessagePart { seq, message_bytes: Some(3), bytes, end_of_message: true, end: true };
+    let (message_bytes, wire_bytes) = (Some(3), bytes.len());
+    let last = Event::MessagePart { seq, message_bytes, bytes, wire_bytes, end_of_message: true, end: true };
     seen.take(session.on_short_event(post, last));
     assert_eq!((&*seen.text, seen.credit), ("hone|.", 3));
 }

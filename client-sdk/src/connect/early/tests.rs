@@ -185,7 +185,7 @@ async fn an_address_that_takes_the_flight_and_never_answers_loses_the_race() {
         let host = "gateway.example".to_owned();
         tcp::connect(Some(rig.client.clone()), host, addresses, flight.clone()).await.unwrap()
     };
-    let Wire::Tcp { mut stream, early: 0 } = connect(vec![address]).await else {
+    let Wire::Tcp { mut stream, early: 0, .. } = connect(vec![address]).await else {
         panic!("there is no ticket yet")
     };
     stream.write_all(FLIGHT).await.unwrap();

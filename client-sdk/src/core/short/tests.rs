@@ -31,8 +31,8 @@ impl RequestSink for Sink {
         self.note("request")
     }
 
-    fn message(&mut self, _: u64, _: Bytes, _: bool) -> Result<(), RpcError> {
-        self.note("message")
+    fn message(&mut self, _: u64, message: Bytes, _: bool) -> Result<usize, RpcError> {
+        self.note("message").map(|()| message.len())
     }
 
     fn end(&mut self, _: u64) -> Result<(), RpcError> {
@@ -79,7 +79,7 @@ impl Core {
     fn begin_post(&mut self, refuses: bool) -> (Errand, u64, bool) {
         let Next::Begin(errand) = self.next_short(Busy::default()) else { panic!("a call waits") };
         let begun = self.begin_short(errand, Hello::default()).unwrap().unwrap();
-        let is_sent = self.post(&begun, &mut Sink { refuses, ..Sink::default() });
+        let is_sent = self.post(&begun, &mut Sink { refuses, ..Sink::default() }, None);
         (errand, begun.number, is_sent)
     }
 

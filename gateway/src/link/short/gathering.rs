@@ -69,8 +69,15 @@ mod tests {
     }
 
     fn part(seq: u64, length: usize, end: bool) -> Event {
-        let bytes = vec![0; length].into();
-        Event::MessagePart { seq, message_bytes: None, bytes, end_of_message: end, end }
+        let bytes: bytes::Bytes = vec![0; length].into();
+        Event::MessagePart {
+            seq,
+            message_bytes: None,
+            wire_bytes: bytes.len(),
+            bytes,
+            end_of_message: end,
+            end,
+        }
     }
 
     #[test]

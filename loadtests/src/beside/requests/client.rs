@@ -127,7 +127,9 @@ impl Link {
         self.seq += 1;
         let sent = self.machine.send_request(self.seq, self.head.clone(), self.message.is_none());
         let sent = match &self.message {
-            Some(message) => sent.and_then(|()| self.machine.send_message(self.seq, message.clone(), true)),
+            Some(message) => {
+                sent.and_then(|()| self.machine.send_message(self.seq, message.clone(), true).map(drop))
+            }
             None => sent,
         };
         // A refusal leaves the request unanswered, which the run reports.

@@ -121,7 +121,7 @@ impl Link {
     fn answer(&mut self, seq: u64, half: &Half) -> Result<(), String> {
         let Half { fields, body, trailers } = half.clone();
         let sent = self.server.send_response(seq, fields, false);
-        let sent = sent.and_then(|()| self.server.send_message(seq, body, false));
+        let sent = sent.and_then(|()| self.server.send_message(seq, body, false).map(drop));
         sent.and_then(|()| self.server.send_trailers(seq, trailers)).map_err(|error| error.to_string())
     }
 }

@@ -160,7 +160,7 @@ impl Driver {
         let head = prepared.head.clone();
         let has_message = prepared.has_message();
         let sent = self.machine.send_request(self.seq, head, !has_message).and_then(|()| match has_message {
-            true => self.machine.send_message(self.seq, prepared.message.clone(), true),
+            true => self.machine.send_message(self.seq, prepared.message.clone(), true).map(drop),
             false => Ok(()),
         });
         match sent {

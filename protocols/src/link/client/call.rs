@@ -222,7 +222,7 @@ impl Call {
 
     fn on_part(&mut self, carrier: Carrier, mut event: Event) -> Delivery {
         let received = self.received;
-        let Event::MessagePart { seq, message_bytes, bytes, end_of_message, end } = &mut event else {
+        let Event::MessagePart { seq, message_bytes, bytes, end_of_message, end, .. } = &mut event else {
             return Delivery::of(Some(event));
         };
         let Some(at) = self.place(carrier) else { return Delivery::dropped(&event) };

@@ -49,8 +49,7 @@ impl Connection {
                 match (stream.inbox.is_empty(), is_empty) {
                     (true, _) => {
                         stream.plain_held += bytes.len();
-                        let part = Event::MessagePart { seq, message_bytes, bytes, end_of_message, end };
-                        self.control.emit(part);
+                        self.control.emit(plain_part(seq, message_bytes, bytes, end_of_message, end));
                     }
                     (false, true) => self.put_inbound(seq, Inbound::Empty(1)),
                     (false, false) => {
@@ -174,7 +173,7 @@ impl Connection {
             }
             Inbound::Part { message_bytes, bytes, end_of_message, end } => {
                 stream.plain_held += bytes.len();
-                Event::MessagePart { seq, message_bytes, bytes, end_of_message, end }
+                plain_part(seq, message_bytes, bytes, end_of_message, end)
             }
             Inbound::Empty(_) => empty_message(seq),
             Inbound::Last(event) => *event,
@@ -199,16 +198,16 @@ impl Connection {
         match message::inflate(frame, content_bytes, &config.dictionaries.load(), message_bytes_max) {
             Ok(bytes) if bytes.is_empty() => {
                 self.grant(seq, wire);
-                let message_bytes = Some(0);
-                Some(Event::MessagePart { seq, message_bytes, bytes, end_of_message: true, end })
+                let (message_bytes, wire_bytes) = (Some(0), frame.len());
+                Some(Event::MessagePart { seq, message_bytes, bytes, wire_bytes, end_of_message: true, end })
             }
             Ok(bytes) => {
                 let stream = self.streams.get_mut(&seq)?;
                 stream.inflated_held += bytes.len();
                 stream.inflated_wire += wire;
                 self.backlog.inflated += bytes.len();
-                let message_bytes = Some(content_bytes);
-                Some(Event::MessagePart { seq, message_bytes, bytes, end_of_message: true, end })
+                let (message_bytes, wire_bytes) = (Some(content_bytes), frame.len());
+                Some(Event::MessagePart { seq, message_bytes, bytes, wire_bytes, end_of_message: true, end })
             }
             Err(error) => {
                 self.grant_connection(wire);
@@ -240,11 +239,16 @@ fn is_ready(stream: &Stream, limits: Limits) -> bool {
 }
 
 fn empty_message(seq: u64) -> Event {
-    Event::MessagePart {
-        seq,
-        message_bytes: Some(0),
-        bytes: bytes::Bytes::new(),
-        end_of_message: true,
-        end: false,
-    }
+    plain_part(seq, Some(0), bytes::Bytes::new(), true, false)
+}
+
+/// A part that travelled as it is.
+fn plain_part(
+    seq: u64,
+    message_bytes: Option<u64>,
+    bytes: bytes::Bytes,
+    end_of_message: bool,
+    end: bool,
+) -> Event {
+    Event::MessagePart { seq, message_bytes, wire_bytes: bytes.len(), bytes, end_of_message, end }
 }

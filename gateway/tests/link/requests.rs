@@ -40,7 +40,10 @@ async fn a_calls_timeline_says_where_its_time_and_its_bytes_went() {
             first.send.unwrap() <= first.elapsed && first.queue + first.first_byte.unwrap() <= first.elapsed
         );
         assert_eq!((first.request.plain, first.response.plain), (text.len() as u64, text.len() as u64));
-        assert_eq!(first.request.wire, first.request.plain, "nobody has said yet that the gateway can read frames");
+        assert_eq!(
+            first.request.wire, first.request.plain,
+            "nobody has said yet that the gateway can read frames"
+        );
         assert!(first.response.wire * 4 < first.response.plain, "{first:?}");
         let second = client.call(call("Echo", text.clone())).await.unwrap().timeline;
         assert_eq!((second.dns, second.connect, second.tls), (None, None, None), "the connection was there");

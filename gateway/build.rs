@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 3] = ["proto/demo.proto", "proto/device.proto", "proto/push.proto"];
+const PROTOS: [&str; 4] = ["proto/auth.proto", "proto/demo.proto", "proto/device.proto", "proto/push.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -48,6 +48,11 @@ pub struct Metrics {
     pub logins: IntCounterVec,
     /// Fetches of the keys of tokens' issuer, by `outcome` (`ok`, `failed`).
     pub jwks_fetches: IntCounterVec,
+    /// Questions to the hook, by `question` (`connect`, `access`) and `outcome`: `hit` (the answer was kept), `shared`
+    /// (an equal one was under way), `allow`, `deny`, `not_mine`, `failed` (clients were refused).
+    pub hook_questions: IntCounterVec,
+    /// Seconds from a question to the hook's answer, the wait for a place included, by `question`.
+    pub hook_seconds: HistogramVec,
     /// Requests, by `route` and `outcome` (`ok`, or the error's kind).
     pub requests: IntCounterVec,
     /// Seconds from a request's arrival to its answer's head, by `route`.
@@ -162,6 +167,13 @@ impl Metrics {
                 "Fetches of the keys of tokens' issuer",
                 &["outcome"],
             ),
+            hook_questions: counters(
+                r,
+                "hook_questions_total",
+                "Questions of who clients are and what they may do",
+                &["question", "outcome"],
+            ),
+            hook_seconds: seconds(r, "hook_seconds", "Time to the hook's answer", &["question"]),
             requests: counters(r, "requests_total", "Requests", &["route", "outcome"]),
             request_seconds: seconds(r, "request_seconds", "Time to the answer's head", &["route"]),
             bytes_in: counters(r, "bytes_in_total", "Bytes read from clients", &["protocol"]),

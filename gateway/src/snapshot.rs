@@ -4,7 +4,11 @@ use std::{collections::HashMap, fs, path::Path, sync::Arc, time::SystemTime};
 
 use crate::{
     access::Acl,
-    auth::{DecoyKey, Users, jwt::Issuer},
+    auth::{
+        DecoyKey, Users,
+        hook::{Hook, HookMeters},
+        jwt::Issuer,
+    },
     dictionaries::Shelves,
     files::Stamps,
     gateway::StartError,
@@ -30,6 +34,8 @@ pub struct Snapshot {
     pub users: Arc<Users>,
     /// What tokens are judged by.
     pub issuer: Option<Arc<Issuer>>,
+    /// Who is asked who clients are and what they may do.
+    pub hook: Option<Arc<Hook>>,
     /// Who may publish and subscribe to what.
     pub acl: Arc<Acl>,
     /// Which request goes where.
@@ -51,6 +57,7 @@ struct Carried {
     tickets: Arc<TicketKeys>,
     tokens: Arc<SessionTokens>,
     decoys: Arc<DecoyKey>,
+    hook_meters: HookMeters,
 }
 
 /// Keys that are read but not in force.
@@ -84,7 +91,7 @@ impl Snapshot {
     ) -> Result<Self, StartError> {
         let tls_files = Stamps::of(&settings);
         let carried = Carried::new(&settings, metrics, folder)?;
-        Self::after(&RouteTable::default(), carried, settings, tls_files, dictionaries)
+        Self::after(&RouteTable::default(), None, carried, settings, tls_files, dictionaries)
     }
 
     /// The snapshot of a reload: backends that did not change keep their connections.
@@ -98,7 +105,8 @@ impl Snapshot {
             payload: self.link.dictionaries.clone(),
             headers: self.link.header_dictionaries.clone(),
         };
-        let snapshot = Self::after(&self.routes, self.carried.clone(), settings, tls_files, dictionaries)?;
+        let (hook, carried) = (self.hook.as_ref(), self.carried.clone());
+        let snapshot = Self::after(&self.routes, hook, carried, settings, tls_files, dictionaries)?;
         self.carried.install(keys);
         Ok(snapshot)
     }
@@ -116,6 +124,7 @@ impl Snapshot {
             settings: self.settings.clone(),
             users: Arc::clone(&self.users),
             issuer: self.issuer.clone(),
+            hook: self.hook.clone(),
             acl: Arc::clone(&self.acl),
             routes: Arc::clone(&self.routes),
             rewrites: Arc::clone(&self.rewrites),
@@ -159,6 +168,7 @@ impl Snapshot {
 
     fn after(
         routes: &RouteTable,
+        old_hook: Option<&Arc<Hook>>,
         carried: Carried,
         settings: Settings,
         tls_files: Stamps,
@@ -169,10 +179,11 @@ impl Snapshot {
         let issuer = issuer.map_err(StartError::Settings)?.map(Arc::new);
         let acl = Arc::new(Acl::new(&settings.acl).map_err(StartError::Settings)?);
         let routes = routes.recompile(&settings).map_err(|error| StartError::Settings(error.to_string()))?;
+        let hook = hook(&settings, &routes, old_hook, &carried)?;
         let (routes, link) = (Arc::new(routes), Arc::new(link::config(&settings, dictionaries)));
         let rewrites = Arc::new(Rewrites::compile(&settings.rewrites).map_err(StartError::Settings)?);
         let listeners = listeners(&settings, &carried.tickets)?;
-        Ok(Self { settings, users, issuer, acl, routes, rewrites, link, listeners, tls_files, carried })
+        Ok(Self { settings, users, issuer, hook, acl, routes, rewrites, link, listeners, tls_files, carried })
     }
 }
 
@@ -182,7 +193,8 @@ impl Carried {
         let tickets = TicketKeys::new(&settings.tls, metrics.tls_tickets.clone(), now)?;
         let tokens = SessionTokens::new(settings, folder, metrics.session_tokens.clone(), now)?;
         let decoys = Arc::new(DecoyKey::new(folder));
-        Ok(Self { tickets: Arc::new(tickets), tokens: Arc::new(tokens), decoys })
+        let hook_meters = HookMeters::of(metrics);
+        Ok(Self { tickets: Arc::new(tickets), tokens: Arc::new(tokens), decoys, hook_meters })
     }
 
     fn prepare(&self, settings: &Settings) -> Result<NextCarried, StartError> {
@@ -226,6 +238,24 @@ fn listeners(
         Ok((Arc::clone(&listener.name), snapshot))
     });
     built.collect()
+}
+
+/// One that did not change keeps what it knows.
+fn hook(
+    settings: &Settings,
+    routes: &RouteTable,
+    old: Option<&Arc<Hook>>,
+    carried: &Carried,
+) -> Result<Option<Arc<Hook>>, StartError> {
+    let Some(settings) = &settings.auth.hook else { return Ok(None) };
+    let backend = routes.backend(&settings.backend).ok_or_else(|| {
+        StartError::Settings(format!("auth.hook.backend: there is no backend \"{}\"", settings.backend))
+    })?;
+    if let Some(old) = old.filter(|old| old.is_for(settings, backend)) {
+        return Ok(Some(Arc::clone(old)));
+    }
+    let hook = Hook::new(settings, backend, carried.hook_meters.clone()).map_err(StartError::Settings)?;
+    Ok(Some(Arc::new(hook)))
 }
 
 fn read_users(settings: &Settings) -> Result<Users, StartError> {

@@ -18,6 +18,19 @@ impl Claims {
         Self(claims.filter(|(_, values)| !values.is_empty()).collect())
     }
 
+    /// Of names with their values.
+    pub fn of_lists(lists: impl Iterator<Item = (String, Vec<String>)>) -> Self {
+        let claims = lists.map(|(name, values)| {
+            (name.into_boxed_str(), values.into_iter().map(String::into_boxed_str).collect::<Vec<_>>())
+        });
+        Self(claims.filter(|(_, values)| !values.is_empty()).collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Every value of a claim.
     pub fn all(&self, name: &str) -> &[Box<str>] {
         self.0.get(name).map(Vec::as_slice).unwrap_or_default()

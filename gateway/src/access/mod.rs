@@ -2,7 +2,8 @@
 //! here: MQTT clients, apps on the link, and what the gateway publishes in their names (wills, answers of backends).
 //!
 //! The first rule that matches decides. For a subscription a rule that allows matches what lies within its patterns,
-//! and one that denies matches what touches them: so no filter, however wide, reaches a topic that the rules deny.
+//! and one that denies matches what touches them: so no filter, however wide, reaches a topic that the rules deny. A rule
+//! may also leave it to a backend ([`crate::auth::hook`]).
 
 mod claims;
 mod denials;
@@ -15,7 +16,7 @@ pub use self::{
     denials::Denials,
     pattern::{Pattern, PatternError},
 };
-use crate::{request::Origin, settings};
+use crate::{auth::hook::Verdict, request::Origin, settings};
 
 /// What a client is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,14 +37,37 @@ impl Action {
     }
 }
 
+/// What a client's wish came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may.
+    Granted,
+    /// It may not.
+    Denied,
+    /// The hook, which is to say so, gave no answer: it may not, but another attempt may do better.
+    Unknown,
+}
+
+/// What the rules say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement<'r> {
+    /// It is allowed.
+    Allowed,
+    /// The rule of that name denies it.
+    Denied(&'r str),
+    /// The hook has to be asked.
+    Ask,
+}
+
 /// What denies where no rule matches.
 const DEFAULT: &str = "default";
 
 /// The rules in force.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Acl {
     rules: Vec<Rule>,
-    denies_the_rest: bool,
+    /// Where no rule matches.
+    default: settings::Permission,
 }
 
 impl Acl {
@@ -58,23 +82,53 @@ impl Acl {
             true => settings::Permission::Allow,
             false => settings::Permission::Deny,
         });
-        Ok(Self { rules, denies_the_rest: default == settings::Permission::Deny })
+        Ok(Self { rules, default })
     }
 
     /// Whether everybody may do everything.
     pub fn is_open(&self) -> bool {
-        self.rules.is_empty() && !self.denies_the_rest
+        self.rules.is_empty() && self.default == settings::Permission::Allow
     }
 
-    /// The name of the rule that keeps a client from `action`; `None` if it may.
-    pub fn denial(&self, origin: &Origin, action: Action, topic: &str) -> Option<&str> {
-        let topic = match action {
+    /// Judges what a client wants; `said` is what the hook says of it, once it was asked.
+    ///
+    /// A rule that asks matches what touches its topics. What the hook denies is denied; what it allows is allowed if it
+    /// lies within the topics, and else the rules that follow are to allow the rest.
+    pub fn judge(
+        &self,
+        origin: &Origin,
+        action: Action,
+        topic: &str,
+        said: Option<&Verdict>,
+    ) -> Judgement<'_> {
+        let topic = Self::judged(action, topic);
+        for rule in self.rules.iter().filter(|rule| rule.matches(origin, action, topic)) {
+            match (rule.permission(), said) {
+                (settings::Permission::Allow, _) => return Judgement::Allowed,
+                (settings::Permission::Deny, _) | (_, Some(Verdict::Deny(..))) => {
+                    return Judgement::Denied(rule.name());
+                }
+                (settings::Permission::Ask, None) => return Judgement::Ask,
+                (settings::Permission::Ask, Some(Verdict::Allow(_))) if rule.covers(topic, origin) => {
+                    return Judgement::Allowed;
+                }
+                (settings::Permission::Ask, Some(Verdict::Allow(_) | Verdict::NotMine)) => {}
+            }
+        }
+        match (self.default, said) {
+            (settings::Permission::Allow, _) | (settings::Permission::Ask, Some(Verdict::Allow(_))) => {
+                Judgement::Allowed
+            }
+            (settings::Permission::Ask, None) => Judgement::Ask,
+            (settings::Permission::Ask | settings::Permission::Deny, _) => Judgement::Denied(DEFAULT),
+        }
+    }
+
+    /// What of a topic or filter is judged.
+    pub fn judged(action: Action, topic: &str) -> &str {
+        match action {
             Action::Publish => topic,
             Action::Subscribe => towline_protocols::mqtt::topic::split_share(topic).1,
-        };
-        match self.rules.iter().find(|rule| rule.matches(origin, action, topic)) {
-            Some(rule) => rule.denies().then_some(rule.name()),
-            None => self.denies_the_rest.then_some(DEFAULT),
         }
     }
 }

@@ -25,8 +25,13 @@ impl Rule {
         &self.settings.name
     }
 
-    pub(super) fn denies(&self) -> bool {
-        self.settings.permission == Permission::Deny
+    pub(super) fn permission(&self) -> Permission {
+        self.settings.permission
+    }
+
+    /// Whether all of `topic` is the rule's.
+    pub(super) fn covers(&self, topic: &str, origin: &Origin) -> bool {
+        self.topics.is_empty() || self.topics.iter().any(|pattern| pattern.covers(topic, origin))
     }
 
     pub(super) fn matches(&self, origin: &Origin, action: Action, topic: &str) -> bool {
@@ -59,7 +64,7 @@ impl Rule {
     fn concerns(&self, topic: &str, origin: &Origin) -> bool {
         let concerns = |pattern: &Pattern| match self.settings.permission {
             Permission::Allow => pattern.covers(topic, origin),
-            Permission::Deny => pattern.overlaps(topic, origin),
+            Permission::Deny | Permission::Ask => pattern.overlaps(topic, origin),
         };
         self.topics.is_empty() || self.topics.iter().any(concerns)
     }

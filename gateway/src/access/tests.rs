@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
+    auth::DenyReason,
     request::Protocol,
     settings::{AclAction, AclRule, Permission},
 };
@@ -112,7 +113,7 @@ fn the_first_rule_that_matches_decides() {
     let acl = acl(vec![rule(Allow, "a/own/#"), rule(Deny, "a/#"), rule(Allow, "#")], None);
     let client = origin("c", None);
     let check = |action, topic, denied: bool| {
-        assert_eq!(acl.denial(&client, action, topic).is_some(), denied, "{action:?} {topic}");
+        assert_eq!(denial(&acl, &client, action, topic).is_some(), denied, "{action:?} {topic}");
     };
     check(Action::Subscribe, "a/own/x", false);
     check(Action::Subscribe, "a/own/#", false);
@@ -131,7 +132,7 @@ fn the_first_rule_that_matches_decides() {
 fn without_rules_everything_is_allowed_and_with_rules_the_rest_is_denied() {
     use Permission::{Allow, Deny};
     let client = origin("c", None);
-    let denial = |acl: &Acl| acl.denial(&client, Action::Publish, "b").map(str::to_owned);
+    let denial = |acl: &Acl| denial(acl, &client, Action::Publish, "b");
     assert!(acl(Vec::new(), None).is_open());
     assert_eq!(denial(&acl(Vec::new(), None)), None);
     assert_eq!(denial(&acl(Vec::new(), Some(Deny))).as_deref(), Some("default"));
@@ -154,7 +155,7 @@ fn every_condition_of_a_rule_must_be_met() {
     let claims = serde_json::json!({"role": ["user", "admin"], "site": 7});
     let claims = Some(Arc::new(Claims::of(claims.as_object().unwrap())));
     let full = Origin { claims: claims.clone(), ..origin("meter-7", Some("bob")) };
-    let may = |origin: &Origin, action| acl.denial(origin, action, "x").is_none();
+    let may = |origin: &Origin, action| denial(&acl, origin, action, "x").is_none();
     assert!(may(&full, Action::Publish));
     assert!(!may(&full, Action::Subscribe));
     assert!(!may(&Origin { claims: None, ..full.clone() }, Action::Publish));
@@ -176,4 +177,55 @@ fn reasons_are_logged_once_and_bounded() {
     assert!(denials.log("r", &origin("c1", None), Action::Publish, "y"), "known");
     denials.clear();
     assert!(denials.log("r", &origin("c1999", None), Action::Publish, "y"));
+}
+
+fn denial(acl: &Acl, origin: &Origin, action: Action, topic: &str) -> Option<String> {
+    match acl.judge(origin, action, topic, None) {
+        Judgement::Allowed => None,
+        Judgement::Denied(rule) => Some(rule.to_owned()),
+        Judgement::Ask => panic!("nobody to ask"),
+    }
+}
+
+#[test]
+fn what_the_hook_allows_it_allows_within_its_topics_only() {
+    let rule = |name: &str, permission, topic: &str| AclRule {
+        topics: vec![topic.to_owned()],
+        ..AclRule::new(name, permission)
+    };
+    let rules = vec![
+        rule("asked", Permission::Ask, "a/b"),
+        rule("closed", Permission::Deny, "a/c"),
+        rule("open", Permission::Allow, "a/#"),
+    ];
+    let mut settings = settings::Acl { rules, ..settings::Acl::default() };
+    let acl = Acl::new(&settings).unwrap();
+    let client = origin("m1", None);
+    let allow = Verdict::Allow(Default::default());
+    let deny = Verdict::Deny(DenyReason::NotAuthorized, None);
+    let judge = |acl: &Acl, topic: &str, said| match acl.judge(&client, Action::Subscribe, topic, said) {
+        Judgement::Allowed => "allowed".to_owned(),
+        Judgement::Denied(rule) => rule.to_owned(),
+        Judgement::Ask => "ask".to_owned(),
+    };
+    for (topic, nobody, allowed, denied, not_mine) in [
+        ("a/b", "ask", "allowed", "asked", "allowed"),
+        ("$share/g/a/b", "ask", "allowed", "asked", "allowed"),
+        // It touches what is asked and what is closed: the word on the one says nothing of the other.
+        ("a/+", "ask", "closed", "asked", "closed"),
+        ("a/c", "closed", "closed", "closed", "closed"),
+        ("a/d", "allowed", "allowed", "allowed", "allowed"),
+        ("x", "default", "default", "default", "default"),
+    ] {
+        let found = [None, Some(&allow), Some(&deny), Some(&Verdict::NotMine)];
+        assert_eq!(
+            found.map(|said| judge(&acl, topic, said)),
+            [nobody, allowed, denied, not_mine],
+            "{topic}"
+        );
+    }
+    settings.default = Some(Permission::Ask);
+    let acl = Acl::new(&settings).unwrap();
+    let found = [None, Some(&allow), Some(&deny), Some(&Verdict::NotMine)];
+    assert_eq!(found.map(|said| judge(&acl, "x", said)), ["ask", "allowed", "default", "default"]);
 }

@@ -1,6 +1,8 @@
-//! Who clients are: users with passwords, SCRAM, which proves a password without showing it, and tokens of an issuer.
+//! Who clients are: users with passwords, SCRAM, which proves a password without showing it, tokens of an issuer, and a
+//! backend that is asked.
 
 mod decoy;
+pub mod hook;
 pub mod jwt;
 pub mod scram;
 mod users;
@@ -43,13 +45,83 @@ pub struct Identity {
     pub claims: Option<Arc<Claims>>,
     /// When it has to prove itself anew.
     pub until: Option<SystemTime>,
-    /// Its line in the password file vouches for it: what is remembered of that is void when the line changes.
-    pub is_by_password: bool,
+    /// What vouches for it.
+    pub by: By,
+}
+
+/// What vouches for who a client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum By {
+    /// Nothing: its listener does not ask.
+    #[default]
+    Nothing,
+    /// Its line in the password file: what is remembered of that is void when the line changes.
+    PasswordFile,
+    /// A token of the issuer.
+    Token,
+    /// Its certificate.
+    Certificate,
+    /// The hook, which remembers that as long as it may.
+    Hook,
+}
+
+/// Why a client is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No user, an unknown user, a wrong password or no certificate; which of them is nobody's business.
+    #[error("unknown user, wrong password or no certificate")]
+    Unauthorized,
+    /// The hook said so, with a text for the client.
+    #[error("{}", .1.as_deref().unwrap_or(.0.text()))]
+    Denied(DenyReason, Option<Arc<str>>),
+    /// Nobody can say now: another attempt may do better.
+    #[error("who the client is cannot be found out at the moment: try again later")]
+    Unavailable,
+}
+
+impl Refusal {
+    /// Whether the same credentials may be admitted later.
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable | Self::Denied(DenyReason::Busy, _))
+    }
+}
+
+/// Why the hook denies a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenyReason {
+    /// Unknown user or wrong password.
+    Credentials,
+    /// Known, and not admitted here.
+    NotAuthorized,
+    /// It must not have its client id.
+    ClientId,
+    /// Sent away for good.
+    Banned,
+    /// It should come back later.
+    Busy,
+}
+
+impl DenyReason {
+    /// For clients, where the hook says nothing of its own.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Credentials => "unknown user or wrong password",
+            Self::NotAuthorized => "not admitted here",
+            Self::ClientId => "this client id is not the client's",
+            Self::Banned => "banned",
+            Self::Busy => "too busy: try again later",
+        }
+    }
 }
 
 impl Identity {
     /// Of a user who is known by nothing but the name.
     pub fn of_user(user: Arc<str>) -> Self {
         Self { user: Some(user), ..Self::default() }
+    }
+
+    /// Of what vouches for such a user.
+    pub fn by(by: By, user: Arc<str>) -> Self {
+        Self { by, ..Self::of_user(user) }
     }
 }

@@ -29,6 +29,7 @@ use std::{
 use http::{HeaderMap, Method, Response};
 
 use self::outgoing::Outgoing;
+pub(crate) use self::publish::{framed, grpc_headers, unframed};
 pub(crate) use self::{
     dial::{dial, failed, overloaded, unavailable},
     headers::is_grpc,
@@ -98,7 +99,7 @@ impl Backend {
     ///
     /// Not an `async fn`: that would keep room for its arguments, and requests pass many hands here. So they are
     /// boxed, too.
-    fn call_with(
+    pub(crate) fn call_with(
         &self,
         route: &Route,
         request: Box<Request>,

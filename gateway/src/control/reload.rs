@@ -55,6 +55,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     gateway.hub.presence().follow(&gateway.snapshot().settings);
     gateway.upstreams.follow();
     gateway.denials.clear();
+    gateway.login_denials.clear();
     resize(&gateway.handshakes, handshakes);
     resize(&gateway.password_checks, checks);
     count(gateway, "ok");

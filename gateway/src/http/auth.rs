@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::problem;
 use crate::{
-    auth::{Credentials, Identity},
-    gateway::{Gateway, Unauthorized},
+    auth::{By, Credentials, DenyReason, Identity, Refusal},
+    gateway::Gateway,
     request::{Body, Origin},
     settings::Authentication,
     snapshot::Snapshot,
@@ -56,14 +56,14 @@ impl Gate {
         gateway: &Gateway,
         origin: &Arc<Origin>,
         headers: &mut HeaderMap,
-    ) -> Result<Arc<Origin>, Unauthorized> {
+    ) -> Result<Arc<Origin>, Refusal> {
         if self.demanded == Authentication::None {
             return Ok(origin.clone());
         }
         if self.demanded == Authentication::Certificate {
             return self.admit_by_certificate(gateway, origin).await;
         }
-        let credential = headers.remove(AUTHORIZATION).ok_or(Unauthorized)?;
+        let credential = headers.remove(AUTHORIZATION).ok_or(Refusal::Unauthorized)?;
         let snapshot = Arc::downgrade(&gateway.snapshot());
         if let Some(known) = &*self.known.lock()
             && known.credential == credential
@@ -72,37 +72,47 @@ impl Gate {
         {
             return Ok(known.origin.clone());
         }
-        let (user, password) = parse(&credential).ok_or(Unauthorized)?;
+        let (user, password) = parse(&credential).ok_or(Refusal::Unauthorized)?;
         let credentials = Credentials { client_id: "", user: user.as_deref(), password: &password };
-        let Identity { user, claims, until, .. } = gateway.authenticate(origin, credentials).await?;
+        let Identity { user, claims, until, by } = gateway.authenticate(origin, credentials).await?;
         let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
-        *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot, until });
+        if by != By::Hook {
+            *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot, until });
+        }
         Ok(admitted)
     }
 }
 
 impl Gate {
     /// What a client is told that is not admitted.
-    pub(super) fn refusal(&self, grpc: bool) -> Response<Body> {
+    pub(super) fn refusal(&self, refusal: &Refusal, grpc: bool) -> Response<Body> {
+        match refusal {
+            Refusal::Unauthorized | Refusal::Denied(DenyReason::Credentials, _) => {}
+            refusal => return problem::not_admitted(refusal, grpc),
+        }
         match self.demanded {
             Authentication::Certificate => problem::nameless(grpc),
             Authentication::None | Authentication::Password => problem::unauthorized(grpc),
         }
     }
 
-    /// Once per connection: its certificate does not change. What the client says in Authorization is between
+    /// Once per connection, as far as no hook says it: its certificate does not change. What the client says in Authorization is between
     /// it and the backend.
     async fn admit_by_certificate(
         &self,
         gateway: &Gateway,
         origin: &Arc<Origin>,
-    ) -> Result<Arc<Origin>, Unauthorized> {
+    ) -> Result<Arc<Origin>, Refusal> {
         if let Some(admitted) = self.by_certificate.get() {
             return Ok(Arc::clone(admitted));
         }
-        let Identity { user, .. } = gateway.authenticate(origin, Credentials::default()).await?;
-        let admitted = Arc::new(Origin { user, ..Origin::clone(origin) });
-        Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted)))
+        let identity = gateway.authenticate(origin, Credentials::default()).await?;
+        let Identity { user, claims, by, .. } = identity;
+        let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
+        match by {
+            By::Hook => Ok(admitted),
+            _ => Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted))),
+        }
     }
 }
 

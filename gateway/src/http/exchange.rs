@@ -70,8 +70,9 @@ impl Front {
             return refused;
         }
         let admitted = self.gate.admit(&self.gateway, &self.origin, &mut parts.headers).await;
-        let Ok(origin) = admitted else {
-            return self.gate.refusal(grpc);
+        let origin = match admitted {
+            Ok(origin) => origin,
+            Err(refusal) => return self.gate.refusal(&refusal, grpc),
         };
         if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
             let message = "HTTP/1.1 wants exactly one Host header (RFC 9112, section 3.2)";

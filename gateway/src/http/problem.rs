@@ -1,12 +1,13 @@
 //! An [`RpcError`] as HTTP clients and gRPC clients understand it.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 
 use crate::{
+    auth::Refusal,
     error::{Execution, RpcError, RpcErrorKind},
     request::Body,
     router::kind_name,
@@ -18,6 +19,8 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const EXECUTION: HeaderName = HeaderName::from_static("towline-execution");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// What clients are asked to wait while nobody can say who they are.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"towline\", charset=\"UTF-8\"");
 
 /// The answer to a request that has none. gRPC clients get a trailers-only answer, which is always
@@ -60,6 +63,17 @@ pub(super) fn unauthorized(grpc: bool) -> Response<Body> {
     let mut response = problem(StatusCode::UNAUTHORIZED, &error);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
     response
+}
+
+/// The answer to a request of a client that the hook does not admit, or that nobody could be asked about.
+pub(super) fn not_admitted(refusal: &Refusal, grpc: bool) -> Response<Body> {
+    let kind = match refusal.is_temporary() {
+        true => RpcErrorKind::BackendUnavailable,
+        false => RpcErrorKind::PermissionDenied,
+    };
+    let mut error = RpcError::new(kind, Execution::NotRun, refusal.to_string());
+    error.retry_after = refusal.is_temporary().then_some(RETRY_AFTER);
+    answer(&error, grpc)
 }
 
 /// The answer to a request of early data that waited in vain (RFC 8470, section 5.2).

@@ -10,11 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use towline_protocols::link::{CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push};
+use towline_protocols::link::{
+    CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push, Subscribe, Subscribed,
+};
 
 use super::{config::policy, door::Door};
 use crate::{
-    access::Action,
+    access::{Action, Leave},
     backend,
     error::RpcError,
     hub::{Message, check_topic},
@@ -25,7 +27,7 @@ use crate::{
 
 /// Pushes wait in the session while more than this is queued in the connection.
 const PUSH_QUEUE_BYTES: usize = 64 << 10;
-/// Publishes of one connection that wait for their turn, count; beyond, the client is told.
+/// Publishes and changes of subscriptions of one connection that wait for their turn, count; beyond, the client is told.
 const PUBLISHES_MAX: usize = 64;
 /// Of a dictionary at a time: what waits behind it waits no longer than behind a message's frame.
 const PIECE_BYTES: usize = 8 << 10;
@@ -33,9 +35,11 @@ const PIECE_BYTES: usize = 8 << 10;
 /// A connection with its session.
 pub(super) struct Attendance {
     pub(super) door: Arc<Door>,
-    /// Publishes run one after the other, so that they keep their order.
-    waiting: VecDeque<Publish>,
+    /// Done one after the other, so that they keep their order.
+    waiting: VecDeque<Work>,
     waiting_bytes: usize,
+    /// Changes of subscriptions among them, and running.
+    subscribes: usize,
     running: Option<Running>,
     /// Pushes are left in the session for want of room here.
     pushes_left: bool,
@@ -50,18 +54,32 @@ pub(super) struct Told {
     pub(super) dictionaries: u64,
 }
 
-type Running = Pin<Box<dyn Future<Output = Published> + Send>>;
+type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// What became of a publish.
-pub(super) struct Published {
-    id: u64,
-    qos: u8,
-    outcome: Result<(), RpcError>,
+/// What takes its time.
+enum Work {
+    Publish(Publish),
+    /// The hook has to be asked about it, or it is behind one of which that is true.
+    Subscribe(Subscribe),
+}
+
+/// What became of it.
+pub(super) enum Done {
+    Published { id: u64, qos: u8, outcome: Result<(), RpcError> },
+    Subscribed(Subscribed),
 }
 
 impl Attendance {
     pub(super) fn new(door: Arc<Door>, told: Told) -> Self {
-        Self { door, waiting: VecDeque::new(), waiting_bytes: 0, running: None, pushes_left: false, told }
+        Self {
+            door,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            subscribes: 0,
+            running: None,
+            pushes_left: false,
+            told,
+        }
     }
 
     /// Whether no publish is under way and no push waits for room.
@@ -85,10 +103,7 @@ impl Attendance {
                 .lease
                 .push_ack(priority, id)
                 .map_err(|error| LinkError::new(CloseCode::ProtocolError, error.to_string()))?,
-            Event::Subscribe(subscribe) => {
-                let subscribed = self.door.subscribe(&subscribe);
-                control.subscribed(subscribed);
-            }
+            Event::Subscribe(subscribe) => self.on_subscribe(control, subscribe)?,
             // Nothing that arrives behind a take-over is acted on.
             Event::Publish(_) if self.door.lease.revoked().is_some() => {}
             Event::Publish(publish) => self.enqueue(control, publish),
@@ -181,25 +196,49 @@ impl Attendance {
         }
     }
 
-    /// Resolves when a publish is done; for ever pending while there is none. Safe to cancel.
-    pub(super) async fn published(&mut self) -> Published {
-        if self.running.is_none() {
-            self.running = self.next_publish();
+    fn on_subscribe(&mut self, control: &mut Control, subscribe: Subscribe) -> Result<(), LinkError> {
+        if self.subscribes == 0
+            && let Some(subscribed) = self.door.subscribe_now(&subscribe)
+        {
+            control.subscribed(subscribed);
+            return Ok(());
         }
-        let Some(running) = &mut self.running else { return std::future::pending().await };
-        let published = running.await;
-        self.running = None;
-        published
+        if self.waiting.len() >= PUBLISHES_MAX {
+            self.door.gateway.metrics.limit_hit("publishes_waiting");
+            let rule = "too many publishes and changes of subscriptions wait";
+            return Err(LinkError::new(CloseCode::LimitExceeded, rule));
+        }
+        self.subscribes += 1;
+        self.waiting.push_back(Work::Subscribe(subscribe));
+        Ok(())
     }
 
-    /// Answers a publish of quality 1.
-    pub(super) fn on_published(&mut self, control: &mut Control, published: Published) {
-        let label = if published.outcome.is_ok() { "ok" } else { "refused" };
+    /// Resolves when something that took its time is done; for ever pending while there is none. Safe to cancel.
+    pub(super) async fn done(&mut self) -> Done {
+        if self.running.is_none() {
+            self.running = self.next_work();
+        }
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let done = running.await;
+        self.running = None;
+        done
+    }
+
+    /// Answers a publish of quality 1, or a change of subscriptions.
+    pub(super) fn on_done(&mut self, control: &mut Control, done: Done) {
+        let (id, qos, outcome) = match done {
+            Done::Published { id, qos, outcome } => (id, qos, outcome),
+            Done::Subscribed(subscribed) => {
+                self.subscribes -= 1;
+                return control.subscribed(subscribed);
+            }
+        };
+        let label = if outcome.is_ok() { "ok" } else { "refused" };
         let protocol = self.door.origin.protocol.label();
         self.door.gateway.metrics.publishes.with_label_values(&[protocol, label]).inc();
-        if published.qos > 0 {
-            let error = published.outcome.err().map(|error| error.to_string());
-            control.published(published.id, error.as_deref());
+        if qos > 0 {
+            let error = outcome.err().map(|error| error.to_string());
+            control.published(id, error.as_deref());
         }
     }
 
@@ -214,19 +253,26 @@ impl Attendance {
             return;
         }
         self.waiting_bytes = bytes;
-        self.waiting.push_back(publish);
+        self.waiting.push_back(Work::Publish(publish));
     }
 
-    fn next_publish(&mut self) -> Option<Running> {
-        let publish = self.waiting.pop_front()?;
-        self.waiting_bytes -= publish.payload.len();
+    fn next_work(&mut self) -> Option<Running> {
+        let work = self.waiting.pop_front()?;
+        if let Work::Publish(publish) = &work {
+            self.waiting_bytes -= publish.payload.len();
+        }
         if self.waiting.is_empty() {
             self.waiting.shrink_to_fit();
         }
         let door = Arc::clone(&self.door);
         Some(Box::pin(async move {
-            let (id, qos) = (publish.id, publish.qos);
-            Published { id, qos, outcome: deliver(&door, publish).await }
+            match work {
+                Work::Publish(publish) => {
+                    let (id, qos) = (publish.id, publish.qos);
+                    Done::Published { id, qos, outcome: deliver(&door, publish).await }
+                }
+                Work::Subscribe(subscribe) => Done::Subscribed(door.subscribe(&subscribe).await),
+            }
         }))
     }
 }
@@ -252,9 +298,16 @@ async fn deliver(door: &Door, publish: Publish) -> Result<(), RpcError> {
         let text = "topic: $SYS is the gateway's own";
         return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
     }
-    if !door.gateway.permits(&door.origin, Action::Publish, &message.topic) {
-        let text = "topic: it is not permitted to publish there";
-        return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+    match door.gateway.permits(&door.origin, Action::Publish, &message.topic).await {
+        Leave::Granted => {}
+        Leave::Denied => {
+            let text = "topic: it is not permitted to publish there";
+            return Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::NotRun, text));
+        }
+        Leave::Unknown => {
+            let text = "topic: whether it is permitted to publish there cannot be found out at the moment";
+            return Err(RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, text));
+        }
     }
     if door.gateway.snapshot().settings.shadow.enabled {
         match shadow::parse(&message.topic) {

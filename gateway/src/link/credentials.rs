@@ -8,8 +8,8 @@ use std::{
 use towline_protocols::link::{CloseCode, Hello, LinkError, Welcome};
 
 use crate::{
-    auth::{Credentials, Identity},
-    gateway::{Gateway, Unauthorized},
+    auth::{By, Credentials, Identity, Refusal},
+    gateway::Gateway,
     request::Origin,
     session::Login,
     session_token::Bearer,
@@ -41,7 +41,7 @@ enum Token {
 /// Checks HELLO's credentials. A token goes before the password, which is costly.
 ///
 /// # Errors
-/// CLOSE UNAUTHORIZED. A client that sent a token alone is told to send its password.
+/// CLOSE UNAUTHORIZED, or UNAVAILABLE if nobody could say. A client that sent a token alone is told to send its password.
 pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Result<Proven, LinkError> {
     let snapshot = gateway.snapshot.load_full();
     if let Some(proven) = by_token(&snapshot, origin, hello) {
@@ -55,12 +55,19 @@ pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> 
     let user = Some(&*hello.user).filter(|user| !user.is_empty());
     let credentials = Credentials { client_id: &hello.client_id, user, password: hello.password.as_bytes() };
     let identity = gateway.authenticate(origin, credentials).await;
-    let identity =
-        identity.map_err(|error: Unauthorized| LinkError::new(CloseCode::Unauthorized, error.to_string()))?;
-    let by_password = identity.is_by_password;
+    let identity = identity.map_err(refused)?;
+    let by_password = identity.by == By::PasswordFile;
     let login = by_password.then(|| Login::of(hello, &snapshot));
     let token = if by_password { Token::Due } else { Token::None };
     Ok(Proven { identity, login, token, snapshot })
+}
+
+fn refused(refusal: Refusal) -> LinkError {
+    let code = match refusal.is_temporary() {
+        true => CloseCode::Unavailable,
+        false => CloseCode::Unauthorized,
+    };
+    LinkError::new(code, refusal.to_string())
 }
 
 /// The client, if nothing costly has to be checked for that: passwords are not checked for what may be a repeat.

@@ -17,7 +17,7 @@ use towline_protocols::{
 
 use super::{answer, asked::Asked, credentials, head};
 use crate::{
-    auth::Identity,
+    auth::{By, Identity},
     gateway::Gateway,
     request::{Body, Origin},
     session::{
@@ -34,6 +34,8 @@ pub(super) struct Door {
     pub(super) origin: Arc<Origin>,
     /// When the client has to have proved itself anew, on another connection.
     pub(super) expires: Option<Instant>,
+    /// What proved who it is may do so again.
+    pub(super) may_return: bool,
     pub(super) lease: Lease,
     headers: Option<Arc<SessionHeaders>>,
     /// HELLO named this session, or none. Otherwise its client may have given the requests that come before it has
@@ -72,7 +74,8 @@ pub(super) async fn login(
 ) -> Result<Admission, LinkError> {
     check_session_headers(&gateway, hello)?;
     let mut proven = credentials::prove(&gateway, origin, hello).await?;
-    let asked = Asked::of(&gateway, &proven.origin(origin, hello), &hello.topics);
+    let asked = Asked::of(&gateway, &proven.origin(origin, hello), &hello.topics).await;
+    asked.must_be_known()?;
     let opened = match asked.is_permitted() {
         true => gateway.sessions.open(hello, proven.identity.user.clone()),
         false => {
@@ -205,23 +208,37 @@ impl Door {
         holds: Handshake,
     ) -> Self {
         let client_id = Some(Arc::clone(lease.session().client_id()));
-        let Identity { user, claims, until, .. } = identity;
+        let Identity { user, claims, until, by } = identity;
         let origin = Arc::new(Origin { client_id, user, claims, ..origin.clone() });
         let expires = until.map(super::ends_at);
-        Self { gateway, origin, expires, lease, headers, names_session: true, holds }
+        let may_return = by == By::Hook;
+        Self { gateway, origin, expires, may_return, lease, headers, names_session: true, holds }
     }
 
     /// A visitor becomes the holder of its session, with those of HELLO's subscriptions that the client may have.
-    pub(super) fn establish(&self, hello: &Hello, awaited: &[u64]) -> Result<Established, OpenError> {
-        let asked = Asked::of(&self.gateway, &self.origin, &hello.topics);
-        let mut established = self.lease.establish(&asked.permitted_of(hello), awaited)?;
+    pub(super) async fn establish(&self, hello: &Hello, awaited: &[u64]) -> Result<Established, LinkError> {
+        let asked = Asked::of(&self.gateway, &self.origin, &hello.topics).await;
+        asked.must_be_known()?;
+        let established = self.lease.establish(&asked.permitted_of(hello), awaited);
+        let mut established =
+            established.map_err(|error: OpenError| LinkError::new(error.close_code(), error.to_string()))?;
         asked.tell_denied(&mut established.subscriptions.subscribed.results);
         Ok(established)
     }
 
-    /// Follows SUBSCRIBE, as far as the client may.
-    pub(super) fn subscribe(&self, subscribe: &Subscribe) -> Subscribed {
-        let asked = Asked::of(&self.gateway, &self.origin, &subscribe.add);
+    /// Follows SUBSCRIBE, as far as the client may; `None` if the hook has to be asked about that.
+    pub(super) fn subscribe_now(&self, subscribe: &Subscribe) -> Option<Subscribed> {
+        let asked = Asked::now(&self.gateway, &self.origin, &subscribe.add)?;
+        Some(self.subscribe_as(subscribe, asked))
+    }
+
+    /// The same, with the hook asked.
+    pub(super) async fn subscribe(&self, subscribe: &Subscribe) -> Subscribed {
+        let asked = Asked::of(&self.gateway, &self.origin, &subscribe.add).await;
+        self.subscribe_as(subscribe, asked)
+    }
+
+    fn subscribe_as(&self, subscribe: &Subscribe, asked: Asked) -> Subscribed {
         let mut subscribed = match asked.is_permitted() {
             true => self.subscribed(self.lease.subscribe(subscribe)),
             false => {

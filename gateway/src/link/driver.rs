@@ -21,7 +21,7 @@ use towline_protocols::link::{CloseCode, Control, Event, Hello, LinkError, RpcEr
 
 use self::early::Beginning;
 use super::{
-    attendance::{self, Attendance, Published, Told},
+    attendance::{self, Attendance, Done, Told},
     config::goaway,
     door::{self, Admission},
     io::{BURST_BYTES, Moved, move_bytes, write},
@@ -79,7 +79,7 @@ pub(super) struct Driver<S> {
 enum Wake {
     Moved(io::Result<Moved>),
     Session(SessionEvent),
-    Published(Published),
+    Done(Done),
     /// Backends took bytes, or a stream came or went.
     Requests,
     /// The handshake is complete.
@@ -202,9 +202,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 turns(CLIENT_TURNS).await;
                 self.follow_session(event)?;
             }
-            Wake::Published(published) => {
+            Wake::Done(done) => {
                 if let Some(attendance) = &mut self.attendance {
-                    attendance.on_published(self.binding.control(), published);
+                    attendance.on_done(self.binding.control(), done);
                 }
             }
             Wake::Established => {}
@@ -320,7 +320,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         if self.expires().is_some_and(|expires| expires <= now) {
             let text = "what proved who the client is has expired";
-            return Err(LinkError::new(CloseCode::Unauthorized, text).into());
+            let may_return = self.attendance.as_ref().is_some_and(|attendance| attendance.door.may_return);
+            let code = if may_return { CloseCode::Unavailable } else { CloseCode::Unauthorized };
+            return Err(LinkError::new(code, text).into());
         }
         let is_quiet = self.quiet_at.take_if(|at| *at <= now).is_some();
         if is_quiet {
@@ -467,7 +469,7 @@ async fn attended(attendance: &mut Option<Box<Attendance>>) -> Wake {
     let door = Arc::clone(&attendance.door);
     tokio::select! {
         event = door.lease.next_event() => Wake::Session(event),
-        published = attendance.published() => Wake::Published(published),
+        done = attendance.done() => Wake::Done(done),
     }
 }
 

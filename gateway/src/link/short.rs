@@ -214,9 +214,9 @@ impl Post {
         let mut cut = self.body.is_none();
         loop {
             if mem::take(&mut cut) {
-                self.on_body_end(door)?;
+                self.on_body_end(door).await?;
             }
-            self.follow_events(door)?;
+            self.follow_events(door).await?;
             self.fill();
             if self.is_over() {
                 return Ok(());
@@ -274,12 +274,12 @@ impl Post {
         Ok(self.requests.machine.handle_bytes(super::now(), &mut self.input)?)
     }
 
-    fn on_body_end(&mut self, door: &Door) -> Result<(), End> {
+    async fn on_body_end(&mut self, door: &Door) -> Result<(), End> {
         if let Some(patience) = self.patience {
             let patience = patience.min(self.settings.answer_time_max);
             self.due = self.due_latest.min(Instant::now() + patience);
         }
-        self.follow_events(door)?;
+        self.follow_events(door).await?;
         for seq in self.requests.machine.handle_end(&self.input)? {
             match self.gathering.forget(seq) {
                 // Nobody was told of it.
@@ -290,13 +290,13 @@ impl Post {
         Ok(())
     }
 
-    fn follow_events(&mut self, door: &Door) -> Result<(), End> {
+    async fn follow_events(&mut self, door: &Door) -> Result<(), End> {
         while let Some(event) = self.requests.machine.poll_event() {
             match event {
                 Event::Close { .. } => return Err(End::Gone),
                 Event::Ack(ack) => door.lease.acknowledge(&ack),
                 Event::Subscribe(subscribe) => {
-                    let subscribed = door.subscribe(&subscribe);
+                    let subscribed = door.subscribe(&subscribe).await;
                     self.control().subscribed(subscribed);
                 }
                 Event::GivenUp { seq } => {

@@ -1,6 +1,7 @@
 //! One connection while its client is there: the machine's bytes, events and clock.
 
 mod answer;
+mod asking;
 mod ending;
 mod pace;
 mod reauth;
@@ -23,18 +24,19 @@ use towline_protocols::mqtt::{
     session::{Event, Settings},
 };
 
+use self::asking::Asking;
 use super::{
     attachment::{Attachment, Parting},
     client::Closing,
     departures,
     enhanced::Exchange,
-    inbox::{Inbox, Incoming},
+    inbox::{Inbox, Incoming, Way},
     io::{self, Output},
     message, publish,
     receipts::{Receipt, Receipts},
     subscribe,
 };
-use crate::{backend::TurnsLater, rate::Pace, request::Origin};
+use crate::{access::Leave, backend::TurnsLater, rate::Pace, request::Origin};
 
 /// Answers that may wait for a client that does not read, before it is no longer read from.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
@@ -62,6 +64,8 @@ pub(super) struct Driver<S> {
     output: Output,
     inbox: Inbox,
     receipts: Receipts,
+    /// Under way while the hook is asked; nothing else is read meanwhile.
+    asking: Option<Asking>,
     /// Under way while the client proves itself anew.
     exchange: Option<Box<Exchange>>,
     /// Set while the client has a keep-alive, or the connection may park.
@@ -125,6 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             output: Output::default(),
             inbox: Inbox::default(),
             receipts: Receipts::default(),
+            asking: None,
             exchange: None,
             timer: timer.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
             active_at,
@@ -172,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         loop {
             self.handle_input()?;
             let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
-            let is_answered = is_answered | self.poll_pace(cx)?.is_ready();
+            let is_answered = is_answered | self.poll_pace(cx)?.is_ready() | self.poll_asking(cx)?.is_ready();
             self.check_closing()?;
             let read = self.poll_read(cx);
             let goes_on = is_answered || read.is_ready();
@@ -211,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Takes events off the input, as long as there is room for what they ask.
     fn handle_input(&mut self) -> Result<(), End> {
-        while !self.input.is_empty() && !self.is_inbox_full() && !self.is_held_back() {
+        while !self.input.is_empty() && !self.waits() {
             let event = {
                 let mut inner = self.attachment.client.lock();
                 let Some((connection, session)) = inner.current(self.attachment.epoch) else { break };
@@ -241,8 +246,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             Event::Received(packet_id, reason) => self.answer_durably(Receipt::Received(packet_id, reason)),
             Event::Subscribe(subscribe) => {
-                let subscribed = subscribe::subscribe(&self.attachment, &self.origin, &subscribe);
-                self.answer_durably(Receipt::Subscribed(subscribed))
+                let leaves = subscribe::leaves_now(&self.attachment, &self.origin, &subscribe);
+                self.ask_or_subscribe(Box::new(subscribe), leaves)
             }
             Event::Unsubscribe(unsubscribe) => {
                 let reasons = subscribe::unsubscribe(&self.attachment, &unsubscribe);
@@ -257,10 +262,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
         self.note_message();
         let mut message = message::from_publish(publish, &self.attachment.client.id, super::now());
-        let (way, is_denied) = publish::find_way(&self.attachment.gateway, &self.origin, &mut message);
+        let (way, leave) = publish::find_way(&self.attachment.gateway, &self.origin, &mut message);
         let Publish { qos, packet_id, .. } = *publish;
-        let incoming = Incoming { message: Arc::new(message), qos, packet_id, is_denied, way };
-        if self.inbox.is_empty() && !way.is_routed() {
+        let is_known = leave.is_some();
+        let leave = leave.unwrap_or(Leave::Unknown);
+        let incoming = Incoming { message: Arc::new(message), qos, packet_id, leave, way };
+        if !is_known {
+            self.ask_leave(incoming);
+            return Ok(());
+        }
+        self.take_in(incoming)
+    }
+
+    /// It is known whether the client may publish it.
+    fn take_in(&mut self, mut incoming: Incoming) -> Result<(), End> {
+        if incoming.leave != Leave::Granted && !matches!(incoming.way, Way::Nowhere(_)) {
+            incoming.way = Way::Here;
+        }
+        if self.inbox.is_empty() && !incoming.way.is_routed() {
             return self.finish(&incoming, Ok(()));
         }
         self.inbox.push(incoming);
@@ -322,10 +341,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let is_closing = inner.closing.is_some();
         let control_bytes =
             inner.current(self.attachment.epoch).map_or(0, |(connection, _)| connection.control_bytes());
-        is_closing
-            || self.is_inbox_full()
-            || self.is_held_back()
-            || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
+        is_closing || self.waits() || (self.is_blocked && control_bytes > CONTROL_BYTES_MAX)
+    }
+
+    /// Whether nothing more is followed for now.
+    fn waits(&self) -> bool {
+        self.asking.is_some() || self.is_inbox_full() || self.is_held_back()
     }
 
     fn is_inbox_full(&self) -> bool {
@@ -375,7 +396,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn is_idle(&self) -> bool {
         let has_bytes = !self.input.is_empty() || !self.output.is_empty() || self.is_unflushed;
         let waits = self.is_blocked || self.is_paused || !self.inbox.is_empty() || !self.receipts.is_empty();
-        !has_bytes && !waits
+        !has_bytes && !waits && self.asking.is_none()
     }
 
     /// The bytes of a DISCONNECT, where the version has one.

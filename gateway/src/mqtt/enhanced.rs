@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::{
     auth::{
-        Credentials, Identity,
+        By, Credentials, Identity,
         jwt::{self, TokenRefused},
         scram,
     },
@@ -103,7 +103,7 @@ fn step_scram(
 ) -> Result<Step, scram::Refused> {
     if let Some(challenge) = challenge.take() {
         let (user, message) = challenge.finish(data)?;
-        let identity = Identity { is_by_password: true, ..Identity::of_user(user.into()) };
+        let identity = Identity::by(By::PasswordFile, user.into());
         return Ok(Step::Done(identity, Some(message.into_bytes())));
     }
     let first = scram::First::parse(data)?;

@@ -17,7 +17,7 @@ use super::{
     io, subscribe,
 };
 use crate::{
-    auth::{Credentials, Identity},
+    auth::{Credentials, DenyReason, Identity, Refusal},
     early,
     gateway::Gateway,
     request::Origin,
@@ -149,7 +149,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
             let client_id = connect.client_id.as_str();
             let credentials = Credentials { client_id, user: None, password };
             let identity = self.gateway.authenticate(self.origin, credentials).await;
-            let refused = |_| ReasonCode::NotAuthorized;
+            let refused = |refusal| match reason(&refusal) {
+                ReasonCode::BadUserNameOrPassword => ReasonCode::NotAuthorized,
+                reason => reason,
+            };
             return Some(identity.map(|identity| (identity, None)).map_err(refused));
         }
         loop {
@@ -209,11 +212,26 @@ async fn check_password(gateway: &Gateway, origin: &Origin, connect: &Connect) -
         password: connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default(),
     };
     let identity = gateway.authenticate(origin, credentials).await;
-    identity.map(|identity| (identity, None)).map_err(|_| match connect.version {
-        Version::V5 => ReasonCode::BadUserNameOrPassword,
+    identity.map(|identity| (identity, None)).map_err(|refusal| match (connect.version, reason(&refusal)) {
+        (Version::V5, reason) => reason,
         // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
-        _ => ReasonCode::NotAuthorized,
+        (_, ReasonCode::BadUserNameOrPassword | ReasonCode::Banned) => ReasonCode::NotAuthorized,
+        (_, ReasonCode::ServerBusy) => ReasonCode::ServerUnavailable,
+        (_, reason) => reason,
     })
+}
+
+fn reason(refusal: &Refusal) -> ReasonCode {
+    match refusal {
+        Refusal::Unauthorized | Refusal::Denied(DenyReason::Credentials, _) => {
+            ReasonCode::BadUserNameOrPassword
+        }
+        Refusal::Denied(DenyReason::NotAuthorized, _) => ReasonCode::NotAuthorized,
+        Refusal::Denied(DenyReason::ClientId, _) => ReasonCode::ClientIdentifierNotValid,
+        Refusal::Denied(DenyReason::Banned, _) => ReasonCode::Banned,
+        Refusal::Denied(DenyReason::Busy, _) => ReasonCode::ServerBusy,
+        Refusal::Unavailable => ReasonCode::ServerUnavailable,
+    }
 }
 
 /// What a method says is far below the length that a packet can carry.
@@ -238,7 +256,10 @@ async fn admit(
         attachment.detach(Parting::Left);
         return Err(ReasonCode::ServerUnavailable);
     }
-    subscribe::judge_again(&attachment, &origin);
+    if let Err(reason) = subscribe::judge_again(&attachment, &origin).await {
+        attachment.detach(Parting::Left);
+        return Err(reason);
+    }
     if gateway.drain.is_draining() {
         // It came while the others were sent away.
         attachment.client.close(&departures::SHUTTING_DOWN);

@@ -12,7 +12,7 @@ use std::{
 use towline_protocols::mqtt::{PacketId, QoS, ReasonCode};
 
 use super::publish;
-use crate::{gateway::Gateway, hub::Message, request::Origin};
+use crate::{access::Leave, gateway::Gateway, hub::Message, request::Origin};
 
 type Forward = Pin<Box<dyn Future<Output = Result<(), ReasonCode>> + Send>>;
 
@@ -22,8 +22,8 @@ pub(super) struct Incoming {
     pub(super) message: Arc<Message>,
     pub(super) qos: QoS,
     pub(super) packet_id: Option<PacketId>,
-    /// The ACL does not permit it: it is answered in its turn, and nothing else.
-    pub(super) is_denied: bool,
+    /// Without leave it is answered in its turn, and nothing else.
+    pub(super) leave: Leave,
     pub(super) way: Way,
 }
 

@@ -6,7 +6,7 @@ use towline_protocols::mqtt::ReasonCode;
 
 use super::{client::Will, inbox::Way, message};
 use crate::{
-    access::Action,
+    access::{Action, Leave},
     backend::{self, Reply},
     delayed::{self, Parsed},
     error::{RpcError, RpcErrorKind},
@@ -23,20 +23,36 @@ pub(crate) fn has_route(gateway: &Gateway, origin: &Origin, topic: &str) -> bool
     gateway.snapshot().routes.match_topic(topic, origin.identity.as_deref()).is_some()
 }
 
-/// Whether its publisher may publish it. A message with a route also speaks for what its backend answers, which is
-/// published to the response topic.
-pub(super) fn is_permitted(gateway: &Gateway, origin: &Origin, message: &Message, has_route: bool) -> bool {
-    let response_topic = message.response_topic.as_deref().filter(|_| has_route);
-    let mut topics = std::iter::once(&*message.topic).chain(response_topic);
-    topics.all(|topic| gateway.permits(origin, Action::Publish, topic))
+/// The topics that a message's publisher has to have leave for. One with a route also speaks for what its backend
+/// answers, which is published to the response topic.
+fn topics_of(message: &Message, way: Way) -> Vec<Arc<str>> {
+    let has_route = matches!(way, Way::Routed { .. } | Way::Later(_));
+    let response_topic = message.response_topic.as_ref().filter(|_| has_route);
+    std::iter::once(&message.topic).chain(response_topic).cloned().collect()
 }
 
-/// Gives a client's message the name that it is to have, and says where it goes, and whether the ACL denies that.
-pub(super) fn find_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> (Way, bool) {
+/// Gives a client's message the name that it is to have, and says where it goes, and whether its publisher may publish
+/// it; `None` if the hook has to be asked.
+pub(super) fn find_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> (Way, Option<Leave>) {
     let way = find_any_way(gateway, origin, message);
-    let has_route = matches!(way, Way::Routed { .. } | Way::Later(_));
-    let is_denied = !matches!(way, Way::Nowhere(_)) && !is_permitted(gateway, origin, message, has_route);
-    (if is_denied { Way::Here } else { way }, is_denied)
+    if matches!(way, Way::Nowhere(_)) || gateway.snapshot().acl.is_open() {
+        return (way, Some(Leave::Granted));
+    }
+    let topics = topics_of(message, way);
+    let leaves = topics.iter().map(|topic| gateway.permits_now(origin, Action::Publish, topic));
+    let first = leaves.into_iter().find(|leave| *leave != Some(Leave::Granted));
+    (way, first.unwrap_or(Some(Leave::Granted)))
+}
+
+/// Whether a message may be published, with the hook asked where it has to be.
+pub(super) async fn ask_leave(gateway: &Gateway, origin: &Origin, message: &Message, way: Way) -> Leave {
+    for topic in topics_of(message, way) {
+        match gateway.permits(origin, Action::Publish, &topic).await {
+            Leave::Granted => {}
+            leave => return leave,
+        }
+    }
+    Leave::Granted
 }
 
 fn find_any_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> Way {
@@ -207,16 +223,29 @@ pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     let expires = message::expires(expiry, super::now());
     let mut message = Message { expires, ..message };
     // The rules of this moment: its client may have been away for long.
-    let (way, is_denied) = find_way(gateway, &origin, &mut message);
+    let (way, leave) = find_way(gateway, &origin, &mut message);
+    match leave {
+        Some(leave) => publish_will_by(gateway, origin, message, way, leave),
+        None => {
+            let gateway = Arc::clone(gateway);
+            spawn(async move {
+                let leave = ask_leave(&gateway, &origin, &message, way).await;
+                publish_will_by(&gateway, origin, message, way, leave);
+            });
+        }
+    }
+}
+
+fn publish_will_by(gateway: &Arc<Gateway>, origin: Arc<Origin>, message: Message, way: Way, leave: Leave) {
     let message = Arc::new(message);
     match way {
-        Way::Here | Way::Routed { .. } if !is_denied => {}
-        Way::Later(delay) if !is_denied => {
+        Way::Here | Way::Routed { .. } if leave == Leave::Granted => {}
+        Way::Later(delay) if leave == Leave::Granted => {
             // Counted if there is no room for it.
             _ = publish_later(gateway, &origin, &message, delay);
             return;
         }
-        Way::Shadow if !is_denied => {
+        Way::Shadow if leave == Leave::Granted => {
             gateway.shadows.handle(gateway, &message);
             return;
         }
@@ -228,10 +257,17 @@ pub(super) fn publish_will(gateway: &Arc<Gateway>, will: Will) {
     // Counted if there is no room for it; its subscribers need not miss it.
     _ = retain(gateway, &message);
     distribute(gateway, &message, None);
-    // Without a runtime the process is ending, and its backends with it.
-    if let (true, Ok(runtime)) = (way.is_routed(), tokio::runtime::Handle::try_current()) {
+    if way.is_routed() {
+        let forwarding = forward(gateway.clone(), origin, message);
         // A failure is counted and logged there; a will has no publisher to be told.
-        runtime.spawn(forward(gateway.clone(), origin, message));
+        spawn(async { _ = forwarding.await });
+    }
+}
+
+/// Without a runtime the process is ending, and its backends with it.
+fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(future);
     }
 }
 

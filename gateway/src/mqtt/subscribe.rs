@@ -10,7 +10,8 @@ use super::{
     kept::{encode_subscription, numbered_key},
 };
 use crate::{
-    access::Action,
+    access::{Action, Leave},
+    gateway::Gateway,
     hub::{SubscribeError, SubscribeOptions},
     request::Origin,
     rewrite::Who,
@@ -26,15 +27,49 @@ pub(super) struct Subscribed {
     wanted: Vec<(String, SubscribeOptions)>,
 }
 
-/// Subscribes to each filter.
-pub(super) fn subscribe(attachment: &Attachment, origin: &Origin, subscribe: &Subscribe) -> Subscribed {
+/// The filters under the names that the rules give them.
+pub(super) fn filters(attachment: &Attachment, subscribe: &Subscribe) -> Vec<Text> {
+    let filter = |subscription: &Subscription| {
+        new_name(attachment, subscription.filter.as_str()).unwrap_or_else(|| subscription.filter.clone())
+    };
+    subscribe.subscriptions.iter().map(filter).collect()
+}
+
+/// Whether the client may subscribe to each filter, as far as that is known.
+pub(super) fn leaves_now(
+    attachment: &Attachment,
+    origin: &Origin,
+    subscribe: &Subscribe,
+) -> Vec<Option<Leave>> {
+    let gateway = &attachment.gateway;
+    if gateway.snapshot().acl.is_open() {
+        return vec![Some(Leave::Granted); subscribe.subscriptions.len()];
+    }
+    let filters = filters(attachment, subscribe);
+    filters.iter().map(|filter| gateway.permits_now(origin, Action::Subscribe, filter.as_str())).collect()
+}
+
+/// The same, with the hook asked about the rest.
+pub(super) async fn ask_leaves(
+    gateway: &Gateway,
+    origin: &Origin,
+    filters: &[Text],
+    leaves: Vec<Option<Leave>>,
+) -> Vec<Leave> {
+    let topics: Vec<_> = filters.iter().map(Text::as_str).collect();
+    gateway.permits_each(origin, Action::Subscribe, &topics, &leaves).await
+}
+
+/// Subscribes to each filter; `leaves` says whether the client may.
+pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe, leaves: &[Leave]) -> Subscribed {
     let identifier = subscribe.properties.subscription_id.map_or(0, |id| id.get());
     let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
     let mut wanted = Vec::new();
-    for subscription in &subscribe.subscriptions {
+    let leaves = leaves.iter().copied().chain(std::iter::repeat(Leave::Unknown));
+    for (subscription, leave) in subscribe.subscriptions.iter().zip(leaves) {
         let renamed = rename(attachment, subscription);
         let subscription = renamed.as_ref().unwrap_or(subscription);
-        match subscribe_one(attachment, origin, subscription, identifier) {
+        match subscribe_one(attachment, subscription, identifier, leave) {
             Ok(is_new) => {
                 reasons.push(subscription.options.qos.granted());
                 if wants_retained(subscription, is_new) {
@@ -75,16 +110,25 @@ pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) ->
 
 /// The session goes on with what its client may have by now: rules, user and claims may be others than when it
 /// subscribed.
-pub(super) fn judge_again(attachment: &Attachment, origin: &Origin) {
+///
+/// # Errors
+/// Nobody can say: the session is not to go on now.
+pub(super) async fn judge_again(attachment: &Attachment, origin: &Origin) -> Result<(), ReasonCode> {
     let Attachment { gateway, client, .. } = attachment;
     if gateway.snapshot().acl.is_open() {
-        return;
+        return Ok(());
     }
-    for (filter, _) in gateway.hub.subscriptions(&client.id) {
-        if !gateway.permits(origin, Action::Subscribe, &filter) {
-            unsubscribe_one(attachment, &filter);
+    let held = gateway.hub.subscriptions(&client.id);
+    let filters: Vec<&str> = held.iter().map(|(filter, _)| &**filter).collect();
+    let leaves = gateway.permits_each(origin, Action::Subscribe, &filters, &[]).await;
+    for (filter, leave) in filters.into_iter().zip(leaves) {
+        match leave {
+            Leave::Granted => {}
+            Leave::Denied => _ = unsubscribe_one(attachment, filter),
+            Leave::Unknown => return Err(ReasonCode::ServerUnavailable),
         }
     }
+    Ok(())
 }
 
 /// Says whether there was such a subscription.
@@ -122,14 +166,17 @@ fn new_name(attachment: &Attachment, filter: &str) -> Option<Text> {
 /// Says whether the subscription is new.
 fn subscribe_one(
     attachment: &Attachment,
-    origin: &Origin,
     subscription: &Subscription,
     identifier: u32,
+    leave: Leave,
 ) -> Result<bool, ReasonCode> {
     let Attachment { gateway, client, epoch, .. } = attachment;
     let filter = subscription.filter.as_str();
-    if !gateway.permits(origin, Action::Subscribe, filter) {
-        return Err(ReasonCode::NotAuthorized);
+    match leave {
+        Leave::Granted => {}
+        Leave::Denied => return Err(ReasonCode::NotAuthorized),
+        // It may come again.
+        Leave::Unknown => return Err(ReasonCode::ImplementationSpecificError),
     }
     let max = gateway.snapshot().settings.mqtt.subscriptions_max;
     let held = {

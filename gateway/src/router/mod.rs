@@ -68,6 +68,30 @@ struct Meters {
 }
 
 impl Route {
+    /// One of the gateway's own, which no request matches: calls that do no harm when they are run twice.
+    pub(crate) fn of_gateway(
+        name: &str,
+        backend: &Arc<Backend>,
+        call: PathAndQuery,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            backend: Arc::clone(backend),
+            call: Some(call),
+            timeout: Some(timeout),
+            client_certificate: None,
+            encrypted_only: false,
+            idempotent: true,
+            sampling: Sampling::default(),
+            dcz: false,
+            durable: false,
+            delivery: Delivery::default(),
+            batcher: None,
+            meters: OnceLock::new(),
+        }
+    }
+
     /// The time that the backend has to begin its answer.
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(self.backend.settings().timeout)

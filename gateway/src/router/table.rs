@@ -142,6 +142,11 @@ impl RouteTable {
         Some(filter.captures(topic)?.into_iter().map(str::to_owned).collect())
     }
 
+    /// The backend called `name`.
+    pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.backends.get(name)
+    }
+
     /// The backends by name.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.backends.values()

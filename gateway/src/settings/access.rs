@@ -60,6 +60,8 @@ pub enum Permission {
     Allow,
     /// It may not.
     Deny,
+    /// The backend of [`Hook`](super::Hook) decides.
+    Ask,
 }
 
 /// What a rule is about.

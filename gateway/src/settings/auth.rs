@@ -1,6 +1,6 @@
 //! Who clients are, as the operator says it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -15,11 +15,53 @@ pub struct Auth {
     pub password_checks_max: usize,
     /// Tokens in place of passwords.
     pub jwt: Option<Jwt>,
+    /// A backend that is asked.
+    pub hook: Option<Hook>,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { password_file: None, password_checks_max: 4, jwt: None }
+        Self { password_file: None, password_checks_max: 4, jwt: None, hook: None }
+    }
+}
+
+/// A backend that says who clients are, and what they may do. Whom it cannot be asked about is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Name of a backend that takes requests; one of kind gRPC implements `towline.auth.v1.Auth`.
+    pub backend: Arc<str>,
+    /// HTTP only: what stands before `/connect` and `/access`.
+    pub path: String,
+    /// Asked about clients of listeners that go by certificates, too.
+    pub certificates: bool,
+    /// From a question to its whole answer, the wait for a place included.
+    pub deadline: Duration,
+    /// Questions that are with the backend at one time; more wait.
+    pub questions_max: usize,
+    /// Questions that wait for a place; beyond, clients are refused.
+    pub waiting_max: usize,
+    /// Answers that are kept; beyond, those that were used least recently go.
+    pub cache_entries_max: usize,
+    /// How long an answer is kept that allows, at the most; zero keeps none.
+    pub allowed_for: Duration,
+    /// The same for others.
+    pub denied_for: Duration,
+}
+
+impl Hook {
+    /// With the default bounds.
+    pub fn new(backend: &str) -> Self {
+        Self {
+            backend: backend.into(),
+            path: "/towline/auth".to_owned(),
+            certificates: false,
+            deadline: Duration::from_secs(3),
+            questions_max: 256,
+            waiting_max: 4096,
+            cache_entries_max: 100_000,
+            allowed_for: Duration::from_secs(60),
+            denied_for: Duration::from_secs(5),
+        }
     }
 }
 

@@ -7,5 +7,7 @@
 mod mqtt_support;
 
 mod acl;
+mod hooks;
+mod oracle;
 mod scram;
 mod tokens;

@@ -32,13 +32,15 @@ pub enum CloseCode {
     LimitExceeded = 11,
     /// HELLO names by its hash what the server does not hold; nothing of the connection was acted upon.
     UnknownReference = 12,
+    /// Who the client is cannot be found out at the moment, or has to be found out again: the same HELLO may do later.
+    Unavailable = 13,
 }
 
 impl CloseCode {
     /// The code with this number; numbers unknown to this version mean a fault of the sender's own.
     pub fn from_wire(code: u8) -> Self {
         use CloseCode::*;
-        const ALL: [CloseCode; 13] = [
+        const ALL: [CloseCode; 14] = [
             Done,
             ProtocolError,
             FrameTooLarge,
@@ -52,6 +54,7 @@ impl CloseCode {
             Overload,
             LimitExceeded,
             UnknownReference,
+            Unavailable,
         ];
         ALL.get(usize::from(code)).copied().unwrap_or(Internal)
     }

@@ -14,7 +14,7 @@ pub use self::{
     remote::Remote,
     token::{Token, TokenRefused},
 };
-use super::{Credentials, Identity};
+use super::{By, Credentials, Identity};
 use crate::{access::Claims, settings};
 
 /// The method's name in MQTT's Authentication Method, as Azure Event Grid has it: the data is the token.
@@ -88,7 +88,7 @@ impl Issuer {
             return Err(TokenRefused::ClientId);
         }
         let user = Some(user.into());
-        Ok(Identity { user, claims: Some(Arc::new(claims)), until: Some(until), is_by_password: false })
+        Ok(Identity { user, claims: Some(Arc::new(claims)), until: Some(until), by: By::Token })
     }
 
     fn check_parties(&self, token: &Token) -> Result<(), TokenRefused> {

@@ -169,11 +169,11 @@ fn request<'c>(
     }
 }
 
-fn grpc_headers() -> HeaderMap {
+pub(crate) fn grpc_headers() -> HeaderMap {
     HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))])
 }
 
-fn framed(message: &impl prost::Message) -> Bytes {
+pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
     let length = message.encoded_len();
     let mut body = BytesMut::with_capacity(GRPC_PREFIX_BYTES + length);
     body.put_u8(0);
@@ -181,6 +181,12 @@ fn framed(message: &impl prost::Message) -> Bytes {
     body.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     message.encode_raw(&mut body);
     body.freeze()
+}
+
+/// The one message of a body; `None` if there is something else.
+pub(crate) fn unframed<M: prost::Message + Default>(framed: &Bytes) -> Option<M> {
+    let message = framed.get(GRPC_PREFIX_BYTES..).filter(|_| framed.first() == Some(&0))?;
+    M::decode(message).ok()
 }
 
 fn reply(reply: PublishReply) -> Option<Reply> {
@@ -226,9 +232,7 @@ async fn grpc_reply<M: prost::Message + Default>(
     if !head.headers.contains_key("grpc-status") {
         check_status(route, &trailers)?;
     }
-    let framed = collected.to_bytes();
-    let reply = framed.get(GRPC_PREFIX_BYTES..).filter(|_| framed.first() == Some(&0));
-    let reply = reply.and_then(|reply| M::decode(reply).ok());
+    let reply = unframed(&collected.to_bytes());
     reply.ok_or_else(|| not_understood(route, "something else than one reply"))
 }
 

@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use tokio::time::sleep;
 
+pub(crate) use self::calls::{framed, grpc_headers, unframed};
 pub use self::{
     batch::Batcher,
     dead::{Replayed, replay},

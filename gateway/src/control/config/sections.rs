@@ -29,8 +29,8 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         root.duration("drain_timeout", default.drain_timeout, Duration::ZERO..=seconds(86_400));
     let tls = tls::tls(root.table("tls"));
     let admin = admin(root.table("admin"));
-    let auth = auth::auth(root.table("auth"));
     let backends = backends(root);
+    let auth = auth::auth(root.table("auth"), &backends);
     let session = section::session(root.table("session"));
     let limits = section::limits(root.table("limits"));
     let listeners = listeners(root, &auth, admin.bind);
@@ -39,7 +39,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         drain_timeout,
         drain_spread: drain_spread(root, drain_timeout),
         drain_endpoints: drain_endpoints(root),
-        acl: access::acl(root.table("acl"), &listeners),
+        acl: access::acl(root.table("acl"), &listeners, auth.hook.is_some()),
         listeners,
         routes: routes(root, &backends),
         backends,

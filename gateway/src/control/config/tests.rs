@@ -491,7 +491,7 @@ fn what_tls_is_made_from_must_fit_together() {
 fn rules_of_the_acl_are_checked() {
     check(
         "[acl]\ndefault = \"no\"\n[[acl.rules]]\nname = \"a\"\ntopics = [\"a/${user}\"]\nclaims = [\"role\"]\n",
-        "t.toml:7:11: acl.default: \"no\" is not known; write \"allow\" or \"deny\"\n\
+        "t.toml:7:11: acl.default: \"no\" is not known; write \"allow\", \"deny\" or \"ask\"\n\
          t.toml:8:1: acl.rules.permission: is missing; write for example permission = \"allow\"\n\
          t.toml:10:10: acl.rules.topics: \"a/${user}\": ${user} is not known; write ${clientid}, ${username}, \
          ${cert_common_name} or ${claim.NAME}\n\
@@ -508,4 +508,32 @@ fn rules_of_the_acl_are_checked() {
     let settings =
         parse(Path::new("t.toml"), &format!("{LISTENER}{rule}claims = [\"role=admin\"]\n")).unwrap();
     assert_eq!(settings.acl.rules[0].claims, [("role".to_owned(), "admin".to_owned())]);
+}
+
+#[test]
+fn a_hook_needs_a_backend_that_can_be_asked() {
+    let backend = |kind: &str| format!("[[backends]]\nname = \"b\"\nkind = \"{kind}\"\naddress = \"h:1\"\n");
+    check(
+        "[auth.hook]\ndeadline = \"0s\"\n[acl]\ndefault = \"ask\"\n",
+        "t.toml:6:1: auth.hook.backend: is missing; write for example backend = \"accounts\"\n\
+         t.toml:7:12: auth.hook.deadline: 0ms is out of range; write 10ms to 1m",
+    );
+    check("[auth.hook]\nbackend = \"b\"\n", "t.toml:7:11: auth.hook.backend: there is no backend \"b\"");
+    check(
+        &format!("{}[auth.hook]\nbackend = \"b\"\npath = \"auth\"\n", backend("http1")),
+        "t.toml:12:8: auth.hook.path: \"auth\" is not a path, as \"/towline/auth\"",
+    );
+    check(
+        &format!("{}[auth.hook]\nbackend = \"b\"\npath = \"/auth\"\n", backend("grpc")),
+        "t.toml:12:8: auth.hook.path: is for HTTP; a gRPC backend is asked at towline.auth.v1.Auth: leave it out",
+    );
+    check(
+        &format!("{}[auth.hook]\nbackend = \"b\"\n", backend("mqtt")),
+        "t.toml:11:11: auth.hook.backend: \"b\" is an MQTT broker; name one of kind http1, http2 or grpc",
+    );
+    check(
+        "[acl]\ndefault = \"ask\"\n[[acl.rules]]\nname = \"a\"\npermission = \"ask\"\n",
+        "t.toml:7:11: acl.default: \"ask\" needs somebody to ask: [auth.hook] backend = \"NAME\"\n\
+         t.toml:10:14: acl.rules.permission: \"ask\" needs somebody to ask: [auth.hook] backend = \"NAME\"",
+    );
 }

@@ -129,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         match visit {
             None => Box::pin(self.login(&hello)).await?,
             Some((awaited, holds)) => {
-                self.establish(&hello, &awaited)?;
+                Box::pin(self.establish(&hello, &awaited)).await?;
                 holds.complete();
             }
         }
@@ -166,12 +166,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    fn establish(&mut self, hello: &Hello, awaited: &[u64]) -> Result<(), End> {
+    async fn establish(&mut self, hello: &Hello, awaited: &[u64]) -> Result<(), End> {
         let Some(attendance) = &self.attendance else { return Ok(()) };
         let door = Arc::clone(&attendance.door);
-        let established = door
-            .establish(hello, awaited)
-            .map_err(|error| LinkError::new(error.close_code(), error.to_string()))?;
+        let established = door.establish(hello, awaited).await?;
         self.binding.resume(established.attached, &established.refused);
         self.subscribed(door.subscribed(established.subscriptions));
         Ok(())

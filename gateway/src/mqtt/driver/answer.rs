@@ -5,6 +5,7 @@ use towline_protocols::mqtt::{PacketId, QoS, ReasonCode, Version};
 
 use super::{Driver, End};
 use crate::{
+    access::Leave,
     mqtt::{
         client::Closing,
         inbox::{Incoming, Way},
@@ -33,9 +34,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Way::Nowhere(reason) = way {
             return self.refuse(qos, packet_id, reason, Mqtt3Denied::Acknowledge);
         }
-        if incoming.is_denied {
-            let mqtt3_denied = self.attachment.gateway.snapshot().settings.acl.mqtt3_denied;
-            return self.refuse(qos, packet_id, ReasonCode::NotAuthorized, mqtt3_denied);
+        match incoming.leave {
+            Leave::Granted => {}
+            Leave::Denied => {
+                let mqtt3_denied = self.attachment.gateway.snapshot().settings.acl.mqtt3_denied;
+                return self.refuse(qos, packet_id, ReasonCode::NotAuthorized, mqtt3_denied);
+            }
+            // It may come again.
+            Leave::Unknown => return self.put_off(qos, packet_id),
         }
         let (reason, waits) = match result {
             // QoS 0 is not repeated: its subscribers need not miss what the backend did.
@@ -123,6 +129,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 session.mark_received(packet_id);
             }
         }
+        self.answer(Receipt::Published { packet_id, qos, reason }, false)
+    }
+
+    /// Nobody can say whether the topic is the client's to publish to. What it does not send again is lost.
+    fn put_off(&mut self, qos: QoS, packet_id: Option<PacketId>) -> Result<(), End> {
+        self.attachment.gateway.mqtt.counters.refused.inc();
+        let Some(packet_id) = packet_id else { return Ok(()) };
+        let reason = ReasonCode::ImplementationSpecificError;
         self.answer(Receipt::Published { packet_id, qos, reason }, false)
     }
 

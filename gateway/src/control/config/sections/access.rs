@@ -9,19 +9,27 @@ use crate::{
     settings::{Acl, AclAction, AclRule, Listener, Mqtt3Denied, Permission},
 };
 
-const PERMISSIONS: &[(&str, Permission)] = &[("allow", Permission::Allow), ("deny", Permission::Deny)];
+const PERMISSIONS: &[(&str, Permission)] =
+    &[("allow", Permission::Allow), ("deny", Permission::Deny), ("ask", Permission::Ask)];
 const ACTIONS: &[(&str, AclAction)] =
     &[("publish", AclAction::Publish), ("subscribe", AclAction::Subscribe), ("both", AclAction::Both)];
+const NO_HOOK: &str = "\"ask\" needs somebody to ask: [auth.hook] backend = \"NAME\"";
 const MQTT3_DENIED: &[(&str, Mqtt3Denied)] =
     &[("acknowledge", Mqtt3Denied::Acknowledge), ("disconnect", Mqtt3Denied::Disconnect)];
 
-pub(super) fn acl(mut t: Table<'_, '_>, listeners: &[Listener]) -> Acl {
+pub(super) fn acl(mut t: Table<'_, '_>, listeners: &[Listener], has_hook: bool) -> Acl {
     let default = t.optional_string("default").and_then(|word| t.choose("default", &word, PERMISSIONS));
+    if default == Some(Permission::Ask) && !has_hook {
+        t.mistake("default", NO_HOOK);
+    }
     let mqtt3_denied = t.word("mqtt3_denied", Mqtt3Denied::default(), MQTT3_DENIED);
     let mut names = HashSet::new();
     let mut rules = Vec::new();
     for mut table in t.tables("rules") {
         let rule = rule(&mut table, listeners);
+        if rule.permission == Permission::Ask && !has_hook {
+            table.mistake("permission", NO_HOOK);
+        }
         if table.has("name") && !names.insert(rule.name.clone()) {
             let text = format_args!("\"{}\" names an earlier rule too; names are unique", rule.name);
             table.mistake("name", text);

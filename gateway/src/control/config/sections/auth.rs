@@ -10,12 +10,12 @@ use crate::{
         jwt::{Algorithm, Issuer},
     },
     control::config::reader::Table,
-    settings::{Auth, Jwks, Jwt},
+    settings::{Auth, Backend, BackendKind, Hook, Jwks, Jwt},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) fn auth(mut t: Table<'_, '_>) -> Auth {
+pub(super) fn auth(mut t: Table<'_, '_>, backends: &[Backend]) -> Auth {
     let default = Auth::default();
     let password_file = t.optional_path("password_file");
     if let Some(path) = &password_file
@@ -26,8 +26,55 @@ pub(super) fn auth(mut t: Table<'_, '_>) -> Auth {
     let password_checks_max = t.count("password_checks_max", default.password_checks_max, 1..=1024);
     let is_jwt = t.has("jwt");
     let jwt = jwt(t.table("jwt"), is_jwt);
+    let is_hook = t.has("hook");
+    let hook = hook(t.table("hook"), is_hook, backends);
     t.finish();
-    Auth { password_file, password_checks_max, jwt: jwt.filter(|_| is_jwt) }
+    Auth { password_file, password_checks_max, jwt: jwt.filter(|_| is_jwt), hook }
+}
+
+fn hook(mut t: Table<'_, '_>, is_set: bool, backends: &[Backend]) -> Option<Hook> {
+    let d = Hook::new("");
+    let backend = if is_set { t.required_string("backend", "accounts") } else { t.string("backend", "") };
+    let second = Duration::from_secs(1);
+    let hook = Hook {
+        backend: backend.into(),
+        path: t.string("path", &d.path),
+        certificates: t.boolean("certificates", d.certificates),
+        deadline: t.duration("deadline", d.deadline, Duration::from_millis(10)..=60 * second),
+        questions_max: t.count("questions_max", d.questions_max, 1..=100_000),
+        waiting_max: t.count("waiting_max", d.waiting_max, 0..=1_000_000),
+        cache_entries_max: t.count("cache_entries_max", d.cache_entries_max, 1..=10_000_000),
+        allowed_for: t.duration("allowed_for", d.allowed_for, Duration::ZERO..=DAY),
+        denied_for: t.duration("denied_for", d.denied_for, Duration::ZERO..=DAY),
+    };
+    t.finish();
+    if !is_set {
+        return None;
+    }
+    check_hook(&t, &hook, backends);
+    Some(hook)
+}
+
+fn check_hook(t: &Table<'_, '_>, hook: &Hook, backends: &[Backend]) {
+    let backend = backends.iter().find(|backend| backend.name == hook.backend);
+    let kind = backend.map(|backend| backend.kind);
+    match kind {
+        None if t.has("backend") => {
+            t.mistake("backend", format_args!("there is no backend \"{}\"", hook.backend));
+        }
+        Some(BackendKind::Mqtt) => t.mistake(
+            "backend",
+            format_args!("\"{}\" is an MQTT broker; name one of kind http1, http2 or grpc", hook.backend),
+        ),
+        _ => {}
+    }
+    if kind == Some(BackendKind::Grpc) && t.has("path") {
+        t.mistake("path", "is for HTTP; a gRPC backend is asked at towline.auth.v1.Auth: leave it out");
+    }
+    let is_path = hook.path.starts_with('/') && !hook.path.contains(['?', '#', ' ']);
+    if !is_path || hook.path.parse::<http::uri::PathAndQuery>().is_err() {
+        t.mistake("path", format_args!("\"{}\" is not a path, as \"/towline/auth\"", hook.path));
+    }
 }
 
 fn usable_users(path: &Path) -> Result<(), String> {

@@ -217,7 +217,7 @@ fn check_transports(table: &Table<'_, '_>, listener: &Listener) {
 }
 
 fn check_authentication(table: &Table<'_, '_>, listener: &Listener, auth: &Auth) {
-    let checks_passwords = auth.password_file.is_some() || auth.jwt.is_some();
+    let checks_passwords = auth.password_file.is_some() || auth.jwt.is_some() || auth.hook.is_some();
     if listener.authentication == Authentication::Password && !checks_passwords {
         let text = "\"password\" needs [auth] password_file = \"users\"; make its lines with `towline passwd`, or write \"none\"";
         table.mistake("authentication", text);

@@ -1,0 +1,346 @@
+//! A backend that says who clients are and what they may do.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use towline_gateway::{
+    auth,
+    gateway::Gateway,
+    settings::{AclRule, Authentication, Backend, BackendKind, Hook, Permission, Settings},
+};
+use towline_protocols::mqtt::*;
+
+use crate::{
+    mqtt_support::*,
+    oracle::{Oracle, backend},
+};
+
+const KINDS: [BackendKind; 3] = [BackendKind::Http1, BackendKind::Http2, BackendKind::Grpc];
+
+fn settings_with(backend: Backend) -> Settings {
+    let path = "/hook/".to_owned();
+    let mut settings = Settings::default();
+    settings.listeners.push(listener(Authentication::Password));
+    settings.auth.hook = Some(Hook { path, ..Hook::new(&backend.name) });
+    settings.backends.push(backend);
+    settings
+}
+
+fn hook(settings: &mut Settings) -> &mut Hook {
+    settings.auth.hook.as_mut().unwrap()
+}
+
+/// With `asked/#` left to the hook, `rooms/ROOM/+` open, and all else closed.
+fn with_rules(settings: &mut Settings) {
+    let rule = |name: &str, permission, topic: &str| AclRule {
+        topics: vec![topic.to_owned()],
+        ..AclRule::new(name, permission)
+    };
+    settings.acl.rules = vec![
+        rule("asked", Permission::Ask, "asked/#"),
+        rule("rooms", Permission::Allow, "rooms/${claim.room}/+"),
+    ];
+}
+
+fn connect_as(version: Version, id: &str, user: &str, password: &str) -> Connect {
+    let mut connect = connect(version, id);
+    connect.user_name = Some(text(user));
+    connect.password = Some(Secret(Binary::new(password.to_owned()).unwrap()));
+    connect
+}
+
+async fn greet(gateway: &Arc<Gateway>, connect: Connect) -> ReasonCode {
+    Client::open(gateway).greet(connect).await.reason
+}
+
+fn questions(gateway: &Gateway, question: &str, outcome: &str) -> f64 {
+    metric(gateway, &format!("towline_hook_questions_total{{outcome=\"{outcome}\",question=\"{question}\"}}"))
+}
+
+/// Ada's password is `right`; topics that end in `no` are nobody's.
+fn accounts(question: &Value) -> Value {
+    if question["question"] == "access" {
+        let topic = question["topic"].as_str().unwrap();
+        return json!({ "verdict": if topic.ends_with("no") { "deny" } else { "allow" } });
+    }
+    match question["password"].as_str() {
+        Some("right") => json!({ "verdict": "allow", "user": "ada", "claims": { "room": "r7" } }),
+        Some("banned") => json!({ "verdict": "deny", "reason": "banned", "text": "you know why" }),
+        Some("busy") => json!({ "verdict": "deny", "reason": "busy" }),
+        Some("id") => json!({ "verdict": "deny", "reason": "client_id" }),
+        Some("elsewhere") => json!({ "verdict": "deny", "reason": "not_authorized" }),
+        Some("local") => json!({ "verdict": "not_mine" }),
+        Some("nonsense") => json!({ "verdict": "certainly" }),
+        Some("broken") => Value::Null,
+        _ => json!({ "verdict": "deny" }),
+    }
+}
+
+#[tokio::test]
+async fn the_hook_says_who_clients_are_and_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, auth::password_line("lovelace", b"local").unwrap()).unwrap();
+    for kind in KINDS {
+        let oracle = Oracle::new(accounts);
+        let mut settings = settings_with(oracle.serve(kind).await);
+        with_rules(&mut settings);
+        settings.auth.password_file = Some(users.clone());
+        let gateway = gateway(settings);
+        let (mut client, _) = Client::connect(&gateway, connect_as(Version::V5, "m1", "a@b", "right")).await;
+        let expected = json!({
+            "question": "connect", "client_id": "m1", "user": "a@b", "password": "right", "listener": LISTENER,
+            "protocol": "mqtt", "peer_address": "127.0.0.1", "encrypted": false,
+        });
+        assert_eq!(oracle.asked(), [expected], "{kind:?}");
+        assert_eq!(client.subscribe("rooms/r7/x", QoS::AtMostOnce).await, ReasonCode::Success);
+        assert_eq!(client.subscribe("rooms/r8/x", QoS::AtMostOnce).await, ReasonCode::NotAuthorized);
+        for (password, v5, v311) in [
+            ("wrong", ReasonCode::BadUserNameOrPassword, ReasonCode::NotAuthorized),
+            ("banned", ReasonCode::Banned, ReasonCode::NotAuthorized),
+            ("busy", ReasonCode::ServerBusy, ReasonCode::ServerUnavailable),
+            ("id", ReasonCode::ClientIdentifierNotValid, ReasonCode::ClientIdentifierNotValid),
+            ("elsewhere", ReasonCode::NotAuthorized, ReasonCode::NotAuthorized),
+            ("nonsense", ReasonCode::ServerUnavailable, ReasonCode::ServerUnavailable),
+            ("broken", ReasonCode::ServerUnavailable, ReasonCode::ServerUnavailable),
+        ] {
+            let found = greet(&gateway, connect_as(Version::V5, "m2", "ada", password)).await;
+            assert_eq!(found, v5, "{kind:?} {password}");
+            let found = greet(&gateway, connect_as(Version::V311, "m2", "ada", password)).await;
+            assert_eq!(found, v311, "{kind:?} {password}");
+        }
+        // The password file decides then.
+        assert_eq!(
+            greet(&gateway, connect_as(Version::V5, "m3", "lovelace", "local")).await,
+            ReasonCode::Success
+        );
+        let other = greet(&gateway, connect_as(Version::V5, "m3", "ada", "local")).await;
+        assert_eq!(other, ReasonCode::BadUserNameOrPassword);
+        assert_eq!(questions(&gateway, "connect", "failed"), 4.0, "no failure is kept");
+        assert_eq!(questions(&gateway, "connect", "deny"), 5.0, "each once, then from the cache");
+        assert_eq!(questions(&gateway, "connect", "hit"), 5.0);
+    }
+}
+
+#[tokio::test]
+async fn the_hook_says_what_clients_may_do() {
+    for kind in KINDS {
+        let oracle = Oracle::new(accounts);
+        let mut settings = settings_with(oracle.serve(kind).await);
+        with_rules(&mut settings);
+        let gateway = gateway(settings);
+        let (mut client, _) = Client::connect(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
+        assert_eq!(client.subscribe("asked/#", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+        assert_eq!(client.subscribe("asked/no", QoS::AtLeastOnce).await, ReasonCode::NotAuthorized);
+        assert_eq!(
+            client.subscribe("#", QoS::AtLeastOnce).await,
+            ReasonCode::NotAuthorized,
+            "not all of it is asked"
+        );
+        // One after the other, in the order in which they came.
+        for payload in ["1", "2", "3"] {
+            client.publish("asked/a", payload, QoS::AtMostOnce).await;
+        }
+        client.publish("asked/no", "x", QoS::AtMostOnce).await;
+        for payload in ["1", "2", "3"] {
+            assert_eq!(client.expect_publish().await.payload, payload);
+        }
+        assert_eq!(client.publish_acked("asked/no", "x").await, ReasonCode::NotAuthorized);
+        client.expect_nothing().await;
+        let asked: Vec<_> =
+            oracle.asked().iter().skip(1).map(|it| (it["action"].clone(), it["topic"].clone())).collect();
+        let expected = [
+            ("subscribe", "asked/#"),
+            ("subscribe", "asked/no"),
+            ("subscribe", "#"),
+            ("publish", "asked/a"),
+            ("publish", "asked/no"),
+        ];
+        assert_eq!(asked, expected.map(|(action, topic)| (json!(action), json!(topic))), "{kind:?}");
+        let denied = "towline_acl_denials_total{action=\"publish\",rule=\"asked\"}";
+        assert_eq!(metric(&gateway, denied), 2.0);
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_admitted_while_the_hook_is_away() {
+    // Bound and closed again: nobody is there.
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Takes connections and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for kind in KINDS {
+        for address in [gone, mute.local_addr().unwrap()] {
+            let mut settings = settings_with(backend(kind, address));
+            hook(&mut settings).deadline = Duration::from_millis(100);
+            let gateway = gateway(settings);
+            for (version, expected) in
+                [(Version::V5, ReasonCode::ServerUnavailable), (Version::V311, ReasonCode::ServerUnavailable)]
+            {
+                let found = greet(&gateway, connect_as(version, "m1", "ada", "right")).await;
+                assert_eq!(found, expected, "{kind:?} {address}");
+            }
+            assert_eq!(questions(&gateway, "connect", "failed"), 2.0);
+            let logins = format!("towline_logins_total{{listener=\"{LISTENER}\",outcome=\"unavailable\"}}");
+            assert_eq!(metric(&gateway, &logins), 2.0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_judge_is_not_done_and_may_come_again() {
+    let oracle = Oracle::new(accounts);
+    let mut settings = settings_with(oracle.within());
+    with_rules(&mut settings);
+    let gateway = gateway(settings);
+    let mut lasting = connect_as(Version::V5, "m1", "ada", "right");
+    (lasting.clean_start, lasting.properties.session_expiry) = (false, Some(600));
+    let (mut client, _) = Client::connect(&gateway, lasting.clone()).await;
+    let (mut old, _) = Client::connect(&gateway, connect_as(Version::V311, "m2", "ada", "right")).await;
+    assert_eq!(client.subscribe("asked/a", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+    oracle.now_says(|question| match question["question"] == "access" {
+        true => json!("gibberish"),
+        false => accounts(question),
+    });
+    pass(Duration::from_secs(61)).await;
+    let later = ReasonCode::ImplementationSpecificError;
+    assert_eq!(client.subscribe("asked/b", QoS::AtLeastOnce).await, later);
+    assert_eq!(client.publish_acked("asked/a", "x").await, later);
+    client.publish("asked/a", "x", QoS::AtMostOnce).await;
+    client.expect_nothing().await;
+    old.publish("asked/a", "x", QoS::AtLeastOnce).await;
+    assert_eq!(old.receive().await, None, "so that it sends it again");
+    // The session is not to go on, and not to lose its subscription either.
+    drop(client);
+    assert_eq!(greet(&gateway, lasting.clone()).await, ReasonCode::ServerUnavailable);
+    oracle.now_says(accounts);
+    let (_client, connack) = Client::connect(&gateway, lasting).await;
+    assert!(connack.session_present);
+    assert_eq!(gateway.hub.subscriptions("m1").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_will_is_judged_by_the_hook() {
+    let oracle = Oracle::new(accounts);
+    let mut settings = settings_with(oracle.within());
+    with_rules(&mut settings);
+    let gateway = gateway(settings);
+    let (mut reader, _) = Client::connect(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
+    assert_eq!(reader.subscribe("asked/#", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+    for topic in ["asked/no", "asked/will"] {
+        let connect = with_will(connect_as(Version::V5, "m2", "ada", "right"), topic, None);
+        drop(Client::connect(&gateway, connect).await);
+    }
+    assert_eq!(reader.expect_publish().await.topic.as_str(), "asked/will");
+    reader.expect_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_kept_for_a_while_and_equal_questions_are_one() {
+    let oracle = Oracle::new(accounts);
+    let gateway = gateway(settings_with(oracle.within()));
+    oracle.open(false);
+    let greeting = |id: &'static str, password: &'static str| {
+        let gateway = gateway.clone();
+        tokio::spawn(async move { greet(&gateway, connect_as(Version::V5, id, "ada", password)).await })
+    };
+    let same: Vec<_> = (0..10).map(|_| greeting("m1", "right")).collect();
+    let others = [greeting("m2", "right"), greeting("m1", "wrong")];
+    oracle.is_asked(3).await;
+    while questions(&gateway, "connect", "shared") < 9.0 {
+        tokio::task::yield_now().await;
+    }
+    oracle.open(true);
+    for each in same {
+        assert_eq!(each.await.unwrap(), ReasonCode::Success);
+    }
+    for (other, expected) in others.into_iter().zip([ReasonCode::Success, ReasonCode::BadUserNameOrPassword])
+    {
+        assert_eq!(other.await.unwrap(), expected);
+    }
+    assert_eq!(oracle.asked().len(), 3);
+    for (seconds, id, password, asked) in [
+        (4, "m1", "right", 3),
+        (0, "m1", "wrong", 3),
+        (2, "m1", "wrong", 4),
+        (53, "m1", "right", 4),
+        (2, "m1", "right", 5),
+    ] {
+        pass(Duration::from_secs(seconds)).await;
+        _ = greet(&gateway, connect_as(Version::V5, id, "ada", password)).await;
+        assert_eq!(oracle.asked().len(), asked, "{id} {password}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_under_way_are_bounded() {
+    let oracle = Oracle::new(accounts);
+    let mut settings = settings_with(oracle.within());
+    (hook(&mut settings).questions_max, hook(&mut settings).waiting_max) = (1, 1);
+    let gateway = gateway(settings);
+    oracle.open(false);
+    let greeting = |id: &'static str| {
+        let gateway = gateway.clone();
+        tokio::spawn(async move { greet(&gateway, connect_as(Version::V5, id, "ada", "right")).await })
+    };
+    let first = greeting("m1");
+    oracle.is_asked(1).await;
+    let second = greeting("m2");
+    let limit =
+        |name: &str| metric(&gateway, &format!("towline_limit_hits_total{{limit=\"auth.hook.{name}\"}}"));
+    while limit("questions_max") < 1.0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(greeting("m3").await.unwrap(), ReasonCode::ServerUnavailable);
+    assert_eq!((oracle.asked().len(), limit("waiting_max")), (1, 1.0));
+    oracle.open(true);
+    assert_eq!(first.await.unwrap(), ReasonCode::Success);
+    assert_eq!(second.await.unwrap(), ReasonCode::Success);
+    assert_eq!(greeting("m3").await.unwrap(), ReasonCode::Success);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_when_the_hook_said_that_it_would() {
+    let oracle = Oracle::new(|_| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        json!({ "verdict": "allow", "expires_at_s": now + 600 })
+    });
+    let gateway = gateway(settings_with(oracle.within()));
+    let mut connect = connect_as(Version::V5, "m1", "ada", "right");
+    connect.keep_alive = 0;
+    let (mut client, _) = Client::connect(&gateway, connect.clone()).await;
+    pass(Duration::from_secs(590)).await;
+    client.expect_nothing().await;
+    pass(Duration::from_secs(20)).await;
+    client.expect_end(ReasonCode::MaximumConnectTime).await;
+    // What is over already admits nobody.
+    oracle.now_says(|_| json!({ "verdict": "allow", "expires_at_s": 1 }));
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(greet(&gateway, connect).await, ReasonCode::BadUserNameOrPassword);
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_nothing_of_the_hook_keeps_its_answers() {
+    let oracle = Oracle::new(accounts);
+    let settings = settings_with(oracle.serve(BackendKind::Http1).await);
+    let gateway = gateway(settings.clone());
+    for (settings, asked) in [
+        (settings.clone(), 1),
+        (settings.clone(), 1),
+        (
+            {
+                let mut changed = settings;
+                hook(&mut changed).denied_for = Duration::ZERO;
+                changed
+            },
+            2,
+        ),
+    ] {
+        towline_gateway::control::reload::apply(&gateway, settings).unwrap();
+        let found = greet(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
+        assert_eq!((found, oracle.asked().len()), (ReasonCode::Success, asked));
+    }
+}

@@ -1,5 +1,7 @@
 //! A backend that says who clients are: over HTTP, by gRPC, or within the process, so that the clock can be moved.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use axum::{

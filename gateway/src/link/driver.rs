@@ -6,7 +6,6 @@ mod tests;
 
 use std::{
     io,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -15,7 +14,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Sleep, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 use towline_protocols::link::{CloseCode, Control, Event, Hello, LinkError, RpcError, Subscribed};
 
@@ -70,8 +69,6 @@ pub(super) struct Driver<S> {
     park_after: Option<Duration>,
     /// When to give memory back; `None` when that was done.
     quiet_at: Option<Instant>,
-    /// Rings no later than something is due, made when first waited for.
-    alarm: Option<Pin<Box<Sleep>>>,
     goaway_sent: bool,
 }
 
@@ -113,7 +110,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             beginning: Some(Box::new(Beginning::Hello { due: super::now() + limit })),
             park_after,
             quiet_at: None,
-            alarm: None,
             goaway_sent: false,
         }
     }
@@ -167,7 +163,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Wake::Moved(moved);
         }
         let due = self.next_timeout();
-        let alarm = set_alarm(&mut self.alarm, due);
         let goaway_due = !self.goaway_sent && self.attendance.is_some();
         let admitted = self.attendance.is_some();
         tokio::select! {
@@ -177,7 +172,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             wake = attended(&mut self.attendance) => wake,
             wake = early::over(&mut self.beginning) => wake,
             () = self.binding.wake(admitted) => Wake::Requests,
-            () = alarm => Wake::Time,
+            // Made anew each time: tokio wakes its thread when a timer that was moved was due before.
+            () = sleep_until(due.into()) => Wake::Time,
             _ = drain.draining(), if goaway_due => Wake::Drain,
         }
     }
@@ -421,18 +417,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             tracing::info!(peer = %self.origin.peer, held_back, "link connection closed: {error}");
         }
     }
-}
-
-/// Rings when something is due, or a little before: an alarm is not moved for each packet.
-fn set_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, due: Instant) -> Pin<&mut Sleep> {
-    const SLACK_SHARE: u32 = 4;
-    let slack = due.saturating_duration_since(super::now()) / SLACK_SHARE;
-    let due = due.into();
-    let mut alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(due))).as_mut();
-    if due < alarm.deadline() || due > alarm.deadline() + slack || alarm.is_elapsed() {
-        alarm.as_mut().reset(due);
-    }
-    alarm
 }
 
 /// A look at the clock where no machine asks for one.

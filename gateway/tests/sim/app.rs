@@ -140,6 +140,7 @@ impl Drop for Unsure {
 impl World {
     fn end_call(&self, id: u64, end: End) {
         if let Some(call) = self.state().model.calls.get_mut(&id) {
+            call.seen_at_end = call.seen;
             call.end = Some((determinism::elapsed(), end));
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) life: u32,
     /// Times that the backend was given any of it.
     pub(crate) seen: u32,
+    /// The same when it ended.
+    pub(crate) seen_at_end: u32,
     /// Times that the backend had all of it and did it.
     pub(crate) runs: u32,
     /// When the backend had given its whole answer, the last time.
@@ -190,7 +192,7 @@ impl Model {
         match end {
             End::WrongAnswer(what) => Some(format!("got a wrong answer: {what}")),
             End::Answered if call.runs == 0 => Some("was answered and never ran".to_owned()),
-            End::Failed { execution: Execution::NotRun, kind, text } if call.seen > 0 => {
+            End::Failed { execution: Execution::NotRun, kind, text } if self.was_seen(call, *kind) => {
                 Some(format!("reached the backend and is said not to have: {kind:?} {text}"))
             }
             End::Failed { execution: Execution::Ran, kind, text } if call.runs == 0 => {
@@ -201,6 +203,16 @@ impl Model {
             }
             End::Failed { .. } | End::Answered | End::GivenUp => None,
         }
+    }
+
+    /// Whether the backend was given any of it. A POST that somebody sends again later runs where the gateway has died
+    /// since, if it may be repeated, or if the gateway could store nothing of it, its refusal neither (PROTOCOL.md, 21):
+    /// of those it counts what had happened when the client was told.
+    fn was_seen(&self, call: &Call, kind: RpcErrorKind) -> bool {
+        let by_post = self.habits.posts && !call.streams;
+        let is_forgotten = call.idempotent || kind == RpcErrorKind::Internal;
+        let seen = if by_post && is_forgotten { call.seen_at_end } else { call.seen };
+        seen > 0
     }
 
     /// What clients have taken is acknowledged, and what is acknowledged is forgotten. A client that uses POSTs alone

@@ -403,6 +403,22 @@ fn of_what_is_idempotent_the_outcome_of_a_post_says_nothing_of_those_before() {
 }
 
 #[test]
+fn of_what_is_idempotent_the_outcome_of_the_link_says_nothing_of_a_post_before() {
+    for (options, expected) in
+        [(IDEMPOTENT, "!BackendUnavailable/MayHaveRun"), (UNARY, "!BackendUnavailable/NotRun")]
+    {
+        let mut session = known();
+        let seq = session.open(options);
+        let (post, _) = short(&mut session, &[seq]);
+        session.on_short_over(post);
+        session.on_request_sent(seq);
+        let mut seen = Seen::default();
+        seen.take(session.on_event(refused(seq, RpcErrorKind::BackendUnavailable, Execution::NotRun)));
+        assert_eq!(seen.text, expected);
+    }
+}
+
+#[test]
 fn what_is_idempotent_may_have_run_in_another_session_than_the_one_that_does_not_know_it() {
     for (idempotent, expected) in [(true, Execution::MayHaveRun), (false, Execution::NotRun)] {
         let mut session = known();

@@ -280,7 +280,8 @@ impl Call {
         // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
         let is_attached = carrier == Carrier::Link && self.attached;
         // And what is idempotent a POST runs in whatever session it finds: that has an outcome of its own.
-        let is_of_this_carrier = is_refusal(&error) || self.options.idempotent && carrier != Carrier::Link;
+        let is_elsewhere = self.options.idempotent && self.was_posted();
+        let is_of_this_carrier = is_refusal(&error) || is_elsewhere;
         let says_little = !is_only && !is_attached && is_of_this_carrier;
         if (self.doubtful || says_little) && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;

@@ -21,6 +21,7 @@
 //! runs each call once, whichever ways it takes; streams and pushes wait for the line.
 
 mod backoff;
+mod beats;
 mod call;
 mod client;
 mod config;

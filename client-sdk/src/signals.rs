@@ -21,6 +21,9 @@ impl Client {
             core.touch_control();
             let moves = !is_gone && (before == core.network || !before.is_same_as(&core.network));
             core.network_changed |= moves;
+            if moves {
+                core.liveness.network_changed(core.network.kind.wakes_slowly());
+            }
             moves
         });
         if moves {

@@ -91,7 +91,8 @@ impl Path {
         self.heard() == moving.heard
     }
 
-    fn heard(&self) -> u64 {
+    /// Datagrams that have come.
+    pub(crate) fn heard(&self) -> u64 {
         self.connection.stats().udp_rx.datagrams
     }
 }

@@ -25,7 +25,7 @@ use towline_protocols::{
         Execution, Hello, RpcError, RpcErrorKind, Welcome,
         client::{CallOptions, Fate, Session},
     },
-    policy::{AppState, Network, Strategies},
+    policy::{AppState, Liveness, Network, Strategies},
 };
 
 use self::short::LinkState;
@@ -38,6 +38,7 @@ pub(crate) use self::{
     tokens::Tokens,
 };
 use crate::{
+    beats::Beats,
     config::{ClientConfig, Endpoint, Limits, Policy},
     dictionaries::Dictionaries,
     error::StartError,
@@ -178,6 +179,10 @@ pub(crate) struct Core {
     pub(crate) network_changed: bool,
     /// The app asks whether the gateway is still there.
     pub(crate) probe: bool,
+    /// How long quiet connections are left alone.
+    pub(crate) beats: Beats,
+    /// Whether the gateway is there.
+    pub(crate) liveness: Liveness,
     /// The network in use, as the app says.
     pub(crate) network: Network,
     /// How much the app is wanted, as it says.
@@ -224,6 +229,8 @@ impl Core {
             reconnect: false,
             network_changed: false,
             probe: false,
+            beats: Beats::open(config.identity_file.as_deref(), &config.strategies),
+            liveness: Liveness::new(config.strategies.liveness.clone()),
             network: Network::default(),
             app: AppState::default(),
             wake_line: false,
@@ -395,6 +402,12 @@ impl Core {
     /// Calls that are on the live connection and not over.
     pub(crate) fn in_flight(&self) -> usize {
         self.calls.values().filter(|call| call.is_on_line() && !call.is_over()).count()
+    }
+
+    /// When the newest of what the gateway is to answer was asked; `None` where it owes nothing.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        let calls = self.calls.values().filter(|call| call.is_on_line() && !call.is_over());
+        calls.map(|call| call.started).max()
     }
 
     /// Begins a new connection: nothing is on it yet.

@@ -6,6 +6,9 @@ mod io;
 mod opening;
 mod quic;
 mod streams;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::{
     future::poll_fn,
@@ -29,11 +32,12 @@ use self::{
     io::{Moved, move_bytes},
     opening::Opened,
     streams::Streams,
+    watch::{Finding, Watch},
 };
 use crate::{
     config::{Endpoint, Policy},
     connect::Wire,
-    core::{Control, Core, Kept, RequestSink, Shared},
+    core::{Control, Core, Kept, RequestSink, Shared, now as clock},
     state::{ConnectionState, Transport},
 };
 
@@ -95,7 +99,7 @@ pub(crate) struct Setup {
 
 /// Drives a fresh connection to its end.
 pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
-    let now = Instant::now();
+    let now = clock();
     let transport = wire.transport();
     let setup = opening.setup().clone();
     let early = match &wire {
@@ -146,6 +150,9 @@ struct Line<S> {
     /// Since when nothing is under way.
     idle_since: Option<Instant>,
     acks: Acks,
+    watch: Watch,
+    /// Nobody said why the connection ended.
+    is_silent: bool,
 }
 
 /// GOAWAY came: when to go, and where.
@@ -166,6 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         hello: Hello,
         now: Instant,
     ) -> Self {
+        let watch = Watch::new(Arc::clone(&setup.shared), transport, now);
         Self {
             shared: Arc::clone(&setup.shared),
             welcome_due: now + setup.welcome_timeout,
@@ -182,6 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             leaving: None,
             idle_since: None,
             acks: Acks::default(),
+            watch,
+            is_silent: false,
         }
     }
 
@@ -199,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 break end;
             }
         };
-        self.fill(Instant::now(), usize::MAX);
+        self.watch.ended(self.is_silent, clock());
+        self.fill(clock(), usize::MAX);
         // A peer that is gone hears nothing.
         let listens = matches!(end.next, Next::Never(_) | Next::Elsewhere(_));
         let _ = timeout(LAST_WORDS_MAX, self.say_last_words(listens)).await;
@@ -208,7 +219,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     /// One turn: tell the machine what the app wants, then wait for bytes, the app or the time.
     async fn turn(&mut self) -> Option<LineEnd> {
-        let now = Instant::now();
+        let now = clock();
+        let datagrams = self.machine.datagrams();
+        if let Some(at) = self.shared.with(|core| core.stream_heard.take()) {
+            self.machine.control().heard(at);
+            self.watch.heard(at);
+        }
+        self.watch.look(self.machine.control(), datagrams, now);
         if let Some(end) = self.follow(now) {
             return Some(end);
         }
@@ -223,7 +240,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 break;
             }
         }
-        let due = self.next_timeout();
+        self.watch.measure(self.machine.control(), now);
+        let due = self.next_timeout(now);
         let waiting = Arc::clone(&self.shared);
         tokio::select! {
             moved = move_bytes(&mut self.stream, &mut self.input, &mut self.out, &mut self.flush_due) => {
@@ -239,7 +257,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         match moved {
             Ok(Moved::Read(0)) => Some(self.lost("the gateway closed the connection".to_owned())),
             Ok(Moved::Read(_)) => {
-                let now = Instant::now();
+                let now = clock();
+                self.watch.heard(now);
                 match self.machine.handle_bytes(now, &mut self.input) {
                     Ok(()) => self.follow_events(),
                     // What came before the fault still counts.
@@ -252,20 +271,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
                 None
             }
-            Err(error) => Some(self.lost(format!("{}: {}", self.transport, with_causes(&error)))),
+            Err(error) => {
+                self.is_silent = true;
+                Some(self.lost(format!("{}: {}", self.transport, with_causes(&error))))
+            }
         }
     }
 
     fn on_time(&mut self) -> Option<LineEnd> {
-        let now = Instant::now();
+        let now = clock();
         if !self.online && now >= self.welcome_due {
             return Some(self.lost("the gateway did not say WELCOME in time (connect_timeout)".to_owned()));
         }
-        let heard = self.shared.with(|core| core.stream_heard.take());
-        heard.into_iter().for_each(|at| self.machine.control().heard(at));
+        if self.watch.on_time(self.machine.control(), now) == Finding::Dead {
+            self.is_silent = true;
+            let error = self.machine.control().give_up();
+            return Some(self.broken(&error));
+        }
         match self.machine.control().handle_timeout(now) {
             Ok(()) => None,
-            Err(error) => Some(LineEnd { next: Next::AtOnce, ..self.broken(&error) }),
+            Err(error) => {
+                self.is_silent = true;
+                Some(LineEnd { next: Next::AtOnce, ..self.broken(&error) })
+            }
         }
     }
 
@@ -277,14 +305,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         // Until its turn to leave comes, a client is served as before.
         let may_open = self.leaving.as_ref().is_none_or(|leaving| now < leaving.from);
         let (machine, online) = (&mut self.machine, self.online);
-        let (closing, mut reconnect) = self.shared.with(|core| {
-            machine.tell(core, online, may_open, now);
+        let (closing, mut reconnect, spoke, asks) = self.shared.with(|core| {
+            let spoke = machine.tell(core, online, may_open, now);
             let changed = std::mem::take(&mut core.network_changed);
-            if std::mem::take(&mut core.probe) && online {
-                machine.control().ping(now);
-            }
-            (core.closing.clone(), core.reconnect || (changed && !machine.move_on(now)))
+            let reconnect = core.reconnect || (changed && !machine.move_on(now));
+            (core.closing.clone(), reconnect, spoke, std::mem::take(&mut core.probe))
         });
+        if spoke {
+            self.watch.said(now);
+        }
+        if asks {
+            self.watch.ask(self.machine.control(), now);
+        }
         self.acknowledge(now, closing.is_some());
         reconnect |= self.machine.is_lost(now);
         if let Some(reason) = closing {
@@ -332,6 +364,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// What the gateway said.
     fn follow_events(&mut self) -> Option<LineEnd> {
         while let Some(event) = self.machine.poll_event() {
+            if let Event::Rtt(after) = event {
+                self.watch.on_round_trip(after, clock());
+            }
             let Some(control) = self.shared.on_event(event) else { continue };
             match control {
                 Control::Welcome(welcome) => self.on_welcome(&welcome),
@@ -345,9 +380,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     fn on_welcome(&mut self, welcome: &Welcome) {
         self.online = true;
-        let now = Instant::now();
-        let heartbeat = self.shared.policy.borrow().heartbeat;
-        self.machine.control().set_heartbeat(now, heartbeat);
+        let now = clock();
+        self.watch.on_welcome(self.machine.control(), welcome.heartbeat_max_s, now);
         let (hello, machine, setup) = (&self.hello, &mut self.machine, &self.setup);
         self.shared.with(|core| {
             core.tokens.learn(&setup.gateway, hello, welcome, now);
@@ -369,20 +403,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn on_policy(&mut self, policy: &link::Policy) {
         let policy = Policy::from_wire(policy);
         let word = policy.check();
-        let now = Instant::now();
+        let now = clock();
         let control = self.machine.control();
         control.policy_ack(policy.revision, word.as_ref().map(|_| ()).map_err(String::as_str));
         match word {
             Ok(()) => {
-                control.set_heartbeat(now, policy.heartbeat);
                 self.shared.policy.send_replace(policy);
+                self.watch.on_policy(control, now);
             }
             Err(text) => tracing::warn!(revision = policy.revision, "policy refused: {text}"),
         }
     }
 
     fn on_goaway(&mut self, goaway: &GoAway) {
-        let now = Instant::now();
+        let now = clock();
         let spread = Duration::from_millis(goaway.spread_ms.into());
         let from = now + spread.mul_f64(self.setup.spread_share);
         tracing::info!(text = goaway.text, "the gateway asks to go elsewhere");
@@ -445,7 +479,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Says how much it added.
     fn fill(&mut self, now: Instant, bytes_max: usize) -> usize {
         let room = bytes_max.saturating_sub(self.out.len());
-        if room > 0 { self.machine.poll_transmit(now, &mut self.out, room) } else { 0 }
+        let filled = if room > 0 { self.machine.poll_transmit(now, &mut self.out, room) } else { 0 };
+        if filled > 0 {
+            self.watch.sent(filled, now);
+        }
+        filled
     }
 
     /// With time to spare, waits until the gateway has heard them: closing a QUIC connection drops what is
@@ -460,26 +498,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Ok(())
     }
 
-    fn next_timeout(&mut self) -> Instant {
-        let mut due = self.machine.poll_timeout();
-        let moved = self.machine.moved_due();
-        let mut sooner = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
-        if !self.online {
-            sooner(self.welcome_due);
-        }
-        moved.into_iter().for_each(&mut sooner);
-        self.fetch_due().into_iter().for_each(&mut sooner);
-        self.acks.due().into_iter().for_each(&mut sooner);
-        if let Some(leaving) = &self.leaving {
-            let now = Instant::now();
-            sooner(if now < leaving.from { leaving.from } else { leaving.by });
-        }
-        due.unwrap_or_else(|| Instant::now() + NOTHING_DUE)
+    fn next_timeout(&mut self, now: Instant) -> Instant {
+        let leaving = self.leaving.as_ref().map(|it| if now < it.from { it.from } else { it.by });
+        let welcome = (!self.online).then_some(self.welcome_due);
+        let others = [welcome, self.machine.moved_due(), self.fetch_due(), self.acks.due(), leaving];
+        let others: Vec<Instant> = others.into_iter().flatten().collect();
+        self.watch.next_wake(self.machine.control(), &others, now)
     }
 }
-
-/// A look at the clock where no machine asks for one.
-const NOTHING_DUE: Duration = Duration::from_secs(60);
 
 impl Machine {
     fn control(&mut self) -> &mut link::Control {
@@ -510,15 +536,16 @@ impl Machine {
         }
     }
 
-    fn poll_timeout(&mut self) -> Option<Instant> {
+    /// Datagrams of QUIC that have come.
+    fn datagrams(&self) -> Option<u64> {
         match self {
-            Self::Tcp(connection) => connection.poll_timeout(),
-            Self::Quic(control, _) => control.poll_timeout(),
+            Self::Tcp(_) => None,
+            Self::Quic(_, streams) => Some(streams.path.heard()),
         }
     }
 
-    /// Gives the machine everything that waits for it.
-    fn tell(&mut self, core: &mut Core, online: bool, may_open: bool, now: Instant) {
+    /// Gives the machine everything that waits for it. Whether something is said beside its own stream.
+    fn tell(&mut self, core: &mut Core, online: bool, may_open: bool, now: Instant) -> bool {
         if core.take_dictionary_unknown() {
             self.control().forget_dictionary();
         }
@@ -536,8 +563,15 @@ impl Machine {
                 resets.iter().for_each(|&seq| connection.reset(seq, &cancelled));
                 forgets.iter().for_each(|&seq| connection.forget(seq));
                 tell_connection(connection, core, may_open, now);
+                false
             }
-            Self::Quic(control, streams) => streams.tell(control, core, may_open, online),
+            Self::Quic(control, streams) => {
+                let spoke = streams.tell(control, core, may_open, online);
+                if spoke {
+                    control.spoke(now);
+                }
+                spoke
+            }
         }
     }
 

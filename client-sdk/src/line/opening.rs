@@ -7,7 +7,12 @@ use parking_lot::Mutex;
 use towline_protocols::link::{Connection, Hello};
 
 use super::Setup;
-use crate::{config::Endpoint, connect::FirstFlight, core::Core, state::Transport};
+use crate::{
+    config::Endpoint,
+    connect::FirstFlight,
+    core::{Core, now},
+    state::Transport,
+};
 
 /// Bytes that are made ready before there is a connection: what most gateways take as early data. The rest of
 /// the app's requests follows on the connection.
@@ -55,7 +60,7 @@ impl Opening {
     /// For a connection that can carry early data.
     pub(crate) fn first_flight(self: &Arc<Self>) -> FirstFlight {
         let opening = Arc::clone(self);
-        Arc::new(move || opening.fly(Instant::now()))
+        Arc::new(move || opening.fly(now()))
     }
 
     /// Whether calls may leave before the gateway has answered. PROTOCOL.md, section 17: only for a session that

@@ -6,10 +6,7 @@
 //!                    └── no answer in time ──> TCP
 //! ```
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use towline_protocols::link::{self, Hello};
@@ -17,6 +14,7 @@ use towline_protocols::link::{self, Hello};
 use super::{Line, LineEnd, Machine, Next, Setup, streams, streams::Streams};
 use crate::{
     connect::{Path, QuicWire},
+    core::now,
     state::Transport,
 };
 
@@ -77,7 +75,7 @@ async fn carry(
     hello: Hello,
     answered: bool,
 ) -> LineEnd {
-    let now = Instant::now();
+    let now = now();
     let (send, recv) = match connection.open_bi().await {
         Ok(control) => control,
         Err(error) => {

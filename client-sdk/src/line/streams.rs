@@ -1,11 +1,6 @@
 //! Requests on QUIC: each has a stream and a task of its own.
 
-use std::{
-    collections::HashSet,
-    future::poll_fn,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
@@ -16,7 +11,7 @@ use towline_protocols::link::{
 
 use crate::{
     connect::Path,
-    core::{Core, Kept, Key, RequestSink, Shared, SharedWakers},
+    core::{Core, Kept, Key, RequestSink, Shared, SharedWakers, now},
 };
 
 /// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
@@ -56,20 +51,28 @@ impl Streams {
         Self { shared, connection, path, answered, carried: HashSet::new(), tasks: JoinSet::new() }
     }
 
-    /// Opens streams for new requests, and wakes those that have something to send.
-    pub(super) fn tell(&mut self, control: &link::Control, core: &mut Core, may_open: bool, online: bool) {
-        let mut waiting = Vec::new();
+    /// Opens streams for new requests, and wakes those that have something to send. Whether there were any.
+    pub(super) fn tell(
+        &mut self,
+        control: &link::Control,
+        core: &mut Core,
+        may_open: bool,
+        online: bool,
+    ) -> bool {
+        let (mut waiting, mut speaks) = (Vec::new(), false);
         while let Some(key) = core.next_dirty() {
             let Some(call) = core.call(key) else { continue };
             if call.is_over() || self.carried.contains(&call.seq) {
                 call.wakers.stream.notify_one();
             } else if may_open && call.may_begin() && (self.answered || online || call.is_unary()) {
                 self.spawn(control, core, key, None);
+                speaks = true;
             } else {
                 waiting.push(key);
             }
         }
         core.put_back(waiting);
+        speaks
     }
 
     /// Asks for the answer of a request that an earlier connection carried, and goes on with the request.
@@ -181,7 +184,7 @@ impl Task {
             if core.is_gone(self.seq) {
                 return (Some(true), false);
             }
-            core.pump(self.key, stream, true, Instant::now());
+            core.pump(self.key, stream, true, now());
             (Some(false), core.call(self.key).is_some_and(|call| call.wants_more()))
         });
         let Some(gone) = gone else { return Ok(false) };
@@ -239,7 +242,7 @@ impl Task {
     fn heard(&self) {
         self.shared.with(|core| {
             if core.line == self.line {
-                core.stream_heard = Some(Instant::now());
+                core.stream_heard = Some(now());
             }
         });
     }

@@ -21,7 +21,10 @@ use super::{
     field_tables::FieldTables,
     frame::{self, Frame, PREFACE, PublishFrame, PushFrame},
 };
-use crate::hpack::{HeaderDictionary, KnownFields};
+use crate::{
+    hpack::{HeaderDictionary, KnownFields},
+    policy::Signs,
+};
 pub(super) use dormant::Dormant;
 use heartbeat::{Due, Heartbeat};
 
@@ -220,6 +223,11 @@ impl Control {
         self.heartbeat.on_heard(at);
     }
 
+    /// On QUIC: a request's stream said something then, which wants an answer.
+    pub fn spoke(&mut self, at: Instant) {
+        self.heartbeat.on_spoke(at);
+    }
+
     /// The time has come: sends a beat, or finds that the peer broke its promise.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         if self.phase == Phase::Closed {
@@ -260,6 +268,32 @@ impl Control {
     pub fn set_heartbeat(&mut self, now: Instant, interval: Duration) {
         self.heartbeat.set_interval(Some(interval.max(Duration::from_secs(1))));
         self.ping(now);
+    }
+
+    /// When the client's next beat is due.
+    pub fn beat_due(&self) -> Option<Instant> {
+        self.heartbeat.beat_due().filter(|_| self.phase != Phase::Closed)
+    }
+
+    /// How often the client gives a sign of life on a quiet connection.
+    pub fn beat_interval(&self) -> Option<Duration> {
+        self.heartbeat.interval()
+    }
+
+    /// Client: from now on `watched` says whether somebody else finds dead connections, by [`Control::signs`]; then
+    /// `Config::ping_timeout` means nothing.
+    pub fn set_watched(&mut self, watched: bool) {
+        self.heartbeat.is_watched = watched;
+    }
+
+    /// What the connection shows of its peer.
+    pub fn signs(&self) -> Signs {
+        self.heartbeat.signs()
+    }
+
+    /// Client: the server is not there any more, as whoever watches found.
+    pub fn give_up(&mut self) -> LinkError {
+        self.fail(LinkError::new(CloseCode::HeartbeatMissed, "nothing arrived when a sign of life was due"))
     }
 
     /// Sends a PING; the answer is [`Event::Rtt`].
@@ -504,7 +538,7 @@ impl Control {
     }
 
     fn ping_timeout(&self) -> Option<Duration> {
-        (self.role == Role::Client).then_some(self.config.ping_timeout)
+        (self.role == Role::Client && !self.heartbeat.is_watched).then_some(self.config.ping_timeout)
     }
 }
 

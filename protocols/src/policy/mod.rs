@@ -11,6 +11,8 @@
 //!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
+mod heartbeat;
+mod liveness;
 mod network;
 mod parameters;
 mod quality;
@@ -22,6 +24,8 @@ mod timeouts;
 mod window;
 
 pub use self::{
+    heartbeat::{FORGET_AFTER_S, Filed, Ground, Heartbeat, HeartbeatPolicy, Learnt, NETWORKS_MAX, Records},
+    liveness::{Clocks, Liveness, LivenessPolicy, Pulse, Signs},
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
     parameters::{Field, Parameter, ParameterError, Parameters, Value},
     quality::{Event, Level, Quality, QualityPolicy, Step},

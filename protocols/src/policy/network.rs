@@ -116,6 +116,11 @@ impl NetworkKind {
         }
     }
 
+    /// Whether its radio sleeps soon and takes a second or two to wake.
+    pub fn wakes_slowly(self) -> bool {
+        matches!(self, Self::Cellular2g | Self::Cellular3g)
+    }
+
     /// Whether a carrier's radio carries it.
     pub fn is_cellular(self) -> bool {
         self >= Self::Cellular

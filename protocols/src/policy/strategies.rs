@@ -1,8 +1,8 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy, TimeoutPolicy, Value,
-    parameters::nearest,
+    HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy,
+    TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -66,6 +66,10 @@ strategies! {
     timeouts: TimeoutPolicy,
     /// How connections are made where there are several ways.
     race: RacePolicy,
+    /// How long quiet connections are left alone.
+    heartbeat: HeartbeatPolicy,
+    /// When a silent connection is dead.
+    liveness: LivenessPolicy,
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::policy::Signs;
+
 /// When this side must send something, and when the peer's silence is too long.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
@@ -9,6 +11,10 @@ pub(super) struct Heartbeat {
     last_received: Instant,
     /// How long this side may be silent before it sends a PING; the client's promise.
     interval: Option<Duration>,
+    /// The longest that the server allows.
+    interval_max: Option<Duration>,
+    /// Somebody else judges whether the peer is there, by [`Heartbeat::signs`].
+    pub(super) is_watched: bool,
     /// How long the peer may be silent: its promise and the grace.
     silence_max: Option<Duration>,
     /// The oldest bytes sent since something was last received.
@@ -31,6 +37,8 @@ impl Heartbeat {
             last_sent: now,
             last_received: now,
             interval: None,
+            interval_max: None,
+            is_watched: false,
             silence_max: None,
             unanswered_since: None,
             ping: None,
@@ -58,6 +66,11 @@ impl Heartbeat {
         self.unanswered_since = None;
     }
 
+    /// Something was sent elsewhere, which keeps no promise.
+    pub(super) fn on_spoke(&mut self, at: Instant) {
+        self.unanswered_since.get_or_insert(at);
+    }
+
     /// Something arrived at that time, which may have passed.
     pub(super) fn on_heard(&mut self, at: Instant) {
         self.last_received = self.last_received.max(at);
@@ -65,7 +78,33 @@ impl Heartbeat {
     }
 
     pub(super) fn set_interval(&mut self, interval: Option<Duration>) {
-        self.interval = interval;
+        self.interval = match (interval, self.interval_max) {
+            (Some(interval), Some(max)) => Some(interval.min(max)),
+            (interval, _) => interval,
+        };
+    }
+
+    /// The server's word on how long the client may be silent at most.
+    pub(super) fn limit_interval(&mut self, max: Option<Duration>) {
+        self.interval_max = max;
+        self.set_interval(self.interval.or(max));
+    }
+
+    /// When a beat is due; `None` where none was promised.
+    pub(super) fn beat_due(&self) -> Option<Instant> {
+        Some(self.last_sent + self.interval?)
+    }
+
+    /// What is known of the peer.
+    pub(super) fn signs(&self) -> Signs {
+        Signs {
+            heard: self.last_received,
+            spoke: self.last_sent,
+            unanswered: self.unanswered_since,
+            ping: self.ping.map(|(_, sent)| sent),
+            outstanding: 0,
+            waiting: None,
+        }
     }
 
     pub(super) fn interval(&self) -> Option<Duration> {

@@ -190,8 +190,7 @@ impl Control {
             0 => None,
             seconds => Some(Duration::from_secs(seconds.into())),
         };
-        let interval = [self.heartbeat.interval(), demanded].into_iter().flatten().min();
-        self.heartbeat.set_interval(interval);
+        self.heartbeat.limit_interval(demanded);
         Ok(Event::Welcome(welcome))
     }
 

@@ -1,0 +1,357 @@
+//! A client on links that die without a word, in simulated time.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, split},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use towline_protocols::{
+    hpack::HeaderField,
+    link::{self, Connection, Event, Welcome},
+};
+
+use crate::{
+    ByteIo, CallRequest, CallResponse, Client, ClientConfig, ConnectionState, Dial, Dialed, Dialing,
+    Endpoint, FailedCall, FirstFlight, NetworkKind, ShortCalls, core::now,
+};
+
+/// What the network does, and what it saw.
+struct World {
+    round_trip: Duration,
+    /// A connection on which nothing passed for so long is forgotten.
+    forgets_after: Option<Duration>,
+    /// Connections up to this one carry nothing any more.
+    dead: usize,
+    /// A dead connection takes no bytes, as a socket whose buffer is full; otherwise they vanish.
+    blocks: bool,
+    /// When each connection was asked for.
+    dialed: Vec<Instant>,
+    /// When the gateway said WELCOME.
+    welcomed: Vec<Instant>,
+    /// Bursts that clients sent, and the bytes in them.
+    sent: Vec<(Instant, usize)>,
+    runs: BTreeMap<u64, u32>,
+    /// The gateway works so long on a call.
+    work: Duration,
+}
+
+#[derive(Clone)]
+struct Network(Arc<Mutex<World>>);
+
+impl Network {
+    fn new(round_trip: Duration) -> Self {
+        Self(Arc::new(Mutex::new(World {
+            round_trip,
+            forgets_after: None,
+            dead: 0,
+            blocks: false,
+            dialed: Vec::new(),
+            welcomed: Vec::new(),
+            sent: Vec::new(),
+            runs: BTreeMap::new(),
+            work: Duration::ZERO,
+        })))
+    }
+
+    fn with<T>(&self, step: impl FnOnce(&mut World) -> T) -> T {
+        step(&mut self.0.lock())
+    }
+
+    fn client(&self, change: impl FnOnce(&mut ClientConfig)) -> Client {
+        let mut config = ClientConfig::plaintext(vec!["edge:443".parse().unwrap()]);
+        config.seed = Some(3);
+        config.short_calls = ShortCalls::Off;
+        config.dialer = Some(Arc::new(self.clone()));
+        change(&mut config);
+        Client::start(config).unwrap()
+    }
+
+    /// Whatever connections there are carry nothing any more.
+    fn dies(&self) {
+        self.with(|world| world.dead = world.dialed.len());
+    }
+
+    fn connections(&self) -> usize {
+        self.with(|world| world.dialed.len())
+    }
+}
+
+impl Dial for Network {
+    fn dial(&self, _: &Endpoint, _: FirstFlight) -> Dialing {
+        let network = self.clone();
+        Box::pin(async move {
+            let number = network.with(|world| {
+                world.dialed.push(Instant::now());
+                world.dialed.len()
+            });
+            sleep(network.with(|world| world.round_trip)).await;
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let (up, down) = split(theirs);
+            let road = Arc::new(Road { network, number, moved: Mutex::new(Instant::now()) });
+            let (to_gateway, from_client) = mpsc::unbounded_channel();
+            let (to_client, from_gateway) = mpsc::unbounded_channel();
+            tokio::spawn(Arc::clone(&road).carry_up(up, to_gateway));
+            tokio::spawn(Arc::clone(&road).carry_down(down, from_gateway));
+            tokio::spawn(gateway(road, from_client, to_client));
+            Ok(Dialed { stream: Box::new(ours) as Box<dyn ByteIo>, early: 0 })
+        })
+    }
+}
+
+type Timed = (Instant, Bytes);
+
+/// The way of one connection.
+struct Road {
+    network: Network,
+    number: usize,
+    /// When anything passed last.
+    moved: Mutex<Instant>,
+}
+
+impl Road {
+    fn is_dead(&self) -> bool {
+        self.network.with(|world| self.number <= world.dead)
+    }
+
+    /// Whether bytes pass now; those that come after a long silence do not.
+    fn passes(&self) -> bool {
+        let forgets_after = self.network.with(|world| world.forgets_after);
+        let quiet = std::mem::replace(&mut *self.moved.lock(), Instant::now()).elapsed();
+        if forgets_after.is_some_and(|after| quiet > after) {
+            self.network.with(|world| world.dead = world.dead.max(self.number));
+        }
+        !self.is_dead()
+    }
+
+    async fn carry_up(self: Arc<Self>, mut from: ReadHalf<DuplexStream>, to: mpsc::UnboundedSender<Timed>) {
+        let mut buffer = [0; 2048];
+        loop {
+            while self.is_dead() && self.network.with(|world| world.blocks) {
+                sleep(Duration::from_millis(10)).await;
+            }
+            let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+            let half = self.network.with(|world| {
+                world.sent.push((Instant::now(), count));
+                world.round_trip / 2
+            });
+            if self.passes() {
+                to.send((Instant::now() + half, Bytes::copy_from_slice(&buffer[..count]))).ok();
+            }
+        }
+    }
+
+    async fn carry_down(
+        self: Arc<Self>,
+        mut to: WriteHalf<DuplexStream>,
+        mut from: mpsc::UnboundedReceiver<Timed>,
+    ) {
+        while let Some((at, bytes)) = from.recv().await {
+            sleep_until(at).await;
+            if self.passes() && to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        // A gateway that goes from a dead connection is not heard either.
+        if self.is_dead() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Answers each call with what it brought, once.
+async fn gateway(
+    road: Arc<Road>,
+    mut from: mpsc::UnboundedReceiver<Timed>,
+    to: mpsc::UnboundedSender<Timed>,
+) {
+    let config = link::Config { heartbeat_max: Duration::from_secs(600), ..link::Config::default() };
+    let mut machine = Connection::server(Arc::new(config), now());
+    let (mut input, mut bodies) = (BytesMut::new(), BTreeMap::<u64, BytesMut>::new());
+    let mut due: Vec<(Instant, u64)> = Vec::new();
+    loop {
+        let next = due.first().map(|(at, _)| *at);
+        tokio::select! {
+            came = from.recv() => {
+                let Some((at, bytes)) = came else { return };
+                sleep_until(at).await;
+                input.extend_from_slice(&bytes);
+                machine.handle_bytes(now(), &mut input).unwrap();
+            }
+            () = async { sleep_until(next.unwrap()).await }, if next.is_some() => {
+                let (_, seq) = due.remove(0);
+                let body = bodies.remove(&seq).unwrap_or_default().freeze();
+                let status = vec![HeaderField::from_static(":status", "200")];
+                machine.send_response(seq, status, false).ok();
+                machine.send_message(seq, body, true).ok();
+            }
+        }
+        while let Some(event) = machine.poll_event() {
+            match event {
+                Event::Hello(hello) => {
+                    let unknown = hello.waiting.iter().map(|waiting| waiting.seq).collect();
+                    let resumed = hello.session_id == 7;
+                    let welcome =
+                        Welcome { session_id: 7, push_line: 1, resumed, unknown, ..Welcome::default() };
+                    machine.control().welcome(welcome);
+                    road.network.with(|world| world.welcomed.push(Instant::now()));
+                }
+                Event::MessagePart { seq, bytes, end, .. } => {
+                    machine.credit(seq, bytes.len());
+                    bodies.entry(seq).or_default().extend_from_slice(&bytes);
+                    if end {
+                        let work = road.network.with(|world| {
+                            *world.runs.entry(seq).or_default() += 1;
+                            world.work
+                        });
+                        due.push((Instant::now() + work, seq));
+                    }
+                }
+                Event::Close { .. } => return,
+                _ => {}
+            }
+        }
+        let mut out = BytesMut::new();
+        machine.poll_transmit(now(), &mut out, usize::MAX);
+        let half = road.network.with(|world| world.round_trip / 2);
+        if !out.is_empty() {
+            to.send((Instant::now() + half, out.freeze())).ok();
+        }
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+async fn online(client: &Client) {
+    client.states().wait_for(|state| matches!(state, ConnectionState::Online { .. })).await.unwrap();
+}
+
+async fn call(client: &Client, body: impl Into<Bytes>) -> Result<CallResponse, FailedCall> {
+    client.call(CallRequest::http(http::Method::POST, "/echo", body).deadline(5 * MINUTE)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_into_a_dead_link_moves_to_another_within_three_round_trips_and_a_second() {
+    for blocks in [false, true] {
+        for round_trip in [50, 300, 1000, 3000].map(ms) {
+            let network = Network::new(round_trip);
+            network.with(|world| world.blocks = blocks);
+            let client = network.client(|_| {});
+            online(&client).await;
+            for _ in 0..3 {
+                call(&client, "x").await.unwrap();
+                sleep(ms(5000)).await;
+            }
+            network.dies();
+            let began = Instant::now();
+            // Larger than what the connection takes: its writer is stuck.
+            let body = vec![7; if blocks { 64 << 10 } else { 100 }];
+            let answer = call(&client, body.clone()).await.unwrap();
+            assert_eq!(answer.messages.concat(), body);
+            let noticed = network.with(|world| world.dialed[1] - began);
+            assert!(noticed < 3 * round_trip + ms(1000), "{round_trip:?}, blocks {blocks}: {noticed:?}");
+            assert!(network.with(|world| world.runs.values().all(|runs| *runs == 1)));
+            assert_eq!(network.connections(), 2, "{round_trip:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_looks_at_the_app_finds_a_dead_link_without_a_call() {
+    let network = Network::new(ms(200));
+    let client = network.client(|_| {});
+    online(&client).await;
+    sleep(ms(10_000)).await;
+    network.dies();
+    let began = Instant::now();
+    client.foreground();
+    sleep(ms(2000)).await;
+    assert_eq!(network.connections(), 2);
+    assert!(network.with(|world| world.dialed[1] - began) < ms(1600));
+    online(&client).await;
+    // One that lives is kept.
+    client.foreground();
+    sleep(ms(10_000)).await;
+    assert_eq!(network.connections(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_works_long_is_waited_for() {
+    let network = Network::new(ms(100));
+    network.with(|world| world.work = 2 * MINUTE);
+    let client = network.client(|_| {});
+    online(&client).await;
+    call(&client, "x").await.unwrap();
+    assert_eq!(network.connections(), 1);
+    assert_eq!(network.with(|world| world.runs.clone()), BTreeMap::from([(1, 1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_a_dead_link_is_noticed_by_the_pong_time_out() {
+    let network = Network::new(ms(50));
+    let client = network.client(|config| config.strategies.liveness.enabled = false);
+    online(&client).await;
+    sleep(ms(1000)).await;
+    network.dies();
+    let began = Instant::now();
+    call(&client, "x").await.unwrap();
+    let noticed = network.with(|world| world.dialed[1] - began);
+    assert!(noticed >= ms(10_000) && noticed < ms(20_000), "{noticed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn beats_come_near_the_time_out_of_the_nat_and_what_was_learnt_outlives_the_app() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity: PathBuf = folder.path().join("identity");
+    let network = Network::new(ms(80));
+    network.with(|world| world.forgets_after = Some(Duration::from_secs(200)));
+    let with_identity = |config: &mut ClientConfig| config.identity_file = Some(identity.clone());
+    let client = network.client(with_identity);
+    client.network_changed(crate::Network::new(NetworkKind::Wifi, "home"));
+    sleep(4 * 60 * MINUTE).await;
+    let learning = network.connections();
+    assert!((2..=9).contains(&learning), "{learning} connections");
+    let beats = |network: &Network| network.with(|world| std::mem::take(&mut world.sent).len());
+    beats(&network);
+    sleep(10 * 60 * MINUTE).await;
+    assert_eq!(network.connections(), learning, "what was found is kept");
+    let count = beats(&network);
+    // The least is one for each time-out.
+    assert!((180..=205).contains(&count), "{count} in ten hours");
+    client.close().await;
+    let again = network.client(with_identity);
+    again.network_changed(crate::Network::new(NetworkKind::Wifi, "home"));
+    sleep(MINUTE).await;
+    let learnt = network.connections();
+    beats(&network);
+    sleep(10 * 60 * MINUTE).await;
+    assert_eq!(network.connections(), learnt);
+    assert!((180..=205).contains(&beats(&network)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_beats_keep_the_policys_interval() {
+    let network = Network::new(ms(80));
+    let client = network.client(|config| config.strategies.heartbeat.enabled = false);
+    online(&client).await;
+    sleep(MINUTE).await;
+    network.with(|world| world.sent.clear());
+    sleep(60 * MINUTE).await;
+    assert_eq!(network.with(|world| world.sent.len()), 120);
+    let at: HashSet<u64> =
+        network.with(|world| world.sent.iter().map(|(at, _)| at.elapsed().as_secs() % 30).collect());
+    assert_eq!(at.len(), 1, "{at:?}");
+    drop(client);
+}

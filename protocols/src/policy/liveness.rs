@@ -1,0 +1,223 @@
+//! Whether the peer of a link is still there, judged by what it leaves unanswered.
+//!
+//! ```text
+//!  said something ──> a round trip passed, nothing heard: PING ──> round_trips x srtt + grace after the first word: dead
+//!         ^                          |                                    |
+//!         +────── heard anything ────+────────────────────────────────────+  heard anything: alive
+//! ```
+//!
+//! The kernel's time-outs play no part: bytes that a socket does not take, or takes and never delivers, are silence like
+//! any other. The machine looks at signs that the link keeps anyway and has no state in which it could be stuck.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::parameters::{millis, minutes, parameters, seconds};
+
+parameters! {
+    /// How long a link may be silent while something waits for it.
+    pub struct LivenessPolicy in "liveness" {
+        /// Off: a link is dead when a PING is not answered within the client's `limits.pong_timeout`.
+        enabled: bool = true, false => true;
+        /// A link is dead so many smoothed round trips and `grace` after the first word that was not answered.
+        round_trips: f64 = 3.0, 1.5 => 20.0;
+        /// What is waited beside the round trips: a lost packet and its repeat, and a busy machine.
+        grace: Duration = millis(900), millis(200) => seconds(60);
+        /// A PING asks for a sign of life a round trip after the first word, and at most so much later.
+        probe_after: Duration = millis(300), millis(10) => seconds(30);
+        /// While an answer is waited for and nothing passes, a PING asks so often.
+        probe_every: Duration = seconds(1), millis(100) => minutes(10);
+        /// The pause between these PINGs grows with the waiting: it is at least this share of it.
+        probe_share: f64 = 0.25, 0.0 => 1.0;
+        /// Where nothing waits, a link is given so many times as long.
+        idle_factor: f64 = 2.0, 1.0 => 20.0;
+        /// On 2G and 3G, what the radio takes until it sends after a pause of `radio_sleeps_after`.
+        radio_wakes: Duration = seconds(2), Duration::ZERO => seconds(30);
+        /// After so long without traffic a radio of 2G or 3G sleeps.
+        radio_sleeps_after: Duration = seconds(5), seconds(1) => minutes(10);
+        /// Bytes that wait in a socket may take so long as this many per second need, until more is known.
+        rate_min: u64 = 8_000, 100 => 100_000_000;
+        /// After a death the next link is given twice as long, and so on so often, until one was alive for
+        /// `settled_after`.
+        doublings_max: u32 = 3, 0 => 10;
+        /// How long a link has to be alive until earlier deaths are forgotten.
+        settled_after: Duration = seconds(30), seconds(1) => minutes(60);
+        /// A clock that jumped by this, or a wake-up that came so late, says that the device slept.
+        sleep_min: Duration = seconds(5), seconds(1) => minutes(10);
+    }
+}
+
+/// What a link shows of its peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Signs {
+    /// When anything arrived last; the beginning of the link before that.
+    pub heard: Instant,
+    /// When something was sent last.
+    pub spoke: Instant,
+    /// The first word since then, if one was said.
+    pub unanswered: Option<Instant>,
+    /// When the PING left that is not answered.
+    pub ping: Option<Instant>,
+    /// Bytes that were given to the link and that its peer is not known to have.
+    pub outstanding: u64,
+    /// Since when the app waits for an answer; `None` where it does not.
+    pub waiting: Option<Instant>,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Nothing, until then.
+    Fine(Option<Instant>),
+    /// The peer is to be asked for a sign of life.
+    Probe,
+    /// The link is dead.
+    Dead,
+}
+
+/// Judges the links of one client, one after the other.
+#[derive(Clone, Debug)]
+pub struct Liveness {
+    policy: LivenessPolicy,
+    /// RFC 6298, section 2: the smoothed round trip and its variation.
+    round_trip: Option<(Duration, Duration)>,
+    /// Bytes per second that the link was seen to carry.
+    rate: Option<f64>,
+    /// 2G and 3G: first words wait for the radio.
+    radio_sleeps: bool,
+    deaths: u32,
+    began: Option<Instant>,
+}
+
+impl Liveness {
+    /// Of a network of which nothing is known.
+    pub fn new(policy: LivenessPolicy) -> Self {
+        Self { policy, round_trip: None, rate: None, radio_sleeps: false, deaths: 0, began: None }
+    }
+
+    /// Other parameters, from now on.
+    pub fn set_policy(&mut self, policy: LivenessPolicy) {
+        self.policy = policy;
+    }
+
+    /// Another network, of which nothing is known but its kind.
+    pub fn network_changed(&mut self, radio_sleeps: bool) {
+        *self = Self { radio_sleeps, ..Self::new(self.policy.clone()) };
+    }
+
+    /// A link is up: its first answer took so long.
+    pub fn begin(&mut self, now: Instant, took: Duration) {
+        self.began = Some(now);
+        match self.round_trip {
+            // It may have had more to do than to answer.
+            Some((smoothed, _)) if took <= smoothed => {}
+            _ => self.round_trip = Some((took, took / 2)),
+        }
+    }
+
+    /// A PING was answered, and with it the peer has `bytes` more.
+    pub fn answered(&mut self, now: Instant, after: Duration, bytes: u64) {
+        // RFC 6298, section 2.3, with alpha 1/8 and beta 1/4.
+        self.round_trip = Some(match self.round_trip {
+            None => (after, after / 2),
+            Some((smoothed, variation)) => {
+                (smoothed * 7 / 8 + after / 8, variation * 3 / 4 + smoothed.abs_diff(after) / 4)
+            }
+        });
+        if bytes >= RATE_BYTES_MIN {
+            let seen = bytes as f64 / after.as_secs_f64().max(1e-3);
+            self.rate = Some(self.rate.map_or(seen, |rate| rate * 0.75 + seen * 0.25));
+        }
+        if self.began.is_some_and(|began| now.saturating_duration_since(began) >= self.policy.settled_after) {
+            self.deaths = 0;
+        }
+    }
+
+    /// The smoothed round trip.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.map(|(smoothed, _)| smoothed)
+    }
+
+    /// What the link's signs call for. Nothing where nothing is known: then the client's fixed limit holds.
+    pub fn judge(&self, now: Instant, signs: &Signs) -> Pulse {
+        let Some((smoothed, _)) = self.round_trip.filter(|_| self.policy.enabled) else {
+            return Pulse::Fine(None);
+        };
+        let patience = self.patience(smoothed, signs);
+        if let Some(ping) = signs.ping {
+            let first = signs.unanswered.unwrap_or(signs.heard).max(signs.heard);
+            // A PING that left late has its round trip all the same.
+            let dead = (first + patience).max(ping + patience.mul_f64(PING_SHARE));
+            return if dead <= now { Pulse::Dead } else { Pulse::Fine(Some(dead)) };
+        }
+        let Some(waiting) = signs.waiting else { return Pulse::Fine(None) };
+        let probe = match signs.unanswered {
+            Some(first) => first + self.probe_after(smoothed, patience),
+            None => {
+                let since = signs.heard.max(signs.spoke);
+                let waited = since.saturating_duration_since(waiting);
+                since + self.policy.probe_every.max(waited.mul_f64(self.policy.probe_share))
+            }
+        };
+        if probe <= now { Pulse::Probe } else { Pulse::Fine(Some(probe)) }
+    }
+
+    /// The link was found dead.
+    pub fn died(&mut self) {
+        self.deaths = (self.deaths + 1).min(self.policy.doublings_max);
+        self.began = None;
+    }
+
+    /// Answers of usual speed come before it.
+    fn probe_after(&self, smoothed: Duration, patience: Duration) -> Duration {
+        let variation = self.round_trip.map_or(smoothed, |(_, variation)| variation);
+        (smoothed + (4 * variation).clamp(PROBE_AFTER_MIN, self.policy.probe_after)).min(patience / 2)
+    }
+
+    /// How long after the first word a link is dead.
+    fn patience(&self, smoothed: Duration, signs: &Signs) -> Duration {
+        let mut patience = smoothed.mul_f64(self.policy.round_trips) + self.policy.grace;
+        let first = signs.unanswered.or(signs.ping).unwrap_or(signs.heard);
+        let was_quiet = first.saturating_duration_since(signs.heard) >= self.policy.radio_sleeps_after;
+        if self.radio_sleeps && was_quiet {
+            patience += self.policy.radio_wakes;
+        }
+        if signs.waiting.is_none() {
+            patience = patience.mul_f64(self.policy.idle_factor);
+        }
+        let rate = self.rate.unwrap_or(0.0).max(self.policy.rate_min as f64);
+        let queued = signs.outstanding.saturating_sub(OUTSTANDING_FREE) as f64 / rate;
+        patience * (1 << self.deaths) + Duration::from_secs_f64(queued.min(QUEUED_S_MAX))
+    }
+}
+
+/// A PING has at least this share of the patience to be answered.
+const PING_SHARE: f64 = 0.5;
+/// Answers are not raced by a PING that follows the request at once.
+const PROBE_AFTER_MIN: Duration = Duration::from_millis(20);
+/// Smaller deliveries say nothing of a link's rate.
+const RATE_BYTES_MIN: u64 = 4 << 10;
+/// A link takes so many bytes in a round trip anyhow.
+const OUTSTANDING_FREE: u64 = 4 << 10;
+/// However much waits in a socket, a link is dead in the end.
+const QUEUED_S_MAX: f64 = 60.0;
+
+/// Finds that the device slept: by clocks that went apart, since one of them stands still while it does, or by a wake-up
+/// that came late.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clocks {
+    last: Option<(Instant, SystemTime)>,
+}
+
+impl Clocks {
+    /// A look at both clocks, for a wake-up that was `due`. Whether the device slept since the look before.
+    pub fn slept(&mut self, now: Instant, wall: SystemTime, due: Option<Instant>, least: Duration) -> bool {
+        let apart = self.last.replace((now, wall)).is_some_and(|(then, wall_then)| {
+            let passed = now.saturating_duration_since(then);
+            wall.duration_since(wall_then).is_ok_and(|on_wall| on_wall >= passed + least)
+        });
+        apart || due.is_some_and(|due| now >= due + least)
+    }
+}

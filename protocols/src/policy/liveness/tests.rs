@@ -1,0 +1,283 @@
+//! Links that die and links that are only slow, in simulated time.
+
+use super::*;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A link in order, as TCP's, whose round trips vary.
+struct Link {
+    now: Instant,
+    liveness: Liveness,
+    random: fastrand::Rng,
+    round_trip: Duration,
+    /// Standard deviation of a round trip's logarithm.
+    jitter: f64,
+    loss: f64,
+    signs: Signs,
+    /// What the peer has said and the client has not heard; true for PONG.
+    coming: Vec<(Instant, bool)>,
+    is_dead: bool,
+    pings: usize,
+}
+
+impl Link {
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
+    fn new(seed: u64, round_trip: Duration) -> Self {
+        let now = Instant::now();
+        let mut liveness = Liveness::new(LivenessPolicy::default());
+        liveness.begin(now, round_trip);
+        let signs =
+            Signs { heard: now, spoke: now, unanswered: None, ping: None, outstanding: 0, waiting: None };
+        let random = fastrand::Rng::with_seed(seed);
+        let (coming, is_dead, pings) = (Vec::new(), false, 0);
+        Self { now, liveness, random, round_trip, jitter: 0.0, loss: 0.0, signs, coming, is_dead, pings }
+    }
+
+    /// A round trip, with the repeats of lost packets.
+    fn draw(&mut self) -> Duration {
+        let normal: f64 = (0..12).map(|_| self.random.f64()).sum::<f64>() - 6.0;
+        let mut time = self.round_trip.mul_f64((normal * self.jitter).exp());
+        let mut repeat = self.round_trip + ms(200).max(self.round_trip / 2);
+        while self.random.f64() < self.loss {
+            time += repeat;
+            repeat *= 2;
+        }
+        time
+    }
+
+    fn says(&mut self, ping: bool) {
+        self.signs.spoke = self.now;
+        self.signs.unanswered.get_or_insert(self.now);
+        if ping {
+            self.signs.ping = Some(self.now);
+            self.pings += 1;
+        }
+        if !self.is_dead {
+            let at = self.now + self.draw();
+            let last = self.coming.last().map_or(at, |(last, _)| *last);
+            self.coming.push((at.max(last), ping));
+        }
+    }
+
+    fn hears(&mut self) {
+        let (at, pong) = self.coming.remove(0);
+        self.now = at;
+        self.signs.heard = at;
+        self.signs.unanswered = None;
+        if pong && let Some(sent) = self.signs.ping.take() {
+            self.liveness.answered(at, at - sent, 0);
+        }
+    }
+
+    /// Makes a call whose work takes `work`; whether the link was believed in until it was answered.
+    fn calls(&mut self, work: Duration) -> bool {
+        self.signs.waiting = Some(self.now);
+        self.says(false);
+        if let Some(answer) = self.coming.last_mut() {
+            answer.0 += work;
+        }
+        // PONGs overtake an answer that is worked on.
+        let answer = self.coming.pop();
+        while self.now < answer.map_or(self.now + ms(1), |(at, _)| at) {
+            let next = self.coming.first().map(|(at, _)| *at);
+            match self.liveness.judge(self.now, &self.signs) {
+                Pulse::Dead => return false,
+                Pulse::Probe => self.says(true),
+                Pulse::Fine(until) => {
+                    let times = [until, next, answer.map(|(at, _)| at)];
+                    let Some(first) = times.into_iter().flatten().min() else { return true };
+                    self.now = first;
+                    if next == Some(first) {
+                        self.hears();
+                    }
+                }
+            }
+        }
+        (self.signs.heard, self.signs.unanswered, self.signs.waiting) = (self.now, None, None);
+        true
+    }
+
+    fn rests(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.coming.first().is_some_and(|(at, _)| *at <= until) {
+            self.hears();
+        }
+        self.now = until;
+    }
+}
+
+#[test]
+fn a_dead_link_is_noticed_within_three_round_trips_and_a_second_of_the_call() {
+    for seed in 0..50 {
+        for round_trip in [50, 60, 150, 300, 500, 1000, 2000, 3000].map(ms) {
+            let mut link = Link::new(seed, round_trip);
+            link.jitter = 0.1;
+            for _ in 0..20 {
+                assert!(link.calls(ms(10)), "{seed} {round_trip:?}");
+                link.rests(ms(3000));
+            }
+            let pause = ms(link.random.u64(10_000..100_000));
+            link.rests(pause);
+            let smoothed = link.liveness.round_trip().unwrap();
+            link.is_dead = true;
+            let began = link.now;
+            assert!(!link.calls(ms(10)));
+            let took = link.now - began;
+            assert!(took < 3 * smoothed + ms(1000), "{seed} {round_trip:?}: {took:?}");
+            assert!(took > 2 * smoothed, "{seed} {round_trip:?}: {took:?} is rash");
+        }
+    }
+}
+
+#[test]
+fn a_link_that_dies_under_a_call_is_noticed_too() {
+    for round_trip in [50, 500, 2000].map(ms) {
+        let mut link = Link::new(1, round_trip);
+        assert!(link.calls(ms(4000)), "a server may work for a while");
+        // It is silent from here on, whatever was said before.
+        link.rests(ms(1000));
+        link.signs.waiting = Some(link.now);
+        link.is_dead = true;
+        let began = link.now;
+        let dead = loop {
+            match link.liveness.judge(link.now, &link.signs) {
+                Pulse::Dead => break link.now,
+                Pulse::Probe => link.says(true),
+                Pulse::Fine(until) => link.now = until.unwrap(),
+            }
+        };
+        let most = 3 * round_trip + ms(1000) + LivenessPolicy::default().probe_every;
+        assert!(dead - began < most, "{round_trip:?}: {:?}", dead - began);
+    }
+}
+
+/// Links that are only slow: at most one call in a thousand ends a link that lives.
+#[test]
+fn jitter_and_loss_are_no_death() {
+    let (mut calls, mut alarms) = (0, 0);
+    for seed in 0..20 {
+        for (round_trip, jitter, loss) in
+            [(50, 0.3, 0.02), (150, 0.3, 0.02), (500, 0.2, 0.02), (1500, 0.15, 0.01)]
+        {
+            let mut link = Link::new(seed, ms(round_trip));
+            (link.jitter, link.loss) = (jitter, loss);
+            for _ in 0..500 {
+                calls += 1;
+                if !link.calls(ms(20)) {
+                    alarms += 1;
+                    link.coming.clear();
+                    (link.signs.unanswered, link.signs.ping) = (None, None);
+                    link.signs.heard = link.now;
+                }
+                link.rests(ms(2000));
+            }
+        }
+    }
+    assert!(alarms * 1000 <= calls, "{alarms} of {calls}");
+}
+
+#[test]
+fn quick_answers_cost_no_ping_and_slow_ones_few() {
+    let mut link = Link::new(2, ms(100));
+    link.jitter = 0.1;
+    for _ in 0..100 {
+        assert!(link.calls(ms(5)));
+        link.rests(ms(500));
+    }
+    assert!(link.pings <= 10, "{} for a hundred calls", link.pings);
+    link.pings = 0;
+    assert!(link.calls(Duration::from_secs(600)), "a long poll");
+    assert!(link.pings <= 30, "{} in ten minutes", link.pings);
+}
+
+#[test]
+fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
+    let mut link = Link::new(3, ms(100));
+    link.signs.unanswered = Some(link.now);
+    assert_eq!(link.liveness.judge(link.now + ms(60_000), &link.signs), Pulse::Fine(None));
+    link.signs.ping = Some(link.now);
+    let Pulse::Fine(Some(idle)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
+    link.signs.waiting = Some(link.now);
+    let Pulse::Fine(Some(wanted)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
+    assert_eq!((idle - link.now, wanted - link.now), (ms(2400), ms(1200)));
+}
+
+#[test]
+fn what_waits_in_a_socket_has_the_time_that_it_needs() {
+    let mut link = Link::new(4, ms(100));
+    (link.signs.unanswered, link.signs.waiting) = (Some(link.now), Some(link.now));
+    link.signs.ping = Some(link.now);
+    link.signs.outstanding = 84_096;
+    assert_eq!(
+        link.liveness.judge(link.now + ms(11_000), &link.signs),
+        Pulse::Fine(Some(link.now + ms(11_200)))
+    );
+    // The link was seen to be faster.
+    link.liveness.answered(link.now, ms(100), 80_000);
+    let Pulse::Fine(Some(dead)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
+    assert_eq!(dead - link.now, ms(1300));
+}
+
+#[test]
+fn after_deaths_in_a_row_a_link_has_more_time() {
+    let mut link = Link::new(5, ms(100));
+    (link.signs.unanswered, link.signs.waiting) = (Some(link.now), Some(link.now));
+    link.signs.ping = Some(link.now);
+    let mut limits = Vec::new();
+    for _ in 0..5 {
+        let Pulse::Fine(Some(dead)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
+        limits.push(dead - link.now);
+        link.liveness.died();
+    }
+    assert_eq!(limits, [1200, 2400, 4800, 9600, 9600].map(ms));
+    link.liveness.begin(link.now, ms(100));
+    link.liveness.answered(link.now + ms(31_000), ms(100), 0);
+    let Pulse::Fine(Some(dead)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
+    assert_eq!(dead - link.now, ms(1200));
+}
+
+#[test]
+fn a_radio_of_an_old_generation_may_have_to_wake() {
+    let mut link = Link::new(6, ms(300));
+    link.liveness.network_changed(true);
+    link.liveness.begin(link.now, ms(300));
+    let dead_after = |link: &Link, pause: Duration| {
+        let first = link.now + pause;
+        let signs = Signs { unanswered: Some(first), ping: Some(first), waiting: Some(first), ..link.signs };
+        match link.liveness.judge(first, &signs) {
+            Pulse::Fine(Some(dead)) => dead - first,
+            pulse => panic!("{pulse:?}"),
+        }
+    };
+    assert_eq!((dead_after(&link, ms(100)), dead_after(&link, ms(6000))), (ms(1800), ms(3800)));
+}
+
+#[test]
+fn switched_off_or_without_a_round_trip_it_says_nothing() {
+    let mut link = Link::new(7, ms(100));
+    (link.signs.unanswered, link.signs.waiting) = (Some(link.now), Some(link.now));
+    link.signs.ping = Some(link.now);
+    let later = link.now + ms(60_000);
+    assert_eq!(link.liveness.judge(later, &link.signs), Pulse::Dead);
+    link.liveness.set_policy(LivenessPolicy { enabled: false, ..LivenessPolicy::default() });
+    assert_eq!(link.liveness.judge(later, &link.signs), Pulse::Fine(None));
+    link.liveness.set_policy(LivenessPolicy::default());
+    link.liveness.network_changed(false);
+    assert_eq!(link.liveness.judge(later, &link.signs), Pulse::Fine(None));
+}
+
+#[test]
+fn sleep_is_seen_by_clocks_that_go_apart_and_by_late_wake_ups() {
+    let (link, wall, least) = (Link::new(8, ms(1)), SystemTime::UNIX_EPOCH + ms(1_000_000), ms(5000));
+    let (now, mut clocks) = (link.now, Clocks::default());
+    assert!(!clocks.slept(now, wall, None, least));
+    assert!(!clocks.slept(now + ms(60_000), wall + ms(61_000), Some(now + ms(60_000)), least));
+    assert!(
+        clocks.slept(now + ms(61_000), wall + ms(100_000), None, least),
+        "the monotonic clock stood still"
+    );
+    assert!(!clocks.slept(now + ms(62_000), wall, None, least), "the clock was set back");
+    assert!(clocks.slept(now + ms(72_000), wall + ms(10_000), Some(now + ms(66_000)), least), "late");
+}

@@ -18,6 +18,16 @@ impl ConfigError {
     pub(crate) fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self { field: field.into(), text: text.into() }
     }
+
+    /// The setting that cannot work.
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// What is wrong with it, and what would be right.
+    pub fn reason(&self) -> &str {
+        &self.text
+    }
 }
 
 /// Why a client did not start.

@@ -1,0 +1,154 @@
+//! What runs the client inside an app: one tokio runtime for all clients of the process.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::OnceLock,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, EnterGuard, Runtime},
+    task::JoinHandle,
+};
+
+use crate::error::TowlineError;
+
+/// A client is a handful of sockets, timers and small messages: one thread drives them at some hundred MB/s of TLS,
+/// and a second one would be one more to wake for every beat.
+const WORKERS: usize = 1;
+
+/// Threads for what blocks, which is looking up names and reading files: a lookup that hangs must not hold up the next
+/// gateway's. None is there while nothing blocks.
+const BLOCKING_MAX: usize = 4;
+
+/// How long such a thread waits for more to do.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
+
+/// The process's engine. It is started by the first client and stays.
+pub(crate) struct Engine {
+    runtime: Runtime,
+}
+
+impl Engine {
+    /// The engine, which is started if it was not.
+    pub(crate) fn get() -> Result<&'static Self, TowlineError> {
+        let engine = ENGINE.get_or_init(|| Self::start().map_err(|error| error.to_string()));
+        engine.as_ref().map_err(|reason| TowlineError::Start { reason: format!("engine: {reason}") })
+    }
+
+    fn start() -> std::io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(BLOCKING_MAX)
+            .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+            .thread_name("towline")
+            .enable_io()
+            .enable_time()
+            .build()?;
+        Ok(Self { runtime })
+    }
+
+    /// What wants to be made inside a runtime is made under this.
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
+    /// Runs `work` on the engine's thread and waits for it on the caller's. Dropped, it ends the work.
+    ///
+    /// The caller's waker is woken when the task is over, outside every lock of the client. Were its futures polled by
+    /// the app's executor itself, the client would wake foreign code while it holds its state.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, TowlineError>> + Send + 'static,
+    ) -> Result<T, TowlineError> {
+        Work(self.runtime.spawn(work)).await
+    }
+
+    /// Runs `work` on the engine's thread, whatever becomes of who asked for it.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+}
+
+/// A task that ends when nobody waits for it.
+struct Work<T>(JoinHandle<Result<T, TowlineError>>);
+
+impl<T> Future for Work<T> {
+    type Output = Result<T, TowlineError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|joined| joined.unwrap_or_else(|error| Err(fault(&error))))
+    }
+}
+
+impl<T> Drop for Work<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A panic, or the end of the runtime: a fault of this library's in any case.
+fn fault(error: &tokio::task::JoinError) -> TowlineError {
+    TowlineError::Internal { reason: format!("the engine's task broke off: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        task::Wake,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_and_the_engine_goes_on() {
+        let engine = Engine::get().unwrap();
+        let broken = wait(engine.run::<()>(async { panic!("probe") }));
+        assert!(matches!(broken, Err(TowlineError::Internal { reason }) if reason.contains("panic")));
+        assert_eq!(wait(engine.run(async { Ok(7) })).unwrap(), 7);
+    }
+
+    #[test]
+    fn work_that_nobody_waits_for_ends() {
+        struct Told(mpsc::Sender<()>);
+        impl Drop for Told {
+            fn drop(&mut self) {
+                let _ = self.0.send(());
+            }
+        }
+        let engine = Engine::get().unwrap();
+        let (ended, end) = mpsc::channel();
+        let told = Told(ended);
+        let work = engine.run::<()>(async move {
+            let _told = told;
+            std::future::pending().await
+        });
+        let mut work = Box::pin(work);
+        assert!(work.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        drop(work);
+        end.recv().unwrap();
+    }
+
+    /// What a foreign executor does.
+    fn wait<F: Future>(work: F) -> F::Output {
+        struct Thread(std::thread::Thread);
+        impl Wake for Thread {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Arc::new(Thread(std::thread::current())).into();
+        let mut work = std::pin::pin!(work);
+        loop {
+            if let Poll::Ready(output) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return output;
+            }
+            std::thread::park();
+        }
+    }
+}

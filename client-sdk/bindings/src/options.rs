@@ -1,0 +1,257 @@
+//! What an app says before the first connection.
+
+use std::{path::PathBuf, time::Duration};
+
+use towline_client::{ClientCertificate, ClientConfig, Credentials, Endpoint, Pin, Security, Tls};
+
+use crate::{error::TowlineError, request::Header};
+
+/// Everything that a client needs; all but `endpoints` and `roots_pem` have defaults.
+#[derive(Clone, Default, uniffi::Record)]
+pub struct ClientOptions {
+    /// Gateways as `host:port`, at least one. They are tried in order from a random start.
+    pub endpoints: Vec<String>,
+    /// The certificate authorities to trust, and no others: PEM.
+    #[uniffi(default = None)]
+    pub roots_pem: Option<Vec<u8>>,
+    /// No encryption, for loopback and laboratories; then there is neither `roots_pem` nor QUIC.
+    #[uniffi(default = false)]
+    pub plaintext: bool,
+    /// Keys (`sha256/` and base64 of the SHA-256 of a public key) of which the gateway's chain must have one.
+    #[uniffi(default = [])]
+    pub pins: Vec<String>,
+    /// What the client shows a gateway that asks who it is: chain in PEM, its own certificate first.
+    #[uniffi(default = None)]
+    pub certificate_pem: Option<Vec<u8>>,
+    /// The key of `certificate_pem`, in PEM.
+    #[uniffi(default = None)]
+    pub certificate_key_pem: Option<Vec<u8>>,
+    /// Transports to use; QUIC with TCP beside it unless said otherwise.
+    #[uniffi(default = None)]
+    pub transports: Option<Transports>,
+    /// Whether requests may leave in the first flight of a resumed connection (0-RTT); each is run once all the same.
+    #[uniffi(default = true)]
+    pub early_data: bool,
+    /// Name of this installation, 1 to 64 printable ASCII characters; else the identity file's, or a random one.
+    #[uniffi(default = None)]
+    pub client_id: Option<String>,
+    /// A file, in the app's private storage, that makes this the same client again after a restart.
+    #[uniffi(default = None)]
+    pub identity_file: Option<String>,
+    /// User name, where the gateway asks for one.
+    #[uniffi(default = None)]
+    pub user: Option<String>,
+    /// Its password.
+    #[uniffi(default = None)]
+    pub password: Option<String>,
+    /// Header fields that every request carries, sent once for the session: device, locale, token.
+    #[uniffi(default = [])]
+    pub session_headers: Vec<Header>,
+    /// Names of header fields whose values are secrets, beside `authorization` and `cookie`.
+    #[uniffi(default = [])]
+    pub never_indexed: Vec<String>,
+    /// Topic filters to subscribe to on every connection.
+    #[uniffi(default = [])]
+    pub topics: Vec<String>,
+    /// Name and version of the app, for the operator's eyes.
+    #[uniffi(default = None)]
+    pub agent: Option<String>,
+    /// Whether calls may go out by HTTPS POST; they do when there has been no line for `short_after`.
+    #[uniffi(default = None)]
+    pub short_calls: Option<ShortCalls>,
+    /// 3 seconds unless said otherwise.
+    #[uniffi(default = None)]
+    pub short_after: Option<Duration>,
+    /// When to fetch the dictionaries that the gateway offers: unless metered, if nothing else is said.
+    #[uniffi(default = None)]
+    pub dictionary_fetch: Option<DictionaryFetch>,
+    /// How long a call waits that names no deadline: 60 seconds unless said otherwise.
+    #[uniffi(default = None)]
+    pub deadline: Option<Duration>,
+    /// Calls waiting or running at one time; more are refused with `LimitExceeded`.
+    #[uniffi(default = None)]
+    pub calls_max: Option<u32>,
+}
+
+/// Which transports a client may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum Transports {
+    /// QUIC first, and TCP when QUIC does not answer at once.
+    QuicAndTcp,
+    /// QUIC only.
+    Quic,
+    /// TCP only.
+    Tcp,
+}
+
+/// When calls go out over short connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum ShortCalls {
+    /// Never.
+    Off,
+    /// When there has been no line for a while.
+    Fallback,
+    /// All of them.
+    Always,
+}
+
+/// When a client fetches dictionaries, some 100 KB now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum DictionaryFetch {
+    /// Unless the app said that the network is metered.
+    UnlessMetered,
+    /// Only once the app said that it is not.
+    WhenUnmetered,
+    /// Never.
+    Never,
+}
+
+impl ClientOptions {
+    /// Options with these gateways and the defaults.
+    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let endpoints = endpoints.into_iter().map(Into::into).collect();
+        Self { endpoints, early_data: true, ..Self::default() }
+    }
+
+    /// What the client core takes.
+    pub(crate) fn into_config(self) -> Result<ClientConfig, TowlineError> {
+        let mut config = ClientConfig::plaintext(self.endpoints()?);
+        config.security = self.security()?;
+        config.transports = self.transports();
+        config.credentials = self.credentials()?;
+        config.early_data = self.early_data;
+        config.client_id = self.client_id;
+        config.identity_file = self.identity_file.map(PathBuf::from);
+        config.session_headers =
+            self.session_headers.into_iter().map(|header| (header.name, header.value)).collect();
+        config.never_indexed = self.never_indexed;
+        config.topics = self.topics;
+        config.agent = self.agent.unwrap_or(config.agent);
+        config.short_calls = self.short_calls.map_or(config.short_calls, Into::into);
+        config.short_after = self.short_after.unwrap_or(config.short_after);
+        config.dictionary_fetch = self.dictionary_fetch.map_or(config.dictionary_fetch, Into::into);
+        config.limits.deadline_default = self.deadline.unwrap_or(config.limits.deadline_default);
+        config.limits.calls_max = self.calls_max.map_or(config.limits.calls_max, |max| max as usize);
+        Ok(config)
+    }
+
+    fn endpoints(&self) -> Result<Vec<Endpoint>, TowlineError> {
+        let parse = |(place, text): (usize, &String)| {
+            text.parse::<Endpoint>()
+                .map_err(|error| TowlineError::option(format!("endpoints[{place}]"), error.reason()))
+        };
+        self.endpoints.iter().enumerate().map(parse).collect()
+    }
+
+    fn security(&self) -> Result<Security, TowlineError> {
+        let roots = match (&self.roots_pem, self.plaintext) {
+            (Some(roots), false) => roots.clone(),
+            (None, true) => return self.plaintext(),
+            (Some(_), true) => {
+                return Err(TowlineError::option("plaintext", "leave roots_pem out, or plaintext"));
+            }
+            (None, false) => {
+                let reason = "pass the PEM of the authority that signed the gateway's certificate";
+                return Err(TowlineError::option("roots_pem", reason));
+            }
+        };
+        let mut tls = Tls::new(roots);
+        for (place, pin) in self.pins.iter().enumerate() {
+            let pin: Pin = pin
+                .parse()
+                .map_err(|error| TowlineError::option(format!("pins[{place}]"), format!("{error}")))?;
+            tls.pins.push(pin);
+        }
+        tls.certificate = match (&self.certificate_pem, &self.certificate_key_pem) {
+            (Some(chain), Some(key)) => Some(ClientCertificate::pem(chain.clone(), key.clone())),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(TowlineError::option("certificate_key_pem", "belongs to certificate_pem"));
+            }
+            (None, Some(_)) => {
+                return Err(TowlineError::option("certificate_pem", "belongs to certificate_key_pem"));
+            }
+        };
+        Ok(Security::Tls(tls))
+    }
+
+    fn plaintext(&self) -> Result<Security, TowlineError> {
+        let needs_tls = !self.pins.is_empty() || self.certificate_pem.is_some();
+        if needs_tls {
+            return Err(TowlineError::option("plaintext", "pins and certificate_pem need encryption"));
+        }
+        Ok(Security::Plaintext)
+    }
+
+    fn transports(&self) -> towline_client::Transports {
+        let default = if self.plaintext { Transports::Tcp } else { Transports::QuicAndTcp };
+        match self.transports.unwrap_or(default) {
+            Transports::QuicAndTcp => towline_client::Transports::QuicAndTcp,
+            Transports::Quic => towline_client::Transports::Quic,
+            Transports::Tcp => towline_client::Transports::Tcp,
+        }
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, TowlineError> {
+        match (&self.user, &self.password) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(TowlineError::option("user", "belongs to password")),
+            (Some(user), password) => {
+                Ok(Some(Credentials { user: user.clone(), password: password.clone().unwrap_or_default() }))
+            }
+        }
+    }
+}
+
+impl From<ShortCalls> for towline_client::ShortCalls {
+    fn from(short_calls: ShortCalls) -> Self {
+        match short_calls {
+            ShortCalls::Off => Self::Off,
+            ShortCalls::Fallback => Self::Fallback,
+            ShortCalls::Always => Self::Always,
+        }
+    }
+}
+
+impl From<DictionaryFetch> for towline_client::DictionaryFetch {
+    fn from(fetch: DictionaryFetch) -> Self {
+        match fetch {
+            DictionaryFetch::UnlessMetered => Self::UnlessMetered,
+            DictionaryFetch::WhenUnmetered => Self::WhenUnmetered,
+            DictionaryFetch::Never => Self::Never,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: fn(&mut ClientOptions), option: &str) {
+        let mut options = ClientOptions::new(["edge.example:443"]);
+        options.roots_pem = Some(b"pem".to_vec());
+        change(&mut options);
+        match options.into_config() {
+            Err(TowlineError::Config { option: named, .. }) => assert_eq!(named, option),
+            other => panic!("{option}: {:?}", other.err()),
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        check(|options| options.endpoints = vec!["a:1".into(), "https://edge".into()], "endpoints[1]");
+        check(|options| options.roots_pem = None, "roots_pem");
+        check(|options| options.plaintext = true, "plaintext");
+        check(|options| options.pins = vec!["sha256/short".into()], "pins[0]");
+        check(|options| options.certificate_pem = Some(Vec::new()), "certificate_key_pem");
+        check(|options| options.certificate_key_pem = Some(Vec::new()), "certificate_pem");
+        check(|options| options.password = Some("secret".into()), "user");
+    }
+
+    #[test]
+    fn plaintext_means_tcp() {
+        let mut options = ClientOptions::new(["localhost:7080"]);
+        options.plaintext = true;
+        assert_eq!(options.into_config().unwrap().transports, towline_client::Transports::Tcp);
+    }
+}

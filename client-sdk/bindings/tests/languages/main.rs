@@ -1,0 +1,9 @@
+//! Every language against a gateway: its own program, built and run as an app's would be.
+//!
+//! A test is skipped, and says so, where the machine lacks what the language needs.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bed;
+mod c;
+mod header;

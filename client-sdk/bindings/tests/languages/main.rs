@@ -6,4 +6,6 @@
 
 mod bed;
 mod c;
+mod generated;
 mod header;
+mod python;

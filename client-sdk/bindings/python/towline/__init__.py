@@ -1,0 +1,86 @@
+"""The Towline client for asyncio.
+
+    import towline
+
+    async with towline.Client(towline.ClientOptions(endpoints=["edge.example:443"], roots_pem=pem)) as client:
+        reply = await client.unary(towline.Request(path="/shop.Orders/Get", message=order))
+        async for push in client.pushes():
+            print(push.topic, push.payload)
+
+`towline_ffi` beside this file is made by uniffi. Here it gets what asyncio's users expect: listeners and streams are
+asynchronous iterators, and a client is an asynchronous context manager. A task that is cancelled cancels its call.
+"""
+
+from . import towline_ffi
+from .towline_ffi import (
+    Cancellation,
+    Client,
+    ClientOptions,
+    DictionaryFetch,
+    ErrorKind,
+    Execution,
+    GrpcStatus,
+    Header,
+    InternalError,
+    LogLevel,
+    LogListener,
+    LogRecord,
+    MessageBytes,
+    Network,
+    NetworkKind,
+    Push,
+    PushListener,
+    Quality,
+    QualityListener,
+    Request,
+    Response,
+    ShortCalls,
+    State,
+    StateListener,
+    Stream,
+    StreamEnd,
+    StreamHead,
+    Timeline,
+    TowlineError,
+    Transport,
+    Transports,
+    logs,
+)
+
+__all__ = [name for name in dir() if not name.startswith("_") and name != "towline_ffi"]
+
+
+def _itself(self):
+    return self
+
+
+def _iterates(kind, step):
+    """Makes an asynchronous iterator of a class whose method `step` answers None at the end."""
+
+    async def following(self):
+        item = await getattr(self, step)()
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    kind.__aiter__ = _itself
+    kind.__anext__ = following
+
+
+for _kind in (PushListener, StateListener, QualityListener, LogListener):
+    _iterates(_kind, "next")
+_iterates(Stream, "message")
+
+
+async def _enter(self):
+    return self
+
+
+async def _leave(self, *_):
+    await self.shutdown()
+
+
+Client.__aenter__ = _enter
+Client.__aexit__ = _leave
+# The body of an HTTP answer in one piece.
+Response.body = property(lambda self: b"".join(self.messages))

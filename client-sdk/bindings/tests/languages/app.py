@@ -1,0 +1,244 @@
+"""What an app does with the Python binding: app.py EDGE PLAIN CA.pem. Prints `ok` and the name of each thing."""
+
+import asyncio
+import datetime
+import gc
+import pathlib
+import sys
+
+import towline
+from towline import Client, ClientOptions, Execution, ErrorKind, Request, TowlineError, towline_ffi
+
+EDGE, PLAIN = sys.argv[1:3]
+CA = pathlib.Path(sys.argv[3]).read_bytes()
+UNARY, BIDI = "/towline.demo.v1.Echo/Unary", "/towline.demo.v1.Echo/BidiEcho"
+
+
+def text(words):
+    """EchoRequest { text: words }"""
+    return bytes([0x0A, len(words)]) + words.encode()
+
+
+SLOW = bytes([0x18, 0xE0, 0xD4, 3])  # EchoRequest { delay_ms: 60000 }
+FAIL = bytes([0x28, 5])  # EchoRequest { fail_with_code: 5 }
+
+
+def client(**more):
+    return Client(ClientOptions(endpoints=[EDGE], roots_pem=CA, **more))
+
+
+def seconds(count):
+    return datetime.timedelta(seconds=count)
+
+
+async def calls():
+    async with client() as it:
+        reply = await it.unary(Request(path=UNARY, message=text("hello"), priority=0, idempotent=True))
+        assert reply.startswith(text("hello")), reply
+        answer = await it.call(Request(path="/hello", method="GET", deadline=seconds(10), needs_encryption=True))
+        assert answer.status == 200 and answer.body, answer
+        assert answer.grpc_status is None
+        assert answer.timeline.attempts >= 1 and answer.timeline.elapsed > seconds(0)
+        assert answer.timeline.response.plain == len(answer.body), answer.timeline
+        many = await asyncio.gather(*(it.unary(Request(path=UNARY, message=text(str(n)))) for n in range(50)))
+        assert all(reply.startswith(text(str(n))) for n, reply in enumerate(many))
+
+
+async def streams():
+    async with client() as it:
+        stream = it.stream(Request(path=BIDI))
+        for word in ("one", "two", "three"):
+            await stream.send(text(word))
+            assert (await stream.message()).startswith(text(word))
+        await stream.finish()
+        assert (await stream.head()).status == 200
+        assert [message async for message in stream] == []
+        assert (await stream.end()).grpc_status.code == 0
+        await refused(stream.send(b""), TowlineError.Argument, argument="stream")
+
+
+async def one_direction_waits_for_the_other():
+    async with client() as it:
+        stream = it.stream(Request(path=BIDI))
+        waiting = asyncio.ensure_future(stream.message())
+        await asyncio.sleep(0)
+        await stream.send(text("late"))
+        assert (await waiting).startswith(text("late"))
+        # A wait that is given up takes no message with it.
+        try:
+            await asyncio.wait_for(stream.message(), 0.01)
+            raise AssertionError("a message that nobody sent")
+        except asyncio.TimeoutError:
+            pass
+        await stream.send(text("kept"))
+        assert (await stream.message()).startswith(text("kept"))
+        stream.cancel()
+        await refused(stream.message(), TowlineError.Rpc, kind=ErrorKind.CANCELLED)
+
+
+async def pushes():
+    async with client(client_id="python") as it:
+        assert it.client_id() == "python"
+        await it.subscribe("news/#")
+        await it.publish("news/1", b"first")
+        it.publish_and_forget("news/2", b"second")
+        got = {}
+        async for push in it.pushes():
+            got[push.topic] = push.payload
+            if len(got) == 2:
+                break
+        assert got == {"news/1": b"first", "news/2": b"second"}, got
+        await it.unsubscribe("news/#")
+
+
+async def states_and_signals():
+    it = client()
+    seen = []
+
+    async def watch():
+        async for state in it.states():
+            seen.append(state)
+
+    watching = asyncio.ensure_future(watch())
+    await it.unary(Request(path=UNARY, message=text("up")))
+    quality = await it.qualities().next()
+    assert isinstance(quality, towline.Quality)
+    it.background()
+    it.low_power(True)
+    it.doze(True)
+    it.doze(False)
+    it.foreground()
+    it.network_changed(towline.Network(kind=towline.NetworkKind.WIFI, key="home", metered=False))
+    await it.unary(Request(path=UNARY, message=text("moved")))
+    await it.shutdown()
+    await watching
+    assert any(state.is_ONLINE() for state in seen), seen
+    assert seen[-1].is_CLOSED(), seen
+    await it.shutdown()
+
+
+async def logs():
+    listener = towline.logs(towline.LogLevel.DEBUG)
+    it = Client(ClientOptions(endpoints=["127.0.0.1:1"], plaintext=True))
+    record = await listener.next()
+    assert record.text and record.target.startswith("towline"), record
+    await it.shutdown()
+    waiting = asyncio.ensure_future(drain(listener))
+    listener.stop()
+    await waiting
+
+
+async def drain(listener):
+    async for _ in listener:
+        pass
+
+
+async def misuse():
+    def check(option, **more):
+        try:
+            Client(ClientOptions(**{"endpoints": [EDGE], "roots_pem": CA, **more}))
+            raise AssertionError(option)
+        except TowlineError.Config as error:
+            assert error.option == option, error
+            assert error.reason
+
+    check("roots_pem", roots_pem=None)
+    check("roots_pem", roots_pem=b"no PEM")
+    check("endpoints", endpoints=[])
+    check("endpoints[0]", endpoints=["https://edge.example/"])
+    check("pins[0]", pins=["sha256/nonsense"])
+    check("client_id", client_id="with space")
+    try:
+        client(identity_file="/no/such/folder/identity")
+        raise AssertionError("an identity nowhere")
+    except TowlineError.Start as error:
+        assert "/no/such/folder" in error.reason
+
+    async with client() as it:
+        await refused(it.call(Request(path="edge.example/x")), TowlineError.Argument, argument="path")
+        await refused(it.call(Request(path="/x", method="G E T")), TowlineError.Argument, argument="method")
+        bad = [towline.Header(name="a b", value="")]
+        await refused(it.call(Request(path="/x", headers=bad)), TowlineError.Argument, argument="headers[0].name")
+        await refused(it.unary(Request(path=UNARY, message=FAIL)), TowlineError.Grpc, code=5)
+        over = it.unary(Request(path=UNARY, message=SLOW, deadline=datetime.timedelta(milliseconds=50)))
+        failed = await refused(over, TowlineError.Rpc, kind=ErrorKind.DEADLINE_EXCEEDED)
+        assert failed.timeline.elapsed >= datetime.timedelta(milliseconds=50)
+    await refused(it.call(Request(path="/hello", method="GET")), TowlineError.Closed)
+    for method in (it.pushes, it.foreground, lambda: it.stream(Request(path=BIDI))):
+        try:
+            method()
+            raise AssertionError("a closed client did something")
+        except TowlineError.Closed:
+            pass
+
+    plain = Client(ClientOptions(endpoints=[PLAIN], plaintext=True))
+    secret = plain.call(Request(path="/hello", method="GET", needs_encryption=True))
+    await refused(secret, TowlineError.Rpc, kind=ErrorKind.ENCRYPTION_REQUIRED, execution=Execution.NOT_RUN)
+    await plain.shutdown()
+
+
+async def cancellation():
+    async with client() as it:
+        await it.unary(Request(path=UNARY, message=text("up")))
+        cancellation = towline.Cancellation()
+        slow = asyncio.ensure_future(it.unary(Request(path=UNARY, message=SLOW), cancellation=cancellation))
+        await asyncio.sleep(0)
+        cancellation.cancel()
+        await refused(slow, TowlineError.Rpc, kind=ErrorKind.CANCELLED, is_retryable=False)
+        slow = asyncio.ensure_future(it.unary(Request(path=UNARY, message=SLOW)))
+        await asyncio.sleep(0)
+        slow.cancel()
+        try:
+            await slow
+            raise AssertionError("a cancelled call was answered")
+        except asyncio.CancelledError:
+            pass
+        left = it.unary(Request(path=UNARY, message=SLOW))
+        waiting = asyncio.ensure_future(left)
+        await asyncio.sleep(0)
+        await it.shutdown()
+        await refused(waiting, TowlineError.Rpc)
+
+
+async def panics():
+    try:
+        towline_ffi.panic_probe()
+        raise AssertionError("no panic")
+    except towline.InternalError as error:
+        assert "panic probe" in str(error), error
+    await refused(towline_ffi.panic_probe_later(), TowlineError.Internal)
+    # The engine goes on.
+    async with client() as it:
+        assert (await it.unary(Request(path=UNARY, message=text("still")))).startswith(text("still"))
+
+
+async def release():
+    it = client()
+    states = it.states()
+    await it.unary(Request(path=UNARY, message=text("up")))
+    del it
+    gc.collect()
+    async for state in states:
+        if state.is_CLOSED():
+            return
+    raise AssertionError("a released client stays open")
+
+
+async def refused(work, error, **fields):
+    try:
+        answer = await work
+    except error as raised:
+        for name, value in fields.items():
+            assert getattr(raised, name) == value, (name, raised)
+        return raised
+    raise AssertionError(f"{error} was expected, not {answer}")
+
+
+async def main():
+    for part in (calls, streams, one_direction_waits_for_the_other, pushes, states_and_signals, logs, misuse,
+                 cancellation, panics, release):
+        await asyncio.wait_for(part(), 60)
+        print("ok", part.__name__)
+
+
+asyncio.run(main())

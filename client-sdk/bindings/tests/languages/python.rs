@@ -1,0 +1,28 @@
+//! Python, with asyncio.
+
+use std::{fs, process::Command};
+
+use uniffi::TargetLanguage;
+
+use crate::{
+    bed::{Bed, has, library_folder, library_in, package, run},
+    generated,
+};
+
+#[test]
+fn an_app_in_python() {
+    if !has("python3") {
+        return;
+    }
+    let bed = Bed::start();
+    let module = bed.folder.path().join("towline");
+    fs::create_dir(&module).unwrap();
+    fs::copy(package().join("python/towline/__init__.py"), module.join("__init__.py")).unwrap();
+    fs::copy(library_in(&library_folder()), library_in(&module)).unwrap();
+    generated::write(TargetLanguage::Python, &module);
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", bed.folder.path()).arg("-X").arg("dev");
+    python.arg(package().join("tests/languages/app.py"));
+    let said = run(python.args([bed.endpoint("edge"), bed.endpoint("plain")]).arg(&bed.ca));
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 10, "{said}");
+}

@@ -8,4 +8,5 @@ mod bed;
 mod c;
 mod generated;
 mod header;
+mod kotlin;
 mod python;

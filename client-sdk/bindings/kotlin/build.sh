@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The AAR: towline/build/outputs/aar/towline-release.aar, with the library for every ABI in ANDROID_ABIS.
+#
+# It needs the Android SDK and NDK 27 or newer (ANDROID_NDK_HOME), gradle, cargo-ndk (cargo install cargo-ndk) and
+#   rustup target add aarch64-linux-android armv7-linux-androideabi x86_64-linux-android
+set -euo pipefail
+cd "$(dirname "$0")"
+repository="$(cd ../../.. && pwd)"
+target="${CARGO_TARGET_DIR:-$repository/target}"
+read -ra abis <<<"${ANDROID_ABIS:-arm64-v8a armeabi-v7a x86_64}"
+
+# Android 15 maps libraries in pages of 16 KB, and Google Play asks for it: NDK 28 aligns so by itself, 27 when told.
+export RUSTFLAGS="${RUSTFLAGS:-} -C link-arg=-Wl,-z,max-page-size=16384"
+rm -rf towline/src/main/jniLibs towline/src/generated
+cargo ndk "${abis[@]/#/--target=}" --platform 26 --output-dir towline/src/main/jniLibs \
+    -- build --locked --profile sdk -p towline-ffi
+unset RUSTFLAGS
+
+# The generated half is the same for every ABI: it is read out of a build for this machine.
+cargo build --locked -p towline-ffi
+host="$(ls "$target"/debug/libtowline_ffi.{so,dylib} 2>/dev/null | head -1)"
+cargo run --locked -p towline-ffi --example bindgen -- kotlin "$host" towline/src/generated/kotlin
+
+gradle :towline:assembleRelease

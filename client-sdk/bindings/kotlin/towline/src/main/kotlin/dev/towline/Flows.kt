@@ -1,0 +1,46 @@
+/**
+ * What Kotlin's users expect on top of the generated half: cold flows, which collect until the client is closed.
+ *
+ * A coroutine that is cancelled cancels its call, its wait and its flow.
+ */
+package dev.towline
+
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.flow
+
+/** Pushes, each acknowledged to the gateway when the collector has handled it. Several collectors share them. */
+fun Client.pushFlow(): Flow<Push> = flow {
+    pushes().use { listener ->
+        while (true) emit(listener.next() ?: break)
+    }
+}
+
+/** The states of the line, the present one first; a slow collector sees the newest, not all. */
+fun Client.stateFlow(): Flow<State> = flow {
+    states().use { listener ->
+        while (true) emit(listener.next() ?: break)
+    }
+}
+
+/** How good the network is, what is known at present first. */
+fun Client.qualityFlow(): Flow<Quality> = flow {
+    qualities().use { listener ->
+        while (true) emit(listener.next() ?: break)
+    }
+}
+
+/** What all clients of the process log, from [level] upwards. */
+fun logFlow(level: LogLevel): Flow<LogRecord> = flow {
+    logs(level).use { listener ->
+        while (true) emit(listener.next() ?: break)
+    }
+}
+
+/** The messages of a stream. Those that are not collected hold their sender back. */
+fun Stream.messageFlow(): Flow<ByteArray> = flow {
+    while (true) emit(message() ?: break)
+}
+
+/** The body of an HTTP answer in one piece. */
+val Response.body: ByteArray
+    get() = messages.fold(ByteArray(0)) { whole, part -> whole + part }

@@ -70,7 +70,7 @@ const WIFI_GOOD: Profile = profile(
 
 const WIFI_FAR: Profile = profile(
     "wifi-far",
-    "Wi-Fi from two rooms away: losses in bursts (0.5 %, rows of 5), jitter 15 ms",
+    "Wi-Fi from two rooms away: 2 % in bursts of 5, jitter 15 ms",
     link(
         lossy(way(8000, 15), 15, Loss::bursts(0.005, 0.2, 0.8)),
         lossy(way(3000, 15), 15, Loss::bursts(0.005, 0.2, 0.8)),

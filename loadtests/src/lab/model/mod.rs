@@ -184,7 +184,11 @@ impl Link {
             Order::Begin => self.faults.begin(now),
             Order::Blackout(length) => self.calendar.begin(outage(length, false)),
             Order::HandOver(gap) => self.calendar.begin(outage(gap, true)),
-            Order::HalfOpen => self.faults.kill_flows(),
+            Order::HalfOpen => {
+                // Nor does what is on its way arrive.
+                self.flights.clear();
+                self.faults.kill_flows();
+            }
             Order::Rebind => self.rebind(),
         }
     }

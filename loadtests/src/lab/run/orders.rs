@@ -1,0 +1,91 @@
+//! What a laboratory and the client process on its phone say to each other: one JSON object a line.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Who is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Who {
+    /// The SDK, as it is by default
+    Sdk,
+    /// curl with HTTP/1.1
+    H1,
+    /// curl with HTTP/2
+    H2,
+    /// quinn with HTTP/3
+    H3,
+}
+
+impl Who {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sdk => "sdk",
+            Self::H1 => "h1",
+            Self::H2 => "h2",
+            Self::H3 => "h3",
+        }
+    }
+}
+
+/// What a client process is told when it starts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::lab) struct Setup {
+    pub(in crate::lab) who: Who,
+    /// HOST:PORT.
+    pub(in crate::lab) server: String,
+    pub(in crate::lab) ca: PathBuf,
+    /// A folder of its own.
+    pub(in crate::lab) folder: PathBuf,
+    pub(in crate::lab) curl: Option<PathBuf>,
+    pub(in crate::lab) request_bytes: usize,
+    pub(in crate::lab) answer_bytes: usize,
+    pub(in crate::lab) seed: u64,
+    /// Strategies of the SDK that are switched off.
+    pub(in crate::lab) without: Vec<String>,
+}
+
+/// What a client process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::lab) enum Order {
+    /// One call of an app that has just been started: for the first time, or again on a device that it knows.
+    Cold { name: String, again: bool },
+    /// Calls one after another, on what connections there are.
+    Calls { prefix: String, millis: u64, interval_ms: u64 },
+    /// Nothing, with the connection kept.
+    Idle { millis: u64 },
+    /// The device has another address. Not answered.
+    Moved,
+}
+
+/// One call, times in nanoseconds of this machine's monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::lab) struct Sample {
+    pub(in crate::lab) start: u64,
+    pub(in crate::lab) took: u64,
+    /// What went wrong.
+    pub(in crate::lab) error: Option<String>,
+    /// How long the connection took that was made for it, TLS included.
+    pub(in crate::lab) connect: Option<u64>,
+    /// What carried it.
+    pub(in crate::lab) by: String,
+}
+
+impl Sample {
+    /// When it was over.
+    pub(in crate::lab) fn end(&self) -> u64 {
+        self.start + self.took
+    }
+}
+
+/// The answer to an order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(in crate::lab) struct Done {
+    pub(in crate::lab) samples: Vec<Sample>,
+    /// When the SDK's line was in which state, since the last answer.
+    pub(in crate::lab) states: Vec<(u64, String)>,
+    /// The client cannot go on.
+    pub(in crate::lab) failure: Option<String>,
+}

@@ -1,0 +1,148 @@
+//! The SDK, as an app uses it.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use http::Method;
+use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, Endpoint};
+use towline_protocols::policy::{Network, NetworkKind, Value};
+
+use super::{PATIENCE, Started, body, path};
+use crate::{
+    clock,
+    lab::run::orders::{Sample, Setup},
+};
+
+/// States that are kept; a line that changes more often than that says nothing new.
+const STATES_MAX: usize = 10_000;
+
+/// The SDK.
+pub(in crate::lab::run) struct Sdk {
+    setup: Setup,
+    line: Line,
+    starts: u64,
+}
+
+/// What is seen of the client from outside of its calls.
+#[derive(Clone, Default)]
+pub(super) struct Line(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    client: Option<Client>,
+    states: Vec<(u64, String)>,
+}
+
+impl Line {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an app passes on of the operating system's word: the same network, and another address.
+    pub(super) fn moved(&self) {
+        let client = self.seen().client.clone();
+        if let Some(client) = client {
+            client.network_changed(Network::new(NetworkKind::Cellular, "lab"));
+        }
+    }
+
+    pub(super) fn take_states(&self) -> Vec<(u64, String)> {
+        std::mem::take(&mut self.seen().states)
+    }
+
+    fn note(&self, state: &ConnectionState) {
+        let states = &mut self.seen().states;
+        if states.len() < STATES_MAX {
+            states.push((clock::now(), state.to_string()));
+        }
+    }
+
+    /// Follows the states of `client` while it lives.
+    fn watch(&self, client: &Client) {
+        let (mut states, line) = (client.states(), self.clone());
+        tokio::spawn(async move {
+            loop {
+                let state = states.borrow_and_update().clone();
+                let is_over = matches!(state, ConnectionState::Closed { .. });
+                line.note(&state);
+                if is_over || states.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Sdk {
+    pub(super) fn new(setup: Setup) -> Result<Self, String> {
+        let sdk = Self { setup, line: Line::default(), starts: 0 };
+        sdk.config(None)?;
+        Ok(sdk)
+    }
+
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
+    }
+
+    fn config(&self, folder: Option<&Path>) -> Result<ClientConfig, String> {
+        let server: Endpoint = self.setup.server.parse().map_err(|error| format!("{error}"))?;
+        let roots = std::fs::read(&self.setup.ca).map_err(|error| format!("the CA: {error}"))?;
+        let mut config = ClientConfig::new(vec![server], roots);
+        config.identity_file = folder.map(|folder| folder.join("identity"));
+        config.limits.deadline_default = PATIENCE;
+        config.seed = Some(self.setup.seed.wrapping_add(self.starts));
+        for strategy in &self.setup.without {
+            let name = format!("{strategy}.enabled");
+            config.strategies.set(&name, Value::Switch(false)).map_err(|error| error.to_string())?;
+        }
+        Ok(config)
+    }
+
+    fn start(&mut self, folder: &Path) -> Result<Client, String> {
+        self.starts += 1;
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let client = Client::start(self.config(Some(folder))?).map_err(|error| error.to_string())?;
+        self.line.watch(&client);
+        Ok(client)
+    }
+
+    pub(super) async fn cold(&mut self, name: &str, again: bool) -> Sample {
+        let folder = self.setup.folder.join(if again { "again" } else { name });
+        let started = Started::now();
+        let (begun, client) = (started.0, self.start(&folder));
+        let client = match client {
+            Ok(client) => client,
+            Err(error) => return started.sample(Err(error), None),
+        };
+        self.line.take_states();
+        let sample = self.measured(started, &client, name).await;
+        let online = self.line.seen().states.iter().find(|(_, state)| state.starts_with("online")).cloned();
+        let connect = online.map(|(at, _)| at.saturating_sub(begun));
+        client.close().await;
+        Sample { connect, ..sample }
+    }
+
+    pub(super) async fn call(&mut self, name: &str) -> Sample {
+        let client = self.line.seen().client.clone();
+        let client = match client {
+            Some(client) => client,
+            None => match self.start(&self.setup.folder.join("lasting")) {
+                Ok(client) => self.line.seen().client.insert(client).clone(),
+                Err(error) => return Started::now().sample(Err(error), None),
+            },
+        };
+        self.measured(Started::now(), &client, name).await
+    }
+
+    async fn measured(&self, started: Started, client: &Client, name: &str) -> Sample {
+        let request = CallRequest::http(Method::POST, path(&self.setup, name), body(&self.setup, name));
+        let outcome = client.call(request).await;
+        let outcome = outcome.map_err(|error| error.to_string()).and_then(|answer| match answer.status {
+            200 => Ok(answer.timeline.transport.map(|it| it.to_string()).unwrap_or_default()),
+            status => Err(format!("status {status}")),
+        });
+        started.sample(outcome, None)
+    }
+}

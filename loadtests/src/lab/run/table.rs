@@ -1,0 +1,126 @@
+//! The figures as text.
+
+use std::fmt::Write;
+
+use super::{
+    Outcome, Report,
+    figures::Figures,
+    goals::{Goal, goals},
+    orders::Who,
+};
+use crate::lab::profiles::chosen;
+
+pub(super) type Column = (&'static str, fn(&Figures) -> Option<f64>, usize);
+
+/// Heads, figures, digits behind the point.
+pub(super) const COLUMNS: [Column; 13] = [
+    ("ok %", |it| it.success.map(|share| 100.0 * share), 1),
+    ("connect", |it| it.connect_ms, 0),
+    ("cold", |it| it.cold_p50_ms, 0),
+    ("cold90", |it| it.cold_p90_ms, 0),
+    ("again", |it| it.again_p50_ms, 0),
+    ("p50", |it| it.p50_ms, 0),
+    ("p90", |it| it.p90_ms, 0),
+    ("p99", |it| it.p99_ms, 0),
+    ("bytes", |it| it.bytes, 0),
+    ("beats/h", |it| it.wakes_per_hour, 0),
+    ("noticed", |it| it.noticed_ms, 0),
+    ("dead", |it| it.dead_ms, 0),
+    ("moved", |it| it.moved_ms, 0),
+];
+
+/// Prints the table, what did not go well, and which goals are met.
+pub(super) fn print(report: &Report) {
+    let mut text = String::new();
+    text += &head();
+    for (number, outcome) in report.results.iter().enumerate() {
+        let is_first = number == 0 || report.results[number - 1].trial.profile != outcome.trial.profile;
+        if is_first {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{}: {}", outcome.trial.profile, outcome.about);
+        }
+        text += &row(outcome);
+    }
+    text += NOTES;
+    text += &judged(report);
+    print!("{text}");
+}
+
+pub(super) const NOTES: &str = "\
+Times in milliseconds; a call without an answer within 10 s counts as 10 s. ok: calls answered within 10 s. connect, cold:
+median from the start of an app that was never there to a connection with TLS, and to the first answer; again: of one that
+was. p50 to p99: calls on a connection that is there. bytes: IP packets of such a call, both ways. beats/h: times an hour
+that the phone speaks in silence. noticed: from a call on flows that died to the line being given up; dead: to the next
+answer. moved: from the new address after a hand-over to the next answer. The last three: the longest of some.
+";
+
+fn head() -> String {
+    let mut line = format!("{:<24}", "");
+    COLUMNS.iter().for_each(|(name, ..)| line += &format!("{name:>9}"));
+    line + "\n"
+}
+
+fn row(outcome: &Outcome) -> String {
+    let mut line = format!("  {:<22}", label(outcome));
+    for (_, figure, digits) in COLUMNS {
+        let figure = figure(&outcome.figures).map_or("-".to_owned(), |it| format!("{it:.digits$}"));
+        line += &format!("{figure:>9}");
+    }
+    line.push('\n');
+    if !outcome.trial.runs.twice.is_empty() {
+        line += &format!("    RAN TWICE: {}\n", outcome.trial.runs.twice.join(", "));
+    }
+    if let Some(failure) = &outcome.trial.failure {
+        line += &format!("    FAILED: {failure}\n");
+    }
+    line
+}
+
+/// Who it was, and what was switched off.
+pub(super) fn label(outcome: &Outcome) -> String {
+    let off: String = outcome.trial.without.iter().map(|name| format!(" -{name}")).collect();
+    format!("{}{off}", outcome.trial.who.name())
+}
+
+/// The goals of every network in which the SDK was.
+pub(super) fn judge(report: &Report) -> Vec<(&str, Vec<Goal>)> {
+    let sdks = report.results.iter().filter(|it| it.trial.who == Who::Sdk && it.trial.without.is_empty());
+    sdks.map(|sdk| {
+        let profile = sdk.trial.profile.as_str();
+        let peers = report
+            .results
+            .iter()
+            .filter(|it| it.trial.profile == profile && matches!(it.trial.who, Who::H2 | Who::H3));
+        let peers: Vec<&Figures> = peers.map(|it| &it.figures).collect();
+        (profile, goals(&sdk.figures, &peers, round_trip_ms(report, profile)))
+    })
+    .collect()
+}
+
+/// A request and its answer on an idle link.
+fn round_trip_ms(report: &Report, profile: &str) -> f64 {
+    let Ok(found) = chosen(&[profile.to_owned()]) else { return 0.0 };
+    let link = found[0].link;
+    let (up, down) = (link.up, link.down);
+    let time = up.delay
+        + up.jitter
+        + up.transmission(report.effort.request_bytes)
+        + down.delay
+        + down.jitter
+        + down.transmission(report.effort.answer_bytes);
+    time.as_secs_f64() * 1000.0
+}
+
+fn judged(report: &Report) -> String {
+    let mut text = "Goals of the SDK (value, bound):\n".to_owned();
+    for (profile, goals) in judge(report) {
+        let words = goals.iter().map(|goal| {
+            let digits = if goal.name == "success" { 3 } else { 0 };
+            let word = if goal.is_met { "met" } else { "MISSED" };
+            format!("{} {word} ({:.digits$}, {:.digits$})", goal.name, goal.value, goal.bound)
+        });
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {profile:<12} {}", words.collect::<Vec<_>>().join("  "));
+    }
+    text
+}

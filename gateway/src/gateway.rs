@@ -290,12 +290,10 @@ impl Gateway {
         let user = user.ok_or(Refusal::Unauthorized)?;
         // A password is nobody's business here.
         let credentials = Credentials { user: Some(user), password: &[], ..credentials };
-        match &snapshot.hook {
-            Some(hook) if hook.judges_certificates() => match ask_who(hook, origin, credentials).await? {
-                Some(identity) => return Ok(identity),
-                None => {}
-            },
-            _ => {}
+        if let Some(hook) = snapshot.hook.as_ref().filter(|hook| hook.judges_certificates())
+            && let Some(identity) = ask_who(hook, origin, credentials).await?
+        {
+            return Ok(identity);
         }
         Ok(Identity::by(By::Certificate, user.clone()))
     }

@@ -230,7 +230,7 @@ fn limits_of_the_server_are_met_before_anything_is_sent() {
     };
     refused(pair.client.send_request(1, large, true));
     pair.client.send_request(2, head(Priority::NORMAL), false).unwrap();
-    refused(pair.client.send_message(2, noise(1001, 1), true));
+    refused(pair.client.send_message(2, noise(1001, 1), true).map(drop));
     refused(pair.client.send_request(3, head(Priority::NORMAL), true));
     pair.client.send_message(2, noise(1000, 1), true).unwrap();
     pair.run().unwrap();

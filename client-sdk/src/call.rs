@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use towline_protocols::link::Priority;
 
 use crate::{
+    durable::Durable,
     error::{CallError, Execution, GrpcStatus, RpcError, RpcErrorKind},
     timeline::Timeline,
 };
@@ -33,6 +34,8 @@ pub struct CallRequest {
     /// Whether it may travel encrypted only; where the client's connections are not, it is refused with
     /// [`RpcErrorKind::EncryptionRequired`] and never sent.
     pub needs_encryption: bool,
+    /// Outlives the app's process: see [`CallRequest::durable`].
+    pub durable: Option<Durable>,
 }
 
 impl CallRequest {
@@ -56,6 +59,7 @@ impl CallRequest {
             deadline: None,
             priority: Priority::NORMAL,
             needs_encryption: false,
+            durable: None,
         }
     }
 
@@ -74,6 +78,14 @@ impl CallRequest {
     /// Sets the urgency.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self
+    }
+
+    /// Lets the call outlive the app's process: it is on disk before its first byte leaves, a run of the app with the same
+    /// identity file goes on with it, and its outcome is kept until [`crate::Client::acknowledge`] of `key`; `tag` is
+    /// handed out beside it. Unless the call names a deadline, it waits for [`crate::DurablePolicy::age_max`].
+    pub fn durable(mut self, key: impl Into<String>, tag: impl Into<Bytes>) -> Self {
+        self.durable = Some(Durable { key: key.into(), tag: tag.into() });
         self
     }
 
@@ -102,6 +114,7 @@ impl fmt::Debug for CallRequest {
             .field("priority", &self.priority)
             .field("idempotent", &self.idempotent)
             .field("needs_encryption", &self.needs_encryption)
+            .field("durable", &self.durable.as_ref().map(|durable| &durable.key))
             .finish_non_exhaustive()
     }
 }

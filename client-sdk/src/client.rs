@@ -21,7 +21,8 @@ use towline_protocols::{
 use crate::{
     call::{CallRequest, CallResponse},
     config::{ClientConfig, Policy, Security, ShortCalls},
-    core::{Key, Outgoing, Shared, SharedWakers, now},
+    core::{Core, Key, Outgoing, Shared, SharedWakers, now},
+    durable::{self, Asked, Caller, DamagedRecord, DurableError, DurableOutcomes},
     error::{FailedCall, StartError},
     push::Pushes,
     short::Shorts,
@@ -42,6 +43,7 @@ struct Handle {
     shared: Arc<Shared>,
     client_id: Arc<str>,
     is_encrypted: bool,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Client {
@@ -53,7 +55,8 @@ impl Client {
     pub fn start(config: ClientConfig) -> Result<Self, StartError> {
         config.validate()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let shared = Arc::new(Shared::new(&config)?);
+        let (shared, waiting) = Shared::new(&config)?;
+        let shared = Arc::new(shared);
         let client_id = shared.with(|core| Arc::from(core.identity.client_id.as_str()));
         let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), config.clone())?;
         let is_encrypted = !matches!(config.security, Security::Plaintext);
@@ -61,8 +64,9 @@ impl Client {
             let shorts = Shorts::new(Arc::clone(&shared), config, supervisor.link(), supervisor.http());
             runtime.spawn(shorts.run());
         }
+        durable::take_up(&shared, &runtime, waiting, is_encrypted);
         runtime.spawn(supervisor.run());
-        Ok(Self { handle: Arc::new(Handle { shared, client_id, is_encrypted }) })
+        Ok(Self { handle: Arc::new(Handle { shared, client_id, is_encrypted, runtime }) })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -76,7 +80,8 @@ impl Client {
 
     /// Sends one request and waits for its whole answer. Lost connections are bridged: the gateway runs
     /// the request once, and its answer is delivered over whichever connection is up. Dropping the future
-    /// cancels the request at the backend too.
+    /// cancels the request at the backend too. A durable call goes on without the future, and its outcome is kept for
+    /// the app also when it was waited for here, until it is acknowledged.
     ///
     /// # Errors
     /// Says whose fault it was, whether the backend ran the request, and how the call went. A gRPC status other
@@ -84,10 +89,56 @@ impl Client {
     pub async fn call(&self, request: CallRequest) -> Result<CallResponse, FailedCall> {
         let bodiless = request.message.is_empty() && !is_grpc(&request.headers);
         let message = request.message.clone();
+        let failed = |error| FailedCall { error, timeline: Box::default() };
+        if request.durable.is_some() {
+            let caller = self.begin_durable(request, true).await.map_err(failed)?;
+            return match caller {
+                Some(caller) => caller.outcome().await,
+                None => Err(failed(closed())),
+            };
+        }
         match self.open(request, Some(message), bodiless) {
             Ok(call) => call.outcome().await,
-            Err(error) => Err(FailedCall { error, timeline: Box::default() }),
+            Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Takes a durable call in and does not wait for its outcome, which [`Client::durable_outcomes`] hands out. When this
+    /// resolves to `Ok`, the call is on disk.
+    ///
+    /// # Errors
+    /// The call is not durable, a bound of [`crate::DurablePolicy`] was met, its key is in use, or the disk refused; it
+    /// has not run.
+    pub async fn submit(&self, request: CallRequest) -> Result<(), RpcError> {
+        self.begin_durable(request, false).await.map(drop)
+    }
+
+    /// Listens for outcomes of durable calls, of earlier runs of the app too.
+    pub fn durable_outcomes(&self) -> DurableOutcomes {
+        DurableOutcomes::new(Arc::clone(&self.handle.shared))
+    }
+
+    /// The app is done with the outcome of the durable call of that key: it is not handed out again once this resolves
+    /// to `Ok`, and the key is free. A damaged record of that key is taken away.
+    ///
+    /// # Errors
+    /// There is no such outcome, or the disk refused; then the outcome stays.
+    pub async fn acknowledge(&self, key: impl Into<String>) -> Result<(), DurableError> {
+        durable::acknowledge(&self.handle.shared, &self.handle.runtime, key.into()).await
+    }
+
+    /// Records of durable calls that cannot be read: calls that may have run, and whose outcome is lost.
+    pub fn damaged_records(&self) -> Vec<DamagedRecord> {
+        self.handle.shared.book.as_ref().map(|book| book.damaged()).unwrap_or_default()
+    }
+
+    /// Takes a damaged record away.
+    ///
+    /// # Errors
+    /// There is none of that name, or the disk refused.
+    pub async fn discard_damaged(&self, name: &str) -> Result<(), DurableError> {
+        let book = self.handle.shared.book.as_ref().ok_or(DurableError::NoIdentityFile)?;
+        book.discard(name).await
     }
 
     /// Opens a stream: messages both ways, each with back-pressure. Errors, also those of a client that
@@ -188,10 +239,26 @@ impl Client {
         let _ = states.wait_for(|state| matches!(state, ConnectionState::Closed { .. })).await;
     }
 
+    async fn begin_durable(&self, request: CallRequest, waits: bool) -> Result<Option<Caller>, RpcError> {
+        self.check_encryption(&request)?;
+        let shared = &self.handle.shared;
+        let head = shared.with(|core| core.head_of(&request))?;
+        let bodiless = request.message.is_empty() && !is_grpc(&request.headers);
+        let CallRequest { durable, deadline, message, needs_encryption, .. } = request;
+        let Some(durable) = durable else { return Err(misused("a call is submitted that is not durable")) };
+        let asked = Asked { durable, deadline, head, message, bodiless, needs_encryption };
+        durable::begin(shared, &self.handle.runtime, asked, waits).await
+    }
+
     async fn change_topic(&self, filter: String, add: bool) -> Result<(), RpcError> {
         let (reply, word) = oneshot::channel();
         self.handle.shared.with(|core| core.change_topic(filter, add, reply))?;
         word.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn check_encryption(&self, request: &CallRequest) -> Result<(), RpcError> {
+        let is_allowed = self.handle.is_encrypted || !request.needs_encryption;
+        if is_allowed { Ok(()) } else { Err(durable::in_the_clear(Execution::NotRun)) }
     }
 
     fn open(
@@ -200,22 +267,15 @@ impl Client {
         message: Option<Bytes>,
         bodiless: bool,
     ) -> Result<OpenCall, RpcError> {
-        if request.needs_encryption && !self.handle.is_encrypted {
-            let text = "the call must not travel in the clear, and this client's connections are not encrypted \
-                        (ClientConfig::security)";
-            return Err(RpcError::new(RpcErrorKind::EncryptionRequired, Execution::NotRun, text));
-        }
+        self.check_encryption(&request)?;
         let shared = Arc::clone(&self.handle.shared);
         let now = now();
+        if request.durable.is_some() {
+            return Err(misused("a stream is durable: only unary calls are"));
+        }
         shared.with(|core| {
             let wait = request.deadline.unwrap_or(core.limits.deadline_default).min(DEADLINE_MAX);
-            let head = request_head(&request, &core.never_indexed);
-            let listed: usize = head.fields.iter().map(HeaderField::size).sum();
-            if listed > core.limits.header_list_bytes_max {
-                let text =
-                    format!("the header list has {listed} bytes, limits.header_list_bytes_max is less");
-                return Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, text));
-            }
+            let head = core.head_of(&request)?;
             let key = core.open(Outgoing { head, deadline: now + wait, message, bodiless }, now)?;
             let wakers = core.call(key).map(|call| Arc::clone(&call.wakers)).unwrap_or_default();
             Ok(OpenCall { shared: Arc::clone(&shared), key, wakers, deadline: now + wait })
@@ -323,6 +383,23 @@ fn request_head(request: &CallRequest, never_indexed: &NeverIndexed) -> RequestH
     }));
     let CallRequest { priority, idempotent, .. } = *request;
     RequestHead { priority, idempotent, fields, ..RequestHead::default() }
+}
+
+impl Core {
+    fn head_of(&self, request: &CallRequest) -> Result<RequestHead, RpcError> {
+        let head = request_head(request, &self.never_indexed);
+        let listed: usize = head.fields.iter().map(HeaderField::size).sum();
+        if listed > self.limits.header_list_bytes_max {
+            let text = format!("the header list has {listed} bytes, limits.header_list_bytes_max is less");
+            return Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, text));
+        }
+        Ok(head)
+    }
+}
+
+/// The app asks for what there is not.
+fn misused(text: &str) -> RpcError {
+    RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text)
 }
 
 /// What a call gets that is asked for after the client has closed.

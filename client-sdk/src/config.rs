@@ -7,6 +7,7 @@ use towline_protocols::{hpack::NeverIndexed, policy::Strategies};
 
 use crate::{
     connect::{BindUdp, Dial},
+    durable::Storage,
     error::ConfigError,
 };
 
@@ -54,6 +55,8 @@ pub struct ClientConfig {
     pub short_after: Duration,
     /// When to fetch the dictionaries that the gateway offers.
     pub dictionary_fetch: DictionaryFetch,
+    /// Where durable calls are kept in place of a folder beside the identity file, where the app has a place of its own.
+    pub durable_storage: Option<Arc<dyn Storage>>,
     /// Bounds.
     pub limits: Limits,
     /// The policy used until the gateway sends another.
@@ -95,6 +98,7 @@ impl ClientConfig {
             short_calls: ShortCalls::default(),
             short_after: SHORT_AFTER,
             dictionary_fetch: DictionaryFetch::default(),
+            durable_storage: None,
             limits: Limits::default(),
             policy: Policy::default(),
             strategies: Strategies::default(),

@@ -53,6 +53,9 @@ pub enum StartError {
     /// The built-in dictionaries could not be prepared.
     #[error("dictionaries: {0}")]
     Dictionaries(String),
+    /// The records of durable calls cannot be read.
+    #[error("durable calls beside the identity file: {0}")]
+    Durable(io::Error),
     /// The caller is not inside a tokio runtime.
     #[error("Client::start must be called inside a tokio runtime")]
     NoRuntime,

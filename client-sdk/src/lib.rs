@@ -19,6 +19,9 @@
 //! Where a network lets neither UDP nor long TCP connections pass, calls go out over short connections, an HTTPS POST
 //! each (`short`): [`ClientConfig::short_calls`] says when, [`ClientConfig::short_after`] after how long. The gateway
 //! runs each call once, whichever ways it takes; streams and pushes wait for the line.
+//!
+//! A call with [`CallRequest::durable`] outlives the app (`durable`): it is on disk before it is sent, the next run goes
+//! on with it, and its outcome waits for [`Client::durable_outcomes`] until [`Client::acknowledge`].
 
 mod backoff;
 mod beats;
@@ -29,6 +32,7 @@ mod connect;
 mod core;
 mod dictionaries;
 mod disk;
+mod durable;
 mod error;
 mod identity;
 mod known;
@@ -36,6 +40,7 @@ mod line;
 mod push;
 mod push_log;
 mod quality;
+mod seal;
 mod short;
 mod signals;
 mod state;
@@ -50,6 +55,9 @@ pub use config::{
     ShortCalls, Tls, Transports,
 };
 pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
+pub use durable::{
+    DamagedRecord, Durable, DurableError, DurableOutcome, DurableOutcomes, Storage, StoredFile, Storing,
+};
 pub use error::{
     CallError, ConfigError, Execution, FailedCall, GrpcStatus, RpcError, RpcErrorKind, StartError,
 };
@@ -62,5 +70,6 @@ pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, 
 pub use towline_protocols::link::Priority;
 /// What the app says of its network and itself; what networks are like, and how limits follow from that.
 pub use towline_protocols::policy::{
-    AppMode, AppState, Level as QualityLevel, Network, NetworkKind, QualityPolicy, Strategies, TimeoutPolicy,
+    AppMode, AppState, DurablePolicy, Level as QualityLevel, Network, NetworkKind, QualityPolicy, Strategies,
+    TimeoutPolicy,
 };

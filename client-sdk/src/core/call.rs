@@ -8,6 +8,7 @@ use towline_protocols::link::{Execution, RequestHead, RpcError, RpcErrorKind};
 
 use super::{
     Core, Key, SharedWakers,
+    durable::Permit,
     outbox::{Outbox, Room, Total},
 };
 use crate::timeline::{Marks, Timeline};
@@ -53,6 +54,8 @@ pub(crate) struct Call {
     pub(crate) ended_by_short: bool,
     /// How often its answer needed a dictionary that is not held.
     pub(crate) unreadable: u8,
+    /// Of a durable call.
+    pub(super) permit: Option<Permit>,
     out: Outgoing,
     pub(super) place: Place,
     /// Messages of a stream.
@@ -117,6 +120,7 @@ impl Call {
             link_only: None,
             ended_by_short: false,
             unreadable: 0,
+            permit: None,
             finished: out.message.is_some(),
             out,
             place: Place::Off,
@@ -321,16 +325,18 @@ impl Core {
         if !opened && (self.is_left_to_short(call) || !self.session.may_send(call.seq)) {
             return true;
         }
+        let seq = call.seq;
+        if !opened && !self.is_permitted(key, self.session.link_session()) {
+            return true;
+        }
         if !opened && !may_open {
             return false;
         }
         let mut acknowledges = false;
         if !opened {
-            if let Err(error) = self.identity.used_sequence(call.seq) {
-                tracing::warn!("the identity file cannot be written: {error}");
-            }
-            self.session.on_request_sent(call.seq);
-            acknowledges = self.session.acknowledge_with(call.seq);
+            self.reserve(seq);
+            self.session.on_request_sent(seq);
+            acknowledges = self.session.acknowledge_with(seq);
         }
         let Some(call) = self.calls.get_mut(&key) else { return true };
         if call.place == Place::Off {

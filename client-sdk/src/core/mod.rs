@@ -2,6 +2,7 @@
 //! steps, never across a wait.
 
 mod call;
+mod durable;
 mod events;
 mod inbox;
 mod outbox;
@@ -28,19 +29,21 @@ use towline_protocols::{
     policy::{AppState, Liveness, Network, Strategies},
 };
 
-use self::short::LinkState;
 pub(crate) use self::{
     call::{Call, Outgoing, RequestSink},
+    durable::{Given, Step as DurableStep},
     events::Control,
     inbox::{Inbox, Ticket},
     publish::{PendingPublish, PendingSubscribe},
     short::{Begun, Busy, Errand, Next, now},
     tokens::Tokens,
 };
+use self::{durable::Permit, short::LinkState};
 use crate::{
     beats::Beats,
     config::{ClientConfig, Endpoint, Limits, Policy},
     dictionaries::Dictionaries,
+    durable::{Book, Record, newest_session},
     error::StartError,
     identity::Identity,
     known::Known,
@@ -71,21 +74,31 @@ pub(crate) struct Shared {
     /// What the strategies are told; whoever asks one reads it here, each time.
     pub(crate) strategies: watch::Sender<Strategies>,
     pub(crate) quality: Observed,
+    /// Durable calls; with an identity file only.
+    pub(crate) book: Option<Arc<Book>>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
+    /// Also the durable calls of earlier runs.
+    pub(crate) fn new(config: &ClientConfig) -> Result<(Self, Vec<Record>), StartError> {
         let identity = Identity::open(config)?;
+        let (book, waiting) = Book::open(config, &identity)?.unzip();
+        let waiting = waiting.unwrap_or_default();
         let dictionaries =
             Dictionaries::open(config).map_err(|error| StartError::Dictionaries(error.to_string()))?;
         let mut core = Core::new(identity, dictionaries, config);
+        if let Some(session) = newest_session(&waiting) {
+            core.session = core.session.resuming(session);
+        }
         core.never_indexed = config.never_indexed()?;
         if let Some(path) = &config.identity_file {
             let failed = |source| StartError::Identity { path: path.clone(), source };
             core.remember_pushes(path).map_err(failed)?;
         }
         let strategies = watch::Sender::new(config.strategies.clone());
-        Ok(Self {
+        let book = book.map(|book| Arc::new(book.obeying(strategies.subscribe())));
+        let shared = Self {
+            book,
             core: Mutex::new(core),
             line: Notify::new(),
             short: Notify::new(),
@@ -96,7 +109,8 @@ impl Shared {
             policy: watch::Sender::new(config.policy.clone()),
             quality: Observed::new(strategies.subscribe()),
             strategies,
-        })
+        };
+        Ok((shared, waiting))
     }
 
     /// Runs one step on the state; the line is woken when the step left work for it.
@@ -247,6 +261,15 @@ impl Core {
 
     /// Takes a new call in.
     pub(crate) fn open(&mut self, outgoing: Outgoing, now: Instant) -> Result<Key, RpcError> {
+        self.open_with(outgoing, None, now)
+    }
+
+    fn open_with(
+        &mut self,
+        outgoing: Outgoing,
+        permit: Option<Permit>,
+        now: Instant,
+    ) -> Result<Key, RpcError> {
         let refused = |kind, text: String| Err(RpcError::new(kind, Execution::NotRun, text));
         if let Some(reason) = &self.closing {
             return refused(RpcErrorKind::SessionLost, format!("the client is closed: {reason}"));
@@ -263,14 +286,21 @@ impl Core {
         let idempotent = outgoing.head.idempotent;
         let options = CallOptions { idempotent, replayable: true, continues: true };
         let seq = self.session.open(options);
-        let key = self.next_key;
-        self.next_key += 1;
-        self.by_seq.insert(seq, key);
-        self.calls.insert(key, Call::new(seq, outgoing, Arc::clone(&self.kept_bytes), now));
-        self.queued_bytes += bytes;
+        let key = self.insert(seq, outgoing, permit, now);
         self.link.wake |= self.may_concern_short();
         self.touch(key);
         Ok(key)
+    }
+
+    fn insert(&mut self, seq: u64, outgoing: Outgoing, permit: Option<Permit>, started: Instant) -> Key {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.by_seq.insert(seq, key);
+        let mut call = Call::new(seq, outgoing, Arc::clone(&self.kept_bytes), started);
+        call.permit = permit;
+        self.queued_bytes += call.unary_bytes();
+        self.calls.insert(key, call);
+        key
     }
 
     pub(crate) fn call(&mut self, key: Key) -> Option<&mut Call> {
@@ -477,6 +507,7 @@ impl Core {
             }
             self.touch(key);
         }
+        self.note_sessions();
         kept
     }
 

@@ -177,9 +177,10 @@ impl Core {
         }
         let Some(due) = self.link.due() else { return Next::Nothing };
         let is_known = self.session.is_known();
+        let barred = if is_known && now() >= due { self.barred_from_short() } else { Vec::new() };
         let session = &self.session;
         let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call));
-        let waiting = waiting.filter(|(_, call)| call.wants_post());
+        let waiting = waiting.filter(|(key, call)| call.wants_post() && !barred.contains(key));
         let waiting = waiting.filter(|(_, call)| !is_known || session.may_go_short(call.seq));
         let Some((key, call)) = waiting.min_by_key(|(key, call)| (call.urgency(), *key)) else {
             return Next::Nothing;
@@ -192,6 +193,14 @@ impl Core {
         }
         call.posting = true;
         Next::Begin(Errand::Carry(key))
+    }
+
+    /// Durable calls of which the disk is to say first that they go to this session.
+    fn barred_from_short(&mut self) -> Vec<Key> {
+        let session = self.session.short_session();
+        let waiting = self.calls.iter().filter(|(_, call)| call.permit.is_some() && call.wants_post());
+        let keys: Vec<Key> = waiting.map(|(key, _)| *key).collect();
+        keys.into_iter().filter(|key| !self.is_permitted(*key, session)).collect()
     }
 
     /// Whether anything waits for a short connection.
@@ -213,10 +222,12 @@ impl Core {
             Errand::Name | Errand::GiveUp => None,
             Errand::Carry(key) => {
                 let Some(call) = self.calls.get(&key).filter(|call| !call.is_over()) else { return Ok(None) };
-                if !self.session.may_go_short(call.seq) {
+                let seq = call.seq;
+                let session = self.session.short_session();
+                if !self.session.may_go_short(seq) || !self.is_permitted(key, session) {
                     return Ok(None);
                 }
-                Some(call.seq)
+                Some(seq)
             }
         };
         self.identity.next_epoch()?;
@@ -265,6 +276,7 @@ impl Core {
         }
         self.link.wake = true;
         self.follow_fates(fates);
+        self.note_sessions();
         self.session.pushes_taken().0 == welcome.push_line
     }
 

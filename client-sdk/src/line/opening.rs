@@ -156,7 +156,7 @@ mod tests {
     /// A client with one call and one stream; `known`: it has been told a session.
     fn setup(known: bool) -> Setup {
         let config = ClientConfig::plaintext(Vec::new());
-        let shared = Arc::new(Shared::new(&config).unwrap());
+        let shared = Arc::new(Shared::new(&config).unwrap().0);
         let now = Instant::now();
         shared.with(|core| {
             let hello = core.begin_line(Transport::Tcp, Hello::default()).unwrap();

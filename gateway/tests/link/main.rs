@@ -18,6 +18,7 @@ mod early_quic;
 mod faults;
 mod header_dictionaries;
 mod header_sampling;
+mod killed;
 mod lengths;
 mod limits;
 mod metered;

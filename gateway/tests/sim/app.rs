@@ -19,6 +19,7 @@ use crate::{
     dialer::Dialer,
     model::{Call, End, Line, LineChange},
     network::Sees,
+    phone::{self, Phone},
     questions::{answer_of, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer},
     world::World,
 };
@@ -71,6 +72,7 @@ impl App {
         config.udp = Some(Arc::clone(&dialer) as _);
         config.client_id = Some(CLIENT_IDS[number].to_owned());
         config.identity_file = Some(world.identity_file(number));
+        config.durable_storage = Some(Arc::new(Phone { world: Arc::clone(world), app: number, life }));
         config.dialer = Some(dialer);
         config.seed = Some(seed);
         config.session_headers.clone_from(&shared);
@@ -88,6 +90,7 @@ impl App {
         let client = Client::start(config).unwrap();
         let mut work = JoinSet::new();
         work.spawn(take_pushes(Arc::clone(world), client.clone(), number));
+        work.spawn(phone::take_outcomes(Arc::clone(world), client.clone()));
         work.spawn(watch_line(Arc::clone(world), client.states(), number, life));
         Self { client, number, life, shared, work }
     }
@@ -101,15 +104,25 @@ impl App {
     pub(crate) fn call(&mut self, world: &Arc<World>, id: u64) {
         let (idempotent, durable) = (world.draw() < 0.2, world.draw() < world.plan.durable);
         let size = if world.draw() < 0.9 { 50 } else { 70_000 };
+        let kept = world.draw() < world.plan.kept && !is_stream(id);
         let (began, life, shared) = (determinism::elapsed(), self.life, self.shared.clone());
         let (client, streams) = (self.number, is_stream(id));
         let call =
-            Call { idempotent, durable, began, client, life, shared, size, streams, ..Call::default() };
+            Call { idempotent, durable, kept, began, client, life, shared, size, streams, ..Call::default() };
         world.state().model.calls.insert(id, call);
         let request = request(id, size, idempotent, durable);
         let (world, client) = (Arc::clone(world), self.client.clone());
         self.work.spawn(async move {
             let mut unsure = Unsure { world: Arc::clone(&world), id, ended: false };
+            if kept {
+                let refused = phone::call(&world, &client, id, request).await;
+                unsure.ended = true;
+                if let Some(error) = refused {
+                    world.note(format!("call {id} is not taken in: {error}"));
+                    world.end_call(id, outcome_of(id, Err(error)));
+                }
+                return;
+            }
             let end = make_call(&world, &client, id, request).await;
             unsure.ended = true;
             world.note(format!("call {id}: {end:?}"));
@@ -138,8 +151,11 @@ impl Drop for Unsure {
 }
 
 impl World {
+    /// A durable call that was handed out has its end already.
     fn end_call(&self, id: u64, end: End) {
-        if let Some(call) = self.state().model.calls.get_mut(&id) {
+        if let Some(call) = self.state().model.calls.get_mut(&id)
+            && call.handed.is_empty()
+        {
             call.seen_at_end = call.seen;
             call.end = Some((determinism::elapsed(), end));
         }
@@ -164,10 +180,17 @@ async fn make_call(world: &Arc<World>, client: &Client, id: u64, request: CallRe
     });
     match outcome.await {
         Err(_gave_up) => End::GivenUp,
-        Ok(Err(RpcError { kind, execution, message, .. })) => {
+        Ok(outcome) => outcome_of(id, outcome),
+    }
+}
+
+/// How a call ended that the app has not given up.
+pub(crate) fn outcome_of(id: u64, outcome: Arrived) -> End {
+    match outcome {
+        Err(RpcError { kind, execution, message, .. }) => {
             End::Failed { kind, execution, text: message.to_string() }
         }
-        Ok(Ok((headers, messages))) => match wrong_in_answer(id, &headers) {
+        Ok((headers, messages)) => match wrong_in_answer(id, &headers) {
             Some(wrong) => End::WrongAnswer(wrong),
             None if messages == answer_of(id) => End::Answered,
             None => {
@@ -179,7 +202,7 @@ async fn make_call(world: &Arc<World>, client: &Client, id: u64, request: CallRe
 }
 
 /// An answer as it arrived.
-type Arrived = Result<(HeaderMap, Vec<Bytes>), RpcError>;
+pub(crate) type Arrived = Result<(HeaderMap, Vec<Bytes>), RpcError>;
 
 async fn unary(client: &Client, request: CallRequest) -> Arrived {
     let response = client.call(request).await.map_err(|failed| failed.error)?;

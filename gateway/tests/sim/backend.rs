@@ -20,7 +20,7 @@ use towline_gateway::{
 use crate::{
     determinism,
     model::Call,
-    questions::{answer_headers, answer_of, body_of, prefixed, wrong_in_request},
+    questions::{answer_headers, answer_of, body_of, prefixed, session_headers, wrong_in_request},
     world::World,
 };
 
@@ -49,9 +49,16 @@ impl Backend {
             self.write_down(id, |call| call.backend_failed = true);
             return Err(RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "simulated"));
         }
+        let versions = self.world.state().app_versions.iter().copied().max().unwrap_or(1);
         self.write_down(id, |call| {
             call.seen += 1;
             let wrong = wrong_in_request(id, &call.shared, request.headers());
+            // A durable call goes with the headers of the app that goes on with it.
+            let is_newer = |version| {
+                let shared = session_headers(call.client, version);
+                wrong_in_request(id, &shared, request.headers()).is_none()
+            };
+            let wrong = wrong.filter(|_| !call.kept || !(1..=versions).any(is_newer));
             call.wrong = call.wrong.take().or(wrong);
         });
         let pause = self.world.draw_time(Duration::from_millis(200));

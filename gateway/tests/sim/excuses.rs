@@ -25,7 +25,8 @@ impl Model {
         execution: Execution,
     ) -> bool {
         use RpcErrorKind::{
-            BackendFailed, BackendUnavailable, Cancelled, Draining, Internal, OutcomeExpired, SessionLost,
+            BackendFailed, BackendUnavailable, Cancelled, Draining, Internal, LimitExceeded, OutcomeExpired,
+            SessionLost,
         };
         match (kind, execution) {
             (BackendUnavailable | BackendFailed, _) => call.backend_failed,
@@ -49,6 +50,8 @@ impl Model {
             (OutcomeExpired, Execution::Ran) => {
                 self.habits.posts && self.moves.iter().any(|it| it.client == call.client && it.at <= ended)
             }
+            // The app's own disk has no place for it.
+            (LimitExceeded, Execution::NotRun) => call.kept && !self.phone_faults.is_empty(),
             // What the disk has no place for is not forwarded to where it would have to be remembered.
             (Internal, _) => self.disk_faults.iter().any(|fault| {
                 let mends = self.deaths.iter().find(|it| it.gateway == fault.gateway && it.at > fault.at);
@@ -96,7 +99,8 @@ impl Model {
         let mut last = None;
         let mut ends = self.lines_of(call.client).filter(|change| {
             let before = last.replace((change.life, change.line));
-            let follows = before.is_some_and(|(life, line)| life == change.life && line != Line::Down);
+            // A durable call may go on in the app's next life.
+            let follows = before.is_some_and(|(life, line)| life != change.life || line != Line::Down);
             change.line == Line::Down || change.line == Line::Dialing && follows
         });
         let mut flights = self.flights_lost.iter().filter(|(client, _)| *client == call.client);

@@ -1,6 +1,7 @@
 //! The whole machine, simulated: the real SDK, the real gateway, a network, a disk and a backend that follow a
 //! seed, in time that jumps. A model checks after each run that no request ran twice, that every call ended with
-//! its answer or an error that tells the truth, that each accepted push came once and in order, and that nobody saw header
+//! its answer or an error that tells the truth, that the
+//! outcome of each durable call is handed out until it is acknowledged and not again, that each accepted push came once and in order, and that nobody saw header
 //! fields or a body that were not sent. Some seeds have two apps, two gateways that know nothing of each other, or
 //! networks that let POSTs alone pass.
 //!
@@ -25,6 +26,7 @@ mod forks;
 mod gateway;
 mod model;
 mod network;
+mod phone;
 mod questions;
 mod runner;
 mod world;

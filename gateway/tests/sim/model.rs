@@ -13,6 +13,12 @@ pub(crate) struct Call {
     pub(crate) idempotent: bool,
     /// Its route says `outcome = "durable"`.
     pub(crate) durable: bool,
+    /// The app's own disk keeps it, until its outcome is acknowledged.
+    pub(crate) kept: bool,
+    /// What the app was handed of it, once in each life that did not acknowledge it.
+    pub(crate) handed: Vec<String>,
+    /// The app heard that its outcome is acknowledged.
+    pub(crate) acknowledged: bool,
     /// The app sends messages after the first.
     pub(crate) streams: bool,
     /// Bytes of its first message, about.
@@ -135,6 +141,8 @@ pub(crate) struct Model {
     pub(crate) deaths: Vec<Fault>,
     /// When their disks began to fail, until the gateway's next life.
     pub(crate) disk_faults: Vec<Fault>,
+    /// When disks of apps were full.
+    pub(crate) phone_faults: Vec<Duration>,
     /// When one was asked to drain.
     pub(crate) drains: Vec<Duration>,
     /// When byte streams were cut.
@@ -155,6 +163,7 @@ impl Model {
             pushes: Default::default(),
             deaths: Vec::new(),
             disk_faults: Vec::new(),
+            phone_faults: Vec::new(),
             drains: Vec::new(),
             cuts: Vec::new(),
             lines: Vec::new(),
@@ -188,6 +197,10 @@ impl Model {
         }
         if call.runs > 1 && !(call.idempotent && self.may_repeat(call, *ended)) {
             return Some(format!("ran {} times", call.runs));
+        }
+        // What the disk did not take is asked for once more.
+        if call.handed.iter().any(|other| *other != call.handed[0]) && self.phone_faults.is_empty() {
+            return Some(format!("was handed out with different outcomes: {:?}", call.handed));
         }
         match end {
             End::WrongAnswer(what) => Some(format!("got a wrong answer: {what}")),

@@ -2,7 +2,7 @@
 //! of them did, written down.
 
 use std::{
-    collections::{BTreeSet, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
@@ -56,6 +56,9 @@ pub(crate) struct Plan {
     pub(crate) early: f64,
     /// Chance that a call goes to a durable route.
     pub(crate) durable: f64,
+    /// Chance that the SDK is to keep a unary call, and that its disk is full.
+    pub(crate) kept: f64,
+    pub(crate) phone_faults: f64,
     pub(crate) backend_faults: f64,
     /// Chance that the disk refuses a write.
     pub(crate) disk_faults: f64,
@@ -95,6 +98,8 @@ pub(crate) struct State {
     pub(crate) app_lives: u32,
     /// Those that have not ended.
     pub(crate) living_apps: BTreeSet<u32>,
+    /// What each has on disk of durable calls.
+    pub(crate) phones: Vec<BTreeMap<String, Vec<u8>>>,
     /// Which version of itself each app runs.
     pub(crate) app_versions: Vec<u64>,
     /// The newest header dictionary of all gateways.
@@ -124,6 +129,7 @@ impl Plan {
         let disk_faults = sometimes(0.1, 0.1);
         let (disk_deaths, backend_deaths) = (sometimes(0.3, 0.05), sometimes(0.3, 0.05));
         let (link_blocks, publications) = (sometimes(0.4, 0.1), sometimes(0.5, 0.2));
+        let (kept, phone_faults) = (sometimes(0.5, 0.8), sometimes(0.2, 0.3));
         let transports = match chance.u8(..10) {
             0..4 => Transports::Tcp,
             4..7 => Transports::Quic,
@@ -155,6 +161,8 @@ impl Plan {
             transports,
             udp_blocks,
             durable,
+            kept,
+            phone_faults,
             disk_faults,
             disk_deaths,
             backend_deaths,
@@ -188,6 +196,7 @@ impl World {
             lives: 0,
             app_lives: 0,
             living_apps: BTreeSet::new(),
+            phones: vec![BTreeMap::new(); plan.apps],
             app_versions: vec![1; plan.apps],
             dictionary: 1,
             link_blocked: false,

@@ -62,6 +62,15 @@ pub struct CallOptions {
     pub continues: bool,
 }
 
+/// What an earlier run of the program wrote down of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// The session that it may have been given to.
+    pub given_to: Option<u64>,
+    /// It may have run in a session that was given it before that one.
+    pub doubtful: bool,
+}
+
 /// What becomes of a request on a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -124,6 +133,20 @@ impl Session {
         self
     }
 
+    /// The same session after the program was started again, under the id that a server gave it; 0 where that is not
+    /// known.
+    pub fn resuming(mut self, session_id: u64) -> Self {
+        (self.session_id, self.link_session_id) = (session_id, session_id);
+        self
+    }
+
+    /// A request of an earlier run of the program, whose outcome is still wanted: HELLO asks for it, or it is sent under
+    /// the number that it had.
+    pub fn restore(&mut self, seq: u64, options: CallOptions, earlier: Earlier) {
+        self.calls.insert(seq, Call::restored(options, earlier));
+        self.seq_next = self.seq_next.max(seq.saturating_add(1));
+    }
+
     /// The same session after the program was started again: of the pushes of `line`, those up to `taken` were
     /// taken before. See [`Session::pushes_taken`].
     pub fn restore_pushes(&mut self, line: u64, taken: PushMarks) {
@@ -159,6 +182,21 @@ impl Session {
     /// Whether the link may be given the request: nobody else has it, or for the same session.
     pub fn may_send(&self, seq: u64) -> bool {
         self.calls.get(&seq).is_some_and(|call| call.may_be_given(self.link_session_id))
+    }
+
+    /// The session that the request was given to, if it was: no other one is given it unless that was said not to matter.
+    pub fn given_to(&self, seq: u64) -> Option<u64> {
+        self.calls.get(&seq)?.tie
+    }
+
+    /// The session that the link gives requests to; 0 where no server has named one.
+    pub fn link_session(&self) -> u64 {
+        self.link_session_id
+    }
+
+    /// The session that short connections give requests to; 0 where no server has named one.
+    pub fn short_session(&self) -> u64 {
+        self.session_id
     }
 
     /// The HELLO of a new connection, which takes over from all before. `base` has what the session does

@@ -11,6 +11,7 @@
 //!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
+mod durable;
 mod heartbeat;
 mod liveness;
 mod network;
@@ -24,6 +25,7 @@ mod timeouts;
 mod window;
 
 pub use self::{
+    durable::DurablePolicy,
     heartbeat::{FORGET_AFTER_S, Filed, Ground, Heartbeat, HeartbeatPolicy, Learnt, NETWORKS_MAX, Records},
     liveness::{Clocks, Liveness, LivenessPolicy, Pulse, Signs},
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},

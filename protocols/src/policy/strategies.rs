@@ -1,8 +1,8 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy,
-    TimeoutPolicy, Value, parameters::nearest,
+    DurablePolicy, HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy,
+    RacePolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -70,6 +70,8 @@ strategies! {
     heartbeat: HeartbeatPolicy,
     /// When a silent connection is dead.
     liveness: LivenessPolicy,
+    /// How much is kept on disk for later.
+    durable: DurablePolicy,
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ fn gateway() -> Endpoint {
 fn one_call() -> (Shared, Key) {
     let mut config = ClientConfig::plaintext(vec![gateway()]);
     config.short_calls = ShortCalls::Always;
-    let shared = Shared::new(&config).unwrap();
+    let shared = Shared::new(&config).unwrap().0;
     let now = Instant::now();
     let (deadline, message) = (now + Duration::from_secs(60), Some(Bytes::from_static(b"pay")));
     let outgoing = Outgoing { head: RequestHead::default(), deadline, message, bodiless: false };

@@ -2,8 +2,7 @@
 //! identity has nothing, and another password does not open it, so that the gateway is asked about that.
 //!
 //! ```text
-//!  "TWT1" | nonce | AES-256-GCM-SIV of lines "host:port seconds-since-1970 token-in-hex" | tag
-//!                   key: HKDF-SHA256 of the session secret, with client id, user and password
+//!  "TWT1", sealed: lines "host:port seconds-since-1970 token-in-hex"
 //! ```
 
 use std::{
@@ -13,26 +12,22 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    hkdf::{HKDF_SHA256, Salt},
-    rand::{SecureRandom as _, SystemRandom},
-};
-
 use crate::{
     config::{Credentials, Endpoint},
     disk::Disk,
     identity::Identity,
+    seal::Seal,
 };
 
 const MAGIC: &[u8; 4] = b"TWT1";
+const PURPOSE: &str = "towline client tokens 1";
 /// Far more than the tokens of as many gateways as are remembered.
 const FILE_BYTES_MAX: usize = 64 << 10;
 
 /// The file.
 pub(super) struct Vault {
     disk: Arc<Disk>,
-    key: LessSafeKey,
+    seal: Seal,
 }
 
 /// A token as it is kept.
@@ -46,40 +41,21 @@ pub(super) struct Kept {
 impl Vault {
     /// `None` where the system has no such cryptography: the tokens live in memory then.
     pub(super) fn beside(path: &Path, identity: &Identity, credentials: &Credentials) -> Option<Self> {
-        let parts = [&identity.client_id, &credentials.user, &credentials.password];
-        let lengths = parts.map(|part| (part.len() as u64).to_be_bytes());
-        let info: Vec<&[u8]> =
-            parts.iter().zip(&lengths).flat_map(|(part, length)| [&length[..], part.as_bytes()]).collect();
-        let secret = Salt::new(HKDF_SHA256, b"towline client tokens 1").extract(&identity.secret);
-        let key = UnboundKey::from(secret.expand(&info, &AES_256_GCM_SIV).ok()?);
-        Some(Self { disk: Arc::new(Disk::beside(path, ".tokens")), key: LessSafeKey::new(key) })
+        let known = [&*identity.client_id, &*credentials.user, &*credentials.password];
+        let seal = Seal::new(MAGIC, PURPOSE, &identity.secret, &known)?;
+        Some(Self { disk: Arc::new(Disk::beside(path, ".tokens")), seal })
     }
 
     /// What an earlier run of the app kept; nothing where it cannot be read or opened.
     pub(super) fn read(&self) -> Vec<Kept> {
-        self.disk.read(FILE_BYTES_MAX).and_then(|bytes| parse(&self.open(bytes)?)).unwrap_or_default()
+        let opened = self.disk.read(FILE_BYTES_MAX).and_then(|bytes| self.seal.open("", bytes));
+        opened.and_then(|bytes| parse(std::str::from_utf8(&bytes).ok()?)).unwrap_or_default()
     }
 
     pub(super) fn write(&self, kept: &[Kept]) {
-        if let Some(sealed) = self.seal(text(kept).into_bytes()) {
+        if let Some(sealed) = self.seal.seal("", text(kept).into_bytes()) {
             self.disk.put(sealed);
         }
-    }
-
-    fn seal(&self, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        SystemRandom::new().fill(&mut nonce).ok()?;
-        let unique = Nonce::assume_unique_for_key(nonce);
-        self.key.seal_in_place_append_tag(unique, Aad::from(MAGIC), &mut bytes).ok()?;
-        Some([&MAGIC[..], &nonce, &bytes].concat())
-    }
-
-    fn open(&self, mut bytes: Vec<u8>) -> Option<String> {
-        let (magic, rest) = bytes.split_at_mut_checked(MAGIC.len())?;
-        let (nonce, sealed) = rest.split_at_mut_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let opened = self.key.open_in_place(nonce, Aad::from(MAGIC), sealed).ok()?;
-        (magic == MAGIC).then(|| String::from_utf8(opened.to_vec()).ok())?
     }
 }
 

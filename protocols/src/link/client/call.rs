@@ -8,7 +8,7 @@
 //!  short        |--- message 0 ---|--- message 1 ---|--- 2     only the rest of 1, and 2
 //! ```
 
-use super::{CallOptions, Delivery, Fate};
+use super::{CallOptions, Delivery, Earlier, Fate};
 use crate::link::{Event, Execution, RpcError, RpcErrorKind, Welcome};
 
 /// What a session knows of a request.
@@ -88,6 +88,17 @@ impl Call {
             response_received: false,
             received: Place::default(),
             bytes_received: 0,
+        }
+    }
+
+    /// One of an earlier run of the program. Nobody knows how many connections carried it there, or which.
+    pub(super) fn restored(options: CallOptions, earlier: Earlier) -> Self {
+        let new = Self { doubtful: earlier.doubtful, ..Self::new(options) };
+        match earlier.given_to {
+            None => new,
+            Some(session_id) => {
+                Self { phase: Phase::Waiting, tie: Some(session_id), carriers: 1, posts: 1, ..new }
+            }
         }
     }
 

@@ -25,6 +25,7 @@ use crate::{
     drain::Drain,
     early::WaitingRoom,
     hub::Hub,
+    learned::Learned,
     listener::{ConnectionSlots, Parked},
     metrics::Metrics,
     mqtt,
@@ -94,6 +95,8 @@ pub struct Gateway {
     pub rates: Rates,
     /// What is published for compression, and samples to train on.
     pub dictionaries: Library,
+    /// What clients have learnt of networks.
+    pub learned: Learned,
 }
 
 impl Gateway {
@@ -172,6 +175,7 @@ impl Gateway {
             shadows,
             rates: Rates::default(),
             dictionaries,
+            learned: Learned::default(),
         }))
     }
 

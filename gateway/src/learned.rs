@@ -30,10 +30,12 @@ const CARRIER_BYTES_MAX: usize = 64;
 const SECONDS: std::ops::RangeInclusive<u32> = 10..=3600;
 /// A time-out is found when the shortest fatal silence is less than so many times the longest that was outlived.
 const FOUND_WITHIN: f64 = 1.2;
+/// So often a silence has to have been fatal: once may have been a tunnel.
+const OBSERVATIONS_MIN: u32 = 2;
 
 /// What clients have told.
 #[derive(Debug, Default)]
-pub(crate) struct Learned {
+pub struct Learned {
     table: Mutex<Table>,
     hasher: RandomState,
 }
@@ -65,23 +67,28 @@ impl Kind {
     fn new(network: u32, carrier: &str, transport: Transport) -> Option<Self> {
         let network = NetworkKind::from_number(u8::try_from(network).ok()?);
         let is_known = !matches!(network, NetworkKind::Unknown | NetworkKind::None);
-        (is_known && carrier.len() <= CARRIER_BYTES_MAX)
-            .then(|| Self { network, carrier: carrier.to_owned(), transport })
+        (is_known && carrier.len() <= CARRIER_BYTES_MAX).then(|| Self {
+            network,
+            carrier: carrier.to_owned(),
+            transport,
+        })
     }
 }
 
 impl Learned {
     /// A client says what it has found on a network of that number and carrier. Whether something else had to be
     /// forgotten for that.
-    pub(crate) fn tell(&self, client_id: &str, network: u32, carrier: &str, beat: &LearntBeat) -> bool {
+    pub fn tell(&self, client_id: &str, network: u32, carrier: &str, beat: &LearntBeat) -> bool {
         let transport = if beat.transport == 0 { Transport::Tcp } else { Transport::Quic };
-        let Some(kind) = Kind::new(network, carrier, transport).filter(|_| is_found(beat)) else { return false };
+        let Some(kind) = Kind::new(network, carrier, transport).filter(|_| is_found(beat)) else {
+            return false;
+        };
         let client = self.hasher.hash_one(client_id);
         self.table.lock().tell(kind, client, beat.survived_s)
     }
 
     /// The silence that nearly all connections on such networks outlive.
-    pub(crate) fn offer(&self, network: u32, carrier: &str, transport: Transport) -> Option<Duration> {
+    pub fn offer(&self, network: u32, carrier: &str, transport: Transport) -> Option<Duration> {
         let kind = Kind::new(network, carrier, transport)?;
         let mut found: Vec<u32> = {
             let table = self.table.lock();
@@ -119,7 +126,11 @@ impl Table {
 /// Whether the client knows the time-out, and not only that it is longer than what it has tried.
 fn is_found(beat: &LearntBeat) -> bool {
     let (survived, fatal) = (f64::from(beat.survived_s), f64::from(beat.fatal_s));
-    SECONDS.contains(&beat.survived_s) && beat.fatal_s > 0 && fatal >= survived && fatal <= survived * FOUND_WITHIN
+    beat.observations >= OBSERVATIONS_MIN
+        && SECONDS.contains(&beat.survived_s)
+        && beat.fatal_s > 0
+        && fatal >= survived
+        && fatal <= survived * FOUND_WITHIN
 }
 
 #[cfg(test)]
@@ -129,7 +140,7 @@ mod tests {
     const LTE: u32 = 7;
 
     fn beat(survived_s: u32, fatal_s: u32) -> LearntBeat {
-        LearntBeat { survived_s, fatal_s, ..LearntBeat::default() }
+        LearntBeat { survived_s, fatal_s, observations: 2, ..LearntBeat::default() }
     }
 
     fn offered(learned: &Learned) -> Option<u64> {
@@ -168,9 +179,13 @@ mod tests {
         let learned = Learned::default();
         for client in 0..20 {
             let name = format!("phone-{client}");
-            for wrong in [beat(280, 0), beat(0, 60), beat(200, 400), beat(9, 10), beat(4000, 4001), beat(60, 50)] {
+            for wrong in
+                [beat(280, 0), beat(0, 60), beat(200, 400), beat(9, 10), beat(4000, 4001), beat(60, 50)]
+            {
                 learned.tell(&name, LTE, "46001", &wrong);
             }
+            let once = LearntBeat { observations: 1, ..beat(280, 290) };
+            learned.tell(&name, LTE, "46001", &once);
             learned.tell(&name, 0, "46001", &beat(280, 290));
             learned.tell(&name, 999, "46001", &beat(280, 290));
             learned.tell(&name, LTE, &"x".repeat(65), &beat(280, 290));

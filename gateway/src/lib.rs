@@ -20,6 +20,7 @@ pub mod http;
 pub mod http3;
 pub mod hub;
 pub mod key_ring;
+pub mod learned;
 pub mod link;
 pub mod listener;
 pub mod metrics;

@@ -154,6 +154,7 @@ impl Core {
             | Event::Publish(_)
             | Event::PolicyAck { .. }
             | Event::Report(_)
+            | Event::Moved
             | Event::Fetch(_) => {}
             Event::Offer(offer) => {
                 self.known.on_offer(&offer);

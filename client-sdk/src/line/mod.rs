@@ -305,12 +305,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         // Until its turn to leave comes, a client is served as before.
         let may_open = self.leaving.as_ref().is_none_or(|leaving| now < leaving.from);
         let (machine, online) = (&mut self.machine, self.online);
-        let (closing, mut reconnect, spoke, asks) = self.shared.with(|core| {
+        let (closing, mut reconnect, spoke, moves, asks) = self.shared.with(|core| {
             let spoke = machine.tell(core, online, may_open, now);
             let changed = std::mem::take(&mut core.network_changed);
-            let reconnect = core.reconnect || (changed && !machine.move_on(now));
-            (core.closing.clone(), reconnect, spoke, std::mem::take(&mut core.probe))
+            let moves = changed && machine.move_on(now);
+            let reconnect = core.reconnect || (changed && !moves);
+            (core.closing.clone(), reconnect, spoke, moves, std::mem::take(&mut core.probe))
         });
+        if moves {
+            self.watch.moves(self.machine.control(), now);
+        }
         if spoke {
             self.watch.said(now);
         }
@@ -364,8 +368,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// What the gateway said.
     fn follow_events(&mut self) -> Option<LineEnd> {
         while let Some(event) = self.machine.poll_event() {
-            if let Event::Rtt(after) = event {
-                self.watch.on_round_trip(after, clock());
+            match event {
+                Event::Rtt(after) => self.watch.on_round_trip(after, clock()),
+                Event::Moved => self.watch.on_moved(self.machine.control(), clock()),
+                _ => {}
             }
             let Some(control) = self.shared.on_event(event) else { continue };
             match control {
@@ -381,7 +387,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn on_welcome(&mut self, welcome: &Welcome) {
         self.online = true;
         let now = clock();
-        self.watch.on_welcome(self.machine.control(), welcome.heartbeat_max_s, now);
+        self.watch.on_welcome(self.machine.control(), welcome, now);
         let (hello, machine, setup) = (&self.hello, &mut self.machine, &self.setup);
         self.shared.with(|core| {
             core.tokens.learn(&setup.gateway, hello, welcome, now);

@@ -42,6 +42,8 @@ struct World {
     runs: BTreeMap<u64, u32>,
     /// The gateway works so long on a call.
     work: Duration,
+    /// The silence that others' connections outlive, as the gateway says, seconds.
+    silence_kept_s: u32,
 }
 
 #[derive(Clone)]
@@ -59,6 +61,7 @@ impl Network {
             sent: Vec::new(),
             runs: BTreeMap::new(),
             work: Duration::ZERO,
+            silence_kept_s: 0,
         })))
     }
 
@@ -199,10 +202,14 @@ async fn gateway(
                 Event::Hello(hello) => {
                     let unknown = hello.waiting.iter().map(|waiting| waiting.seq).collect();
                     let resumed = hello.session_id == 7;
+                    let silence_kept_s = road.network.with(|world| {
+                        world.welcomed.push(Instant::now());
+                        world.silence_kept_s
+                    });
                     let welcome =
                         Welcome { session_id: 7, push_line: 1, resumed, unknown, ..Welcome::default() };
+                    let welcome = Welcome { silence_kept_s, ..welcome };
                     machine.control().welcome(welcome);
-                    road.network.with(|world| world.welcomed.push(Instant::now()));
                 }
                 Event::MessagePart { seq, bytes, end, .. } => {
                     machine.credit(seq, bytes.len());
@@ -339,6 +346,20 @@ async fn beats_come_near_the_time_out_of_the_nat_and_what_was_learnt_outlives_th
     sleep(10 * 60 * MINUTE).await;
     assert_eq!(network.connections(), learnt);
     assert!((180..=205).contains(&beats(&network)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_begins_below_what_others_have_found() {
+    let network = Network::new(ms(100));
+    network.with(|world| world.silence_kept_s = 300);
+    let client = network.client(|_| {});
+    online(&client).await;
+    sleep(MINUTE).await;
+    network.with(|world| world.sent.clear());
+    sleep(4 * MINUTE).await;
+    let (first, welcomed) = network.with(|world| (world.sent[0].0, world.welcomed[0]));
+    let quiet = (first - welcomed).as_secs();
+    assert!((265..=275).contains(&quiet), "{quiet} s");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 use towline_protocols::{
-    link,
+    link::{self, Welcome},
     policy::{self, AppState, Clocks, Ground, Pulse, Signs, Strategies},
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Watch {
     began: Instant,
     is_online: bool,
     clocks: Clocks,
+    /// The longest silence that the gateway allows; zero: any.
+    highest: Duration,
     /// The next wake-up that was asked for.
     due: Option<Instant>,
     /// When anything passed last, on whichever stream.
@@ -68,6 +70,7 @@ impl Watch {
             began: now,
             is_online: false,
             clocks: Clocks::default(),
+            highest: Duration::ZERO,
             due: None,
             moved: now,
             filled: 0,
@@ -81,22 +84,20 @@ impl Watch {
     }
 
     /// The gateway said WELCOME.
-    pub(super) fn on_welcome(&mut self, control: &mut link::Control, heartbeat_max_s: u32, now: Instant) {
+    pub(super) fn on_welcome(&mut self, control: &mut link::Control, welcome: &Welcome, now: Instant) {
         self.is_online = true;
-        let start = self.shared.policy.borrow().heartbeat;
-        let highest = Duration::from_secs(heartbeat_max_s.into());
-        let (transport, took) = (self.transport, now.saturating_duration_since(self.began));
+        self.highest = Duration::from_secs(welcome.heartbeat_max_s.into());
+        let (ground, took) = (self.ground(), now.saturating_duration_since(self.began));
         self.take_strategies();
         let shared = Arc::clone(&self.shared);
         let interval = shared.with(|core| {
             core.liveness.begin(now, took);
             self.app = core.app;
-            let network = core.network.place();
-            let ground = Ground { network, transport, start, highest, unix_s: unix_s() };
             core.beats.heartbeat.set_app(core.app);
             if core.beats.heartbeat.begin(now, ground) {
                 core.beats.write();
             }
+            core.beats.heartbeat.offer(Duration::from_secs(welcome.silence_kept_s.into()));
             core.beats.heartbeat.interval(now)
         });
         self.mark(control);
@@ -189,24 +190,64 @@ impl Watch {
     pub(super) fn heard(&mut self, now: Instant) {
         let quiet = now.saturating_duration_since(std::mem::replace(&mut self.moved, now));
         self.asked = None;
-        if self.is_online {
-            self.shared.with(|core| {
-                // What comes unasked has passed the NAT as well.
-                if quiet >= QUIET_MIN {
-                    core.beats.heartbeat.spoke(quiet);
-                }
-                if core.beats.heartbeat.heard() {
-                    core.beats.write();
-                }
-            });
+        if !self.is_online {
+            return;
         }
+        let is_quic = self.transport == policy::Transport::Quic;
+        self.shared.with(|core| {
+            // There MOVED comes first, if it comes, and then PONG.
+            if is_quic && core.beats.heartbeat.is_alive() {
+                return;
+            }
+            // What comes unasked has passed the NAT as well.
+            if quiet >= QUIET_MIN {
+                core.beats.heartbeat.spoke(quiet);
+            }
+            if core.beats.heartbeat.heard() {
+                core.beats.write();
+            }
+        });
+    }
+
+    /// The gateway sees this client at another address, though its socket is the same.
+    pub(super) fn on_moved(&mut self, control: &mut link::Control, now: Instant) {
+        let interval = self.shared.with(|core| {
+            if core.beats.heartbeat.forgotten() {
+                core.beats.write();
+            }
+            core.beats.heartbeat.interval(now)
+        });
+        if control.beat_interval().is_some_and(|kept| self.padded(interval) < kept) {
+            self.promise(control, interval, now);
+        }
+    }
+
+    /// The connection goes on from another socket, and on another network, perhaps.
+    pub(super) fn moves(&mut self, control: &mut link::Control, now: Instant) {
+        let ground = self.ground();
+        self.shared.with(|core| {
+            core.beats.heartbeat.ended();
+            core.beats.heartbeat.begin(now, ground);
+        });
+        self.on_change(control, now);
+    }
+
+    fn ground(&self) -> Ground {
+        let (start, highest) = (self.shared.policy.borrow().heartbeat, self.highest);
+        let network = self.shared.with(|core| core.network.place());
+        Ground { network, transport: self.transport, start, highest, unix_s: unix_s() }
     }
 
     /// A PING was answered.
     pub(super) fn on_round_trip(&mut self, after: Duration, now: Instant) {
         let arrived = self.marked.take().unwrap_or(self.arrived);
         let bytes = arrived - std::mem::replace(&mut self.arrived, arrived);
-        self.shared.with(|core| core.liveness.answered(now, after, bytes));
+        self.shared.with(|core| {
+            core.liveness.answered(now, after, bytes);
+            if core.beats.heartbeat.heard() {
+                core.beats.write();
+            }
+        });
     }
 
     /// A timer rang: does what is due.

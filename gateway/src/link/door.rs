@@ -9,10 +9,11 @@ use http_body_util::{BodyExt as _, Empty};
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        Ack, CloseCode, Control, Execution, Header, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
-        SessionHeaders, Subscribe, Subscribed, Welcome,
+        Ack, ClientFacts, CloseCode, Control, Execution, Header, Hello, LinkError, RequestHead, RpcError,
+        RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Welcome,
     },
     mqtt::topic,
+    policy::Transport,
 };
 
 use super::{answer, asked::Asked, credentials, head};
@@ -187,6 +188,14 @@ fn welcome(resumed: bool, session_id: u64, unknown: Vec<u64>) -> Welcome {
 }
 
 impl Admission {
+    /// WELCOME says what others have found of networks like the client's.
+    pub(super) fn offer_silence(&mut self, facts: Option<&ClientFacts>, transport: Transport) {
+        let learned = &self.door.gateway.learned;
+        let kept = facts.and_then(|facts| learned.offer(facts.network, &facts.carrier, transport));
+        self.welcome.silence_kept_s =
+            kept.map_or(0, |kept| u32::try_from(kept.as_secs()).unwrap_or(u32::MAX));
+    }
+
     /// WELCOME names the dictionaries that this client is to use.
     pub(super) fn prefer_dictionaries(&mut self, control: &mut Control) {
         let client_id = self.door.lease.session().client_id();

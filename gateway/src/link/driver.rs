@@ -16,7 +16,10 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{sleep_until, timeout},
 };
-use towline_protocols::link::{CloseCode, Control, Event, Hello, LinkError, RpcError, Subscribed};
+use towline_protocols::{
+    link::{CloseCode, Control, Event, Hello, LinkError, RpcError, Subscribed},
+    policy::Transport,
+};
 
 use self::early::Beginning;
 use super::{
@@ -289,6 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Says WELCOME, and serves the client from now on.
     fn attend(&mut self, mut admission: Admission, hello: &Hello) {
         admission.prefer_dictionaries(self.binding.control());
+        admission.offer_silence(hello.facts.as_ref(), self.binding.transport());
         self.binding.welcome(&mut admission);
         let Admission { door, subscriptions, .. } = admission;
         self.subscribed(door.subscribed(subscriptions));
@@ -465,11 +469,20 @@ impl Binding {
         }
     }
 
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp(_) => Transport::Tcp,
+            Self::Quic(_) => Transport::Quic,
+        }
+    }
+
     fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
         match self {
             Self::Tcp(requests) => requests.machine.handle_bytes(now, input),
             Self::Quic(streams) => {
-                streams.path.look();
+                if streams.path.look() {
+                    streams.machine.moved();
+                }
                 streams.machine.handle_bytes(now, input)
             }
         }

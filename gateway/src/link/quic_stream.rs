@@ -85,7 +85,9 @@ impl QuicStreams {
     /// Serves what [`QuicStreams::wake`] accepted.
     pub(super) fn serve(&mut self, door: &Arc<Door>) {
         if let Some((send, recv)) = self.accepted.take() {
-            self.path.look();
+            if self.path.look() {
+                self.machine.moved();
+            }
             let settings = self.machine.stream_settings();
             let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0 };
             self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, send, recv));

@@ -325,6 +325,13 @@ impl Control {
         self.send_message(push.priority.urgency(), bytes, &frame)
     }
 
+    /// Server, on QUIC: the client's packets come from another address than before.
+    pub fn moved(&mut self) {
+        if self.may_push() {
+            self.send(&Frame::Moved);
+        }
+    }
+
     /// Server: whether pushes can be sent: the client was taken in and nobody closed.
     pub fn may_push(&self) -> bool {
         self.introduced && self.phase == Phase::Open

@@ -127,6 +127,8 @@ pub enum Event {
         /// Why not.
         text: String,
     },
+    /// The server sees the client at another address than before.
+    Moved,
     /// What the client says of itself.
     Report(Box<Report>),
     /// Dictionaries that the client may fetch and use, in place of all before.

@@ -72,6 +72,7 @@ pub enum FrameType {
     Piece = 27,
     Answer = 28,
     Report = 29,
+    Moved = 30,
 }
 
 /// A decoded frame.
@@ -192,7 +193,9 @@ pub enum Frame {
     },
     /// What the client says of itself now and then.
     Report(Box<proto::Report>),
-    /// An extension frame (types 30 and 31) that this version ignores.
+    /// On QUIC: the client's packets come from another address than before.
+    Moved,
+    /// An extension frame (type 31) that this version ignores.
     Extension(u8),
 }
 

@@ -99,6 +99,8 @@ struct Trial {
     quiet: Duration,
     /// The device may have slept: that nothing is heard says nothing of the NAT.
     is_doubtful: bool,
+    /// The connection lives, but may have been forgotten.
+    is_heard: bool,
 }
 
 /// A connection ended during a trial: whether that was the NAT is judged by the next one.
@@ -194,7 +196,7 @@ impl Heartbeat {
     /// Something is sent after `quiet`, the first since.
     pub fn spoke(&mut self, quiet: Duration) {
         if self.trial.is_none() {
-            self.trial = Some(Trial { quiet, is_doubtful: self.app.dozing });
+            self.trial = Some(Trial { quiet, is_doubtful: self.app.dozing, is_heard: false });
         }
     }
 
@@ -203,6 +205,15 @@ impl Heartbeat {
         if let Some(trial) = &mut self.trial {
             trial.is_doubtful = true;
         }
+    }
+
+    /// The gateway is there, and has yet to say whether it sees the client where it was: on QUIC, a connection that a
+    /// NAT forgot goes on. Whether that is to be waited for; otherwise nothing was said after a quiet time.
+    pub fn is_alive(&mut self) -> bool {
+        self.trial.as_mut().is_some_and(|trial| {
+            trial.is_heard = true;
+            true
+        })
     }
 
     /// Something arrived that was sent after what was said last. Whether anything was learnt.
@@ -216,13 +227,24 @@ impl Heartbeat {
 
     /// The connection is dead, and nobody said why.
     pub fn lost(&mut self, now: Instant) {
+        let trial = self.trial.take().filter(|trial| {
+            self.policy.enabled && !trial.is_doubtful && !trial.is_heard && trial.quiet >= self.policy.min
+        });
+        if let (Some(trial), Some(place)) = (trial, self.place) {
+            self.miss = Some(Miss { key: place.key, quiet: trial.quiet, at: now });
+        }
+    }
+
+    /// The connection goes on, but the gateway was not reachable until something was said: the NAT had forgotten it.
+    /// Whether anything was learnt.
+    pub fn forgotten(&mut self) -> bool {
         let trial = self
             .trial
             .take()
             .filter(|trial| self.policy.enabled && !trial.is_doubtful && trial.quiet >= self.policy.min);
-        if let (Some(trial), Some(place)) = (trial, self.place) {
-            self.miss = Some(Miss { key: place.key, quiet: trial.quiet, at: now });
-        }
+        let (Some(trial), Some(place)) = (trial, self.place) else { return false };
+        self.records.of(place.key, place.unix_s).missed(trial.quiet, place.unix_s, &self.policy);
+        true
     }
 
     /// The connection ended, and somebody said why.
@@ -249,14 +271,14 @@ impl Heartbeat {
 
     /// What the network in use is known for, to be told to the gateway: a quiet time that connections outlive and,
     /// unless it is the longest that was wanted, hardly a longer one. `None` while that is not found.
-    pub fn found(&self) -> Option<(Transport, Duration)> {
+    pub fn found(&self) -> Option<((NetworkKey, Transport), Learnt)> {
         let place = self.place?;
         let record = self.record();
         let is_found = match record.bad {
             Some(_) => record.is_closed_in(&self.policy) && record.bad_times >= self.policy.confirm,
             None => record.good >= self.policy.max.min(place.highest).mul_f64(NEARLY),
         };
-        is_found.then_some((place.key.1, record.good))
+        is_found.then_some((place.key, record))
     }
 
     fn record(&self) -> Learnt {
@@ -278,7 +300,7 @@ impl Heartbeat {
             AppMode::Unknown | AppMode::Background => self.policy.max,
         };
         let highest = highest.min(place.highest);
-        let lowest = self.policy.min.min(highest);
+        let lowest = self.policy.min.min(highest).min(place.start);
         let unix_s = place.unix_s + now.saturating_duration_since(place.began).as_secs();
         let tried = record.next_trial(&self.policy, place.start, place.offered, unix_s);
         let interval = tried.filter(|_| !self.app.dozing).unwrap_or_else(|| record.safe(&self.policy));

@@ -25,8 +25,9 @@ parameters! {
         round_trips: f64 = 3.0, 1.5 => 20.0;
         /// What is waited beside the round trips: a lost packet and its repeat, and a busy machine.
         grace: Duration = millis(900), millis(200) => seconds(60);
-        /// A PING asks for a sign of life a round trip after the first word, and at most so much later.
-        probe_after: Duration = millis(300), millis(10) => seconds(30);
+        /// A PING asks for a sign of life a round trip after the first word and so much later, or later still where round
+        /// trips vary, but leaves half of the patience for its answer.
+        probe_after: Duration = millis(400), millis(10) => seconds(30);
         /// While an answer is waited for and nothing passes, a PING asks so often.
         probe_every: Duration = seconds(1), millis(100) => minutes(10);
         /// The pause between these PINGs grows with the waiting: it is at least this share of it.
@@ -173,7 +174,7 @@ impl Liveness {
     /// Answers of usual speed come before it.
     fn probe_after(&self, smoothed: Duration, patience: Duration) -> Duration {
         let variation = self.round_trip.map_or(smoothed, |(_, variation)| variation);
-        (smoothed + (4 * variation).clamp(PROBE_AFTER_MIN, self.policy.probe_after)).min(patience / 2)
+        (smoothed + (4 * variation).max(self.policy.probe_after)).min(patience / 2)
     }
 
     /// How long after the first word a link is dead.
@@ -195,8 +196,6 @@ impl Liveness {
 
 /// A PING has at least this share of the patience to be answered.
 const PING_SHARE: f64 = 0.5;
-/// Answers are not raced by a PING that follows the request at once.
-const PROBE_AFTER_MIN: Duration = Duration::from_millis(20);
 /// Smaller deliveries say nothing of a link's rate.
 const RATE_BYTES_MIN: u64 = 4 << 10;
 /// A link takes so many bytes in a round trip anyhow.

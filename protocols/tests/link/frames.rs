@@ -121,7 +121,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         }),
         bytes().prop_map(Frame::QpackEncoder),
         bytes().prop_map(Frame::QpackDecoder),
-        (30..32u8).prop_map(Frame::Extension),
+        Just(Frame::Moved),
+        (31..32u8).prop_map(Frame::Extension),
     ]
 }
 

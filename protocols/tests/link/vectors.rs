@@ -230,6 +230,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("welcome-partial", Frame::Welcome(Box::new(welcome_partial))),
         ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
         ("pong", Frame::Pong { id: 9 }),
+        ("moved", Frame::Moved),
         ("push", Frame::Push(push)),
         ("push-ack", Frame::PushAck { priority: Priority::NORMAL, id: 1 }),
         ("goaway", Frame::GoAway(Box::new(goaway))),

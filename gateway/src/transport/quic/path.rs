@@ -19,14 +19,16 @@ impl Path {
         Self { peer: connection.remote_address(), connection, migrations }
     }
 
-    /// Looks where the peer is now.
-    pub fn look(&mut self) {
+    /// Looks where the peer is now; whether that is another place than before.
+    pub fn look(&mut self) -> bool {
         let peer = self.connection.remote_address();
-        if peer != self.peer {
+        let moved = peer != self.peer;
+        if moved {
             tracing::debug!(from = %self.peer, to = %peer, "a QUIC connection moved");
             self.peer = peer;
             self.migrations.inc();
         }
+        moved
     }
 }
 

@@ -124,6 +124,7 @@ impl Control {
             Frame::Subscribed(subscribed) => Event::Subscribed(subscribed),
             Frame::Offer(offer) => self.on_offer(offer)?,
             Frame::Piece(piece) => Event::Piece(piece),
+            Frame::Moved => Event::Moved,
             Frame::Published { id, error } => {
                 Event::Published { id, error: (!error.is_empty()).then_some(error) }
             }

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Singles in one ACK: a client that has taken more sends another frame.
 const ACK_SINGLES_MAX: usize = 1024;
 /// The first of the types that are left to extensions.
-const EXTENSION_TYPE_MIN: u8 = 30;
+const EXTENSION_TYPE_MIN: u8 = 31;
 /// Bits of the options byte, see PROTOCOL.md.
 const URGENCY: u8 = 0x07;
 const IDEMPOTENT: u8 = 0x08;
@@ -75,6 +75,7 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         FrameType::Fetch => Frame::Fetch(fields.message()?),
         FrameType::Piece => Frame::Piece(fields.message()?),
         FrameType::Report => Frame::Report(Box::new(fields.message()?)),
+        FrameType::Moved => Frame::Moved,
         FrameType::Attach => Frame::Attach {
             seq: fields.seq()?,
             messages_received: fields.varint("message count")?,
@@ -302,7 +303,7 @@ impl Part {
 impl FrameType {
     fn from_wire(kind: u8) -> Option<Self> {
         use FrameType::*;
-        const ALL: [FrameType; 29] = [
+        const ALL: [FrameType; 30] = [
             Hello,
             Welcome,
             Request,
@@ -332,6 +333,7 @@ impl FrameType {
             Piece,
             Answer,
             Report,
+            Moved,
         ];
         ALL.into_iter().find(|named| *named as u8 == kind)
     }
@@ -379,6 +381,7 @@ impl FrameType {
             Piece => "PIECE",
             Answer => "ANSWER",
             Report => "REPORT",
+            Moved => "MOVED",
         }
     }
 }

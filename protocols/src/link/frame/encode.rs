@@ -73,6 +73,7 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
         Frame::Fetch(fetch) => protobuf(FrameType::Fetch, fetch, out),
         Frame::Piece(piece) => protobuf(FrameType::Piece, piece, out),
         Frame::Report(report) => protobuf(FrameType::Report, report.as_ref(), out),
+        Frame::Moved => raw(FrameType::Moved, &[], out),
         Frame::Answer { seq, part } => {
             put_stream_frame(FrameType::Answer, part_flags(Some(part), false), *seq, &[&part.bytes], out);
         }

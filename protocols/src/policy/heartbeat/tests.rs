@@ -21,6 +21,8 @@ struct Phone {
     highest: Duration,
     /// The mean time between two packets of the app's own; `None` where it has none.
     traffic: Option<Duration>,
+    /// As on QUIC, a connection that was forgotten goes on from what the NAT takes for a new one.
+    goes_on: bool,
     /// The share of beats that are lost though the NAT has forgotten nothing.
     tunnels: f64,
     interval: Duration,
@@ -44,6 +46,7 @@ impl Phone {
             timeout,
             highest: s(600),
             traffic: None,
+            goes_on: false,
             tunnels: 0.0,
             interval: s(0),
             beats: 0,
@@ -95,7 +98,12 @@ impl Phone {
         };
         self.worst = self.worst.max(quiet.saturating_sub(self.timeout));
         let is_forgotten = quiet > self.timeout;
-        if is_forgotten || self.random.f64() < self.tunnels {
+        if is_forgotten && self.goes_on {
+            self.lost += 1;
+            assert!(self.heartbeat.is_alive());
+            self.heartbeat.forgotten();
+            self.interval = self.heartbeat.interval(self.now);
+        } else if is_forgotten || self.random.f64() < self.tunnels {
             self.lost += usize::from(is_forgotten);
             self.now += s(3);
             self.heartbeat.lost(self.now);
@@ -152,6 +160,17 @@ fn a_quiet_day_takes_a_small_part_of_the_beats_of_a_fixed_interval() {
     assert!(beats(120) * 3 <= fixed, "{} of {fixed}", beats(120));
     assert!(beats(300) * 8 <= fixed, "{} of {fixed}", beats(300));
     assert!(beats(3600) * 18 <= fixed, "{} of {fixed}: nothing is forgotten", beats(3600));
+}
+
+#[test]
+fn a_nat_that_forgets_what_goes_on_is_learnt_as_well() {
+    for timeout in [30, 60, 180, 400] {
+        let mut phone = Phone::new(timeout, s(timeout));
+        phone.goes_on = true;
+        phone.lives(s(3 * 3600));
+        assert!(phone.lost <= LOST_MAX, "{timeout}: {} times", phone.lost);
+        assert!(is_near(phone.interval, s(timeout)), "{timeout}: {:?}", phone.interval);
+    }
 }
 
 #[test]
@@ -273,8 +292,9 @@ fn what_is_found_is_told_and_what_is_not_is_not() {
     phone.step();
     assert_eq!(phone.heartbeat.found(), None);
     phone.lives(s(DAY_S));
-    let (transport, found) = phone.heartbeat.found().unwrap();
-    assert_eq!(transport, Transport::Tcp);
+    let (key, learnt) = phone.heartbeat.found().unwrap();
+    assert_eq!(key, (NetworkKey(1), Transport::Tcp));
+    let found = learnt.good;
     assert!(found < s(200) && found >= s(188), "{found:?}");
 }
 

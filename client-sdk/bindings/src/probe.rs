@@ -1,4 +1,5 @@
 //! Panics on purpose, so that every language's tests see what becomes of one.
+#![allow(clippy::panic, reason = "it is what this is for")]
 
 use crate::{engine::Engine, error::TowlineError};
 

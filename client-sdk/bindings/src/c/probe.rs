@@ -1,4 +1,5 @@
 //! Panics on purpose, so that C's test sees what becomes of one.
+#![allow(clippy::panic, reason = "it is what this is for")]
 
 use std::mem::MaybeUninit;
 

@@ -14,7 +14,7 @@ use crate::{
     listen::{PushListener, QualityListener, StateListener},
     options::ClientOptions,
     request::{Request, Response},
-    stream::Stream,
+    stream::MessageStream,
 };
 
 /// A session with a gateway that outlives connections. When the handle is released the session's connection is closed
@@ -76,10 +76,10 @@ impl Client {
     ///
     /// # Errors
     /// The request cannot be sent. All else is an error of the stream.
-    pub fn stream(&self, request: Request) -> Result<Arc<Stream>, TowlineError> {
+    pub fn stream(&self, request: Request) -> Result<Arc<MessageStream>, TowlineError> {
         let client = self.open()?;
         let (sender, receiver) = client.stream(request.into_call()?);
-        Ok(Stream::new(sender, receiver))
+        Ok(MessageStream::new(sender, receiver))
     }
 
     /// Listens for pushes. Several listeners share the pushes out among them.

@@ -29,11 +29,11 @@ mod stream;
 pub use cancel::Cancellation;
 pub use client::Client;
 pub use error::{ErrorKind, Execution, TowlineError};
-pub use listen::{Push, PushListener, Quality, QualityListener, State, StateListener, Transport};
+pub use listen::{LineState, Push, PushListener, Quality, QualityListener, StateListener, Transport};
 pub use logs::{LogLevel, LogListener, LogRecord, logs};
 pub use options::{ClientOptions, DictionaryFetch, ShortCalls, Transports};
 #[cfg(feature = "panic-probe")]
 pub use probe::{panic_probe, panic_probe_later};
 pub use request::{GrpcStatus, Header, MessageBytes, Request, Response, Timeline};
 pub use signals::{Network, NetworkKind};
-pub use stream::{Stream, StreamEnd, StreamHead};
+pub use stream::{MessageStream, StreamEnd, StreamHead};

@@ -39,7 +39,7 @@ pub enum Transport {
 
 /// The state of the line. Calls are taken in every state but `Closed`.
 #[derive(Debug, Clone, PartialEq, Eq, uniffi::Enum)]
-pub enum State {
+pub enum LineState {
     /// An attempt is under way.
     Connecting,
     /// The gateway answered.
@@ -115,7 +115,7 @@ impl PushListener {
 #[uniffi::export]
 impl StateListener {
     /// Waits for a state that was not handed out before; `None` behind `Closed`.
-    pub async fn next(&self) -> Result<Option<State>, TowlineError> {
+    pub async fn next(&self) -> Result<Option<LineState>, TowlineError> {
         self.source.next().await
     }
 
@@ -177,13 +177,13 @@ impl Feed for PushFeed {
 struct StateFeed(Option<watch::Receiver<ConnectionState>>);
 
 impl Feed for StateFeed {
-    type Item = State;
+    type Item = LineState;
 
-    async fn next(&mut self) -> Option<State> {
+    async fn next(&mut self) -> Option<LineState> {
         let states = self.0.as_mut()?;
         states.changed().await.ok()?;
-        let state = State::from(states.borrow_and_update().clone());
-        if let State::Closed { .. } = state {
+        let state = LineState::from(states.borrow_and_update().clone());
+        if let LineState::Closed { .. } = state {
             self.0 = None;
         }
         Some(state)
@@ -230,7 +230,7 @@ impl From<towline_client::Transport> for Transport {
     }
 }
 
-impl From<ConnectionState> for State {
+impl From<ConnectionState> for LineState {
     fn from(state: ConnectionState) -> Self {
         match state {
             ConnectionState::Connecting => Self::Connecting,

@@ -16,7 +16,7 @@ use crate::{
 /// Messages both ways. Sending waits while what was sent before has not left; messages that are not taken hold their
 /// sender back. Of several that send, or ask for messages, each comes in its turn. Released, the stream is cancelled.
 #[derive(uniffi::Object)]
-pub struct Stream {
+pub struct MessageStream {
     /// `None` once it is finished or cancelled.
     sender: Arc<Turns<Option<StreamSender>>>,
     messages: Source<Messages>,
@@ -44,7 +44,7 @@ pub struct StreamEnd {
 }
 
 #[uniffi::export]
-impl Stream {
+impl MessageStream {
     /// Sends a message, and waits first while what was sent before has not left.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Stream {
     }
 }
 
-impl Stream {
+impl MessageStream {
     pub(crate) fn new(sender: StreamSender, receiver: StreamReceiver) -> Arc<Self> {
         let cancellation = Cancellation::new();
         let messages = Messages { receiver: Some(receiver), cancellation: Arc::clone(&cancellation) };

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Swift package's two made parts: towlineFFI.xcframework and Sources/Towline/towline_ffi.swift. On macOS with Xcode:
+# The Swift package's two made parts: towlineFFI.xcframework and Sources/Towline/Towline.swift. On macOS with Xcode:
 #   rustup target add aarch64-apple-ios aarch64-apple-ios-sim x86_64-apple-ios aarch64-apple-darwin x86_64-apple-darwin
 set -euo pipefail
 cd "$(dirname "$0")"

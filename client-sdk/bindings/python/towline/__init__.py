@@ -22,10 +22,12 @@ from .towline_ffi import (
     GrpcStatus,
     Header,
     InternalError,
+    LineState,
     LogLevel,
     LogListener,
     LogRecord,
     MessageBytes,
+    MessageStream,
     Network,
     NetworkKind,
     Push,
@@ -35,9 +37,7 @@ from .towline_ffi import (
     Request,
     Response,
     ShortCalls,
-    State,
     StateListener,
-    Stream,
     StreamEnd,
     StreamHead,
     Timeline,
@@ -69,7 +69,7 @@ def _iterates(kind, step):
 
 for _kind in (PushListener, StateListener, QualityListener, LogListener):
     _iterates(_kind, "next")
-_iterates(Stream, "message")
+_iterates(MessageStream, "message")
 
 
 async def _enter(self):

@@ -15,7 +15,7 @@ use super::{
     raw::{TowlineBytes, UserData, c_text},
 };
 use crate::{
-    Cancellation, LogLevel, LogRecord, Push, Quality, State, engine::Engine, error::TowlineError as Error,
+    Cancellation, LineState, LogLevel, LogRecord, Push, Quality, engine::Engine, error::TowlineError as Error,
 };
 
 /// Something that is listened for, until the handle is freed.
@@ -130,7 +130,7 @@ pub extern "C" fn towline_on_state(
         let states = given(client, "client")?.client().states();
         let on_state = on_state.ok_or_else(|| Error::argument("on_state", "is NULL"))?;
         let user_data = UserData::new(user_data);
-        let tell = move |state: Option<State>| match state {
+        let tell = move |state: Option<LineState>| match state {
             Some(state) => with_state(state, |state| on_state(user_data.get(), Some(state))),
             None => on_state(user_data.get(), None),
         };
@@ -259,7 +259,7 @@ where
     Ok(())
 }
 
-fn with_state(state: State, tell: impl FnOnce(&TowlineState)) {
+fn with_state(state: LineState, tell: impl FnOnce(&TowlineState)) {
     let none = TowlineState {
         state: TOWLINE_STATE_CONNECTING,
         transport: 0,
@@ -268,16 +268,16 @@ fn with_state(state: State, tell: impl FnOnce(&TowlineState)) {
         reason: c"".as_ptr(),
     };
     match state {
-        State::Connecting => tell(&none),
-        State::Online { transport, resumed, early_data } => {
+        LineState::Connecting => tell(&none),
+        LineState::Online { transport, resumed, early_data } => {
             let (state, transport) = (TOWLINE_STATE_ONLINE, transport as u32);
             tell(&TowlineState { state, transport, resumed, early_data, ..none });
         }
-        State::Offline { reason } => {
+        LineState::Offline { reason } => {
             let reason = c_text(&reason);
             tell(&TowlineState { state: TOWLINE_STATE_OFFLINE, reason: reason.as_ptr(), ..none });
         }
-        State::Closed { reason } => {
+        LineState::Closed { reason } => {
             let reason = c_text(&reason);
             tell(&TowlineState { state: TOWLINE_STATE_CLOSED, reason: reason.as_ptr(), ..none });
         }

@@ -13,14 +13,14 @@ use super::{
     given, guard, guarded, put,
     raw::{self, TowlineBytes, UserData},
 };
-use crate::{Stream, engine::Engine, error::TowlineError as Error};
+use crate::{MessageStream, engine::Engine, error::TowlineError as Error};
 
 /// Messages that an app may hand over before on_done was told of the first: the core buffers by bytes behind it.
 const SENDS_MAX: usize = 64;
 
 /// Messages both ways, until the handle is freed.
 pub struct TowlineStream {
-    stream: Arc<Stream>,
+    stream: Arc<MessageStream>,
     sends: mpsc::Sender<Outgoing>,
 }
 
@@ -145,7 +145,7 @@ impl Drop for TowlineStream {
     }
 }
 
-async fn send(stream: Arc<Stream>, mut queue: mpsc::Receiver<Outgoing>, callbacks: &Callbacks) {
+async fn send(stream: Arc<MessageStream>, mut queue: mpsc::Receiver<Outgoing>, callbacks: &Callbacks) {
     while let Some(Outgoing { message, on_done, user_data }) = queue.recv().await {
         let sent = match message {
             Some(message) => stream.send(message).await,
@@ -160,7 +160,7 @@ async fn send(stream: Arc<Stream>, mut queue: mpsc::Receiver<Outgoing>, callback
 
 type OnEvent = extern "C" fn(*mut c_void, Option<&TowlineStreamEvent>);
 
-async fn receive(stream: Arc<Stream>, callbacks: &Callbacks, on_event: OnEvent, user_data: UserData) {
+async fn receive(stream: Arc<MessageStream>, callbacks: &Callbacks, on_event: OnEvent, user_data: UserData) {
     let tell = async |event: Event| {
         callbacks.make(move || event.tell(|event| on_event(user_data.get(), Some(event)))).await;
     };

@@ -51,7 +51,7 @@ class App(private val edge: String, private val plain: String, private val ca: B
             client.qualityFlow().first()
             client.shutdown()
             val seen = states.await()
-            check(seen.any { it is State.Online } && seen.last() is State.Closed) { seen }
+            check(seen.any { it is LineState.Online } && seen.last() is LineState.Closed) { seen }
         }
     }
 

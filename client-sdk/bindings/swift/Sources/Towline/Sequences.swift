@@ -22,7 +22,7 @@ extension Client {
     }
 
     /// The states of the line, the present one first; who iterates slowly sees the newest, not all.
-    public func stateSequence() -> Listening<State> {
+    public func stateSequence() -> Listening<LineState> {
         let listener = states()
         return Listening(following: { try await listener.next() }, stop: { listener.stop() })
     }
@@ -54,7 +54,7 @@ extension Client {
     }
 }
 
-extension Stream {
+extension MessageStream {
     /// The messages of the stream. Cancelling the task that iterates cancels the stream.
     public var messages: Listening<Data> {
         Listening(following: { try await self.message() }, stop: { try? self.cancel() })

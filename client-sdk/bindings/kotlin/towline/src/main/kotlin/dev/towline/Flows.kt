@@ -16,7 +16,7 @@ fun Client.pushFlow(): Flow<Push> = flow {
 }
 
 /** The states of the line, the present one first; a slow collector sees the newest, not all. */
-fun Client.stateFlow(): Flow<State> = flow {
+fun Client.stateFlow(): Flow<LineState> = flow {
     states().use { listener ->
         while (true) emit(listener.next() ?: break)
     }
@@ -37,7 +37,7 @@ fun logFlow(level: LogLevel): Flow<LogRecord> = flow {
 }
 
 /** The messages of a stream. Those that are not collected hold their sender back. */
-fun Stream.messageFlow(): Flow<ByteArray> = flow {
+fun MessageStream.messageFlow(): Flow<ByteArray> = flow {
     while (true) emit(message() ?: break)
 }
 

@@ -13,7 +13,7 @@ read -ra abis <<<"${ANDROID_ABIS:-arm64-v8a armeabi-v7a x86_64}"
 export RUSTFLAGS="${RUSTFLAGS:-} -C link-arg=-Wl,-z,max-page-size=16384"
 rm -rf towline/src/main/jniLibs towline/src/generated
 cargo ndk "${abis[@]/#/--target=}" --platform 26 --output-dir towline/src/main/jniLibs \
-    -- build --locked --profile sdk -p towline-ffi
+    -- rustc --locked --profile sdk -p towline-ffi --crate-type cdylib
 unset RUSTFLAGS
 
 # The generated half is the same for every ABI: it is read out of a build for this machine.

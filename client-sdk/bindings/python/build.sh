@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 repository="$(cd ../../.. && pwd)"
 target="${CARGO_TARGET_DIR:-$repository/target}"
 
-cargo build --locked --profile sdk -p towline-ffi
+cargo rustc --locked --profile sdk -p towline-ffi --crate-type cdylib
 library="${LIBRARY:-$(ls "$target"/sdk/libtowline_ffi.{so,dylib} 2>/dev/null | head -1)}"
 rm -rf build dist towline/towline_ffi.py towline/*towline_ffi.so towline/*towline_ffi.dylib
 # A stripped library tells nothing of its interface: a build with symbols is asked.

@@ -27,8 +27,8 @@ use crate::{
 const DEVICE: &str = "link0";
 /// What mobile networks leave of 1500 bytes.
 const MTU: usize = 1420;
-/// How soon orders, moves and the end are seen.
-const LOOK: Duration = Duration::from_millis(5);
+/// How soon orders and the end are seen.
+const LOOK: Duration = Duration::from_millis(20);
 /// Packets read from one device before the other has its turn.
 const BATCH: usize = 64;
 
@@ -171,9 +171,12 @@ impl Carrier {
         }
     }
 
-    /// Until something comes or is due.
+    /// Until something comes or is due, a move included.
     fn wait(&self) {
-        let due = self.shared.link().due();
+        let due = {
+            let link = self.shared.link();
+            link.due().into_iter().chain(link.next_outage_end()).min()
+        };
         let wait = due.map_or(LOOK, |due| due.saturating_sub(self.shared.now()).min(LOOK));
         let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         let mut devices = self.devices.each_ref().map(|device| PollFd::new(device, PollFlags::IN));

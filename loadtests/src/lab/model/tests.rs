@@ -103,8 +103,10 @@ fn the_far_end_sees_the_translation_and_a_rebinding_in_the_middle() {
 fn flows_that_die_leave_others_alone() {
     let mut link = Link::new(&config(), 1);
     assert!(exchange(&mut link, ms(0), request(4000)).is_some());
-    link.order(ms(100), Order::HalfOpen);
-    assert_eq!(exchange(&mut link, ms(100), request(4000)), None);
+    link.handle(ms(100), Side::Phone, request(4000));
+    link.order(ms(110), Order::HalfOpen);
+    assert_eq!(drain(&mut link, ms(200)), [], "nor does what was on its way arrive");
+    assert_eq!(exchange(&mut link, ms(200), request(4000)), None);
     assert_eq!(exchange(&mut link, ms(9000), request(4001)), Some(ms(80)));
 }
 

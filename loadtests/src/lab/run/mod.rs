@@ -67,7 +67,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 2048)]
     pub answer_bytes: usize,
     /// Clients at work at one time, each on a link and with servers of its own
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 8)]
     pub parallel: usize,
     /// Strategies of the SDK that are switched off, by name
     #[arg(long, value_delimiter = ',', value_name = "STRATEGY")]

@@ -52,7 +52,7 @@ const QUIET_CALLS: u32 = 4;
 /// A client that says nothing for so long beyond an order's time does not live.
 const WORD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the link is asked for moves.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A connection was broken at `at`, while calls were made.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,11 +4,12 @@ use std::{
     fmt::Write as _,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use towline_protocols::policy::{
-    Filed, Heartbeat, Learnt, NETWORKS_MAX, NetworkKey, Records, Strategies, Transport,
+use towline_protocols::{
+    link::{LearntBeat, report::BEATS_MAX},
+    policy::{Filed, Heartbeat, Learnt, NETWORKS_MAX, NetworkKey, Records, Strategies, Transport},
 };
 
 use crate::disk::Disk;
@@ -28,6 +29,21 @@ impl Beats {
         let filed = text.as_deref().and_then(parse).unwrap_or_default();
         let records = Records::restore(filed, unix_s());
         Self { heartbeat: Heartbeat::new(strategies.heartbeat.clone(), records), disk: disk.map(Arc::new) }
+    }
+
+    /// What is known of a network, for the gateway.
+    pub(crate) fn learnt(&self, network: NetworkKey, now: Instant) -> Vec<LearntBeat> {
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let interval_s = seconds(self.heartbeat.interval(now));
+        let here = self.heartbeat.records().iter().filter(|filed| filed.network == network);
+        let learnt = here.map(|Filed { transport, learnt, .. }| LearntBeat {
+            transport: *transport as u32,
+            interval_s,
+            survived_s: seconds(learnt.good),
+            fatal_s: learnt.bad.map(seconds).unwrap_or_default(),
+            observations: learnt.bad_times,
+        });
+        learnt.take(BEATS_MAX).collect()
     }
 
     /// What was learnt has changed.
@@ -94,8 +110,6 @@ fn filed(line: &str) -> Option<Filed> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use towline_protocols::policy::Ground;
 
     use super::*;

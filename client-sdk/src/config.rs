@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use towline_crypto::{International, KeyReference, Pin, Provider};
-use towline_protocols::{hpack::NeverIndexed, policy::Strategies};
+use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, policy::Strategies};
 
 use crate::{
     connect::{BindUdp, Dial},
@@ -49,6 +49,8 @@ pub struct ClientConfig {
     pub topics: Vec<String>,
     /// Name and version of the app, for the operator's eyes.
     pub agent: String,
+    /// What the app is, for rules of the operator's policy.
+    pub app: AppInfo,
     /// Whether calls may go out over short connections, an HTTPS POST each, to the same gateway.
     pub short_calls: ShortCalls,
     /// With [`ShortCalls::Fallback`]: how long there has been no link when calls begin to go out by POST.
@@ -95,6 +97,7 @@ impl ClientConfig {
             never_indexed: Vec::new(),
             topics: Vec::new(),
             agent: concat!("towline-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            app: AppInfo::default(),
             short_calls: ShortCalls::default(),
             short_after: SHORT_AFTER,
             dictionary_fetch: DictionaryFetch::default(),
@@ -134,6 +137,7 @@ impl ClientConfig {
             return Err(ConfigError::new("credentials", "name the user, or leave them out"));
         }
         self.never_indexed()?;
+        self.app.check()?;
         self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
         self.strategies.check().map_err(|text| ConfigError::new("strategies", text))?;
         self.limits.check()
@@ -161,6 +165,7 @@ impl fmt::Debug for ClientConfig {
             .field("never_indexed", &self.never_indexed)
             .field("topics", &self.topics)
             .field("agent", &self.agent)
+            .field("app", &self.app)
             .field("short_calls", &self.short_calls)
             .field("short_after", &self.short_after)
             .field("dictionary_fetch", &self.dictionary_fetch)
@@ -168,6 +173,42 @@ impl fmt::Debug for ClientConfig {
             .field("policy", &self.policy)
             .field("strategies", &self.strategies)
             .finish_non_exhaustive()
+    }
+}
+
+/// What an app says of itself, for rules of the operator's policy. Each at most 64 bytes; what is empty is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppInfo {
+    /// The app's own name, as "com.example.shop".
+    pub name: String,
+    /// Its version, as "5.12.3".
+    pub version: String,
+    /// The operating system; by default the one that this was built for.
+    pub platform: String,
+    /// Where the user is, as the app has it: "eu" or "cn-east".
+    pub region: String,
+}
+
+impl Default for AppInfo {
+    fn default() -> Self {
+        let platform = std::env::consts::OS.to_owned();
+        Self { name: String::new(), version: String::new(), platform, region: String::new() }
+    }
+}
+
+impl AppInfo {
+    fn check(&self) -> Result<(), ConfigError> {
+        let texts = [
+            ("app.name", &self.name),
+            ("app.version", &self.version),
+            ("app.platform", &self.platform),
+            ("app.region", &self.region),
+        ];
+        let is_wrong = |text: &str| text.len() > TEXT_BYTES_MAX || text.contains(char::is_control);
+        match texts.into_iter().find(|(_, text)| is_wrong(text)) {
+            Some((name, _)) => Err(ConfigError::new(name, "has more than 64 bytes, or control characters")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -452,15 +493,19 @@ impl Default for Policy {
 }
 
 impl Policy {
-    pub(crate) fn from_wire(policy: &towline_protocols::link::Policy) -> Self {
-        let ms = |value: u32| Duration::from_millis(value.into());
+    /// These values, but for those that POLICY sets.
+    pub(crate) fn overlaid(&self, policy: &towline_protocols::link::Policy) -> Self {
+        let ms = |value: u32, own: Duration| match value {
+            0 => own,
+            ms => Duration::from_millis(ms.into()),
+        };
         Self {
             revision: policy.revision,
-            heartbeat: ms(policy.heartbeat_ms),
-            fallback_delay: ms(policy.fallback_delay_ms),
-            connect_timeout: ms(policy.connect_timeout_ms),
-            backoff_min: ms(policy.backoff_min_ms),
-            backoff_max: ms(policy.backoff_max_ms),
+            heartbeat: ms(policy.heartbeat_ms, self.heartbeat),
+            fallback_delay: ms(policy.fallback_delay_ms, self.fallback_delay),
+            connect_timeout: ms(policy.connect_timeout_ms, self.connect_timeout),
+            backoff_min: ms(policy.backoff_min_ms, self.backoff_min),
+            backoff_max: ms(policy.backoff_max_ms, self.backoff_max),
         }
     }
 

@@ -37,9 +37,11 @@ mod error;
 mod identity;
 mod known;
 mod line;
+mod policy;
 mod push;
 mod push_log;
 mod quality;
+mod reports;
 mod seal;
 mod short;
 mod signals;
@@ -51,8 +53,8 @@ mod timeline;
 pub use call::{CallRequest, CallResponse};
 pub use client::Client;
 pub use config::{
-    ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy, Security,
-    ShortCalls, Tls, Transports,
+    AppInfo, ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy,
+    Security, ShortCalls, Tls, Transports,
 };
 pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
 pub use durable::{

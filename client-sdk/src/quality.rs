@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use towline_protocols::policy::{Event, Level, Quality, Step, Strategies};
+use towline_protocols::{
+    link::{LevelReported, QualitySnapshot},
+    policy::{Event, Level, Quality, Step, Strategies},
+};
 
 use crate::core::now;
 
@@ -35,6 +38,25 @@ impl Observed {
         let strategies = self.strategies.borrow();
         let limit = strategies.timeouts.limit(began, step, &self.quality.lock(), highest);
         Wait { observed: self, step, began, limit }
+    }
+
+    /// What is known of the network in use, for the gateway.
+    pub(crate) fn snapshot(&self) -> QualitySnapshot {
+        let (quality, now) = (self.quality.lock(), now());
+        let level = match quality.level() {
+            None => LevelReported::Unspecified,
+            Some(Level::Poor) => LevelReported::Poor,
+            Some(Level::Weak) => LevelReported::Weak,
+            Some(Level::Fair) => LevelReported::Fair,
+            Some(Level::Good) => LevelReported::Good,
+        };
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        QualitySnapshot {
+            level: level.into(),
+            round_trip_ms: quality.round_trip(now).map(ms),
+            failures_permille: quality.failure_share(now).map(|share| (share * 1000.0).round() as u32),
+            ..QualitySnapshot::default()
+        }
     }
 
     pub(crate) fn on(&self, event: Event) {

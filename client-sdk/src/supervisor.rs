@@ -86,9 +86,13 @@ impl Supervisor {
                 Ok(wire) => {
                     let end = Box::pin(line::run(wire, &opening)).await;
                     self.learn(opening.gateway(), &end);
+                    self.shared.with(|core| core.reports.connected(end.was_online));
                     end
                 }
-                Err(error) => LineEnd { reason: error.0, was_online: false, next: Next::Again },
+                Err(error) => {
+                    self.shared.with(|core| core.reports.connected(false));
+                    LineEnd { reason: error.0, was_online: false, next: Next::Again }
+                }
             };
             match end.next {
                 Next::Never(kind) => break (kind, end.reason),

@@ -11,7 +11,10 @@ use super::{
     durable::Permit,
     outbox::{Outbox, Room, Total},
 };
-use crate::timeline::{Marks, Timeline};
+use crate::{
+    reports::Reports,
+    timeline::{Marks, Timeline},
+};
 
 /// What a new call is made of.
 pub(crate) struct Outgoing {
@@ -290,6 +293,15 @@ impl Call {
         self.place = Place::Off;
         (self.end_sent, self.message_arrived, self.is_leaving) = (false, false, false);
         self.outbox.rewind(0);
+    }
+
+    /// Counts how it ended.
+    pub(super) fn report(&self, reports: &mut Reports) {
+        match &self.incoming.end {
+            // How long a stream lasts is for the app to say.
+            Some(end) => reports.ended(end, self.is_unary().then(|| self.started.elapsed())),
+            None => reports.given_up(),
+        }
     }
 
     pub(crate) fn fail(&mut self, mut error: RpcError) {

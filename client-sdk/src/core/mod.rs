@@ -47,8 +47,10 @@ use crate::{
     error::StartError,
     identity::Identity,
     known::Known,
+    policy::InForce,
     push_log::PushLog,
     quality::Observed,
+    reports::{Reports, Traffic},
     state::{ConnectionState, Transport},
     timeline::Made,
 };
@@ -73,9 +75,11 @@ pub(crate) struct Shared {
     pub(crate) policy: watch::Sender<Policy>,
     /// What the strategies are told; whoever asks one reads it here, each time.
     pub(crate) strategies: watch::Sender<Strategies>,
+    pub(crate) in_force: InForce,
     pub(crate) quality: Observed,
     /// Durable calls; with an identity file only.
     pub(crate) book: Option<Arc<Book>>,
+    pub(crate) traffic: Traffic,
 }
 
 impl Shared {
@@ -96,6 +100,11 @@ impl Shared {
             core.remember_pushes(path).map_err(failed)?;
         }
         let strategies = watch::Sender::new(config.strategies.clone());
+        let policy = watch::Sender::new(config.policy.clone());
+        let in_force = InForce::new(config, policy.clone(), strategies.clone());
+        // What the last run was told.
+        core.beats.heartbeat.set_policy(strategies.borrow().heartbeat.clone());
+        core.liveness.set_policy(strategies.borrow().liveness.clone());
         let book = book.map(|book| Arc::new(book.obeying(strategies.subscribe())));
         let shared = Self {
             book,
@@ -106,9 +115,11 @@ impl Shared {
             supervisor: Notify::new(),
             network: watch::Sender::new(0),
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
-            policy: watch::Sender::new(config.policy.clone()),
+            policy,
             quality: Observed::new(strategies.subscribe()),
             strategies,
+            in_force,
+            traffic: Traffic::default(),
         };
         Ok((shared, waiting))
     }
@@ -201,6 +212,8 @@ pub(crate) struct Core {
     pub(crate) network: Network,
     /// How much the app is wanted, as it says.
     pub(crate) app: AppState,
+    /// What is to be said of all that to the gateway.
+    pub(crate) reports: Reports,
     wake_line: bool,
 }
 
@@ -247,6 +260,7 @@ impl Core {
             liveness: Liveness::new(config.strategies.liveness.clone()),
             network: Network::default(),
             app: AppState::default(),
+            reports: Reports::new(config.app.clone()),
             wake_line: false,
         }
     }
@@ -358,6 +372,7 @@ impl Core {
         let call = self.calls.remove(&key)?;
         self.by_seq.remove(&call.seq);
         self.queued_bytes -= call.unary_bytes().min(self.queued_bytes);
+        call.report(&mut self.reports);
         if call.is_over() {
             self.session.taken(call.seq);
             match (call.is_on_line(), call.has_sent_all()) {
@@ -458,7 +473,8 @@ impl Core {
         self.inbox.begin_line();
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);
         self.subscribes.iter_mut().for_each(|subscribe| subscribe.sent = false);
-        let hello = self.session.hello(base);
+        let mut hello = self.session.hello(base);
+        self.reports.greet(&mut hello, &self.network);
         for call in self.calls.values_mut() {
             call.line_lost(hello.waiting.iter().any(|waiting| waiting.seq == call.seq));
         }

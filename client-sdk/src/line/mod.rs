@@ -4,6 +4,7 @@
 mod acks;
 mod io;
 mod opening;
+mod policy;
 mod quic;
 mod streams;
 #[cfg(test)]
@@ -35,7 +36,7 @@ use self::{
     watch::{Finding, Watch},
 };
 use crate::{
-    config::{Endpoint, Policy},
+    config::Endpoint,
     connect::Wire,
     core::{Control, Core, Kept, RequestSink, Shared, now as clock},
     state::{ConnectionState, Transport},
@@ -230,13 +231,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             return Some(end);
         }
         self.fetch_when_idle(now);
+        let mut sends = false;
         // What is sent makes events, and what they bring leaves something to be sent.
         loop {
             let filled = self.fill(now, BURST_BYTES);
+            sends |= filled > 0;
             if let Some(end) = self.follow_events() {
                 return Some(end);
             }
-            if filled == 0 {
+            if filled == 0 && !self.report_when_due(now, sends) {
                 break;
             }
         }
@@ -256,7 +259,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn on_moved(&mut self, moved: std::io::Result<Moved>) -> Option<LineEnd> {
         match moved {
             Ok(Moved::Read(0)) => Some(self.lost("the gateway closed the connection".to_owned())),
-            Ok(Moved::Read(_)) => {
+            Ok(Moved::Read(bytes)) => {
+                self.shared.traffic.received(bytes);
                 let now = clock();
                 self.watch.heard(now);
                 match self.machine.handle_bytes(now, &mut self.input) {
@@ -393,6 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             core.tokens.learn(&setup.gateway, hello, welcome, now);
             core.known.on_welcome(&setup.gateway, &setup.headers, hello, welcome, SystemTime::now());
             core.link_up(&setup.gateway);
+            core.reports.on_welcome(hello, welcome);
             for kept in core.welcomed(hello, welcome) {
                 machine.attach(core, &kept);
             }
@@ -403,22 +408,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             early_data: self.early_data,
         };
         self.shared.set_state(state);
-    }
-
-    /// A policy that cannot be followed is refused with the reason, and the last good one stays.
-    fn on_policy(&mut self, policy: &link::Policy) {
-        let policy = Policy::from_wire(policy);
-        let word = policy.check();
-        let now = clock();
-        let control = self.machine.control();
-        control.policy_ack(policy.revision, word.as_ref().map(|_| ()).map_err(String::as_str));
-        match word {
-            Ok(()) => {
-                self.shared.policy.send_replace(policy);
-                self.watch.on_policy(control, now);
-            }
-            Err(text) => tracing::warn!(revision = policy.revision, "policy refused: {text}"),
-        }
     }
 
     fn on_goaway(&mut self, goaway: &GoAway) {
@@ -489,6 +478,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if filled > 0 {
             self.watch.sent(filled, now);
         }
+        self.shared.traffic.sent(filled);
         filled
     }
 

@@ -204,7 +204,7 @@ impl Task {
         let reads = reads && nothing_left && !stream.codec.is_blocked();
         tokio::select! {
             written = stream.half.write() => {
-                written?;
+                self.shared.traffic.sent(written?);
                 if stream.half.finished {
                     self.shared.with(|core| core.left(|seq| seq == self.seq));
                 }
@@ -228,6 +228,7 @@ impl Task {
         let handled = match read {
             Ok(Some(chunk)) => {
                 self.heard();
+                self.shared.traffic.received(chunk.bytes.len());
                 stream.input.extend_from_slice(&chunk.bytes);
                 stream.codec.handle_bytes(&mut stream.input)
             }
@@ -329,14 +330,17 @@ struct Half {
 }
 
 impl Half {
-    /// Writes what waits, then ends the half if it has ended; for ever pending when nothing is to be done.
+    /// Writes some of what waits and says how much, then ends the half if it has ended; for ever pending when nothing is to be done.
     /// Safe to cancel.
-    async fn write(&mut self) -> Result<(), Lost> {
+    async fn write(&mut self) -> Result<usize, Lost> {
         if !self.out.is_empty() && self.stopped {
             self.out.clear();
         } else if !self.out.is_empty() {
             match self.send.write(&self.out).await {
-                Ok(written) => self.out.advance(written),
+                Ok(written) => {
+                    self.out.advance(written);
+                    return Ok(written);
+                }
                 // What it has to say of the request is on its own half of the stream.
                 Err(quinn::WriteError::Stopped(_)) => self.stopped = true,
                 Err(error) => return Err(error.into()),
@@ -348,7 +352,7 @@ impl Half {
         } else {
             std::future::pending::<()>().await;
         }
-        Ok(())
+        Ok(0)
     }
 }
 

@@ -107,6 +107,7 @@ impl Post {
         *begun = Some(opened.number);
         let mut body = BytesMut::new();
         machine.poll_transmit(Instant::now(), &mut body, usize::MAX);
+        self.shared.traffic.sent(body.len());
         let request = self.pool.request(&sender, &self.gateway, body.freeze(), WAIT.as_secs());
         let request = request.map_err(Failure::unreached)?;
         let began = tokio::time::Instant::now();
@@ -208,6 +209,7 @@ impl Post {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(Failure::reached)?;
             let Ok(data) = frame.into_data() else { continue };
+            self.shared.traffic.received(data.len());
             input.extend_from_slice(&data);
             machine.handle_bytes(Instant::now(), &mut input).map_err(Failure::reached)?;
             while let Some(event) = machine.poll_event() {

@@ -387,6 +387,11 @@ impl Control {
         self.send(&Frame::PolicyAck { revision, accepted: result.is_ok(), text });
     }
 
+    /// PINGs that this side has sent.
+    pub fn pings_sent(&self) -> u64 {
+        self.heartbeat.pings()
+    }
+
     /// Client: says of itself what changed, and what happened since the last report.
     pub fn report(&mut self, report: Report) {
         self.send(&Frame::Report(Box::new(report)));

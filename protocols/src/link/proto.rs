@@ -23,6 +23,18 @@ impl Hello {
     }
 }
 
+impl Policy {
+    /// As POLICY carries it, for a client that keeps it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        prost::Message::encode_to_vec(self)
+    }
+
+    /// Reads what [`Policy::to_bytes`] wrote; `None` for anything that cannot be that.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        prost::Message::decode(bytes).ok()
+    }
+}
+
 impl fmt::Debug for Hello {
     /// Leaves out the secret, the password, the token, and the session headers, which may hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,11 +13,13 @@
 
 mod durable;
 mod heartbeat;
+mod line;
 mod liveness;
 mod network;
 mod parameters;
 mod quality;
 mod race;
+mod report;
 mod strategies;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ mod window;
 pub use self::{
     durable::DurablePolicy,
     heartbeat::{FORGET_AFTER_S, Filed, Ground, Heartbeat, HeartbeatPolicy, Learnt, NETWORKS_MAX, Records},
+    line::LinePolicy,
     liveness::{Clocks, Liveness, LivenessPolicy, Pulse, Signs},
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
     parameters::{Field, Parameter, ParameterError, Parameters, Value},
@@ -34,6 +37,7 @@ pub use self::{
     race::{
         Found, NameRecord, Names, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways,
     },
+    report::{ReportCause, ReportClock, ReportPolicy},
     strategies::Strategies,
     timeouts::TimeoutPolicy,
 };

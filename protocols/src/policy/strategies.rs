@@ -2,7 +2,7 @@
 
 use super::{
     DurablePolicy, HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy,
-    RacePolicy, TimeoutPolicy, Value, parameters::nearest,
+    RacePolicy, ReportPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -72,6 +72,8 @@ strategies! {
     liveness: LivenessPolicy,
     /// How much is kept on disk for later.
     durable: DurablePolicy,
+    /// What is said to the gateway of all that.
+    report: ReportPolicy,
 }
 
 #[cfg(test)]

@@ -122,6 +122,11 @@ impl Heartbeat {
         self.pings
     }
 
+    /// PINGs of this connection.
+    pub(super) fn pings(&self) -> u64 {
+        self.pings
+    }
+
     /// The round-trip time, if this answers the newest PING.
     pub(super) fn on_pong(&mut self, id: u64, now: Instant) -> Option<Duration> {
         let (_, sent) = self.ping.take_if(|(newest, _)| *newest == id)?;

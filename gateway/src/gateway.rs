@@ -31,6 +31,7 @@ use crate::{
     mqtt,
     outbox::Outboxes,
     parking::Lot,
+    policy::Policies,
     rate::Rates,
     request::Origin,
     session::{Clock, Sessions},
@@ -97,6 +98,8 @@ pub struct Gateway {
     pub dictionaries: Library,
     /// What clients have learnt of networks.
     pub learned: Learned,
+    /// How clients are to behave.
+    pub policies: Policies,
 }
 
 impl Gateway {
@@ -176,6 +179,7 @@ impl Gateway {
             rates: Rates::default(),
             dictionaries,
             learned: Learned::default(),
+            policies: Policies::default(),
         }))
     }
 

@@ -29,6 +29,7 @@ pub mod mqtt_quic;
 pub mod network;
 pub mod outbox;
 pub mod parking;
+pub mod policy;
 pub mod presence;
 pub mod proto;
 pub mod push;

@@ -93,6 +93,14 @@ pub struct Metrics {
     pub outbox_letters: IntCounterVec,
     /// Messages that wait in queues of the store, by `queue`.
     pub outbox_waiting: IntGaugeVec,
+    /// Policies told to clients, by `outcome`: `sent`, and what they answered (`accepted`, `refused`).
+    pub policies: IntCounterVec,
+    /// Policies that clients refused, by `version` of the document.
+    pub policy_refusals: IntCounterVec,
+    /// Reports of clients, by `outcome`: `counted` for an experiment's arm, `taken`, `left_out` (too many).
+    pub reports: IntCounterVec,
+    /// The version of the policy document in force; 0 none, or the kill switch.
+    pub policy_version: IntGauge,
     /// Link sessions, live or away.
     pub sessions: IntGauge,
     /// Drains begun.
@@ -262,6 +270,23 @@ impl Metrics {
                 "outbox_waiting",
                 "Messages that wait in queues of the store",
                 &["queue"],
+            ),
+            policies: counters(
+                r,
+                "policies_total",
+                "Policies told to clients, and their answers",
+                &["outcome"],
+            ),
+            policy_refusals: counters(
+                r,
+                "policy_refusals_total",
+                "Policies that clients refused",
+                &["version"],
+            ),
+            reports: counters(r, "client_reports_total", "Reports of clients", &["outcome"]),
+            policy_version: registered(
+                r,
+                IntGauge::with_opts(options("policy_version", "Version of the policy document in force")),
             ),
             sessions: registered(r, IntGauge::with_opts(options("sessions", "Link sessions, live or away"))),
             drains: registered(r, IntCounter::with_opts(options("drains_total", "Drains begun"))),

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    control::{admin::Admin, certificates},
+    control::{admin::Admin, certificates, policy},
     dictionaries,
     gateway::{Gateway, StartError},
     listener, mqtt, session, upstream,
@@ -42,6 +42,7 @@ pub struct Bound {
 /// # Errors
 /// Names the listener that could not be opened; nothing listens then.
 pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
+    policy::restore(&gateway)?;
     let snapshot = gateway.snapshot.load_full();
     let admin = Admin::bind(snapshot.settings.admin.bind).await?;
     let open = listener::open(&snapshot.settings.listeners, &gateway)?;

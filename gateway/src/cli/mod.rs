@@ -10,6 +10,7 @@ mod dict;
 pub mod listen;
 mod outbox;
 mod passwd;
+mod policy;
 mod process;
 mod serve;
 
@@ -43,6 +44,8 @@ pub enum Command {
     Cert(cert::Arguments),
     /// Look at messages that wait in a running gateway's store, and send dead letters again
     Outbox(outbox::OutboxArgs),
+    /// Check, push and watch the policy of clients
+    Policy(policy::PolicyArgs),
     /// Make a line for the password file; the password is read from standard input
     Passwd(passwd::Arguments),
 }
@@ -69,6 +72,7 @@ pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> 
         Command::Dict(arguments) => dict::run(arguments),
         Command::Cert(arguments) => cert::run(arguments),
         Command::Outbox(arguments) => outbox::run(arguments),
+        Command::Policy(arguments) => policy::run(arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }
 }

@@ -13,7 +13,7 @@ use super::{
     process::{self, Signal, Signals},
 };
 use crate::{
-    control::{config, reload, telemetry},
+    control::{config, policy, reload, telemetry},
     gateway::Gateway,
     run::{self, Serving},
     settings::Settings,
@@ -72,5 +72,7 @@ pub(super) async fn until_told_to_end(serving: Serving, mut signals: Signals, co
 fn reload_from(gateway: &Arc<Gateway>, config: &Path) {
     if let Err(problem) = reload::from_file(gateway, config) {
         error!("configuration not reloaded, the old one stays in force:\n{problem}");
+        return;
     }
+    policy::tell(gateway);
 }

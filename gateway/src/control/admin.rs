@@ -2,6 +2,7 @@
 
 mod dictionaries;
 mod outbox;
+mod policy;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -102,6 +103,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/sessions", get(sessions))
         .merge(dictionaries::router())
         .merge(outbox::router())
+        .merge(policy::router())
         .with_state(gateway)
         .merge(push)
         .fallback(not_found)
@@ -111,7 +113,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
 async fn not_found() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "here are /, /metrics, /healthz, /readyz, /sessions, /dictionaries, /outbox and the push API (gRPC)\n",
+        "here are /, /metrics, /healthz, /readyz, /sessions, /dictionaries, /outbox, /policy and the push API (gRPC)\n",
     )
 }
 

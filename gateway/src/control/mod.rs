@@ -4,5 +4,6 @@
 pub mod admin;
 pub mod certificates;
 pub mod config;
+pub mod policy;
 pub mod reload;
 pub mod telemetry;

@@ -52,6 +52,7 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     gateway.issuer_keys.follow(jwt.and_then(|jwt| jwt.jwks.as_ref()));
     gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
     gateway.snapshot.store(Arc::new(snapshot));
+    gateway.policies.touch();
     gateway.hub.presence().follow(&gateway.snapshot().settings);
     gateway.upstreams.follow();
     gateway.denials.clear();

@@ -1,20 +1,14 @@
 //! What a connection does beside requests once its client is known: pushes, publishes, subscriptions,
 //! acknowledgements, policy. The same on both bindings.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use towline_protocols::link::{
     CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push, Subscribe, Subscribed,
 };
 
-use super::{config::policy, door::Door};
+use super::{door::Door, reports::Pace};
 use crate::{
     access::{Action, Leave},
     backend,
@@ -43,13 +37,15 @@ pub(super) struct Attendance {
     running: Option<Running>,
     /// Pushes are left in the session for want of room here.
     pushes_left: bool,
-    told: Told,
+    pub(super) told: Told,
+    pub(super) reports: Pace,
 }
 
 /// Which revisions the client was told last.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Told {
-    pub(super) policy: u64,
+    /// [`crate::policy::Policies::generation`] when its policy was looked for; 0: it is to be looked for.
+    pub(super) policies: u64,
     /// The edition of the dictionaries.
     pub(super) dictionaries: u64,
 }
@@ -79,6 +75,7 @@ impl Attendance {
             running: None,
             pushes_left: false,
             told,
+            reports: Pace::default(),
         }
     }
 
@@ -108,13 +105,8 @@ impl Attendance {
             Event::Publish(_) if self.door.lease.revoked().is_some() => {}
             Event::Publish(publish) => self.enqueue(control, publish),
             Event::Fetch(fetch) => self.on_fetch(control, fetch),
-            Event::PolicyAck { revision, accepted: false, text } => {
-                // The text is the peer's: it neither forges lines nor fills the log.
-                if let Some(held_back) = self.door.gateway.refusals.pass(Instant::now()) {
-                    let client = &**self.door.lease.session().client_id();
-                    tracing::warn!(client, revision, held_back, "the client refused the policy: {text:?}");
-                }
-            }
+            Event::PolicyAck { revision, accepted, text } => self.on_policy_ack(revision, accepted, &text),
+            Event::Report(report) => self.on_report(control, &report),
             _ => {}
         }
         Ok(())
@@ -146,15 +138,6 @@ impl Attendance {
     pub(super) fn resume_pushes(&mut self, control: &mut Control) {
         if self.pushes_left && control.queued_bytes() < PUSH_QUEUE_BYTES {
             self.send_pushes(control);
-        }
-    }
-
-    /// Tells the client of a policy that it does not follow yet.
-    pub(super) fn send_policy(&mut self, control: &mut Control) {
-        let policy = policy(&self.door.gateway.snapshot().settings.client_policy);
-        if policy.revision != self.told.policy {
-            self.told.policy = policy.revision;
-            control.policy(policy);
         }
     }
 

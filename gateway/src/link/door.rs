@@ -196,6 +196,12 @@ impl Admission {
             kept.map_or(0, |kept| u32::try_from(kept.as_secs()).unwrap_or(u32::MAX));
     }
 
+    /// Has the client say what it is, where neither the session knows nor HELLO says it.
+    pub(super) fn ask_for_facts(&mut self, hello: &Hello) {
+        let session = self.door.lease.session();
+        self.welcome.report_wanted = hello.facts.is_none() && session.facts().is_none();
+    }
+
     /// WELCOME names the dictionaries that this client is to use.
     pub(super) fn prefer_dictionaries(&mut self, control: &mut Control) {
         let client_id = self.door.lease.session().client_id();

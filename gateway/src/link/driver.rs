@@ -227,6 +227,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                         attendance.send_pushes(self.binding.control());
                     }
                 }
+                SessionEvent::Policy => {
+                    if let Some(attendance) = &mut self.attendance {
+                        attendance.send_policy(self.binding.control());
+                    }
+                }
                 SessionEvent::Revoked(why) => return Err(attendance::revoked(why).into()),
             }
             next = self.attendance.as_ref().and_then(|attendance| attendance.door.lease.poll_event());
@@ -293,14 +298,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn attend(&mut self, mut admission: Admission, hello: &Hello) {
         admission.prefer_dictionaries(self.binding.control());
         admission.offer_silence(hello.facts.as_ref(), self.binding.transport());
+        admission.ask_for_facts(hello);
         self.binding.welcome(&mut admission);
         let Admission { door, subscriptions, .. } = admission;
         self.subscribed(door.subscribed(subscriptions));
         let door = Arc::new(door);
         tracing::debug!(client = &**door.lease.session().client_id(), agent = hello.agent, "welcome");
-        let told = Told { policy: hello.policy_revision, ..Told::default() };
-        let mut attendance = Attendance::new(door, told);
-        attendance.send_policy(self.binding.control());
+        let mut attendance = Attendance::new(door, Told::default());
+        if self.origin.handshake.is_complete() {
+            attendance.learn(hello);
+            attendance.send_policy(self.binding.control());
+        }
         attendance.send_offer(self.binding.control());
         self.attendance = Some(Box::new(attendance));
     }

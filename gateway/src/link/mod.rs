@@ -23,6 +23,7 @@ mod head;
 mod io;
 mod parked;
 mod quic_stream;
+mod reports;
 mod requests;
 mod short;
 

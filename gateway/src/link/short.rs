@@ -235,7 +235,7 @@ impl Post {
                 event = door.lease.next_event() => match event {
                     SessionEvent::Ready(seq) => self.requests.send_answer(seq),
                     SessionEvent::Revoked(why) => return Err(attendance::revoked(why).into()),
-                    SessionEvent::Pushes => {}
+                    SessionEvent::Pushes | SessionEvent::Policy => {}
                 },
                 () = credits.changed() => {
                     let taken = self.requests.give_credit();

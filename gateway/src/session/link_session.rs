@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     hub::{Mailbox, RegisterError},
+    policy::Facts,
     presence::What,
     receipts::Progress,
     store::{Table, Write},
@@ -96,6 +97,10 @@ pub(super) struct State {
     pub(super) seq_min: u64,
     /// `None` until a durable route is used.
     durable: Option<Box<Durable>>,
+    /// What the client has said of itself; many share one.
+    pub(super) facts: Option<Arc<Facts>>,
+    /// The policy's revision that the client was told last.
+    pub(super) policy_told: u64,
 }
 
 impl LinkSession {
@@ -234,6 +239,18 @@ impl LinkSession {
 }
 
 impl State {
+    /// Whether a connection holds the session.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Has that connection look for another policy.
+    pub(super) fn wake_for_policy(&self) {
+        if let Some(connection) = &self.connection {
+            connection.policy();
+        }
+    }
+
     pub(super) fn id(&self) -> u64 {
         self.id
     }

@@ -15,6 +15,7 @@
 //! outcomes of requests where their route is durable. Beside the one that holds it, others *visit* a session: while
 //! their handshake is under way (`visit`), or for the length of a POST (`short_visit`).
 
+mod client;
 mod clock;
 mod exchange;
 mod headers;

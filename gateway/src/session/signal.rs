@@ -15,6 +15,8 @@ pub enum SessionEvent {
     Ready(u64),
     /// There are pushes to send.
     Pushes,
+    /// The client's policy may be another one.
+    Policy,
     /// The connection no longer owns the session; say why and close.
     Revoked(Revoked),
 }
@@ -41,6 +43,7 @@ struct Pending {
     #[allow(clippy::box_collection, reason = "three words less for each idle connection")]
     ready: Option<Box<VecDeque<u64>>>,
     pushes: bool,
+    policy: bool,
     revoked: Option<Revoked>,
     /// Of the task that drives the connection, or of its place in the parking lot.
     waker: Option<Waker>,
@@ -59,6 +62,13 @@ impl Signal {
     pub(super) fn pushes(&self) {
         let mut pending = self.pending.lock();
         if !std::mem::replace(&mut pending.pushes, true) {
+            wake(pending);
+        }
+    }
+
+    pub(super) fn policy(&self) {
+        let mut pending = self.pending.lock();
+        if !std::mem::replace(&mut pending.policy, true) {
             wake(pending);
         }
     }
@@ -97,7 +107,7 @@ impl Signal {
     pub(super) fn settle(&self, waker: &Waker) -> bool {
         let mut pending = self.pending.lock();
         let has_ready = pending.ready.as_ref().is_some_and(|ready| !ready.is_empty());
-        let is_quiet = pending.revoked.is_none() && !pending.pushes && !has_ready;
+        let is_quiet = pending.revoked.is_none() && !pending.pushes && !pending.policy && !has_ready;
         if is_quiet {
             pending.ready = None;
             pending.waker = Some(waker.clone());
@@ -113,6 +123,9 @@ impl Pending {
         }
         if std::mem::take(&mut self.pushes) {
             return Some(SessionEvent::Pushes);
+        }
+        if std::mem::take(&mut self.policy) {
+            return Some(SessionEvent::Policy);
         }
         self.ready.as_mut()?.pop_front().map(SessionEvent::Ready)
     }

@@ -82,6 +82,8 @@ pub enum Table {
     Delayed,
     /// Device shadows.
     Shadows,
+    /// Policy documents.
+    Policies,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -339,7 +341,7 @@ impl Drop for Inner {
 
 impl Table {
     /// In the order of their declaration.
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Sessions,
         Self::Pushes,
         Self::Receipts,
@@ -355,6 +357,7 @@ impl Table {
         Self::Node,
         Self::Delayed,
         Self::Shadows,
+        Self::Policies,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -374,6 +377,7 @@ impl Table {
             Self::Node => "node",
             Self::Delayed => "delayed",
             Self::Shadows => "shadows",
+            Self::Policies => "policies",
         })
     }
 }

@@ -23,6 +23,7 @@ mod lengths;
 mod limits;
 mod metered;
 mod never_indexed;
+mod policies;
 mod posts;
 mod priority;
 mod pushes;

@@ -19,6 +19,8 @@ mod durable;
 mod faults;
 #[path = "../link/limits.rs"]
 mod limits;
+#[path = "../link/policies.rs"]
+mod policies;
 #[path = "../link/pushes.rs"]
 mod pushes;
 #[path = "../link/raw_quic.rs"]

@@ -1,6 +1,7 @@
 //! The configuration file: TOML in, [`Settings`] or every mistake out.
 
 mod mistakes;
+mod policy;
 mod reader;
 mod sections;
 mod units;
@@ -10,6 +11,7 @@ use std::{fs, path::Path};
 use towline_crypto::Providers;
 
 pub use self::mistakes::{Mistake, Mistakes};
+pub use self::policy::{DOCUMENT_BYTES_MAX, parse_policy};
 use self::reader::Reader;
 pub(crate) use self::units::parse_duration;
 use crate::settings::Settings;

@@ -70,7 +70,7 @@ impl Reader {
         self.asked.borrow().clone()
     }
 
-    fn note(&self, offset: usize, text: String) {
+    pub(super) fn note(&self, offset: usize, text: String) {
         self.mistakes.borrow_mut().push(Mistake { offset, text });
     }
 }
@@ -197,6 +197,40 @@ impl<'r, 'i> Table<'r, 'i> {
             }
         }
         strings
+    }
+
+    /// A string, or several in a list.
+    pub(super) fn one_or_more_strings(&mut self, key: &'static str) -> Vec<String> {
+        match self.table.and_then(|table| table.get(key)).map(|value| value.get_ref()) {
+            Some(DeValue::String(_)) => self.optional_string(key).into_iter().collect(),
+            _ => self.strings(key),
+        }
+    }
+
+    /// A number from 0 to 100.
+    pub(super) fn percent(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.get(key)?;
+        let text = match value.get_ref() {
+            DeValue::Integer(number) => number.as_str(),
+            DeValue::Float(number) => number.as_str(),
+            _ => "",
+        };
+        let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+        if percent.is_none() {
+            self.wrong_type(key, value, "a number from 0 to 100");
+        }
+        percent
+    }
+
+    /// Everything in the table, for one whose keys are not known beforehand, with the place of each key.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'r str, usize, &'r Spanned<DeValue<'i>>)> {
+        let table = self.table.into_iter().flat_map(|table| table.iter());
+        table.map(|(key, value)| (key.get_ref().as_ref(), key.span().start, value))
+    }
+
+    /// Notes a mistake at a place that [`Table::entries`] gave.
+    pub(super) fn note(&self, offset: usize, text: impl Display) {
+        self.reader.note(offset, text.to_string());
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
@@ -357,7 +391,7 @@ impl<'r, 'i> Table<'r, 'i> {
 }
 
 /// The known key that `unknown` was probably meant to be.
-fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(super) fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
     let (edits, key) = known.iter().map(|key| (edits(unknown, key), *key)).min()?;
     (edits <= SUGGESTION_EDITS_MAX.min(unknown.len() / 2 + 1)).then_some(key)
 }

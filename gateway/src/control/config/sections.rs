@@ -149,7 +149,7 @@ fn is_host_and_port(text: &str) -> bool {
 }
 
 /// Names are labels of metrics and stand in logs.
-fn name(table: &mut Table<'_, '_>, example: &str) -> std::sync::Arc<str> {
+pub(super) fn name(table: &mut Table<'_, '_>, example: &str) -> std::sync::Arc<str> {
     let name = table.required_string("name", example);
     let fits = (1..=64).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));

@@ -172,6 +172,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let established = door.establish(hello, awaited).await?;
         self.binding.resume(established.attached, &established.refused);
         self.subscribed(door.subscribed(established.subscriptions));
+        if let Some(attendance) = &mut self.attendance {
+            attendance.learn(hello);
+            attendance.send_policy(self.binding.control());
+        }
         Ok(())
     }
 }

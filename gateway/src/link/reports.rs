@@ -102,6 +102,12 @@ impl Attendance {
         if let Some(quality) = &report.quality {
             facts = facts.seen(quality);
         }
+        for beat in &report.beats_learnt {
+            let (network, carrier) = (facts.network as u32, &*facts.carrier);
+            if gateway.learned.tell(session.client_id(), network, carrier, beat) {
+                gateway.metrics.limit_hit("networks_learned_max");
+            }
+        }
         if before.as_deref() != Some(&facts) {
             session.learn_facts(gateway.policies.facts.share(facts));
             self.told.policies = 0;

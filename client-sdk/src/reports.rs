@@ -160,7 +160,7 @@ impl Reports {
         self.since.get_or_insert(now);
         let causes = [
             (self.wanted || !self.is_told(network), ReportCause::Needed),
-            (level != self.level_told, ReportCause::Changed),
+            (sends && level != self.level_told, ReportCause::Changed),
             (sends, ReportCause::Traffic),
         ];
         causes.into_iter().any(|(is_so, cause)| is_so && self.clock.is_due(now, policy, cause))

@@ -226,9 +226,10 @@ impl<'a> Phone<'a> {
         trial.carried = Carried::between(before, self.wire.counts());
         let is_calm = link.outages.is_none() && link.hostile.lasts.is_none() && task.profile.quiet.is_none();
         for number in 0..if is_calm { effort.breaks } else { 0 } {
+            // A death comes first in a network that is known, and then after each hand-over.
+            trial.half_open.push(self.broken(&format!("dead-{number}"), LinkOrder::HalfOpen)?);
             let order = LinkOrder::HandOver(HAND_OVER_GAP);
             trial.hand_overs.push(self.broken(&format!("move-{number}"), order)?);
-            trial.half_open.push(self.broken(&format!("dead-{number}"), LinkOrder::HalfOpen)?);
         }
         // curl's process ends with its calls: there is nothing to be silent.
         if matches!(task.who, Who::Sdk | Who::H3) && effort.idle_time > Duration::ZERO {

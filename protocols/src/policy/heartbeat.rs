@@ -172,10 +172,10 @@ impl Heartbeat {
         }
     }
 
-    /// What others have found on networks like the one in use.
+    /// What others have found on networks like the one in use; zero: what was said of it before holds.
     pub fn offer(&mut self, timeout: Duration) {
-        if let Some(place) = &mut self.place {
-            place.offered = Some(timeout).filter(|timeout| !timeout.is_zero());
+        if let Some(place) = self.place.as_mut().filter(|_| !timeout.is_zero()) {
+            place.offered = Some(timeout);
         }
     }
 

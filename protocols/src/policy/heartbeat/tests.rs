@@ -272,6 +272,8 @@ fn somebody_who_looks_has_shorter_intervals_and_a_dozing_device_tries_nothing() 
 fn a_newcomer_begins_with_what_others_have_found() {
     let mut phone = Phone::new(9, s(300));
     phone.heartbeat.offer(s(290));
+    phone.connect();
+    phone.heartbeat.offer(s(0));
     phone.interval = phone.heartbeat.interval(phone.now);
     assert_eq!(phone.interval, s(261));
     phone.lives(s(3 * 3600));

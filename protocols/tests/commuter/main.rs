@@ -1,0 +1,111 @@
+//! A month of a commuter's networks in simulated time, by seed: home Wi-Fi, a street, a subway with blackouts, an
+//! elevator, an office whose NAT forgets UDP after 30 s, a train with hand-overs, a captive portal, nights in doze. The
+//! machines of `policy` are driven together as the SDK drives them, and it is checked what must hold whatever the seed.
+//!
+//! `TOWLINE_COMMUTER_SEED=7` runs one seed and prints what it came to.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+mod month;
+mod phone;
+
+use std::time::Duration;
+
+use towline_protocols::policy::Strategies;
+
+use crate::{month::Month, phone::Phone};
+
+/// Seeds of a plain run.
+const SEEDS: u64 = 24;
+/// Connections that a NAT's time-out may cost on one network by one transport: growing steps over it, closing in, and a
+/// second look; then once and again when it is tried anew, each week.
+const LOST_TO_NAT_MAX: u32 = 8 + 4 * 2;
+/// The same where blackouts end connections in the middle of a quiet time: what is known comes into doubt there, and is
+/// found anew.
+const LOST_TO_NAT_WITH_BLACKOUTS_MAX: u32 = 60;
+/// Back-off lets through one attempt in half a minute, beside its first ones: after each of the changes of an hour.
+const CONNECTS_PER_HOUR_MAX: usize = 240;
+/// An answer on a network that is up all the while: the dead link is found, and another made.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// What is wrong with the month of that seed.
+fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
+    let month = Month::draw(seed);
+    let report = Phone::new(seed, &month, strategies.clone()).live();
+    let mut mistakes = Vec::new();
+    let mut check = |holds: bool, text: String| {
+        if !holds {
+            mistakes.push(format!("{text}; to run it again: TOWLINE_COMMUTER_SEED={seed}"));
+        }
+    };
+    check(report.calls > 1000, format!("only {} calls were made", report.calls));
+    check(report.hung == 0, format!("{} calls came to their deadline on a network that was up", report.hung));
+    let slowest = report.slowest_where_up;
+    check(slowest <= ANSWER_MAX, format!("an answer took {slowest:?} on a network that was up"));
+    let connects = report.connects_per_hour_max;
+    check(connects <= CONNECTS_PER_HOUR_MAX, format!("{connects} attempts to connect in one hour"));
+    let ways = strategies.race.in_flight_max.min(2);
+    check(report.ways_at_once_max <= ways, format!("{} ways at once", report.ways_at_once_max));
+    for ((network, transport), lost) in &report.lost_to_nat {
+        let text = format!("{lost} connections by {transport:?} were left to the NAT of {network}");
+        let has_blackouts = !["home", "office"].contains(network);
+        let most = if has_blackouts { LOST_TO_NAT_WITH_BLACKOUTS_MAX } else { LOST_TO_NAT_MAX };
+        check(*lost <= most, text);
+    }
+    // 99 of 100 are not cut short; a network that gets slower is found by doubling.
+    let (cut, made) = (report.cut_short, report.made);
+    check(cut * 50 <= made, format!("{cut} of {made} connections would have come behind their limit"));
+    mistakes
+}
+
+#[test]
+fn a_month_keeps_what_is_promised() {
+    let one = std::env::var("TOWLINE_COMMUTER_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let wrong: Vec<String> = seeds.flat_map(|seed| mistakes(seed, &Strategies::default())).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_month_is_the_same_each_time() {
+    let month = Month::draw(3);
+    let live = || Phone::new(3, &month, Strategies::default()).live();
+    assert_eq!(live(), live());
+}
+
+/// The checks see what they are there for: strategies that are switched off or told nonsense break them.
+fn check_is_caught(by: &str, change: impl Fn(&mut Strategies)) {
+    let mut strategies = Strategies::default();
+    change(&mut strategies);
+    let wrong: Vec<String> = (0..3).flat_map(|seed| mistakes(seed, &strategies)).collect();
+    assert!(wrong.iter().any(|text| text.contains(by)), "not caught by `{by}`: {wrong:?}");
+}
+
+#[test]
+fn beats_that_learn_nothing_are_caught() {
+    check_is_caught("were left to the NAT", |it| it.heartbeat.enabled = false);
+}
+
+#[test]
+fn dead_links_that_nobody_looks_for_are_caught() {
+    check_is_caught("an answer took", |it| it.liveness.enabled = false);
+}
+
+#[test]
+fn links_that_are_taken_for_dead_too_soon_are_caught() {
+    check_is_caught("attempts to connect", |it| {
+        it.liveness.round_trips = 0.0;
+        it.liveness.grace = Duration::ZERO;
+        it.liveness.doublings_max = 0;
+    });
+}
+
+#[test]
+fn limits_that_are_too_short_are_caught() {
+    check_is_caught("would have come", |it| {
+        it.timeouts.samples_min = 1;
+        it.timeouts.margin = 0.5;
+        it.timeouts.connect_min = Duration::from_millis(1);
+    });
+}

@@ -1,0 +1,463 @@
+//! A phone in a month: an app that calls now and then, and the machines that keep its link, driven as the SDK drives
+//! them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use towline_protocols::policy::{
+    AppMode, AppState, Event, Ground, Heartbeat, Liveness, NetworkKey, Pulse, Quality, Race, RaceAction,
+    Records, Signs, Step, Strategies, Transport, Way, Ways,
+};
+
+use crate::month::{Month, Stay};
+
+/// The gateway's name.
+const GATEWAY: &str = "edge:443";
+/// The highest limit of connecting, and of a PONG where nothing is known of the link.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beats where nothing is known, and the longest that the gateway allows.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(900);
+/// The SDK's delays between attempts.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
+/// What a call is judged by that has the network to itself.
+const UP_FOR: Duration = Duration::from_secs(30);
+/// In doze timers come together, so far apart.
+const DOZE_WINDOW: Duration = Duration::from_secs(600);
+const UNIX_S: u64 = 1_767_225_600;
+
+/// What a month came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    pub calls: u32,
+    /// Calls that came to their deadline although the network was up for long before it.
+    pub hung: u32,
+    /// The longest that a call took whose network was up all the while.
+    pub slowest_where_up: Duration,
+    pub connects_per_hour_max: usize,
+    pub ways_at_once_max: usize,
+    /// Connections that were found dead because a NAT had forgotten them.
+    pub lost_to_nat: BTreeMap<(&'static str, Transport), u32>,
+    /// Connections that were made, and attempts that were given up and would have come.
+    pub made: u32,
+    pub cut_short: u32,
+}
+
+struct Link {
+    transport: Transport,
+    /// The NAT knows it.
+    is_known: bool,
+    /// A timer came late, as in doze: that says nothing of what was learnt.
+    is_late: bool,
+    heard: Duration,
+    spoke: Duration,
+    unanswered: Option<Duration>,
+    ping: Option<Duration>,
+    interval: Duration,
+    /// Words of the gateway on their way: when they come, and whether one is the call's answer.
+    coming: VecDeque<(Duration, bool)>,
+}
+
+struct Call {
+    began: Duration,
+    is_sent: bool,
+}
+
+pub struct Phone<'a> {
+    month: &'a Month,
+    random: fastrand::Rng,
+    origin: Instant,
+    now: Duration,
+    strategies: Strategies,
+    heartbeat: Heartbeat,
+    liveness: Liveness,
+    quality: Quality,
+    ways: Ways,
+    app: AppState,
+    link: Option<Link>,
+    /// Failures in a row, and when to connect where there is no link.
+    failures: u32,
+    connects_at: Duration,
+    call: Option<Call>,
+    calls_at: Duration,
+    /// Attempts of the last hour.
+    attempts: VecDeque<Duration>,
+    report: Report,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    Arrives,
+    Moves,
+    Deadline,
+    Calls,
+    Connects,
+    Judges,
+    Beats,
+}
+
+impl<'a> Phone<'a> {
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
+    pub fn new(seed: u64, month: &'a Month, strategies: Strategies) -> Self {
+        Self {
+            month,
+            random: fastrand::Rng::with_seed(!seed),
+            origin: Instant::now(),
+            now: Duration::ZERO,
+            heartbeat: Heartbeat::new(strategies.heartbeat.clone(), Records::default()),
+            liveness: Liveness::new(strategies.liveness.clone()),
+            quality: Quality::new(strategies.quality.clone()),
+            ways: Ways::default(),
+            strategies,
+            app: AppState::default(),
+            link: None,
+            failures: 0,
+            connects_at: Duration::ZERO,
+            call: None,
+            calls_at: Duration::ZERO,
+            attempts: VecDeque::new(),
+            report: Report::default(),
+        }
+    }
+
+    /// To the month's end.
+    pub fn live(mut self) -> Report {
+        self.settle();
+        let mut stay_ends = self.stay().until;
+        loop {
+            let (at, next) = self.next(stay_ends);
+            self.now = self.now.max(at);
+            if self.now >= self.month.end() {
+                return self.report;
+            }
+            match next {
+                Next::Arrives => self.hear(),
+                Next::Moves => {
+                    let key = self.network();
+                    stay_ends = self.stay().until;
+                    self.moved(key);
+                }
+                Next::Deadline => self.expire(),
+                Next::Calls => self.begin_call(),
+                Next::Connects => self.connect(),
+                Next::Judges => self.judge(),
+                Next::Beats => self.beat(),
+            }
+        }
+    }
+
+    fn stay(&self) -> &'a Stay {
+        self.month.at(self.now)
+    }
+
+    fn network(&self) -> NetworkKey {
+        self.stay().place.network().place()
+    }
+
+    fn at(&self, time: Duration) -> Instant {
+        self.origin + time
+    }
+
+    fn next(&self, stay_ends: Duration) -> (Duration, Next) {
+        let mut all = vec![(stay_ends, Next::Moves)];
+        match &self.call {
+            Some(call) => all.push((call.began + DEADLINE, Next::Deadline)),
+            None => all.push((self.calls_at, Next::Calls)),
+        }
+        match &self.link {
+            None => all.push((self.awake(self.connects_at), Next::Connects)),
+            Some(link) => {
+                all.extend(link.coming.front().map(|(at, _)| (*at, Next::Arrives)));
+                all.extend(self.due(link).map(|at| (self.awake(at), Next::Judges)));
+                if link.ping.is_none() {
+                    all.push((self.awake(link.spoke.max(link.heard) + link.interval), Next::Beats));
+                }
+            }
+        }
+        all.into_iter().min().unwrap()
+    }
+
+    /// When a timer comes that is due then.
+    fn awake(&self, due: Duration) -> Duration {
+        if !self.app.dozing || self.call.is_some() {
+            return due;
+        }
+        let windows = due.as_secs().div_ceil(DOZE_WINDOW.as_secs());
+        Duration::from_secs(windows * DOZE_WINDOW.as_secs()).max(due)
+    }
+
+    fn signs(&self, link: &Link) -> Signs {
+        Signs {
+            heard: self.at(link.heard),
+            spoke: self.at(link.spoke),
+            unanswered: link.unanswered.map(|at| self.at(at)),
+            ping: link.ping.map(|at| self.at(at)),
+            outstanding: 0,
+            waiting: self.call.as_ref().map(|call| self.at(call.began)),
+        }
+    }
+
+    /// When the link is to be judged.
+    fn due(&self, link: &Link) -> Option<Duration> {
+        let known = match self.liveness.judge(self.at(self.now), &self.signs(link)) {
+            Pulse::Fine(at) => at.map(|at| at - self.origin),
+            Pulse::Probe | Pulse::Dead => Some(self.now),
+        };
+        known.into_iter().chain(link.ping.map(|at| at + PONG_TIMEOUT)).min()
+    }
+
+    /// Says something; the gateway answers what arrives.
+    fn say(&mut self, is_call: bool, is_beat: bool) {
+        let Some(mut link) = self.link.take() else { return };
+        let quiet = self.now - link.heard.max(link.spoke);
+        let place = self.stay().place;
+        link.is_known &= quiet < place.nat_timeout(link.transport);
+        link.is_late |= quiet >= link.interval + self.strategies.liveness.sleep_min;
+        if link.unanswered.is_none() {
+            link.unanswered = Some(self.now);
+            if !is_beat {
+                self.heartbeat.spoke(quiet);
+            }
+        }
+        link.spoke = self.now;
+        if link.is_known {
+            // What a blackout swallows is sent again behind it.
+            let passes = self.month.passes_from(self.now);
+            let round_trip = place.round_trip(&mut self.random);
+            let at = self.month.passes_from(passes + round_trip);
+            let at = link.coming.back().map_or(at, |(last, _)| at.max(*last));
+            link.coming.push_back((at, is_call));
+        }
+        self.link = Some(link);
+    }
+
+    fn hear(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let Some((_, is_answer)) = link.coming.pop_front() else { return };
+        link.heard = self.now;
+        link.unanswered = None;
+        if let Some(ping) = link.ping.take() {
+            let after = self.now - ping;
+            self.liveness.answered(self.at(self.now), after, 0);
+            self.quality.on(self.at(self.now), Event::RoundTrip(after));
+        }
+        self.heartbeat.heard();
+        if is_answer && let Some(call) = self.call.take() {
+            let took = self.now - call.began;
+            if self.month.is_up_during(call.began..call.began + UP_FOR) {
+                self.report.slowest_where_up = self.report.slowest_where_up.max(took);
+            }
+        }
+    }
+
+    fn begin_call(&mut self) {
+        let hours = if self.app.dozing { 3.0 } else { 0.25 };
+        self.calls_at = self.now + Duration::from_secs_f64(3600.0 * hours * 2.0 * self.random.f64());
+        self.report.calls += 1;
+        self.call = Some(Call { began: self.now, is_sent: false });
+        self.send_call();
+        if self.link.is_none() {
+            // An app that wants something does not wait for a timer of the night.
+            self.connects_at = self.connects_at.min(self.now + BACKOFF_MAX);
+        }
+    }
+
+    fn expire(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        let ends = call.began + DEADLINE;
+        self.report.hung += u32::from(self.month.is_up_during(ends - UP_FOR..ends));
+    }
+
+    fn send_call(&mut self) {
+        if self.link.is_some()
+            && let Some(call) = self.call.as_mut().filter(|call| !call.is_sent)
+        {
+            call.is_sent = true;
+            self.say(true, false);
+        }
+    }
+
+    fn beat(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let quiet = self.now - link.heard.max(link.spoke);
+        if quiet >= link.interval + self.strategies.liveness.sleep_min {
+            self.heartbeat.slept();
+            link.is_late = true;
+        }
+        link.interval = self.heartbeat.beat(self.origin + self.now, quiet);
+        link.ping = Some(self.now);
+        self.say(false, true);
+    }
+
+    fn judge(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let is_late = link.ping.is_some_and(|ping| self.now >= ping + PONG_TIMEOUT);
+        let Some(link) = self.link.take() else { return };
+        let pulse = self.liveness.judge(self.at(self.now), &self.signs(&link));
+        match pulse {
+            _ if is_late => self.died(&link),
+            Pulse::Dead => self.died(&link),
+            Pulse::Probe => {
+                self.link = Some(Link { ping: Some(self.now), ..link });
+                self.say(false, false);
+            }
+            Pulse::Fine(_) => self.link = Some(link),
+        }
+    }
+
+    fn died(&mut self, link: &Link) {
+        if !link.is_known && !link.is_late {
+            let key = (self.stay().place.network_name(), link.transport);
+            *self.report.lost_to_nat.entry(key).or_default() += 1;
+        }
+        self.liveness.died();
+        self.heartbeat.lost(self.at(self.now));
+        self.reconnect(Duration::ZERO);
+    }
+
+    fn moved(&mut self, key: NetworkKey) {
+        let place = self.stay().place;
+        let mode = if place.dozes { AppMode::Background } else { AppMode::Foreground };
+        self.app = AppState { mode, dozing: place.dozes, ..AppState::default() };
+        self.heartbeat.set_app(self.app);
+        let before = self.month.at(self.now.saturating_sub(Duration::from_millis(1)));
+        if before.place.network().place() == key && !self.stay().is_handover {
+            return;
+        }
+        self.heartbeat.ended();
+        self.settle();
+        self.reconnect(Duration::ZERO);
+    }
+
+    /// The machines learn of a network that is new to them.
+    fn settle(&mut self) {
+        let kind = self.stay().place.kind;
+        self.liveness.network_changed(kind.wakes_slowly());
+        self.quality.on(self.at(self.now), Event::NetworkChanged);
+        self.failures = 0;
+    }
+
+    fn reconnect(&mut self, delay: Duration) {
+        self.link = None;
+        if let Some(call) = &mut self.call {
+            call.is_sent = false;
+        }
+        self.connects_at = self.now + delay;
+    }
+
+    /// Full jitter below a ceiling that doubles.
+    fn back_off(&mut self) {
+        let ceiling = BACKOFF_MIN.saturating_mul(1 << self.failures.min(20)).min(BACKOFF_MAX);
+        self.failures += 1;
+        let delay = BACKOFF_MIN / 2 + ceiling.mul_f64(self.random.f64());
+        self.reconnect(delay);
+    }
+
+    /// Races the ways; time passes meanwhile.
+    fn connect(&mut self) {
+        self.count_attempt();
+        let (began, network) = (self.now, self.network());
+        let limit = self.strategies.timeouts.limit(self.at(began), Step::Connect, &self.quality, CONNECT_MAX);
+        let policy = &self.strategies.race;
+        let pace = policy.pace(None, Duration::from_millis(300));
+        let mut race = Race::new(policy, pace, limit, self.at(began));
+        let way = |transport| Way { gateway: GATEWAY.into(), address: None, transport };
+        let ways = [Transport::Quic, Transport::Tcp].map(way).to_vec();
+        race.add(0, self.ways.rank(policy, network, ways, self.at(began)), self.at(began));
+        let mut running: Vec<(Duration, usize)> = Vec::new();
+        let mut at = began;
+        let won = loop {
+            while let Some(action) = race.poll(self.origin + at) {
+                match action {
+                    RaceAction::Start(number) => running.push((self.arrives(at, race.way(number)), number)),
+                    RaceAction::Abandon(number) => running.retain(|(_, other)| *other != number),
+                }
+            }
+            self.report.ways_at_once_max = self.report.ways_at_once_max.max(race.in_flight());
+            let first = running.iter().min().copied();
+            let again = race.poll_timeout() - self.origin;
+            match first {
+                Some((made, number)) if made <= again && made < began + limit => {
+                    at = made;
+                    break Some(number);
+                }
+                _ => at = again.max(at + Duration::from_millis(1)),
+            }
+            if race.is_late(self.origin + at) {
+                break None;
+            }
+        };
+        // Whoever moves on the way begins anew there.
+        let until = self.month.at(began).until;
+        self.now = at.min(until);
+        match won.filter(|_| at < until) {
+            Some(number) => self.connected(began, network, &race, number),
+            None => {
+                let soonest = running.iter().min().map_or(Duration::MAX, |(made, _)| *made);
+                let would_come = soonest < began + CONNECT_MAX && self.month.is_up_during(began..soonest);
+                self.report.cut_short += u32::from(would_come && at < until);
+                self.quality.on(self.at(self.now), Event::Expired(Step::Connect));
+                self.back_off();
+            }
+        }
+    }
+
+    /// When a connection is there that is begun at `at`: two round trips, by TCP three, if they pass.
+    fn arrives(&mut self, at: Duration, way: Option<&Way>) -> Duration {
+        let place = self.stay().place;
+        let trips = if way.is_some_and(|way| way.transport == Transport::Tcp) { 3 } else { 2 };
+        (0..trips).fold(at, |at, _| {
+            let passes = self.month.passes_from(at);
+            // A handshake that is lost is repeated, later and later.
+            let late = if passes > at { (passes - at) / 2 } else { Duration::ZERO };
+            passes + late + place.round_trip(&mut self.random)
+        })
+    }
+
+    fn connected(&mut self, began: Duration, network: NetworkKey, race: &Race, number: usize) {
+        let (took, now) = (self.now - began, self.at(self.now));
+        let Some(way) = race.way(number) else { return };
+        let transport = way.transport;
+        self.ways.learn(&self.strategies.race, network, &race.won(number), now);
+        self.quality.on(now, Event::Came(Step::Connect, took));
+        self.report.made += 1;
+        self.failures = 0;
+        self.liveness.begin(now, took / 2);
+        let ground = Ground {
+            network,
+            transport,
+            start: HEARTBEAT,
+            highest: HEARTBEAT_MAX,
+            unix_s: UNIX_S + self.now.as_secs(),
+        };
+        self.heartbeat.begin(now, ground);
+        self.link = Some(Link {
+            transport,
+            is_known: true,
+            is_late: false,
+            heard: self.now,
+            spoke: self.now,
+            unanswered: None,
+            ping: None,
+            interval: self.heartbeat.interval(now),
+            coming: VecDeque::new(),
+        });
+        self.send_call();
+    }
+
+    fn count_attempt(&mut self) {
+        self.attempts.push_back(self.now);
+        let hour = Duration::from_secs(3600);
+        while self.attempts.front().is_some_and(|at| *at + hour < self.now) {
+            self.attempts.pop_front();
+        }
+        let most = &mut self.report.connects_per_hour_max;
+        *most = (*most).max(self.attempts.len());
+    }
+}

@@ -167,7 +167,7 @@ async fn publish(gateway: &Arc<Gateway>, event: &Event) {
         topic: format!("{prefix}/{}/{}", level(&event.client_id), event.what.name()).into(),
         payload: event.json(),
         qos: 1,
-        payload_utf8: true,
+        payload_utf8: Some(true),
         content_type: Some("application/json".into()),
         ..Message::default()
     });

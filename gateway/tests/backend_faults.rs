@@ -515,7 +515,7 @@ async fn a_message_beyond_what_the_broker_admits_leaves_the_others_alone() {
     }
     let retained = Message {
         retain: true,
-        payload_utf8: true,
+        payload_utf8: Some(true),
         expires: Some(std::time::Instant::now() + Duration::from_secs(3600)),
         ..message("a", b"1", 1)
     };

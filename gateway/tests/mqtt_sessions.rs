@@ -54,19 +54,21 @@ async fn properties_arrive_as_they_were_sent() {
     let mut publisher = Client::v5(&gateway, "publisher").await;
     let mut subscriber = Client::v5(&gateway, "subscriber").await;
     subscriber.subscribe_with("#", SubscriptionOptions::default(), Some(7)).await;
-    let mut sent = publish("t", "{}", QoS::AtMostOnce);
-    sent.properties = PublishProperties {
-        payload_utf8: Some(true),
-        expiry: Some(60),
-        response_topic: Some(text("answers")),
-        correlation_data: Some(Binary::new("id").unwrap()),
-        user_properties: vec![(text("a"), text("1")), (text("a"), text("2"))],
-        content_type: Some(text("application/json")),
-        ..Default::default()
-    };
-    publisher.send(Packet::Publish(Box::new(sent.clone()))).await;
-    sent.properties.subscription_ids = vec![SubscriptionId::new(7).unwrap()];
-    assert_eq!(subscriber.expect_publish().await, sent);
+    for payload_utf8 in [Some(true), Some(false), None] {
+        let mut sent = publish("t", "{}", QoS::AtMostOnce);
+        sent.properties = PublishProperties {
+            payload_utf8,
+            expiry: Some(60),
+            response_topic: Some(text("answers")),
+            correlation_data: Some(Binary::new("id").unwrap()),
+            user_properties: vec![(text("a"), text("1")), (text("a"), text("2"))],
+            content_type: Some(text("application/json")),
+            ..Default::default()
+        };
+        publisher.send(Packet::Publish(Box::new(sent.clone()))).await;
+        sent.properties.subscription_ids = vec![SubscriptionId::new(7).unwrap()];
+        assert_eq!(subscriber.expect_publish().await, sent);
+    }
 }
 
 #[tokio::test(start_paused = true)]

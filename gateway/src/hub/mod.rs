@@ -81,8 +81,8 @@ pub struct Message {
     pub publisher: Option<Arc<str>>,
     /// The backend of the upstream broker that it came from.
     pub upstream: Option<Arc<str>>,
-    /// MQTT 5 payload format indicator: the payload is said to be UTF-8.
-    pub payload_utf8: bool,
+    /// MQTT 5 payload format indicator: whether the payload is said to be UTF-8; `None`: nothing is said.
+    pub payload_utf8: Option<bool>,
     /// MQTT's content type, or the link's.
     pub content_type: Option<Arc<str>>,
     /// MQTT 5 response topic.
@@ -379,5 +379,27 @@ impl Hub {
     /// Bound on the levels of a topic or filter.
     pub fn levels_max(&self) -> usize {
         self.inner.levels_max
+    }
+}
+
+/// Payload format indicators among the flags of a record in the store.
+const FORMAT_UTF8: u8 = 2;
+const FORMAT_BYTES: u8 = 4;
+
+/// [`Message::payload_utf8`] as flags.
+pub(crate) const fn format_flags(payload_utf8: Option<bool>) -> u8 {
+    match payload_utf8 {
+        None => 0,
+        Some(true) => FORMAT_UTF8,
+        Some(false) => FORMAT_BYTES,
+    }
+}
+
+/// The reverse.
+pub(crate) const fn format_of(flags: u8) -> Option<bool> {
+    match flags & (FORMAT_UTF8 | FORMAT_BYTES) {
+        FORMAT_UTF8 => Some(true),
+        FORMAT_BYTES => Some(false),
+        _ => None,
     }
 }

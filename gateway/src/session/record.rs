@@ -13,7 +13,10 @@ use bytes::{Buf, BufMut, Bytes};
 use towline_protocols::{link::Priority, varint};
 
 use super::{clock::Clock, push_queue::QueuedPush};
-use crate::{hub::Message, receipts::Receipts};
+use crate::{
+    hub::{Message, format_flags, format_of},
+    receipts::Receipts,
+};
 
 /// What a session is after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,13 +87,12 @@ pub(super) fn parse_push_key(key: &[u8]) -> Option<(&str, u64)> {
 
 /// Flags of a push record.
 const RETAIN: u8 = 1;
-const PAYLOAD_UTF8: u8 = 2;
 
 pub(super) fn encode_push(push: &QueuedPush, clock: &Clock) -> Vec<u8> {
     let message = &*push.message;
     let mut out = Vec::with_capacity(64 + message.topic.len() + message.payload.len());
     out.put_slice(&[VERSION, push.qos, message.qos, message.priority.urgency(), push.lane.urgency()]);
-    out.put_u8((u8::from(message.retain) * RETAIN) | (u8::from(message.payload_utf8) * PAYLOAD_UTF8));
+    out.put_u8((u8::from(message.retain) * RETAIN) | format_flags(message.payload_utf8));
     out.put_u64(clock.unix_ms(push.queued_at));
     out.put_u64(message.expires.map_or(0, |expires| clock.unix_ms(expires)));
     put_bytes(&mut out, message.topic.as_bytes());
@@ -128,7 +130,7 @@ pub(super) fn decode_push(id: u64, record: &[u8], clock: &Clock, receipts: &Rece
         priority: Priority::new(urgency),
         expires,
         publisher: get_text(&mut input)?,
-        payload_utf8: flags & PAYLOAD_UTF8 != 0,
+        payload_utf8: format_of(flags),
         content_type: get_text(&mut input)?,
         response_topic: get_text(&mut input)?,
         correlation_data: get_option(&mut input)?.map(Bytes::copy_from_slice),
@@ -222,7 +224,7 @@ mod tests {
             expires: Some(clock.now() + Duration::from_secs(9)),
             publisher: Some("me".into()),
             upstream: None,
-            payload_utf8: true,
+            payload_utf8: Some(true),
             content_type: Some("text/plain".into()),
             response_topic: Some("answers".into()),
             correlation_data: Some(Bytes::from_static(b"\0\x01")),

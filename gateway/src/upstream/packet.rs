@@ -25,7 +25,7 @@ pub(super) fn publish(message: &Message, backend: &settings::Backend, node: &Arc
         user_properties.push((hops::HOP.to_owned(), node.to_string()));
     }
     let properties = PublishProperties {
-        payload_format_indicator: message.payload_utf8.then_some(1),
+        payload_format_indicator: message.payload_utf8.map(u8::from),
         message_expiry_interval: message.expires.map(seconds_left),
         response_topic: text(&message.response_topic),
         correlation_data: message.correlation_data.clone(),
@@ -83,7 +83,7 @@ pub(super) fn message(
         retain: publish.retain,
         priority: Priority::NORMAL,
         expires: seconds.and_then(|seconds| now.checked_add(seconds)),
-        payload_utf8: properties.payload_format_indicator == Some(1),
+        payload_utf8: properties.payload_format_indicator.map(|format| format == 1),
         content_type: properties.content_type.map(Into::into),
         response_topic: properties.response_topic.map(Into::into),
         correlation_data: properties.correlation_data,

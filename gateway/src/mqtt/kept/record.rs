@@ -17,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes};
 use towline_protocols::{link::Priority, varint};
 
 use crate::{
-    hub::{Message, SubscribeOptions},
+    hub::{Message, SubscribeOptions, format_flags, format_of},
     mqtt::clock,
     session::record::{get_bytes, get_option, get_text, put_bytes, put_option, put_text, text},
 };
@@ -89,10 +89,9 @@ const RECIPIENT_RETAIN: u8 = 0x80;
 
 /// Flags of a message.
 const RETAIN: u8 = 1;
-const PAYLOAD_UTF8: u8 = 2;
 
 pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
-    let flags = (u8::from(message.retain) * RETAIN) | (u8::from(message.payload_utf8) * PAYLOAD_UTF8);
+    let flags = (u8::from(message.retain) * RETAIN) | format_flags(message.payload_utf8);
     out.put_slice(&[message.qos, message.priority.urgency(), flags]);
     out.put_u64(message.expires.map_or(0, |expires| clock().unix_ms(expires)));
     put_bytes(out, message.topic.as_bytes());
@@ -121,7 +120,7 @@ pub(super) fn get_message(input: &mut &[u8]) -> Option<Message> {
         priority: Priority::new(urgency),
         expires,
         publisher: get_text(input)?,
-        payload_utf8: flags & PAYLOAD_UTF8 != 0,
+        payload_utf8: format_of(flags),
         content_type: get_text(input)?,
         response_topic: get_text(input)?,
         correlation_data: get_option(input)?.map(Bytes::copy_from_slice),
@@ -208,7 +207,7 @@ mod tests {
             priority: Priority::CRITICAL,
             expires: Some(clock().instant(clock().unix_ms(crate::mqtt::now())) + Duration::from_secs(9)),
             publisher: Some("me".into()),
-            payload_utf8: true,
+            payload_utf8: Some(true),
             content_type: Some("text/plain".into()),
             response_topic: Some("answers".into()),
             correlation_data: Some(Bytes::from_static(b"\0\x01")),

@@ -632,7 +632,7 @@ impl Connection {
             topic: if is_known { "" } else { message.topic },
             packet_id,
             topic_alias,
-            payload_utf8: message.payload_utf8.then_some(true),
+            payload_utf8: message.payload_utf8,
             expiry: message.expires.map(|at| seconds_left(at, now)),
             response_topic: message.response_topic,
             correlation_data: message.correlation_data,

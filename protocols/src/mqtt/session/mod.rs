@@ -122,8 +122,8 @@ pub struct MessageView<'a> {
     pub payload: &'a Bytes,
     /// When it stops being worth delivering.
     pub expires: Option<Instant>,
-    /// The payload is said to be UTF-8.
-    pub payload_utf8: bool,
+    /// Whether the payload is said to be UTF-8; `None`: nothing is said.
+    pub payload_utf8: Option<bool>,
     /// Content type.
     pub content_type: Option<&'a str>,
     /// Response topic.

@@ -1,20 +1,27 @@
 //! What a connection does beside requests once its client is known: pushes, publishes, subscriptions,
 //! acknowledgements, policy. The same on both bindings.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use towline_protocols::link::{
     CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push, Subscribe, Subscribed,
 };
 
-use super::{door::Door, reports::Pace};
+use super::{door::Door, reports};
 use crate::{
     access::{Action, Leave},
     backend,
     error::RpcError,
     hub::{Message, check_topic},
     mqtt,
+    rate::Pace,
     session::Revoked,
     shadow,
 };
@@ -35,10 +42,12 @@ pub(super) struct Attendance {
     /// Changes of subscriptions among them, and running.
     subscribes: usize,
     running: Option<Running>,
+    /// Set where the listener limits rates: the next publish waits for it.
+    pace: Option<Box<Pace>>,
     /// Pushes are left in the session for want of room here.
     pushes_left: bool,
     pub(super) told: Told,
-    pub(super) reports: Pace,
+    pub(super) reports: reports::Pace,
 }
 
 /// Which revisions the client was told last.
@@ -67,15 +76,19 @@ pub(super) enum Done {
 
 impl Attendance {
     pub(super) fn new(door: Arc<Door>, told: Told) -> Self {
+        let gateway = &door.gateway;
+        let rates = gateway.rates.of(&gateway.snapshot(), &door.origin.listener);
+        let pace = rates.map(|rates| Box::new(Pace::new(rates)));
         Self {
             door,
+            pace,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             subscribes: 0,
             running: None,
             pushes_left: false,
             told,
-            reports: Pace::default(),
+            reports: reports::Pace::default(),
         }
     }
 
@@ -103,7 +116,10 @@ impl Attendance {
             Event::Subscribe(subscribe) => self.on_subscribe(control, subscribe)?,
             // Nothing that arrives behind a take-over is acted on.
             Event::Publish(_) if self.door.lease.revoked().is_some() => {}
-            Event::Publish(publish) => self.enqueue(control, publish),
+            Event::Publish(publish) => {
+                self.note_publish(publish.topic.len() + publish.payload.len())?;
+                self.enqueue(control, publish);
+            }
             Event::Fetch(fetch) => self.on_fetch(control, fetch),
             Event::PolicyAck { revision, accepted, text } => self.on_policy_ack(revision, accepted, &text),
             Event::Report(report) => self.on_report(control, &report),
@@ -199,6 +215,7 @@ impl Attendance {
     /// Resolves when something that took its time is done; for ever pending while there is none. Safe to cancel.
     pub(super) async fn done(&mut self) -> Done {
         if self.running.is_none() {
+            self.pace().await;
             self.running = self.next_work();
         }
         let Some(running) = &mut self.running else { return std::future::pending().await };
@@ -237,6 +254,28 @@ impl Attendance {
         }
         self.waiting_bytes = bytes;
         self.waiting.push_back(Work::Publish(publish));
+    }
+
+    /// Waits while the client is too fast. Safe to cancel.
+    async fn pace(&mut self) {
+        if let Some(pace) = self.pace.as_mut().filter(|pace| pace.is_paused()) {
+            poll_fn(|cx| pace.poll(cx)).await;
+        }
+    }
+
+    /// Counts a publish, and says whether the client is too fast for longer than its listener is patient.
+    fn note_publish(&mut self, bytes: usize) -> Result<(), LinkError> {
+        let Some(pace) = &mut self.pace else { return Ok(()) };
+        for limit in [pace.note_bytes(bytes), pace.note_message()].into_iter().flatten() {
+            self.door.gateway.metrics.limit_hit(limit.name());
+        }
+        match pace.is_out_of_patience() {
+            None => Ok(()),
+            Some(limit) => {
+                let rule = format!("more publishes than the listener admits ({})", limit.name());
+                Err(LinkError::new(CloseCode::LimitExceeded, rule))
+            }
+        }
     }
 
     fn next_work(&mut self) -> Option<Running> {

@@ -5,11 +5,11 @@ use std::time::Duration;
 /// Rates per second; 0 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
-    /// Messages that one MQTT client publishes.
+    /// Messages that one client publishes, by MQTT or on the link.
     pub device_messages: u32,
-    /// Bytes that one MQTT client sends.
+    /// Bytes that one MQTT client sends; of an app on the link those of its publishes.
     pub device_bytes: u32,
-    /// Messages that all MQTT clients of the listener publish together.
+    /// Messages that all clients of the listener publish together.
     pub messages: u32,
     /// Bytes that they send together.
     pub bytes: u32,

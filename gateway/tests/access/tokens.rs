@@ -202,3 +202,55 @@ async fn a_rotated_key_is_found_and_without_keys_nobody_is_admitted() {
     while greet(&new).await != ReasonCode::Success {}
     assert_eq!(greet(&old).await, ReasonCode::BadUserNameOrPassword, "its key is withdrawn");
 }
+
+/// As [`serve`], by TLS.
+async fn serve_by_tls(
+    body: String,
+    files: &towline_gateway::cli::DevelopmentCertificates,
+    address: &str,
+) -> u16 {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&files.chain).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind((address, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust it goes away here.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut input = Vec::new();
+            while !input.ends_with(b"\r\n\r\n") && stream.read_buf(&mut input).await.is_ok_and(|n| n > 0) {}
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            _ = stream.write_all(answer.as_bytes()).await;
+            _ = stream.shutdown().await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn keys_are_fetched_by_tls_from_whom_the_authorities_vouch_for() {
+    let signer = Signer::new("one");
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let files =
+        folders.each_ref().map(|it| towline_gateway::cli::development_certificates(it.path()).unwrap());
+    for (ca, address, host, expected) in [
+        (&files[0].ca, "127.0.0.1", "localhost", ReasonCode::Success),
+        (&files[1].ca, "127.0.0.1", "localhost", ReasonCode::BadUserNameOrPassword),
+        // The certificate is not for that name.
+        (&files[0].ca, "127.0.0.2", "127.0.0.2", ReasonCode::BadUserNameOrPassword),
+    ] {
+        let port = serve_by_tls(signer.jwks(), &files[0], address).await;
+        let url = format!("https://{host}:{port}/jwks").parse().unwrap();
+        let gateway = gateway_with(Jwt {
+            jwks: Some(Jwks { ca: Some(ca.clone()), ..Jwks::new(url) }),
+            ..Jwt::default()
+        });
+        let connect = connect_with(Version::V5, &signer.token("ada", 600, &json!({})));
+        assert_eq!(Client::open(&gateway).greet(connect).await.reason, expected, "{host} {}", ca.display());
+    }
+}

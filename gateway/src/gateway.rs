@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::{
     access::{Acl, Action, Denials, Judgement, Leave},
     auth::{
-        By, Checked, Credentials, DenyReason, Identity, PasswordFileError, Refusal,
+        By, Checked, Credentials, DenyReason, Guesses, Identity, PasswordFileError, Refusal,
         hook::{Allowed, Hook, Question, Verdict},
         jwt::{self, Issuer, TokenRefused},
     },
@@ -64,6 +64,8 @@ pub struct Gateway {
     pub handshakes: Arc<Semaphore>,
     /// Keys of tokens' issuer, as far as they are fetched.
     pub issuer_keys: Arc<jwt::Remote>,
+    /// Who was wrong with passwords lately.
+    pub guesses: Guesses,
     /// Places for costly checks of passwords that run at one time.
     pub password_checks: Arc<Semaphore>,
     /// Places for what came as early data and waits.
@@ -162,6 +164,7 @@ impl Gateway {
             slots: ConnectionSlots::default(),
             handshakes,
             issuer_keys,
+            guesses: Guesses::default(),
             password_checks,
             early: WaitingRoom::new(),
             refusals: Throttle::new(REFUSAL_LOG_PERIOD),
@@ -319,19 +322,61 @@ impl Gateway {
         })
     }
 
-    /// A token is its issuer's; everything else the hook is asked about first.
+    /// A token is its issuer's, and nobody guesses one; everything else is looked at unless too much was wrong before.
     async fn check_password(
         &self,
         snapshot: &Snapshot,
         origin: &Origin,
         credentials: Credentials<'_>,
     ) -> Result<Identity, Refusal> {
-        let Credentials { user, password, .. } = credentials;
         if let Some(issuer) = &snapshot.issuer
-            && Issuer::is_token(password)
+            && Issuer::is_token(credentials.password)
         {
             return self.check_token(issuer, credentials).await;
         }
+        let user = credentials.user.unwrap_or_default();
+        if self.guesses_too_much(origin, user) {
+            return Err(Refusal::TooManyGuesses);
+        }
+        let checked = self.look_at_password(snapshot, origin, credentials).await;
+        match &checked {
+            Ok(_) => self.guesses.forget(origin.peer.ip(), user),
+            Err(Refusal::Unauthorized | Refusal::Denied(DenyReason::Credentials, _)) => {
+                self.note_wrong(origin, user);
+            }
+            Err(_) => {}
+        }
+        checked
+    }
+
+    /// Whether passwords of a user from there were wrong too often lately.
+    pub(crate) fn guesses_too_much(&self, origin: &Origin, user: &str) -> bool {
+        self.guesses.refused_for(origin.peer.ip(), user, mqtt::now()).is_some()
+    }
+
+    /// A password was wrong, or not proven.
+    pub(crate) fn note_wrong(&self, origin: &Origin, user: &str) {
+        let settings = self.snapshot().settings.auth.guesses;
+        let met = self.guesses.note(&settings, origin.peer.ip(), user, mqtt::now());
+        for &limit in &met {
+            self.metrics.limit_hit(limit);
+        }
+        if !met.is_empty()
+            && let Some(held_back) = self.refusals.pass(Instant::now())
+        {
+            let (peer, listener) = (origin.peer.ip(), &*origin.listener);
+            tracing::warn!(%peer, listener, ?met, held_back, "too many wrong passwords");
+        }
+    }
+
+    /// The hook is asked before the password file.
+    async fn look_at_password(
+        &self,
+        snapshot: &Snapshot,
+        origin: &Origin,
+        credentials: Credentials<'_>,
+    ) -> Result<Identity, Refusal> {
+        let Credentials { user, password, .. } = credentials;
         if let Some(hook) = &snapshot.hook
             && let Some(identity) = ask_who(hook, origin, credentials).await?
         {

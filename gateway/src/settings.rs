@@ -21,7 +21,7 @@ use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, 
 
 pub use self::{
     access::{Acl, AclAction, AclRule, Mqtt3Denied, Permission},
-    auth::{Auth, Hook, Jwks, Jwt},
+    auth::{Auth, Guesses, Hook, Jwks, Jwt},
     delivery::{Batch, Delivery, Retry},
     mqtt::Mqtt,
     rates::Rates,

@@ -2,6 +2,7 @@
 //! backend that is asked.
 
 mod decoy;
+mod guesses;
 pub mod hook;
 pub mod jwt;
 pub mod scram;
@@ -13,6 +14,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 pub(crate) use self::users::FINGERPRINT_BYTES;
 pub use self::{
     decoy::DecoyKey,
+    guesses::Guesses,
     users::{Checked, PasswordFileError, Users},
     verifier::{Scheme, password_line, password_line_by},
 };
@@ -74,6 +76,9 @@ pub enum Refusal {
     /// The hook said so, with a text for the client.
     #[error("{}", .1.as_deref().unwrap_or(.0.text()))]
     Denied(DenyReason, Option<Arc<str>>),
+    /// Wrong passwords were too many before this one, which nobody has looked at.
+    #[error("too many wrong passwords: try again later")]
+    TooManyGuesses,
     /// Nobody can say now: another attempt may do better.
     #[error("who the client is cannot be found out at the moment: try again later")]
     Unavailable,
@@ -82,7 +87,7 @@ pub enum Refusal {
 impl Refusal {
     /// Whether the same credentials may be admitted later.
     pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable | Self::Denied(DenyReason::Busy, _))
+        matches!(self, Self::Unavailable | Self::TooManyGuesses | Self::Denied(DenyReason::Busy, _))
     }
 }
 

@@ -18,7 +18,7 @@ use towline_protocols::mqtt::ReasonCode;
 /// An exchange by one method.
 pub(super) enum Exchange {
     /// SCRAM-SHA-256; with the challenge, once the client has one.
-    Scram(Option<Box<scram::Challenge>>),
+    Scram(Option<(Box<str>, Box<scram::Challenge>)>),
     /// A token of the issuer, which is all that there is to say.
     Token,
 }
@@ -59,7 +59,7 @@ impl Exchange {
         data: &[u8],
     ) -> Result<Step, ReasonCode> {
         let step = match self {
-            Self::Scram(challenge) => step_scram(challenge, gateway, data).map_err(Refused::Scram),
+            Self::Scram(challenge) => step_scram(challenge, gateway, origin, data),
             Self::Token => step_token(gateway, origin, data).map_err(Refused::Token),
         };
         let outcome = match &step {
@@ -73,7 +73,10 @@ impl Exchange {
         if let Some(outcome) = outcome {
             gateway.metrics.logins.with_label_values(&[&*origin.listener, outcome]).inc();
         }
-        step.map_err(|_| ReasonCode::NotAuthorized)
+        step.map_err(|refused| match refused {
+            Refused::TooManyGuesses => ReasonCode::ServerBusy,
+            Refused::Scram(_) | Refused::Token(_) => ReasonCode::NotAuthorized,
+        })
     }
 }
 
@@ -84,6 +87,8 @@ enum Refused {
     Scram(scram::Refused),
     #[error(transparent)]
     Token(TokenRefused),
+    #[error("too many wrong passwords")]
+    TooManyGuesses,
 }
 
 /// With the keys that there are: a connection does not stand still for others.
@@ -97,21 +102,28 @@ fn step_token(gateway: &Gateway, origin: &Origin, data: &[u8]) -> Result<Step, T
 }
 
 fn step_scram(
-    challenge: &mut Option<Box<scram::Challenge>>,
+    challenge: &mut Option<(Box<str>, Box<scram::Challenge>)>,
     gateway: &Gateway,
+    origin: &Origin,
     data: &[u8],
-) -> Result<Step, scram::Refused> {
-    if let Some(challenge) = challenge.take() {
-        let (user, message) = challenge.finish(data)?;
+) -> Result<Step, Refused> {
+    if let Some((user, challenge)) = challenge.take() {
+        let finished = challenge.finish(data).inspect_err(|_| gateway.note_wrong(origin, &user));
+        let (user, message) = finished.map_err(Refused::Scram)?;
+        gateway.guesses.forget(origin.peer.ip(), &user);
         let identity = Identity::by(By::PasswordFile, user.into());
         return Ok(Step::Done(identity, Some(message.into_bytes())));
     }
-    let first = scram::First::parse(data)?;
+    let first = scram::First::parse(data).map_err(Refused::Scram)?;
+    if gateway.guesses_too_much(origin, &first.user) {
+        return Err(Refused::TooManyGuesses);
+    }
     let snapshot = gateway.snapshot();
     // Nobody has one any more since a reload.
-    let (verifier, is_known) =
-        snapshot.users.scram(&first.user, snapshot.decoys()).ok_or(scram::Refused::Wrong)?;
-    let (next, message) = scram::Challenge::new(first, verifier, is_known)?;
-    *challenge = Some(Box::new(next));
+    let found = snapshot.users.scram(&first.user, snapshot.decoys());
+    let (verifier, is_known) = found.ok_or(Refused::Scram(scram::Refused::Wrong))?;
+    let user = first.user.as_str().into();
+    let (next, message) = scram::Challenge::new(first, verifier, is_known).map_err(Refused::Scram)?;
+    *challenge = Some((user, Box::new(next)));
     Ok(Step::Continue(message.into_bytes()))
 }

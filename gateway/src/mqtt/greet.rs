@@ -26,6 +26,8 @@ use crate::{
 /// How often, and how long after each other, it is looked whether a client's older connection has ended.
 const LEAVE_LOOKS_MAX: u32 = 10;
 const LEAVE_LOOK: Duration = Duration::from_millis(2);
+/// Bytes that a CONNACK with a text of the hook's may have.
+const TEXT_PACKET_BYTES: u32 = 1024;
 /// How long a refused client is given to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,7 +50,7 @@ where
         Ok(connect) => connect,
         Err((error, version)) => {
             tracing::debug!(peer = %origin.peer, %error, "MQTT client refused");
-            refuse(&mut stream, version, error.reason, None).await;
+            refuse(&mut stream, version, error.reason.into(), None).await;
             return None;
         }
     };
@@ -61,19 +63,27 @@ where
     let proven = arrival.prove(&connect).await?;
     let Arrival { mut stream, input, .. } = arrival;
     let admitted = match proven {
-        Ok((identity, proof)) => admit(&gateway, &origin, &connect, identity, proof, &settings).await,
-        Err(reason) => Err(reason),
+        Ok((identity, proof)) => {
+            let admitted = admit(&gateway, &origin, &connect, identity, proof, &settings).await;
+            admitted.map_err(Refused::from)
+        }
+        Err(refused) => Err(refused),
     };
     match admitted {
         Ok((attachment, origin)) => {
             Some(Driver::new(attachment, origin, settings, stream, input, park_after))
         }
-        Err(reason) => {
+        Err(refused) => {
+            let Refused { reason, .. } = refused;
             tracing::debug!(peer = %origin.peer, ?reason, "MQTT client refused");
             let elsewhere = (reason == ReasonCode::UseAnotherServer)
                 .then(|| departures::server_reference(&gateway))
                 .flatten();
-            refuse(&mut stream, Some(connect.version), reason, elsewhere).await;
+            // [MQTT-3.2.2-19]: it must not make CONNACK larger than the client takes.
+            let takes_text =
+                connect.properties.packet_bytes_max.is_none_or(|max| max.get() >= TEXT_PACKET_BYTES);
+            let refused = Refused { text: refused.text.filter(|_| takes_text), ..refused };
+            refuse(&mut stream, Some(connect.version), refused, elsewhere).await;
             None
         }
     }
@@ -119,17 +129,44 @@ struct Arrival<'a, S> {
 /// Who the client is, and the last word of extended authentication.
 type Proven = (Identity, Option<Secret>);
 
+/// What a client is told that is not admitted.
+struct Refused {
+    reason: ReasonCode,
+    /// The hook's.
+    text: Option<Text>,
+}
+
+impl From<ReasonCode> for Refused {
+    fn from(reason: ReasonCode) -> Self {
+        Self { reason, text: None }
+    }
+}
+
+impl Refused {
+    fn new(version: Version, refusal: &Refusal) -> Self {
+        let text = match refusal {
+            Refusal::Denied(_, Some(text)) => Text::try_from(&**text).ok(),
+            _ => None,
+        };
+        let reason = match (version, reason(refusal)) {
+            (Version::V5, reason) => reason,
+            // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
+            (_, ReasonCode::BadUserNameOrPassword | ReasonCode::Banned) => ReasonCode::NotAuthorized,
+            (_, ReasonCode::ServerBusy) => ReasonCode::ServerUnavailable,
+            (_, reason) => reason,
+        };
+        Self { reason, text }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
     /// `None` when the client went away.
-    async fn prove(&mut self, connect: &Connect) -> Option<Result<Proven, ReasonCode>> {
+    async fn prove(&mut self, connect: &Connect) -> Option<Result<Proven, Refused>> {
         if self.gateway.drain.is_draining() {
             let reference = departures::server_reference(self.gateway);
             let can_go = connect.version == Version::V5 && reference.is_some();
-            return Some(Err(if can_go {
-                ReasonCode::UseAnotherServer
-            } else {
-                ReasonCode::ServerUnavailable
-            }));
+            let reason = if can_go { ReasonCode::UseAnotherServer } else { ReasonCode::ServerUnavailable };
+            return Some(Err(reason.into()));
         }
         match &connect.properties.authentication_method {
             Some(method) => self.exchange(connect, method).await,
@@ -138,10 +175,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
     }
 
     /// Extended authentication, within the time that CONNECT has.
-    async fn exchange(&mut self, connect: &Connect, method: &Text) -> Option<Result<Proven, ReasonCode>> {
+    async fn exchange(&mut self, connect: &Connect, method: &Text) -> Option<Result<Proven, Refused>> {
         let mut exchange = match Exchange::begin(self.gateway, self.origin, method.as_str()) {
             Ok(exchange) => exchange,
-            Err(reason) => return Some(Err(reason)),
+            Err(reason) => return Some(Err(reason.into())),
         };
         let mut data = connect.properties.authentication_data.clone();
         if let Exchange::Token = exchange {
@@ -149,21 +186,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
             let client_id = connect.client_id.as_str();
             let credentials = Credentials { client_id, user: None, password };
             let identity = self.gateway.authenticate(self.origin, credentials).await;
-            let refused = |refusal| match reason(&refusal) {
-                ReasonCode::BadUserNameOrPassword => ReasonCode::NotAuthorized,
-                reason => reason,
+            let refused = |refusal: Refusal| match reason(&refusal) {
+                ReasonCode::BadUserNameOrPassword => ReasonCode::NotAuthorized.into(),
+                _ => Refused::new(connect.version, &refusal),
             };
             return Some(identity.map(|identity| (identity, None)).map_err(refused));
         }
         loop {
             let said = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
             match exchange.step(self.gateway, self.origin, said) {
-                Err(reason) => return Some(Err(reason)),
+                Err(reason) => return Some(Err(reason.into())),
                 Ok(Step::Done(identity, proof)) => return Some(Ok((identity, proof.and_then(secret)))),
                 Ok(Step::Continue(challenge)) => {
                     data = match self.challenge(method, challenge).await? {
                         Ok(data) => data,
-                        Err(reason) => return Some(Err(reason)),
+                        Err(reason) => return Some(Err(reason.into())),
                     }
                 }
             }
@@ -205,20 +242,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
 }
 
 /// Apart from the arrival, which others cannot look at while it waits.
-async fn check_password(gateway: &Gateway, origin: &Origin, connect: &Connect) -> Result<Proven, ReasonCode> {
+async fn check_password(gateway: &Gateway, origin: &Origin, connect: &Connect) -> Result<Proven, Refused> {
     let credentials = Credentials {
         client_id: connect.client_id.as_str(),
         user: connect.user_name.as_ref().map(Text::as_str),
         password: connect.password.as_ref().map(|secret| &secret.0[..]).unwrap_or_default(),
     };
     let identity = gateway.authenticate(origin, credentials).await;
-    identity.map(|identity| (identity, None)).map_err(|refusal| match (connect.version, reason(&refusal)) {
-        (Version::V5, reason) => reason,
-        // 3.1.1 means by 4 that the data are malformed; who is not admitted is told 5.
-        (_, ReasonCode::BadUserNameOrPassword | ReasonCode::Banned) => ReasonCode::NotAuthorized,
-        (_, ReasonCode::ServerBusy) => ReasonCode::ServerUnavailable,
-        (_, reason) => reason,
-    })
+    identity.map(|identity| (identity, None)).map_err(|refusal| Refused::new(connect.version, &refusal))
 }
 
 fn reason(refusal: &Refusal) -> ReasonCode {
@@ -229,7 +260,7 @@ fn reason(refusal: &Refusal) -> ReasonCode {
         Refusal::Denied(DenyReason::NotAuthorized, _) => ReasonCode::NotAuthorized,
         Refusal::Denied(DenyReason::ClientId, _) => ReasonCode::ClientIdentifierNotValid,
         Refusal::Denied(DenyReason::Banned, _) => ReasonCode::Banned,
-        Refusal::Denied(DenyReason::Busy, _) => ReasonCode::ServerBusy,
+        Refusal::TooManyGuesses | Refusal::Denied(DenyReason::Busy, _) => ReasonCode::ServerBusy,
         Refusal::Unavailable => ReasonCode::ServerUnavailable,
     }
 }
@@ -281,11 +312,11 @@ async fn let_leave(gateway: &Gateway, client_id: &str) {
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     version: Option<Version>,
-    reason: ReasonCode,
+    Refused { reason, text }: Refused,
     server_reference: Option<Text>,
 ) {
     let mut out = BytesMut::new();
-    Greeting::refuse(version, reason, server_reference, &mut out);
+    Greeting::refuse(version, reason, text, server_reference, &mut out);
     let farewell = async {
         stream.write_all(&out).await?;
         stream.shutdown().await?;

@@ -17,11 +17,46 @@ pub struct Auth {
     pub jwt: Option<Jwt>,
     /// A backend that is asked.
     pub hook: Option<Hook>,
+    /// What becomes of clients that are wrong too often.
+    pub guesses: Guesses,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { password_file: None, password_checks_max: 4, jwt: None, hook: None }
+        Self {
+            password_file: None,
+            password_checks_max: 4,
+            jwt: None,
+            hook: None,
+            guesses: Guesses::default(),
+        }
+    }
+}
+
+/// How often a password may be wrong before no other is looked at for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guesses {
+    /// Of one user from one address; 0 is no bound.
+    pub failures_max: u32,
+    /// Of all users from one address (IPv6: /64), which many may share; 0 is no bound.
+    pub address_failures_max: u32,
+    /// Counted from the first one on for so long.
+    pub within: Duration,
+    /// How long clients are refused then.
+    pub refused_for: Duration,
+    /// Users and addresses that are counted; beyond, those that were wrong least recently are forgotten.
+    pub entries_max: usize,
+}
+
+impl Default for Guesses {
+    fn default() -> Self {
+        Self {
+            failures_max: 10,
+            address_failures_max: 1000,
+            within: Duration::from_secs(60),
+            refused_for: Duration::from_secs(60),
+            entries_max: 100_000,
+        }
     }
 }
 

@@ -113,6 +113,12 @@ async fn the_hook_says_who_clients_are_and_why_not() {
             let found = greet(&gateway, connect_as(Version::V311, "m2", "ada", password)).await;
             assert_eq!(found, v311, "{kind:?} {password}");
         }
+        let banned = connect_as(Version::V5, "m2", "ada", "banned");
+        let connack = Client::open(&gateway).greet(banned.clone()).await;
+        assert_eq!(connack.properties.reason_string, Some(text("you know why")));
+        let mut narrow = banned;
+        narrow.properties.packet_bytes_max = std::num::NonZeroU32::new(64);
+        assert_eq!(Client::open(&gateway).greet(narrow).await.properties.reason_string, None);
         // The password file decides then.
         assert_eq!(
             greet(&gateway, connect_as(Version::V5, "m3", "lovelace", "local")).await,
@@ -122,7 +128,7 @@ async fn the_hook_says_who_clients_are_and_why_not() {
         assert_eq!(other, ReasonCode::BadUserNameOrPassword);
         assert_eq!(questions(&gateway, "connect", "failed"), 4.0, "no failure is kept");
         assert_eq!(questions(&gateway, "connect", "deny"), 5.0, "each once, then from the cache");
-        assert_eq!(questions(&gateway, "connect", "hit"), 5.0);
+        assert_eq!(questions(&gateway, "connect", "hit"), 7.0);
     }
 }
 

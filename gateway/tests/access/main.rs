@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+#[path = "../bed/mod.rs"]
+mod bed;
 #[path = "../mqtt_support/mod.rs"]
 mod mqtt_support;
 
 mod acl;
+mod guesses;
 mod hooks;
+mod http;
 mod oracle;
 mod scram;
 mod tokens;

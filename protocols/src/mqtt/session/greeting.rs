@@ -119,10 +119,12 @@ impl Greeting {
     /// The CONNACK that refuses a client. `version` is that of its CONNECT; a client whose CONNECT did not
     /// parse is answered as MQTT 3.1.1, and only if its version is what is wrong: anything else is no MQTT.
     ///
-    /// `server_reference` says where else to go (4.11), to those whose version has a word for it.
+    /// `reason_string` says more, and `server_reference` where else to go (4.11), to those whose version has a word for
+    /// it.
     pub fn refuse(
         version: Option<Version>,
         reason: ReasonCode,
+        reason_string: Option<Text>,
         server_reference: Option<Text>,
         out: &mut BytesMut,
     ) {
@@ -139,7 +141,7 @@ impl Greeting {
         let connack = Connack {
             session_present: false,
             reason,
-            properties: ConnackProperties { server_reference, ..Default::default() },
+            properties: ConnackProperties { reason_string, server_reference, ..Default::default() },
         };
         // Before CONNECT is accepted the client's Maximum Packet Size is not asked for.
         let _ = encode(&Packet::Connack(Box::new(connack)), version.unwrap_or(Version::V311), out);

@@ -22,7 +22,7 @@ impl ApplicationMessage for Arc<Message> {
             topic: self.topic,
             payload: &self.payload,
             expires: self.expires,
-            payload_utf8: false,
+            payload_utf8: None,
             content_type: None,
             response_topic: None,
             correlation_data: None,
@@ -216,7 +216,7 @@ fn a_refusal_is_spoken_in_the_clients_version() {
     #[track_caller]
     fn check(version: Option<Version>, reason: ReasonCode, expected: &[u8]) {
         let mut out = BytesMut::new();
-        Greeting::refuse(version, reason, None, &mut out);
+        Greeting::refuse(version, reason, None, None, &mut out);
         assert_eq!(out, expected);
     }
     check(Some(Version::V5), ReasonCode::NotAuthorized, b"\x20\x03\0\x87\0");
@@ -229,10 +229,10 @@ fn a_refusal_is_spoken_in_the_clients_version() {
 fn a_refused_client_is_told_where_else_to_go_if_its_version_can_say_so() {
     let mut out = BytesMut::new();
     let reference = Some(text("b:1"));
-    Greeting::refuse(Some(Version::V5), ReasonCode::UseAnotherServer, reference.clone(), &mut out);
+    Greeting::refuse(Some(Version::V5), ReasonCode::UseAnotherServer, None, reference.clone(), &mut out);
     assert_eq!(out, b"\x20\x09\0\x9c\x06\x1c\0\x03b:1"[..]);
     let mut out = BytesMut::new();
-    Greeting::refuse(Some(Version::V311), ReasonCode::UseAnotherServer, reference, &mut out);
+    Greeting::refuse(Some(Version::V311), ReasonCode::UseAnotherServer, None, reference, &mut out);
     assert_eq!(out, b"\x20\x02\0\x03"[..]);
 }
 

@@ -10,7 +10,7 @@ use crate::{
         jwt::{Algorithm, Issuer},
     },
     control::config::reader::Table,
-    settings::{Auth, Backend, BackendKind, Hook, Jwks, Jwt},
+    settings::{Auth, Backend, BackendKind, Guesses, Hook, Jwks, Jwt},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -28,8 +28,24 @@ pub(super) fn auth(mut t: Table<'_, '_>, backends: &[Backend]) -> Auth {
     let jwt = jwt(t.table("jwt"), is_jwt);
     let is_hook = t.has("hook");
     let hook = hook(t.table("hook"), is_hook, backends);
+    let guesses = guesses(t.table("guesses"));
     t.finish();
-    Auth { password_file, password_checks_max, jwt: jwt.filter(|_| is_jwt), hook }
+    Auth { password_file, password_checks_max, jwt: jwt.filter(|_| is_jwt), hook, guesses }
+}
+
+fn guesses(mut t: Table<'_, '_>) -> Guesses {
+    let d = Guesses::default();
+    let second = Duration::from_secs(1);
+    let mut failures = |key, default: u32| t.count(key, default as usize, 0..=1_000_000) as u32;
+    let guesses = Guesses {
+        failures_max: failures("failures_max", d.failures_max),
+        address_failures_max: failures("address_failures_max", d.address_failures_max),
+        within: t.duration("within", d.within, second..=DAY),
+        refused_for: t.duration("refused_for", d.refused_for, second..=DAY),
+        entries_max: t.count("entries_max", d.entries_max, 16..=10_000_000),
+    };
+    t.finish();
+    guesses
 }
 
 fn hook(mut t: Table<'_, '_>, is_set: bool, backends: &[Backend]) -> Option<Hook> {

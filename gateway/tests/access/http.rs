@@ -1,0 +1,57 @@
+//! HTTP clients, and a backend that says who they are.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+use towline_gateway::settings::{Authentication, BackendKind, Hook};
+
+use crate::{
+    bed::{self, Bed},
+    oracle::Oracle,
+};
+
+fn request(password: &str) -> Request<Full<Bytes>> {
+    let credential = BASE64.encode(format!("ada:{password}"));
+    let request = Request::get("/nowhere").header("authorization", format!("Basic {credential}"));
+    request.body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn an_http_client_is_admitted_or_told_whether_to_come_again() {
+    let oracle = Oracle::new(|question| match question["password"].as_str() {
+        Some("right") => json!({ "verdict": "allow" }),
+        Some("banned") => json!({ "verdict": "deny", "reason": "banned", "text": "you know why" }),
+        Some("busy") => json!({ "verdict": "deny", "reason": "busy" }),
+        Some("broken") => Value::Null,
+        _ => json!({ "verdict": "deny" }),
+    });
+    let mut settings = bed::settings(vec![oracle.serve(BackendKind::Grpc).await], Vec::new());
+    settings.listeners[0].authentication = Authentication::Password;
+    settings.auth.hook = Some(Hook { deadline: Duration::from_secs(5), ..Hook::new("accounts") });
+    let bed = Bed::start(settings).await;
+    for (password, status, text) in [
+        ("right", 404, "no route"),
+        ("right", 404, "no route"),
+        ("wrong", 401, "credentials"),
+        ("banned", 403, "you know why"),
+        ("busy", 503, "try again later"),
+        ("broken", 503, "try again later"),
+    ] {
+        let got = bed.request(request(password)).await;
+        assert!(
+            got.status == status && got.text().contains(text),
+            "{password}: {} {}",
+            got.status,
+            got.text()
+        );
+        let is_temporary = got.headers.contains_key("retry-after");
+        assert_eq!(is_temporary, status == 503, "{password}");
+    }
+    let asked = oracle.asked();
+    assert_eq!(asked.len(), 5, "the second was known");
+    assert_eq!((&asked[0]["protocol"], &asked[0]["client_id"]), (&json!("http"), &json!("")));
+}

@@ -70,7 +70,7 @@ struct Entry {
 enum State {
     /// Its outcome is to come; the caller that waits for it, if one does.
     Waiting(Option<oneshot::Sender<Outcome>>),
-    Over(Over),
+    Over(Box<Over>),
 }
 
 struct Over {
@@ -134,8 +134,14 @@ impl Book {
                 Body::Waiting(_) => State::Waiting(None),
                 Body::Over(outcome) => {
                     inner.arrived.push_back(key.clone());
-                    let outcome = outcome.clone();
-                    State::Over(Over { tag, outcome, handed: false, unstored: None, leaving: false })
+                    let outcome = (**outcome).clone();
+                    State::Over(Box::new(Over {
+                        tag,
+                        outcome,
+                        handed: false,
+                        unstored: None,
+                        leaving: false,
+                    }))
                 }
             };
             inner.entries.insert(key, Entry { bytes, state });
@@ -239,7 +245,7 @@ impl Book {
         let State::Waiting(caller) = &mut entry.state else { return };
         let caller = caller.take();
         let handed = caller.is_some_and(|caller| caller.send(outcome.clone()).is_ok());
-        entry.state = State::Over(Over { tag, outcome, handed, unstored, leaving: false });
+        entry.state = State::Over(Box::new(Over { tag, outcome, handed, unstored, leaving: false }));
         if !handed {
             inner.arrived.push_back(key.to_owned());
             self.ready.notify_one();

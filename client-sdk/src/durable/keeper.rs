@@ -142,7 +142,7 @@ impl Keeper {
     }
 
     async fn end(mut self, outcome: Outcome) {
-        self.record.body = Body::Over(outcome.clone());
+        self.record.body = Body::Over(Box::new(outcome.clone()));
         let written = self.book.write(&mut self.record).await;
         let (key, tag) = (&self.record.key, self.record.tag.clone());
         match written {

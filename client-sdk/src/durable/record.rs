@@ -36,7 +36,7 @@ pub(crate) struct Record {
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
     Waiting(Waiting),
-    Over(Outcome),
+    Over(Box<Outcome>),
 }
 
 /// A call whose outcome is to come.
@@ -72,8 +72,10 @@ impl Record {
         varint::put(&mut out, self.until_ms);
         match &self.body {
             Body::Waiting(waiting) => waiting.encode(&mut out),
-            Body::Over(Ok(answer)) => encode_answer(answer, &mut out),
-            Body::Over(Err(error)) => encode_error(error, &mut out),
+            Body::Over(outcome) => match &**outcome {
+                Ok(answer) => encode_answer(answer, &mut out),
+                Err(error) => encode_error(error, &mut out),
+            },
         }
         out
     }
@@ -87,8 +89,8 @@ impl Record {
         let (from_ms, until_ms) = (varint::get(&mut input)?, varint::get(&mut input)?);
         let body = match get_u8(&mut input)? {
             WAITING => Body::Waiting(Waiting::decode(&mut input)?),
-            ANSWERED => Body::Over(Ok(decode_answer(&mut input)?)),
-            FAILED => Body::Over(Err(decode_error(&mut input)?)),
+            ANSWERED => Body::Over(Box::new(Ok(decode_answer(&mut input)?))),
+            FAILED => Body::Over(Box::new(Err(decode_error(&mut input)?))),
             _ => return None,
         };
         input.is_empty().then_some(Self { generation, key, tag, from_ms, until_ms, body })
@@ -283,13 +285,13 @@ mod tests {
             Timeline { transport: Some(Transport::Post), attempts: 3, elapsed, ..Timeline::default() };
         let messages = vec![Bytes::from_static(b"one"), Bytes::new()];
         let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), 0.into())]);
-        Body::Over(Ok(CallResponse { status: 200, headers, messages, trailers, timeline }))
+        Body::Over(Box::new(Ok(CallResponse { status: 200, headers, messages, trailers, timeline })))
     }
 
     fn failed() -> Body {
         let error = RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, "gone");
         let error = RpcError { retry_after: Some(Duration::ZERO), ..error };
-        Body::Over(Err(FailedCall { error, timeline: Box::default() }))
+        Body::Over(Box::new(Err(FailedCall { error, timeline: Box::default() })))
     }
 
     #[test]

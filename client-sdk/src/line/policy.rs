@@ -25,7 +25,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
         let word = self.shared.in_force.apply(policy);
         let control = self.machine.control();
-        control.policy_ack(policy.revision, word.as_ref().map(|()| ()).map_err(String::as_str));
+        control.policy_ack(policy.revision, word.as_ref().copied().map_err(String::as_str));
         match word {
             Ok(()) => self.watch.on_policy(control, now),
             Err(text) => tracing::warn!(revision = policy.revision, "policy refused: {text}"),

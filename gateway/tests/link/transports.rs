@@ -24,12 +24,12 @@ const COUNT: usize = 300;
 const MESSAGE_BYTES: usize = 1000;
 
 /// A relay of datagrams for one client, on the port of a TCP proxy; while it is shut they are lost.
-struct Udp {
+pub struct Udp {
     open: Arc<AtomicBool>,
 }
 
 impl Udp {
-    async fn start(address: SocketAddr, gateway: SocketAddr, open: bool) -> Self {
+    pub async fn start(address: SocketAddr, gateway: SocketAddr, open: bool) -> Self {
         let inside = Arc::new(UdpSocket::bind(address).await.unwrap());
         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let (open, client) = (Arc::new(AtomicBool::new(open)), Arc::new(Mutex::new(address)));
@@ -57,12 +57,12 @@ impl Udp {
         Self { open }
     }
 
-    fn set(&self, open: bool) {
+    pub fn set(&self, open: bool) {
         self.open.store(open, Ordering::SeqCst);
     }
 }
 
-async fn online_by(client: &Client, wanted: Transport) {
+pub async fn online_by(client: &Client, wanted: Transport) {
     state(client, |state| matches!(state, ConnectionState::Online { transport, .. } if *transport == wanted))
         .await;
 }

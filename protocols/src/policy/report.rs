@@ -55,6 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
     fn traffic_carries_a_report_after_the_interval_and_what_is_needed_goes_at_once() {
         let policy = ReportPolicy::default();
         let mut clock = ReportClock::default();

@@ -69,3 +69,67 @@ fn sigterm_drains_and_exits_0() {
     // The default data folder is beside the configuration.
     assert!(folder.path().join("towline-data/towline.redb").is_file());
 }
+
+#[test]
+fn a_policy_document_is_checked_with_places_and_remedies() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        std::fs::write(folder.path().join("p.toml"), text).unwrap();
+        towline().current_dir(folder.path()).args(["policy", "check", "p.toml"]).output().unwrap()
+    };
+    let output = check("[[rules]]\nname = \"all\"\nset.timeouts.margin = 4\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "p.toml: no mistakes (1 rules, 0 experiments)\n");
+    let output = check("[[rules]]\nname = \"all\"\nset.timeouts.margni = 4\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "p.toml:3:14: set.timeouts.margni: is no parameter; did you mean `timeouts.margin`?\n"
+    );
+}
+
+#[test]
+fn a_policy_is_pushed_shown_compared_and_rolled_back_at_a_running_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = port().to_string();
+    let text = format!(
+        "[[listeners]]\nname = \"a\"\nbind = \"{}\"\ntls = \"off\"\nauthentication = \"none\"\n[admin]\nbind = \"{admin}\"\n",
+        port()
+    );
+    std::fs::write(folder.path().join("t.toml"), text).unwrap();
+    let mut gateway = towline()
+        .current_dir(folder.path())
+        .args(["serve", "--config", "t.toml"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().contains("admin listening")).unwrap().unwrap();
+    let policy = |arguments: &[&str]| {
+        let mut command = towline();
+        command.current_dir(folder.path()).arg("policy").args(arguments).args(["--admin", &admin]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (margin, version) in [(4, 1), (5, 2)] {
+        let text =
+            format!("name = \"m{margin}\"\n[[rules]]\nname = \"all\"\nset.timeouts.margin = {margin}\n");
+        std::fs::write(folder.path().join("p.toml"), text).unwrap();
+        assert!(
+            policy(&["diff", "p.toml"])
+                .contains(&format!("+ rule \"all\" (everybody): timeouts.margin = {margin}"))
+        );
+        assert_eq!(policy(&["push", "p.toml"]), format!("{{\"version\":{version}}}\n"));
+        assert_eq!(policy(&["diff", "p.toml"]), "no difference\n");
+    }
+    assert_eq!(policy(&["rollback"]), "{\"version\":3}\n");
+    assert!(policy(&["show"]).contains("\"name\": \"m4\""));
+    assert!(policy(&["show", "--document"]).contains("margin = 4"));
+    assert!(policy(&["show", "--document", "--of", "2"]).contains("margin = 5"));
+    assert_eq!(policy(&["kill"]), "{\"killed\":true}\n");
+    assert!(policy(&["show"]).contains("\"killed\": true"));
+    assert_eq!(policy(&["experiments"]), "no experiments\n");
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+}

@@ -71,9 +71,9 @@ enum Command {
         /// The document's text.
         #[arg(long)]
         document: bool,
-        /// Of an earlier version.
-        #[arg(long, requires = "document")]
-        version: Option<u64>,
+        /// Of this version.
+        #[arg(long, value_name = "VERSION", requires = "document")]
+        of: Option<u64>,
         #[command(flatten)]
         admin: Admin,
     },
@@ -107,8 +107,8 @@ pub(super) fn run(args: PolicyArgs) -> Result<(), Failure> {
             let id: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
             pretty(&admin.ask("GET", &format!("/policy/client?id={id}"), nothing())?)
         }
-        Command::Show { document: true, version, admin, .. } => {
-            let wish = version.map(|version| format!("?version={version}")).unwrap_or_default();
+        Command::Show { document: true, of, admin, .. } => {
+            let wish = of.map(|version| format!("?version={version}")).unwrap_or_default();
             admin.ask("GET", &format!("/policy/document{wish}"), nothing())?
         }
         Command::Show { admin, .. } => pretty(&admin.ask("GET", "/policy", nothing())?),

@@ -78,8 +78,10 @@ fn document(reader: &Reader, mut root: Table<'_, '_>, bounds: &Bounds) -> Docume
 }
 
 fn rule(t: &mut Table<'_, '_>) -> Rule {
-    let rule = Rule { name: name(t), when: condition(t.table("when")), set: assignments(&t.table("set")) };
-    if rule.set.is_empty() {
+    let (name, when, set) = (name(t), condition(t.table("when")), t.table("set"));
+    let sets_nothing = set.entries().next().is_none();
+    let rule = Rule { name, when, set: assignments(&set) };
+    if sets_nothing {
         t.mistake("set", "sets nothing; write for example set.line.heartbeat = \"60s\"");
     }
     t.finish();

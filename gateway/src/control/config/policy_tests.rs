@@ -55,7 +55,7 @@ set.timeouts.margin = 5.5
 #[test]
 fn each_mistake_is_named_with_its_place_and_what_to_write() {
     let rule = "[[rules]]\nname = \"r\"\n";
-    check("x = 1", "p.toml:1:1: x: unknown key; did you mean `name`?");
+    check("nam = 1", "p.toml:1:1: nam: unknown key; did you mean `name`?");
     check(
         &format!("{rule}set.timeouts.margni = 2"),
         "p.toml:3:14: set.timeouts.margni: is no parameter; did you mean `timeouts.margin`?",
@@ -110,9 +110,9 @@ fn a_document_goes_together() {
          holds clients to",
     );
     check(
-        "[[rules]]\nname = \"a\"\nset.line.backoff_min = \"40s\"\n[[rules]]\nname = \"b\"\nwhen.platform = \"ios\"\n\
-         set.line.backoff_max = \"30s\"\n",
-        "p.toml:5:8: rules.name: together with \"a\": line.backoff_min 40s is above backoff_max 30s",
+        "[[rules]]\nname = \"a\"\nset.line.backoff_min = \"20s\"\n[[rules]]\nname = \"b\"\nwhen.platform = \"ios\"\n\
+         set.line.backoff_max = \"10s\"\n",
+        "p.toml:5:8: rules.name: together with \"a\": line.backoff_min 20s is above backoff_max 10s",
     );
     let arms =
         "[[experiments.arms]]\nname = \"x\"\n[[experiments.arms]]\nname = \"y\"\nset.timeouts.margin = 4\n";

@@ -175,9 +175,12 @@ async fn another_network_begins_another_race_at_once() {
     assert_eq!(world.dialed().len(), 1);
 }
 
+/// What a name leads to.
+type Found = Result<Vec<IpAddr>, io::ErrorKind>;
+
 /// What DNS says, name by name; without an entry, nothing ever.
 #[derive(Clone, Default)]
-struct Dns(Arc<Mutex<HashMap<String, Result<Vec<IpAddr>, io::ErrorKind>>>>);
+struct Dns(Arc<Mutex<HashMap<String, Found>>>);
 
 impl Dns {
     fn set(&self, host: &str, answer: Option<Result<Vec<IpAddr>, io::ErrorKind>>) {

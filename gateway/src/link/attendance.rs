@@ -38,16 +38,16 @@ pub(super) struct Attendance {
     pub(super) door: Arc<Door>,
     /// Done one after the other, so that they keep their order.
     waiting: VecDeque<Work>,
-    waiting_bytes: usize,
-    /// Changes of subscriptions among them, and running.
-    subscribes: usize,
+    /// Changes of subscriptions among them, and running; one more than [`PUBLISHES_MAX`] at the most.
+    subscribes: u8,
     running: Option<Running>,
     /// Set where the listener limits rates: the next publish waits for it.
     pace: Option<Box<Pace>>,
     /// Pushes are left in the session for want of room here.
     pushes_left: bool,
     pub(super) told: Told,
-    pub(super) reports: reports::Pace,
+    /// Most connections report nothing.
+    pub(super) reports: Option<Box<reports::Pace>>,
 }
 
 /// Which revisions the client was told last.
@@ -68,6 +68,16 @@ enum Work {
     Subscribe(Subscribe),
 }
 
+impl Work {
+    /// Of its payload.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Publish(publish) => publish.payload.len(),
+            Self::Subscribe(_) => 0,
+        }
+    }
+}
+
 /// What became of it.
 pub(super) enum Done {
     Published { id: u64, qos: u8, outcome: Result<(), RpcError> },
@@ -83,12 +93,11 @@ impl Attendance {
             door,
             pace,
             waiting: VecDeque::new(),
-            waiting_bytes: 0,
             subscribes: 0,
             running: None,
             pushes_left: false,
             told,
-            reports: reports::Pace::default(),
+            reports: None,
         }
     }
 
@@ -244,7 +253,8 @@ impl Attendance {
 
     fn enqueue(&mut self, control: &mut Control, publish: Publish) {
         let bytes_max = self.door.gateway.snapshot().settings.limits.message_bytes_max;
-        let bytes = self.waiting_bytes + publish.payload.len();
+        let waiting: usize = self.waiting.iter().map(Work::bytes).sum();
+        let bytes = waiting + publish.payload.len();
         if self.waiting.len() >= PUBLISHES_MAX || (bytes > bytes_max && !self.waiting.is_empty()) {
             self.door.gateway.metrics.limit_hit("publishes_waiting");
             if publish.qos > 0 {
@@ -252,7 +262,6 @@ impl Attendance {
             }
             return;
         }
-        self.waiting_bytes = bytes;
         self.waiting.push_back(Work::Publish(publish));
     }
 
@@ -280,9 +289,6 @@ impl Attendance {
 
     fn next_work(&mut self) -> Option<Running> {
         let work = self.waiting.pop_front()?;
-        if let Work::Publish(publish) = &work {
-            self.waiting_bytes -= publish.payload.len();
-        }
         if self.waiting.is_empty() {
             self.waiting.shrink_to_fit();
         }

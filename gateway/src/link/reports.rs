@@ -82,7 +82,7 @@ impl Attendance {
         if self.door.lease.revoked().is_some() {
             return;
         }
-        let admitted = self.reports.admits(super::now());
+        let admitted = self.reports.get_or_insert_default().admits(super::now());
         let counted = admitted && gateway.policies.count(session.client_id(), report);
         let outcome = match (admitted, counted) {
             (false, _) => "left_out",

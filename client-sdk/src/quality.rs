@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use towline_protocols::{
     link::{LevelReported, QualitySnapshot},
-    policy::{Event, Level, Quality, ShortWaits, Step, Strategies},
+    policy::{Event, Level, Quality, Step, Strategies},
 };
 
 use crate::core::now;
@@ -57,17 +57,6 @@ impl Observed {
             failures_permille: quality.failure_share(now).map(|share| (share * 1000.0).round() as u32),
             ..QualitySnapshot::default()
         }
-    }
-
-    /// What that step usually takes on the network in use, if that is known.
-    pub(crate) fn typical(&self, step: Step) -> Option<Duration> {
-        self.quality.lock().typical(now(), step)
-    }
-
-    /// How long calls wait before they go by POST; `absent_max` and `answer_max` are the longest.
-    pub(crate) fn short_waits(&self, absent_max: Duration, answer_max: Duration) -> ShortWaits {
-        let (strategies, quality) = (self.strategies.borrow(), self.quality.lock());
-        strategies.short.waits(&quality, &strategies.timeouts, absent_max, answer_max, now())
     }
 
     pub(crate) fn on(&self, event: Event) {

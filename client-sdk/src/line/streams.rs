@@ -244,7 +244,6 @@ impl Task {
         self.shared.with(|core| {
             if core.line == self.line {
                 core.stream_heard = Some(now());
-                core.link_heard();
             }
         });
     }

@@ -163,11 +163,6 @@ impl Quality {
         (!weighted.is_empty()).then(|| failed / all)
     }
 
-    /// The median time of what was waited for, if it came lately.
-    pub fn typical(&self, now: Instant, step: Step) -> Option<Duration> {
-        self.quantile(now, step, 0.5).map(|(time, _)| time)
-    }
-
     /// The time that the given share of what was waited for did not exceed, and from how many times that is known.
     pub(super) fn quantile(&self, now: Instant, step: Step, share: f64) -> Option<(Duration, usize)> {
         let window = self.window(step);

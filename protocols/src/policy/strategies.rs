@@ -2,7 +2,7 @@
 
 use super::{
     DurablePolicy, HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy,
-    RacePolicy, ReconnectPolicy, ReportPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
+    RacePolicy, ReportPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -72,10 +72,6 @@ strategies! {
     liveness: LivenessPolicy,
     /// How much is kept on disk for later.
     durable: DurablePolicy,
-    /// When calls go out over short connections.
-    short: ShortPolicy,
-    /// When a lost connection is made again.
-    reconnect: ReconnectPolicy,
     /// What is said to the gateway of all that.
     report: ReportPolicy,
 }

@@ -30,7 +30,6 @@ mod policies;
 mod posts;
 mod priority;
 mod pushes;
-mod racing;
 mod rates;
 mod raw_quic;
 mod requests;

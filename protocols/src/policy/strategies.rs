@@ -2,7 +2,7 @@
 
 use super::{
     DurablePolicy, HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy,
-    RacePolicy, ReportPolicy, TimeoutPolicy, Value, parameters::nearest,
+    ReportPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -64,8 +64,6 @@ strategies! {
     quality: QualityPolicy,
     /// How long things are waited for.
     timeouts: TimeoutPolicy,
-    /// How connections are made where there are several ways.
-    race: RacePolicy,
     /// How long quiet connections are left alone.
     heartbeat: HeartbeatPolicy,
     /// When a silent connection is dead.

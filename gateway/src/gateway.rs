@@ -1,25 +1,23 @@
 //! What every connection of one gateway shares.
 
+mod leave;
+mod login;
+
 use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
-    access::{Acl, Action, Denials, Judgement, Leave},
-    auth::{
-        By, Checked, Credentials, DenyReason, Guesses, Identity, PasswordFileError, Refusal,
-        hook::{Allowed, Hook, Question, Verdict},
-        jwt::{self, Issuer, TokenRefused},
-    },
+    access::Denials,
+    auth::{Guesses, PasswordFileError, jwt},
     delayed::Delayed,
     dictionaries::Library,
     drain::Drain,
@@ -33,9 +31,8 @@ use crate::{
     parking::Lot,
     policy::Policies,
     rate::Rates,
-    request::Origin,
     session::{Clock, Sessions},
-    settings::{Authentication, Settings},
+    settings::Settings,
     shadow::Shadows,
     snapshot::Snapshot,
     store::{Store, StoreError},
@@ -43,8 +40,6 @@ use crate::{
     upstream::Upstreams,
 };
 
-/// Topics of one client about which the hook is asked at one time.
-const ASKED_AT_ONCE: usize = 8;
 /// At most one refused connection per period is logged; all are counted.
 const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(1);
 
@@ -189,228 +184,6 @@ impl Gateway {
     /// The snapshot of this moment. Hold it for a step, not across a wait, so that reloads take effect.
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
-    }
-
-    /// Whether a client may publish or subscribe to a topic; `None` if the hook has to be asked, which takes a while. What
-    /// is denied is counted, and logged once for each reason.
-    pub fn permits_now(&self, origin: &Origin, action: Action, topic: &str) -> Option<Leave> {
-        let snapshot = self.snapshot();
-        let judgement = snapshot.acl.judge(origin, action, topic, None);
-        if judgement != Judgement::Ask {
-            return Some(self.leave(judgement, origin, action, topic));
-        }
-        // Settings name no rule that asks without a hook.
-        let hook = snapshot.hook.as_ref()?;
-        let answer = hook.known(&Question::Access(origin, action, Acl::judged(action, topic)))?;
-        let judgement = snapshot.acl.judge(origin, action, topic, Some(&answer.verdict));
-        Some(self.leave(judgement, origin, action, topic))
-    }
-
-    /// The same, with the hook asked where it has to be.
-    pub async fn permits(&self, origin: &Origin, action: Action, topic: &str) -> Leave {
-        if let Some(leave) = self.permits_now(origin, action, topic) {
-            return leave;
-        }
-        let snapshot = self.snapshot.load_full();
-        let Some(hook) = &snapshot.hook else { return Leave::Unknown };
-        match hook.ask(&Question::Access(origin, action, Acl::judged(action, topic))).await {
-            Ok(answer) => {
-                let judgement = snapshot.acl.judge(origin, action, topic, Some(&answer.verdict));
-                self.leave(judgement, origin, action, topic)
-            }
-            // Counted and logged there.
-            Err(_) => Leave::Unknown,
-        }
-    }
-
-    /// [`Gateway::permits`] of several topics in their order, of which some are known already.
-    pub async fn permits_each(
-        &self,
-        origin: &Origin,
-        action: Action,
-        topics: &[&str],
-        known: &[Option<Leave>],
-    ) -> Vec<Leave> {
-        let mut leaves: Vec<_> =
-            topics.iter().enumerate().map(|(at, _)| known.get(at).copied().flatten()).collect();
-        for (topics, leaves) in topics.chunks(ASKED_AT_ONCE).zip(leaves.chunks_mut(ASKED_AT_ONCE)) {
-            let mut asked = Vec::new();
-            for (topic, leave) in topics.iter().zip(leaves) {
-                if leave.is_none() {
-                    asked.push(async { *leave = Some(self.permits(origin, action, topic).await) });
-                }
-            }
-            join_all(asked).await;
-        }
-        leaves.into_iter().map(|leave| leave.unwrap_or(Leave::Unknown)).collect()
-    }
-
-    fn leave(&self, judgement: Judgement<'_>, origin: &Origin, action: Action, topic: &str) -> Leave {
-        let rule = match judgement {
-            Judgement::Allowed => return Leave::Granted,
-            Judgement::Ask => return Leave::Unknown,
-            Judgement::Denied(rule) => rule,
-        };
-        self.metrics.acl_denials.with_label_values(&[action.label(), rule]).inc();
-        if !self.denials.log(rule, origin, action, topic) {
-            self.metrics.limit_hit("denials_logged");
-        }
-        Leave::Denied
-    }
-
-    /// Decides whether a client may use the gateway, and as whom. A listener without authentication admits
-    /// everybody without a user, whatever they claim to be; one that goes by certificates asks nobody for
-    /// a password.
-    ///
-    /// # Errors
-    /// Why it may not, and whether it may come again.
-    pub async fn authenticate(
-        &self,
-        origin: &Origin,
-        credentials: Credentials<'_>,
-    ) -> Result<Identity, Refusal> {
-        let snapshot = self.snapshot.load_full();
-        let listener = &*origin.listener;
-        let proven = match snapshot.listener(listener).map(|listener| listener.settings.authentication) {
-            Some(Authentication::None) => return Ok(Identity::default()),
-            Some(Authentication::Password) => self.check_password(&snapshot, origin, credentials).await,
-            Some(Authentication::Certificate) => self.check_certificate(&snapshot, origin, credentials).await,
-            None => return Err(Refusal::Unauthorized),
-        };
-        let outcome = match &proven {
-            Ok(_) => "ok",
-            Err(refusal) if refusal.is_temporary() => "unavailable",
-            Err(_) => "refused",
-        };
-        self.metrics.logins.with_label_values(&[listener, outcome]).inc();
-        if let Err(Refusal::Denied(reason, text)) = &proven
-            && !self.login_denials.log_login(*reason, text.as_deref(), origin, credentials)
-        {
-            self.metrics.limit_hit("denials_logged");
-        }
-        proven
-    }
-
-    async fn check_certificate(
-        &self,
-        snapshot: &Snapshot,
-        origin: &Origin,
-        credentials: Credentials<'_>,
-    ) -> Result<Identity, Refusal> {
-        let user = origin.identity.as_ref().and_then(|identity| identity.user());
-        let user = user.ok_or(Refusal::Unauthorized)?;
-        // A password is nobody's business here.
-        let credentials = Credentials { user: Some(user), password: &[], ..credentials };
-        if let Some(hook) = snapshot.hook.as_ref().filter(|hook| hook.judges_certificates())
-            && let Some(identity) = ask_who(hook, origin, credentials).await?
-        {
-            return Ok(identity);
-        }
-        Ok(Identity::by(By::Certificate, user.clone()))
-    }
-
-    async fn check_token(&self, issuer: &Issuer, credentials: Credentials<'_>) -> Result<Identity, Refusal> {
-        self.issuer_keys.ensure_started();
-        let verify = || issuer.verify(&self.issuer_keys, credentials, SystemTime::now());
-        let mut verified = verify();
-        if verified == Err(TokenRefused::UnknownKey) && self.issuer_keys.look_again().await {
-            verified = verify();
-        }
-        verified.map_err(|error| {
-            tracing::debug!(client_id = ?credentials.client_id, %error, "a token was refused");
-            Refusal::Unauthorized
-        })
-    }
-
-    /// A token is its issuer's, and nobody guesses one; everything else is looked at unless too much was wrong before.
-    async fn check_password(
-        &self,
-        snapshot: &Snapshot,
-        origin: &Origin,
-        credentials: Credentials<'_>,
-    ) -> Result<Identity, Refusal> {
-        if let Some(issuer) = &snapshot.issuer
-            && Issuer::is_token(credentials.password)
-        {
-            return self.check_token(issuer, credentials).await;
-        }
-        let user = credentials.user.unwrap_or_default();
-        if self.guesses_too_much(origin, user) {
-            return Err(Refusal::TooManyGuesses);
-        }
-        let checked = self.look_at_password(snapshot, origin, credentials).await;
-        match &checked {
-            Ok(_) => self.guesses.forget(origin.peer.ip(), user),
-            Err(Refusal::Unauthorized | Refusal::Denied(DenyReason::Credentials, _)) => {
-                self.note_wrong(origin, user);
-            }
-            Err(_) => {}
-        }
-        checked
-    }
-
-    /// Whether passwords of a user from there were wrong too often lately.
-    pub(crate) fn guesses_too_much(&self, origin: &Origin, user: &str) -> bool {
-        self.guesses.refused_for(origin.peer.ip(), user, mqtt::now()).is_some()
-    }
-
-    /// A password was wrong, or not proven.
-    pub(crate) fn note_wrong(&self, origin: &Origin, user: &str) {
-        let settings = self.snapshot().settings.auth.guesses;
-        let met = self.guesses.note(&settings, origin.peer.ip(), user, mqtt::now());
-        for &limit in &met {
-            self.metrics.limit_hit(limit);
-        }
-        if !met.is_empty()
-            && let Some(held_back) = self.refusals.pass(Instant::now())
-        {
-            let (peer, listener) = (origin.peer.ip(), &*origin.listener);
-            tracing::warn!(%peer, listener, ?met, held_back, "too many wrong passwords");
-        }
-    }
-
-    /// The hook is asked before the password file.
-    async fn look_at_password(
-        &self,
-        snapshot: &Snapshot,
-        origin: &Origin,
-        credentials: Credentials<'_>,
-    ) -> Result<Identity, Refusal> {
-        let Credentials { user, password, .. } = credentials;
-        if let Some(hook) = &snapshot.hook
-            && let Some(identity) = ask_who(hook, origin, credentials).await?
-        {
-            return Ok(identity);
-        }
-        let user = user.ok_or(Refusal::Unauthorized)?;
-        let wait = || self.metrics.limit_hit("auth.password_checks_max");
-        match snapshot.users.verify(user, password, &self.password_checks, wait).await {
-            Checked::Right => Ok(Identity::by(By::PasswordFile, user.into())),
-            Checked::Wrong => Err(Refusal::Unauthorized),
-            Checked::NoTurn => Err(Refusal::Unavailable),
-        }
-    }
-}
-
-/// Who a client is by the hook; `None` if another is to say.
-async fn ask_who(
-    hook: &Arc<Hook>,
-    origin: &Origin,
-    credentials: Credentials<'_>,
-) -> Result<Option<Identity>, Refusal> {
-    // Counted and logged there.
-    let answer = hook.ask(&Question::Connect(origin, credentials)).await.map_err(|_| Refusal::Unavailable)?;
-    match answer.verdict {
-        Verdict::Allow(allowed) => {
-            let Allowed { user, claims, until } = Allowed::clone(&allowed);
-            if until.is_some_and(|until| until <= SystemTime::now()) {
-                return Err(Refusal::Denied(DenyReason::Credentials, None));
-            }
-            let user = user.or_else(|| credentials.user.map(Into::into));
-            Ok(Some(Identity { user, claims, until, by: By::Hook }))
-        }
-        Verdict::Deny(reason, text) => Err(Refusal::Denied(reason, text)),
-        Verdict::NotMine => Ok(None),
     }
 }
 

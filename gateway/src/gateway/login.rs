@@ -1,0 +1,176 @@
+//! Who clients are, and whether they are admitted.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use super::Gateway;
+use crate::{
+    auth::{
+        By, Checked, Credentials, DenyReason, Identity, Refusal,
+        hook::{Allowed, Hook, Question, Verdict},
+        jwt::{Issuer, TokenRefused},
+    },
+    mqtt,
+    request::Origin,
+    settings::Authentication,
+    snapshot::Snapshot,
+};
+
+impl Gateway {
+    /// Decides whether a client may use the gateway, and as whom. A listener without authentication admits
+    /// everybody without a user, whatever they claim to be; one that goes by certificates asks nobody for
+    /// a password.
+    ///
+    /// # Errors
+    /// Why it may not, and whether it may come again.
+    pub async fn authenticate(
+        &self,
+        origin: &Origin,
+        credentials: Credentials<'_>,
+    ) -> Result<Identity, Refusal> {
+        let snapshot = self.snapshot.load_full();
+        let listener = &*origin.listener;
+        let proven = match snapshot.listener(listener).map(|listener| listener.settings.authentication) {
+            Some(Authentication::None) => return Ok(Identity::default()),
+            Some(Authentication::Password) => self.check_password(&snapshot, origin, credentials).await,
+            Some(Authentication::Certificate) => self.check_certificate(&snapshot, origin, credentials).await,
+            None => return Err(Refusal::Unauthorized),
+        };
+        let outcome = match &proven {
+            Ok(_) => "ok",
+            Err(refusal) if refusal.is_temporary() => "unavailable",
+            Err(_) => "refused",
+        };
+        self.metrics.logins.with_label_values(&[listener, outcome]).inc();
+        if let Err(Refusal::Denied(reason, text)) = &proven
+            && !self.login_denials.log_login(*reason, text.as_deref(), origin, credentials)
+        {
+            self.metrics.limit_hit("denials_logged");
+        }
+        proven
+    }
+
+    async fn check_certificate(
+        &self,
+        snapshot: &Snapshot,
+        origin: &Origin,
+        credentials: Credentials<'_>,
+    ) -> Result<Identity, Refusal> {
+        let user = origin.identity.as_ref().and_then(|identity| identity.user());
+        let user = user.ok_or(Refusal::Unauthorized)?;
+        // A password is nobody's business here.
+        let credentials = Credentials { user: Some(user), password: &[], ..credentials };
+        if let Some(hook) = snapshot.hook.as_ref().filter(|hook| hook.judges_certificates())
+            && let Some(identity) = ask_who(hook, origin, credentials).await?
+        {
+            return Ok(identity);
+        }
+        Ok(Identity::by(By::Certificate, user.clone()))
+    }
+
+    async fn check_token(&self, issuer: &Issuer, credentials: Credentials<'_>) -> Result<Identity, Refusal> {
+        self.issuer_keys.ensure_started();
+        let verify = || issuer.verify(&self.issuer_keys, credentials, SystemTime::now());
+        let mut verified = verify();
+        if verified == Err(TokenRefused::UnknownKey) && self.issuer_keys.look_again().await {
+            verified = verify();
+        }
+        verified.map_err(|error| {
+            tracing::debug!(client_id = ?credentials.client_id, %error, "a token was refused");
+            Refusal::Unauthorized
+        })
+    }
+
+    /// A token is its issuer's, and nobody guesses one; everything else is looked at unless too much was wrong before.
+    async fn check_password(
+        &self,
+        snapshot: &Snapshot,
+        origin: &Origin,
+        credentials: Credentials<'_>,
+    ) -> Result<Identity, Refusal> {
+        if let Some(issuer) = &snapshot.issuer
+            && Issuer::is_token(credentials.password)
+        {
+            return self.check_token(issuer, credentials).await;
+        }
+        let user = credentials.user.unwrap_or_default();
+        if self.guesses_too_much(origin, user) {
+            return Err(Refusal::TooManyGuesses);
+        }
+        let checked = self.look_at_password(snapshot, origin, credentials).await;
+        match &checked {
+            Ok(_) => self.guesses.forget(origin.peer.ip(), user),
+            Err(Refusal::Unauthorized | Refusal::Denied(DenyReason::Credentials, _)) => {
+                self.note_wrong(origin, user);
+            }
+            Err(_) => {}
+        }
+        checked
+    }
+
+    /// Whether passwords of a user from there were wrong too often lately.
+    pub(crate) fn guesses_too_much(&self, origin: &Origin, user: &str) -> bool {
+        self.guesses.refused_for(origin.peer.ip(), user, mqtt::now()).is_some()
+    }
+
+    /// A password was wrong, or not proven.
+    pub(crate) fn note_wrong(&self, origin: &Origin, user: &str) {
+        let settings = self.snapshot().settings.auth.guesses;
+        let met = self.guesses.note(&settings, origin.peer.ip(), user, mqtt::now());
+        for &limit in &met {
+            self.metrics.limit_hit(limit);
+        }
+        if !met.is_empty()
+            && let Some(held_back) = self.refusals.pass(Instant::now())
+        {
+            let (peer, listener) = (origin.peer.ip(), &*origin.listener);
+            tracing::warn!(%peer, listener, ?met, held_back, "too many wrong passwords");
+        }
+    }
+
+    /// The hook is asked before the password file.
+    async fn look_at_password(
+        &self,
+        snapshot: &Snapshot,
+        origin: &Origin,
+        credentials: Credentials<'_>,
+    ) -> Result<Identity, Refusal> {
+        let Credentials { user, password, .. } = credentials;
+        if let Some(hook) = &snapshot.hook
+            && let Some(identity) = ask_who(hook, origin, credentials).await?
+        {
+            return Ok(identity);
+        }
+        let user = user.ok_or(Refusal::Unauthorized)?;
+        let wait = || self.metrics.limit_hit("auth.password_checks_max");
+        match snapshot.users.verify(user, password, &self.password_checks, wait).await {
+            Checked::Right => Ok(Identity::by(By::PasswordFile, user.into())),
+            Checked::Wrong => Err(Refusal::Unauthorized),
+            Checked::NoTurn => Err(Refusal::Unavailable),
+        }
+    }
+}
+
+/// Who a client is by the hook; `None` if another is to say.
+async fn ask_who(
+    hook: &Arc<Hook>,
+    origin: &Origin,
+    credentials: Credentials<'_>,
+) -> Result<Option<Identity>, Refusal> {
+    // Counted and logged there.
+    let answer = hook.ask(&Question::Connect(origin, credentials)).await.map_err(|_| Refusal::Unavailable)?;
+    match answer.verdict {
+        Verdict::Allow(allowed) => {
+            let Allowed { user, claims, until } = Allowed::clone(&allowed);
+            if until.is_some_and(|until| until <= SystemTime::now()) {
+                return Err(Refusal::Denied(DenyReason::Credentials, None));
+            }
+            let user = user.or_else(|| credentials.user.map(Into::into));
+            Ok(Some(Identity { user, claims, until, by: By::Hook }))
+        }
+        Verdict::Deny(reason, text) => Err(Refusal::Denied(reason, text)),
+        Verdict::NotMine => Ok(None),
+    }
+}

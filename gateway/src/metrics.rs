@@ -27,7 +27,7 @@ pub struct Metrics {
     pub tls_tickets: IntCounterVec,
     /// Session tokens of the link, by `outcome`: `issued`, `opened`, and those that were refused: `unknown` (no such
     /// key), `forged` (or another client's or session's), `expired`, `revoked` (changed password, removed user),
-    /// `other_user`, `off` (`session.token_life` is 0).
+    /// `other_user`, `off` (`session.token_life` is 0, or a hook says who clients are).
     pub session_tokens: IntCounterVec,
     /// Short connections (POSTs of the link), by `listener` and `outcome`: `answered`, `late` (answers were left to
     /// another), `closed` (CLOSE says why), `lost` (the client went).

@@ -2,7 +2,8 @@
 //! gateway that has the keys without its password (PROTOCOL.md, section 20, draws one).
 //!
 //! A token is bound to a client id and a session's secret, so whoever finds one alone has nothing; and to the
-//! line of the password file that it was issued under, so that a changed password or a removed user voids it.
+//! line of the password file that it was issued under, so that a changed password or a removed user voids it. Beside a hook
+//! there are none: a token holds no password that the hook could be asked about again.
 
 use std::{
     path::{Path, PathBuf},
@@ -50,7 +51,7 @@ pub struct Bearer {
 /// Why a token is of no use here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenRefused {
-    /// `session.token_life` is 0.
+    /// `session.token_life` is 0, or there is a hook.
     Off,
     /// Sealed under a key that is not known here.
     Unknown,
@@ -182,13 +183,21 @@ fn context(hello: &Hello) -> Vec<u8> {
 /// Where own keys are kept: where some listener issues tokens.
 fn key_file(settings: &Settings, folder: Option<&Path>) -> Option<PathBuf> {
     let asks = |authentication| authentication == Authentication::Password;
-    let issues = !settings.session.token_life.is_zero()
-        && settings.listeners.iter().any(|listener| asks(listener.authentication));
+    let issues =
+        !life(settings).is_zero() && settings.listeners.iter().any(|listener| asks(listener.authentication));
     folder.filter(|_| issues).map(|folder| folder.join(KEY_FILE))
 }
 
 fn source<'a>(settings: &'a Settings, kept: Option<&'a Path>) -> Source<'a> {
-    Source { shared: settings.tls.ticket_keys.as_deref(), kept, life: settings.session.token_life }
+    Source { shared: settings.tls.ticket_keys.as_deref(), kept, life: life(settings) }
+}
+
+/// How long tokens open; zero where there are none.
+fn life(settings: &Settings) -> Duration {
+    match settings.auth.hook {
+        None => settings.session.token_life,
+        Some(_) => Duration::ZERO,
+    }
 }
 
 #[cfg(test)]

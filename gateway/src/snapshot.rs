@@ -135,6 +135,11 @@ impl Snapshot {
         })
     }
 
+    /// Whether the hook is asked about clients of listeners that go by certificates.
+    pub fn judges_certificates(&self) -> bool {
+        self.hook.as_ref().is_some_and(|hook| hook.judges_certificates())
+    }
+
     /// Every listener.
     pub fn listeners(&self) -> impl Iterator<Item = &ListenerSnapshot> {
         self.listeners.values()

@@ -130,6 +130,20 @@ impl Gateway {
         }
     }
 
+    /// Whether the hook still leaves a client to others, whose password they have found right. It is asked again within
+    /// what it lets be kept.
+    pub(crate) async fn hook_stands_back(
+        &self,
+        snapshot: &Snapshot,
+        origin: &Origin,
+        credentials: Credentials<'_>,
+    ) -> bool {
+        match &snapshot.hook {
+            Some(hook) => matches!(ask_who(hook, origin, credentials).await, Ok(None)),
+            None => true,
+        }
+    }
+
     /// The hook is asked before the password file.
     async fn look_at_password(
         &self,

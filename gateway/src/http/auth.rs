@@ -34,6 +34,14 @@ struct Known {
     snapshot: Weak<Snapshot>,
     /// When it is no longer right.
     until: Option<SystemTime>,
+    by: By,
+}
+
+impl Known {
+    /// Whether it is known by a hook that left it to others, and is to be asked whether it still does.
+    fn is_beside_hook(&self, snapshot: &Snapshot) -> bool {
+        snapshot.hook.is_some() && self.by == By::PasswordFile
+    }
 }
 
 impl Gate {
@@ -64,22 +72,36 @@ impl Gate {
             return self.admit_by_certificate(gateway, origin).await;
         }
         let credential = headers.remove(AUTHORIZATION).ok_or(Refusal::Unauthorized)?;
-        let snapshot = Arc::downgrade(&gateway.snapshot());
-        if let Some(known) = &*self.known.lock()
-            && known.credential == credential
-            && known.snapshot.ptr_eq(&snapshot)
-            && known.until.is_none_or(|until| SystemTime::now() < until)
-        {
-            return Ok(known.origin.clone());
+        let snapshot = gateway.snapshot.load_full();
+        let known = self.known(&credential, &snapshot);
+        if let Some((known, false)) = known {
+            return Ok(known);
         }
         let (user, password) = parse(&credential).ok_or(Refusal::Unauthorized)?;
         let credentials = Credentials { client_id: "", user: user.as_deref(), password: &password };
+        if let Some((known, true)) = known
+            && gateway.hook_stands_back(&snapshot, origin, credentials).await
+        {
+            return Ok(known);
+        }
         let Identity { user, claims, until, by } = gateway.authenticate(origin, credentials).await?;
         let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
         if by != By::Hook {
-            *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot, until });
+            let snapshot = Arc::downgrade(&snapshot);
+            *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot, until, by });
         }
         Ok(admitted)
+    }
+
+    /// Whom a credential was found to be, and whether the hook is to be asked about that.
+    fn known(&self, credential: &HeaderValue, snapshot: &Arc<Snapshot>) -> Option<(Arc<Origin>, bool)> {
+        let known = self.known.lock();
+        let known = known.as_ref().filter(|known| {
+            known.credential == credential
+                && known.snapshot.as_ptr() == Arc::as_ptr(snapshot)
+                && known.until.is_none_or(|until| SystemTime::now() < until)
+        })?;
+        Some((known.origin.clone(), known.is_beside_hook(snapshot)))
     }
 }
 
@@ -96,22 +118,24 @@ impl Gate {
         }
     }
 
-    /// Once per connection, as far as no hook says it: its certificate does not change. What the client says in Authorization is between
-    /// it and the backend.
+    /// Once per connection, as far as no hook is asked about that: its certificate does not change. What the client says in
+    /// Authorization is between it and the backend.
     async fn admit_by_certificate(
         &self,
         gateway: &Gateway,
         origin: &Arc<Origin>,
     ) -> Result<Arc<Origin>, Refusal> {
-        if let Some(admitted) = self.by_certificate.get() {
+        if let Some(admitted) = self.by_certificate.get()
+            && !gateway.snapshot().judges_certificates()
+        {
             return Ok(Arc::clone(admitted));
         }
         let identity = gateway.authenticate(origin, Credentials::default()).await?;
-        let Identity { user, claims, by, .. } = identity;
+        let Identity { user, claims, .. } = identity;
         let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
-        match by {
-            By::Hook => Ok(admitted),
-            _ => Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted))),
+        match gateway.snapshot().judges_certificates() {
+            true => Ok(admitted),
+            false => Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted))),
         }
     }
 }

@@ -57,7 +57,9 @@ pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> 
     let identity = gateway.authenticate(origin, credentials).await;
     let identity = identity.map_err(refused)?;
     let by_password = identity.by == By::PasswordFile;
-    let login = by_password.then(|| Login::of(hello, &snapshot));
+    // Early data that goes by it would go round the hook.
+    let may_remember = by_password && snapshot.hook.is_none();
+    let login = may_remember.then(|| Login::of(hello, &snapshot));
     let token = if by_password { Token::Due } else { Token::None };
     Ok(Proven { identity, login, token, snapshot })
 }
@@ -70,7 +72,8 @@ fn refused(refusal: Refusal) -> LinkError {
     LinkError::new(code, refusal.to_string())
 }
 
-/// The client, if nothing costly has to be checked for that: passwords are not checked for what may be a repeat.
+/// The client, if nothing costly has to be checked for that, and nobody has to be asked: passwords are not checked for what
+/// may be a repeat.
 pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Proven> {
     let snapshot = gateway.snapshot.load_full();
     let proven = |user: Option<Arc<str>>, token| {
@@ -79,6 +82,7 @@ pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -
     };
     match snapshot.listener(&origin.listener)?.settings.authentication {
         Authentication::None => proven(None, Token::None),
+        Authentication::Certificate if snapshot.judges_certificates() => None,
         // The ticket vouches for the certificate that was shown when the TLS session began.
         Authentication::Certificate => proven(Some(origin.identity.as_ref()?.user()?.clone()), Token::None),
         Authentication::Password => by_token(&snapshot, origin, hello).or_else(|| {
@@ -134,44 +138,127 @@ fn asks_for_password(snapshot: &Snapshot, origin: &Origin) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt as _, Full};
+
     use super::*;
     use crate::{
         auth,
-        request::Protocol,
-        settings::{Listener, Settings},
+        backend::{Answer, Answering, Service},
+        request::{Body, Protocol},
+        settings::{Backend, BackendKind, Hook, Listener, Settings},
+        transport::tls::PeerIdentity,
     };
+
+    /// A hook that leaves every client to others.
+    struct NotMine;
+
+    impl Answer for NotMine {
+        fn answer(&self, _: http::Request<Body>) -> Answering {
+            let body = Full::from(&b"{\"verdict\":\"not_mine\"}"[..]).map_err(|never| match never {});
+            Box::pin(async { Ok(http::Response::new(Body::new(body))) })
+        }
+    }
+
+    fn settings(authentication: Authentication) -> Settings {
+        let plain = Listener::plain("edge", ([127, 0, 0, 1], 0).into());
+        let listeners = vec![Listener { authentication, ..plain }];
+        let service = Some(Service(Arc::new(NotMine)));
+        let hook = Backend { service, ..Backend::new("accounts", BackendKind::Http1, "127.0.0.1:1") };
+        Settings { listeners, backends: vec![hook], ..Settings::default() }
+    }
+
+    fn with_hook(settings: &mut Settings, certificates: bool) {
+        settings.auth.hook = Some(Hook { certificates, ..Hook::new("accounts") });
+    }
+
+    fn reload(gateway: &Gateway, change: impl FnOnce(&mut Settings)) {
+        let mut settings = gateway.snapshot().settings.clone();
+        change(&mut settings);
+        let reloaded = gateway.snapshot().rebuild(settings).unwrap();
+        gateway.snapshot.store(Arc::new(reloaded));
+    }
+
+    fn origin() -> Origin {
+        Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, true)
+    }
+
+    /// Without user and password.
+    fn bare() -> Hello {
+        let session_secret = vec![7; 16].into();
+        Hello { client_id: "phone".to_owned(), session_secret, epoch: 1, ..Hello::default() }
+    }
+
+    fn with_password() -> Hello {
+        Hello { user: "ada".to_owned(), password: "right".to_owned(), ..bare() }
+    }
+
+    fn write(users: &std::path::Path, password: &[u8]) {
+        std::fs::write(users, auth::password_line("ada", password).unwrap()).unwrap();
+    }
 
     #[tokio::test]
     async fn a_token_for_a_password_does_not_outlive_its_change_meanwhile() {
-        let folder = tempfile::tempdir().unwrap();
-        let users = folder.path().join("users");
-        let write = |password: &[u8]| {
-            std::fs::write(&users, auth::password_line("ada", password).unwrap()).unwrap();
-        };
-        write(b"right");
-        let listener = Listener {
-            authentication: Authentication::Password,
-            ..Listener::plain("edge", ([127, 0, 0, 1], 0).into())
-        };
-        let mut settings = Settings { listeners: vec![listener], ..Settings::default() };
-        settings.auth.password_file = Some(users.clone());
+        let users = tempfile::NamedTempFile::new().unwrap();
+        write(users.path(), b"right");
+        let mut settings = settings(Authentication::Password);
+        settings.auth.password_file = Some(users.path().to_owned());
         let gateway = Gateway::build(settings).unwrap();
-        let origin = Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, true);
-        let bare = Hello {
-            client_id: "phone".to_owned(),
-            session_secret: vec![7; 16].into(),
-            epoch: 1,
-            ..Hello::default()
-        };
-        let hello = Hello { user: "ada".to_owned(), password: "right".to_owned(), ..bare.clone() };
-        let proven = prove(&gateway, &origin, &hello).await.unwrap();
-        write(b"changed");
-        let reloaded = gateway.snapshot().rebuild(gateway.snapshot().settings.clone()).unwrap();
-        gateway.snapshot.store(Arc::new(reloaded));
+        let proven = prove(&gateway, &origin(), &with_password()).await.unwrap();
+        write(users.path(), b"changed");
+        reload(&gateway, |_| {});
         let mut welcome = Welcome::default();
-        proven.give_token(&gateway, &hello, &mut welcome);
+        proven.give_token(&gateway, &with_password(), &mut welcome);
         assert!(!welcome.token.is_empty());
-        let shown = Hello { token: welcome.token, ..bare };
-        assert!(prove(&gateway, &origin, &shown).await.is_err());
+        let shown = Hello { token: welcome.token, ..bare() };
+        assert!(prove(&gateway, &origin(), &shown).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_stands_for_a_password_goes_round_no_hook() {
+        let users = tempfile::NamedTempFile::new().unwrap();
+        write(users.path(), b"right");
+        let mut settings = settings(Authentication::Password);
+        settings.auth.password_file = Some(users.path().to_owned());
+        let gateway = Gateway::build(settings).unwrap();
+        let given = |proven: &Proven| {
+            let mut welcome = Welcome::default();
+            proven.give_token(&gateway, &with_password(), &mut welcome);
+            welcome.token
+        };
+        let proven = prove(&gateway, &origin(), &with_password()).await.unwrap();
+        let token = given(&proven);
+        assert!(proven.login.is_some() && !token.is_empty());
+        for has_hook in [true, false] {
+            reload(&gateway, |settings| match has_hook {
+                true => with_hook(settings, false),
+                false => settings.auth.hook = None,
+            });
+            let shown = Hello { token: token.clone(), ..bare() };
+            assert_eq!(prove_cheaply(&gateway, &origin(), &shown).is_none(), has_hook);
+            assert_eq!(prove(&gateway, &origin(), &shown).await.is_err(), has_hook);
+            let both = Hello { token: token.clone(), ..with_password() };
+            let proven = prove(&gateway, &origin(), &both).await.unwrap();
+            assert_eq!(proven.identity.by == By::PasswordFile, has_hook, "the hook was asked");
+            let proven = prove(&gateway, &origin(), &with_password()).await.unwrap();
+            assert_eq!((proven.login.is_none(), given(&proven).is_empty()), (has_hook, has_hook));
+        }
+    }
+
+    #[tokio::test]
+    async fn early_data_waits_where_the_hook_judges_certificates() {
+        let gateway = Gateway::build(settings(Authentication::Certificate)).unwrap();
+        let identity = PeerIdentity {
+            common_name: Some("ada".into()),
+            names: Vec::new(),
+            fingerprint_sha256: [1; 32],
+            client_cert: None,
+        };
+        let origin = Origin { identity: Some(Arc::new(identity)), ..origin() };
+        assert!(prove_cheaply(&gateway, &origin, &bare()).is_some());
+        for judges in [false, true] {
+            reload(&gateway, |settings| with_hook(settings, judges));
+            assert_eq!(prove_cheaply(&gateway, &origin, &bare()).is_none(), judges);
+            assert!(prove(&gateway, &origin, &bare()).await.is_ok(), "it leaves them to their certificate");
+        }
     }
 }

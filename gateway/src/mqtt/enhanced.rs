@@ -12,6 +12,7 @@ use crate::{
     gateway::Gateway,
     request::Origin,
     settings::Authentication,
+    snapshot::Snapshot,
 };
 use towline_protocols::mqtt::ReasonCode;
 
@@ -42,7 +43,7 @@ impl Exchange {
         let takes_passwords =
             listener.is_some_and(|listener| listener.settings.authentication == Authentication::Password);
         match method {
-            scram::METHOD if takes_passwords && snapshot.users.has_scram() => Ok(Self::Scram(None)),
+            scram::METHOD if takes_passwords && takes_scram(&snapshot) => Ok(Self::Scram(None)),
             jwt::METHOD if takes_passwords && snapshot.issuer.is_some() => Ok(Self::Token),
             _ => Err(ReasonCode::BadAuthenticationMethod),
         }
@@ -91,6 +92,11 @@ enum Refused {
     TooManyGuesses,
 }
 
+/// A proof shows no password that a hook could be asked about.
+fn takes_scram(snapshot: &Snapshot) -> bool {
+    snapshot.users.has_scram() && snapshot.hook.is_none()
+}
+
 /// With the keys that there are: a connection does not stand still for others.
 fn step_token(gateway: &Gateway, origin: &Origin, data: &[u8]) -> Result<Step, TokenRefused> {
     let snapshot = gateway.snapshot();
@@ -107,6 +113,11 @@ fn step_scram(
     origin: &Origin,
     data: &[u8],
 ) -> Result<Step, Refused> {
+    let snapshot = gateway.snapshot();
+    // A reload may have taken the method away since the exchange began.
+    if !takes_scram(&snapshot) {
+        return Err(Refused::Scram(scram::Refused::Wrong));
+    }
     if let Some((user, challenge)) = challenge.take() {
         let finished = challenge.finish(data).inspect_err(|_| gateway.note_wrong(origin, &user));
         let (user, message) = finished.map_err(Refused::Scram)?;
@@ -118,8 +129,6 @@ fn step_scram(
     if gateway.guesses_too_much(origin, &first.user) {
         return Err(Refused::TooManyGuesses);
     }
-    let snapshot = gateway.snapshot();
-    // Nobody has one any more since a reload.
     let found = snapshot.users.scram(&first.user, snapshot.decoys());
     let (verifier, is_known) = found.ok_or(Refused::Scram(scram::Refused::Wrong))?;
     let user = first.user.as_str().into();

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use towline_gateway::settings::{Authentication, BackendKind, Hook};
+use towline_gateway::{
+    auth,
+    settings::{Authentication, BackendKind, Hook},
+};
 
 use crate::{
     bed::{self, Bed},
@@ -54,4 +57,32 @@ async fn an_http_client_is_admitted_or_told_whether_to_come_again() {
     let asked = oracle.asked();
     assert_eq!(asked.len(), 5, "the second was known");
     assert_eq!((&asked[0]["protocol"], &asked[0]["client_id"]), (&json!("http"), &json!("")));
+}
+
+#[tokio::test]
+async fn a_hook_that_left_a_client_to_the_password_file_is_asked_again_on_its_connection() {
+    let users = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(users.path(), auth::password_line("ada", b"local").unwrap()).unwrap();
+    let oracle = Oracle::new(|_| json!({ "verdict": "not_mine" }));
+    let mut settings = bed::settings(vec![oracle.serve(BackendKind::Http1).await], Vec::new());
+    settings.listeners[0].authentication = Authentication::Password;
+    settings.auth.password_file = Some(users.path().to_owned());
+    let hook = Hook { path: "/hook".to_owned(), denied_for: Duration::ZERO, ..Hook::new("accounts") };
+    settings.auth.hook = Some(hook);
+    let bed = Bed::start(settings).await;
+    let mut connection = bed.http1().await;
+    let mut again = async || {
+        let mut request = request("local");
+        request.headers_mut().insert("host", "shop.example".parse().unwrap());
+        bed::got(connection.send_request(request).await.unwrap()).await.status
+    };
+    assert_eq!((again().await, again().await), (404, 404));
+    oracle.now_says(|_| json!({ "verdict": "deny", "reason": "banned" }));
+    assert_eq!(
+        (again().await, oracle.asked().len()),
+        (403, 4),
+        "the last twice, since it is no longer left to others"
+    );
+    let logins = |outcome| bed.gateway.metrics.logins.with_label_values(&[bed::LISTENER, outcome]).get();
+    assert_eq!((logins("ok"), logins("refused")), (1, 1), "the password was checked once");
 }

@@ -7,12 +7,13 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use tempfile::TempDir;
 use towline_gateway::{
     auth::{Scheme, password_line_by},
+    control::reload,
     gateway::Gateway,
-    settings::{AclRule, Authentication, Permission, Settings},
+    settings::{AclRule, Authentication, Hook, Permission, Settings},
 };
 use towline_protocols::mqtt::*;
 
-use crate::mqtt_support::*;
+use crate::{mqtt_support::*, oracle::Oracle};
 
 const METHOD: &str = "SCRAM-SHA-256";
 const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
@@ -221,4 +222,29 @@ async fn a_client_proves_itself_again_while_it_is_connected() {
     let mut client = logged_in(&gateway).await;
     client.send(auth(ReasonCode::ContinueAuthentication, METHOD, "")).await;
     client.expect_end(ReasonCode::ProtocolError).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_goes_round_a_hook_by_a_proof_that_it_is_not_shown() {
+    let (gateway, _folder) = start();
+    let mut begun = Client::open(&gateway);
+    begun.begin(connect_by(METHOD, "m1", &first("ada"))).await;
+    let (last, _) = answer("ada", "pw", &challenge(&mut begun).await);
+    let mut settings = gateway.snapshot().settings.clone();
+    let hook = Oracle::new(|_| serde_json::json!({ "verdict": "not_mine" })).within();
+    settings.auth.hook = Some(Hook { path: "/hook".to_owned(), ..Hook::new(&hook.name) });
+    settings.backends.push(hook);
+    reload::apply(&gateway, settings).unwrap();
+    begun.send(auth(ReasonCode::ContinueAuthentication, METHOD, &last)).await;
+    match begun.receive().await {
+        Some(Packet::Connack(connack)) => assert_eq!(connack.reason, ReasonCode::NotAuthorized),
+        other => panic!("{other:?} instead of CONNACK"),
+    }
+    let connack = Client::open(&gateway).greet(connect_by(METHOD, "m1", &first("ada"))).await;
+    assert_eq!(connack.reason, ReasonCode::BadAuthenticationMethod);
+    // The password itself goes past the hook.
+    let mut plain = connect(Version::V311, "m2");
+    plain.user_name = Some(text("ada"));
+    plain.password = data("pw");
+    Client::connect(&gateway, plain).await;
 }

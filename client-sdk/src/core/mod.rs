@@ -519,6 +519,7 @@ impl Core {
                         self.session.partly_kept(seq);
                     }
                 }
+                Fate::Ask => self.reconnect = true,
                 Fate::Fail(error) => call.fail(error),
             }
             self.touch(key);

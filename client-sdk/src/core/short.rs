@@ -319,7 +319,7 @@ impl Core {
             match fate {
                 Fate::Send => call.forsaken(),
                 Fate::Fail(error) => call.fail(error),
-                Fate::Keep { .. } => {}
+                Fate::Keep { .. } | Fate::Ask => {}
             }
             self.touch(key);
         }

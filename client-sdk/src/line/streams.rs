@@ -162,13 +162,14 @@ impl Task {
             codec: StreamCodec::client(settings, send.id().index(), self.seq),
             recv,
             input: BytesMut::new(),
-            half: Half { send, out: BytesMut::new(), end_sent: false, finished: false, stopped: false },
+            half: Half::new(send),
             fault: None,
             read_over: false,
         };
         if let Some(Attach { messages_received, continues }) = &self.attach {
             stream.half.end_sent = continues.is_none();
             stream.codec.send_attach(*messages_received, continues.as_ref(), &mut stream.half.out);
+            stream.half.hurry(self.priority)?;
         }
         while self.turn(&mut stream).await? {}
         Ok(())
@@ -327,18 +328,50 @@ struct Half {
     finished: bool,
     /// The gateway wants no more of it.
     stopped: bool,
+    /// Bytes at its beginning that are sent before what is urgent, and the priority of those behind them.
+    hurried: Option<(usize, i32)>,
 }
 
 impl Half {
+    fn new(send: SendStream) -> Self {
+        Self { send, out: BytesMut::new(), end_sent: false, finished: false, stopped: false, hurried: None }
+    }
+
+    /// What waits is sent before the bodies of all requests, and what follows by its `priority`: a gateway waits only
+    /// for so long to hear that a request goes on, and on a slow network more urgent bodies take longer than that.
+    fn hurry(&mut self, priority: i32) -> Result<(), Lost> {
+        self.send.set_priority(CONTROL_PRIORITY)?;
+        self.hurried = Some((self.out.len(), priority));
+        Ok(())
+    }
+
+    /// Bytes that may be written next.
+    fn next(&self) -> usize {
+        self.hurried.map_or(self.out.len(), |(bytes, _)| bytes.min(self.out.len()))
+    }
+
+    fn written(&mut self, bytes: usize) {
+        self.out.advance(bytes);
+        if let Some((left, priority)) = &mut self.hurried {
+            *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                // Of a stream that is closed already nothing more is sent.
+                let _ = self.send.set_priority(*priority);
+                self.hurried = None;
+            }
+        }
+    }
+
     /// Writes some of what waits and says how much, then ends the half if it has ended; for ever pending when nothing is to be done.
     /// Safe to cancel.
     async fn write(&mut self) -> Result<usize, Lost> {
         if !self.out.is_empty() && self.stopped {
             self.out.clear();
         } else if !self.out.is_empty() {
-            match self.send.write(&self.out).await {
+            let next = self.next();
+            match self.send.write(&self.out[..next]).await {
                 Ok(written) => {
-                    self.out.advance(written);
+                    self.written(written);
                     return Ok(written);
                 }
                 // What it has to say of the request is on its own half of the stream.

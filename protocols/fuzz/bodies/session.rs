@@ -142,6 +142,7 @@ impl History {
                     let is_open = options.continues && welcome.partial.iter().any(|open| open.seq == seq);
                     assert_eq!(rest, is_open.then_some(second.into()));
                 }
+                Fate::Ask => panic!("there are no short connections here"),
                 Fate::Fail(error) => {
                     assert!(error.execution == Execution::MayHaveRun || is_unknown);
                     self.calls.remove(&seq);

@@ -84,6 +84,8 @@ pub enum Fate {
         /// takes no more.
         sent: Option<u64>,
     },
+    /// The server holds more of its answer than this connection is told of: ask by the HELLO of another one.
+    Ask,
     /// It is over; the session has forgotten it.
     Fail(RpcError),
 }
@@ -210,9 +212,9 @@ impl Session {
         let mut waiting = Vec::new();
         for (&seq, call) in &mut self.calls {
             call.link = None;
-            call.asked = call.phase == Phase::Waiting && call.may_be_given(self.session_id);
-            if call.asked {
-                call.carriers += 1;
+            call.asked = false;
+            if call.phase == Phase::Waiting && call.may_be_given(self.session_id) {
+                call.ask();
                 let (messages_received, continues) = (call.received.messages, call.options.continues);
                 waiting.push(Waiting { seq, messages_received, continues });
             }

@@ -78,8 +78,12 @@ fn a_month_is_the_same_each_time() {
 fn check_is_caught(by: &str, change: impl Fn(&mut Strategies)) {
     let mut strategies = Strategies::default();
     change(&mut strategies);
-    let wrong: Vec<String> = (0..3).flat_map(|seed| mistakes(seed, &strategies)).collect();
-    assert!(wrong.iter().any(|text| text.contains(by)), "not caught by `{by}`: {wrong:?}");
+    let mut wrong = Vec::new();
+    let is_caught = (0..3).any(|seed| {
+        wrong.extend(mistakes(seed, &strategies));
+        wrong.iter().any(|text| text.contains(by))
+    });
+    assert!(is_caught, "not caught by `{by}`: {wrong:?}");
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn beats_that_learn_nothing_are_caught() {
 
 #[test]
 fn dead_links_that_nobody_looks_for_are_caught() {
-    check_is_caught("an answer took", |it| it.liveness.enabled = false);
+    check_is_caught("came to their deadline", |it| it.liveness.enabled = false);
 }
 
 #[test]

@@ -25,6 +25,8 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(900);
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Attempts in one hour from which on a phone is beyond help: its month ends there.
+const RUNAWAY: usize = 2000;
 /// What a call is judged by that has the network to itself.
 const UP_FOR: Duration = Duration::from_secs(30);
 /// In doze timers come together, so far apart.
@@ -126,14 +128,14 @@ impl<'a> Phone<'a> {
         }
     }
 
-    /// To the month's end.
+    /// To the month's end, or until it does nothing but connect.
     pub fn live(mut self) -> Report {
         self.settle();
         let mut stay_ends = self.stay().until;
         loop {
             let (at, next) = self.next(stay_ends);
             self.now = self.now.max(at);
-            if self.now >= self.month.end() {
+            if self.now >= self.month.end() || self.attempts.len() > RUNAWAY {
                 return self.report;
             }
             match next {

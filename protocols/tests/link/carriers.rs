@@ -220,6 +220,27 @@ fn what_the_server_never_had_is_refused_as_if_it_were_new() {
 }
 
 #[test]
+fn an_answer_that_a_post_began_behind_the_hello_is_asked_for_again() {
+    for options in [UNARY, IDEMPOTENT] {
+        let mut session = known();
+        let seq = session.open(options);
+        let (post, _) = short(&mut session, &[seq]);
+        let hello = session.hello(Hello::default());
+        session.on_short_event(post, response(seq));
+        assert_eq!(session.on_short_over(post), [seq]);
+        // The server had not seen the POST when it read HELLO.
+        let stale = Welcome { unknown: vec![seq], ..named(7) };
+        assert_eq!(session.on_welcome(&hello, &stale), [(seq, Fate::Ask)]);
+        let hello = session.hello(Hello::default());
+        assert_eq!(hello.waiting.iter().map(|waiting| waiting.seq).collect::<Vec<_>>(), [seq]);
+        // Of what was answered before HELLO the server's word holds.
+        let lost = Welcome { unknown: vec![seq], ..named(7) };
+        let fates = session.on_welcome(&hello, &lost);
+        assert!(matches!(&fates[..], [(_, Fate::Fail(_))]), "{fates:?}");
+    }
+}
+
+#[test]
 fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
     let mut session = known();
     let seq = session.open(UNARY);

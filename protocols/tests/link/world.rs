@@ -350,6 +350,7 @@ impl Client {
                     Fate::Keep { sent, .. } => {
                         sent.into_iter().for_each(|sent| self.go_on(seq, sent, connection));
                     }
+                    Fate::Ask => panic!("there are no short connections here"),
                     Fate::Fail(error) => self.end(seq, Err(error)),
                 }
             }

@@ -135,6 +135,7 @@ impl World {
                     self.client.taken(seq);
                 }
                 Fate::Keep { .. } => self.refused(opened, seq),
+                Fate::Ask => panic!("there are no short connections here"),
                 Fate::Fail(error) => self.failed(seq, error.execution),
             }
         }

@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) asked: bool,
     /// What a short connection has of it.
     pub(super) short: Option<Short>,
+    /// A short connection brought some of its answer since the link's HELLO was written.
+    answered_since: bool,
     pub(super) response_received: bool,
     /// The furthest place that a carrier has reached.
     pub(super) received: Place,
@@ -85,6 +87,7 @@ impl Call {
             asked: false,
             link: None,
             short: None,
+            answered_since: false,
             response_received: false,
             received: Place::default(),
             bytes_received: 0,
@@ -150,6 +153,12 @@ impl Call {
         self.phase == Phase::Waiting && !is_carried && !self.may_be_given(session_id)
     }
 
+    /// The link's new connection asks for its answer.
+    pub(super) fn ask(&mut self) {
+        (self.asked, self.answered_since) = (true, false);
+        self.carriers += 1;
+    }
+
     /// What becomes of it when HELLO said that it waits and that so many messages of its answer are there. `None`: a
     /// short connection is to bring it.
     pub(super) fn fate(&mut self, seq: u64, messages_received: u64, welcome: &Welcome) -> Option<Fate> {
@@ -163,6 +172,10 @@ impl Call {
         }
         if self.short.is_some() {
             return None;
+        }
+        if welcome.resumed && self.answered_since && self.tie == Some(welcome.session_id) {
+            // The server read HELLO before it read the POST, whose answer broke off: it holds that.
+            return Some(Fate::Ask);
         }
         if welcome.resumed {
             self.tie = None;
@@ -206,6 +219,7 @@ impl Call {
         match event {
             Event::Response { seq, end, .. } => {
                 let is_new = !std::mem::replace(&mut self.response_received, true);
+                self.answered_since |= matches!(carrier, Carrier::Short(_));
                 self.ends_if(end);
                 Delivery::of(if is_new { Some(event) } else { end.then_some(Event::End { seq }) })
             }

@@ -129,11 +129,12 @@ mod tests {
 
     #[test]
     fn what_curl_says_is_read() {
+        const NOW: u64 = 50_000_000_000;
         let check = |line: &str, took, connect, error: Option<&str>| {
-            let sample = sample(line, 5_000_000_000).unwrap();
+            let sample = sample(line, NOW).unwrap();
             assert_eq!((sample.took, sample.connect), (took, connect), "{line}");
             assert_eq!(sample.error.as_deref(), error);
-            assert_eq!(sample.end(), 5_000_000_000);
+            assert_eq!(sample.end(), NOW);
         };
         check("200 0 0.150000 0.226000 1 2", 226_000_000, Some(150_000_000), None);
         check("200 0 0.000000 0.074000 0 1.1", 74_000_000, None, None);

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use towline_protocols::{
@@ -12,7 +12,7 @@ use towline_protocols::{
     policy::{Filed, Heartbeat, Learnt, NETWORKS_MAX, NetworkKey, Records, Strategies, Transport},
 };
 
-use crate::disk::Disk;
+use crate::{disk::Disk, wall::since_1970};
 
 /// The strategy, and where it keeps what it learns.
 pub(crate) struct Beats {
@@ -52,11 +52,6 @@ impl Beats {
             disk.put(text(self.heartbeat.records()).into_bytes());
         }
     }
-}
-
-/// Seconds since 1970; 0 where the clock is set before that.
-pub(crate) fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The file beside the identity file.
@@ -127,7 +122,7 @@ mod tests {
                 transport,
                 start: 30 * second,
                 highest: Duration::ZERO,
-                unix_s: unix_s(),
+                unix_s: since_1970().as_secs(),
             };
             first.heartbeat.begin(now, ground);
             for (quiet, is_lost) in [(30, false), (45, true)] {

@@ -49,6 +49,7 @@ mod state;
 mod stream;
 mod supervisor;
 mod timeline;
+mod wall;
 
 pub use call::{CallRequest, CallResponse};
 pub use client::Client;

@@ -12,7 +12,7 @@
 use std::{
     io,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -26,7 +26,10 @@ use super::{
     book::Book,
     record::{Body, Record, Waiting},
 };
-use crate::core::{DurableStep, Given, Key, Outgoing, Shared, SharedWakers, now};
+use crate::{
+    core::{DurableStep, Given, Key, Outgoing, Shared, SharedWakers, now},
+    wall::{millis, since_1970},
+};
 
 /// Before a write that failed is tried again: a full disk may have room then.
 const RETRY: Duration = Duration::from_secs(1);
@@ -180,14 +183,6 @@ impl Record {
         };
         (outgoing, started)
     }
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(1 << 60)
 }
 
 fn refused(error: &io::Error, left: Option<&io::Error>) -> RpcError {

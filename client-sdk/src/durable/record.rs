@@ -19,7 +19,7 @@ use towline_protocols::{
 };
 
 use super::Outcome;
-use crate::{call::CallResponse, error::FailedCall, state::Transport, timeline::Timeline};
+use crate::{call::CallResponse, error::FailedCall, state::Transport, timeline::Timeline, wall::millis};
 
 /// See the file's head.
 #[derive(Clone, Debug)]
@@ -244,11 +244,6 @@ fn get_bytes(input: &mut Bytes) -> Option<Bytes> {
 
 fn get_u8(input: &mut Bytes) -> Option<u8> {
     input.try_get_u8().ok()
-}
-
-/// A varint ends at 62 bits.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(1 << 60)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use towline_protocols::{
     policy::{self, AppState, Clocks, Ground, Pulse, Signs, Strategies},
 };
 
-use crate::{beats::unix_s, core::Shared, state::Transport};
+use crate::{core::Shared, state::Transport, wall::since_1970};
 
 /// Bytes that are sent between two PINGs that find out how far they have come.
 const MARK_BYTES: u64 = 8 << 10;
@@ -235,7 +235,7 @@ impl Watch {
     fn ground(&self) -> Ground {
         let (start, highest) = (self.shared.policy.borrow().heartbeat, self.highest);
         let network = self.shared.with(|core| core.network.place());
-        Ground { network, transport: self.transport, start, highest, unix_s: unix_s() }
+        Ground { network, transport: self.transport, start, highest, unix_s: since_1970().as_secs() }
     }
 
     /// A PING was answered.

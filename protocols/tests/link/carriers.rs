@@ -472,3 +472,63 @@ fn what_a_post_took_to_the_session_of_before_is_not_of_the_one_that_the_link_fou
         "{fates:?}"
     );
 }
+
+/// A request that a POST, or the older connection of an early HELLO, may still bring to session 7, which said that it
+/// does not know it.
+fn under_way(by_post: bool) -> (Session, u64) {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    if by_post {
+        let (post, _) = short(&mut session, &[seq]);
+        session.on_short_over(post);
+    } else {
+        session.on_request_sent(seq);
+    }
+    let hello = session.hello(Hello::default());
+    let welcome = Welcome { unknown: vec![seq], visiting: !by_post, ..named(7) };
+    assert_eq!(session.on_welcome(&hello, &welcome), [(seq, Fate::Send)]);
+    assert!(session.may_send(seq) && session.may_go_short(seq), "session 7 runs it once");
+    (session, seq)
+}
+
+#[test]
+fn what_is_not_known_yet_but_under_way_to_a_session_goes_to_no_other() {
+    for by_post in [true, false] {
+        let (mut session, seq) = under_way(by_post);
+        let hello = session.hello(Hello::default());
+        assert_eq!(hello.waiting.len(), 1, "it may have arrived meanwhile");
+        let fates = session.on_welcome(&hello, &lost(8));
+        assert!(
+            matches!(&fates[..], [(_, Fate::Fail(error))] if error.execution == Execution::MayHaveRun),
+            "by POST {by_post}: {fates:?}"
+        );
+        let (mut session, seq_of_post) = under_way(by_post);
+        session.on_link_lost();
+        let (_, hello) = short(&mut session, &[]);
+        let fates = session.on_short_welcome(&hello, &lost(8), false);
+        assert!(
+            matches!(&fates[..], [(_, Fate::Fail(error))] if error.execution == Execution::MayHaveRun),
+            "by POST {by_post}: {fates:?}"
+        );
+        assert!(!session.may_go_short(seq_of_post) && seq == seq_of_post);
+    }
+}
+
+#[test]
+fn what_is_given_up_while_a_post_may_bring_it_is_said_to_be_given_up() {
+    let (mut session, seq) = under_way(true);
+    assert!(session.may_run_by_short(seq));
+    assert_eq!(session.cancel(seq), Execution::MayHaveRun);
+}
+
+#[test]
+fn what_is_not_known_when_the_handshake_is_complete_has_not_run_and_goes_anywhere() {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let hello = session.hello(Hello::default());
+    assert_eq!(session.on_welcome(&hello, &Welcome { unknown: vec![seq], ..named(7) }), [(seq, Fate::Send)]);
+    let hello = session.hello(Hello::default());
+    assert_eq!(session.on_welcome(&hello, &lost(8)), [(seq, Fate::Send)]);
+    assert!(session.may_send(seq));
+}

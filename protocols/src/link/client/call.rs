@@ -178,24 +178,29 @@ impl Call {
             return Some(Fate::Ask);
         }
         if welcome.resumed {
-            self.tie = None;
-            // A POST that was given up may still arrive.
-            self.carriers = self.posts;
+            // A POST that was given up may still arrive, and the older connection bring it until the handshake is
+            // complete: in this session it runs once all the same, so it is given to no other.
+            let may_come = self.was_posted() || welcome.visiting;
+            self.tie = may_come.then_some(welcome.session_id);
+            self.carriers = self.posts + u32::from(welcome.visiting);
             // Behind a HELLO that led to another session, what is idempotent is run.
             self.doubtful |= welcome.visiting || self.options.idempotent;
         }
         Some(self.again(welcome.resumed))
     }
 
-    /// What becomes of it when nobody brings an answer any more; `has_not_run`: the server said so.
+    /// What becomes of it when nobody brings an answer any more; `has_not_run`: the session that it is tied to, or was,
+    /// said so of what has arrived there.
     pub(super) fn again(&mut self, has_not_run: bool) -> Fate {
         self.doubtful |= !has_not_run;
         let may = has_not_run || self.options.idempotent;
         if may && self.options.replayable && !self.response_received {
-            (self.phase, self.tie) = (Phase::Unsent, None);
+            self.tie = self.tie.filter(|_| has_not_run);
+            self.phase = if self.tie.is_some() { Phase::Waiting } else { Phase::Unsent };
             return Fate::Send;
         }
-        let execution = if self.doubtful { Execution::MayHaveRun } else { Execution::NotRun };
+        let may_have_run = self.doubtful || self.tie.is_some() || self.response_received;
+        let execution = if may_have_run { Execution::MayHaveRun } else { Execution::NotRun };
         let text = "the server does not hold this request any more and it cannot be sent again";
         Fate::Fail(RpcError::new(RpcErrorKind::SessionLost, execution, text))
     }

@@ -27,18 +27,21 @@ impl Beats {
         let bytes = disk.as_ref().and_then(|disk| disk.read(FILE_BYTES_MAX));
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         let filed = text.as_deref().and_then(parse).unwrap_or_default();
-        let records = Records::restore(filed, unix_s());
+        let records = Records::restore(filed, since_1970().as_secs());
         Self { heartbeat: Heartbeat::new(strategies.heartbeat.clone(), records), disk: disk.map(Arc::new) }
     }
 
     /// What is known of a network, for the gateway.
     pub(crate) fn learnt(&self, network: NetworkKey, now: Instant) -> Vec<LearntBeat> {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        let interval_s = seconds(self.heartbeat.interval(now));
+        let in_use = self.heartbeat.in_use();
         let here = self.heartbeat.records().iter().filter(|filed| filed.network == network);
         let learnt = here.map(|Filed { transport, learnt, .. }| LearntBeat {
             transport: *transport as u32,
-            interval_s,
+            interval_s: match in_use == Some((network, *transport)) {
+                true => seconds(self.heartbeat.interval(now)),
+                false => 0,
+            },
             survived_s: seconds(learnt.good),
             fatal_s: learnt.bad.map(seconds).unwrap_or_default(),
             observations: learnt.bad_times,
@@ -136,6 +139,9 @@ mod tests {
                 now += 60 * second;
             }
         }
+        let told = first.learnt(NetworkKey(2), now);
+        assert_eq!((told.len(), told[0].transport, told[0].interval_s), (1, 1, 37), "between 30 s and 45 s");
+        assert_eq!(first.learnt(NetworkKey(1), now)[0].interval_s, 0, "the link is on another");
         first.write();
         let later = Beats::open(Some(&identity), &strategies);
         assert_eq!(later.heartbeat.records(), first.heartbeat.records());

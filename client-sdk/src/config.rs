@@ -467,7 +467,8 @@ impl Limits {
 pub struct Policy {
     /// Revision as the gateway counts; 0 until it sent one.
     pub revision: u64,
-    /// Time between beats on a quiet connection.
+    /// Time between beats on a quiet connection, where `strategies.heartbeat` is off. Where it is on: what it tries first,
+    /// within its `min` and `max`.
     pub heartbeat: Duration,
     /// How long QUIC is waited for before TCP is tried beside it.
     pub fallback_delay: Duration,

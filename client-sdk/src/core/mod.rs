@@ -452,7 +452,7 @@ impl Core {
     /// When the newest of what the gateway is to answer was asked; `None` where it owes nothing.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         let calls = self.calls.values().filter(|call| call.is_on_line() && !call.is_over());
-        calls.map(|call| call.started).max()
+        calls.map(|call| call.started).chain(self.words_waited_for()).max()
     }
 
     /// Begins a new connection: nothing is on it yet.

@@ -1,10 +1,12 @@
 //! Publishes and changes of subscriptions that wait for the gateway's word.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use towline_protocols::link::{Execution, Filter, Publish, RpcError, RpcErrorKind, Subscribe, Subscribed};
 
-use super::Core;
+use super::{Core, now};
 
 /// The gateway's word.
 pub(crate) type Reply = oneshot::Sender<Result<(), RpcError>>;
@@ -15,6 +17,7 @@ const WAITING_MAX: usize = 256;
 /// A publish that the gateway has not accepted.
 pub(crate) struct PendingPublish {
     publish: Publish,
+    asked: Instant,
     pub(super) sent: bool,
     /// Nobody waits for quality 0.
     reply: Option<Reply>,
@@ -24,6 +27,7 @@ pub(crate) struct PendingPublish {
 pub(crate) struct PendingSubscribe {
     filter: String,
     add: bool,
+    asked: Instant,
     pub(super) sent: bool,
     reply: Reply,
 }
@@ -44,7 +48,7 @@ impl Core {
         self.next_publish += 1;
         let qos = u8::from(reply.is_some());
         let publish = Publish { id, qos, topic: topic.into(), payload };
-        self.publishes.push_back(PendingPublish { publish, sent: false, reply });
+        self.publishes.push_back(PendingPublish { publish, asked: now(), sent: false, reply });
         self.touch_control();
         Ok(())
     }
@@ -56,7 +60,7 @@ impl Core {
         if add {
             self.topics.push(filter.clone());
         }
-        self.subscribes.push_back(PendingSubscribe { filter, add, sent: false, reply });
+        self.subscribes.push_back(PendingSubscribe { filter, add, asked: now(), sent: false, reply });
         self.touch_control();
         Ok(())
     }
@@ -86,6 +90,16 @@ impl Core {
             }
         }
         (!out.add.is_empty() || !out.remove.is_empty()).then_some(out)
+    }
+
+    /// Of what the live connection carries and somebody waits for the gateway's word on: when it was asked.
+    pub(super) fn words_waited_for(&self) -> impl Iterator<Item = Instant> {
+        let publishes = self
+            .publishes
+            .iter()
+            .filter(|it| it.sent && it.reply.as_ref().is_some_and(|reply| !reply.is_closed()));
+        let subscribes = self.subscribes.iter().filter(|it| it.sent && !it.reply.is_closed());
+        publishes.map(|it| it.asked).chain(subscribes.map(|it| it.asked))
     }
 
     pub(super) fn on_subscribed(&mut self, subscribed: &Subscribed) {

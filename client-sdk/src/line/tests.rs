@@ -1,5 +1,7 @@
 //! A client on links that die without a word, in simulated time.
 
+mod signs;
+
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
@@ -44,6 +46,9 @@ struct World {
     work: Duration,
     /// The silence that others' connections outlive, as the gateway says, seconds.
     silence_kept_s: u32,
+    /// What the gateway sends behind the next answer of a call.
+    policy: Option<link::Policy>,
+    reports: Vec<link::Report>,
 }
 
 #[derive(Clone)]
@@ -62,6 +67,8 @@ impl Network {
             runs: BTreeMap::new(),
             work: Duration::ZERO,
             silence_kept_s: 0,
+            policy: None,
+            reports: Vec::new(),
         })))
     }
 
@@ -195,6 +202,9 @@ async fn gateway(
                 let status = vec![HeaderField::from_static(":status", "200")];
                 machine.send_response(seq, status, false).ok();
                 machine.send_message(seq, body, true).ok();
+                if let Some(policy) = road.network.with(|world| world.policy.take()) {
+                    machine.control().policy(policy);
+                }
             }
         }
         while let Some(event) = machine.poll_event() {
@@ -222,6 +232,15 @@ async fn gateway(
                         due.push((Instant::now() + work, seq));
                     }
                 }
+                Event::Publish(publish) => machine.control().published(publish.id, None),
+                Event::Subscribe(subscribe) => {
+                    let results = subscribe.add.into_iter().map(|it| link::proto::subscribed::Result {
+                        filter: it.filter,
+                        ..Default::default()
+                    });
+                    machine.control().subscribed(link::Subscribed { results: results.collect() });
+                }
+                Event::Report(report) => road.network.with(|world| world.reports.push(*report)),
                 Event::Close { .. } => return,
                 _ => {}
             }

@@ -136,17 +136,24 @@ impl Watch {
         if self.strategies.has_changed().unwrap_or(false) || app != self.app {
             self.on_change(control, now);
         }
-        let (least, is_watching) = {
-            let liveness = &self.strategies.borrow().liveness;
-            (liveness.sleep_min, liveness.enabled && is_known)
-        };
+        let is_watching = self.strategies.borrow().liveness.enabled && is_known;
         control.set_watched(is_watching);
         self.take_datagrams(control, datagrams, now);
-        if self.clocks.slept(now, SystemTime::now(), self.due.take(), least) {
+        self.notices_sleep(control, now);
+    }
+
+    /// Whether the device slept since the look before. Nothing that was said till then is held against the gateway.
+    fn notices_sleep(&mut self, control: &mut link::Control, now: Instant) -> bool {
+        let least = self.strategies.borrow().liveness.sleep_min;
+        let has_slept = self.clocks.slept(now, SystemTime::now(), self.due.take(), least);
+        if has_slept {
             tracing::debug!("the device slept: the gateway is asked for a sign of life");
             self.shared.with(|core| core.beats.heartbeat.slept());
+            control.woke();
+            self.asked = None;
             self.ask(control, now);
         }
+        has_slept
     }
 
     /// QUIC acknowledges what it gets: a sign of life, if something was to be acknowledged since the look before.
@@ -164,11 +171,13 @@ impl Watch {
         control.signs().ping.is_some() || self.shared.with(|core| core.waiting_since().is_some())
     }
 
-    /// Asks the gateway for a sign of life at once.
+    /// Asks the gateway for a sign of life at once, unless it owes one already.
     pub(super) fn ask(&mut self, control: &mut link::Control, now: Instant) {
         if self.is_online && self.asked.is_none() {
             self.asked = Some(now);
-            self.probe(control, now);
+            if control.signs().ping.is_none() {
+                self.probe(control, now);
+            }
         }
     }
 
@@ -252,7 +261,7 @@ impl Watch {
 
     /// A timer rang: does what is due.
     pub(super) fn on_time(&mut self, control: &mut link::Control, now: Instant) -> Finding {
-        if !self.is_online {
+        if !self.is_online || self.notices_sleep(control, now) {
             return Finding::Alive;
         }
         match self.judge(control, now) {

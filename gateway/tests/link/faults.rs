@@ -82,6 +82,8 @@ async fn a_connection_that_fell_silent_is_replaced() {
     let network = Chaos::start(bed.address("plain")).await;
     let mut config = bed.plain(network.address());
     config.limits.pong_timeout = Duration::from_millis(200);
+    // The policy's beat, and no other.
+    config.strategies.heartbeat.enabled = false;
     let client = Client::start(config).unwrap();
     answer(&client, "Echo", "x").await;
     network.set(Weather::Tunnel);

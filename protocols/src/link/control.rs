@@ -228,6 +228,11 @@ impl Control {
         self.heartbeat.on_spoke(at);
     }
 
+    /// Client: the device slept. What was said before counts as said by nobody: its answers are not waited for.
+    pub fn woke(&mut self) {
+        self.heartbeat.on_woke();
+    }
+
     /// The time has come: sends a beat, or finds that the peer broke its promise.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         if self.phase == Phase::Closed {
@@ -390,6 +395,11 @@ impl Control {
     /// PINGs that this side has sent.
     pub fn pings_sent(&self) -> u64 {
         self.heartbeat.pings()
+    }
+
+    /// Of these, in their order, the newest that was answered; 0: none. The peer has what was said before it.
+    pub fn pings_answered(&self) -> u64 {
+        self.heartbeat.answered()
     }
 
     /// Client: says of itself what changed, and what happened since the last report.

@@ -32,7 +32,7 @@ parameters! {
     pub struct HeartbeatPolicy in "heartbeat" {
         /// Off: the beat is the policy's `heartbeat`, whatever the network.
         enabled: bool = true, false => true;
-        /// The shortest interval.
+        /// The shortest interval, unless the gateway allows none so long.
         min: Duration = seconds(10), seconds(1) => minutes(10);
         /// The longest; never above what the gateway allows.
         max: Duration = minutes(10), seconds(1) => hours(1);
@@ -61,10 +61,13 @@ parameters! {
 
 impl HeartbeatPolicy {
     fn check_order(&self) -> Result<(), String> {
-        if self.min > self.max {
-            return Err(format!("min is {:?}, above max, which is {:?}", self.min, self.max));
+        let bounds = [("max", self.max), ("foreground_max", self.foreground_max)];
+        match bounds.into_iter().find(|(_, longest)| self.min > *longest) {
+            Some((name, longest)) => {
+                Err(format!("min is {:?}, above {name}, which is {longest:?}", self.min))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -78,6 +81,8 @@ pub struct Heartbeat {
     place: Option<Place>,
     trial: Option<Trial>,
     miss: Option<Miss>,
+    /// The device slept since anything passed: what is said next has no known quiet time before it.
+    has_slept: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,7 +134,8 @@ pub struct Ground {
 impl Heartbeat {
     /// With what earlier runs have learnt.
     pub fn new(policy: HeartbeatPolicy, records: Records) -> Self {
-        Self { policy, app: AppState::default(), records, place: None, trial: None, miss: None }
+        let app = AppState::default();
+        Self { policy, app, records, place: None, trial: None, miss: None, has_slept: false }
     }
 
     /// What has been learnt.
@@ -161,7 +167,7 @@ impl Heartbeat {
         let offered = self.place.filter(|place| place.key == key).and_then(|place| place.offered);
         self.records.of(key, unix_s);
         self.place = Some(Place { key, start, highest, offered, unix_s, began: now });
-        self.trial = None;
+        (self.trial, self.has_slept) = (None, false);
         missed.is_some()
     }
 
@@ -195,15 +201,15 @@ impl Heartbeat {
 
     /// Something is sent after `quiet`, the first since.
     pub fn spoke(&mut self, quiet: Duration) {
-        if self.trial.is_none() {
-            self.trial = Some(Trial { quiet, is_doubtful: self.app.dozing, is_heard: false });
-        }
+        let is_doubtful = std::mem::take(&mut self.has_slept) || self.app.dozing;
+        self.trial.get_or_insert(Trial { quiet, is_doubtful, is_heard: false });
     }
 
     /// The device slept, or its clock jumped: times were longer than they seemed.
     pub fn slept(&mut self) {
-        if let Some(trial) = &mut self.trial {
-            trial.is_doubtful = true;
+        match &mut self.trial {
+            Some(trial) => trial.is_doubtful = true,
+            None => self.has_slept = true,
         }
     }
 
@@ -218,6 +224,7 @@ impl Heartbeat {
 
     /// Something arrived that was sent after what was said last. Whether anything was learnt.
     pub fn heard(&mut self) -> bool {
+        self.has_slept = false;
         let (Some(trial), Some(place)) = (self.trial.take(), self.place) else { return false };
         let record = self.records.of(place.key, place.unix_s);
         let before = *record;
@@ -249,7 +256,7 @@ impl Heartbeat {
 
     /// The connection ended, and somebody said why.
     pub fn ended(&mut self) {
-        (self.trial, self.miss) = (None, None);
+        (self.trial, self.miss, self.has_slept) = (None, None, false);
     }
 
     /// When to wake for a beat that is due then, where other wake-ups are due at `others`: with one of those, if one
@@ -269,16 +276,9 @@ impl Heartbeat {
         now + self.slack(interval) >= due
     }
 
-    /// What the network in use is known for, to be told to the gateway: a quiet time that connections outlive and,
-    /// unless it is the longest that was wanted, hardly a longer one. `None` while that is not found.
-    pub fn found(&self) -> Option<((NetworkKey, Transport), Learnt)> {
-        let place = self.place?;
-        let record = self.record();
-        let is_found = match record.bad {
-            Some(_) => record.is_closed_in(&self.policy) && record.bad_times >= self.policy.confirm,
-            None => record.good >= self.policy.max.min(place.highest).mul_f64(NEARLY),
-        };
-        is_found.then_some((place.key, record))
+    /// The network and transport that the interval is kept on.
+    pub fn in_use(&self) -> Option<(NetworkKey, Transport)> {
+        self.place.map(|place| place.key)
     }
 
     fn record(&self) -> Learnt {
@@ -300,7 +300,7 @@ impl Heartbeat {
             AppMode::Unknown | AppMode::Background => self.policy.max,
         };
         let highest = highest.min(place.highest);
-        let lowest = self.policy.min.min(highest).min(place.start);
+        let lowest = self.policy.min.min(highest);
         let unix_s = place.unix_s + now.saturating_duration_since(place.began).as_secs();
         let tried = record.next_trial(&self.policy, place.start, place.offered, unix_s);
         let interval = tried.filter(|_| !self.app.dozing).unwrap_or_else(|| record.safe(&self.policy));
@@ -309,6 +309,3 @@ impl Heartbeat {
         interval.clamp(lowest, highest)
     }
 }
-
-/// The longest interval is reached with this share of it: round trips are no part of a quiet time.
-const NEARLY: f64 = 0.95;

@@ -59,7 +59,7 @@ pub struct Signs {
     pub spoke: Instant,
     /// The first word since then, if one was said.
     pub unanswered: Option<Instant>,
-    /// When the PING left that is not answered.
+    /// When the oldest PING left that is not answered. Later ones, which keep a promise, move no limit.
     pub ping: Option<Instant>,
     /// Bytes that were given to the link and that its peer is not known to have.
     pub outstanding: u64,

@@ -175,6 +175,59 @@ fn a_client_notices_that_its_server_is_gone() {
     assert_eq!(pair.client.poll_timeout(), None);
 }
 
+/// A pair whose client promised to beat so often.
+fn beating(next_beat_s: u32) -> Pair {
+    let mut pair = Pair::with(Config::default(), Config::default(), Hello { next_beat_s, ..hello() });
+    pair.run().unwrap();
+    pair.server.control().welcome(Welcome::default());
+    pair.run().unwrap();
+    pair.client_events.clear();
+    pair
+}
+
+#[test]
+fn beats_that_go_out_meanwhile_give_a_server_that_is_gone_no_time() {
+    let mut pair = beating(3);
+    let (began, mut lost) = (pair.now, BytesMut::new());
+    let error = loop {
+        let due = pair.client.poll_timeout().unwrap();
+        assert!(due <= began + Duration::from_secs(13), "a beat, and the time that its PONG has");
+        pair.now = due;
+        match pair.client.handle_timeout(due) {
+            Ok(()) => _ = pair.client.poll_transmit(due, &mut lost, usize::MAX),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code, CloseCode::HeartbeatMissed);
+    assert!(pair.client.control().pings_sent() > 1, "the promise was kept");
+}
+
+#[test]
+fn each_of_two_pings_that_are_out_has_its_own_round_trip() {
+    let mut pair = beating(30);
+    let answer = |pair: &mut Pair, id| {
+        let mut pong = wire(&Frame::Pong { id });
+        pair.client.handle_bytes(pair.now, &mut pong).unwrap();
+        pair.collect();
+        let rtt = pair.client_events.pop();
+        (rtt, pair.client.control().signs().ping, pair.client.control().pings_answered())
+    };
+    let first = pair.now;
+    pair.client.control().ping(first);
+    pair.advance(Duration::from_secs(2));
+    let second = pair.now;
+    pair.client.control().ping(second);
+    assert_eq!(pair.client.control().signs().ping, Some(first));
+    pair.advance(Duration::from_secs(1));
+    let of = |seconds| Some(Event::Rtt(Duration::from_secs(seconds)));
+    assert_eq!(answer(&mut pair, 1), (of(3), Some(second), 1));
+    assert_eq!(answer(&mut pair, 2), (of(1), None, 2));
+    // What a device said before it slept is no measure.
+    pair.client.control().ping(pair.now);
+    pair.client.control().woke();
+    assert_eq!(answer(&mut pair, 3), (None, None, 3));
+}
+
 #[test]
 fn a_timeout_while_the_socket_takes_nothing_queues_one_beat() {
     let mut pair = Pair::with(Config::default(), Config::default(), Hello { next_beat_s: 1, ..hello() });

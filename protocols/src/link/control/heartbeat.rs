@@ -19,8 +19,19 @@ pub(super) struct Heartbeat {
     silence_max: Option<Duration>,
     /// The oldest bytes sent since something was last received.
     unanswered_since: Option<Instant>,
-    ping: Option<(u64, Instant)>,
+    /// PINGs that are not answered. A server, which has many connections, sends none.
+    pings_out: Option<Box<PingsOut>>,
     pings: u64,
+    /// The newest PING that was answered.
+    answered: u64,
+}
+
+/// The oldest PING that is not answered, by which the peer's silence is measured, and the newest, which may be the same.
+/// A beat that keeps a promise goes out whether or not the PING before it was answered; it gives a dead peer no time.
+#[derive(Debug)]
+struct PingsOut {
+    oldest: (u64, Instant),
+    newest: (u64, Instant),
 }
 
 /// What the time calls for.
@@ -41,8 +52,9 @@ impl Heartbeat {
             is_watched: false,
             silence_max: None,
             unanswered_since: None,
-            ping: None,
+            pings_out: None,
             pings: 0,
+            answered: 0,
         }
     }
 
@@ -101,7 +113,7 @@ impl Heartbeat {
             heard: self.last_received,
             spoke: self.last_sent,
             unanswered: self.unanswered_since,
-            ping: self.ping.map(|(_, sent)| sent),
+            ping: self.ping_sent(),
             outstanding: 0,
             waiting: None,
         }
@@ -115,11 +127,20 @@ impl Heartbeat {
         self.silence_max = Some(silence_max);
     }
 
-    /// The id of a new PING. Only the newest one's answer is measured.
+    /// The id of a new PING.
     pub(super) fn begin_ping(&mut self, now: Instant) -> u64 {
         self.pings += 1;
-        self.ping = Some((self.pings, now));
+        let newest = (self.pings, now);
+        match &mut self.pings_out {
+            Some(out) => out.newest = newest,
+            None => self.pings_out = Some(Box::new(PingsOut { oldest: newest, newest })),
+        }
         self.pings
+    }
+
+    /// The device slept: what was said before may never have left, and an answer may have come while nobody listened.
+    pub(super) fn on_woke(&mut self) {
+        (self.pings_out, self.unanswered_since) = (None, None);
     }
 
     /// PINGs of this connection.
@@ -127,9 +148,21 @@ impl Heartbeat {
         self.pings
     }
 
-    /// The round-trip time, if this answers the newest PING.
+    /// The newest PING of this connection that was answered: the peer has what was said before it.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// The round-trip time, if this answers the oldest PING that is out, or the newest.
     pub(super) fn on_pong(&mut self, id: u64, now: Instant) -> Option<Duration> {
-        let (_, sent) = self.ping.take_if(|(newest, _)| *newest == id)?;
+        if id <= self.pings {
+            self.answered = self.answered.max(id);
+        }
+        let out = self.pings_out.as_mut()?;
+        let (_, sent) = [out.oldest, out.newest].into_iter().find(|(ping, _)| *ping == id)?;
+        // PONGs come in the order of their PINGs. Of those in between, nobody measures how long they took.
+        out.oldest = out.newest;
+        self.pings_out.take_if(|out| out.newest.0 == id);
         Some(now.saturating_duration_since(sent))
     }
 
@@ -137,7 +170,7 @@ impl Heartbeat {
     pub(super) fn next(&self, ping_timeout: Option<Duration>) -> Option<Instant> {
         let silence = self.silence_max.map(|max| self.last_received + max);
         let beat = self.interval.map(|interval| self.last_sent + interval);
-        let unanswered = ping_timeout.and_then(|timeout| match self.ping {
+        let unanswered = ping_timeout.and_then(|timeout| match &self.pings_out {
             Some(_) => Some(self.ping_deadline(timeout)?),
             None => Some(self.unanswered_since? + timeout / 2),
         });
@@ -153,15 +186,20 @@ impl Heartbeat {
             if passed(self.ping_deadline(timeout)) {
                 return Due::PeerIsSilent;
             }
-            if self.ping.is_none() && passed(self.unanswered_since.map(|since| since + timeout / 2)) {
+            if self.pings_out.is_none() && passed(self.unanswered_since.map(|since| since + timeout / 2)) {
                 return Due::Ping;
             }
         }
         if passed(self.interval.map(|interval| self.last_sent + interval)) { Due::Ping } else { Due::Nothing }
     }
 
+    /// When the oldest PING left that is not answered.
+    fn ping_sent(&self) -> Option<Instant> {
+        Some(self.pings_out.as_ref()?.oldest.1)
+    }
+
     /// Anything that arrives is a sign of life, not only the PONG.
     fn ping_deadline(&self, timeout: Duration) -> Option<Instant> {
-        self.ping.map(|(_, sent)| sent.max(self.last_received) + timeout)
+        Some(self.ping_sent()?.max(self.last_received) + timeout)
     }
 }

@@ -289,15 +289,46 @@ fn a_newcomer_begins_with_what_others_have_found() {
 }
 
 #[test]
-fn what_is_found_is_told_and_what_is_not_is_not() {
-    let mut phone = Phone::new(10, s(200));
-    phone.step();
-    assert_eq!(phone.heartbeat.found(), None);
+fn no_interval_is_shorter_than_min_unless_the_gateway_demands_it() {
+    let start = |start, highest| {
+        let mut phone = Phone::new(10, s(300));
+        let (network, transport, unix_s) = (NetworkKey(2), Transport::Tcp, phone.unix_s());
+        phone.heartbeat.begin(phone.now, Ground { network, transport, start, highest, unix_s });
+        phone.heartbeat.interval(phone.now)
+    };
+    assert_eq!(start(s(2), s(600)), HeartbeatPolicy::default().min);
+    assert_eq!(start(s(2), s(5)), s(5));
+    assert_eq!(start(s(11), s(600)), s(11));
+    let check = |policy: HeartbeatPolicy, named: &str| {
+        let text = policy.check().unwrap_err();
+        assert!(text.contains(named), "{text}");
+    };
+    check(HeartbeatPolicy { min: s(130), ..HeartbeatPolicy::default() }, "above foreground_max");
+    check(HeartbeatPolicy { min: s(60), max: s(50), ..HeartbeatPolicy::default() }, "above max");
+}
+
+#[test]
+fn what_is_said_after_a_sleep_is_no_trial() {
+    let mut phone = Phone::new(14, s(300));
     phone.lives(s(DAY_S));
-    let (key, learnt) = phone.heartbeat.found().unwrap();
-    assert_eq!(key, (NetworkKey(1), Transport::Tcp));
-    let found = learnt.good;
-    assert!(found < s(200) && found >= s(188), "{found:?}");
+    let learnt = |phone: &Phone| phone.heartbeat.records().get((NetworkKey(1), Transport::Tcp));
+    let before = learnt(&phone);
+    for _ in 0..5 {
+        // By a clock that stood still, little time has passed.
+        phone.heartbeat.slept();
+        phone.heartbeat.spoke(s(20));
+        phone.heartbeat.lost(phone.now);
+        phone.connect();
+    }
+    assert_eq!(learnt(&phone), before);
+    for _ in 0..5 {
+        phone.heartbeat.slept();
+        phone.heartbeat.heard();
+        phone.heartbeat.spoke(s(20));
+        phone.heartbeat.lost(phone.now);
+        phone.connect();
+    }
+    assert_ne!(learnt(&phone), before, "the sleep was over");
 }
 
 #[test]

@@ -43,10 +43,13 @@ impl Traffic {
 /// What is to be reported.
 pub(crate) struct Reports {
     app: AppInfo,
-    /// The session of the last WELCOME, and what it was told that the client is.
+    /// The session of the last WELCOME, and what it is known to hold of what the client is. `None` as well while other
+    /// facts are under way, or were when a connection ended.
     session_id: u64,
     told: Option<ClientFacts>,
     level_told: Option<Level>,
+    /// What the live connection has said behind WELCOME and the gateway may not have.
+    said: Option<Said>,
     /// The gateway asks for a report.
     wanted: bool,
     clock: ReportClock,
@@ -55,6 +58,15 @@ pub(crate) struct Reports {
     /// Of the traffic that was reported.
     traffic: (u64, u64),
     /// PINGs of the live connection that were counted.
+    pings: u64,
+}
+
+/// What REPORT said. The gateway does not answer it, but has it when it answers a PING that left behind it.
+#[derive(Debug)]
+struct Said {
+    facts: Option<ClientFacts>,
+    level: Option<Level>,
+    /// PINGs that had left before.
     pings: u64,
 }
 
@@ -76,6 +88,8 @@ pub(crate) struct Standing<'a> {
     pub(crate) traffic: &'a Traffic,
     pub(crate) policy_revision: u64,
     pub(crate) arms: &'a [Arm],
+    /// By the policy, the gateway wants to hear what it does not ask for.
+    pub(crate) is_enabled: bool,
 }
 
 impl Reports {
@@ -85,6 +99,7 @@ impl Reports {
             session_id: 0,
             told: None,
             level_told: None,
+            said: None,
             wanted: false,
             clock: ReportClock::default(),
             since: None,
@@ -123,12 +138,25 @@ impl Reports {
         self.pings = pings;
     }
 
+    /// The gateway has answered the PING of that number of the live connection.
+    pub(crate) fn answered(&mut self, ping: u64) {
+        if let Some(Said { facts, level, .. }) = self.said.take_if(|said| said.pings < ping) {
+            self.told = facts.or(self.told.take());
+            self.level_told = level;
+        }
+    }
+
     /// HELLO says what the client is, unless its session was told the same.
     pub(crate) fn greet(&mut self, hello: &mut Hello, network: &Network) {
         self.pings = 0;
+        if self.said.take().is_some() {
+            self.level_told = None;
+        }
         let facts = self.facts(network);
         if hello.session_id == 0 || hello.session_id != self.session_id || self.told.as_ref() != Some(&facts)
         {
+            // Whether the session gets them is not known before WELCOME.
+            self.told = None;
             hello.facts = Some(facts);
         }
     }
@@ -160,36 +188,60 @@ impl Reports {
         self.since.get_or_insert(now);
         let causes = [
             (self.wanted || !self.is_told(network), ReportCause::Needed),
-            (sends && level != self.level_told, ReportCause::Changed),
+            (sends && level != self.level_said(), ReportCause::Changed),
             (sends, ReportCause::Traffic),
         ];
         causes.into_iter().any(|(is_so, cause)| is_so && self.clock.is_due(now, policy, cause))
     }
 
-    /// Whether the session was told what the client is.
+    /// Whether the session was told what the client is, or is being told.
     fn is_told(&self, network: &Network) -> bool {
-        self.told.as_ref().is_some_and(|facts| {
+        let said = self.said.as_ref().and_then(|said| said.facts.as_ref());
+        said.or(self.told.as_ref()).is_some_and(|facts| {
             let carrier = network.carrier.as_deref().unwrap_or_default();
             let is_same = facts.carrier == carrier || facts.carrier == short(carrier);
             is_same && facts.network == network.kind as u32
         })
     }
 
-    /// Whether anything was counted.
-    pub(crate) fn has_counts(&self) -> bool {
-        let Tally { outcomes, connects, beats, .. } = &self.tally;
-        !outcomes.is_empty() || *connects > 0 || *beats > 0
+    fn level_said(&self) -> Option<Level> {
+        self.said.as_ref().map_or(self.level_told, |said| said.level)
     }
 
-    /// The report, behind which counting begins anew.
+    /// Whether anything was counted that the gateway wants to hear.
+    pub(crate) fn has_counts(&self, is_enabled: bool) -> bool {
+        let Tally { outcomes, connects, beats, .. } = &self.tally;
+        let is_any = !outcomes.is_empty() || *connects > 0 || *beats > 0;
+        is_any && (is_enabled || self.wanted)
+    }
+
+    /// Counting begins anew, and what was counted is told to nobody.
+    pub(crate) fn begin_anew(&mut self, now: Instant, traffic: &Traffic) {
+        (self.tally, self.since, self.traffic) = (Tally::default(), Some(now), traffic.counts());
+    }
+
+    /// The report, behind which counting begins anew. Where reports are off and none was asked for, it says what the
+    /// client is and nothing else.
     pub(crate) fn take(&mut self, now: Instant, at: &Standing<'_>) -> Report {
-        let (facts, is_told) = (self.facts(at.network), self.is_told(at.network));
+        let facts = (!self.is_told(at.network)).then(|| self.facts(at.network));
+        if facts.is_some() {
+            self.told = None;
+        }
+        let (policy_revision, arms) = (at.policy_revision, at.arms.to_vec());
+        let tells_all = at.is_enabled || self.wanted;
+        let level = if tells_all { at.level } else { self.level_said() };
+        let said_before = self.said.take().and_then(|said| said.facts);
+        self.said = Some(Said { facts: facts.clone().or(said_before), level, pings: self.pings });
+        self.clock.sent(now);
+        if !tells_all {
+            return Report { facts, policy_revision, arms, ..Report::default() };
+        }
         let Tally { outcomes, latencies, connects, connects_failed, beats } = std::mem::take(&mut self.tally);
         let (sent, received) = at.traffic.counts();
         let span = now.saturating_duration_since(self.since.replace(now).unwrap_or(now));
         let report = Report {
             span_s: span.as_secs().try_into().unwrap_or(u32::MAX),
-            facts: (!is_told).then(|| facts.clone()),
+            facts,
             quality: Some(at.quality),
             beats_learnt: at.beats_learnt.to_vec(),
             outcomes: outcomes.into_iter().map(|(kind, count)| Outcome { kind, count }).collect(),
@@ -199,12 +251,10 @@ impl Reports {
             bytes_sent: sent - self.traffic.0,
             bytes_received: received - self.traffic.1,
             beats,
-            policy_revision: at.policy_revision,
-            arms: at.arms.to_vec(),
+            policy_revision,
+            arms,
         };
-        self.told = Some(facts);
-        (self.level_told, self.wanted, self.traffic) = (at.level, false, (sent, received));
-        self.clock.sent(now);
+        (self.wanted, self.traffic) = (false, (sent, received));
         report
     }
 
@@ -228,70 +278,4 @@ fn short(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use towline_protocols::policy::NetworkKind;
-
-    use super::*;
-
-    fn standing<'a>(network: &'a Network, traffic: &'a Traffic) -> Standing<'a> {
-        let quality = QualitySnapshot::default();
-        Standing { network, level: None, quality, beats_learnt: &[], traffic, policy_revision: 7, arms: &[] }
-    }
-
-    #[test]
-    fn a_session_is_told_once_what_the_client_is_and_again_when_that_changes() {
-        let (mut reports, traffic) = (Reports::new(AppInfo::default()), Traffic::default());
-        let (now, policy) = (Instant::now(), ReportPolicy::default());
-        let wifi = Network::new(NetworkKind::Wifi, "home");
-        let mut hello = Hello::default();
-        reports.greet(&mut hello, &wifi);
-        assert!(hello.facts.is_some());
-        let welcome = Welcome { session_id: 5, ..Welcome::default() };
-        reports.on_welcome(&hello, &welcome);
-        assert!(!reports.is_due(now, &policy, &wifi, None, false));
-        let mut again = Hello { session_id: 5, ..Hello::default() };
-        reports.greet(&mut again, &wifi);
-        assert_eq!(again.facts, None);
-        let cellular = Network::new(NetworkKind::Cellular4g, "");
-        assert!(reports.is_due(now, &policy, &cellular, None, false));
-        let report = reports.take(now, &standing(&cellular, &traffic));
-        assert_eq!(report.facts.map(|facts| facts.network), Some(7));
-        assert!(!reports.is_due(now, &policy, &cellular, None, false));
-        // A gateway that forgot asks for it.
-        reports.on_welcome(&again, &Welcome { report_wanted: true, ..welcome });
-        assert!(reports.is_due(now, &policy, &cellular, None, false));
-        assert!(reports.take(now, &standing(&cellular, &traffic)).facts.is_some());
-        // Another session has heard nothing.
-        let mut other = Hello { session_id: 6, ..Hello::default() };
-        reports.greet(&mut other, &cellular);
-        assert!(other.facts.is_some());
-    }
-
-    #[test]
-    fn a_report_has_what_happened_since_the_last() {
-        let (mut reports, traffic) = (Reports::new(AppInfo::default()), Traffic::default());
-        let (now, network) = (Instant::now(), Network::default());
-        traffic.sent(10);
-        reports.ended(&Ok(()), Some(Duration::from_millis(40)));
-        reports.given_up();
-        reports.connected(true);
-        reports.connected(false);
-        reports.pinged(3);
-        let report = reports.take(now, &standing(&network, &traffic));
-        let outcomes: Vec<_> = report.outcomes.iter().map(|outcome| (outcome.kind, outcome.count)).collect();
-        assert_eq!(outcomes, [(0, 1), (1, 1)]);
-        assert_eq!((report.connects, report.connects_failed, report.beats, report.bytes_sent), (2, 1, 3, 10));
-        assert_eq!(report.policy_revision, 7);
-        traffic.sent(5);
-        reports.pinged(4);
-        let report = reports.take(now + Duration::from_secs(60), &standing(&network, &traffic));
-        assert_eq!((report.outcomes.len(), report.connects, report.span_s), (0, 0, 60));
-        assert_eq!((report.beats, report.bytes_sent), (1, 5));
-    }
-
-    #[test]
-    fn a_carriers_name_is_cut_to_what_the_link_takes() {
-        assert_eq!(short("a\nb"), "ab");
-        assert_eq!(short(&"ä".repeat(40)).len(), 64);
-    }
-}
+mod tests;

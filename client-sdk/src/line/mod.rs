@@ -373,7 +373,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn follow_events(&mut self) -> Option<LineEnd> {
         while let Some(event) = self.machine.poll_event() {
             match event {
-                Event::Rtt(after) => self.watch.on_round_trip(after, clock()),
+                Event::Rtt(after) => {
+                    self.watch.on_round_trip(after, clock());
+                    let ping = self.machine.control().pings_answered();
+                    self.shared.with(|core| core.reports.answered(ping));
+                }
                 Event::Moved => self.watch.on_moved(self.machine.control(), clock()),
                 _ => {}
             }

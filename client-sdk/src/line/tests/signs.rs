@@ -92,3 +92,28 @@ async fn a_device_that_slept_finds_a_link_that_died_meanwhile() {
     assert_eq!(network.connections(), 2);
     assert!(network.with(|world| world.dialed[1] - began) < 3 * ms(300) + ms(1000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_nothing_is_reported_that_was_not_asked_for() {
+    for enabled in [true, false] {
+        let network = Network::new(ms(50));
+        let client = network.client(|config| config.strategies.report.enabled = enabled);
+        online(&client).await;
+        call(&client, "of no policy").await.unwrap();
+        let policy = link::Policy { revision: 4, ..link::Policy::default() };
+        network.with(|world| world.policy = Some(policy.clone()));
+        call(&client, "of revision 4").await.unwrap();
+        client.policies().wait_for(|policy| policy.revision == 4).await.unwrap();
+        sleep(ms(1000)).await;
+        let reports = network.with(|world| std::mem::take(&mut world.reports));
+        let told = |report: &link::Report| !report.outcomes.is_empty() || report.quality.is_some();
+        assert_eq!(reports.iter().any(told), enabled, "{reports:?}");
+        // What it is asked for is of the policy in use alone.
+        network.with(|world| world.policy = Some(link::Policy { report_wanted: true, ..policy }));
+        call(&client, "in whose answer it is asked").await.unwrap();
+        sleep(ms(1000)).await;
+        let reports = network.with(|world| std::mem::take(&mut world.reports));
+        let count: u32 = reports.iter().flat_map(|it| &it.outcomes).map(|outcome| outcome.count).sum();
+        assert_eq!(count, 1, "enabled {enabled}: {reports:?}");
+    }
+}

@@ -104,11 +104,14 @@ impl Client {
     }
 
     /// Takes a durable call in and does not wait for its outcome, which [`Client::durable_outcomes`] hands out. When this
-    /// resolves to `Ok`, the call is on disk.
+    /// resolves to `Ok`, the call is on disk. Dropping the future does not take the call back.
     ///
     /// # Errors
-    /// The call is not durable, a bound of [`crate::DurablePolicy`] was met, its key is in use, or the disk refused; it
-    /// has not run.
+    /// The call is not durable, must not travel in the clear, a bound of [`crate::DurablePolicy`] or of
+    /// [`crate::Limits`] was met, its key is in use, the client is closed, or the disk refused. It has not run and will
+    /// not, where [`RpcError::execution`] says so. It may, where that says [`Execution::MayHaveRun`]: an earlier call of
+    /// the key left a damaged record (kind `OutcomeExpired`), what was written in part could not be taken off the disk
+    /// and the next run of the app may find it, or the runtime ended before the disk had answered.
     pub async fn submit(&self, request: CallRequest) -> Result<(), RpcError> {
         self.begin_durable(request, false).await.map(drop)
     }

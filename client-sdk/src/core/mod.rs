@@ -540,10 +540,16 @@ impl Core {
         }
     }
 
-    /// Fails everything that waits: the client is over.
+    /// Fails everything that waits, but for durable calls: the client is over.
     pub(crate) fn close(&mut self, kind: RpcErrorKind, reason: &str) {
         self.closing.get_or_insert_with(|| reason.to_owned());
         for call in self.calls.values_mut() {
+            // The next run goes on with what is durable. It has no end here, since the gateway would be told that
+            // nobody wants its outcome.
+            if call.permit.is_some() {
+                call.wake_all();
+                continue;
+            }
             let execution = if call.was_sent() { Execution::MayHaveRun } else { Execution::NotRun };
             call.fail(RpcError::new(kind, execution, reason));
         }

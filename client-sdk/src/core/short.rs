@@ -195,10 +195,12 @@ impl Core {
         Next::Begin(Errand::Carry(key))
     }
 
-    /// Durable calls of which the disk is to say first that they go to this session.
+    /// Durable calls of which the disk is to say first that they go to this session. One that may run in another goes
+    /// nowhere else, and the disk goes on saying where it went.
     fn barred_from_short(&mut self) -> Vec<Key> {
         let session = self.session.short_session();
-        let waiting = self.calls.iter().filter(|(_, call)| call.permit.is_some() && call.wants_post());
+        let may_go = |call: &Call| call.wants_post() && self.session.may_go_short(call.seq);
+        let waiting = self.calls.iter().filter(|(_, call)| call.permit.is_some() && may_go(call));
         let keys: Vec<Key> = waiting.map(|(key, _)| *key).collect();
         keys.into_iter().filter(|key| !self.is_permitted(*key, session)).collect()
     }

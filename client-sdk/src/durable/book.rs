@@ -54,15 +54,25 @@ pub(crate) struct Book {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<String, Entry>,
-    /// Keys of outcomes that nobody was handed, in their order.
-    arrived: VecDeque<String>,
+    /// Calls that were taken in, in this run.
+    numbers: u64,
+    /// Outcomes that nobody was handed, in their order.
+    arrived: VecDeque<Named>,
     /// Files that do not open, and why.
     damaged: BTreeMap<String, String>,
     bytes: usize,
     generation: u64,
 }
 
+/// One call of a key, which names another one once its outcome is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) key: String,
+    number: u64,
+}
+
 struct Entry {
+    number: u64,
     bytes: usize,
     state: State,
 }
@@ -128,12 +138,10 @@ impl Book {
         inner.generation = records.last().map_or(0, |(record, _)| record.generation);
         let mut waiting = Vec::new();
         for (record, bytes) in records {
-            inner.bytes += bytes;
             let (key, tag) = (record.key.clone(), record.tag.clone());
             let state = match &record.body {
                 Body::Waiting(_) => State::Waiting(None),
                 Body::Over(outcome) => {
-                    inner.arrived.push_back(key.clone());
                     let outcome = (**outcome).clone();
                     State::Over(Box::new(Over {
                         tag,
@@ -144,9 +152,10 @@ impl Book {
                     }))
                 }
             };
-            inner.entries.insert(key, Entry { bytes, state });
-            if matches!(record.body, Body::Waiting(_)) {
-                waiting.push(record);
+            let named = inner.insert(key, bytes, state);
+            match record.body {
+                Body::Waiting(_) => waiting.push(record),
+                Body::Over(_) => inner.arrived.push_back(named),
             }
         }
         waiting
@@ -167,7 +176,7 @@ impl Book {
         tag: &[u8],
         request_bytes: usize,
         caller: Option<oneshot::Sender<Outcome>>,
-    ) -> Result<(), RpcError> {
+    ) -> Result<Named, RpcError> {
         let refuse = |kind, text: String| Err(RpcError::new(kind, Execution::NotRun, text));
         let DurablePolicy { enabled, count_max, bytes_max, .. } = self.strategies.borrow().durable;
         if !enabled {
@@ -198,9 +207,7 @@ impl Book {
             let text = format!("durable.bytes_max: {} bytes are on disk; acknowledge outcomes", inner.bytes);
             return refuse(RpcErrorKind::LimitExceeded, text);
         }
-        inner.bytes += bytes;
-        inner.entries.insert(key.to_owned(), Entry { bytes, state: State::Waiting(caller) });
-        Ok(())
+        Ok(inner.insert(key.to_owned(), bytes, State::Waiting(caller)))
     }
 
     /// Writes a record down. Once this is `Ok`, it outlives the process.
@@ -247,7 +254,7 @@ impl Book {
         let handed = caller.is_some_and(|caller| caller.send(outcome.clone()).is_ok());
         entry.state = State::Over(Box::new(Over { tag, outcome, handed, unstored, leaving: false }));
         if !handed {
-            inner.arrived.push_back(key.to_owned());
+            inner.arrived.push_back(Named { key: key.to_owned(), number: entry.number });
             self.ready.notify_one();
         }
     }
@@ -259,36 +266,33 @@ impl Book {
         }
     }
 
-    /// The next outcome that nobody was handed, and whether there are more.
-    pub(super) fn take(&self) -> Option<(DurableOutcome, bool)> {
+    /// The next outcome that nobody was handed, of which call it is, and whether there are more.
+    pub(super) fn take(&self) -> Option<(DurableOutcome, Named, bool)> {
         let mut inner = self.inner.lock();
-        while let Some(key) = inner.arrived.pop_front() {
+        while let Some(named) = inner.arrived.pop_front() {
             let more = !inner.arrived.is_empty();
-            let Some(Entry { state: State::Over(over), .. }) = inner.entries.get_mut(&key) else { continue };
+            let Some(over) = inner.over(&named) else { continue };
             if !over.handed && !over.leaving {
                 over.handed = true;
-                let (tag, result) = (over.tag.clone(), over.outcome.clone());
-                return Some((DurableOutcome { key, tag, result }, more));
+                let (key, tag, result) = (named.key.clone(), over.tag.clone(), over.outcome.clone());
+                return Some((DurableOutcome { key, tag, result }, named, more));
             }
         }
         None
     }
 
     /// Whoever was handed that outcome is gone and has not acknowledged it.
-    pub(super) fn hand_back(&self, key: &str) {
+    pub(super) fn hand_back(&self, named: &Named) {
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        let Some(Entry { state: State::Over(over), .. }) = inner.entries.get_mut(key) else { return };
-        if std::mem::take(&mut over.handed) {
-            inner.arrived.push_back(key.to_owned());
+        let Some(over) = inner.over(named) else { return };
+        if std::mem::take(&mut over.handed) && !over.leaving {
+            inner.arrived.push_back(named.clone());
             self.ready.notify_one();
         }
     }
 
-    pub(super) fn is_handed(&self, key: &str) -> bool {
-        let inner = self.inner.lock();
-        let entry = inner.entries.get(key);
-        entry.is_some_and(|entry| matches!(&entry.state, State::Over(over) if over.handed))
+    pub(super) fn is_handed(&self, named: &Named) -> bool {
+        self.inner.lock().over(named).is_some_and(|over| over.handed)
     }
 
     /// The app is done with an outcome. Says which call the gateway keeps the outcome of.
@@ -298,9 +302,8 @@ impl Book {
         let removed = self.storage.remove(name.clone()).await;
         let mut inner = self.inner.lock();
         if let Err(error) = removed {
-            if let Some(Entry { state: State::Over(over), .. }) = inner.entries.get_mut(key) {
-                over.leaving = false;
-            }
+            inner.stays(key);
+            self.ready.notify_one();
             return Err(DurableError::Storage(error));
         }
         if is_damaged {
@@ -355,6 +358,32 @@ impl Book {
 }
 
 impl Inner {
+    fn insert(&mut self, key: String, bytes: usize, state: State) -> Named {
+        self.numbers += 1;
+        self.bytes += bytes;
+        let number = self.numbers;
+        self.entries.insert(key.clone(), Entry { number, bytes, state });
+        Named { key, number }
+    }
+
+    /// The outcome of that very call.
+    fn over(&mut self, named: &Named) -> Option<&mut Over> {
+        let entry = self.entries.get_mut(&named.key).filter(|entry| entry.number == named.number)?;
+        match &mut entry.state {
+            State::Over(over) => Some(over),
+            State::Waiting(_) => None,
+        }
+    }
+
+    /// An outcome could not be taken off the disk.
+    fn stays(&mut self, key: &str) {
+        let Some(Entry { number, state: State::Over(over), .. }) = self.entries.get_mut(key) else { return };
+        over.leaving = false;
+        if !over.handed {
+            self.arrived.push_back(Named { key: key.to_owned(), number: *number });
+        }
+    }
+
     fn remove(&mut self, key: &str) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.bytes;

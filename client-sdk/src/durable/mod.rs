@@ -20,7 +20,7 @@ use towline_protocols::link::{Execution, RequestHead, RpcError, RpcErrorKind};
 
 pub use self::storage::{Storage, StoredFile, Storing};
 pub(crate) use self::{book::Book, record::Record};
-use self::{keeper::Keeper, record::Waiting};
+use self::{book::Named, keeper::Keeper, record::Waiting};
 use crate::{
     call::CallResponse,
     core::{Outgoing, Shared, now},
@@ -93,7 +93,7 @@ pub struct DamagedRecord {
 /// and so is the next listener of this one when the listener that had it is dropped.
 pub struct DurableOutcomes {
     shared: Arc<Shared>,
-    handed: Vec<String>,
+    handed: Vec<Named>,
 }
 
 impl DurableOutcomes {
@@ -106,13 +106,13 @@ impl DurableOutcomes {
         let book = Arc::clone(self.shared.book.as_ref()?);
         let mut states = self.shared.states.subscribe();
         loop {
-            if let Some((outcome, more)) = book.take() {
+            if let Some((outcome, named, more)) = book.take() {
                 if more {
                     // Another listener may wait for it: a notification wakes only one.
                     book.ready.notify_one();
                 }
-                self.handed.retain(|key| book.is_handed(key));
-                self.handed.push(outcome.key.clone());
+                self.handed.retain(|named| book.is_handed(named));
+                self.handed.push(named);
                 return Some(outcome);
             }
             let closed = states.wait_for(|state| matches!(state, ConnectionState::Closed { .. }));
@@ -127,7 +127,7 @@ impl DurableOutcomes {
 impl Drop for DurableOutcomes {
     fn drop(&mut self) {
         let Some(book) = &self.shared.book else { return };
-        self.handed.iter().for_each(|key| book.hand_back(key));
+        self.handed.iter().for_each(|named| book.hand_back(named));
     }
 }
 
@@ -144,7 +144,7 @@ pub(crate) struct Asked {
 /// Waits for the outcome of a call. Dropped before, it leaves the outcome to a listener.
 pub(crate) struct Caller {
     book: Arc<Book>,
-    key: String,
+    named: Named,
     outcome: oneshot::Receiver<Outcome>,
     has_it: bool,
 }
@@ -165,7 +165,7 @@ impl Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         if !self.has_it {
-            self.book.hand_back(&self.key);
+            self.book.hand_back(&self.named);
         }
     }
 }
@@ -184,7 +184,7 @@ pub(crate) async fn begin(
     let Asked { durable: Durable { key, tag }, deadline, head, message, bodiless, needs_encryption } = asked;
     let (sender, outcome) = oneshot::channel();
     let fields: usize = head.fields.iter().map(towline_protocols::hpack::HeaderField::size).sum();
-    book.admit(&key, &tag, message.len() + fields, waits.then_some(sender))?;
+    let named = book.admit(&key, &tag, message.len() + fields, waits.then_some(sender))?;
     let wait = deadline.unwrap_or(book.age_max()).min(book.age_max());
     let waiting =
         Waiting { seq: 0, session: None, doubtful: false, bodiless, needs_encryption, head, message };
@@ -198,7 +198,7 @@ pub(crate) async fn begin(
     let keeper = Keeper::begin(Arc::clone(shared), Arc::clone(book), record, outgoing);
     let keeper = keeper.inspect_err(|_| book.forget(&key))?;
     let (told, stored) = oneshot::channel();
-    let caller = waits.then(|| Caller { book: Arc::clone(book), key, outcome, has_it: false });
+    let caller = waits.then(|| Caller { book: Arc::clone(book), named, outcome, has_it: false });
     // A task of its own: who gives the waiting up does not take the call back.
     runtime.spawn(keeper.run_new(told));
     stored.await.unwrap_or_else(|_| Err(crate::client::closed()))?;

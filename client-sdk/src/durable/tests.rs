@@ -37,6 +37,8 @@ struct Plan {
     /// At which write, or removal, the app is killed, and whether that write is done.
     kill: Option<(usize, bool)>,
     is_full: bool,
+    /// It removes nothing, and takes a while to say so.
+    keeps: bool,
     /// Once killed, nothing is written any more.
     is_dead: bool,
 }
@@ -85,6 +87,12 @@ impl Storage for Mounted {
     }
 
     fn remove(&self, name: String) -> Storing {
+        if self.0.plan.lock().keeps {
+            return Box::pin(async {
+                yield_now().await;
+                Err(io::ErrorKind::ReadOnlyFilesystem.into())
+            });
+        }
         let done = self.0.write(|files| drop(files.remove(&name)), false);
         Box::pin(async {
             match done {
@@ -387,7 +395,7 @@ async fn a_damaged_record_is_reported_and_the_others_are_kept() {
         let names: Vec<String> =
             run.shared.book.as_ref().unwrap().damaged().into_iter().map(|damaged| damaged.name).collect();
         assert_eq!(names, [&*name_of_b]);
-        let (outcome, more) = run.shared.book.as_ref().unwrap().take().unwrap();
+        let (outcome, _, more) = run.shared.book.as_ref().unwrap().take().unwrap();
         assert!(outcome.key == "a" && is_done(&outcome) && !more);
     }
 
@@ -457,6 +465,50 @@ async fn an_outcome_goes_to_the_caller_that_waits_and_else_to_a_listener() {
         1,
         "the next listener has what the first did not acknowledge"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_had_an_outcome_gives_none_back_of_a_later_call_of_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut gateway = Gateway::default();
+    let run = Run::start(&config(folder.path(), &Arc::new(Disk::default())));
+    run.connect(&mut gateway);
+    let mut next = async |listener: &mut DurableOutcomes| {
+        run.submit("a", &mut gateway, true).await.unwrap().unwrap();
+        listener.next().await.unwrap()
+    };
+    let mut earlier = DurableOutcomes::new(Arc::clone(&run.shared));
+    assert!(is_done(&next(&mut earlier).await));
+    run.acknowledge("a").await.unwrap().unwrap();
+    let mut later = DurableOutcomes::new(Arc::clone(&run.shared));
+    assert!(is_done(&next(&mut later).await));
+    drop(earlier);
+    let mut third = DurableOutcomes::new(Arc::clone(&run.shared));
+    assert!(timeout(SOON, third.next()).await.is_err(), "the second one has it");
+    drop(later);
+    assert!(is_done(&third.next().await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_cannot_be_taken_off_the_disk_is_handed_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let mut gateway = Gateway::default();
+    let run = Run::start(&config(folder.path(), &disk));
+    run.connect(&mut gateway);
+    run.submit("a", &mut gateway, true).await.unwrap().unwrap();
+    let mut listener = DurableOutcomes::new(Arc::clone(&run.shared));
+    listener.next().await.unwrap();
+    disk.plan.lock().keeps = true;
+    let book = run.shared.book.as_ref().unwrap();
+    let mut acknowledging = std::pin::pin!(book.acknowledge("a"));
+    // It has begun, and the disk has not answered.
+    assert!(
+        std::future::poll_fn(|cx| std::task::Poll::Ready(acknowledging.as_mut().poll(cx))).await.is_pending()
+    );
+    drop(listener);
+    assert!(matches!(acknowledging.await, Err(DurableError::Storage(_))));
+    assert_eq!(run.outcomes(&mut gateway).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod access;
 mod backend;
 mod bed;
 mod chaos;
+mod closed;
 mod compensation;
 mod dictionaries;
 mod dictionary_life;

@@ -205,3 +205,47 @@ fn a_stream_of_a_session_that_a_post_told_is_lost_begins_with_its_first_message(
         assert_eq!(core.link_says(key, false), ["request", "message"]);
     });
 }
+
+/// A durable call, on disk as one of the session that is known.
+fn durable(core: &mut Core) -> Key {
+    let now = Instant::now();
+    let (deadline, message) = (now + Duration::from_secs(60), Some(Bytes::from_static(b"pay")));
+    let outgoing = Outgoing { head: RequestHead::default(), deadline, message, bodiless: false };
+    let (key, _, given) = core.open_durable(outgoing, now).unwrap();
+    core.stored(key, given);
+    key
+}
+
+#[test]
+fn the_disk_goes_on_saying_in_which_session_a_durable_call_may_run() {
+    let (shared, _) = one_call();
+    shared.with(|core| {
+        core.connect(&named(5));
+        core.shorts_reach(false);
+        let key = durable(core);
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        core.link_down("cut".into());
+        core.begin_line(Transport::Tcp, Hello::default()).unwrap();
+        let hello = Hello { session_id: 5, ..Hello::default() };
+        core.short_welcomed(&gateway(), &hello, &named(9));
+        core.next_short(Busy::default());
+        let step = core.durable_step(key, Instant::now());
+        assert!(matches!(step, crate::core::DurableStep::Wait(_)), "{step:?}");
+    });
+}
+
+#[test]
+fn a_client_that_is_closed_ends_its_calls_but_for_durable_ones() {
+    let (shared, key) = one_call();
+    shared.with(|core| {
+        core.connect(&named(5));
+        core.shorts_reach(false);
+        let kept = durable(core);
+        core.link_says(kept, false);
+        core.close(RpcErrorKind::Cancelled, "closed by the app");
+        assert!(core.calls[&key].is_over() && !core.calls[&kept].is_over());
+        let seq = core.calls[&kept].seq;
+        assert!(!core.is_gone(seq), "a stream that carries it would be reset");
+        assert!(matches!(core.durable_step(kept, Instant::now()), crate::core::DurableStep::Closed));
+    });
+}

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// A session with a gateway. Cheap to clone; when the last clone is dropped the session's connection is
-/// closed, and what runs is given up.
+/// closed, and what runs is given up, but for durable calls.
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
@@ -234,7 +234,8 @@ impl Client {
         self.handle.shared.with(|core| core.publish(topic, payload, None))
     }
 
-    /// Ends the session's connection and fails what waits. Resolves when the connection is closed.
+    /// Ends the session's connection and fails what waits, but for durable calls: they run on, and the next run of the
+    /// app asks for their outcomes. Resolves when the connection is closed.
     pub async fn close(&self) {
         self.handle.close();
         let mut states = self.states();

@@ -1,21 +1,37 @@
-//! What the client sees of the network in use, and the limits that follow from it.
+//! What the client sees of the network in use, the limits that follow from it, and what is remembered of networks across
+//! runs of the app.
 
-use std::time::{Duration, Instant};
+mod file;
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use towline_protocols::{
     link::{LevelReported, QualitySnapshot},
-    policy::{Event, Level, Quality, Step, Strategies},
+    policy::{Arrival, Event, Impressions, Level, Meter, Network, Quality, Step, Strategies},
 };
 
-use crate::core::now;
+use crate::{core::now, disk::Disk, wall::since_1970};
 
 /// The machines, behind a lock that is held for a step.
 pub(crate) struct Observed {
-    quality: Mutex<Quality>,
+    machines: Mutex<Machines>,
     strategies: watch::Receiver<Strategies>,
     pub(crate) level: watch::Sender<Option<Level>>,
+    disk: Option<Arc<Disk>>,
+}
+
+struct Machines {
+    quality: Quality,
+    /// What answers to calls bring.
+    received: Meter,
+    /// Sees whether the parameters are others.
+    strategies: watch::Receiver<Strategies>,
 }
 
 /// Something that is waited for no longer than its limit.
@@ -27,22 +43,33 @@ pub(crate) struct Wait<'a> {
 }
 
 impl Observed {
-    pub(crate) fn new(strategies: watch::Receiver<Strategies>) -> Self {
-        let quality = Mutex::new(Quality::new(strategies.borrow().quality.clone()));
-        Self { quality, strategies, level: watch::Sender::new(None) }
+    /// What cannot be read of an earlier run is learnt again.
+    pub(crate) fn open(identity_file: Option<&Path>, strategies: &watch::Sender<Strategies>) -> Self {
+        let disk = identity_file.map(|path| Disk::beside(path, ".networks"));
+        let records = disk.as_ref().and_then(file::read).unwrap_or_default();
+        let policy = strategies.borrow().quality.clone();
+        let quality = Quality::remembering(policy, Impressions::restore(records, since_1970().as_secs()));
+        let machines = Machines { quality, received: Meter::default(), strategies: strategies.subscribe() };
+        Self {
+            machines: Mutex::new(machines),
+            strategies: strategies.subscribe(),
+            level: watch::Sender::new(None),
+            disk: disk.map(Arc::new),
+        }
     }
 
     /// Begins to wait, for `highest` at most.
     pub(crate) fn wait(&self, step: Step, highest: Duration) -> Wait<'_> {
         let began = now();
         let strategies = self.strategies.borrow();
-        let limit = strategies.timeouts.limit(began, step, &self.quality.lock(), highest);
+        let limit = strategies.timeouts.limit(began, step, &self.machines.lock().quality, highest);
         Wait { observed: self, step, began, limit }
     }
 
     /// What is known of the network in use, for the gateway.
     pub(crate) fn snapshot(&self) -> QualitySnapshot {
-        let (quality, now) = (self.quality.lock(), now());
+        let (machines, now) = (self.machines.lock(), now());
+        let quality = &machines.quality;
         let level = match quality.level() {
             None => LevelReported::Unspecified,
             Some(Level::Poor) => LevelReported::Poor,
@@ -51,19 +78,67 @@ impl Observed {
             Some(Level::Good) => LevelReported::Good,
         };
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        // A float that is no u32 becomes the nearest one.
+        let permille = |share: f64| (share * 1000.0).round() as u32;
+        let kbps = |rate: f64| (rate * 8.0 / 1000.0).round() as u32;
         QualitySnapshot {
             level: level.into(),
             round_trip_ms: quality.round_trip(now).map(ms),
-            failures_permille: quality.failure_share(now).map(|share| (share * 1000.0).round() as u32),
-            ..QualitySnapshot::default()
+            jitter_ms: quality.jitter(now).map(ms),
+            loss_permille: quality.loss(now).map(permille),
+            receive_kbps: quality.receive_rate(now).map(kbps),
+            send_kbps: quality.send_rate(now).map(kbps),
+            failures_permille: quality.failure_share(now).map(permille),
         }
     }
 
     pub(crate) fn on(&self, event: Event) {
-        let mut quality = self.quality.lock();
-        if let Some(level) = quality.on(now(), event) {
+        self.step(|machines, now| machines.quality.on(now, event));
+    }
+
+    /// The device is on that network from now on.
+    pub(crate) fn arrived(&self, network: &Network) {
+        self.on(Event::NetworkChanged(Arrival::at(network, since_1970().as_secs())));
+    }
+
+    /// So many bytes of an answer have come; `is_last`: with them its end.
+    pub(crate) fn received(&self, bytes: usize, is_last: bool) {
+        self.step(|machines, now| {
+            let Machines { quality, received, .. } = machines;
+            let rate = received.moved(now, bytes as u64, quality.expected_round_trip(now));
+            let rate = rate.or_else(|| if is_last { received.end() } else { None })?;
+            quality.on(now, Event::Received(rate))
+        });
+    }
+
+    /// The round trip, as far as anything is known of it.
+    pub(crate) fn expected_round_trip(&self) -> Option<Duration> {
+        self.machines.lock().quality.expected_round_trip(now())
+    }
+
+    /// The app may end at any time from now on: what is known goes to disk.
+    pub(crate) fn keep(&self) {
+        self.step(|machines, now| {
+            machines.quality.note(now);
+            None
+        });
+    }
+
+    /// One step of the machines, which may say another level.
+    fn step(&self, step: impl FnOnce(&mut Machines, Instant) -> Option<Option<Level>>) {
+        let mut machines = self.machines.lock();
+        let now = now();
+        let mut changed = None;
+        if machines.strategies.has_changed().unwrap_or(false) {
+            let policy = machines.strategies.borrow_and_update().quality.clone();
+            changed = machines.quality.set_policy(now, policy);
+        }
+        if let Some(level) = step(&mut machines, now).or(changed) {
             tracing::debug!(?level, "the network is judged anew");
             self.level.send_replace(level);
+        }
+        if let (Some(records), Some(disk)) = (machines.quality.changed_records(), &self.disk) {
+            disk.put(file::text(records).into_bytes());
         }
     }
 }

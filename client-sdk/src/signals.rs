@@ -1,6 +1,6 @@
 //! What the operating system tells the app, and the app passes on.
 
-use towline_protocols::policy::{self, AppMode, AppState, Network, NetworkKind};
+use towline_protocols::policy::{AppMode, AppState, Network, NetworkKind};
 
 use crate::{client::Client, core::Shared};
 
@@ -16,7 +16,7 @@ impl Client {
         let shared = self.shared();
         let is_gone = network.kind == NetworkKind::None;
         let moves = shared.with(|core| {
-            let before = std::mem::replace(&mut core.network, network);
+            let before = std::mem::replace(&mut core.network, network.clone());
             core.dictionaries.set_metered(core.network.metered);
             core.touch_control();
             let moves = !is_gone && (before == core.network || !before.is_same_as(&core.network));
@@ -27,7 +27,7 @@ impl Client {
             moves
         });
         if moves {
-            shared.quality.on(policy::Event::NetworkChanged);
+            shared.quality.arrived(&network);
             shared.connect_anew();
         }
     }
@@ -56,6 +56,8 @@ impl Client {
     /// Nobody looks at the app.
     pub fn background(&self) {
         self.change_app(|app| app.mode = AppMode::Background);
+        // An app that nobody looks at may be ended without a word.
+        self.shared().quality.keep();
     }
 
     /// The user asked the device to save power, or took that back.

@@ -113,6 +113,7 @@ impl Supervisor {
             }
         };
         self.shared.with(|core| core.close(kind, &reason));
+        self.shared.quality.keep();
         self.shared.set_state(ConnectionState::Closed { reason });
     }
 

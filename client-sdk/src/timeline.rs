@@ -105,6 +105,12 @@ impl Marks {
         is_first
     }
 
+    /// How long the first byte of the answer has been waited for; `None` where it is there.
+    pub(crate) fn waited(&self, now: Instant) -> Option<Duration> {
+        let given = self.given.filter(|_| self.first_byte.is_none())?;
+        Some(now.saturating_duration_since(given))
+    }
+
     /// For the app, at the end.
     pub(crate) fn timeline(&self, started: Instant, now: Instant, attempts: u32) -> Timeline {
         let since = |from: Instant, to: Instant| to.saturating_duration_since(from);

@@ -20,7 +20,7 @@ use tokio::{task::JoinSet, time::timeout};
 pub use dial::{BindUdp, ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
 pub(crate) use http::{HttpConnector, HttpVersion};
-pub(crate) use quic::{Path, QuicWire};
+pub(crate) use quic::{Path, PathCounts, QuicWire};
 pub(crate) use tcp::ByteStream;
 
 use crate::{

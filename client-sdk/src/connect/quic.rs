@@ -62,6 +62,18 @@ pub(crate) struct Path {
     moving: Option<Moving>,
 }
 
+/// What a connection has counted since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PathCounts {
+    /// Smoothed.
+    pub(crate) round_trip: Duration,
+    pub(crate) packets_sent: u64,
+    pub(crate) packets_lost: u64,
+    /// But for those that were lost.
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
+
 /// The connection has moved, and nothing was heard since.
 #[derive(Clone)]
 struct Moving {
@@ -89,6 +101,18 @@ impl Path {
     pub(crate) fn is_lost(&mut self, now: Instant) -> bool {
         let Some(moving) = self.moving.take_if(|moving| moving.due <= now) else { return false };
         self.heard() == moving.heard
+    }
+
+    /// What is counted of its packets.
+    pub(crate) fn counts(&self) -> PathCounts {
+        let stats = self.connection.stats();
+        PathCounts {
+            round_trip: stats.path.rtt,
+            packets_sent: stats.path.sent_packets,
+            packets_lost: stats.path.lost_packets,
+            bytes_sent: stats.udp_tx.bytes.saturating_sub(stats.path.lost_bytes),
+            bytes_received: stats.udp_rx.bytes,
+        }
     }
 
     /// Datagrams that have come.

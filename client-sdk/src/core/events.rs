@@ -67,6 +67,7 @@ impl Shared {
         if pushed {
             self.pushes.notify_one();
         }
+        self.look();
         control
     }
 }
@@ -103,17 +104,21 @@ impl Core {
     fn dispatch(&mut self, event: Event, skipped: Option<usize>) -> Option<Control> {
         let by_short = skipped.is_none();
         match event {
-            Event::Response { seq, fields, end } => self.on_call(seq, by_short, |call| {
-                call.incoming.on_head(&fields)?;
-                if end {
-                    call.incoming.end = Some(Ok(()));
-                }
-                Ok(())
-            }),
+            Event::Response { seq, fields, end } => {
+                self.sees_answer(seq, &fields);
+                self.on_call(seq, by_short, |call| {
+                    call.incoming.on_head(&fields)?;
+                    if end {
+                        call.incoming.end = Some(Ok(()));
+                    }
+                    Ok(())
+                });
+            }
             Event::MessagePart { seq, bytes, wire_bytes, end_of_message, end, .. } => {
                 if let Some(call) = self.call_of(seq) {
                     call.marks.response.add(bytes.len(), wire_bytes);
                 }
+                self.sees_part(seq, wire_bytes, end_of_message);
                 self.on_part(seq, bytes, end_of_message, end, skipped);
             }
             Event::End { seq } => self.on_call(seq, by_short, |call| {

@@ -8,6 +8,7 @@ mod inbox;
 mod outbox;
 mod publish;
 mod short;
+mod sights;
 mod tokens;
 
 use std::{
@@ -38,7 +39,7 @@ pub(crate) use self::{
     short::{Begun, Busy, Errand, Next, now},
     tokens::Tokens,
 };
-use self::{durable::Permit, short::LinkState};
+use self::{durable::Permit, short::LinkState, sights::Sights};
 use crate::{
     beats::Beats,
     config::{ClientConfig, Endpoint, Limits, Policy},
@@ -116,7 +117,7 @@ impl Shared {
             network: watch::Sender::new(0),
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
             policy,
-            quality: Observed::new(strategies.subscribe()),
+            quality: Observed::open(config.identity_file.as_deref(), &strategies),
             strategies,
             in_force,
             traffic: Traffic::default(),
@@ -214,6 +215,8 @@ pub(crate) struct Core {
     pub(crate) app: AppState,
     /// What is to be said of all that to the gateway.
     pub(crate) reports: Reports,
+    /// What answers show of the network, for the quality model.
+    sights: Sights,
     wake_line: bool,
 }
 
@@ -261,6 +264,7 @@ impl Core {
             network: Network::default(),
             app: AppState::default(),
             reports: Reports::new(config.app.clone()),
+            sights: Sights::default(),
             wake_line: false,
         }
     }

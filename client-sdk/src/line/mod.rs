@@ -2,6 +2,7 @@
 //! bytes and wakes.
 
 mod acks;
+mod gauge;
 mod io;
 mod opening;
 mod policy;
@@ -37,7 +38,7 @@ use self::{
 };
 use crate::{
     config::Endpoint,
-    connect::Wire,
+    connect::{PathCounts, Wire},
     core::{Control, Core, Kept, RequestSink, Shared, now as clock},
     state::{ConnectionState, Transport},
 };
@@ -227,6 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.watch.heard(at);
         }
         self.watch.look(self.machine.control(), datagrams, now);
+        self.watch.count(self.machine.counts(), now);
         if let Some(end) = self.follow(now) {
             return Some(end);
         }
@@ -541,6 +543,14 @@ impl Machine {
         match self {
             Self::Tcp(_) => None,
             Self::Quic(_, streams) => Some(streams.path.heard()),
+        }
+    }
+
+    /// What QUIC counts of its packets.
+    fn counts(&self) -> Option<PathCounts> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Quic(_, streams) => Some(streams.path.counts()),
         }
     }
 

@@ -12,7 +12,8 @@ use towline_protocols::{
     policy::{self, AppState, Clocks, Ground, Pulse, Signs, Strategies},
 };
 
-use crate::{core::Shared, state::Transport, wall::since_1970};
+use super::gauge::Gauge;
+use crate::{connect::PathCounts, core::Shared, state::Transport, wall::since_1970};
 
 /// Bytes that are sent between two PINGs that find out how far they have come.
 const MARK_BYTES: u64 = 8 << 10;
@@ -46,6 +47,7 @@ pub(super) struct Watch {
     app: AppState,
     /// Since when the gateway is asked for a sign of life without a call that waits.
     asked: Option<Instant>,
+    gauge: Gauge,
 }
 
 /// What a look at the line came to.
@@ -64,6 +66,7 @@ impl Watch {
             Transport::Tcp | Transport::Post => policy::Transport::Tcp,
         };
         Self {
+            gauge: Gauge::new(Arc::clone(&shared)),
             shared,
             strategies,
             transport,
@@ -167,6 +170,13 @@ impl Watch {
         }
     }
 
+    /// Where the transport counts its packets, what it has counted.
+    pub(super) fn count(&mut self, counts: Option<PathCounts>, now: Instant) {
+        if let Some(counts) = counts {
+            self.gauge.look(counts, now);
+        }
+    }
+
     fn is_waiting(&self, control: &link::Control) -> bool {
         control.signs().ping.is_some() || self.shared.with(|core| core.waiting_since().is_some())
     }
@@ -251,6 +261,13 @@ impl Watch {
     pub(super) fn on_round_trip(&mut self, after: Duration, now: Instant) {
         let arrived = self.marked.take().unwrap_or(self.arrived);
         let bytes = arrived - std::mem::replace(&mut self.arrived, arrived);
+        // QUIC counts its own.
+        if self.transport == policy::Transport::Tcp && bytes > 0 {
+            self.gauge.sent(bytes, now);
+        }
+        if self.arrived == self.filled {
+            self.gauge.sent_all();
+        }
         self.shared.with(|core| {
             core.liveness.answered(now, after, bytes);
             if core.beats.heartbeat.heard() {
@@ -267,6 +284,7 @@ impl Watch {
         match self.judge(control, now) {
             Pulse::Dead => {
                 self.shared.with(|core| core.liveness.died());
+                self.shared.quality.on(policy::Event::Failed);
                 return Finding::Dead;
             }
             Pulse::Probe => self.probe(control, now),

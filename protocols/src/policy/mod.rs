@@ -21,10 +21,7 @@ mod quality;
 mod race;
 mod report;
 mod strategies;
-#[cfg(test)]
-mod tests;
 mod timeouts;
-mod window;
 
 pub use self::{
     durable::DurablePolicy,
@@ -33,7 +30,10 @@ pub use self::{
     liveness::{Clocks, Liveness, LivenessPolicy, Pulse, Signs},
     network::{AppMode, AppState, Network, NetworkKey, NetworkKind, Transport},
     parameters::{Field, Parameter, ParameterError, Parameters, Value},
-    quality::{Event, Level, Quality, QualityPolicy, Step},
+    quality::{
+        Arrival, Event, Impression, Impressions, Level, Meter, Prior, Quality, QualityPolicy, Remembered,
+        Step,
+    },
     race::{
         Found, NameRecord, Names, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways,
     },

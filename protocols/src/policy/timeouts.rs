@@ -25,7 +25,6 @@ parameters! {
 }
 
 /// The share of what came that a limit is never shorter than.
-const SHARE_KEPT: f64 = 0.99;
 /// The highest limit is reached by fewer doublings from the lowest.
 const DOUBLINGS_MAX: u32 = 16;
 
@@ -38,9 +37,9 @@ impl TimeoutPolicy {
         let lowest = match step {
             Step::Connect => self.connect_min,
             Step::FirstByte => self.first_byte_min,
+            Step::Gap => self.first_byte_min,
         };
-        let known = quality.quantile(now, step, SHARE_KEPT).filter(|(_, times)| *times >= self.samples_min);
-        let Some((time, _)) = known else { return highest };
+        let Some(time) = quality.highest(now, step, self.samples_min) else { return highest };
         let limit = time.mul_f64(self.margin).max(lowest);
         limit.saturating_mul(1 << quality.expired(step).min(DOUBLINGS_MAX)).min(highest)
     }

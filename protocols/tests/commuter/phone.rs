@@ -7,8 +7,8 @@ use std::{
 };
 
 use towline_protocols::policy::{
-    AppMode, AppState, Event, Ground, Heartbeat, Liveness, NetworkKey, Pulse, Quality, Race, RaceAction,
-    Records, Signs, Step, Strategies, Transport, Way, Ways,
+    AppMode, AppState, Arrival, Event, Ground, Heartbeat, Liveness, NetworkKey, Pulse, Quality, Race,
+    RaceAction, Records, Signs, Step, Strategies, Transport, Way, Ways,
 };
 
 use crate::month::{Month, Stay};
@@ -339,9 +339,10 @@ impl<'a> Phone<'a> {
 
     /// The machines learn of a network that is new to them.
     fn settle(&mut self) {
-        let kind = self.stay().place.kind;
-        self.liveness.network_changed(kind.wakes_slowly());
-        self.quality.on(self.at(self.now), Event::NetworkChanged);
+        let network = self.stay().place.network();
+        self.liveness.network_changed(network.kind.wakes_slowly());
+        let arrival = Arrival::at(&network, UNIX_S + self.now.as_secs());
+        self.quality.on(self.at(self.now), Event::NetworkChanged(arrival));
         self.failures = 0;
     }
 

@@ -1,8 +1,12 @@
 //! The machines in simulated time.
 
+mod memory;
+mod truth;
+
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::policy::TimeoutPolicy;
 
 const HIGHEST: Duration = Duration::from_secs(10);
 
@@ -72,6 +76,7 @@ fn the_default_parameters_are_within_their_ranges_and_others_are_named() {
     quality(|it| it.fair_max = ms(100), "fair_max");
     quality(|it| it.weak_failures = f64::NAN, "weak_failures");
     quality(|it| it.poor_failures = 0.1, "poor_failures");
+    quality(|it| it.poor_loss = 0.01, "poor_loss");
     quality(|it| it.better_at = 0.0, "better_at");
     let timeouts = |change: fn(&mut TimeoutPolicy), named: &str| {
         let mut policy = TimeoutPolicy::default();
@@ -126,7 +131,7 @@ fn failures_make_a_network_weak_or_poor_however_fast_it_is() {
     assert_eq!(run.quality.level(), Some(Level::Weak));
     run.every(ms(1000), 20, Event::Expired(Step::Connect));
     assert_eq!(run.quality.level(), Some(Level::Poor));
-    run.on(Event::NetworkChanged);
+    run.on(Event::NetworkChanged(Arrival { network: None, kind: NetworkKind::Wifi, unix_s: 0 }));
     assert_eq!((run.quality.level(), run.levels.last()), (None, Some(&None)));
 }
 

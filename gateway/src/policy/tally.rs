@@ -60,7 +60,11 @@ impl Tallies {
     /// Adds a client's report to the arms that it says it was in, as far as it can have been. Whether any counted.
     pub(super) fn count(&mut self, client_id: &str, report: &Report) -> bool {
         let mut counted = false;
-        for said in &report.arms {
+        for (at, said) in report.arms.iter().enumerate() {
+            // Whoever names an experiment again is one client yet, with one report.
+            if report.arms[..at].iter().any(|earlier| earlier.experiment == said.experiment) {
+                continue;
+            }
             let Some((experiment, tallies)) = self.experiments.get_mut(&*said.experiment) else { continue };
             let arm = experiment.arm_by_hash(client_id).filter(|arm| *arm.name == *said.arm);
             let place = arm.and_then(|arm| experiment.arms.iter().position(|known| known.name == arm.name));
@@ -327,6 +331,17 @@ mod tests {
         }
         let p50 = |arm: usize| shown[0].arms[arm].p50_ms.as_ref().unwrap().value;
         assert!((p50(0) - 200.0).abs() < 13.0 && (p50(1) - 50.0).abs() < 4.0);
+    }
+
+    #[test]
+    fn a_report_counts_once_however_often_it_names_its_arm() {
+        let (document, mut tallies) = (document(0), Tallies::default());
+        tallies.follow(Some(&document));
+        let once = report("off", 3, 1, 10);
+        let arms = vec![once.arms[0].clone(); 16];
+        assert!(tallies.count("c", &Report { arms, ..once }));
+        let shown = tallies.show();
+        assert_eq!((shown[0].arms[0].reports, shown[0].arms[0].calls), (1, 4));
     }
 
     #[test]

@@ -58,30 +58,41 @@ impl Facts {
 
 /// Values that many clients share.
 #[derive(Default)]
-pub struct FactsPool(Mutex<HashSet<Arc<Facts>>>);
+pub struct FactsPool(Mutex<Pool>);
+
+#[derive(Default)]
+struct Pool {
+    values: HashSet<Arc<Facts>>,
+    /// Values that were asked for and not there, since those that nobody uses were looked for last.
+    missed: usize,
+}
 
 impl FactsPool {
     /// Values above which those that nobody uses are looked for; beyond, clients have values of their own.
     const VALUES_MAX: usize = 16 * 1024;
+    /// A look at all values is paid for by so many that were not there.
+    const MISSES_MIN: usize = Self::VALUES_MAX / 4;
 
     /// The shared value.
     pub fn share(&self, facts: Facts) -> Arc<Facts> {
-        let mut pool = self.0.lock();
-        if let Some(known) = pool.get(&facts) {
+        let Pool { values, missed } = &mut *self.0.lock();
+        if let Some(known) = values.get(&facts) {
             return Arc::clone(known);
         }
-        if pool.len() >= Self::VALUES_MAX {
-            pool.retain(|known| Arc::strong_count(known) > 1);
+        *missed += 1;
+        if values.len() >= Self::VALUES_MAX && *missed >= Self::MISSES_MIN {
+            values.retain(|known| Arc::strong_count(known) > 1);
+            *missed = 0;
         }
         let facts = Arc::new(facts);
-        if pool.len() < Self::VALUES_MAX {
-            pool.insert(Arc::clone(&facts));
+        if values.len() < Self::VALUES_MAX {
+            values.insert(Arc::clone(&facts));
         }
         facts
     }
 }
 
-/// A version: up to four numbers with dots between. What follows them, as in `5.2.0-beta`, is left out.
+/// A version: up to four numbers with dots between. What follows them, as in `5.2.0-beta` and `5.2.0rc1`, is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     numbers: [u32; Version::NUMBERS_MAX],
@@ -90,7 +101,7 @@ pub struct Version {
 impl Version {
     const NUMBERS_MAX: usize = 4;
 
-    /// The version, and how many numbers were written.
+    /// The version as an operator writes it, and how many numbers were written.
     fn read(text: &str) -> Option<(Self, usize)> {
         let text = text.split(['-', '+', ' ']).next().unwrap_or_default();
         let mut version = Self::default();
@@ -114,8 +125,19 @@ impl Version {
 impl std::str::FromStr for Version {
     type Err = ();
 
+    /// Reads what an app says of itself, which is nobody's mistake here.
     fn from_str(text: &str) -> Result<Self, ()> {
-        Self::read(text).map(|(version, _)| version).ok_or(())
+        let mut version = Self::default();
+        let mut written = 0;
+        for (number, part) in version.numbers.iter_mut().zip(text.split('.')) {
+            let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+            let Ok(found) = part[..part.len() - rest.len()].parse() else { break };
+            (*number, written) = (found, written + 1);
+            if !rest.is_empty() {
+                break;
+            }
+        }
+        if written == 0 { Err(()) } else { Ok(version) }
     }
 }
 
@@ -214,6 +236,21 @@ mod tests {
         check("=5.2", &["5.2", "5.2.3"], &["5.3", "5.1"]);
         check("5.2.1", &["5.2.1", "5.2.1.8"], &["5.2.10"]);
         assert!(">=6, <5".parse::<VersionRange>().unwrap().is_empty());
+        for (said, read) in [
+            ("5.2.0rc1", "=5.2.0"),
+            ("5.2.1_77", "=5.2.1"),
+            ("5.2.1+g1a2b", "=5.2.1"),
+            ("5.2 beta", "=5.2.0"),
+            ("5.2.", "=5.2.0"),
+            ("5.2.x.9", "=5.2.0"),
+            ("1.2.3.4.5", "=1.2.3.4"),
+            ("5.99999999999", "=5.0"),
+        ] {
+            check(read, &[said], &[]);
+        }
+        for none in ["", "v5", "rc1", ".5", "-1", "99999999999"] {
+            assert!(none.parse::<Version>().is_err(), "{none}");
+        }
         for wrong in ["", "five", ">= ", "~5", "1.2.3.4.5", ">=5,"] {
             assert!(wrong.parse::<VersionRange>().is_err(), "{wrong}");
         }
@@ -225,5 +262,23 @@ mod tests {
         let facts = |app: &str| pool.share(Facts { app: app.into(), ..Facts::default() });
         let one = facts("shop");
         assert!(Arc::ptr_eq(&one, &facts("shop")) && !Arc::ptr_eq(&one, &facts("bank")));
+    }
+
+    #[test]
+    fn values_that_nobody_uses_make_room_and_are_looked_for_now_and_then() {
+        let pool = FactsPool::default();
+        let facts = |app: usize| pool.share(Facts { app: app.to_string(), ..Facts::default() });
+        let is_shared = |app| Arc::ptr_eq(&facts(app), &facts(app));
+        let new = FactsPool::VALUES_MAX..;
+        let held: Vec<_> = (0..FactsPool::VALUES_MAX).map(facts).collect();
+        assert!(!is_shared(new.start), "all are in use");
+        drop(held);
+        // That look was in vain, and another is not due.
+        for app in new.clone().skip(1).take(FactsPool::MISSES_MIN - 2) {
+            facts(app);
+        }
+        assert_eq!(pool.0.lock().values.len(), FactsPool::VALUES_MAX);
+        assert!(is_shared(0) && is_shared(new.start));
+        assert!(pool.0.lock().values.len() < 3);
     }
 }

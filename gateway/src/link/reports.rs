@@ -8,6 +8,8 @@ use super::attendance::Attendance;
 
 /// Reports of one connection whose counts are taken within [`PERIOD`]: what changes of network and policy ask for.
 const REPORTS_MAX: u8 = 12;
+/// Of what a client says of a policy that it refuses, for logs and operators.
+const TEXT_CHARS_MAX: usize = 256;
 /// See [`REPORTS_MAX`].
 const PERIOD: Duration = Duration::from_secs(60);
 
@@ -60,6 +62,7 @@ impl Attendance {
 
     pub(super) fn on_policy_ack(&mut self, revision: u64, accepted: bool, text: &str) {
         let gateway = &self.door.gateway;
+        let text = &*shown(text);
         let outcome = if accepted { "accepted" } else { "refused" };
         gateway.metrics.policies.with_label_values(&[outcome]).inc();
         gateway.policies.answered(revision, (!accepted).then_some(text));
@@ -116,9 +119,20 @@ impl Attendance {
     }
 }
 
+/// What of a client's text goes to logs and operators.
+fn shown(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_client_says_of_a_policy_is_kept_short() {
+        assert_eq!(shown("no such parameter: ä"), "no such parameter: ä");
+        assert_eq!(shown(&"ä".repeat(100_000)).chars().count(), TEXT_CHARS_MAX);
+    }
 
     #[test]
     fn reports_beyond_what_changes_need_are_left_out_until_a_minute_is_over() {

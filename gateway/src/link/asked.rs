@@ -20,25 +20,39 @@ pub(super) struct Asked {
     count: usize,
 }
 
+/// What is known of each filter.
+pub(super) type Known = Vec<Option<Leave>>;
+
 impl Asked {
-    /// As far as that is known without asking the hook.
-    pub(super) fn now(gateway: &Gateway, origin: &Origin, filters: &[Filter]) -> Option<Self> {
+    /// Without asking the hook.
+    ///
+    /// # Errors
+    /// It has to be asked: what is known of each filter so far. What is denied is counted already.
+    pub(super) fn now(gateway: &Gateway, origin: &Origin, filters: &[Filter]) -> Result<Self, Known> {
         if gateway.snapshot().acl.is_open() {
-            return Some(Self { permitted: Vec::new(), denied: Vec::new(), count: filters.len() });
+            return Ok(Self { permitted: Vec::new(), denied: Vec::new(), count: filters.len() });
         }
         let leaves =
             filters.iter().map(|filter| gateway.permits_now(origin, Action::Subscribe, &filter.filter));
-        Some(Self::with(filters, leaves.collect::<Option<Vec<_>>>()?))
+        let known: Known = leaves.collect();
+        match known.iter().copied().collect() {
+            Some(leaves) => Ok(Self::with(filters, leaves)),
+            None => Err(known),
+        }
     }
 
     /// With the hook asked where it has to be.
     pub(super) async fn of(gateway: &Gateway, origin: &Origin, filters: &[Filter]) -> Self {
-        if let Some(asked) = Self::now(gateway, origin, filters) {
-            return asked;
+        match Self::now(gateway, origin, filters) {
+            Ok(asked) => asked,
+            Err(known) => Self::ask(gateway, origin, filters, &known).await,
         }
+    }
+
+    /// With the hook asked about what [`Asked::now`] does not know.
+    pub(super) async fn ask(gateway: &Gateway, origin: &Origin, filters: &[Filter], known: &Known) -> Self {
         let topics: Vec<&str> = filters.iter().map(|filter| &*filter.filter).collect();
-        let leaves = gateway.permits_each(origin, Action::Subscribe, &topics, &[]).await;
-        Self::with(filters, leaves)
+        Self::with(filters, gateway.permits_each(origin, Action::Subscribe, &topics, known).await)
     }
 
     fn with(filters: &[Filter], leaves: Vec<Leave>) -> Self {
@@ -93,3 +107,39 @@ impl Asked {
 
 const UNKNOWN: &str =
     "whether it is permitted to subscribe to that cannot be found out at the moment: try again later";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auth::hook::parrot::parrot,
+        request::Protocol,
+        settings::{AclRule, Hook, Listener, Permission, Settings},
+    };
+
+    #[tokio::test]
+    async fn what_is_denied_counts_once_also_beside_what_the_hook_is_asked_about() {
+        let rule = |name: &str, permission, topic: &str| AclRule {
+            topics: vec![topic.to_owned()],
+            ..AclRule::new(name, permission)
+        };
+        let mut settings = Settings {
+            listeners: vec![Listener::plain("edge", ([127, 0, 0, 1], 0).into())],
+            backends: vec![parrot("{\"verdict\":\"allow\"}")],
+            ..Settings::default()
+        };
+        settings.auth.hook = Some(Hook::new("accounts"));
+        settings.acl.rules =
+            vec![rule("closed", Permission::Deny, "closed"), rule("asked", Permission::Ask, "asked")];
+        let gateway = Gateway::build(settings).unwrap();
+        let origin = Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::LinkTcp, true);
+        let filters = ["closed", "asked"].map(|filter| Filter { filter: filter.to_owned(), qos: 0 });
+        let denied = || gateway.metrics.acl_denials.with_label_values(&["subscribe", "closed"]).get();
+        let Err(known) = Asked::now(&gateway, &origin, &filters) else { panic!("nobody was asked") };
+        let asked = Asked::ask(&gateway, &origin, &filters, &known).await;
+        assert_eq!((asked.permitted.len(), asked.denied.len(), denied()), (1, 1, 1));
+        // The answer is kept now.
+        assert!(Asked::now(&gateway, &origin, &filters).is_ok());
+        assert_eq!(denied(), 2);
+    }
+}

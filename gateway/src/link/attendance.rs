@@ -14,7 +14,7 @@ use towline_protocols::link::{
     CloseCode, Control, Event, Fetch, LinkError, Piece, Publish, Push, Subscribe, Subscribed,
 };
 
-use super::{door::Door, reports};
+use super::{asked::Known, door::Door, reports};
 use crate::{
     access::{Action, Leave},
     backend,
@@ -64,8 +64,8 @@ type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 /// What takes its time.
 enum Work {
     Publish(Publish),
-    /// The hook has to be asked about it, or it is behind one of which that is true.
-    Subscribe(Subscribe),
+    /// The hook has to be asked about it, or it is behind one of which that is true; with what is known without.
+    Subscribe(Subscribe, Option<Known>),
 }
 
 impl Work {
@@ -73,7 +73,7 @@ impl Work {
     fn bytes(&self) -> usize {
         match self {
             Self::Publish(publish) => publish.payload.len(),
-            Self::Subscribe(_) => 0,
+            Self::Subscribe(..) => 0,
         }
     }
 }
@@ -205,11 +205,15 @@ impl Attendance {
     }
 
     fn on_subscribe(&mut self, control: &mut Control, subscribe: Subscribe) -> Result<(), LinkError> {
-        if self.subscribes == 0
-            && let Some(subscribed) = self.door.subscribe_now(&subscribe)
-        {
-            control.subscribed(subscribed);
-            return Ok(());
+        let mut known = None;
+        if self.subscribes == 0 {
+            match self.door.subscribe_now(&subscribe) {
+                Ok(subscribed) => {
+                    control.subscribed(subscribed);
+                    return Ok(());
+                }
+                Err(so_far) => known = Some(so_far),
+            }
         }
         if self.waiting.len() >= PUBLISHES_MAX {
             self.door.gateway.metrics.limit_hit("publishes_waiting");
@@ -217,7 +221,7 @@ impl Attendance {
             return Err(LinkError::new(CloseCode::LimitExceeded, rule));
         }
         self.subscribes += 1;
-        self.waiting.push_back(Work::Subscribe(subscribe));
+        self.waiting.push_back(Work::Subscribe(subscribe, known));
         Ok(())
     }
 
@@ -299,7 +303,9 @@ impl Attendance {
                     let (id, qos) = (publish.id, publish.qos);
                     Done::Published { id, qos, outcome: deliver(&door, publish).await }
                 }
-                Work::Subscribe(subscribe) => Done::Subscribed(door.subscribe(&subscribe).await),
+                Work::Subscribe(subscribe, known) => {
+                    Done::Subscribed(door.subscribe(&subscribe, known).await)
+                }
             }
         }))
     }

@@ -138,32 +138,18 @@ fn asks_for_password(snapshot: &Snapshot, origin: &Origin) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt as _, Full};
-
     use super::*;
     use crate::{
-        auth,
-        backend::{Answer, Answering, Service},
-        request::{Body, Protocol},
-        settings::{Backend, BackendKind, Hook, Listener, Settings},
+        auth::{self, hook::parrot::parrot},
+        request::Protocol,
+        settings::{Hook, Listener, Settings},
         transport::tls::PeerIdentity,
     };
-
-    /// A hook that leaves every client to others.
-    struct NotMine;
-
-    impl Answer for NotMine {
-        fn answer(&self, _: http::Request<Body>) -> Answering {
-            let body = Full::from(&b"{\"verdict\":\"not_mine\"}"[..]).map_err(|never| match never {});
-            Box::pin(async { Ok(http::Response::new(Body::new(body))) })
-        }
-    }
 
     fn settings(authentication: Authentication) -> Settings {
         let plain = Listener::plain("edge", ([127, 0, 0, 1], 0).into());
         let listeners = vec![Listener { authentication, ..plain }];
-        let service = Some(Service(Arc::new(NotMine)));
-        let hook = Backend { service, ..Backend::new("accounts", BackendKind::Http1, "127.0.0.1:1") };
+        let hook = parrot("{\"verdict\":\"not_mine\"}");
         Settings { listeners, backends: vec![hook], ..Settings::default() }
     }
 

@@ -16,7 +16,11 @@ use towline_protocols::{
     policy::Transport,
 };
 
-use super::{answer, asked::Asked, credentials, head};
+use super::{
+    answer,
+    asked::{Asked, Known},
+    credentials, head,
+};
 use crate::{
     auth::{By, Identity},
     gateway::Gateway,
@@ -241,15 +245,22 @@ impl Door {
         Ok(established)
     }
 
-    /// Follows SUBSCRIBE, as far as the client may; `None` if the hook has to be asked about that.
-    pub(super) fn subscribe_now(&self, subscribe: &Subscribe) -> Option<Subscribed> {
+    /// Follows SUBSCRIBE, as far as the client may.
+    ///
+    /// # Errors
+    /// The hook has to be asked about that: what is known so far.
+    pub(super) fn subscribe_now(&self, subscribe: &Subscribe) -> Result<Subscribed, Known> {
         let asked = Asked::now(&self.gateway, &self.origin, &subscribe.add)?;
-        Some(self.subscribe_as(subscribe, asked))
+        Ok(self.subscribe_as(subscribe, asked))
     }
 
-    /// The same, with the hook asked.
-    pub(super) async fn subscribe(&self, subscribe: &Subscribe) -> Subscribed {
-        let asked = Asked::of(&self.gateway, &self.origin, &subscribe.add).await;
+    /// The same, with the hook asked; `known` is what [`Door::subscribe_now`] knows, if it was tried.
+    pub(super) async fn subscribe(&self, subscribe: &Subscribe, known: Option<Known>) -> Subscribed {
+        let Self { gateway, origin, .. } = self;
+        let asked = match known {
+            Some(known) => Asked::ask(gateway, origin, &subscribe.add, &known).await,
+            None => Asked::of(gateway, origin, &subscribe.add).await,
+        };
         self.subscribe_as(subscribe, asked)
     }
 

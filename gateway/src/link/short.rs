@@ -296,7 +296,7 @@ impl Post {
                 Event::Close { .. } => return Err(End::Gone),
                 Event::Ack(ack) => door.lease.acknowledge(&ack),
                 Event::Subscribe(subscribe) => {
-                    let subscribed = door.subscribe(&subscribe).await;
+                    let subscribed = door.subscribe(&subscribe, None).await;
                     self.control().subscribed(subscribed);
                 }
                 Event::GivenUp { seq } => {

@@ -11,6 +11,8 @@
 
 mod answer;
 mod cache;
+#[cfg(test)]
+pub mod parrot;
 mod question;
 
 use std::{
@@ -166,6 +168,11 @@ impl Hook {
     /// Whether it is asked about clients of listeners that go by certificates.
     pub fn judges_certificates(&self) -> bool {
         self.settings.certificates
+    }
+
+    /// From a question to its whole answer.
+    pub fn deadline(&self) -> Duration {
+        self.settings.deadline
     }
 
     /// The answer, if there is one without asking.

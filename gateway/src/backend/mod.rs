@@ -23,7 +23,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
 use http::{HeaderMap, Method, Response};
@@ -106,7 +105,8 @@ impl Backend {
         own: HeaderMap,
     ) -> impl Future<Output = Result<Response<Body>, RpcError>> + Send {
         let caller = request.deadline;
-        let latest = Instant::now() + route.timeout();
+        // By the clock that the wait below goes by.
+        let latest = tokio::time::Instant::now().into_std() + route.timeout();
         let head_by = caller.map_or(latest, |caller| caller.min(latest));
         let repeatable = route.idempotent || request.idempotent || is_safe(request.http.method());
         let outgoing = Outgoing::prepare(*request, own, &self.settings);

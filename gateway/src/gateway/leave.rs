@@ -1,6 +1,9 @@
 //! Whether clients may publish and subscribe.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use tokio::time::{Instant, timeout_at};
 
 use super::Gateway;
 use crate::{
@@ -11,6 +14,8 @@ use crate::{
 
 /// Topics of one client about which the hook is asked at one time.
 const ASKED_AT_ONCE: usize = 8;
+/// The topics of one packet are asked about for so many of the hook's deadlines at the most: its client waits.
+const ASKING_DEADLINES: u32 = 3;
 
 impl Gateway {
     /// Whether a client may publish or subscribe to a topic; `None` if the hook has to be asked, which takes a while. What
@@ -45,7 +50,8 @@ impl Gateway {
         }
     }
 
-    /// [`Gateway::permits`] of several topics in their order, of which some are known already.
+    /// [`Gateway::permits`] of several topics in their order, of which some are known already. Once the hook has failed to
+    /// say something of one, it is not asked about the rest.
     pub async fn permits_each(
         &self,
         origin: &Origin,
@@ -55,16 +61,27 @@ impl Gateway {
     ) -> Vec<Leave> {
         let mut leaves: Vec<_> =
             topics.iter().enumerate().map(|(at, _)| known.get(at).copied().flatten()).collect();
-        for (topics, leaves) in topics.chunks(ASKED_AT_ONCE).zip(leaves.chunks_mut(ASKED_AT_ONCE)) {
-            let mut asked = Vec::new();
-            for (topic, leave) in topics.iter().zip(leaves) {
-                if leave.is_none() {
-                    asked.push(async { *leave = Some(self.permits(origin, action, topic).await) });
-                }
+        let unknown: Vec<_> = (0..topics.len()).filter(|&at| leaves[at].is_none()).collect();
+        let deadline = Instant::now() + self.asking_time_max();
+        for places in unknown.chunks(ASKED_AT_ONCE) {
+            let asked = join_all(places.iter().map(|&at| self.permits(origin, action, topics[at])));
+            let Ok(answers) = timeout_at(deadline, asked).await else {
+                self.metrics.limit_hit("hook_asking_time_max");
+                break;
+            };
+            let is_over = answers.contains(&Leave::Unknown);
+            places.iter().zip(answers).for_each(|(&at, leave)| leaves[at] = Some(leave));
+            if is_over {
+                break;
             }
-            join_all(asked).await;
         }
         leaves.into_iter().map(|leave| leave.unwrap_or(Leave::Unknown)).collect()
+    }
+
+    /// How long the hook may be asked about the topics of one packet.
+    fn asking_time_max(&self) -> Duration {
+        let snapshot = self.snapshot();
+        snapshot.hook.as_ref().map_or(Duration::ZERO, |hook| hook.deadline() * ASKING_DEADLINES)
     }
 
     fn leave(&self, judgement: Judgement<'_>, origin: &Origin, action: Action, topic: &str) -> Leave {

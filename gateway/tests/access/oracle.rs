@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -41,16 +41,23 @@ struct Inner {
     /// Questions with their last part of the path as `question`, in their order.
     asked: watch::Sender<Vec<Value>>,
     is_open: watch::Sender<bool>,
+    takes: Mutex<Duration>,
 }
 
 impl Oracle {
     pub fn new(says: impl Fn(&Value) -> Value + Send + 'static) -> Self {
         let (asked, is_open) = (watch::Sender::new(Vec::new()), watch::Sender::new(true));
-        Self(Arc::new(Inner { says: Mutex::new(Box::new(says)), asked, is_open }))
+        let takes = Mutex::new(Duration::ZERO);
+        Self(Arc::new(Inner { says: Mutex::new(Box::new(says)), asked, is_open, takes }))
     }
 
     pub fn now_says(&self, says: impl Fn(&Value) -> Value + Send + 'static) {
         *self.0.says.lock() = Box::new(says);
+    }
+
+    /// Answers come so long after their questions, by a clock that the test moves.
+    pub fn takes(&self, time: Duration) {
+        *self.0.takes.lock() = time;
     }
 
     /// Holds answers back, or gives them.
@@ -70,6 +77,10 @@ impl Oracle {
         question["question"] = name.into();
         self.0.asked.send_modify(|asked| asked.push(question.clone()));
         self.0.is_open.subscribe().wait_for(|open| *open).await.unwrap();
+        let takes = *self.0.takes.lock();
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         (self.0.says.lock())(&question)
     }
 

@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 pub(crate) use self::users::FINGERPRINT_BYTES;
 pub use self::{
     decoy::DecoyKey,
-    guesses::Guesses,
+    guesses::{Attempt, Guesses, TooMany},
     users::{Checked, PasswordFileError, Users},
     verifier::{Scheme, password_line, password_line_by},
 };

@@ -8,7 +8,7 @@ use std::{
 use super::Gateway;
 use crate::{
     auth::{
-        By, Checked, Credentials, DenyReason, Identity, Refusal,
+        Attempt, By, Checked, Credentials, DenyReason, Identity, Refusal, TooMany,
         hook::{Allowed, Hook, Question, Verdict},
         jwt::{Issuer, TokenRefused},
     },
@@ -95,30 +95,51 @@ impl Gateway {
         {
             return self.check_token(issuer, credentials).await;
         }
-        let user = credentials.user.unwrap_or_default();
-        if self.guesses_too_much(origin, user) {
-            return Err(Refusal::TooManyGuesses);
+        if credentials.user.is_none() && credentials.password.is_empty() {
+            // Who shows nothing guesses nothing.
+            return self.look_at_password(snapshot, origin, credentials).await;
         }
+        let attempt = self.begin_attempt(origin, credentials.user).await?;
         let checked = self.look_at_password(snapshot, origin, credentials).await;
         match &checked {
-            Ok(_) => self.guesses.forget(origin.peer.ip(), user),
+            Ok(_) => attempt.right(),
             Err(Refusal::Unauthorized | Refusal::Denied(DenyReason::Credentials, _)) => {
-                self.note_wrong(origin, user);
+                self.note_wrong(origin, attempt);
             }
             Err(_) => {}
         }
         checked
     }
 
+    /// Begins to look at a password, or at the proof of one.
+    ///
+    /// # Errors
+    /// Too many passwords of the user from there were wrong lately, or are looked at for too long.
+    pub(crate) async fn begin_attempt(
+        &self,
+        origin: &Origin,
+        user: Option<&str>,
+    ) -> Result<Attempt<'_>, Refusal> {
+        let settings = self.snapshot().settings.auth.guesses;
+        let begun = self.guesses.begin(&settings, origin.peer.ip(), user).await;
+        begun.map_err(|too_many| match too_many {
+            TooMany::Wrong(_) => Refusal::TooManyGuesses,
+            TooMany::AtOneTime(limit) => {
+                self.metrics.limit_hit(limit);
+                Refusal::Unavailable
+            }
+        })
+    }
+
     /// Whether passwords of a user from there were wrong too often lately.
     pub(crate) fn guesses_too_much(&self, origin: &Origin, user: &str) -> bool {
-        self.guesses.refused_for(origin.peer.ip(), user, mqtt::now()).is_some()
+        self.guesses.refused_for(origin.peer.ip(), Some(user), mqtt::now()).is_some()
     }
 
     /// A password was wrong, or not proven.
-    pub(crate) fn note_wrong(&self, origin: &Origin, user: &str) {
+    pub(crate) fn note_wrong(&self, origin: &Origin, attempt: Attempt<'_>) {
         let settings = self.snapshot().settings.auth.guesses;
-        let met = self.guesses.note(&settings, origin.peer.ip(), user, mqtt::now());
+        let met = attempt.wrong(&settings, mqtt::now());
         for &limit in &met {
             self.metrics.limit_hit(limit);
         }

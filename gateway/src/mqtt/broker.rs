@@ -219,6 +219,11 @@ impl Broker {
         Seat { epoch: inner.epoch, orphaned, waits }
     }
 
+    /// The client of that id, live or away.
+    pub(super) fn client(&self, id: &str) -> Option<Arc<Client>> {
+        self.clients.get(id).map(|client| client.clone())
+    }
+
     /// Every client that has a connection.
     pub(super) fn connected(&self) -> Vec<Arc<Client>> {
         let clients = self.clients.iter().map(|client| client.clone());

@@ -245,7 +245,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.answer_durably(Receipt::Released(packet_id, reason))
             }
             Event::Received(packet_id, reason) => self.answer_durably(Receipt::Received(packet_id, reason)),
-            Event::Subscribe(subscribe) => {
+            Event::Subscribe(mut subscribe) => {
+                subscribe::rename(&self.attachment, &mut subscribe);
                 let leaves = subscribe::leaves_now(&self.attachment, &self.origin, &subscribe);
                 self.ask_or_subscribe(Box::new(subscribe), leaves)
             }

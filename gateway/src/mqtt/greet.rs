@@ -181,21 +181,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Arrival<'_, S> {
             Err(reason) => return Some(Err(reason.into())),
         };
         let mut data = connect.properties.authentication_data.clone();
-        if let Exchange::Token = exchange {
-            let password = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
-            let client_id = connect.client_id.as_str();
-            let credentials = Credentials { client_id, user: None, password };
-            let identity = self.gateway.authenticate(self.origin, credentials).await;
-            let refused = |refusal: Refusal| match reason(&refusal) {
-                ReasonCode::BadUserNameOrPassword => ReasonCode::NotAuthorized.into(),
-                _ => Refused::new(connect.version, &refusal),
-            };
-            return Some(identity.map(|identity| (identity, None)).map_err(refused));
-        }
+        // Why it was not admitted is not for the client to know.
+        let refused = |refusal: &Refusal| match reason(refusal) {
+            ReasonCode::BadUserNameOrPassword => ReasonCode::NotAuthorized.into(),
+            _ => Refused::new(connect.version, refusal),
+        };
+        let client_id = connect.client_id.as_str();
         loop {
             let said = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
-            match exchange.step(self.gateway, self.origin, said) {
-                Err(reason) => return Some(Err(reason.into())),
+            match exchange.step(self.gateway, self.origin, client_id, said).await {
+                Err(refusal) => return Some(Err(refused(&refusal))),
                 Ok(Step::Done(identity, proof)) => return Some(Ok((identity, proof.and_then(secret)))),
                 Ok(Step::Continue(challenge)) => {
                     data = match self.challenge(method, challenge).await? {
@@ -278,6 +273,8 @@ async fn admit(
     proof: Option<Secret>,
     settings: &Arc<Settings>,
 ) -> Result<(Attachment, Arc<Origin>), ReasonCode> {
+    // All is asked before anything changes: a client that is refused loses nothing, and no older connection either.
+    let held = subscribe::judge_held(gateway, connect, origin, &identity).await?;
     let_leave(gateway, connect.client_id.as_str()).await;
     let admitted = gateway.mqtt.attach(gateway, connect, origin, identity, proof, settings)?;
     let Admitted { mut attachment, origin, waits } = admitted;
@@ -287,7 +284,7 @@ async fn admit(
         attachment.detach(Parting::Left);
         return Err(ReasonCode::ServerUnavailable);
     }
-    if let Err(reason) = subscribe::judge_again(&attachment, &origin).await {
+    if let Err(reason) = subscribe::forgo(&attachment, &origin, held).await {
         attachment.detach(Parting::Left);
         return Err(reason);
     }

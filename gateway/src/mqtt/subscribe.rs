@@ -1,7 +1,9 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
+use std::collections::HashMap;
+
 use towline_protocols::mqtt::{
-    PacketId, ReasonCode, RetainHandling, Subscribe, Subscription, Text, Unsubscribe, topic,
+    Connect, PacketId, ReasonCode, RetainHandling, Subscribe, Subscription, Text, Unsubscribe, topic,
 };
 
 use super::{
@@ -11,6 +13,7 @@ use super::{
 };
 use crate::{
     access::{Action, Leave},
+    auth::Identity,
     gateway::Gateway,
     hub::{SubscribeError, SubscribeOptions},
     request::Origin,
@@ -27,12 +30,14 @@ pub(super) struct Subscribed {
     wanted: Vec<(String, SubscribeOptions)>,
 }
 
-/// The filters under the names that the rules give them.
-pub(super) fn filters(attachment: &Attachment, subscribe: &Subscribe) -> Vec<Text> {
-    let filter = |subscription: &Subscription| {
-        new_name(attachment, subscription.filter.as_str()).unwrap_or_else(|| subscription.filter.clone())
-    };
-    subscribe.subscriptions.iter().map(filter).collect()
+/// Gives the filters the names that the rules give them: once, so that what is judged is what is subscribed to, whatever a
+/// reload changes in between.
+pub(super) fn rename(attachment: &Attachment, subscribe: &mut Subscribe) {
+    for subscription in &mut subscribe.subscriptions {
+        if let Some(filter) = new_name(attachment, subscription.filter.as_str()) {
+            subscription.filter = filter;
+        }
+    }
 }
 
 /// Whether the client may subscribe to each filter, as far as that is known.
@@ -45,19 +50,22 @@ pub(super) fn leaves_now(
     if gateway.snapshot().acl.is_open() {
         return vec![Some(Leave::Granted); subscribe.subscriptions.len()];
     }
-    let filters = filters(attachment, subscribe);
-    filters.iter().map(|filter| gateway.permits_now(origin, Action::Subscribe, filter.as_str())).collect()
+    filters(subscribe).map(|filter| gateway.permits_now(origin, Action::Subscribe, filter)).collect()
 }
 
 /// The same, with the hook asked about the rest.
 pub(super) async fn ask_leaves(
     gateway: &Gateway,
     origin: &Origin,
-    filters: &[Text],
+    subscribe: &Subscribe,
     leaves: Vec<Option<Leave>>,
 ) -> Vec<Leave> {
-    let topics: Vec<_> = filters.iter().map(Text::as_str).collect();
+    let topics: Vec<_> = filters(subscribe).collect();
     gateway.permits_each(origin, Action::Subscribe, &topics, &leaves).await
+}
+
+fn filters(subscribe: &Subscribe) -> impl Iterator<Item = &str> {
+    subscribe.subscriptions.iter().map(|subscription| subscription.filter.as_str())
 }
 
 /// Subscribes to each filter; `leaves` says whether the client may.
@@ -67,8 +75,6 @@ pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe, leaves: 
     let mut wanted = Vec::new();
     let leaves = leaves.iter().copied().chain(std::iter::repeat(Leave::Unknown));
     for (subscription, leave) in subscribe.subscriptions.iter().zip(leaves) {
-        let renamed = rename(attachment, subscription);
-        let subscription = renamed.as_ref().unwrap_or(subscription);
         match subscribe_one(attachment, subscription, identifier, leave) {
             Ok(is_new) => {
                 reasons.push(subscription.options.qos.granted());
@@ -108,27 +114,56 @@ pub(super) fn unsubscribe(attachment: &Attachment, unsubscribe: &Unsubscribe) ->
     reasons.collect()
 }
 
-/// The session goes on with what its client may have by now: rules, user and claims may be others than when it
-/// subscribed.
+/// What a client may have by now of what its session has subscribed to.
+pub(super) struct Held(HashMap<String, Leave>);
+
+/// Judges what the session of a client that comes has subscribed to: rules, user and claims may be others than then. Nothing
+/// has changed for it yet, and an older connection is still there.
 ///
 /// # Errors
 /// Nobody can say: the session is not to go on now.
-pub(super) async fn judge_again(attachment: &Attachment, origin: &Origin) -> Result<(), ReasonCode> {
+pub(super) async fn judge_held(
+    gateway: &Gateway,
+    connect: &Connect,
+    origin: &Origin,
+    identity: &Identity,
+) -> Result<Held, ReasonCode> {
+    let client_id = connect.client_id.as_str();
+    let client = gateway.mqtt.client(client_id).filter(|client| client.user == identity.user);
+    let goes_on = !connect.clean_start && client.is_some_and(|client| client.is_lasting());
+    if !goes_on || gateway.snapshot().acl.is_open() {
+        return Ok(Held(HashMap::new()));
+    }
+    let Identity { user, claims, .. } = identity.clone();
+    let origin = Origin { client_id: Some(client_id.into()), user, claims, ..origin.clone() };
+    let held = gateway.hub.subscriptions(client_id);
+    judge_each(gateway, &origin, held.iter().map(|(filter, _)| &**filter).collect()).await
+}
+
+/// The session goes on without what its client may no longer have.
+///
+/// # Errors
+/// Nobody can say of something that an older connection has subscribed to in the meantime.
+pub(super) async fn forgo(attachment: &Attachment, origin: &Origin, held: Held) -> Result<(), ReasonCode> {
     let Attachment { gateway, client, .. } = attachment;
     if gateway.snapshot().acl.is_open() {
         return Ok(());
     }
-    let held = gateway.hub.subscriptions(&client.id);
-    let filters: Vec<&str> = held.iter().map(|(filter, _)| &**filter).collect();
-    let leaves = gateway.permits_each(origin, Action::Subscribe, &filters, &[]).await;
-    for (filter, leave) in filters.into_iter().zip(leaves) {
-        match leave {
-            Leave::Granted => {}
-            Leave::Denied => _ = unsubscribe_one(attachment, filter),
-            Leave::Unknown => return Err(ReasonCode::ServerUnavailable),
-        }
+    let filters: Vec<_> = gateway.hub.subscriptions(&client.id);
+    let new = filters.iter().map(|(filter, _)| &**filter).filter(|filter| !held.0.contains_key(*filter));
+    let new = judge_each(gateway, origin, new.collect()).await?;
+    for (filter, _) in held.0.into_iter().chain(new.0).filter(|(_, leave)| *leave == Leave::Denied) {
+        unsubscribe_one(attachment, &filter);
     }
     Ok(())
+}
+
+async fn judge_each(gateway: &Gateway, origin: &Origin, filters: Vec<&str>) -> Result<Held, ReasonCode> {
+    let leaves = gateway.permits_each(origin, Action::Subscribe, &filters, &[]).await;
+    if leaves.contains(&Leave::Unknown) {
+        return Err(ReasonCode::ServerUnavailable);
+    }
+    Ok(Held(filters.into_iter().map(str::to_owned).zip(leaves).collect()))
 }
 
 /// Says whether there was such a subscription.
@@ -146,12 +181,7 @@ fn unsubscribe_one(attachment: &Attachment, filter: &str) -> bool {
     was_held
 }
 
-/// The subscription under the name that the rules give its filter; `None`: it keeps its own.
-fn rename(attachment: &Attachment, subscription: &Subscription) -> Option<Subscription> {
-    let filter = new_name(attachment, subscription.filter.as_str())?;
-    Some(Subscription { filter, ..subscription.clone() })
-}
-
+/// `None`: it keeps its own.
 fn new_name(attachment: &Attachment, filter: &str) -> Option<Text> {
     let snapshot = attachment.gateway.snapshot();
     if snapshot.rewrites.is_empty() {

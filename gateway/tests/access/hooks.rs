@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use towline_gateway::{
     auth,
     gateway::Gateway,
-    settings::{AclRule, Authentication, Backend, BackendKind, Hook, Permission, Settings},
+    settings::{AclRule, Authentication, Backend, BackendKind, Hook, Permission, Rewrite, Settings},
 };
 use towline_protocols::mqtt::*;
 
@@ -219,13 +219,127 @@ async fn what_nobody_can_judge_is_not_done_and_may_come_again() {
     client.expect_nothing().await;
     old.publish("asked/a", "x", QoS::AtLeastOnce).await;
     assert_eq!(old.receive().await, None, "so that it sends it again");
-    // The session is not to go on, and not to lose its subscription either.
+    // The session is not to go on, and not to lose its subscription, nor the connection that it has.
+    assert_eq!(greet(&gateway, lasting.clone()).await, ReasonCode::ServerUnavailable);
+    client.expect_nothing().await;
     drop(client);
     assert_eq!(greet(&gateway, lasting.clone()).await, ReasonCode::ServerUnavailable);
     oracle.now_says(accounts);
     let (_client, connack) = Client::connect(&gateway, lasting).await;
     assert!(connack.session_present);
     assert_eq!(gateway.hub.subscriptions("m1").len(), 1);
+}
+
+/// Subscribes to `asked/0`, `asked/1` and so on in one packet.
+async fn subscribe_to_many(client: &mut Client, count: usize) -> Vec<ReasonCode> {
+    let options = SubscriptionOptions::default();
+    let subscriptions =
+        (0..count).map(|at| Subscription { filter: text(&format!("asked/{at}")), options }).collect();
+    let properties = SubscribeProperties::default();
+    let packet_id = client.id();
+    client.send(Packet::Subscribe(Subscribe { packet_id, properties, subscriptions })).await;
+    match client.receive().await {
+        Some(Packet::Suback(suback)) => suback.reasons,
+        other => panic!("{other:?} instead of SUBACK"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_topics_are_asked_about_for_a_bounded_time_and_no_longer_once_there_is_no_answer() {
+    let oracle = Oracle::new(accounts);
+    let mut settings = settings_with(oracle.within());
+    with_rules(&mut settings);
+    let gateway = gateway(settings);
+    let (mut client, _) = Client::connect(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
+    oracle.now_says(|_| json!("gibberish"));
+    let later = ReasonCode::ImplementationSpecificError;
+    assert_eq!(subscribe_to_many(&mut client, 40).await, [later; 40]);
+    assert_eq!(questions(&gateway, "access", "failed"), 8.0, "the rest is not asked");
+    oracle.now_says(accounts);
+    // Four times eight within nine seconds.
+    oracle.takes(Duration::from_secs(2));
+    let reasons = subscribe_to_many(&mut client, 40).await;
+    assert_eq!((&reasons[..32], &reasons[32..]), (&[ReasonCode::Success; 32][..], &[later; 8][..]));
+    let met = metric(&gateway, "towline_limit_hits_total{limit=\"hook_asking_time_max\"}");
+    assert_eq!(met, 1.0);
+    assert_eq!(
+        subscribe_to_many(&mut client, 40).await,
+        [ReasonCode::Success; 40],
+        "the rest is known by now"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_judged_is_subscribed_to_whatever_a_reload_renames_meanwhile() {
+    let oracle = Oracle::new(accounts);
+    let mut settings = settings_with(oracle.within());
+    with_rules(&mut settings);
+    let rewrite = |to: &str| {
+        vec![Rewrite {
+            publish: true,
+            subscribe: true,
+            topic: "old/+".to_owned(),
+            regex: None,
+            to: to.to_owned(),
+        }]
+    };
+    settings.rewrites = rewrite("asked/$1");
+    let gateway = gateway(settings.clone());
+    let (mut client, _) = Client::connect(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
+    oracle.open(false);
+    let subscribed = tokio::spawn(async move { client.subscribe("old/a", QoS::AtMostOnce).await });
+    oracle.is_asked(2).await;
+    settings.rewrites = rewrite("asked/no");
+    towline_gateway::control::reload::apply(&gateway, settings).unwrap();
+    oracle.open(true);
+    assert_eq!(subscribed.await.unwrap(), ReasonCode::Success);
+    assert_eq!(oracle.asked()[1]["topic"], "asked/a");
+    let held: Vec<_> = gateway.hub.subscriptions("m1").into_iter().map(|(filter, _)| filter).collect();
+    assert_eq!(held, ["asked/a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_proves_itself_again_is_judged_by_the_hook() {
+    let oracle = Oracle::new(|question| match question["password"].as_str() {
+        Some("bob") => json!({ "verdict": "allow", "user": "bob" }),
+        Some("withdrawn") => json!({ "verdict": "deny", "reason": "banned" }),
+        Some("broken") => Value::Null,
+        Some(room) => json!({ "verdict": "allow", "user": "ada", "claims": { "room": room } }),
+        None => json!({ "verdict": "deny" }),
+    });
+    let mut settings = settings_with(oracle.within());
+    with_rules(&mut settings);
+    let gateway = gateway(settings);
+    let properties = |token: &str| AuthProperties {
+        authentication_method: Some(text("OAUTH2-JWT")),
+        authentication_data: Some(Secret(Binary::new(token.to_owned()).unwrap())),
+        ..Default::default()
+    };
+    let again = |token: &str| {
+        Packet::Auth(Auth { reason: ReasonCode::ReAuthenticate, properties: properties(token) })
+    };
+    for (token, expected) in [
+        ("bob", ReasonCode::NotAuthorized),
+        ("withdrawn", ReasonCode::NotAuthorized),
+        ("broken", ReasonCode::ServerBusy),
+    ] {
+        let mut connect = connect(Version::V5, "m1");
+        connect.properties.authentication_method = properties("").authentication_method;
+        connect.properties.authentication_data = properties("r1").authentication_data;
+        let (mut client, _) = Client::connect(&gateway, connect).await;
+        assert_eq!(client.subscribe("rooms/r2/x", QoS::AtMostOnce).await, ReasonCode::NotAuthorized);
+        client.send(again("r2")).await;
+        // What comes behind it is judged by what it has shown.
+        client.publish("rooms/r2/x", "1", QoS::AtMostOnce).await;
+        assert!(
+            matches!(client.receive().await, Some(Packet::Auth(auth)) if auth.reason == ReasonCode::Success)
+        );
+        assert_eq!(client.subscribe("rooms/r2/x", QoS::AtMostOnce).await, ReasonCode::Success);
+        client.send(again(token)).await;
+        client.expect_end(expected).await;
+    }
+    let asked: Vec<_> = oracle.asked().iter().map(|question| question["password"].clone()).collect();
+    assert_eq!(asked, ["r1", "r2", "bob", "withdrawn", "broken"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +361,10 @@ async fn a_will_is_judged_by_the_hook() {
 #[tokio::test(start_paused = true)]
 async fn answers_are_kept_for_a_while_and_equal_questions_are_one() {
     let oracle = Oracle::new(accounts);
-    let gateway = gateway(settings_with(oracle.within()));
+    let mut settings = settings_with(oracle.within());
+    // All may be wrong, as far as is known while there is no answer.
+    settings.auth.guesses.failures_max = 12;
+    let gateway = gateway(settings);
     oracle.open(false);
     let greeting = |id: &'static str, password: &'static str| {
         let gateway = gateway.clone();

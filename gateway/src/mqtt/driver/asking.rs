@@ -1,4 +1,4 @@
-//! What waits for the hook to say whether the client may have it. One thing at a time: what follows is not read
+//! What waits for the hook to say whether the client may have it, or who it is. One thing at a time: what follows is not read
 //! meanwhile, so that all is answered in the order in which it came.
 
 use std::{
@@ -14,7 +14,14 @@ use towline_protocols::mqtt::Subscribe;
 use super::{Driver, End};
 use crate::{
     access::Leave,
-    mqtt::{inbox::Incoming, publish, receipts::Receipt, subscribe},
+    auth::Refusal,
+    mqtt::{
+        enhanced::{Exchange, Step},
+        inbox::Incoming,
+        publish,
+        receipts::Receipt,
+        subscribe,
+    },
 };
 
 /// A question to the hook.
@@ -25,6 +32,8 @@ pub(super) enum Asked {
     Publish(Incoming),
     /// With what is to be said of each filter.
     Subscribe(Box<Subscribe>, Vec<Leave>),
+    /// How an exchange goes on.
+    Authenticated(Box<Exchange>, Result<Step, Refusal>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -46,10 +55,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if leaves.iter().all(Option::is_some) {
             return self.subscribe(&subscribe, &leaves.into_iter().flatten().collect::<Vec<_>>());
         }
-        let filters = subscribe::filters(&self.attachment, &subscribe);
         let (gateway, origin) = (Arc::clone(&self.attachment.gateway), Arc::clone(&self.origin));
         self.asking = Some(Box::pin(async move {
-            let leaves = subscribe::ask_leaves(&gateway, &origin, &filters, leaves).await;
+            let leaves = subscribe::ask_leaves(&gateway, &origin, &subscribe, leaves).await;
             Asked::Subscribe(subscribe, leaves)
         }));
         Ok(())
@@ -63,6 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(match asked {
             Asked::Publish(incoming) => self.take_in(incoming),
             Asked::Subscribe(subscribe, leaves) => self.subscribe(&subscribe, &leaves),
+            Asked::Authenticated(exchange, step) => self.authenticated(exchange, step),
         })
     }
 

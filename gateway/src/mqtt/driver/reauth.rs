@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use towline_protocols::mqtt::{Binary, MqttError, ReasonCode, Secret};
 
-use super::{Driver, End};
+use super::{Driver, End, asking::Asked};
 use crate::{
-    auth::Identity,
+    auth::{Identity, Refusal},
     mqtt::{
         attachment::ends_at,
         client::Closing,
@@ -18,6 +18,8 @@ use crate::{
 
 const NOT_PROVEN: Closing =
     Closing { reason: ReasonCode::NotAuthorized, text: "the client did not prove who it is again" };
+const NOBODY_SAYS: Closing =
+    Closing { reason: ReasonCode::ServerBusy, text: "who the client is cannot be found out at the moment" };
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Follows AUTH. "If the re-authentication fails, the Client or Server SHOULD send DISCONNECT with an appropriate
@@ -33,16 +35,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let exchange = Exchange::begin(&gateway, &self.origin, method.as_str());
             self.exchange = Some(Box::new(exchange.map_err(|_| End::Closed(NOT_PROVEN))?));
         }
-        let Some(exchange) = &mut self.exchange else {
+        let Some(mut exchange) = self.exchange.take() else {
             let rule = "4.12.1: AUTH with reason 0x18 where no authentication was begun";
             return Err(End::Broken(MqttError::protocol(rule)));
         };
-        let data = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
-        let step = exchange.step(&gateway, &self.origin, data);
-        match step.map_err(|_| End::Closed(NOT_PROVEN))? {
-            Step::Continue(data) => self.say(ReasonCode::ContinueAuthentication, Some(data)),
+        let origin = Arc::clone(&self.origin);
+        let client = Arc::clone(&self.attachment.client);
+        self.asking = Some(Box::pin(async move {
+            let data = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
+            let step = exchange.step(&gateway, &origin, &client.id, data).await;
+            Asked::Authenticated(exchange, step)
+        }));
+        Ok(())
+    }
+
+    /// Goes on once it is known what the client's data is worth.
+    pub(super) fn authenticated(
+        &mut self,
+        exchange: Box<Exchange>,
+        step: Result<Step, Refusal>,
+    ) -> Result<(), End> {
+        let refused = |refusal: Refusal| match refusal.is_temporary() {
+            true => End::Closed(NOBODY_SAYS),
+            false => End::Closed(NOT_PROVEN),
+        };
+        match step.map_err(refused)? {
+            Step::Continue(data) => {
+                self.exchange = Some(exchange);
+                self.say(ReasonCode::ContinueAuthentication, Some(data));
+            }
             Step::Done(identity, proof) => {
-                self.exchange = None;
                 // The session is its user's.
                 if identity.user != self.attachment.client.user {
                     return Err(End::Closed(NOT_PROVEN));

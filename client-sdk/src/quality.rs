@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use towline_protocols::{
     link::{LevelReported, QualitySnapshot},
-    policy::{Arrival, Event, Impressions, Level, Meter, Network, Quality, Step, Strategies},
+    policy::{Arrival, Event, Impressions, Level, Meter, Network, Quality, Step, Strategies, Wanted},
 };
 
 use crate::{core::now, disk::Disk, wall::since_1970};
@@ -40,6 +40,8 @@ pub(crate) struct Wait<'a> {
     step: Step,
     began: Instant,
     pub(crate) limit: Duration,
+    /// The limit is the deadline of whoever waits.
+    is_deadline: bool,
 }
 
 impl Observed {
@@ -60,10 +62,15 @@ impl Observed {
 
     /// Begins to wait, for `highest` at most.
     pub(crate) fn wait(&self, step: Step, highest: Duration) -> Wait<'_> {
+        self.wait_for(&Wanted::of(step, highest))
+    }
+
+    /// Begins to wait.
+    pub(crate) fn wait_for(&self, wanted: &Wanted) -> Wait<'_> {
         let began = now();
         let strategies = self.strategies.borrow();
-        let limit = strategies.timeouts.limit(began, step, &self.machines.lock().quality, highest);
-        Wait { observed: self, step, began, limit }
+        let limit = strategies.timeouts.limit_of(began, wanted, &self.machines.lock().quality);
+        Wait { observed: self, step: wanted.step, began, limit, is_deadline: wanted.left == Some(limit) }
     }
 
     /// What is known of the network in use, for the gateway.
@@ -149,9 +156,13 @@ impl Wait<'_> {
         self.observed.on(Event::Came(self.step, after));
     }
 
-    /// It failed: at its limit, or before.
+    /// It failed: at its limit, or before. That a call's time was over says nothing of the network.
     pub(crate) fn failed(&self) {
         let is_expired = now().saturating_duration_since(self.began) >= self.limit;
-        self.observed.on(if is_expired { Event::Expired(self.step) } else { Event::Failed });
+        match is_expired {
+            true if self.is_deadline => {}
+            true => self.observed.on(Event::Expired(self.step)),
+            false => self.observed.on(Event::Failed),
+        }
     }
 }

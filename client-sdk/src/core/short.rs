@@ -195,6 +195,23 @@ impl Core {
         Next::Begin(Errand::Carry(key))
     }
 
+    /// What the calls that an errand is for have left until their deadline, the least of them.
+    pub(crate) fn left_for(&self, errand: Errand) -> Option<Duration> {
+        let now = now();
+        let left = |call: &Call| call.deadline().saturating_duration_since(now);
+        match errand {
+            Errand::Carry(key) => self.calls.get(&key).map(left),
+            Errand::Name => self.calls.values().filter(|call| call.wants_post()).map(left).min(),
+            Errand::GiveUp => None,
+        }
+    }
+
+    /// Whether a message of the answer has begun, and its end has not come.
+    pub(crate) fn is_arriving(&self, errand: Errand) -> bool {
+        let Errand::Carry(key) = errand else { return false };
+        self.calls.get(&key).is_some_and(|call| !call.incoming.partial.is_empty())
+    }
+
     /// Durable calls of which the disk is to say first that they go to this session. One that may run in another goes
     /// nowhere else, and the disk goes on saying where it went.
     fn barred_from_short(&mut self) -> Vec<Key> {

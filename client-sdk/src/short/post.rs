@@ -14,7 +14,7 @@ use tokio::{
 };
 use towline_protocols::{
     link::{self, CloseCode, Connection, Event, Execution, Hello, RpcError, RpcErrorKind},
-    policy::Step,
+    policy::{self, Step, Wanted},
 };
 
 use super::{
@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     config::{ClientConfig, Endpoint},
-    core::{Begun, Call, Control, Errand, Shared},
+    core::{Begun, Call, Control, Errand, Shared, now},
+    quality::Wait,
     supervisor::header,
     timeline::Made,
 };
@@ -98,23 +99,21 @@ impl Post {
     }
 
     async fn exchange(&self, begun: &mut Option<u64>) -> Result<(), Failure> {
-        let patience = self.shared.policy.borrow().connect_timeout;
         let (mut sender, made) = match self.pool.take(&self.gateway) {
             Some(sender) => (sender, None),
-            None => self.connect(patience).await.map(|(sender, made)| (sender, Some(made)))?,
+            None => self.connect().await.map(|(sender, made)| (sender, Some(made)))?,
         };
         let Some((opened, mut machine)) = self.begin(made)? else { return Ok(()) };
         *begun = Some(opened.number);
         let mut body = BytesMut::new();
         machine.poll_transmit(Instant::now(), &mut body, usize::MAX);
         self.shared.traffic.sent(body.len());
-        let request = self.pool.request(&sender, &self.gateway, body.freeze(), WAIT.as_secs());
+        let wait = self.wait(Step::FirstByte, body.len());
+        let request = self.pool.request(&sender, &self.gateway, body.freeze(), self.wait_s());
         let request = request.map_err(Failure::unreached)?;
-        let began = tokio::time::Instant::now();
-        let due = began + WAIT + patience;
+        let began = now();
         let answering = async {
             // A gateway says WELCOME at once.
-            let wait = self.shared.quality.wait(Step::FirstByte, patience);
             let Ok(response) = timeout(wait.limit, sender.send(request)).await else {
                 wait.failed();
                 return Err(self.silent(wait.limit));
@@ -130,24 +129,40 @@ impl Post {
                     format!("{} does not take short connections: HTTP {}", self.gateway, response.status());
                 return Err(Failure::unreached(text));
             }
-            self.read(response.into_body(), &opened, &mut machine).await
+            let due = now() + WAIT + self.highest();
+            self.read(response.into_body(), due, &opened, &mut machine).await
         };
-        match timeout_at(due, Box::pin(answering)).await {
-            Ok(read) => read?,
-            Err(_) => return Err(self.silent(WAIT + patience)),
-        }
+        Box::pin(answering).await?;
         if let Sender::Http1(_) = &sender {
             self.pool.put(&self.gateway, sender);
         }
         // A gateway that has waited is asked again at once, one that ends answers at once is not.
-        if self.is_unanswered() && began.elapsed() < WAIT / 2 {
+        if self.is_unanswered() && now().saturating_duration_since(began) < WAIT / 2 {
             return Err(Failure::reached("the answer ended without the outcome of the call"));
         }
         Ok(())
     }
 
-    async fn connect(&self, patience: Duration) -> Result<(Sender, Made), Failure> {
-        let wait = self.shared.quality.wait(Step::Connect, patience);
+    /// The longest that a step is waited for.
+    fn highest(&self) -> Duration {
+        self.shared.policy.borrow().connect_timeout
+    }
+
+    /// Begins to wait for that, behind so many bytes.
+    fn wait(&self, step: Step, bytes: usize) -> Wait<'_> {
+        let (bytes, highest) = (bytes as u64, self.highest());
+        let left = self.shared.with(|core| core.left_for(self.errand));
+        self.shared.quality.wait_for(&Wanted { step, bytes, left, highest })
+    }
+
+    /// How many seconds the gateway may wait for the outcome: not beyond the call's deadline, at which there is one.
+    fn wait_s(&self) -> u64 {
+        let left = self.shared.with(|core| core.left_for(self.errand)).unwrap_or(WAIT);
+        left.min(WAIT).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)
+    }
+
+    async fn connect(&self) -> Result<(Sender, Made), Failure> {
+        let wait = self.wait(Step::Connect, 0);
         match timeout(wait.limit, Box::pin(self.pool.connect(&self.gateway))).await {
             Ok(Ok(made)) => {
                 wait.came();
@@ -202,11 +217,28 @@ impl Post {
         Ok(is_to_be_sent.then_some((begun, machine)))
     }
 
-    /// Hands the answer on.
-    async fn read(&self, mut body: Incoming, begun: &Begun, machine: &mut Connection) -> Result<(), Failure> {
+    /// Hands the answer on. The gateway may wait until `due` before a message begins; one that has begun goes on.
+    async fn read(
+        &self,
+        mut body: Incoming,
+        due: Instant,
+        begun: &Begun,
+        machine: &mut Connection,
+    ) -> Result<(), Failure> {
         let mut input = BytesMut::new();
         let mut known_pushes = false;
-        while let Some(frame) = body.frame().await {
+        let mut longest_gap = None;
+        loop {
+            let (began, gap) = (now(), self.gap());
+            let due = gap.as_ref().map_or(due, |gap| began + gap.limit);
+            let Ok(frame) = timeout_at(due.into(), body.frame()).await else {
+                if let Some(gap) = &gap {
+                    gap.failed();
+                }
+                return Err(self.silent(due.saturating_duration_since(began)));
+            };
+            longest_gap = longest_gap.max(gap.map(|_| now().saturating_duration_since(began)));
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(Failure::reached)?;
             let Ok(data) = frame.into_data() else { continue };
             self.shared.traffic.received(data.len());
@@ -216,9 +248,17 @@ impl Post {
                 self.on_event(event, begun, &mut known_pushes)?;
             }
         }
+        if let Some(gap) = longest_gap {
+            self.shared.quality.on(policy::Event::Came(Step::Gap, gap));
+        }
         machine.handle_end(&input).map(drop).map_err(Failure::reached)?;
         self.shared.with(|core| core.told(begun));
         Ok(())
+    }
+
+    /// Begins to wait for more of a message that has begun.
+    fn gap(&self) -> Option<Wait<'_>> {
+        self.shared.with(|core| core.is_arriving(self.errand)).then(|| self.wait(Step::Gap, 0))
     }
 
     fn on_event(&self, event: Event, begun: &Begun, known_pushes: &mut bool) -> Result<(), Failure> {

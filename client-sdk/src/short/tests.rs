@@ -1,5 +1,7 @@
 //! A client whose link cannot be had, and a gateway that takes its POSTs. Time is simulated.
 
+mod limits;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -53,6 +55,10 @@ struct World {
     is_unreadable: bool,
     /// Answers wait.
     holds: bool,
+    /// Answers come in pieces, so far apart.
+    trickles: Option<Duration>,
+    /// Of so many answers the second half never comes.
+    stalls: u32,
     /// The gateway's session; 0 before there is one.
     session_id: u64,
     sessions: u64,
@@ -104,7 +110,7 @@ struct Held {
 }
 
 impl Held {
-    fn finish(mut self, sender: &mpsc::UnboundedSender<Bytes>) {
+    fn finish(mut self) -> Bytes {
         for (seq, answer) in self.answers {
             let answer = answer.and_then(|message| {
                 self.machine.send_response(seq, vec![HeaderField::from_static(":status", "200")], false)?;
@@ -116,7 +122,25 @@ impl Held {
         }
         let mut out = BytesMut::new();
         self.machine.poll_transmit(std::time::Instant::now(), &mut out, usize::MAX);
-        sender.send(out.freeze()).ok();
+        out.freeze()
+    }
+}
+
+async fn send_in_pieces(network: &Network, mut bytes: Bytes, sender: &mpsc::UnboundedSender<Bytes>) {
+    const PIECES: usize = 16;
+    let pause = network.with(|world| world.trickles);
+    let piece = bytes.len().div_ceil(if pause.is_some() { PIECES } else { 1 });
+    let half = bytes.len() / 2;
+    let stalls = network.with(|world| {
+        world.stalls = world.stalls.saturating_sub(u32::from(!bytes.is_empty()));
+        world.stalls > 0
+    });
+    while !bytes.is_empty() {
+        if stalls && bytes.len() <= half {
+            std::future::pending::<()>().await;
+        }
+        sender.send(bytes.split_to(piece.min(bytes.len()))).ok();
+        tokio::time::sleep(pause.unwrap_or_default()).await;
     }
 }
 
@@ -241,7 +265,7 @@ async fn answer(network: Network, body: Bytes, sender: mpsc::UnboundedSender<Byt
         while network.with(|world| world.holds) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        held.finish(&sender);
+        send_in_pieces(&network, held.finish(), &sender).await;
     }
     network.with(|world| world.posts -= 1);
 }

@@ -39,5 +39,5 @@ pub use self::{
     },
     report::{ReportCause, ReportClock, ReportPolicy},
     strategies::Strategies,
-    timeouts::TimeoutPolicy,
+    timeouts::{TimeoutPolicy, Wanted},
 };

@@ -49,9 +49,9 @@ impl fmt::Debug for Push {
 }
 
 /// Hands out pushes, each once: the more urgent ones first, those of one topic in order. A push is done, and
-/// acknowledged to the gateway, when the next one is asked for, or when the listener is dropped: an app that dies
-/// while it handles a push gets it again, and with an identity file it gets no other again. Several listeners of
-/// one client share the pushes out among them.
+/// acknowledged to the gateway, when the next one is asked for, or by [`Pushes::done`]. One that is not done when its
+/// listener goes, or when the app dies, was not handled: the next listener gets it, or the next run of the app, which
+/// with an identity file gets no other again. Several listeners of one client share the pushes out among them.
 pub struct Pushes {
     shared: Arc<Shared>,
     handled: Option<Ticket>,
@@ -64,7 +64,7 @@ impl Pushes {
 
     /// The next push; `None` once the client is closed. Safe to cancel.
     pub async fn next(&mut self) -> Option<Push> {
-        self.acknowledge();
+        self.done();
         let mut states = self.shared.states.subscribe();
         loop {
             if let Some(push) = self.take() {
@@ -88,7 +88,8 @@ impl Pushes {
         Some(push)
     }
 
-    fn acknowledge(&mut self) {
+    /// The app has handled the push that was handed out last: it does not come again. For who asks for no other.
+    pub fn done(&mut self) {
         let Some(ticket) = self.handled.take() else { return };
         let again = self.shared.with(|core| core.push_done(ticket));
         if again {
@@ -99,7 +100,10 @@ impl Pushes {
 }
 
 impl Drop for Pushes {
+    /// What was not done goes to another listener.
     fn drop(&mut self) {
-        self.acknowledge();
+        let Some(ticket) = self.handled.take() else { return };
+        self.shared.with(|core| core.inbox.give_back(ticket));
+        self.shared.pushes.notify_one();
     }
 }

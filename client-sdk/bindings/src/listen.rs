@@ -80,8 +80,8 @@ pub enum Quality {
 }
 
 /// Hands out pushes, each once: the more urgent ones first, those of one topic in order. A push is acknowledged to the
-/// gateway when the next one is asked for, or when the listener is released: an app that dies while it handles a push
-/// gets it again.
+/// gateway when the next one is asked for, or by `done`: one that is not done when the listener is released, or when the
+/// app dies, comes again.
 #[derive(uniffi::Object)]
 pub struct PushListener {
     source: Source<PushFeed>,
@@ -104,6 +104,14 @@ impl PushListener {
     /// Waits for the next push, and acknowledges the one before; `None` once the client is closed.
     pub async fn next(&self) -> Result<Option<Push>, TowlineError> {
         self.source.next().await
+    }
+
+    /// Acknowledges the push that was handed out last, for who asks for no other.
+    pub fn done(&self) {
+        // Whoever waits for the next one has acknowledged it.
+        if let Ok(mut pushes) = self.source.feed().try_lock_owned() {
+            pushes.0.done();
+        }
     }
 
     /// Ends every wait: `next` answers `None` from here on. For languages whose tasks cannot be cancelled while they wait.

@@ -15,7 +15,7 @@ const URGENCIES: usize = 8;
 pub(crate) struct Inbox {
     /// In the order of their arrival, each with the numbering that its id belongs to.
     waiting: VecDeque<(u64, Push)>,
-    /// Ids that the app was handed, by urgency, in their order.
+    /// What the app was handed, by urgency, in its order.
     handed: [VecDeque<Handed>; URGENCIES],
     /// Pushes came that found no place: when the app has taken what is here, the gateway sends them again.
     left_out: bool,
@@ -23,8 +23,8 @@ pub(crate) struct Inbox {
 
 struct Handed {
     id: u64,
-    /// The app is done with it, but not with one before.
-    done: bool,
+    /// For the next listener; `None`: the app is done with it, but not with one before.
+    push: Option<Push>,
 }
 
 /// Names a push that the app was handed.
@@ -59,19 +59,29 @@ impl Inbox {
         let index = (0..self.waiting.len()).min_by_key(|&index| self.waiting[index].1.priority.urgency())?;
         let (line, push) = self.waiting.remove(index)?;
         let ticket = Ticket { line, priority: push.priority, id: push.id };
-        self.lane(ticket.priority).push_back(Handed { id: push.id, done: false });
+        self.lane(ticket.priority).push_back(Handed { id: push.id, push: Some(push.clone()) });
         Some((ticket, push, !self.waiting.is_empty()))
     }
 
     /// The app is done with a push. The id up to which it is done with all of this urgency, if that rises.
     fn done(&mut self, ticket: Ticket) -> Option<u64> {
         let lane = self.lane(ticket.priority);
-        lane.iter_mut().filter(|handed| handed.id == ticket.id).for_each(|handed| handed.done = true);
+        lane.iter_mut().filter(|handed| handed.id == ticket.id).for_each(|handed| handed.push = None);
         let mut through = None;
-        while let Some(handed) = lane.pop_front_if(|handed| handed.done) {
+        while let Some(handed) = lane.pop_front_if(|handed| handed.push.is_none()) {
             through = Some(handed.id);
         }
         through
+    }
+
+    /// The app did not handle a push that it was handed: it is the first of its topic again.
+    pub(crate) fn give_back(&mut self, ticket: Ticket) {
+        let lane = self.lane(ticket.priority);
+        let Some(index) = lane.iter().position(|handed| handed.id == ticket.id) else { return };
+        let Some(push) = lane.remove(index).and_then(|handed| handed.push) else { return };
+        let is_behind = |(line, other): &(u64, Push)| *line != ticket.line || other.id > ticket.id;
+        let place = self.waiting.iter().position(is_behind).unwrap_or(self.waiting.len());
+        self.waiting.insert(place, (ticket.line, push));
     }
 
     fn lane(&mut self, priority: Priority) -> &mut VecDeque<Handed> {
@@ -136,6 +146,18 @@ mod tests {
         assert_eq!(inbox.done(second), None);
         assert_eq!(inbox.done(first), Some(2));
         assert_eq!(inbox.done(third), Some(3));
+    }
+
+    #[test]
+    fn a_push_that_was_not_handled_is_handed_out_again_before_those_behind_it() {
+        let mut inbox = Inbox::default();
+        (1..=4).for_each(|id| inbox.put(1, push(3, id)));
+        let [(first, _), (second, _), (third, _)] = [take(&mut inbox), take(&mut inbox), take(&mut inbox)];
+        assert_eq!(inbox.done(second), None);
+        inbox.give_back(third);
+        inbox.give_back(first);
+        let again: Vec<u64> = (0..3).map(|_| take(&mut inbox).1).collect();
+        assert_eq!(again, [1, 3, 4]);
     }
 
     #[test]

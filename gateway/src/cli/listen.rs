@@ -47,8 +47,7 @@ async fn print_pushes(client: &Client, count: Option<u64>) -> Result<(), String>
         print(&push).map_err(|error| format!("standard output: {error}"))?;
         seen += 1;
     }
-    // The last push is acknowledged when the next is asked for or the listener goes.
-    drop(pushes);
+    pushes.done();
     Ok(())
 }
 

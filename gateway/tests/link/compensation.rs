@@ -84,7 +84,7 @@ async fn a_push_that_was_taken_does_not_come_again_whoever_is_started_again() {
         assert_eq!(next(&mut pushes).await, expected);
     }
     // The app ends while it handles 3, and the acknowledgements of 1 and 2 are lost with the network.
-    std::mem::forget(pushes);
+    drop(pushes);
     client.close().await;
     network.cut();
     away(&bed).await;

@@ -32,7 +32,7 @@ async fn pushes_arrive_once_and_in_order_also_what_came_while_away() {
         for expected in ["1", "2", "3"] {
             assert_eq!(next(&mut pushes).await, expected);
         }
-        drop(pushes);
+        pushes.done();
         client.close().await;
         ["4", "5"].into_iter().for_each(|payload| bed.push(name, payload));
         let client = start();
@@ -112,7 +112,7 @@ async fn a_new_subscription_gets_what_is_retained_once() {
         client.subscribe("sport/#").await.unwrap();
         bed.push(name, "marker");
         assert_eq!(next(&mut pushes).await, "marker", "a filter that was held");
-        drop(pushes);
+        pushes.done();
         client.close().await;
         let client = start();
         online(&client).await;

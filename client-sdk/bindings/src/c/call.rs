@@ -11,7 +11,7 @@ use super::{
     TowlineError, TowlineStatus,
     callbacks::Callbacks,
     client::TowlineClient,
-    given, guard, guarded, put,
+    emptied, given, guard, guarded, put,
     raw::{self, TowlineBytes, TowlineHeader, UserData, c_text},
 };
 use crate::{
@@ -120,6 +120,7 @@ pub extern "C" fn towline_call(
     call: Option<&mut MaybeUninit<*mut TowlineCall>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let call = emptied(call);
     guard(error, || {
         let client = given(client, "client")?.client();
         let request = read(given(request, "request")?)?;

@@ -10,7 +10,7 @@ use std::{
 use super::{
     TowlineError, TowlineStatus,
     callbacks::Callbacks,
-    given, guard, guarded,
+    emptied, given, guard, guarded,
     options::TowlineOptions,
     put,
     raw::{self, TowlineBytes, UserData, c_text},
@@ -41,9 +41,9 @@ pub extern "C" fn towline_client_new(
     client: Option<&mut MaybeUninit<*mut TowlineClient>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let client = emptied(client);
     guard(error, || {
         let out = client.ok_or_else(|| Error::argument("client", "is NULL"))?;
-        out.write(std::ptr::null_mut());
         let client = Client::new(given(options, "options")?.0.clone())?;
         let client_id = c_text(&client.client_id());
         put(Some(out), Some(TowlineClient { client, client_id }));

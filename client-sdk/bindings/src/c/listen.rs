@@ -11,7 +11,7 @@ use super::{
     Out, TowlineError, TowlineStatus,
     callbacks::Callbacks,
     client::TowlineClient,
-    given, guard, guarded, put,
+    emptied, given, guard, guarded, put,
     raw::{TowlineBytes, UserData, c_text},
 };
 use crate::{
@@ -126,6 +126,7 @@ pub extern "C" fn towline_on_state(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let listener = emptied(listener);
     guard(error, || {
         let states = given(client, "client")?.client().states();
         let on_state = on_state.ok_or_else(|| Error::argument("on_state", "is NULL"))?;
@@ -141,6 +142,7 @@ pub extern "C" fn towline_on_state(
                 async move { states.next().await }
             },
             tell,
+            || {},
         )
     })
 }
@@ -154,6 +156,7 @@ pub extern "C" fn towline_on_push(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let listener = emptied(listener);
     guard(error, || {
         let pushes = given(client, "client")?.client().pushes()?;
         let on_push = on_push.ok_or_else(|| Error::argument("on_push", "is NULL"))?;
@@ -162,6 +165,7 @@ pub extern "C" fn towline_on_push(
             Some(push) => with_push(&push, |push| on_push(user_data.get(), Some(push))),
             None => on_push(user_data.get(), None),
         };
+        let handled = Arc::clone(&pushes);
         listen(
             listener,
             move || {
@@ -169,6 +173,7 @@ pub extern "C" fn towline_on_push(
                 async move { pushes.next().await }
             },
             tell,
+            move || handled.done(),
         )
     })
 }
@@ -182,6 +187,7 @@ pub extern "C" fn towline_on_quality(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let listener = emptied(listener);
     guard(error, || {
         let levels = given(client, "client")?.client().qualities();
         let on_quality = on_quality.ok_or_else(|| Error::argument("on_quality", "is NULL"))?;
@@ -196,6 +202,7 @@ pub extern "C" fn towline_on_quality(
                 async move { levels.next().await }
             },
             tell,
+            || {},
         )
     })
 }
@@ -210,6 +217,7 @@ pub extern "C" fn towline_on_log(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let listener = emptied(listener);
     guard(error, || {
         let records = crate::logs(log_level(level)?)?;
         let on_log = on_log.ok_or_else(|| Error::argument("on_log", "is NULL"))?;
@@ -225,6 +233,7 @@ pub extern "C" fn towline_on_log(
                 async move { records.next().await }
             },
             tell,
+            || {},
         )
     })
 }
@@ -235,11 +244,13 @@ pub extern "C" fn towline_listener_free(listener: Option<Box<TowlineListener>>) 
     guarded((), || drop(listener));
 }
 
-/// Tells every item, one after the other, and `None` at the end: of the feed or of the listener.
+/// Tells every item, one after the other, and `None` at the end: of the feed or of the listener. `handled` is called when
+/// the app has been told an item.
 fn listen<T, N>(
     listener: Out<'_, TowlineListener>,
     next: impl Fn() -> N + Send + 'static,
     tell: impl Fn(Option<T>) + Clone + Send + 'static,
+    handled: impl Fn() + Send + 'static,
 ) -> Result<(), Error>
 where
     T: Send + 'static,
@@ -253,6 +264,7 @@ where
         while let Ok(Some(item)) = Arc::clone(&cancellation).or(next()).await {
             let tell = tell.clone();
             callbacks.make(move || tell(Some(item))).await;
+            handled();
         }
         callbacks.make(move || tell(None)).await;
     });

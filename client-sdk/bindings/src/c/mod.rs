@@ -60,6 +60,14 @@ fn put<T>(out: Out<'_, T>, value: Option<T>) {
     }
 }
 
+/// What C reads where a function fails.
+fn emptied<T>(mut out: Out<'_, T>) -> Out<'_, T> {
+    if let Some(out) = &mut out {
+        out.write(ptr::null_mut());
+    }
+    out
+}
+
 /// A handle that must be there.
 fn given<'a, T>(handle: Option<&'a T>, argument: &str) -> Result<&'a T, crate::TowlineError> {
     handle.ok_or_else(|| crate::TowlineError::argument(argument, "is NULL"))

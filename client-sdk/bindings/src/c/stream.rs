@@ -10,7 +10,7 @@ use super::{
     call::{TowlineRequest, read},
     callbacks::Callbacks,
     client::{TowlineClient, TowlineOnDone},
-    given, guard, guarded, put,
+    emptied, given, guard, guarded, put,
     raw::{self, TowlineBytes, UserData},
 };
 use crate::{MessageStream, engine::Engine, error::TowlineError as Error};
@@ -67,6 +67,7 @@ pub extern "C" fn towline_stream_open(
     stream: Option<&mut MaybeUninit<*mut TowlineStream>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
+    let stream = emptied(stream);
     guard(error, || {
         let client = given(client, "client")?.client();
         let on_event = on_event.ok_or_else(|| Error::argument("on_event", "is NULL"))?;

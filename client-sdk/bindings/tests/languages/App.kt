@@ -39,6 +39,10 @@ class App(private val edge: String, private val plain: String, private val ca: B
         client.subscribe("kotlin/#")
         client.publish("kotlin/1", "first".encodeToByteArray())
         check(client.pushFlow().first().payload.decodeToString() == "first")
+        client.publish("kotlin/2", "second".encodeToByteArray())
+        val failed = runCatching { client.pushFlow().collect { error("not handled") } }
+        check(failed.exceptionOrNull() is IllegalStateException) { failed }
+        check(client.pushFlow().first().payload.decodeToString() == "second")
     }
 
     suspend fun statesAndSignals() = coroutineScope {

@@ -82,11 +82,19 @@ async def pushes():
         await it.subscribe("news/#")
         await it.publish("news/1", b"first")
         it.publish_and_forget("news/2", b"second")
-        got = {}
-        async for push in it.pushes():
-            got[push.topic] = push.payload
-            if len(got) == 2:
-                break
+        left = it.pushes()
+        push = await left.next()
+        got = {push.topic: push.payload}
+        left.done()
+        del left
+        left = it.pushes()
+        push = await left.next()
+        # It was not handled: the next listener gets it.
+        del left
+        async for again in it.pushes():
+            assert again == push, (again, push)
+            got[again.topic] = again.payload
+            break
         assert got == {"news/1": b"first", "news/2": b"second"}, got
         await it.unsubscribe("news/#")
 

@@ -116,6 +116,14 @@ int main(int argc, char **argv) {
     TowlineRequest request = {.struct_size = sizeof request, .path = "/hello", .method = "GET"};
     REFUSED(towline_call(client, NULL, on_response, &outcome, NULL, &error), TOWLINE_STATUS_ARGUMENT, "request");
     REFUSED(towline_call(client, &request, NULL, &outcome, NULL, &error), TOWLINE_STATUS_ARGUMENT, "on_response");
+    /* A handle that is not made is NULL, so that it may be freed. */
+    TowlineCall *unmade = (TowlineCall *)&outcome;
+    TowlineStream *stream = (TowlineStream *)&outcome;
+    TowlineListener *listener = (TowlineListener *)&outcome;
+    EXPECT(towline_call(client, NULL, on_response, &outcome, &unmade, NULL) != TOWLINE_STATUS_OK && unmade == NULL);
+    EXPECT(towline_stream_open(client, NULL, NULL, NULL, &stream, NULL) != TOWLINE_STATUS_OK && stream == NULL);
+    EXPECT(towline_on_push(client, NULL, NULL, &listener, NULL) != TOWLINE_STATUS_OK && listener == NULL);
+    towline_call_free(unmade);
     TowlineRequest wrong = request;
     wrong.struct_size = 8;
     REFUSED(towline_call(client, &wrong, on_response, &outcome, NULL, &error), TOWLINE_STATUS_ARGUMENT,

@@ -15,7 +15,8 @@ public struct Listening<Element>: AsyncSequence, AsyncIteratorProtocol {
 }
 
 extension Client {
-    /// Pushes, each acknowledged to the gateway when the next one is asked for. Several sequences share them.
+    /// Pushes, each acknowledged to the gateway when the next one is asked for: one whose loop ends comes again, to the next
+    /// loop. `pushes()` is the listener itself, with `done` for who wants no other. Several sequences share them.
     public func pushSequence() throws -> Listening<Push> {
         let listener = try pushes()
         return Listening(following: { try await listener.next() }, stop: { listener.stop() })

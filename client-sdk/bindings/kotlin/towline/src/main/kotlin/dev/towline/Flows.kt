@@ -5,13 +5,28 @@
  */
 package dev.towline
 
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.isActive
 
-/** Pushes, each acknowledged to the gateway when the collector has handled it. Several collectors share them. */
+/**
+ * Pushes, each acknowledged to the gateway when the collector has handled it. One whose collector fails or is cancelled
+ * comes again, to the next one. Several collectors share them.
+ */
 fun Client.pushFlow(): Flow<Push> = flow {
     pushes().use { listener ->
-        while (true) emit(listener.next() ?: break)
+        while (true) {
+            val push = listener.next() ?: break
+            try {
+                emit(push)
+            } catch (end: CancellationException) {
+                // `first` and `take` end a flow so when they have what they want; a cancelled coroutine is not active.
+                if (currentCoroutineContext().isActive) listener.done()
+                throw end
+            }
+        }
     }
 }
 

@@ -5,8 +5,7 @@
 #   rustup target add aarch64-linux-android armv7-linux-androideabi x86_64-linux-android
 set -euo pipefail
 cd "$(dirname "$0")"
-repository="$(cd ../../.. && pwd)"
-target="${CARGO_TARGET_DIR:-$repository/target}"
+. ../generate.sh
 read -ra abis <<<"${ANDROID_ABIS:-arm64-v8a armeabi-v7a x86_64}"
 
 # Android 15 maps libraries in pages of 16 KB, and Google Play asks for it: NDK 28 aligns so by itself, 27 when told.
@@ -16,9 +15,7 @@ cargo ndk "${abis[@]/#/--target=}" --platform 26 --output-dir towline/src/main/j
     -- rustc --locked --profile sdk -p towline-ffi --crate-type cdylib
 unset RUSTFLAGS
 
-# The generated half is the same for every ABI: it is read out of a build for this machine.
-cargo build --locked -p towline-ffi
-host="$(ls "$target"/debug/libtowline_ffi.{so,dylib} 2>/dev/null | head -1)"
-cargo run --locked -p towline-ffi --example bindgen -- kotlin "$host" towline/src/generated/kotlin
+# The generated half is the same for every ABI.
+generate kotlin towline/src/generated/kotlin
 
 gradle :towline:assembleRelease

@@ -3,8 +3,7 @@
 #   rustup target add aarch64-apple-ios aarch64-apple-ios-sim x86_64-apple-ios aarch64-apple-darwin x86_64-apple-darwin
 set -euo pipefail
 cd "$(dirname "$0")"
-repository="$(cd ../../.. && pwd)"
-target="${CARGO_TARGET_DIR:-$repository/target}"
+. ../generate.sh
 export IPHONEOS_DEPLOYMENT_TARGET=15.0 MACOSX_DEPLOYMENT_TARGET=12.0
 
 triples=(aarch64-apple-ios aarch64-apple-ios-sim x86_64-apple-ios aarch64-apple-darwin x86_64-apple-darwin)
@@ -14,8 +13,7 @@ done
 
 made="$(mktemp -d)"
 trap 'rm -rf "$made"' EXIT
-cargo build --locked -p towline-ffi
-cargo run --locked -p towline-ffi --example bindgen -- swift "$target/debug/libtowline_ffi.dylib" "$made/generated"
+generate swift "$made/generated"
 mkdir -p "$made/headers/towlineFFI" "$made/simulator" "$made/mac"
 cp "$made/generated/towlineFFI.h" "$made/headers/towlineFFI/"
 cp "$made/generated/towlineFFI.modulemap" "$made/headers/towlineFFI/module.modulemap"

@@ -70,7 +70,7 @@ final class Model: ObservableObject {
             let answer = try await client.call(Request(path: "/hello", method: "GET", deadline: 10))
             let text = String(decoding: answer.body, as: UTF8.self)
             said = "\(answer.status) over \(answer.timeline.transport): \(text)"
-        } catch let TowlineError.Rpc(kind, execution, _, _, reason) {
+        } catch let TowlineError.Rpc(kind, execution, _, _, reason, _) {
             said = "\(kind), \(execution): \(reason)"
         } catch {
             said = "\(error)"

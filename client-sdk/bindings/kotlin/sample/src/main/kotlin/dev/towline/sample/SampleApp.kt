@@ -10,6 +10,7 @@ import dev.towline.Client
 import dev.towline.ClientOptions
 import dev.towline.Network
 import dev.towline.NetworkKind
+import dev.towline.TowlineException
 import java.io.File
 
 /** One client for the process, which is told what the system says of the network and of the app. */
@@ -36,9 +37,15 @@ class SampleApp : Application() {
 }
 
 private class AppWatch(private val client: Client) : DefaultLifecycleObserver {
-    override fun onStart(owner: LifecycleOwner) = client.foreground()
+    override fun onStart(owner: LifecycleOwner) = client.unlessClosed { foreground() }
 
-    override fun onStop(owner: LifecycleOwner) = client.background()
+    override fun onStop(owner: LifecycleOwner) = client.unlessClosed { background() }
+}
+
+/** A gateway may refuse a client for good, which closes it; the state says so on the screen. */
+private fun Client.unlessClosed(tell: Client.() -> Unit) = try {
+    tell()
+} catch (_: TowlineException.Closed) {
 }
 
 private class NetworkWatch(private val client: Client) : ConnectivityManager.NetworkCallback() {
@@ -56,7 +63,7 @@ private class NetworkWatch(private val client: Client) : ConnectivityManager.Net
     private fun tell(network: Network) {
         if (network == told) return
         told = network
-        client.networkChanged(network)
+        client.unlessClosed { networkChanged(network) }
     }
 
     private fun kind(capabilities: NetworkCapabilities) = when {

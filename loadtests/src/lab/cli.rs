@@ -1,11 +1,12 @@
 //! The laboratory's command line.
 
-use std::{process::ExitCode, thread};
+use std::{process::ExitCode, thread, time::Duration};
 
 use clap::{Parser, Subcommand};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
+    time::timeout,
 };
 
 use super::{
@@ -19,6 +20,9 @@ use super::{
 
 /// What shells say of a process that an interrupt has ended.
 const INTERRUPTED: u8 = 130;
+/// How often, and for how long each time, what a signal ended is waited for: it may have started a process meanwhile.
+const STOP_TRIES: u32 = 20;
+const STOP_TRY: Duration = Duration::from_millis(500);
 
 /// Weak networks on one machine, and what clients make of them.
 ///
@@ -107,18 +111,32 @@ fn work(
     ground::check()?;
     clean();
     let (done, outcome) = oneshot::channel();
+    let mut outcome = outcome;
     // Nobody waits for the outcome of what a signal has ended.
     thread::spawn(move || drop(done.send(work())));
     runtime()?.block_on(async {
         tokio::select! {
-            outcome = outcome => outcome.unwrap_or_else(|_| Err("the laboratory's thread ended".to_owned())),
+            outcome = &mut outcome => outcome.unwrap_or_else(|_| Err("the laboratory's thread ended".to_owned())),
             signal = signalled(ends_on_interrupt) => {
                 signal?;
-                ground::remove_own();
+                stop(outcome).await;
                 Ok(ExitCode::from(INTERRUPTED))
             }
         }
     })
+}
+
+/// Lets what runs remove what it made, servers and folders too: it fails when its processes are gone. What does not end
+/// in time is removed all the same.
+async fn stop<T>(mut outcome: oneshot::Receiver<T>) {
+    run::begin_nothing_more();
+    for _ in 0..STOP_TRIES {
+        ground::end_own();
+        if timeout(STOP_TRY, &mut outcome).await.is_ok() {
+            break;
+        }
+    }
+    ground::remove_own();
 }
 
 async fn signalled(by_interrupt: bool) -> Result<(), String> {

@@ -6,7 +6,7 @@ mod servers;
 mod wire;
 
 pub(super) use self::{
-    netns::{check, remove_leftovers, remove_own},
+    netns::{check, end_own, remove_leftovers, remove_own},
     servers::{Ground, Programs, Runs, Servers},
     wire::Wire,
 };

@@ -93,12 +93,23 @@ pub(in crate::lab) fn remove_leftovers() -> Vec<String> {
     remove_where(|maker| !is_laboratory(maker))
 }
 
+/// Ends all processes in namespaces of this process: whoever waits for one goes on.
+pub(in crate::lab) fn end_own() {
+    named_where(|maker| maker == process::id()).iter().for_each(|name| end_processes(name));
+}
+
 /// Removes all namespaces of this process, whoever still uses them.
 pub(in crate::lab) fn remove_own() {
     remove_where(|maker| maker == process::id());
 }
 
 fn remove_where(unwanted: impl Fn(u32) -> bool) -> Vec<String> {
+    let names = named_where(unwanted);
+    names.iter().for_each(|name| remove(name));
+    names
+}
+
+fn named_where(is_wanted: impl Fn(u32) -> bool) -> Vec<String> {
     let named = |folder: &str| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
@@ -106,8 +117,7 @@ fn remove_where(unwanted: impl Fn(u32) -> bool) -> Vec<String> {
     let mut names = [named(NAMED), named(ETC)].concat();
     names.sort();
     names.dedup();
-    names.retain(|name| maker(name).is_some_and(&unwanted));
-    names.iter().for_each(|name| remove(name));
+    names.retain(|name| maker(name).is_some_and(&is_wanted));
     names
 }
 
@@ -119,13 +129,25 @@ fn maker(name: &str) -> Option<u32> {
 /// Whether a process runs this program: ids of processes are used again.
 fn is_laboratory(pid: u32) -> bool {
     let program = |pid: &str| fs::read_link(PathBuf::from("/proc").join(pid).join("exe"));
-    let name = |path: io::Result<PathBuf>| path.ok().and_then(|path| path.file_name().map(ToOwned::to_owned));
+    let name = |path: io::Result<PathBuf>| path.ok().as_deref().and_then(program_name);
     let own = name(program("self"));
     own.is_some() && name(program(&pid.to_string())) == own
 }
 
+/// Of a program that was built again while it runs the kernel says that its file is deleted.
+fn program_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    Some(name.strip_suffix(" (deleted)").unwrap_or(name).to_owned())
+}
+
 /// Ends the processes of a namespace and deletes it. What is gone already does no harm.
 fn remove(name: &str) {
+    end_processes(name);
+    let _ = ip(&["netns", "delete", name]);
+    let _ = fs::remove_dir_all(Path::new(ETC).join(name));
+}
+
+fn end_processes(name: &str) {
     let pids = Command::new("ip").args(["netns", "pids", name]).output();
     let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != own_pid()) {
@@ -133,8 +155,6 @@ fn remove(name: &str) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
-    let _ = ip(&["netns", "delete", name]);
-    let _ = fs::remove_dir_all(Path::new(ETC).join(name));
 }
 
 /// A thread of this process may be inside.
@@ -164,5 +184,7 @@ mod tests {
         }
         assert!(is_laboratory(process::id()));
         assert!(!is_laboratory(1), "this program is not init");
+        let again = Path::new("/opt/towline-lab (deleted)");
+        assert_eq!(program_name(again).as_deref(), Some("towline-lab"), "built again while it runs");
     }
 }

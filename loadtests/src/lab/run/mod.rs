@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -73,7 +73,7 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "STRATEGY")]
     pub without: Vec<String>,
     /// The SDK as it is, and again with each strategy switched off in turn
-    #[arg(long, conflicts_with = "without")]
+    #[arg(long, conflicts_with_all = ["without", "clients"])]
     pub ablate: bool,
     /// Writes all figures and calls to FILE
     #[arg(long, value_name = "FILE")]
@@ -105,10 +105,21 @@ struct Outcome {
     trial: Trial,
 }
 
+/// A signal ended the laboratory: no other client begins.
+static ENDS: AtomicBool = AtomicBool::new(false);
+
+/// What runs goes on, and nothing is begun behind it.
+pub(super) fn begin_nothing_more() {
+    ENDS.store(true, Ordering::Relaxed);
+}
+
 /// Runs all; whether nothing ran twice and everything could be tried.
 pub(super) fn run(args: &RunArgs) -> Result<bool, String> {
     let profiles = chosen(&args.profiles)?;
     check_strategies(&args.without)?;
+    if !args.without.is_empty() && !args.clients.contains(&Who::Sdk) {
+        return Err("--without is of the SDK, which is not among --clients".to_owned());
+    }
     let ground = Ground::new(Programs::find(args.towline.as_deref())?)?;
     let effort = effort(args);
     let results = work(&tasks(args, &profiles), &ground, &effort, args.parallel);
@@ -186,6 +197,9 @@ fn work(tasks: &[Task], ground: &Ground, effort: &Effort, parallel: usize) -> Ve
         for _ in 0..parallel.clamp(1, tasks.len().max(1)) {
             scope.spawn(|| {
                 while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if ENDS.load(Ordering::Relaxed) {
+                        break;
+                    }
                     let trial = task.run(ground, effort);
                     let mut results = lock();
                     results.push((

@@ -532,3 +532,22 @@ fn what_is_not_known_when_the_handshake_is_complete_has_not_run_and_goes_anywher
     assert_eq!(session.on_welcome(&hello, &lost(8)), [(seq, Fate::Send)]);
     assert!(session.may_send(seq));
 }
+
+#[test]
+fn a_session_that_was_resumed_for_a_lost_welcome_says_nothing_of_what_a_post_took_to_the_one_before() {
+    for options in [UNARY, IDEMPOTENT] {
+        let mut session = known();
+        let seq = session.open(options);
+        let (post, _) = short(&mut session, &[seq]);
+        session.on_short_over(post);
+        let hello = session.hello(Hello::default());
+        let fates = session.on_welcome(&hello, &Welcome { unknown: vec![seq], ..named(8) });
+        match &fates[..] {
+            [(_, Fate::Send)] => assert!(options.idempotent && session.may_send(seq)),
+            [(_, Fate::Fail(error))] => {
+                assert_eq!((options.idempotent, error.execution), (false, Execution::MayHaveRun));
+            }
+            _ => panic!("{fates:?}"),
+        }
+    }
+}

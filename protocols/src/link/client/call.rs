@@ -177,7 +177,10 @@ impl Call {
             // The server read HELLO before it read the POST, whose answer broke off: it holds that.
             return Some(Fate::Ask);
         }
-        if welcome.resumed {
+        // The server resumed another session than a POST took it to, and says nothing of that one.
+        let is_other = self.was_posted() && self.tie.is_some_and(|tie| tie != welcome.session_id);
+        let has_not_run = welcome.resumed && !is_other;
+        if has_not_run {
             // A POST that was given up may still arrive, and the older connection bring it until the handshake is
             // complete: in this session it runs once all the same, so it is given to no other.
             let may_come = self.was_posted() || welcome.visiting;
@@ -186,7 +189,7 @@ impl Call {
             // Behind a HELLO that led to another session, what is idempotent is run.
             self.doubtful |= welcome.visiting || self.options.idempotent;
         }
-        Some(self.again(welcome.resumed))
+        Some(self.again(has_not_run))
     }
 
     /// What becomes of it when nobody brings an answer any more; `has_not_run`: the session that it is tied to, or was,

@@ -374,6 +374,22 @@ typedef struct {
 // Told each record of the log. The last call has NULL.
 typedef void (*TowlineOnLog)(void *user_data, const TowlineLogRecord *record);
 
+// How a call ended that towline_submit took in.
+typedef struct {
+  // Names the call.
+  const char *key;
+  // What the app put beside it.
+  TowlineBytes tag;
+  // The answer; or NULL.
+  const TowlineResponse *response;
+  // Why there is none; or NULL.
+  const TowlineError *error;
+} TowlineOutcome;
+
+// Told each outcome, which is handed out again, in the next run of the app too, until towline_acknowledge. The last call
+// has NULL.
+typedef void (*TowlineOnOutcome)(void *user_data, const TowlineOutcome *outcome);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -608,6 +624,35 @@ TowlineStatus towline_on_log(uint32_t level,
 
 // Ends a listener, whose callback is told NULL; NULL is nothing.
 void towline_listener_free(TowlineListener *listener);
+
+// Takes a call in that outlives the app. It needs the option identity_file, beside which it is kept; it runs once, in this
+// run of the app or a later one; and towline_on_outcome tells how it ended. on_done, which may be NULL, is told when the
+// call is on disk, or why it was not taken in: it may run all the same where that error says that it may have run.
+//
+// key names the call, 1 to 256 bytes, and is free again once its outcome is acknowledged. tag is what the app wants to
+// find beside the outcome, up to 4096 bytes.
+TowlineStatus towline_submit(const TowlineClient *client,
+                             const TowlineRequest *request,
+                             const char *key,
+                             TowlineBytes tag,
+                             TowlineOnDone on_done,
+                             void *user_data,
+                             TowlineError **error);
+
+// Listens for outcomes of calls that were submitted, in earlier runs of the app too. Each goes to one listener.
+TowlineStatus towline_on_outcome(const TowlineClient *client,
+                                 TowlineOnOutcome on_outcome,
+                                 void *user_data,
+                                 TowlineListener **listener,
+                                 TowlineError **error);
+
+// The app is done with the outcome of that key: it is not handed out again, and the key is free. on_done, which may be
+// NULL, is told when that is on disk, or why the outcome stays.
+TowlineStatus towline_acknowledge(const TowlineClient *client,
+                                  const char *key,
+                                  TowlineOnDone on_done,
+                                  void *user_data,
+                                  TowlineError **error);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,8 +1,8 @@
 //! The Towline client for Kotlin, Swift and Python (by uniffi) and for C (`include/towline.h`).
 //!
 //! Everything stands on `towline_client`; here are its shapes in other languages. `engine` runs it: one tokio runtime
-//! for the process. `client` and `stream` are the handles, `request` and `options` what goes in, `listen` and `logs`
-//! what an app waits for, `error` what went wrong; `c` is the C ABI over the same handles, and the only place with
+//! for the process. `client` and `stream` are the handles, `request` and `options` what goes in, `listen`, `durable` and
+//! `logs` what an app waits for, `error` what went wrong; `c` is the C ABI over the same handles, and the only place with
 //! `unsafe`.
 //!
 //! Whoever listens asks for one thing after the other (`next()`), which Kotlin's `Flow`, Swift's `AsyncSequence` and
@@ -14,6 +14,7 @@ uniffi::setup_scaffolding!();
 mod c;
 mod cancel;
 mod client;
+mod durable;
 mod engine;
 mod error;
 mod listen;
@@ -28,6 +29,7 @@ mod stream;
 
 pub use cancel::Cancellation;
 pub use client::Client;
+pub use durable::{DurableOutcome, OutcomeListener};
 pub use error::{ErrorKind, Execution, TowlineError};
 pub use listen::{LineState, Push, PushListener, Quality, QualityListener, StateListener, Transport};
 pub use logs::{LogLevel, LogListener, LogRecord, logs};

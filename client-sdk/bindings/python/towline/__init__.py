@@ -17,6 +17,7 @@ from .towline_ffi import (
     Client,
     ClientOptions,
     DictionaryFetch,
+    DurableOutcome,
     ErrorKind,
     Execution,
     GrpcStatus,
@@ -30,6 +31,7 @@ from .towline_ffi import (
     MessageStream,
     Network,
     NetworkKind,
+    OutcomeListener,
     Push,
     PushListener,
     Quality,
@@ -67,7 +69,7 @@ def _iterates(kind, step):
     kind.__anext__ = following
 
 
-for _kind in (PushListener, StateListener, QualityListener, LogListener):
+for _kind in (PushListener, StateListener, QualityListener, OutcomeListener, LogListener):
     _iterates(_kind, "next")
 _iterates(MessageStream, "message")
 

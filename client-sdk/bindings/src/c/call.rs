@@ -258,7 +258,7 @@ impl TowlineTimeline {
 }
 
 impl TowlineResponse {
-    fn new(response: Response) -> Self {
+    pub(super) fn new(response: Response) -> Self {
         let pairs = |fields: &[Header]| {
             fields.iter().map(|field| (c_text(&field.name), c_text(&field.value))).collect::<Vec<_>>()
         };

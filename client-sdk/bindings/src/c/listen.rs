@@ -246,7 +246,7 @@ pub extern "C" fn towline_listener_free(listener: Option<Box<TowlineListener>>) 
 
 /// Tells every item, one after the other, and `None` at the end: of the feed or of the listener. `handled` is called when
 /// the app has been told an item.
-fn listen<T, N>(
+pub(super) fn listen<T, N>(
     listener: Out<'_, TowlineListener>,
     next: impl Fn() -> N + Send + 'static,
     tell: impl Fn(Option<T>) + Clone + Send + 'static,

@@ -13,6 +13,7 @@
 mod call;
 mod callbacks;
 mod client;
+mod durable;
 mod error;
 mod listen;
 mod options;

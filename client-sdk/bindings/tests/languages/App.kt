@@ -2,6 +2,7 @@
 
 import dev.towline.*
 import java.io.File
+import java.nio.file.Files
 import java.time.Duration
 import kotlinx.coroutines.*
 import kotlinx.coroutines.flow.*
@@ -43,6 +44,23 @@ class App(private val edge: String, private val plain: String, private val ca: B
         val failed = runCatching { client.pushFlow().collect { error("not handled") } }
         check(failed.exceptionOrNull() is IllegalStateException) { failed }
         check(client.pushFlow().first().payload.decodeToString() == "second")
+    }
+
+    suspend fun durable() {
+        val identity = Files.createTempDirectory("towline").resolve("identity").toString()
+        val options = ClientOptions(endpoints = listOf(edge), rootsPem = ca, identityFile = identity)
+        Client(options).use { client ->
+            client.submit(Request(UNARY, text("pay")), "order-1", "cart".encodeToByteArray())
+            client.shutdown()
+        }
+        Client(options).use { client ->
+            val outcome = client.outcomeFlow().first()
+            check(outcome.key() == "order-1" && outcome.tag().decodeToString() == "cart")
+            check(outcome.message().startsWith(text("pay")) && outcome.response().status == 200.toUShort())
+            client.acknowledge("order-1")
+            refused<TowlineException.Argument> { client.acknowledge("order-1") }
+            client.shutdown()
+        }
     }
 
     suspend fun statesAndSignals() = coroutineScope {
@@ -96,7 +114,7 @@ class App(private val edge: String, private val plain: String, private val ca: B
     }
 
     suspend fun run() {
-        val parts = listOf(::calls, ::streams, ::pushes, ::statesAndSignals, ::misuse, ::cancellation, ::panics)
+        val parts = listOf(::calls, ::streams, ::pushes, ::durable, ::statesAndSignals, ::misuse, ::cancellation, ::panics)
         for (part in parts) {
             withTimeout(60_000) { part() }
             println("ok ${part.name}")

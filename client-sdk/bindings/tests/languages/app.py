@@ -5,6 +5,7 @@ import datetime
 import gc
 import pathlib
 import sys
+import tempfile
 
 import towline
 from towline import Client, ClientOptions, Execution, ErrorKind, Request, TowlineError, towline_ffi
@@ -97,6 +98,44 @@ async def pushes():
             break
         assert got == {"news/1": b"first", "news/2": b"second"}, got
         await it.unsubscribe("news/#")
+
+
+async def durable():
+    with tempfile.TemporaryDirectory() as folder:
+        def run():
+            return client(identity_file=f"{folder}/identity")
+
+        async with run() as it:
+            await it.submit(Request(path=UNARY, message=text("pay")), "order-1", tag=b"cart")
+            await it.submit(Request(path=UNARY, message=FAIL), "order-2")
+            again = it.submit(Request(path=UNARY, message=text("pay")), "order-1")
+            await refused(again, TowlineError.Rpc, kind=ErrorKind.MALFORMED, execution=Execution.NOT_RUN)
+        # The next run of the app has what became of them.
+        async with run() as it:
+            got = {}
+            async for outcome in it.outcomes():
+                got[outcome.key()] = outcome
+                if len(got) == 2:
+                    break
+            assert got["order-1"].tag() == b"cart" and got["order-1"].response().status == 200
+            assert got["order-1"].message().startswith(text("pay")), got
+            assert got["order-2"].response().grpc_status.code == 5
+            try:
+                raise AssertionError(got["order-2"].message())
+            except TowlineError.Grpc as error:
+                assert error.code == 5
+            for key in got:
+                await it.acknowledge(key)
+                await refused(it.acknowledge(key), TowlineError.Argument, argument="key")
+        # And the one behind it nothing of what was acknowledged.
+        async with run() as it:
+            await it.submit(Request(path=UNARY, message=text("on")), "order-1")
+            outcome = await it.outcomes().next()
+            assert (outcome.key(), outcome.tag()) == ("order-1", b""), outcome
+    async with client() as it:
+        await refused(it.acknowledge("order-1"), TowlineError.Config, option="identity_file")
+        await refused(it.submit(Request(path=UNARY), "order-1"), TowlineError.Rpc, execution=Execution.NOT_RUN)
+    await refused(it.submit(Request(path=UNARY), "order-1"), TowlineError.Closed)
 
 
 async def states_and_signals():
@@ -243,7 +282,7 @@ async def refused(work, error, **fields):
 
 
 async def main():
-    for part in (calls, streams, one_direction_waits_for_the_other, pushes, states_and_signals, logs, misuse,
+    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, states_and_signals, logs, misuse,
                  cancellation, panics, release):
         await asyncio.wait_for(part(), 60)
         print("ok", part.__name__)

@@ -40,6 +40,18 @@ fn misuse_and_panics_are_typed_errors() {
     assert!(said.ends_with("everything was as it should be\n"), "{said}");
 }
 
+#[test]
+fn a_call_outlives_its_client() {
+    if !has("cc") {
+        return;
+    }
+    let bed = Bed::start();
+    let durable = compiled(&bed, "tests/languages/durable.c");
+    let identity = bed.folder.path().join("identity");
+    let said = run(program(&durable).arg(bed.endpoint("plain")).arg(identity));
+    assert!(said.ends_with("everything was as it should be\n"), "{said}");
+}
+
 /// The header is also C++.
 #[test]
 fn the_header_compiles_as_cpp() {

@@ -3,7 +3,7 @@
 use std::{env, fs, path::Path};
 
 /// The sources of the C ABI, as the header lists them.
-const SOURCES: [&str; 7] = ["error", "raw", "options", "client", "call", "stream", "listen"];
+const SOURCES: [&str; 8] = ["error", "raw", "options", "client", "call", "stream", "listen", "durable"];
 
 #[test]
 fn the_header_is_up_to_date() {

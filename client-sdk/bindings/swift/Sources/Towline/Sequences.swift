@@ -34,6 +34,12 @@ extension Client {
         return Listening(following: { try await listener.next() }, stop: { listener.stop() })
     }
 
+    /// Outcomes of calls that were submitted, in earlier runs of the app too: each again until it is acknowledged.
+    public func outcomeSequence() throws -> Listening<DurableOutcome> {
+        let listener = try outcomes()
+        return Listening(following: { try await listener.next() }, stop: { listener.stop() })
+    }
+
     /// As `call`, and cancelled with its task.
     public func call(_ request: Request) async throws -> Response {
         let cancellation = Cancellation()

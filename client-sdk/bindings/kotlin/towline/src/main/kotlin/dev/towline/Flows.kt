@@ -44,6 +44,13 @@ fun Client.qualityFlow(): Flow<Quality> = flow {
     }
 }
 
+/** Outcomes of calls that were submitted, in earlier runs of the app too: each again until it is acknowledged. */
+fun Client.outcomeFlow(): Flow<DurableOutcome> = flow {
+    outcomes().use { listener ->
+        while (true) emit(listener.next() ?: break)
+    }
+}
+
 /** What all clients of the process log, from [level] upwards. */
 fun logFlow(level: LogLevel): Flow<LogRecord> = flow {
     logs(level).use { listener ->

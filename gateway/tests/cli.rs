@@ -88,6 +88,37 @@ fn a_policy_document_is_checked_with_places_and_remedies() {
 }
 
 #[test]
+fn answers_of_a_hook_are_forgotten_at_a_running_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (listener, backend, admin) = (port(), port(), port().to_string());
+    let text = format!(
+        "[[listeners]]\nname = \"a\"\nbind = \"{listener}\"\ntls = \"off\"\n[admin]\nbind = \"{admin}\"\n\
+         [[backends]]\nname = \"accounts\"\nkind = \"http1\"\naddress = \"{backend}\"\n\
+         [auth.hook]\nbackend = \"accounts\"\n"
+    );
+    std::fs::write(folder.path().join("t.toml"), text).unwrap();
+    let mut gateway = towline()
+        .current_dir(folder.path())
+        .args(["serve", "--config", "t.toml"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().contains("admin listening")).unwrap().unwrap();
+    let forget = |arguments: &[&str]| {
+        towline().args(["auth", "forget", "--admin", &admin]).args(arguments).output().unwrap()
+    };
+    for arguments in [&[][..], &["--user", "ada"]] {
+        let output = forget(arguments);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "0 answers forgotten\n");
+    }
+    assert!(!forget(&["--user", ""]).status.success());
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+}
+
+#[test]
 fn a_policy_is_pushed_shown_compared_and_rolled_back_at_a_running_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

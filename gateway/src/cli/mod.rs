@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod auth;
 pub mod call;
 mod cert;
 mod certificates;
@@ -44,6 +45,8 @@ pub enum Command {
     Cert(cert::Arguments),
     /// Look at messages that wait in a running gateway's store, and send dead letters again
     Outbox(outbox::OutboxArgs),
+    /// Forget what the hook said of who clients are
+    Auth(auth::AuthArgs),
     /// Check, push and watch the policy of clients
     Policy(policy::PolicyArgs),
     /// Make a line for the password file; the password is read from standard input
@@ -72,6 +75,7 @@ pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> 
         Command::Dict(arguments) => dict::run(arguments),
         Command::Cert(arguments) => cert::run(arguments),
         Command::Outbox(arguments) => outbox::run(arguments),
+        Command::Auth(arguments) => auth::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }

@@ -1,5 +1,6 @@
 //! The admin listener: metrics, health, status, and the push API that backends call.
 
+mod auth;
 mod dictionaries;
 mod outbox;
 mod policy;
@@ -101,6 +102,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/sessions", get(sessions))
+        .merge(auth::router())
         .merge(dictionaries::router())
         .merge(outbox::router())
         .merge(policy::router())
@@ -113,7 +115,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
 async fn not_found() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "here are /, /metrics, /healthz, /readyz, /sessions, /dictionaries, /outbox, /policy and the push API (gRPC)\n",
+        "here are /, /metrics, /healthz, /readyz, /sessions, /auth/forget, /dictionaries, /outbox, /policy and the push API (gRPC)\n",
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
 
@@ -22,16 +23,30 @@ pub(super) struct Cache {
     asked_max: usize,
     allowed_for: Duration,
     denied_for: Duration,
+    hasher: RandomState,
 }
 
 struct State {
     kept: LruCache<Key, Kept>,
     asked: HashMap<Key, Awaited>,
+    /// How often answers were forgotten: what was asked before that is not kept.
+    forgotten: u64,
 }
 
 struct Kept {
     answer: Answer,
     until: Instant,
+    asked_of: UserHash,
+}
+
+/// Of the user that a question names; `None` if it names none.
+type UserHash = Option<u64>;
+
+/// A question that is under way.
+pub(super) struct Place {
+    key: Key,
+    asked_of: UserHash,
+    forgotten: u64,
 }
 
 /// What there is for a question.
@@ -40,7 +55,7 @@ pub(super) enum Found {
     /// Somebody has asked the same.
     Asked(Awaited),
     /// Nobody has: the caller is to ask.
-    Nobody(oneshot::Sender<Outcome>, Awaited),
+    Nobody(Place, oneshot::Sender<Outcome>, Awaited),
     /// Too many questions are under way.
     Full,
 }
@@ -53,8 +68,9 @@ impl Cache {
         denied_for: Duration,
     ) -> Self {
         // Bounded here: the crate would take memory for all entries at once.
-        let state = State { kept: LruCache::unbounded(), asked: HashMap::new() };
-        Self { state: Mutex::new(state), entries_max, asked_max, allowed_for, denied_for }
+        let state = State { kept: LruCache::unbounded(), asked: HashMap::new(), forgotten: 0 };
+        let (state, hasher) = (Mutex::new(state), RandomState::new());
+        Self { state, entries_max, asked_max, allowed_for, denied_for, hasher }
     }
 
     /// The answer, if it is kept.
@@ -62,7 +78,8 @@ impl Cache {
         self.state.lock().kept(key, now)
     }
 
-    pub(super) fn find(&self, key: &Key, now: Instant) -> Found {
+    /// What there is for a question that names `user`.
+    pub(super) fn find(&self, key: &Key, user: Option<&str>, now: Instant) -> Found {
         let mut state = self.state.lock();
         if let Some(answer) = state.kept(key, now) {
             return Found::Kept(answer);
@@ -76,12 +93,18 @@ impl Cache {
         let (sender, receiver) = oneshot::channel();
         let awaited = receiver.shared();
         state.asked.insert(*key, awaited.clone());
-        Found::Nobody(sender, awaited)
+        let place = Place { key: *key, asked_of: self.user_hash(user), forgotten: state.forgotten };
+        Found::Nobody(place, sender, awaited)
     }
 
     /// A question is over, with this answer or with none. True if another answer that was still good had to go.
-    pub(super) fn settle(&self, key: Key, answer: Option<&Answer>, now: Instant) -> bool {
+    pub(super) fn settle(&self, place: Place, answer: Option<&Answer>, now: Instant) -> bool {
+        let Place { key, asked_of, forgotten } = place;
         let mut state = self.state.lock();
+        if forgotten != state.forgotten {
+            // Another may be under way for the same by now.
+            return false;
+        }
         state.asked.remove(&key);
         let Some(answer) = answer else { return false };
         let longest = match answer.verdict {
@@ -92,9 +115,37 @@ impl Cache {
         if until <= now {
             return false;
         }
-        state.kept.put(key, Kept { answer: answer.clone(), until });
+        state.kept.put(key, Kept { answer: answer.clone(), until, asked_of });
         let pushed_out = if state.kept.len() > self.entries_max { state.kept.pop_lru() } else { None };
         pushed_out.is_some_and(|(_, kept)| kept.until > now)
+    }
+
+    /// Forgets all answers, or those to questions that name a user and those that say that a client is that user. Whoever
+    /// asks from now on asks the backend, also where the same is under way. Says how many were kept.
+    pub(super) fn forget(&self, user: Option<&str>) -> usize {
+        let mut state = self.state.lock();
+        state.forgotten += 1;
+        state.asked.clear();
+        let before = state.kept.len();
+        let Some(user) = user else {
+            state.kept.clear();
+            return before;
+        };
+        let asked_of = self.user_hash(Some(user));
+        let is_of = |kept: &Kept| match &kept.answer.verdict {
+            _ if kept.asked_of == asked_of => true,
+            Verdict::Allow(allowed) => allowed.user.as_deref() == Some(user),
+            Verdict::Deny(..) | Verdict::NotMine => false,
+        };
+        let keys: Vec<Key> = state.kept.iter().filter(|(_, kept)| is_of(kept)).map(|(key, _)| *key).collect();
+        for key in &keys {
+            state.kept.pop(key);
+        }
+        keys.len()
+    }
+
+    fn user_hash(&self, user: Option<&str>) -> UserHash {
+        user.map(|user| self.hasher.hash_one(user))
     }
 }
 
@@ -116,11 +167,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::auth::hook::Allowed;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn allow(keep_s: Option<u64>) -> Answer {
         Answer { verdict: Verdict::Allow(Arc::default()), keep: keep_s.map(Duration::from_secs) }
+    }
+
+    /// A question of `user` that is answered at once.
+    fn settle(cache: &Cache, key: Key, user: Option<&str>, answer: &Answer, now: Instant) -> bool {
+        // What is kept of the same is not looked at.
+        let asked_of = cache.user_hash(user);
+        let place = Place { key, asked_of, forgotten: cache.state.lock().forgotten };
+        cache.settle(place, Some(answer), now)
     }
 
     #[test]
@@ -135,12 +195,12 @@ mod tests {
             (4, denied.clone(), 5),
             (5, Answer { keep: Some(60 * SECOND), ..denied }, 5),
         ] {
-            cache.settle([number; 32], Some(&answer), now);
+            settle(&cache, [number; 32], None, &answer, now);
             let last = now + seconds * SECOND - SECOND / 2;
             assert_eq!(cache.kept(&[number; 32], last), Some(answer), "{number}");
             assert_eq!(cache.kept(&[number; 32], now + seconds * SECOND), None, "{number}");
         }
-        cache.settle([6; 32], Some(&allow(Some(0))), now);
+        settle(&cache, [6; 32], None, &allow(Some(0)), now);
         assert_eq!(cache.kept(&[6; 32], now), None, "it was not to be kept");
     }
 
@@ -148,26 +208,61 @@ mod tests {
     fn a_full_cache_gives_up_what_was_used_least_recently() {
         let cache = Cache::new(2, 8, 60 * SECOND, SECOND);
         let now = Instant::now();
-        assert!(!cache.settle([1; 32], Some(&allow(None)), now));
-        assert!(!cache.settle([2; 32], Some(&allow(Some(1))), now));
+        assert!(!settle(&cache, [1; 32], None, &allow(None), now));
+        assert!(!settle(&cache, [2; 32], None, &allow(Some(1)), now));
         assert!(cache.kept(&[1; 32], now).is_some());
-        assert!(cache.settle([3; 32], Some(&allow(None)), now), "2 was good");
+        assert!(settle(&cache, [3; 32], None, &allow(None), now), "2 was good");
         assert!(cache.kept(&[1; 32], now).is_some() && cache.kept(&[2; 32], now).is_none());
-        assert!(!cache.settle([3; 32], Some(&allow(None)), now), "it took its own place");
+        assert!(!settle(&cache, [3; 32], None, &allow(None), now), "it took its own place");
     }
 
     #[test]
     fn equal_questions_are_one_and_their_number_is_bounded() {
         let cache = Cache::new(2, 2, SECOND, SECOND);
         let now = Instant::now();
-        let Found::Nobody(sender, first) = cache.find(&[1; 32], now) else { panic!("kept or asked") };
-        let Found::Asked(second) = cache.find(&[1; 32], now) else { panic!("asked twice") };
-        assert!(matches!(cache.find(&[2; 32], now), Found::Nobody(..)));
-        assert!(matches!(cache.find(&[3; 32], now), Found::Full));
-        cache.settle([1; 32], None, now);
+        let find = |key: u8| cache.find(&[key; 32], None, now);
+        let Found::Nobody(place, sender, first) = find(1) else { panic!("kept or asked") };
+        let Found::Asked(second) = find(1) else { panic!("asked twice") };
+        assert!(matches!(find(2), Found::Nobody(..)));
+        assert!(matches!(find(3), Found::Full));
+        cache.settle(place, None, now);
         assert!(sender.send(Ok(allow(None))).is_ok());
         assert_eq!(first.now_or_never(), Some(Ok(Ok(allow(None)))));
         assert_eq!(second.now_or_never(), Some(Ok(Ok(allow(None)))));
-        assert!(matches!(cache.find(&[1; 32], now), Found::Nobody(..)), "it failed: the next one asks again");
+        assert!(matches!(find(1), Found::Nobody(..)), "it failed: the next one asks again");
+    }
+
+    #[test]
+    fn answers_of_a_user_are_forgotten_by_either_name_and_all_at_once() {
+        let cache = Cache::new(8, 8, 60 * SECOND, 60 * SECOND);
+        let now = Instant::now();
+        let is_ada = Allowed { user: Some("ada".into()), ..Allowed::default() };
+        let is_ada = Answer { verdict: Verdict::Allow(Arc::new(is_ada)), keep: None };
+        let denied = Answer { verdict: Verdict::NotMine, keep: None };
+        settle(&cache, [1; 32], Some("a@b"), &is_ada, now);
+        settle(&cache, [2; 32], Some("ada"), &allow(None), now);
+        settle(&cache, [3; 32], Some("ada"), &denied, now);
+        settle(&cache, [4; 32], Some("bob"), &allow(None), now);
+        settle(&cache, [5; 32], None, &allow(None), now);
+        let kept = || (1..=5).filter(|key| cache.kept(&[*key; 32], now).is_some()).collect::<Vec<u8>>();
+        assert_eq!((cache.forget(Some("eve")), kept()), (0, vec![1, 2, 3, 4, 5]));
+        assert_eq!((cache.forget(Some("ada")), kept()), (3, vec![4, 5]));
+        assert_eq!((cache.forget(None), kept()), (2, vec![]));
+    }
+
+    #[test]
+    fn what_was_asked_before_is_neither_kept_nor_waited_for() {
+        let cache = Cache::new(8, 8, 60 * SECOND, 60 * SECOND);
+        let now = Instant::now();
+        let find = || cache.find(&[1; 32], Some("ada"), now);
+        let Found::Nobody(before, _sender, _awaited) = find() else { panic!("kept or asked") };
+        cache.forget(Some("ada"));
+        let Found::Nobody(after, _sender, _awaited) = find() else {
+            panic!("waits for what was asked before")
+        };
+        cache.settle(before, Some(&allow(None)), now);
+        assert!(matches!(find(), Found::Asked(_)), "the later question is under way yet");
+        cache.settle(after, Some(&Answer { verdict: Verdict::NotMine, keep: None }), now);
+        assert_eq!(cache.kept(&[1; 32], now).map(|answer| answer.verdict), Some(Verdict::NotMine));
     }
 }

@@ -37,13 +37,10 @@ use tokio::{
 };
 use towline_protocols::link::Priority;
 
+use self::cache::{Awaited, Cache, Found, Place};
 pub use self::{
     answer::{Allowed, Answer, Verdict},
     question::Question,
-};
-use self::{
-    cache::{Awaited, Cache, Found},
-    question::Key,
 };
 use crate::{
     backend::{self, Backend},
@@ -175,6 +172,11 @@ impl Hook {
         self.settings.deadline
     }
 
+    /// Forgets what the backend said of a user, or of everybody, so that it is asked again. Says how many answers that were.
+    pub fn forget(&self, user: Option<&str>) -> usize {
+        self.cache.forget(user)
+    }
+
     /// The answer, if there is one without asking.
     pub fn known(&self, question: &Question<'_>) -> Option<Answer> {
         let answer = self.cache.kept(&question.key(&self.key), now())?;
@@ -203,7 +205,7 @@ impl Hook {
 
     fn begin(self: &Arc<Self>, question: &Question<'_>) -> Begun {
         let key = question.key(&self.key);
-        match self.cache.find(&key, now()) {
+        match self.cache.find(&key, question.user(), now()) {
             Found::Kept(answer) => {
                 self.count(question.name(), "hit");
                 Begun::Over(Ok(answer))
@@ -217,19 +219,19 @@ impl Hook {
                 self.limit_hit("auth.hook.waiting_max");
                 Begun::Over(Err(Failure::of("too many questions wait for an answer")))
             }
-            Found::Nobody(sender, awaited) => {
-                let asking = Asking::new(self, key, question);
-                tokio::spawn(Arc::clone(self).pose(asking, sender));
+            Found::Nobody(place, sender, awaited) => {
+                let asking = Asking::new(self, question);
+                tokio::spawn(Arc::clone(self).pose(asking, place, sender));
                 Begun::Awaited(awaited)
             }
         }
     }
 
     /// Asks, and tells everybody who waits.
-    async fn pose(self: Arc<Self>, asking: Asking, sender: oneshot::Sender<Outcome>) {
+    async fn pose(self: Arc<Self>, asking: Asking, place: Place, sender: oneshot::Sender<Outcome>) {
         let began = Instant::now();
         let deadline = tokio::time::Instant::now() + self.settings.deadline;
-        let (name, key) = (asking.name, asking.key);
+        let name = asking.name;
         let outcome = match timeout_at(deadline, self.call(asking, deadline)).await {
             Ok(outcome) => outcome,
             Err(_late) => Err(Failure::of("no answer within auth.hook.deadline")),
@@ -246,7 +248,7 @@ impl Hook {
             let backend = &*self.settings.backend;
             tracing::warn!(backend, question = name, %error, held_back, "a hook gave no answer: clients are refused");
         }
-        if self.cache.settle(key, outcome.as_ref().ok(), now()) {
+        if self.cache.settle(place, outcome.as_ref().ok(), now()) {
             self.limit_hit("auth.hook.cache_entries_max");
         }
         // Whoever asked may be gone.
@@ -306,7 +308,6 @@ enum Begun {
 /// A question that is ready to be sent.
 struct Asking {
     name: &'static str,
-    key: Key,
     route: Arc<Route>,
     origin: Arc<Origin>,
     /// Holds the password, and goes with the request.
@@ -314,7 +315,7 @@ struct Asking {
 }
 
 impl Asking {
-    fn new(hook: &Hook, key: Key, question: &Question<'_>) -> Self {
+    fn new(hook: &Hook, question: &Question<'_>) -> Self {
         let route = match question {
             Question::Connect(..) => &hook.routes.connect,
             Question::Access(..) => &hook.routes.access,
@@ -324,7 +325,7 @@ impl Asking {
             _ => question.json(),
         };
         let origin = Arc::new(question.origin().clone());
-        Self { name: question.name(), key, route: Arc::clone(route), origin, body }
+        Self { name: question.name(), route: Arc::clone(route), origin, body }
     }
 }
 

@@ -26,7 +26,7 @@ pub use self::{
     mqtt::Mqtt,
     rates::Rates,
     topics::{Delayed, Presence, Rewrite, Shadow},
-    upstream::{DropPolicy, QueueBounds, Upstream, UpstreamTls},
+    upstream::{BackendTls, DropPolicy, QueueBounds, Upstream},
 };
 pub use crate::hub::ShareStrategy;
 use crate::{dictionaries::Sampling, network::Network};
@@ -251,6 +251,8 @@ pub struct Backend {
     pub connections_max: usize,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+    /// TLS to what takes requests; `None` speaks plaintext.
+    pub tls: Option<BackendTls>,
     /// MQTT upstream only: prefix of topics at the broker.
     pub topic_prefix: String,
     /// MQTT upstream only: what it is beside its address.
@@ -264,7 +266,7 @@ pub struct Backend {
 pub enum BackendKind {
     /// HTTP/1.1 with a connection pool.
     Http1,
-    /// HTTP/2 in plaintext with prior knowledge.
+    /// HTTP/2: in plaintext with prior knowledge, by TLS with ALPN.
     Http2,
     /// gRPC: HTTP/2 whose errors are gRPC statuses.
     Grpc,
@@ -591,6 +593,7 @@ impl Backend {
             timeout: Duration::from_secs(30),
             connections_max: 64,
             idle_timeout: Duration::from_secs(60),
+            tls: None,
             topic_prefix: String::new(),
             upstream: Upstream::default(),
             service: None,

@@ -1,10 +1,11 @@
-//! One TCP connection to a backend.
+//! One connection to a backend: TCP, and TLS on it where the backend has that.
 
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 
+use super::{tls, wire::Wire};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
     settings,
@@ -27,6 +28,17 @@ pub(crate) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcEr
     };
     tune(&stream).map_err(|error| unavailable(backend, &error))?;
     Ok(stream)
+}
+
+/// [`dial`], and TLS where the backend has it, for the protocol that ALPN calls `alpn`.
+pub(crate) async fn connect(backend: &settings::Backend, alpn: &[u8]) -> Result<Wire, RpcError> {
+    let tcp = dial(backend).await?;
+    let Some(tls) = &backend.tls else { return Ok(Wire::Plain(tcp)) };
+    match timeout(backend.connect_timeout, tls::connect(tcp, backend, tls, Some(alpn))).await {
+        Ok(Ok(stream)) => Ok(Wire::Tls(Box::new(stream))),
+        Ok(Err(why)) => Err(unavailable(backend, &why)),
+        Err(_elapsed) => Err(unavailable(backend, &"TLS handshake timed out")),
+    }
 }
 
 /// The backend cannot be reached; nothing was sent.

@@ -14,7 +14,9 @@ mod length;
 mod outgoing;
 mod publish;
 mod service;
+mod tls;
 mod turn;
+mod wire;
 
 use std::{
     fmt,
@@ -32,11 +34,13 @@ pub(crate) use self::publish::{framed, grpc_headers, unframed};
 pub(crate) use self::{
     dial::{dial, failed, overloaded, unavailable},
     headers::is_grpc,
+    tls::{client_config, connect as connect_by_tls},
     turn::{CLIENT_TURNS, TurnsLater, turns},
 };
 pub use self::{
     publish::{Batcher, Replayed, Reply, publish, replay},
     service::{Answer, Answering, Service},
+    tls::check as check_tls,
 };
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},

@@ -71,10 +71,10 @@ impl Outgoing {
         }))
     }
 
-    /// The head for HTTP/2, and the body.
-    pub(super) fn into_http2(self) -> (http::Request<()>, Payload) {
+    /// The head for HTTP/2 by way of `scheme`, and the body.
+    pub(super) fn into_http2(self, scheme: Scheme) -> (http::Request<()>, Payload) {
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(scheme);
         uri.authority = Some(self.authority);
         uri.path_and_query = Some(self.path);
         let mut head = http::Request::new(());

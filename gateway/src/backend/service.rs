@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use http::{Request, Response};
+use http::{Request, Response, uri::Scheme};
 
 use super::{Failed, Progress, outgoing::Outgoing};
 use crate::{error::RpcError, request::Body};
@@ -26,7 +26,7 @@ impl Service {
         outgoing: Box<Outgoing>,
         progress: &Progress,
     ) -> Result<Response<Body>, Failed> {
-        let (head, payload) = outgoing.into_http2();
+        let (head, payload) = outgoing.into_http2(Scheme::HTTP);
         progress.sent();
         self.0.answer(head.map(|()| Body::new(payload))).await.map_err(Failed::finally)
     }

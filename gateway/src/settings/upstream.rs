@@ -18,7 +18,7 @@ pub struct Upstream {
     /// A file with the password as its first line.
     pub password_file: Option<PathBuf>,
     /// TLS; `None` speaks plaintext.
-    pub tls: Option<UpstreamTls>,
+    pub tls: Option<BackendTls>,
     /// Time between beats.
     pub keep_alive: Duration,
     /// How long the broker keeps what is subscribed while the gateway is away.
@@ -37,10 +37,10 @@ pub struct Upstream {
     pub bounds: QueueBounds,
 }
 
-/// TLS to an upstream broker.
+/// TLS towards a backend or an upstream broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamTls {
-    /// PEM file of the authorities that sign the broker's certificate.
+pub struct BackendTls {
+    /// PEM file of the authorities that sign its certificate.
     pub ca: PathBuf,
     /// The name in it; `None`: the host of the backend's address.
     pub server_name: Option<String>,

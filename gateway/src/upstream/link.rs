@@ -34,12 +34,12 @@ use super::{
     Shared,
     direct::Job,
     inbound::{Inbound, WAITING_MAX},
-    packet, tls,
+    packet,
     window::{Admitted, Sent, Window},
     wire::{Broken, Event, Socket, Wire},
 };
 use crate::{
-    backend::{dial, unavailable},
+    backend::{connect_by_tls, dial, unavailable},
     error::RpcError,
     gateway::Gateway,
     outbox::Letter,
@@ -148,7 +148,9 @@ impl Link {
         let tcp = dial(backend).await?;
         let peer = tcp.peer_addr().map_err(|error| failed(&error))?;
         let socket: Box<dyn Socket> = match &backend.upstream.tls {
-            Some(tls) => Box::new(tls::connect(tcp, backend, tls).await.map_err(|what| failed(&what))?),
+            Some(tls) => {
+                Box::new(connect_by_tls(tcp, backend, tls, None).await.map_err(|what| failed(&what))?)
+            }
             None => Box::new(tcp),
         };
         let Some(gateway) = self.gateway.upgrade() else { return Ok(None) };

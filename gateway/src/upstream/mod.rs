@@ -21,7 +21,6 @@ mod hops;
 mod inbound;
 mod link;
 mod packet;
-mod tls;
 mod window;
 mod wire;
 
@@ -40,7 +39,6 @@ use tokio::{
     task::AbortHandle,
 };
 
-pub use self::tls::check as check_tls;
 use self::{direct::Job, link::Link};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},

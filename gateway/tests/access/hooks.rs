@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use towline_gateway::{
     auth,
+    cli::development_certificates,
     gateway::Gateway,
-    settings::{AclRule, Authentication, Backend, BackendKind, Hook, Permission, Rewrite, Settings},
+    settings::{
+        AclRule, Authentication, Backend, BackendKind, BackendTls, Hook, Permission, Rewrite, Settings,
+    },
 };
 use towline_protocols::mqtt::*;
 
@@ -193,6 +196,40 @@ async fn nobody_is_admitted_while_the_hook_is_away() {
             let logins = format!("towline_logins_total{{listener=\"{LISTENER}\",outcome=\"unavailable\"}}");
             assert_eq!(metric(&gateway, &logins), 2.0);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_hook_is_asked_by_tls_if_it_is_the_one_that_its_certificate_names() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [files, others] = folders.each_ref().map(|it| development_certificates(it.path()).unwrap());
+    let (good, gone) = (ReasonCode::Success, ReasonCode::ServerUnavailable);
+    for kind in KINDS {
+        let is_http1 = kind == BackendKind::Http1;
+        let alpn = if is_http1 { &[&b"http/1.1"[..]] } else { &[&b"h2"[..]] };
+        for (ca, server_name, alpn, expected) in [
+            (&files.ca, None, &alpn[..], good),
+            (&files.ca, Some("localhost"), alpn, good),
+            (&files.ca, Some("elsewhere.example"), alpn, gone),
+            (&others.ca, None, alpn, gone),
+            (&files.ca, None, &[&b"other"[..]], gone),
+            // Whoever does not say that it speaks HTTP/2 is spoken to in HTTP/1.1.
+            (&files.ca, None, &[][..], if is_http1 { good } else { gone }),
+        ] {
+            let oracle = Oracle::new(accounts);
+            let mut backend = oracle.serve_by_tls(kind, &files.chain, &files.key, alpn).await;
+            let server_name = server_name.map(str::to_owned);
+            backend.tls = Some(BackendTls { ca: ca.clone(), server_name, certificate: None });
+            let gateway = gateway(settings_with(backend));
+            let found = greet(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
+            assert_eq!(found, expected, "{kind:?} {alpn:?} {}", ca.display());
+            assert_eq!(oracle.asked().len(), usize::from(expected == good), "no password goes elsewhere");
+        }
+        // In plaintext it hears nothing that it could read.
+        let oracle = Oracle::new(accounts);
+        let backend = oracle.serve_by_tls(kind, &files.chain, &files.key, alpn).await;
+        let gateway = gateway(settings_with(backend));
+        assert_eq!(greet(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await, gone);
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -17,8 +17,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use parking_lot::Mutex;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status};
 use towline_gateway::{
     backend::{Answer, Answering, Service},
@@ -86,6 +88,22 @@ impl Oracle {
 
     /// As a backend of a kind, on a socket.
     pub async fn serve(&self, kind: BackendKind) -> Backend {
+        self.serve_with(kind, None).await
+    }
+
+    /// The same by TLS, with a certificate and the names of protocols for ALPN.
+    pub async fn serve_by_tls(&self, kind: BackendKind, chain: &Path, key: &Path, alpn: &[&[u8]]) -> Backend {
+        let chain = CertificateDer::pem_file_iter(chain).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = config.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        self.serve_with(kind, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn serve_with(&self, kind: BackendKind, tls: Option<TlsAcceptor>) -> Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let backend = backend(kind, listener.local_addr().unwrap());
         let grpc = tonic::service::Routes::new(AuthServer::new(self.clone()));
@@ -97,8 +115,15 @@ impl Oracle {
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let service = TowerToHyperService::new(services.clone());
+                let tls = tls.clone();
                 tokio::spawn(async move {
                     let builder = auto::Builder::new(TokioExecutor::new());
+                    let Some(tls) = tls else {
+                        _ = builder.serve_connection(TokioIo::new(socket), service).await;
+                        return;
+                    };
+                    // A client that does not trust it goes away here.
+                    let Ok(socket) = tls.accept(socket).await else { return };
                     _ = builder.serve_connection(TokioIo::new(socket), service).await;
                 });
             }

@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use towline_gateway::{
     cli::development_certificates,
-    settings::{Route, Upstream, UpstreamTls},
+    settings::{BackendTls, Route, Upstream},
 };
 use towline_protocols::mqtt::*;
 
@@ -103,7 +103,7 @@ async fn a_broker_is_reached_by_tls_with_a_password() {
     let password_file = folder.path().join("password");
     fs::write(&password_file, "s3cret\n").unwrap();
     let tls =
-        UpstreamTls { ca: certificates.ca, server_name: Some("localhost".to_owned()), certificate: None };
+        BackendTls { ca: certificates.ca, server_name: Some("localhost".to_owned()), certificate: None };
     let upstream = Upstream {
         user: Some("edge".to_owned()),
         password_file: Some(password_file.clone()),

@@ -6,15 +6,14 @@ use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
+
+use crate::backend::client_config;
 
 /// From the first packet to the last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +41,7 @@ async fn fetch_slowly(url: &Uri, ca: Option<&Path>) -> Result<Bytes, String> {
     }
     let ca = ca.ok_or("by https, jwks_ca has to name the authorities that are trusted")?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let connector = TlsConnector::from(Arc::new(tls(ca)?));
+    let connector = TlsConnector::from(Arc::new(client_config(ca, None)?));
     let stream = connector.connect(name, tcp).await.map_err(|error| format!("TLS: {error}"))?;
     get(stream, url).await
 }
@@ -76,17 +75,4 @@ async fn get(
             Err(error) => Err(error.to_string()),
         },
     }
-}
-
-fn tls(ca: &Path) -> Result<ClientConfig, String> {
-    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", ca.display());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).map_err(|error| unusable(&error))? {
-        let certificate = certificate.map_err(|error| unusable(&error))?;
-        roots.add(certificate).map_err(|error| unusable(&error))?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -24,11 +24,13 @@ use tokio::{
 
 use super::{
     Failed, Progress,
-    dial::{dial, failed, overloaded, unavailable},
+    dial::{connect, failed, overloaded, unavailable},
     outgoing::{Outgoing, Payload},
 };
 use crate::{error::RpcError, request::Body, settings};
 
+/// RFC 7301, section 6.
+const ALPN: &[u8] = b"http/1.1";
 /// Requests that wait for a connection. More than this would only wait to time out.
 const WAITERS_MAX: usize = 1024;
 /// One connection's read buffer, which also bounds an answer's head.
@@ -146,7 +148,7 @@ impl Pool {
     }
 
     async fn open(&self) -> Result<SendRequest<Payload>, RpcError> {
-        let socket = dial(&self.settings).await?;
+        let socket = connect(&self.settings, ALPN).await?;
         let mut builder = Builder::new();
         builder.max_buf_size(BUFFER_BYTES_MAX);
         let connected = builder.handshake(TokioIo::new(socket)).await;

@@ -11,18 +11,21 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::Pool;
 use crate::{
     backend::{
         TurnsLater,
-        dial::{dial, unavailable},
+        dial::{connect, unavailable},
+        wire::Wire,
     },
     error::RpcError,
     transport::{Cork, Corked, corked},
 };
 
+/// RFC 9113, section 3.2.
+const ALPN: &[u8] = b"h2";
 /// What a backend may send ahead on one stream. Times the streams of slow clients this is the memory
 /// that backends can make the gateway hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -47,7 +50,10 @@ pub(super) struct Connection {
 /// Dials, shakes hands and starts the task that owns the socket.
 pub(super) async fn open(pool: &Arc<Pool>) -> Result<Arc<Connection>, RpcError> {
     let settings = &pool.settings;
-    let socket = dial(settings).await?;
+    let socket = connect(settings, ALPN).await?;
+    if socket.is_tls() && socket.alpn() != Some(ALPN) {
+        return Err(unavailable(settings, &"speaks no HTTP/2 by TLS (ALPN \"h2\")"));
+    }
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -74,8 +80,8 @@ pub(super) async fn open(pool: &Arc<Pool>) -> Result<Arc<Connection>, RpcError> 
 
 /// Owns the socket until the connection ends, or is unused for `idle_timeout`.
 async fn drive(
-    mut driver: h2::client::Connection<Corked<TcpStream>, Bytes>,
-    cork: Cork<TcpStream>,
+    mut driver: h2::client::Connection<Corked<Wire>, Bytes>,
+    cork: Cork<Wire>,
     connection: Weak<Connection>,
     pool: Weak<Pool>,
     idle_timeout: Duration,

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, uri::Scheme};
 use http_body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
 
@@ -34,7 +34,8 @@ pub(super) async fn run(
     outgoing: Box<Outgoing>,
     progress: &Progress,
 ) -> Result<Response<Body>, Failed> {
-    let (head, payload) = outgoing.into_http2();
+    let scheme = if backend.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let (head, payload) = outgoing.into_http2(scheme);
     let bodiless = matches!(&payload, Payload::Whole(body) if body.is_empty());
     let broken = |error: h2::Error| {
         lease.retire();

@@ -243,6 +243,14 @@ fn backends_are_checked() {
         &format!("{BACKEND}{BACKEND}"),
         "t.toml:11:8: backends.name: \"b\" names an earlier backend too; names are unique",
     );
+    check(
+        &format!("{BACKEND}tls = {{ ca = \"gone\" }}\n"),
+        "t.toml:10:7: backends.tls: gone: I/O error: No such file or directory (os error 2)",
+    );
+    check(
+        &format!("{BROKER}tls = {{ ca = \"gone\" }}\n"),
+        "t.toml:10:7: backends.tls: of backends of kind \"mqtt\" stands in [backends.upstream]",
+    );
 }
 
 /// `route` stands from line 14 on, behind a gRPC backend `b` and a broker `m`.
@@ -357,7 +365,7 @@ fn what_a_bridge_is_told_must_fit_together() {
          t.toml:12:13: backends.upstream.subscribe: \"a#\" is not a topic filter: `#` must stand alone in the last \
          level, as in `devices/#`\n\
          t.toml:13:16: backends.upstream.status_topic: is not a topic name: it is empty, or holds '+', '#' or NUL\n\
-         t.toml:14:7: backends.upstream.tls: needs the authorities that sign the broker's certificate; write \
+         t.toml:14:7: backends.upstream.tls: needs the authorities that sign the other side's certificate; write \
          tls = { ca = \"ca.pem\" }\n\
          t.toml:15:15: backends.upstream.backoff_min: is longer than backends.upstream.backoff_max\n\
          t.toml:16:17: backends.upstream.buffer_policy: \"qos0\" is not known; write \"oldest\" or \"newest\"\n\

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 use super::{
     delivery::{check_delivery, delivery},
     is_host_and_port, name,
-    upstream::{check_upstream, upstream},
+    upstream::{check_upstream, tls, upstream},
 };
 use crate::{
     control::config::reader::Table,
@@ -63,6 +63,7 @@ fn backend(t: &mut Table<'_, '_>) -> Backend {
             d.idle_timeout,
             Duration::from_secs(1)..=Duration::from_secs(3600),
         ),
+        tls: tls(t),
         topic_prefix: t.string("topic_prefix", &d.topic_prefix),
         upstream: upstream(t.table("upstream")),
         service: None,

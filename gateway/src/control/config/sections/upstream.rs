@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::{
+    backend::check_tls,
     control::config::reader::Table,
     router::TopicFilter,
-    settings::{Backend, BackendKind, DropPolicy, QueueBounds, Upstream, UpstreamTls},
-    upstream::check_tls,
+    settings::{Backend, BackendKind, BackendTls, DropPolicy, QueueBounds, Upstream},
 };
 
 const POLICIES: &[(&str, DropPolicy)] = &[("oldest", DropPolicy::Oldest), ("newest", DropPolicy::Newest)];
@@ -56,13 +56,21 @@ pub(super) fn bounds(t: &mut Table<'_, '_>, keys: [&'static str; 4], d: QueueBou
     }
 }
 
-/// What has to fit the rest of the backend.
+/// What has to fit the rest of the backend, of its `tls` and `upstream`.
 pub(super) fn check_upstream(t: &Table<'_, '_>, backend: &Backend) {
     if backend.kind != BackendKind::Mqtt {
         if t.has("upstream") {
             t.mistake("upstream", "belongs to backends of kind \"mqtt\"; leave it out");
         }
+        if let Some(tls) = &backend.tls
+            && let Err(problem) = check_tls(backend, tls)
+        {
+            t.mistake("tls", problem);
+        }
         return;
+    }
+    if t.has("tls") {
+        t.mistake("tls", "of backends of kind \"mqtt\" stands in [backends.upstream]");
     }
     if let Some(tls) = &backend.upstream.tls
         && let Err(problem) = check_tls(backend, tls)
@@ -71,7 +79,7 @@ pub(super) fn check_upstream(t: &Table<'_, '_>, backend: &Backend) {
     }
 }
 
-fn tls(t: &mut Table<'_, '_>) -> Option<UpstreamTls> {
+pub(super) fn tls(t: &mut Table<'_, '_>) -> Option<BackendTls> {
     let is_set = t.has("tls");
     let mut table = t.table("tls");
     let ca = table.optional_path("ca");
@@ -87,11 +95,11 @@ fn tls(t: &mut Table<'_, '_>) -> Option<UpstreamTls> {
     let Some(ca) = ca else {
         t.mistake(
             "tls",
-            "needs the authorities that sign the broker's certificate; write tls = { ca = \"ca.pem\" }",
+            "needs the authorities that sign the other side's certificate; write tls = { ca = \"ca.pem\" }",
         );
         return None;
     };
-    Some(UpstreamTls { ca, server_name, certificate: certificate.zip(key) })
+    Some(BackendTls { ca, server_name, certificate: certificate.zip(key) })
 }
 
 fn check(t: &Table<'_, '_>, upstream: &Upstream) {

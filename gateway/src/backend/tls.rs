@@ -1,6 +1,10 @@
-//! TLS to an upstream broker.
+//! TLS towards backends and upstream brokers.
 
-use std::{fmt::Display, path::Path, sync::Arc};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -9,16 +13,23 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::settings::{Backend, UpstreamTls};
+use crate::settings::{Backend, BackendTls};
 
-/// Shakes hands. Files are read anew each time, so that a renewed certificate is used.
-pub(super) async fn connect(
+/// Shakes hands, for the protocol that ALPN calls `alpn`, if it has a name there. Files are read anew each time, so that a
+/// renewed certificate is used.
+pub(crate) async fn connect(
     tcp: TcpStream,
     backend: &Backend,
-    tls: &UpstreamTls,
+    tls: &BackendTls,
+    alpn: Option<&[u8]>,
 ) -> Result<TlsStream<TcpStream>, String> {
     let name = server_name(backend, tls)?;
-    let connector = TlsConnector::from(Arc::new(config(tls)?));
+    let files = tls.clone();
+    // A file of all public authorities takes milliseconds to read.
+    let config = tokio::task::spawn_blocking(move || config(&files)).await;
+    let mut config = config.map_err(|_| "the gateway is ending")??;
+    config.alpn_protocols = alpn.into_iter().map(<[u8]>::to_vec).collect();
+    let connector = TlsConnector::from(Arc::new(config));
     connector.connect(name, tcp).await.map_err(|error| format!("TLS: {error}"))
 }
 
@@ -26,12 +37,12 @@ pub(super) async fn connect(
 ///
 /// # Errors
 /// Names the file, or the name, and what is wrong with it.
-pub fn check(backend: &Backend, tls: &UpstreamTls) -> Result<(), String> {
+pub fn check(backend: &Backend, tls: &BackendTls) -> Result<(), String> {
     server_name(backend, tls)?;
     config(tls).map(drop)
 }
 
-fn server_name(backend: &Backend, tls: &UpstreamTls) -> Result<ServerName<'static>, String> {
+fn server_name(backend: &Backend, tls: &BackendTls) -> Result<ServerName<'static>, String> {
     let host = backend.address.rsplit_once(':').map_or(&*backend.address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = tls.server_name.as_deref().unwrap_or(host);
@@ -39,17 +50,25 @@ fn server_name(backend: &Backend, tls: &UpstreamTls) -> Result<ServerName<'stati
         .map_err(|_| format!("\"{name}\" is neither a host name nor an address; set server_name"))
 }
 
-fn config(tls: &UpstreamTls) -> Result<ClientConfig, String> {
+fn config(tls: &BackendTls) -> Result<ClientConfig, String> {
+    client_config(&tls.ca, tls.certificate.as_ref())
+}
+
+/// Trusts the authorities in `ca`, and shows a certificate of its own if it has one: chain and key.
+pub(crate) fn client_config(
+    ca: &Path,
+    certificate: Option<&(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.ca)? {
-        roots.add(certificate).map_err(|error| unusable(&tls.ca, &error))?;
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|error| unusable(ca, &error))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots);
-    let Some((chain, key)) = &tls.certificate else { return Ok(builder.with_no_client_auth()) };
+    let Some((chain, key)) = certificate else { return Ok(builder.with_no_client_auth()) };
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, &error))?;
     builder.with_client_auth_cert(certificates(chain)?, private_key).map_err(|error| unusable(key, &error))
 }

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
+pub mod scram;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};

@@ -7,20 +7,25 @@ mod mqtt_support;
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use mqtt_support::{connect, gateway, pass, publish, settings, with_will};
+use mqtt_support::{connect, gateway, listener, pass, publish, scram, settings, with_will};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 use towline_gateway::{
+    auth::{Scheme, password_line_by},
     hub::Message,
     run::{self, Serving},
+    settings::{Authentication, Settings},
 };
 use towline_protocols::mqtt::*;
 
 /// A gateway whose connections park after so much silence; much sooner at first.
 async fn start(park_after: Duration) -> (Serving, SocketAddr) {
-    let mut settings = settings();
+    start_with(park_after, settings()).await
+}
+
+async fn start_with(park_after: Duration, mut settings: Settings) -> (Serving, SocketAddr) {
     settings.admin.bind = ([127, 0, 0, 1], 0).into();
     settings.limits.park_after = park_after;
     let serving = run::serve(gateway(settings)).await.unwrap();
@@ -66,6 +71,22 @@ impl Device {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Says the next of SCRAM's messages, and returns what the gateway says to it.
+    async fn prove(&mut self, reason: ReasonCode, message: &str) -> Option<String> {
+        self.send(scram::auth(reason, scram::METHOD, message)).await;
+        self.challenge().await
+    }
+
+    /// What the gateway says in AUTH or CONNACK.
+    async fn challenge(&mut self) -> Option<String> {
+        let said = match self.receive().await? {
+            Packet::Auth(auth) => auth.properties.authentication_data,
+            Packet::Connack(connack) => connack.properties.authentication_data,
+            other => panic!("{other:?} instead of AUTH"),
+        };
+        Some(String::from_utf8(said?.0.to_vec()).unwrap())
     }
 
     async fn subscribe(&mut self, filter: &str) {
@@ -124,6 +145,28 @@ async fn a_message_and_a_ping_reach_a_parked_device_and_it_parks_again() {
     }
     device.send(Packet::Publish(Box::new(publish("news", "own", QoS::AtMostOnce)))).await;
     device.expect_publish("own").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_takes_its_time_to_prove_itself_again_does_not_park_meanwhile() {
+    let users = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(users.path(), password_line_by(Scheme::Scram, "ada", b"pw").unwrap()).unwrap();
+    let mut settings = Settings { listeners: vec![listener(Authentication::Password)], ..settings() };
+    settings.auth.password_file = Some(users.path().to_owned());
+    let (serving, address) = start_with(SOON, settings).await;
+    let (stream, input) = (TcpStream::connect(address).await.unwrap(), BytesMut::new());
+    let mut device = Device { stream, input };
+    let first = scram::first("ada");
+    device.send(Packet::Connect(Box::new(scram::connect_by(scram::METHOD, "d", &first)))).await;
+    let challenge = device.challenge().await.unwrap();
+    let (last, proof) = scram::answer("ada", "pw", &challenge);
+    assert_eq!(device.prove(ReasonCode::ContinueAuthentication, &last).await, Some(proof));
+    parked(&serving, 1).await;
+    let challenge = device.prove(ReasonCode::ReAuthenticate, &first).await.unwrap();
+    pass(10 * SOON).await;
+    let (last, proof) = scram::answer("ada", "pw", &challenge);
+    assert_eq!(device.prove(ReasonCode::ContinueAuthentication, &last).await, Some(proof));
+    parked(&serving, 1).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -397,7 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn is_idle(&self) -> bool {
         let has_bytes = !self.input.is_empty() || !self.output.is_empty() || self.is_unflushed;
         let waits = self.is_blocked || self.is_paused || !self.inbox.is_empty() || !self.receipts.is_empty();
-        !has_bytes && !waits && self.asking.is_none()
+        !has_bytes && !waits && self.asking.is_none() && self.exchange.is_none()
     }
 
     /// The bytes of a DISCONNECT, where the version has one.

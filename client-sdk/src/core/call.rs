@@ -260,7 +260,7 @@ impl Call {
         self.attempts += 1;
         self.end_sent = sent.is_none();
         let Some(sent) = sent else {
-            self.outbox.clear();
+            self.outbox.close();
             self.wakers.writable.notify_one();
             return Ok(());
         };

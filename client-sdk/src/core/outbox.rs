@@ -30,6 +30,8 @@ pub(super) struct Outbox {
     messages: VecDeque<Bytes>,
     first: u64,
     next: u64,
+    /// What the app sends is dropped.
+    is_closed: bool,
     waiting_bytes: usize,
     /// What the kept ones take.
     kept: usize,
@@ -52,7 +54,15 @@ impl Room {
 
 impl Outbox {
     pub(super) fn new(total: Total) -> Self {
-        Self { messages: VecDeque::new(), first: 0, next: 0, waiting_bytes: 0, kept: 0, total }
+        Self {
+            messages: VecDeque::new(),
+            first: 0,
+            next: 0,
+            is_closed: false,
+            waiting_bytes: 0,
+            kept: 0,
+            total,
+        }
     }
 
     pub(super) fn push(&mut self, message: Bytes) {
@@ -86,9 +96,9 @@ impl Outbox {
         }
     }
 
-    /// Whether nothing was forgotten.
+    /// Whether nothing was forgotten, nor will be.
     pub(super) fn is_whole(&self) -> bool {
-        self.first == 0
+        self.first == 0 && !self.is_closed
     }
 
     /// Goes on behind the first `count` messages. False, with nothing changed, where the next of them is
@@ -108,8 +118,9 @@ impl Outbox {
         true
     }
 
-    /// Nobody wants any of it.
-    pub(super) fn clear(&mut self) {
+    /// Nobody wants any of it, nor what the app would send behind it.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
         // What was never given to a line is forgotten as well: no line begins with it any more.
         self.next += (self.messages.len() - self.kept_count()) as u64;
         self.messages = VecDeque::new();
@@ -211,8 +222,17 @@ mod tests {
         assert!(other.rewind(0) && other.is_whole());
         sends.trim(Room { total: 0, ..room });
         assert!(!sends.is_whole());
-        sends.clear();
-        other.clear();
+        sends.close();
+        other.close();
         assert_eq!((total.load(Ordering::Relaxed), other.waiting_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_closed_before_anything_was_given_is_not_whole() {
+        let total = Total::default();
+        let mut outbox = Outbox::new(total);
+        assert!(outbox.is_whole());
+        outbox.close();
+        assert!(!outbox.is_whole(), "what the app sends behind it is lost");
     }
 }

@@ -21,6 +21,7 @@ mod door;
 mod driver;
 mod head;
 mod io;
+mod offers;
 mod parked;
 mod quic_stream;
 mod reports;

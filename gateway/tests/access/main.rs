@@ -15,6 +15,7 @@ mod mqtt_support;
 
 mod acl;
 mod guesses;
+mod hook_topics;
 mod hooks;
 mod http;
 mod oracle;

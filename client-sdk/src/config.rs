@@ -6,7 +6,7 @@ use towline_crypto::{International, KeyReference, Pin, Provider};
 use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, policy::Strategies};
 
 use crate::{
-    connect::{BindUdp, Dial},
+    connect::{BindUdp, Dial, Resolve},
     durable::Storage,
     error::ConfigError,
 };
@@ -17,7 +17,8 @@ const SHORT_AFTER: Duration = Duration::from_secs(3);
 /// Everything [`crate::Client::start`] needs. [`ClientConfig::new`] fills in the defaults.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// Gateways, tried in order from a random start; at least one.
+    /// Gateways, tried in order from a random start, or from the one that was reached last on the network; at least
+    /// one.
     pub endpoints: Vec<Endpoint>,
     /// Whom to trust.
     pub security: Security,
@@ -26,6 +27,8 @@ pub struct ClientConfig {
     pub dialer: Option<Arc<dyn Dial>>,
     /// Makes the datagram sockets of QUIC, where the app has a way of its own to the gateway.
     pub udp: Option<Arc<dyn BindUdp>>,
+    /// Looks names up in place of the system's resolver.
+    pub resolver: Option<Arc<dyn Resolve>>,
     /// Transports to use.
     pub transports: Transports,
     /// Whether requests may leave in the first flight of a TLS connection that is resumed (0-RTT). The
@@ -53,7 +56,8 @@ pub struct ClientConfig {
     pub app: AppInfo,
     /// Whether calls may go out over short connections, an HTTPS POST each, to the same gateway.
     pub short_calls: ShortCalls,
-    /// With [`ShortCalls::Fallback`]: how long there has been no link when calls begin to go out by POST.
+    /// With [`ShortCalls::Fallback`]: how long there has been no link at the most when calls begin to go out by POST;
+    /// sooner where the network leads to expect one sooner ([`crate::ShortPolicy`]).
     pub short_after: Duration,
     /// When to fetch the dictionaries that the gateway offers.
     pub dictionary_fetch: DictionaryFetch,
@@ -88,6 +92,7 @@ impl ClientConfig {
             security,
             dialer: None,
             udp: None,
+            resolver: None,
             transports: Transports::QuicAndTcp,
             early_data: true,
             client_id: None,
@@ -326,7 +331,8 @@ impl ClientCertificate {
 /// Which transports a client may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transports {
-    /// QUIC first; TCP beside it when QUIC has not answered after the policy's `fallback_delay`.
+    /// QUIC first; TCP beside it when QUIC has not answered in the time that the network leads to expect, or after the
+    /// policy's `fallback_delay` where that is not known.
     #[default]
     QuicAndTcp,
     /// QUIC only.
@@ -470,7 +476,7 @@ pub struct Policy {
     /// Time between beats on a quiet connection, where `strategies.heartbeat` is off. Where it is on: what it tries first,
     /// within its `min` and `max`.
     pub heartbeat: Duration,
-    /// How long QUIC is waited for before TCP is tried beside it.
+    /// How long QUIC is waited for before TCP is tried beside it, on a network of which nothing is known.
     pub fallback_delay: Duration,
     /// Bound on one connection attempt.
     pub connect_timeout: Duration,

@@ -42,6 +42,7 @@ mod push;
 mod push_log;
 mod quality;
 mod reports;
+mod routes;
 mod seal;
 mod short;
 mod signals;
@@ -57,7 +58,7 @@ pub use config::{
     AppInfo, ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy,
     Security, ShortCalls, Tls, Transports,
 };
-pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight};
+pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight, Resolve, Resolving};
 pub use durable::{
     DamagedRecord, Durable, DurableError, DurableOutcome, DurableOutcomes, Storage, StoredFile, Storing,
 };
@@ -73,6 +74,6 @@ pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, 
 pub use towline_protocols::link::Priority;
 /// What the app says of its network and itself; what networks are like, and how limits follow from that.
 pub use towline_protocols::policy::{
-    AppMode, AppState, DurablePolicy, Level as QualityLevel, Network, NetworkKind, QualityPolicy, Strategies,
-    TimeoutPolicy,
+    AppMode, AppState, DurablePolicy, Level as QualityLevel, Network, NetworkKind, QualityPolicy, RacePolicy,
+    ReconnectPolicy, ShortPolicy, Strategies, TimeoutPolicy,
 };

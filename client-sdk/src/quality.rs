@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use towline_protocols::{
     link::{LevelReported, QualitySnapshot},
-    policy::{Arrival, Event, Impressions, Level, Meter, Network, Quality, Step, Strategies, Wanted},
+    policy::{
+        Arrival, Event, Impressions, Level, Meter, Network, Quality, ShortWaits, Step, Strategies, Wanted,
+    },
 };
 
 use crate::{core::now, disk::Disk, wall::since_1970};
@@ -97,6 +99,17 @@ impl Observed {
             send_kbps: quality.send_rate(now).map(kbps),
             failures_permille: quality.failure_share(now).map(permille),
         }
+    }
+
+    /// What connecting usually takes on the network in use, or on networks of its kind, if that is known.
+    pub(crate) fn expected_connect(&self) -> Option<Duration> {
+        self.machines.lock().quality.expected_connect(now())
+    }
+
+    /// How long calls wait before they go by POST; `absent_max` and `answer_max` are the longest.
+    pub(crate) fn short_waits(&self, absent_max: Duration, answer_max: Duration) -> ShortWaits {
+        let (strategies, machines) = (self.strategies.borrow(), self.machines.lock());
+        strategies.short.waits(&machines.quality, &strategies.timeouts, absent_max, answer_max, now())
     }
 
     pub(crate) fn on(&self, event: Event) {

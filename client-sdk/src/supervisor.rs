@@ -9,31 +9,32 @@ use tokio::time::sleep;
 use towline_protocols::{
     compress::Compressor,
     link::{self, Filter, Header, Hello, RpcErrorKind, SessionHeaders},
-    policy::{NetworkKind, Step},
+    policy::{Loss, Lost, NetworkKind, Reconnect, Step},
 };
 
 use crate::{
     backoff::Backoff,
     config::{ClientConfig, Endpoint, Policy},
-    connect::{ConnectError, Connector, HttpConnector, Wire},
+    connect::{Connector, HttpConnector, Racing, Reached},
     core::{Shared, now},
     error::StartError,
     line::{self, LineEnd, Next, Opening, Setup},
     state::ConnectionState,
-    timeline::Made,
 };
 
 pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     config: ClientConfig,
-    link: Arc<link::Config>,
-    headers: Vec<Header>,
-    /// The same as their hash is taken of them.
-    spelled: Arc<SessionHeaders>,
+    greeting: Arc<Greeting>,
     connector: Connector,
     backoff: Backoff,
-    /// The next endpoint to try.
+    reconnect: Reconnect,
+    /// The configured endpoint to try first.
     place: usize,
+    /// How often the network had changed when something was learnt of it last.
+    changes: u64,
+    /// A gateway that was reached and did not say WELCOME: it comes last.
+    shunned: Option<Endpoint>,
     /// Whether calls may leave before there is a connection: not when the gateway said that it goes, since then
     /// nobody would know any more whether they ran.
     flies: bool,
@@ -49,26 +50,34 @@ enum Pause {
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Result<Self, StartError> {
         let connector = Connector::new(&config)?;
-        let mut link = link_config(&config);
-        (link.dictionaries, link.header_dictionaries) =
-            shared.with(|core| (core.dictionaries.shelf(), core.dictionaries.header_shelf()));
-        let link = Arc::new(link);
-        let headers: Vec<Header> = config.session_headers.iter().map(header).collect();
-        let spelled = Arc::new(SessionHeaders::of(&headers));
-        let mut backoff = Backoff::new(config.seed.unwrap_or_else(|| fastrand::u64(..)));
+        let greeting = Arc::new(Greeting::new(Arc::clone(&shared), config.clone()));
+        let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
+        let (mut backoff, reconnect) = (Backoff::new(seed), Reconnect::new(seed.wrapping_add(1)));
         let place = backoff.pick(config.endpoints.len());
         let (flies, advised) = (true, Vec::new());
-        Ok(Self { shared, config, link, headers, spelled, connector, backoff, place, flies, advised })
+        Ok(Self {
+            shared,
+            config,
+            greeting,
+            connector,
+            backoff,
+            reconnect,
+            place,
+            changes: 0,
+            shunned: None,
+            flies,
+            advised,
+        })
     }
 
     /// What the machines of all connections are made with.
     pub(crate) fn link(&self) -> Arc<link::Config> {
-        Arc::clone(&self.link)
+        Arc::clone(&self.greeting.link)
     }
 
     /// What short connections are made with.
     pub(crate) fn http(&self) -> HttpConnector {
-        HttpConnector::of(&self.connector)
+        HttpConnector::of(&self.connector, &self.shared)
     }
 
     /// Runs until the client is closed.
@@ -76,38 +85,36 @@ impl Supervisor {
         let (kind, reason) = loop {
             self.shared.set_state(ConnectionState::Connecting);
             let shared = Arc::clone(&self.shared);
-            let gateway = self.next_endpoint();
-            let opening = Opening::new(self.setup(gateway), self.flies);
+            let spread_share = self.backoff.share(Duration::from_secs(1)).as_secs_f64();
+            let opening = Opening::new(Arc::clone(&self.greeting), spread_share, self.flies);
             let outcome = tokio::select! {
                 outcome = self.attempt(&opening) => outcome,
                 reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
             };
-            let end = match outcome {
-                Ok(wire) => {
-                    let end = Box::pin(line::run(wire, &opening)).await;
-                    self.learn(opening.gateway(), &end);
-                    self.shared.with(|core| core.reports.connected(end.was_online));
-                    end
-                }
-                Err(error) => {
+            let (end, gateway) = match outcome {
+                Attempt::Made(made) => self.drive(*made, &opening).await,
+                Attempt::Failed { reason, gateway, next } => {
                     self.shared.with(|core| core.reports.connected(false));
-                    LineEnd { reason: error.0, was_online: false, next: Next::Again }
+                    (LineEnd { reason, was_online: false, next }, gateway)
                 }
+                // What was under way belongs to a network that is left.
+                Attempt::Moved => continue,
             };
             match end.next {
                 Next::Never(kind) => break (kind, end.reason),
                 // No failure, and the app is not told of one.
                 Next::Spelled => {
                     tracing::debug!(reason = end.reason, "the gateway has to be told everything");
-                    self.advised.push(opening.gateway().clone());
+                    self.advised.push(gateway);
                     continue;
                 }
                 _ => {}
             }
-            self.shared.with(|core| core.link_down(end.reason.clone()));
+            let died = matches!(end.next, Next::Again | Next::AtOnce);
+            let was_up = self.shared.with(|core| core.link_down(end.reason.clone(), died));
             self.shared.set_state(ConnectionState::Offline { reason: end.reason.clone() });
             tracing::debug!(reason = end.reason, "offline");
-            let delay = self.after(&end, opening.gateway());
+            let delay = self.after(&end, &gateway, was_up);
             if let Pause::Closed = self.pause(delay).await {
                 break (RpcErrorKind::Cancelled, "closed by the app".to_owned());
             }
@@ -117,74 +124,131 @@ impl Supervisor {
         self.shared.set_state(ConnectionState::Closed { reason });
     }
 
-    async fn attempt(&mut self, opening: &Arc<Opening>) -> Result<Wire, ConnectError> {
-        let endpoint = opening.gateway().clone();
-        let mut policy = self.shared.policy.borrow().clone();
-        let shared = Arc::clone(&self.shared);
-        let wait = shared.quality.wait(Step::Connect, policy.connect_timeout);
-        policy.connect_timeout = wait.limit;
-        let (flight, flies) = (opening.first_flight(), opening.may_fly());
-        let made = self.connector.clone().connect(endpoint, policy, flight, flies).await;
-        let wire = made.inspect_err(|_| wait.failed())?;
-        wait.came();
-        let made = Made { at: now(), times: wire.times() };
-        self.shared.with(|core| core.made = Some(made));
-        self.connector.learn(wire.transport(), Instant::now());
-        Ok(wire)
+    /// Drives a line to its end, also over a connection that overtook the first one.
+    async fn drive(&mut self, made: (Reached, Racing), opening: &Opening) -> (LineEnd, Endpoint) {
+        let (mut made, mut racing) = made;
+        loop {
+            let gateway = made.gateway.clone();
+            let end = Box::pin(line::run(made, opening, racing)).await;
+            match end.next {
+                Next::Overtaken(other) => {
+                    tracing::debug!(reason = end.reason, "overtaken");
+                    (made, racing) = *other;
+                }
+                _ => {
+                    self.learn(&gateway, &end);
+                    self.shared.with(|core| core.reports.connected(end.was_online));
+                    let is_mute = !end.was_online && matches!(end.next, Next::Again | Next::AtOnce);
+                    self.shunned = is_mute.then(|| gateway.clone());
+                    return (end, gateway);
+                }
+            }
+        }
     }
 
-    fn next_endpoint(&mut self) -> Endpoint {
-        if let Some(endpoint) = self.advised.pop() {
-            return endpoint;
+    /// A race on all ways to the gateways, until one is through, none is, or the network changes.
+    async fn attempt(&mut self, opening: &Arc<Opening>) -> Attempt {
+        self.look_at_network();
+        let shared = Arc::clone(&self.shared);
+        let gateways = self.gateways();
+        let first = gateways[0].clone();
+        let highest = shared.policy.borrow().connect_timeout;
+        let wait = shared.quality.wait(Step::Connect, highest);
+        let mut network = shared.network.subscribe();
+        let mut racing = Racing::begin(self.connector.clone(), &shared, opening, gateways, wait.limit);
+        let made = tokio::select! {
+            biased;
+            made = racing.next() => made,
+            Ok(()) = network.changed() => {
+                shared.with(|core| (core.reconnect, core.network_changed) = (false, false));
+                return Attempt::Moved;
+            }
+        };
+        match made {
+            Ok(made) => Attempt::Made(Box::new((made, racing))),
+            Err(error) => {
+                wait.failed();
+                let next = if racing.has_tried() { Next::Again } else { Next::Unsent };
+                Attempt::Failed { reason: error.0, gateway: first, next }
+            }
         }
-        let endpoint = self.config.endpoints[self.place % self.config.endpoints.len()].clone();
+    }
+
+    /// The gateways to try, the first one first: those that were advised, where the session lives or one was reached
+    /// last, and the others in turn. There is always one.
+    fn gateways(&mut self) -> Vec<Endpoint> {
+        let endpoints = &self.config.endpoints;
+        let place = self.place % endpoints.len();
         self.place = self.place.wrapping_add(1);
-        endpoint
+        let (network, home) = self.shared.with(|core| (core.network.place(), core.link.home.clone()));
+        let policy = self.shared.strategies.borrow().race.clone();
+        let last = self.shared.routes.last_gateway(&policy, network, now());
+        let last = last.and_then(|last| endpoints.iter().find(|endpoint| endpoint.to_string() == last));
+        let known = last.cloned().into_iter().chain(home).filter(|_| policy.enabled);
+        let turns = endpoints[place..].iter().chain(&endpoints[..place]).cloned();
+        let mut gateways: Vec<Endpoint> = Vec::new();
+        for gateway in self.advised.drain(..).rev().chain(known).chain(turns) {
+            if gateways.len() < GATEWAYS_MAX && !gateways.contains(&gateway) {
+                gateways.push(gateway);
+            }
+        }
+        gateways.sort_by_key(|gateway| self.shunned.as_ref() == Some(gateway));
+        gateways
+    }
+
+    /// What was learnt of a network without a label does not hold once it has changed: it may be another one.
+    fn look_at_network(&mut self) {
+        let changes = *self.shared.network.borrow();
+        if std::mem::replace(&mut self.changes, changes) == changes {
+            return;
+        }
+        let network = self.shared.with(|core| core.network.clone());
+        if network.key.is_empty() {
+            self.shared.routes.forget(network.place());
+        }
     }
 
     /// What the end of a connection says of what the gateway holds.
     fn learn(&self, gateway: &Endpoint, end: &LineEnd) {
         let says_something =
-            !matches!(end.next, Next::Spelled | Next::WithPassword | Next::Unanswered | Next::Never(_));
+            !matches!(end.next, Next::Spelled | Next::WithPassword | Next::Overtaken(_) | Next::Never(_));
         if says_something {
             let now = SystemTime::now();
             self.shared.with(|core| core.known.on_line_end(gateway, end.was_online, now));
         }
     }
 
-    /// What is to be remembered of a connection's end, and how long to wait.
-    fn after(&mut self, end: &LineEnd, gateway: &Endpoint) -> Duration {
+    /// What is to be remembered of a connection's end, and how long to wait; `was_up` says for how long it was online.
+    fn after(&mut self, end: &LineEnd, gateway: &Endpoint, was_up: Option<Duration>) -> Duration {
         if end.was_online {
             self.flies = !matches!(end.next, Next::Elsewhere(_));
-            self.backoff.reset();
             // What worked is tried first.
             self.place = self.place.wrapping_sub(1);
         }
-        match &end.next {
-            Next::AtOnce if end.was_online => {
-                self.connector.network_changed();
-                Duration::ZERO
-            }
+        let loss = match &end.next {
             Next::WithPassword => {
                 self.advised.push(gateway.clone());
-                Duration::ZERO
-            }
-            Next::Unanswered => {
-                self.connector.quic_unanswered(Instant::now());
-                Duration::ZERO
+                return Duration::ZERO;
             }
             Next::Elsewhere(endpoints) => {
                 self.advised = endpoints.iter().rev().filter_map(|text| text.parse().ok()).collect();
-                Duration::ZERO
+                Loss::SentAway
             }
-            _ => {
-                let policy = self.shared.policy.borrow();
-                let delay = self.backoff.next(policy.backoff_min, policy.backoff_max);
-                match self.shared.with(|core| core.network.kind) {
-                    NetworkKind::None => policy.backoff_max,
-                    _ => delay,
-                }
-            }
+            Next::AtOnce => Loss::Own,
+            _ if end.was_online => Loss::Closed,
+            _ => Loss::Failed,
+        };
+        let (is_awaited, kind) = self.shared.with(|core| (core.is_awaited(), core.network.kind));
+        let (policy, strategies) = (self.shared.policy.borrow(), self.shared.strategies.borrow());
+        let max = match &end.next {
+            Next::Unsent => policy.backoff_max.min(UNSENT_MAX),
+            _ => policy.backoff_max,
+        };
+        let lost = Lost { loss, was_up, is_awaited };
+        let delay = self.reconnect.delay(&strategies.reconnect, lost, policy.backoff_min.min(max), max);
+        match kind {
+            NetworkKind::None if !delay.is_zero() => policy.backoff_max,
+            _ => delay,
         }
     }
 
@@ -201,11 +265,7 @@ impl Supervisor {
             if closing {
                 return Pause::Closed;
             }
-            if changed {
-                self.connector.network_changed();
-                return Pause::Over;
-            }
-            if wanted {
+            if changed || wanted {
                 return Pause::Over;
             }
             tokio::select! {
@@ -214,16 +274,57 @@ impl Supervisor {
             }
         }
     }
+}
 
-    fn setup(&mut self, gateway: Endpoint) -> Setup {
+/// What came of an attempt to connect.
+enum Attempt {
+    Made(Box<(Reached, Racing)>),
+    /// `gateway` was the first that was tried.
+    Failed {
+        reason: String,
+        gateway: Endpoint,
+        next: Next,
+    },
+    /// The network changed meanwhile.
+    Moved,
+}
+
+/// The longest delay behind an attempt that sent nothing to any gateway, since no name was found: a device that was
+/// started without a network is not told when there is one.
+const UNSENT_MAX: Duration = Duration::from_secs(5);
+/// Gateways of one race.
+const GATEWAYS_MAX: usize = 8;
+
+/// What every connection says first, made for the gateway that it leads to.
+pub(crate) struct Greeting {
+    pub(crate) shared: Arc<Shared>,
+    config: ClientConfig,
+    pub(crate) link: Arc<link::Config>,
+    headers: Vec<Header>,
+    /// The same as their hash is taken of them.
+    spelled: Arc<SessionHeaders>,
+}
+
+impl Greeting {
+    pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Self {
+        let mut link = link_config(&config);
+        (link.dictionaries, link.header_dictionaries) =
+            shared.with(|core| (core.dictionaries.shelf(), core.dictionaries.header_shelf()));
+        let headers: Vec<Header> = config.session_headers.iter().map(header).collect();
+        let spelled = Arc::new(SessionHeaders::of(&headers));
+        Self { shared, config, link: Arc::new(link), headers, spelled }
+    }
+
+    /// What a connection to `gateway` is driven with; `spread_share` is a draw in 0..1.
+    pub(crate) fn setup(&self, gateway: &Endpoint, spread_share: f64) -> Setup {
         let policy = self.shared.policy.borrow().clone();
         Setup {
             shared: Arc::clone(&self.shared),
             link: Arc::clone(&self.link),
-            base: self.hello(&gateway, &policy),
-            gateway,
+            base: self.hello(gateway, &policy),
+            gateway: gateway.clone(),
             headers: Arc::clone(&self.spelled),
-            spread_share: self.backoff.share(Duration::from_secs(1)).as_secs_f64(),
+            spread_share,
             welcome_timeout: policy.connect_timeout,
         }
     }

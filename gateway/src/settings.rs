@@ -428,7 +428,7 @@ pub struct Push {
 pub struct ClientPolicy {
     /// Time between beats on a quiet connection.
     pub heartbeat: Duration,
-    /// How long a client waits for QUIC before it tries TCP beside it.
+    /// How long a client waits for QUIC before it tries TCP beside it, on a network of which it knows nothing.
     pub fallback_delay: Duration,
     /// Bound on one connection attempt.
     pub connect_timeout: Duration,

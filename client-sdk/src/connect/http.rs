@@ -1,13 +1,17 @@
 //! Connections for short calls: HTTP/2 or HTTP/1.1 over TLS, or HTTP/1.1 in plaintext where the app asked for that.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{ByteStream, ConnectError, Connector, Dial, Dialed, resolve, staggered, tls};
-use crate::{config::Endpoint, core::now, timeline::ConnectTimes};
+use super::{ByteStream, ConnectError, Connector, Dial, Dialed, resolve::Lookups, tls};
+use crate::{
+    config::Endpoint,
+    core::{Shared, now},
+    timeline::ConnectTimes,
+};
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +25,19 @@ pub(crate) enum HttpVersion {
 pub(crate) struct HttpConnector {
     dialer: Option<Arc<dyn Dial>>,
     tls: Option<Arc<rustls::ClientConfig>>,
+    lookups: Lookups,
+    shared: Arc<Shared>,
 }
+
+/// RFC 8305, section 5: the recommended delay between connection attempts to the addresses of a name.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 impl HttpConnector {
     /// With the trust and the ways of the link's.
-    pub(crate) fn of(link: &Connector) -> Self {
+    pub(crate) fn of(link: &Connector, shared: &Arc<Shared>) -> Self {
         let tls = link.tls.as_deref().map(tls::http_config);
-        Self { dialer: link.dialer.clone(), tls }
+        let (dialer, lookups) = (link.dialer.clone(), link.lookups.clone());
+        Self { dialer, tls, lookups, shared: Arc::clone(shared) }
     }
 
     /// `https`, or `http` in plaintext.
@@ -47,7 +57,7 @@ impl HttpConnector {
             let times = ConnectTimes { connect: Some(now() - began), ..ConnectTimes::default() };
             return Ok((ByteStream::Own(stream), HttpVersion::Http1, times));
         }
-        let addresses = resolve(&endpoint).await?;
+        let addresses = self.lookups.addresses(&self.shared, &endpoint).await?;
         let dns = Some(now() - began);
         let (tls, host) = (self.tls, endpoint.host);
         let made = staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address)).await?;
@@ -80,4 +90,71 @@ async fn connect_one(
     };
     times.tls = Some(now() - connected);
     Ok((ByteStream::Tls(Box::new(stream)), version, times))
+}
+
+/// Starts `attempt` on each address, [`ATTEMPT_DELAY`] after the one before or as soon as that has failed
+/// (RFC 8305, section 5).
+async fn staggered<T, F>(
+    addresses: Vec<SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Result<T, ConnectError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ConnectError>> + Send + 'static,
+{
+    let mut attempts = JoinSet::new();
+    let mut reasons = Vec::new();
+    let mut addresses = addresses.into_iter().peekable();
+    while let Some(address) = addresses.next() {
+        attempts.spawn(attempt(address));
+        if addresses.peek().is_none() {
+            break;
+        }
+        match timeout(ATTEMPT_DELAY, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(made)))) => return Ok(made),
+            Ok(Some(Ok(Err(error)))) => reasons.push(error.0),
+            Ok(Some(Err(error))) => reasons.push(format!("attempt ended: {error}")),
+            Ok(None) | Err(_) => {}
+        }
+    }
+    first(attempts, reasons).await
+}
+
+/// The first attempt that succeeds; dropping the set aborts the rest, which closes them.
+async fn first<T: 'static>(
+    mut attempts: JoinSet<Result<T, ConnectError>>,
+    mut reasons: Vec<String>,
+) -> Result<T, ConnectError> {
+    while let Some(joined) = attempts.join_next().await {
+        match joined {
+            Ok(Ok(made)) => return Ok(made),
+            Ok(Err(error)) => reasons.push(error.0),
+            Err(error) => reasons.push(format!("attempt ended: {error}")),
+        }
+    }
+    Err(ConnectError(if reasons.is_empty() { "nothing to try".to_owned() } else { reasons.join("; ") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_address_hands_over_at_once_and_a_silent_one_after_the_delay() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let check = async |silent: bool, expected: Duration| {
+            let started = tokio::time::Instant::now();
+            let result: Result<(), _> = staggered(vec![address(1), address(2)], move |address| async move {
+                if silent && address.port() == 1 {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                Err(ConnectError(format!("{} {:?}", address.port(), started.elapsed())))
+            })
+            .await;
+            let reasons = result.err().map(|error| error.0).unwrap_or_default();
+            assert!(reasons.contains(&format!("2 {expected:?}")), "{reasons}");
+        };
+        check(false, Duration::ZERO).await;
+        check(true, ATTEMPT_DELAY).await;
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 
-use super::{BindUdp, ConnectError, Wire, staggered};
+use super::{BindUdp, ConnectError, Wire};
 use crate::{core::now, timeline::ConnectTimes};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
@@ -122,17 +122,6 @@ impl Path {
 }
 
 pub(super) async fn connect(
-    config: quinn::ClientConfig,
-    sockets: Sockets,
-    host: String,
-    addresses: Vec<SocketAddr>,
-    early: bool,
-) -> Result<Wire, ConnectError> {
-    let attempt = |address| connect_one(config.clone(), sockets.clone(), host.clone(), address, early);
-    staggered(addresses, attempt).await
-}
-
-async fn connect_one(
     config: quinn::ClientConfig,
     sockets: Sockets,
     host: String,

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{ByteIo, ConnectError, FirstFlight, Wire, early, staggered};
+use super::{ByteIo, ConnectError, FirstFlight, Wire, early};
 use crate::{core::now, timeline::ConnectTimes};
 
 /// A byte stream, encrypted or not.
@@ -23,15 +23,6 @@ pub(crate) enum ByteStream {
 }
 
 pub(super) async fn connect(
-    tls: Option<Arc<rustls::ClientConfig>>,
-    host: String,
-    addresses: Vec<SocketAddr>,
-    flight: FirstFlight,
-) -> Result<Wire, ConnectError> {
-    staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address, flight.clone())).await
-}
-
-async fn connect_one(
     tls: Option<Arc<rustls::ClientConfig>>,
     host: String,
     address: SocketAddr,

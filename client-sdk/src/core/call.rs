@@ -51,6 +51,10 @@ pub(crate) struct Call {
     pub(super) posting: bool,
     /// A short connection that had it did not bring its end.
     pub(super) short_failed: bool,
+    /// When it was given to the link's connection, or opened.
+    pub(super) asked_at: Instant,
+    /// When the link died under it.
+    pub(super) cut_at: Option<Instant>,
     /// Why no short connection is to carry it.
     pub(super) link_only: Option<Box<str>>,
     /// Its end came over a short connection.
@@ -120,6 +124,8 @@ impl Call {
             may_have_run: false,
             posting: false,
             short_failed: false,
+            asked_at: super::now(),
+            cut_at: None,
             link_only: None,
             ended_by_short: false,
             unreadable: 0,
@@ -256,7 +262,7 @@ impl Call {
     /// The gateway has the request: its answer comes over the live connection, on which the request goes on behind
     /// its first `sent` messages. `None`: the gateway wants no more of it.
     pub(super) fn kept(&mut self, sent: Option<u64>) -> Result<(), RpcError> {
-        self.place = Place::On;
+        (self.place, self.asked_at) = (Place::On, super::now());
         self.attempts += 1;
         self.end_sent = sent.is_none();
         let Some(sent) = sent else {
@@ -383,7 +389,7 @@ impl Call {
         now: Instant,
     ) -> Result<(), RpcError> {
         if self.place == Place::Off {
-            self.place = Place::On;
+            (self.place, self.asked_at) = (Place::On, super::now());
             self.attempts += 1;
             self.end_sent = self.out.bodiless;
             let head = RequestHead { acknowledges, ..self.head(now) };

@@ -52,6 +52,7 @@ use crate::{
     push_log::PushLog,
     quality::Observed,
     reports::{Reports, Traffic},
+    routes::Routes,
     state::{ConnectionState, Transport},
     timeline::Made,
 };
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     /// Durable calls; with an identity file only.
     pub(crate) book: Option<Arc<Book>>,
     pub(crate) traffic: Traffic,
+    /// What is known of the ways to gateways.
+    pub(crate) routes: Routes,
 }
 
 impl Shared {
@@ -118,6 +121,7 @@ impl Shared {
             states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
             policy,
             quality: Observed::open(config.identity_file.as_deref(), &strategies),
+            routes: Routes::open(config.identity_file.as_deref(), now()),
             strategies,
             in_force,
             traffic: Traffic::default(),
@@ -457,6 +461,16 @@ impl Core {
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         let calls = self.calls.values().filter(|call| call.is_on_line() && !call.is_over());
         calls.map(|call| call.started).chain(self.words_waited_for()).max()
+    }
+
+    /// Whether the app waits for the answer of a call.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.calls.values().any(|call| !call.is_over())
+    }
+
+    /// Whether a gateway may be running a call that the app waits for.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.calls.values().any(|call| call.was_sent() && !call.is_over())
     }
 
     /// Begins a new connection: nothing is on it yet.

@@ -1,10 +1,12 @@
 //! Which calls go out over short connections, and when.
 //!
 //! ```text
-//!  link down ---- short_after ----> due: what waits goes by POST, what comes goes at once
-//!     ^  |                                 |
-//!     |  +--- up for a moment only --------+   (a network that cuts long connections)
+//!  link down ---- ShortWaits::absent ----> due: what waits goes by POST, what comes goes at once
+//!     ^  |                                        |
+//!     |  +--- up for a moment only ---------------+   (a network that cuts long connections)
 //!     +------ lost <--- up
+//!               |        +--- nothing heard for ShortWaits::silent ---> due: what was sent before
+//!               +--- ShortWaits::cut ---> due: what was under way
 //! ```
 
 use std::{
@@ -12,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towline_protocols::link::{Hello, RpcError, Welcome, client::Fate};
+use towline_protocols::{
+    link::{Hello, RpcError, Welcome, client::Fate},
+    policy::ShortWaits,
+};
 
 use super::{Call, Core, Key, RequestSink};
 use crate::{
@@ -28,6 +33,10 @@ pub(crate) struct LinkState {
     /// Since when there is no link, nor was one that lasted.
     down_since: Instant,
     up_since: Option<Instant>,
+    /// When the link's connection brought something last.
+    heard: Instant,
+    /// Short connections look again in time, though the link is up.
+    is_watched: bool,
     /// Where the session was found last.
     pub(crate) home: Option<Endpoint>,
     /// The newest short connection reached no gateway.
@@ -99,6 +108,8 @@ impl LinkState {
             after,
             down_since: now(),
             up_since: None,
+            heard: now(),
+            is_watched: false,
             home: None,
             are_shorts_lost: false,
             given_up: VecDeque::new(),
@@ -126,12 +137,21 @@ impl LinkState {
         self.up_since.is_some()
     }
 
-    /// When calls may go out by POST; `None` while the link carries them.
-    fn due(&self) -> Option<Instant> {
+    /// When a call may go out by POST; `None` while the link carries it.
+    fn due(&self, call: &Call, waits: &ShortWaits) -> Option<Instant> {
         match self.mode {
             ShortCalls::Off => None,
-            ShortCalls::Always => Some(self.down_since),
-            ShortCalls::Fallback => (!self.is_up()).then(|| self.down_since + self.after),
+            ShortCalls::Always => waits.absent.map(|_| self.down_since),
+            // One that was tried in vain is the link's.
+            ShortCalls::Fallback if self.is_up() => {
+                let silence = waits.silent.filter(|_| !call.short_failed)?;
+                Some(call.asked_at.max(self.heard) + silence)
+            }
+            ShortCalls::Fallback => {
+                let absent = self.down_since + waits.absent?;
+                let cut = call.cut_at.filter(|_| !call.short_failed).zip(waits.cut);
+                Some(cut.map_or(absent, |(at, wait)| absent.min(at + wait)))
+            }
         }
     }
 }
@@ -139,22 +159,34 @@ impl LinkState {
 impl Core {
     /// WELCOME came on the link's connection to `gateway`.
     pub(crate) fn link_up(&mut self, gateway: &Endpoint) {
-        self.link.up_since = Some(now());
+        (self.link.up_since, self.link.heard) = (Some(now()), now());
+        self.calls.values_mut().for_each(|call| call.cut_at = None);
         self.link.home = Some(gateway.clone());
         self.link.wake = true;
     }
 
-    /// The link's connection is gone, or could not be made.
-    pub(crate) fn link_down(&mut self, reason: String) {
+    /// The link's connection brought something.
+    pub(crate) fn link_heard(&mut self) {
+        self.link.heard = now();
+    }
+
+    /// The link's connection is gone, or could not be made; `died`: nobody wanted that. For how long it was up.
+    pub(crate) fn link_down(&mut self, reason: String, died: bool) -> Option<Duration> {
         let now = now();
         self.offline = Some(reason);
-        if self.link.up_since.take().is_some_and(|up| now.saturating_duration_since(up) >= self.link.after) {
+        if died && self.link.is_up() {
+            let cut = self.calls.values_mut().filter(|call| call.is_on_line());
+            cut.for_each(|call| call.cut_at = Some(now));
+        }
+        let was_up = self.link.up_since.take().map(|up| now.saturating_duration_since(up));
+        if was_up.is_some_and(|up| up >= self.link.after) {
             self.link.down_since = now;
         }
         self.link.wake = true;
         self.session.on_link_lost();
         let fates = self.session.forsaken();
         self.follow_fates(fates);
+        was_up
     }
 
     /// Whether the link is to leave a call to short connections.
@@ -167,31 +199,45 @@ impl Core {
 
     /// Whether a new call concerns short connections.
     pub(super) fn may_concern_short(&self) -> bool {
-        self.link.due().is_some()
+        match self.link.mode {
+            ShortCalls::Off => false,
+            ShortCalls::Always => true,
+            // The next look at all of them is early enough for one more.
+            ShortCalls::Fallback => !self.link.is_up() || !self.link.is_watched,
+        }
     }
 
     /// What is to be done next about short connections; what is to begin counts as begun.
-    pub(crate) fn next_short(&mut self, busy: Busy) -> Next {
+    pub(crate) fn next_short(&mut self, busy: Busy, waits: &ShortWaits) -> Next {
+        self.link.is_watched = false;
         if !busy.giving_up && self.link.has_given_up() {
             return Next::Begin(Errand::GiveUp);
         }
-        let Some(due) = self.link.due() else { return Next::Nothing };
         let is_known = self.session.is_known();
-        let barred = if is_known && now() >= due { self.barred_from_short() } else { Vec::new() };
-        let session = &self.session;
-        let waiting = self.calls.iter_mut().map(|(key, call)| (*key, call));
-        let waiting = waiting.filter(|(key, call)| call.wants_post() && !barred.contains(key));
-        let waiting = waiting.filter(|(_, call)| !is_known || session.may_go_short(call.seq));
-        let Some((key, call)) = waiting.min_by_key(|(key, call)| (call.urgency(), *key)) else {
-            return Next::Nothing;
-        };
-        if now() < due {
-            return Next::At(due);
+        let now = now();
+        let (mut ready, mut next) = (Vec::new(), None);
+        for (key, call, due) in self.short_calls(waits) {
+            match due <= now {
+                true => ready.push((call.urgency(), key)),
+                false => next = Some(due).into_iter().chain(next).min(),
+            }
         }
+        if is_known {
+            // Of durable calls the disk is to say first that they go to this session. One that may run in another goes
+            // nowhere else, and the disk goes on saying where it went.
+            let session = self.session.short_session();
+            ready.retain(|(_, key)| self.is_permitted(*key, session));
+        }
+        let Some((_, key)) = ready.into_iter().min() else {
+            self.link.is_watched = next.is_some();
+            return next.map_or(Next::Nothing, Next::At);
+        };
         if !is_known {
             return if busy.naming { Next::Nothing } else { Next::Begin(Errand::Name) };
         }
-        call.posting = true;
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.posting = true;
+        }
         Next::Begin(Errand::Carry(key))
     }
 
@@ -212,26 +258,22 @@ impl Core {
         self.calls.get(&key).is_some_and(|call| !call.incoming.partial.is_empty())
     }
 
-    /// Durable calls of which the disk is to say first that they go to this session. One that may run in another goes
-    /// nowhere else, and the disk goes on saying where it went.
-    fn barred_from_short(&mut self) -> Vec<Key> {
-        let session = self.session.short_session();
-        let may_go = |call: &Call| call.wants_post() && self.session.may_go_short(call.seq);
-        let waiting = self.calls.iter().filter(|(_, call)| call.permit.is_some() && may_go(call));
-        let keys: Vec<Key> = waiting.map(|(key, _)| *key).collect();
-        keys.into_iter().filter(|key| !self.is_permitted(*key, session)).collect()
+    /// The calls that wait for a short connection, and when each is due.
+    fn short_calls(&self, waits: &ShortWaits) -> impl Iterator<Item = (Key, &Call, Instant)> {
+        let is_known = self.session.is_known();
+        let waiting = self.calls.iter().filter(|(_, call)| call.wants_post());
+        let waiting = waiting.filter(move |(_, call)| !is_known || self.session.may_go_short(call.seq));
+        let waits = *waits;
+        waiting.filter_map(move |(key, call)| Some((*key, call, self.link.due(call, &waits)?)))
     }
 
     /// Whether anything waits for a short connection.
-    pub(crate) fn wants_short(&mut self, busy: Busy) -> bool {
+    pub(crate) fn wants_short(&mut self, busy: Busy, waits: &ShortWaits) -> bool {
         if !busy.giving_up && self.link.has_given_up() {
             return true;
         }
-        let Some(due) = self.link.due() else { return false };
-        let is_known = self.session.is_known();
-        let may_go = |call: &Call| !is_known && !busy.naming || self.session.may_go_short(call.seq);
-        let mut waiting = self.calls.values().filter(|call| call.wants_post());
-        now() >= due && waiting.any(may_go)
+        let (is_known, now) = (self.session.is_known(), now());
+        (is_known || !busy.naming) && self.short_calls(waits).any(|(_, _, due)| due <= now)
     }
 
     /// A connection is there for an errand. `None`: it is not wanted any more, or need not be.

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     config::Endpoint,
-    connect::{PathCounts, Wire},
+    connect::{PathCounts, Racing, Reached, Wire},
     core::{Control, Core, Kept, RequestSink, Shared, now as clock},
     state::{ConnectionState, Transport},
 };
@@ -54,7 +54,6 @@ const LEAVE_MAX: Duration = Duration::from_secs(10);
 const FETCH_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a connection ended and what is to be done next.
-#[derive(Debug)]
 pub(crate) struct LineEnd {
     /// For the app and the log.
     pub(crate) reason: String,
@@ -64,16 +63,17 @@ pub(crate) struct LineEnd {
 }
 
 /// What is to be done after a connection.
-#[derive(Debug)]
 pub(crate) enum Next {
     /// Connect again, after the back-off.
     Again,
+    /// Connect again, after a back-off that is never long: no packet has left for any gateway.
+    Unsent,
     /// Connect again without delay.
     AtOnce,
     /// Connect to the same gateway again without delay: it refused the token, and the password was not tried.
     WithPassword,
-    /// What was said early on QUIC was not answered: connect again at once, by TCP if that is used.
-    Unanswered,
+    /// What was said early on QUIC was not answered before another connection was there: go on with that.
+    Overtaken(Box<(Reached, Racing)>),
     /// Connect to one of these, if there are any; the delay has passed.
     Elsewhere(Vec<String>),
     /// Connect to the same gateway again without delay, and spell out what HELLO named: it does not hold that, and
@@ -100,15 +100,16 @@ pub(crate) struct Setup {
 }
 
 /// Drives a fresh connection to its end.
-pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
+pub(crate) async fn run(made: Reached, opening: &Opening, racing: Racing) -> LineEnd {
+    let Reached { wire, gateway, number } = made;
     let now = clock();
     let transport = wire.transport();
-    let setup = opening.setup().clone();
+    let setup = opening.setup(&gateway);
     let early = match &wire {
         Wire::Tcp { early, .. } => *early,
         Wire::Quic(_) => 0,
     };
-    let opened = match opening.take(transport, early, now) {
+    let opened = match opening.take(&setup, transport, early, now) {
         Ok(opened) => opened,
         Err(error) => {
             let reason = format!("the identity file cannot be written: {error}");
@@ -117,6 +118,7 @@ pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
     };
     match (wire, opened) {
         (Wire::Tcp { stream, .. }, Opened::Tcp { hello, machine, owed }) => {
+            drop(racing);
             let machine = Machine::Tcp(machine);
             let line = Line::new(setup, stream, machine, transport, hello, now);
             line.going_on(&owed, early > 0).drive().await
@@ -124,7 +126,7 @@ pub(crate) async fn run(wire: Wire, opening: &Opening) -> LineEnd {
         (Wire::Tcp { .. }, Opened::Quic { .. }) | (Wire::Quic(_), Opened::Tcp { .. }) => {
             LineEnd { reason: "the transport changed".to_owned(), was_online: false, next: Next::Again }
         }
-        (Wire::Quic(wire), Opened::Quic { hello }) => quic::drive(wire, setup, hello).await,
+        (Wire::Quic(wire), Opened::Quic { hello }) => quic::drive(wire, setup, hello, racing, number).await,
     }
 }
 
@@ -265,6 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 self.shared.traffic.received(bytes);
                 let now = clock();
                 self.watch.heard(now);
+                self.shared.with(Core::link_heard);
                 match self.machine.handle_bytes(now, &mut self.input) {
                     Ok(()) => self.follow_events(),
                     // What came before the fault still counts.

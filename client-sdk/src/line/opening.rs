@@ -12,6 +12,7 @@ use crate::{
     connect::FirstFlight,
     core::{Core, now},
     state::Transport,
+    supervisor::Greeting,
 };
 
 /// Bytes that are made ready before there is a connection: what most gateways take as early data. The rest of
@@ -22,7 +23,9 @@ const FLIGHT_BYTES_MAX: usize = 16 << 10;
 /// gateway that issued the ticket is then the only one that can have run what was in it, whoever else sends the
 /// same bytes, and wherever the others of the race lead.
 pub(crate) struct Opening {
-    setup: Setup,
+    greeting: Arc<Greeting>,
+    /// A draw in 0..1 for the connection's share of a GOAWAY's spread.
+    spread_share: f64,
     stage: Mutex<Stage>,
 }
 
@@ -52,37 +55,39 @@ pub(super) enum Opened {
 
 impl Opening {
     /// With `flies` false nothing is said before there is a connection.
-    pub(crate) fn new(setup: Setup, flies: bool) -> Arc<Self> {
+    pub(crate) fn new(greeting: Arc<Greeting>, spread_share: f64, flies: bool) -> Arc<Self> {
         let stage = if flies { Stage::Waiting } else { Stage::Over };
-        Arc::new(Self { setup, stage: Mutex::new(stage) })
+        Arc::new(Self { greeting, spread_share, stage: Mutex::new(stage) })
     }
 
-    /// For a connection that can carry early data.
-    pub(crate) fn first_flight(self: &Arc<Self>) -> FirstFlight {
-        let opening = Arc::clone(self);
-        Arc::new(move || opening.fly(now()))
+    /// For a connection to `gateway` that can carry early data.
+    pub(crate) fn first_flight(self: &Arc<Self>, gateway: &Endpoint) -> FirstFlight {
+        let (opening, gateway) = (Arc::clone(self), gateway.clone());
+        Arc::new(move || opening.fly(&gateway, now()))
     }
 
     /// Whether calls may leave before the gateway has answered. PROTOCOL.md, section 17: only for a session that
     /// it has named.
     pub(crate) fn may_fly(&self) -> bool {
         matches!(&*self.stage.lock(), Stage::Waiting)
-            && self.setup.shared.with(|core| core.session.is_known())
+            && self.greeting.shared.with(|core| core.session.is_known())
     }
 
-    /// Where the line leads.
-    pub(crate) fn gateway(&self) -> &Endpoint {
-        &self.setup.gateway
-    }
-
-    pub(super) fn setup(&self) -> &Setup {
-        &self.setup
+    /// What a connection to `gateway` is driven with.
+    pub(super) fn setup(&self, gateway: &Endpoint) -> Setup {
+        self.greeting.setup(gateway, self.spread_share)
     }
 
     /// What the connection that won begins with, of which `early` bytes of the first flight were taken. A
     /// flight that was rejected, or flew on another connection, is one that a lost connection carried: it may
     /// have run where somebody else sent it, so HELLO asks for its requests.
-    pub(super) fn take(&self, transport: Transport, early: usize, now: Instant) -> io::Result<Opened> {
+    pub(super) fn take(
+        &self,
+        setup: &Setup,
+        transport: Transport,
+        early: usize,
+        now: Instant,
+    ) -> io::Result<Opened> {
         match (std::mem::replace(&mut *self.stage.lock(), Stage::Over), transport) {
             (Stage::Flying(flying), Transport::Tcp) if early > 0 => {
                 let Flying { hello, machine, mut flight } = *flying;
@@ -90,12 +95,12 @@ impl Opening {
                 Ok(Opened::Tcp { hello, machine, owed })
             }
             (_, Transport::Tcp | Transport::Post) => {
-                let (hello, machine) = self.begin(now)?;
+                let (hello, machine) = begin(setup, now)?;
                 Ok(Opened::Tcp { hello, machine, owed: Bytes::new() })
             }
             (_, Transport::Quic) => {
-                let base = self.setup.base.clone();
-                let hello = self.setup.shared.with(|core| core.begin_line(transport, base))?;
+                let base = setup.base.clone();
+                let hello = setup.shared.with(|core| core.begin_line(transport, base))?;
                 Ok(Opened::Quic { hello })
             }
         }
@@ -103,28 +108,29 @@ impl Opening {
 
     /// HELLO and the requests that wait, once. PROTOCOL.md, section 17: only for a session that the gateway
     /// has named.
-    fn fly(&self, now: Instant) -> Option<Bytes> {
+    fn fly(&self, gateway: &Endpoint, now: Instant) -> Option<Bytes> {
         let mut stage = self.stage.lock();
         let Stage::Waiting = &*stage else { return None };
-        if !self.setup.shared.with(|core| core.session.is_known()) {
+        if !self.greeting.shared.with(|core| core.session.is_known()) {
             return None;
         }
+        let setup = self.setup(gateway);
         // What is wrong with the identity file is told by the line itself.
-        let (hello, mut machine) = self.begin(now).ok()?;
-        self.setup.shared.with(|core| tell_calls(&mut machine, core, now));
+        let (hello, mut machine) = begin(&setup, now).ok()?;
+        setup.shared.with(|core| tell_calls(&mut machine, core, now));
         let mut flight = BytesMut::new();
         machine.poll_transmit(now, &mut flight, FLIGHT_BYTES_MAX);
         let flight = flight.freeze();
         *stage = Stage::Flying(Box::new(Flying { hello, machine, flight: flight.clone() }));
         Some(flight)
     }
+}
 
-    fn begin(&self, now: Instant) -> io::Result<(Hello, Box<Connection>)> {
-        let base = self.setup.base.clone();
-        let hello = self.setup.shared.with(|core| core.begin_line(Transport::Tcp, base))?;
-        let machine = Connection::client(Arc::clone(&self.setup.link), hello.clone(), now);
-        Ok((hello, Box::new(machine)))
-    }
+fn begin(setup: &Setup, now: Instant) -> io::Result<(Hello, Box<Connection>)> {
+    let base = setup.base.clone();
+    let hello = setup.shared.with(|core| core.begin_line(Transport::Tcp, base))?;
+    let machine = Connection::client(Arc::clone(&setup.link), hello.clone(), now);
+    Ok((hello, Box::new(machine)))
 }
 
 /// Gives the machine the calls that wait. Streams do not fly early: of what they have sent only
@@ -145,7 +151,7 @@ fn tell_calls(machine: &mut Connection, core: &mut Core, now: Instant) {
 mod tests {
     use std::time::Duration;
 
-    use towline_protocols::link::{RequestHead, SessionHeaders, Welcome};
+    use towline_protocols::link::{RequestHead, Welcome};
 
     use super::*;
     use crate::{
@@ -154,7 +160,7 @@ mod tests {
     };
 
     /// A client with one call and one stream; `known`: it has been told a session.
-    fn setup(known: bool) -> Setup {
+    fn greeting(known: bool) -> Arc<Greeting> {
         let config = ClientConfig::plaintext(Vec::new());
         let shared = Arc::new(Shared::new(&config).unwrap().0);
         let now = Instant::now();
@@ -167,20 +173,28 @@ mod tests {
                 core.open(Outgoing { head, deadline, message, bodiless: false }, now).unwrap();
             }
         });
-        let welcome_timeout = Duration::from_secs(10);
-        let gateway = Endpoint { host: "edge".into(), port: 1 };
-        let headers = Arc::new(SessionHeaders::of(&[]));
-        let (link, base) = Default::default();
-        Setup { shared, gateway, link, base, headers, spread_share: 0.0, welcome_timeout }
+        Arc::new(Greeting::new(shared, config))
+    }
+
+    fn gateway() -> Endpoint {
+        Endpoint { host: "edge".into(), port: 1 }
+    }
+
+    fn opening(known: bool, flies: bool) -> Arc<Opening> {
+        Opening::new(greeting(known), 0.0, flies)
+    }
+
+    fn take(opening: &Opening, transport: Transport, early: usize) -> io::Result<Opened> {
+        opening.take(&opening.setup(&gateway()), transport, early, Instant::now())
     }
 
     #[test]
     fn one_connection_carries_the_flight_and_goes_on_behind_it() {
-        let opening = Opening::new(setup(true), true);
-        let fly = opening.first_flight();
+        let opening = opening(true, true);
+        let fly = opening.first_flight(&gateway());
         let bytes = fly().unwrap();
         assert_eq!(fly(), None, "another connection of the race may lead elsewhere");
-        let Ok(Opened::Tcp { hello, owed, .. }) = opening.take(Transport::Tcp, 3, Instant::now()) else {
+        let Ok(Opened::Tcp { hello, owed, .. }) = take(&opening, Transport::Tcp, 3) else {
             panic!("TCP won")
         };
         assert_eq!((&owed[..], hello.epoch, hello.session_id), (&bytes[3..], 2, 7));
@@ -189,17 +203,17 @@ mod tests {
 
     #[test]
     fn streams_wait_for_the_connection() {
-        let opening = Opening::new(setup(true), true);
-        opening.first_flight()().unwrap();
+        let opening = opening(true, true);
+        opening.first_flight(&gateway())().unwrap();
         let on_line = |core: &mut Core, key| core.call(key).unwrap().is_on_line();
-        assert_eq!(opening.setup.shared.with(|core| (on_line(core, 0), on_line(core, 1))), (true, false));
+        assert_eq!(opening.greeting.shared.with(|core| (on_line(core, 0), on_line(core, 1))), (true, false));
     }
 
     #[test]
     fn nothing_flies_before_the_gateway_has_named_a_session_or_when_it_goes() {
-        for opening in [Opening::new(setup(false), true), Opening::new(setup(true), false)] {
-            assert_eq!(opening.first_flight()(), None);
-            let opened = opening.take(Transport::Tcp, 0, Instant::now());
+        for opening in [opening(false, true), opening(true, false)] {
+            assert_eq!(opening.first_flight(&gateway())(), None);
+            let opened = take(&opening, Transport::Tcp, 0);
             assert!(matches!(opened, Ok(Opened::Tcp { owed, .. }) if owed.is_empty()));
         }
     }
@@ -207,9 +221,9 @@ mod tests {
     #[test]
     fn what_flew_in_vain_is_asked_for() {
         for transport in [Transport::Tcp, Transport::Quic] {
-            let opening = Opening::new(setup(true), true);
-            opening.first_flight()().unwrap();
-            let hello = match opening.take(transport, 0, Instant::now()).unwrap() {
+            let opening = opening(true, true);
+            opening.first_flight(&gateway())().unwrap();
+            let hello = match take(&opening, transport, 0).unwrap() {
                 Opened::Tcp { hello, .. } | Opened::Quic { hello } => hello,
             };
             let waiting: Vec<_> = hello.waiting.iter().map(|waiting| waiting.seq).collect();

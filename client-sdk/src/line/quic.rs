@@ -3,33 +3,47 @@
 //! ```text
 //! into_0rtt ── HELLO, unary requests ──> accepted ─────────────────────────> goes on
 //!                    │                      rejected: what was said is lost ─> said again, as on a new connection
-//!                    └── no answer in time ──> TCP
+//!                    └── another way is through before ──> the line goes on there
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::time::sleep;
 use towline_protocols::link::{self, Hello};
 
 use super::{Line, LineEnd, Machine, Next, Setup, streams, streams::Streams};
 use crate::{
-    connect::{Path, QuicWire},
+    connect::{Path, QuicWire, Racing},
     core::now,
     state::Transport,
 };
 
-/// Beyond twice the time after which TCP would have been tried beside QUIC, so long is an answer awaited: a
-/// round trip of the slowest networks.
-const ANSWER_GRACE: Duration = Duration::from_secs(2);
-
-pub(super) async fn drive(wire: QuicWire, setup: Setup, hello: Hello) -> LineEnd {
+pub(super) async fn drive(
+    wire: QuicWire,
+    setup: Setup,
+    hello: Hello,
+    racing: Racing,
+    number: usize,
+) -> LineEnd {
     let QuicWire { connection, path, early, .. } = wire;
     let end = match early {
-        None => carry(&connection, path, setup, hello, true).await,
-        Some(accepted) => Box::pin(drive_early(&connection, path, setup, hello, accepted)).await,
+        None => {
+            drop(racing);
+            carry(&connection, path, setup, hello, true).await
+        }
+        Some(accepted) => {
+            let flown = Flown { accepted, racing, number };
+            Box::pin(drive_early(&connection, path, setup, hello, flown)).await
+        }
     };
     connection.close(0u32.into(), b"");
     end
+}
+
+/// Early data that the gateway has not answered, and the race that goes on beside.
+struct Flown {
+    accepted: quinn::ZeroRttAccepted,
+    racing: Racing,
+    number: usize,
 }
 
 async fn drive_early(
@@ -37,22 +51,30 @@ async fn drive_early(
     path: Path,
     setup: Setup,
     hello: Hello,
-    accepted: quinn::ZeroRttAccepted,
+    flown: Flown,
 ) -> LineEnd {
-    let patience = 2 * setup.shared.policy.borrow().fallback_delay + ANSWER_GRACE;
+    let Flown { accepted, mut racing, number } = flown;
     let again = path.clone();
     let mut line = Box::pin(carry(connection, path, setup.clone(), hello, false));
     let accepted = tokio::select! {
         // Streams of rejected early data end before it is told that it was.
         biased;
         accepted = accepted => accepted,
-        () = sleep(patience) => {
-            let reason = "QUIC: early data was not answered".to_owned();
-            return LineEnd { reason, was_online: false, next: Next::Unanswered };
-        }
+        other = racing.next() => return match other {
+            Ok(made) => {
+                let reason = "QUIC: early data was not answered before another way was through".to_owned();
+                LineEnd { reason, was_online: false, next: Next::Overtaken(Box::new((made, racing))) }
+            }
+            Err(error) => LineEnd { reason: error.0, was_online: false, next: Next::Again },
+        },
         end = &mut line => return end,
     };
-    if accepted || connection.close_reason().is_some() {
+    if connection.close_reason().is_some() {
+        return line.await;
+    }
+    racing.answered(number);
+    drop(racing);
+    if accepted {
         return line.await;
     }
     drop(line);

@@ -245,6 +245,7 @@ impl Task {
         self.shared.with(|core| {
             if core.line == self.line {
                 core.stream_heard = Some(now());
+                core.link_heard();
             }
         });
     }

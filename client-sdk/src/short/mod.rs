@@ -105,12 +105,14 @@ impl Shorts {
 
     /// Begins what is due; when to look again.
     fn begin_due(&mut self) -> Option<Instant> {
+        let answer_max = self.shared.policy.borrow().connect_timeout;
+        let waits = self.shared.quality.short_waits(self.config.short_after, answer_max);
         while self.posts.len() < self.config.limits.short_calls_max {
             if now() < self.not_before {
-                let is_wanted = self.shared.with(|core| core.wants_short(self.busy));
+                let is_wanted = self.shared.with(|core| core.wants_short(self.busy, &waits));
                 return is_wanted.then_some(self.not_before);
             }
-            match self.shared.with(|core| core.next_short(self.busy)) {
+            match self.shared.with(|core| core.next_short(self.busy, &waits)) {
                 Next::Begin(errand) => self.begin(errand),
                 Next::At(due) => return Some(due),
                 Next::Nothing => return None,

@@ -31,6 +31,7 @@ mod policies;
 mod posts;
 mod priority;
 mod pushes;
+mod racing;
 mod rates;
 mod raw_quic;
 mod requests;

@@ -19,7 +19,9 @@ mod network;
 mod parameters;
 mod quality;
 mod race;
+mod reconnect;
 mod report;
+mod short;
 mod strategies;
 mod timeouts;
 
@@ -37,7 +39,9 @@ pub use self::{
     race::{
         Found, NameRecord, Names, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways,
     },
+    reconnect::{Loss, Lost, Reconnect, ReconnectPolicy},
     report::{ReportCause, ReportClock, ReportPolicy},
+    short::{ShortPolicy, ShortWaits},
     strategies::Strategies,
     timeouts::{TimeoutPolicy, Wanted},
 };

@@ -2,7 +2,7 @@
 
 use super::{
     DurablePolicy, HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy,
-    ReportPolicy, TimeoutPolicy, Value, parameters::nearest,
+    RacePolicy, ReconnectPolicy, ReportPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -64,12 +64,18 @@ strategies! {
     quality: QualityPolicy,
     /// How long things are waited for.
     timeouts: TimeoutPolicy,
+    /// How connections are made where there are several ways.
+    race: RacePolicy,
     /// How long quiet connections are left alone.
     heartbeat: HeartbeatPolicy,
     /// When a silent connection is dead.
     liveness: LivenessPolicy,
     /// How much is kept on disk for later.
     durable: DurablePolicy,
+    /// When calls go out over short connections.
+    short: ShortPolicy,
+    /// When a lost connection is made again.
+    reconnect: ReconnectPolicy,
     /// What is said to the gateway of all that.
     report: ReportPolicy,
 }

@@ -45,7 +45,7 @@ fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
     check(slowest <= ANSWER_MAX, format!("an answer took {slowest:?} on a network that was up"));
     let connects = report.connects_per_hour_max;
     check(connects <= CONNECTS_PER_HOUR_MAX, format!("{connects} attempts to connect in one hour"));
-    let ways = towline_protocols::policy::RacePolicy::default().in_flight_max.min(2);
+    let ways = strategies.race.in_flight_max.min(2);
     check(report.ways_at_once_max <= ways, format!("{} ways at once", report.ways_at_once_max));
     for ((network, transport), lost) in &report.lost_to_nat {
         let text = format!("{lost} connections by {transport:?} were left to the NAT of {network}");

@@ -367,7 +367,7 @@ impl<'a> Phone<'a> {
         self.count_attempt();
         let (began, network) = (self.now, self.network());
         let limit = self.strategies.timeouts.limit(self.at(began), Step::Connect, &self.quality, CONNECT_MAX);
-        let policy = &towline_protocols::policy::RacePolicy::default();
+        let policy = &self.strategies.race;
         let pace = policy.pace(None, Duration::from_millis(300));
         let mut race = Race::new(policy, pace, limit, self.at(began));
         let way = |transport| Way { gateway: GATEWAY.into(), address: None, transport };
@@ -427,7 +427,7 @@ impl<'a> Phone<'a> {
         let (took, now) = (self.now - began, self.at(self.now));
         let Some(way) = race.way(number) else { return };
         let transport = way.transport;
-        self.ways.learn(&towline_protocols::policy::RacePolicy::default(), network, &race.won(number), now);
+        self.ways.learn(&self.strategies.race, network, &race.won(number), now);
         self.quality.on(now, Event::Came(Step::Connect, took));
         self.report.made += 1;
         self.failures = 0;

@@ -50,10 +50,20 @@ fn gateway() -> Endpoint {
     "edge:443".parse().unwrap()
 }
 
+const WAITS: ShortWaits = ShortWaits {
+    absent: Some(Duration::from_secs(3)),
+    cut: Some(Duration::ZERO),
+    silent: Some(Duration::from_secs(10)),
+};
+
 /// A client of which all calls go by POST first, with one call.
 fn one_call() -> (Shared, Key) {
+    one_call_of(ShortCalls::Always)
+}
+
+fn one_call_of(mode: ShortCalls) -> (Shared, Key) {
     let mut config = ClientConfig::plaintext(vec![gateway()]);
-    config.short_calls = ShortCalls::Always;
+    config.short_calls = mode;
     let shared = Shared::new(&config).unwrap().0;
     let now = Instant::now();
     let (deadline, message) = (now + Duration::from_secs(60), Some(Bytes::from_static(b"pay")));
@@ -77,7 +87,7 @@ impl Core {
 
     /// A POST that has the call, if it may.
     fn begin_post(&mut self, refuses: bool) -> (Errand, u64, bool) {
-        let Next::Begin(errand) = self.next_short(Busy::default()) else { panic!("a call waits") };
+        let Next::Begin(errand) = self.next_short(Busy::default(), &WAITS) else { panic!("a call waits") };
         let begun = self.begin_short(errand, Hello::default()).unwrap().unwrap();
         let is_sent = self.post(&begun, &mut Sink { refuses, ..Sink::default() }, None);
         (errand, begun.number, is_sent)
@@ -100,7 +110,7 @@ fn a_call_that_comes_back_to_the_link_is_sent_whole() {
         core.connect(&named(5));
         core.lose_post();
         assert_eq!(core.link_says(key, false), ["request", "message"]);
-        core.link_down("cut".into());
+        core.link_down("cut".into(), true);
         let partial = vec![Partial { seq: 1, messages_received: 1, ..Partial::default() }];
         core.connect(&Welcome { resumed: true, partial, ..named(5) });
         assert_eq!(core.link_says(key, false), ["end"], "the gateway has the message");
@@ -141,7 +151,7 @@ fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
         let (errand, number, is_sent) = core.begin_post(true);
         assert!(!is_sent);
         core.short_over(errand, Some(number), Some(true));
-        assert_eq!(core.next_short(Busy::default()), Next::Nothing);
+        assert_eq!(core.next_short(Busy::default(), &WAITS), Next::Nothing);
         core.expire(key);
         let error = core.calls[&key].incoming.end.clone().unwrap().unwrap_err();
         assert_eq!(error.execution, Execution::NotRun);
@@ -182,9 +192,9 @@ fn one_stream_sent() -> (Shared, Key) {
 fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() {
     let (shared, key) = one_stream_sent();
     shared.with(|core| {
-        core.link_down("cut".into());
+        core.link_down("cut".into(), true);
         core.connect(&Welcome { resumed: true, ..named(5) });
-        core.link_down("cut".into());
+        core.link_down("cut".into(), true);
         core.connect(&named(6));
         assert_eq!(core.link_says(key, false), [""; 0]);
         let error = core.calls[&key].incoming.end.clone().unwrap().unwrap_err();
@@ -197,7 +207,7 @@ fn a_stream_of_a_session_that_a_post_told_is_lost_begins_with_its_first_message(
     let (shared, key) = one_stream_sent();
     shared.with(|core| {
         let (errand, number, _) = core.begin_post(false);
-        core.link_down("cut".into());
+        core.link_down("cut".into(), true);
         let hello = Hello { session_id: 5, ..Hello::default() };
         core.short_welcomed(&gateway(), &hello, &named(6));
         core.short_over(errand, Some(number), Some(true));
@@ -224,11 +234,11 @@ fn the_disk_goes_on_saying_in_which_session_a_durable_call_may_run() {
         core.shorts_reach(false);
         let key = durable(core);
         assert_eq!(core.link_says(key, false), ["request", "message"]);
-        core.link_down("cut".into());
+        core.link_down("cut".into(), true);
         core.begin_line(Transport::Tcp, Hello::default()).unwrap();
         let hello = Hello { session_id: 5, ..Hello::default() };
         core.short_welcomed(&gateway(), &hello, &named(9));
-        core.next_short(Busy::default());
+        core.next_short(Busy::default(), &WAITS);
         let step = core.durable_step(key, Instant::now());
         assert!(matches!(step, crate::core::DurableStep::Wait(_)), "{step:?}");
     });
@@ -247,5 +257,59 @@ fn a_client_that_is_closed_ends_its_calls_but_for_durable_ones() {
         let seq = core.calls[&kept].seq;
         assert!(!core.is_gone(seq), "a stream that carries it would be reset");
         assert!(matches!(core.durable_step(kept, Instant::now()), crate::core::DurableStep::Closed));
+    });
+}
+
+/// What is next for a client whose one call is on a link that is up or died, so much later.
+fn next_after(waits: ShortWaits, died: Option<bool>, heard: bool, later: Duration) -> Next {
+    let (shared, key) = one_call_of(ShortCalls::Fallback);
+    shared.with(|core| {
+        core.connect(&named(5));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        // The clock cannot be moved, what happened can.
+        let back = |at: &mut Instant| *at = at.checked_sub(later).unwrap();
+        core.calls.values_mut().for_each(|call| back(&mut call.asked_at));
+        back(&mut core.link.heard);
+        if heard {
+            core.link_heard();
+        }
+        if let Some(died) = died {
+            core.link_down("cut".into(), died);
+        }
+        core.next_short(Busy::default(), &waits)
+    })
+}
+
+#[test]
+fn a_call_goes_by_post_at_once_where_the_link_died_under_it_and_where_nothing_is_heard_in_time() {
+    let carries = |next: Next| matches!(next, Next::Begin(Errand::Carry(_)));
+    let waits = |next: Next| matches!(next, Next::At(_));
+    let (none, long) = (Duration::ZERO, Duration::from_secs(11));
+    assert!(carries(next_after(WAITS, Some(true), false, none)));
+    assert!(waits(next_after(WAITS, Some(false), false, none)), "it was left as somebody wanted");
+    let patient = ShortWaits { cut: WAITS.absent, ..WAITS };
+    assert!(waits(next_after(patient, Some(true), false, none)));
+
+    assert!(waits(next_after(WAITS, None, false, none)));
+    assert!(carries(next_after(WAITS, None, false, long)));
+    assert!(waits(next_after(WAITS, None, true, long)), "the gateway is there, and the call takes long");
+    assert_eq!(next_after(ShortWaits { silent: None, ..WAITS }, None, false, long), Next::Nothing);
+    let off = ShortWaits { absent: None, cut: None, silent: None };
+    assert_eq!(next_after(off, Some(true), false, long), Next::Nothing);
+}
+
+#[test]
+fn a_post_that_failed_beside_a_link_is_not_tried_again_beside_it() {
+    let (shared, key) = one_call_of(ShortCalls::Fallback);
+    let hasty = ShortWaits { silent: Some(Duration::ZERO), ..WAITS };
+    shared.with(|core| {
+        core.connect(&named(5));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        let Next::Begin(errand) = core.next_short(Busy::default(), &hasty) else { panic!("it is due") };
+        let begun = core.begin_short(errand, Hello::default()).unwrap().unwrap();
+        assert!(core.post(&begun, &mut Sink::default(), None));
+        core.short_over(errand, Some(begun.number), Some(true));
+        assert_eq!(core.next_short(Busy::default(), &hasty), Next::Nothing);
+        assert_eq!(core.link_says(key, false), [""; 0], "the link has it still");
     });
 }

@@ -17,7 +17,7 @@ impl Quality {
         let median = |window: &Window<Duration>| quantile(self.weighted(now, window), 0.5);
         let of_gateway = || median(&self.seen.steps[Step::FirstByte as usize]);
         let of_calls = || median(&self.seen.requests);
-        let of_connects = || median(&self.seen.steps[Step::Connect as usize]).map(|connect| connect / 2);
+        let of_connects = || median(&self.seen.steps[Step::Connect as usize]).map(|connect| connect / CONNECT_TRIPS);
         quantile(trips, 0.5).or_else(of_gateway).or_else(of_calls).or_else(of_connects)
     }
 
@@ -44,6 +44,17 @@ impl Quality {
         let mut times = self.weighted(now, &self.seen.requests);
         times.extend(self.remembered(|it| it.request));
         quantile(times, 0.5)
+    }
+
+    /// The median time that connecting takes, or else what follows from round trips: a handshake of TCP and one of TLS.
+    pub fn connect(&self, now: Instant) -> Option<Duration> {
+        let seen = quantile(self.weighted(now, &self.seen.steps[Step::Connect as usize]), 0.5);
+        seen.or_else(|| self.round_trip(now).map(|trip| trip * CONNECT_TRIPS))
+    }
+
+    /// The same, or what follows for networks of this kind.
+    pub fn expected_connect(&self, now: Instant) -> Option<Duration> {
+        self.connect(now).or(self.prior().map(|prior| prior.round_trip * CONNECT_TRIPS))
     }
 
     /// The share of packets that are lost: as the transport counts them; else from how many probes took as long as ones
@@ -161,5 +172,7 @@ const LATE_MIN: usize = 10;
 /// Fewer times are no measure of the longest.
 const HIGHEST_SAMPLES_MIN: usize = 3;
 const REMEMBERED_SAMPLES: f64 = 2.0;
+/// Round trips of a connection with TLS.
+const CONNECT_TRIPS: u32 = 2;
 /// Radio networks send slower than they receive.
 const SEND_SHARE: f64 = 0.5;

@@ -239,6 +239,11 @@ impl Race {
         self.entries.get(number).map(|entry| &entry.way)
     }
 
+    /// The rank of the gateway that the way of that number leads to.
+    pub fn rank(&self, number: usize) -> Option<usize> {
+        self.entries.get(number).map(|entry| entry.rank)
+    }
+
     /// What is to be done next, if anything is.
     pub fn poll(&mut self, now: Instant) -> Option<RaceAction> {
         let (number, due) = self.next_waiting()?;

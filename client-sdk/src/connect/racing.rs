@@ -1,0 +1,285 @@
+//! One race for a connection, driven: `towline_protocols::policy::Race` decides which ways are tried, and when.
+//!
+//! ```text
+//!  gateways, by rank --> names: remembered at once, looked up beside --> Race --> attempts
+//!                                                                         ^           |
+//!            early data on QUIC is out: the race goes on <----------------+           v
+//!            a gateway has answered: the race is over, and its verdicts are remembered
+//! ```
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    task::{AbortHandle, JoinError, JoinSet},
+    time::sleep_until,
+};
+use towline_protocols::policy::{
+    Event, NetworkKey, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Way,
+};
+
+use super::{ConnectError, Connector, Wire, resolve::interleave};
+use crate::{
+    config::Endpoint,
+    core::{Shared, now},
+    line::Opening,
+    timeline,
+};
+
+/// What a race gave: a connection, and where it leads.
+pub(crate) struct Reached {
+    pub(crate) wire: Wire,
+    pub(crate) gateway: Endpoint,
+    /// The way's number in the race.
+    pub(crate) number: usize,
+}
+
+/// A race.
+pub(crate) struct Racing {
+    connector: Connector,
+    shared: Arc<Shared>,
+    opening: Arc<Opening>,
+    policy: RacePolicy,
+    network: NetworkKey,
+    /// The first is tried first.
+    gateways: Vec<Endpoint>,
+    /// When each of those began that take part already, by rank.
+    turns: Vec<Instant>,
+    race: Race,
+    pace: Pace,
+    began: Instant,
+    limit: Duration,
+    attempts: JoinSet<(usize, Result<Wire, ConnectError>)>,
+    handles: HashMap<usize, AbortHandle>,
+    lookups: JoinSet<(usize, Result<Vec<IpAddr>, String>)>,
+    /// How long it took until the addresses of each gateway were known, by rank.
+    found_after: HashMap<usize, Duration>,
+    /// Why ways failed.
+    reasons: Vec<String>,
+}
+
+impl Racing {
+    /// Begins a race that lasts until `limit` is over at most.
+    pub(crate) fn begin(
+        connector: Connector,
+        shared: &Arc<Shared>,
+        opening: &Arc<Opening>,
+        mut gateways: Vec<Endpoint>,
+        limit: Duration,
+    ) -> Self {
+        let policy = shared.strategies.borrow().race.clone();
+        let began = now();
+        let fallback = shared.policy.borrow().fallback_delay;
+        let mut pace = policy.pace(shared.quality.expected_connect(), fallback);
+        // Another gateway knows nothing of what the session's own one may be running.
+        if shared.with(|core| core.has_sent()) {
+            pace.gateway = pace.gateway.max(limit / 2);
+        }
+        if !policy.enabled {
+            gateways.truncate(1);
+        }
+        Self {
+            connector,
+            shared: Arc::clone(shared),
+            opening: Arc::clone(opening),
+            network: shared.with(|core| core.network.place()),
+            gateways,
+            turns: Vec::new(),
+            race: Race::new(&policy, pace, limit, began),
+            policy,
+            pace,
+            began,
+            limit,
+            attempts: JoinSet::new(),
+            handles: HashMap::new(),
+            lookups: JoinSet::new(),
+            found_after: HashMap::new(),
+            reasons: Vec::new(),
+        }
+    }
+
+    /// The next connection that may be used. If the gateway has answered on it, the race is over. One that carries early
+    /// data on QUIC has not: the race goes on, and whoever asks again gets the next.
+    pub(crate) async fn next(&mut self) -> Result<Reached, ConnectError> {
+        loop {
+            let now = now();
+            self.open_due(now);
+            while let Some(action) = self.race.poll(now) {
+                self.act(action);
+            }
+            if self.race.is_late(now) {
+                let text = format!("no answer within {:?} (connect_timeout)", self.limit);
+                return Err(self.lost(Some(text)));
+            }
+            if self.race.is_lost() && self.turns.len() == self.gateways.len() {
+                return Err(self.lost(None));
+            }
+            let due = self.race.poll_timeout().min(self.next_turn());
+            tokio::select! {
+                biased;
+                Some(joined) = self.attempts.join_next() => {
+                    if let Some(made) = self.on_attempt(joined) {
+                        return Ok(made);
+                    }
+                }
+                Some(joined) = self.lookups.join_next() => self.on_lookup(joined),
+                () = sleep_until(due.into()) => {}
+            }
+        }
+    }
+
+    /// The gateway has answered on the way of that number: it has won.
+    pub(crate) fn answered(&mut self, number: usize) {
+        let now = now();
+        if let Some(after) = self.race.running_for(number, now) {
+            self.shared.quality.on(Event::Came(Step::Connect, after));
+        }
+        self.shared.routes.learn(&self.policy, self.network, &self.race.won(number), now);
+        self.attempts.abort_all();
+        self.lookups.abort_all();
+    }
+
+    /// Whether a packet left for any gateway.
+    pub(crate) fn has_tried(&self) -> bool {
+        !self.handles.is_empty()
+    }
+
+    /// When the next gateway takes part.
+    fn next_turn(&self) -> Instant {
+        let turn = |rank: usize| self.began + self.pace.gateway * u32::try_from(rank).unwrap_or(u32::MAX);
+        match self.turns.len() < self.gateways.len() {
+            true => turn(self.turns.len()),
+            false => self.began + self.limit,
+        }
+    }
+
+    fn open_due(&mut self, now: Instant) {
+        while self.turns.len() < self.gateways.len() && (now >= self.next_turn() || self.race.is_lost()) {
+            self.turns.push(now);
+            self.open(self.turns.len() - 1, now);
+        }
+    }
+
+    /// Lets a gateway take part.
+    fn open(&mut self, rank: usize, now: Instant) {
+        let host = self.gateways[rank].host.clone();
+        if !self.connector.needs_addresses() {
+            return self.add(rank, Vec::new(), now);
+        }
+        if let Ok(address) = host.parse() {
+            return self.add(rank, vec![address], now);
+        }
+        let known = self.shared.routes.addresses(&self.policy, self.network, &host, now);
+        let is_fresh = known.as_ref().is_some_and(|known| known.is_fresh);
+        if let Some(known) = known {
+            self.add(rank, known.addresses, now);
+        }
+        if !is_fresh {
+            self.race.seek(rank);
+            let lookup = self.connector.lookups.clone().find(Arc::clone(&self.shared), host, self.network);
+            self.lookups.spawn(async move { (rank, lookup.await) });
+        }
+    }
+
+    fn add(&mut self, rank: usize, addresses: Vec<IpAddr>, now: Instant) {
+        if !addresses.is_empty() {
+            let began = self.turns.get(rank).copied().unwrap_or(now);
+            self.found_after.entry(rank).or_insert(now.saturating_duration_since(began));
+        }
+        let endpoint = &self.gateways[rank];
+        let ways = self.connector.ways(endpoint, interleave(addresses, endpoint.port));
+        let ways = self.shared.routes.rank(&self.policy, self.network, ways, now);
+        self.race.add(rank, ways, now);
+    }
+
+    fn act(&mut self, action: RaceAction) {
+        match action {
+            RaceAction::Start(number) => self.start(number),
+            RaceAction::Abandon(number) => {
+                if let Some(handle) = self.handles.get(&number) {
+                    handle.abort();
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, number: usize) {
+        let Some((way, endpoint)) = self.way(number) else { return };
+        let is_blocked = || self.shared.routes.is_quic_blocked(&self.policy, self.network, now());
+        // Where UDP was seen not to pass, nobody waits for what was said early.
+        let flies = way.transport == Kind::Quic && self.opening.may_fly() && !is_blocked();
+        let flight = self.opening.first_flight(endpoint);
+        let attempt = self.connector.clone().attempt(endpoint.clone(), way, flight, flies);
+        let handle = self.attempts.spawn(async move { (number, attempt.await) });
+        self.handles.insert(number, handle);
+    }
+
+    fn way(&self, number: usize) -> Option<(Way, &Endpoint)> {
+        let way = self.race.way(number)?.clone();
+        Some((way, self.gateways.get(self.race.rank(number)?)?))
+    }
+
+    fn on_attempt(
+        &mut self,
+        joined: Result<(usize, Result<Wire, ConnectError>), JoinError>,
+    ) -> Option<Reached> {
+        let (number, result) = match joined {
+            Ok(done) => done,
+            Err(error) => {
+                let number = *self.handles.iter().find(|(_, handle)| handle.id() == error.id())?.0;
+                (number, Err(ConnectError(format!("attempt ended: {error}"))))
+            }
+        };
+        let (_, gateway) = self.way(number)?;
+        match result {
+            // Others had more need of its place.
+            Ok(_) if self.race.running_for(number, now()).is_none() => None,
+            Ok(wire) => {
+                let (gateway, rank) = (gateway.clone(), self.race.rank(number).unwrap_or_default());
+                if !wire.is_unanswered() {
+                    self.answered(number);
+                }
+                let wire = wire.found_after(self.found_after.get(&rank).copied());
+                let made = timeline::Made { at: now(), times: wire.times() };
+                self.shared.with(|core| core.made = Some(made));
+                Some(Reached { wire, gateway, number })
+            }
+            Err(error) => {
+                let reason = format!("{gateway}: {error}");
+                self.reasons.push(reason);
+                self.race.failed(number, now());
+                None
+            }
+        }
+    }
+
+    fn on_lookup(&mut self, joined: Result<(usize, Result<Vec<IpAddr>, String>), JoinError>) {
+        // A question whose task ended is not answered, which the race bears.
+        let Ok((rank, found)) = joined else { return };
+        let now = now();
+        match found {
+            Ok(addresses) => self.add(rank, addresses, now),
+            Err(reason) => {
+                let reason = format!("{}: {reason}", self.gateways[rank]);
+                self.reasons.push(reason);
+            }
+        }
+        self.race.found(rank, now);
+    }
+
+    fn lost(&mut self, text: Option<String>) -> ConnectError {
+        let opened = &self.gateways[..self.turns.len()];
+        opened.iter().for_each(|gateway| self.shared.routes.doubt(self.network, &gateway.host));
+        let gateways: Vec<String> = opened.iter().map(ToString::to_string).collect();
+        let text = text.map(|text| format!("{}: {text}", gateways.join(", ")));
+        let reasons: Vec<String> = text.into_iter().chain(self.reasons.drain(..)).collect();
+        ConnectError(if reasons.is_empty() { "nothing to try".to_owned() } else { reasons.join("; ") })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! Races over a dialer of the test's own in simulated time, and over loopback where names matter.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, time::Instant};
+
+use super::*;
+use crate::{
+    Client, ClientConfig, Dial, Dialed, Dialing, FirstFlight, Network, NetworkKind, Resolve,
+    connect::resolve::Resolving, supervisor::Greeting,
+};
+
+/// What happens to a connection that is dialed.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Answers,
+    Refused,
+    Silent,
+}
+
+/// A network by the ports of gateways, which answer if nothing else is said.
+#[derive(Clone, Default)]
+struct World {
+    fates: Arc<Mutex<HashMap<u16, Fate>>>,
+    dialed: Arc<Mutex<Vec<u16>>>,
+}
+
+impl World {
+    fn with(fates: &[(u16, Fate)]) -> Self {
+        let world = Self::default();
+        world.fates.lock().extend(fates.iter().copied());
+        world
+    }
+
+    /// The ports that were dialed since this was asked last.
+    fn dialed(&self) -> Vec<u16> {
+        std::mem::take(&mut self.dialed.lock())
+    }
+}
+
+impl Dial for World {
+    fn dial(&self, endpoint: &Endpoint, _: FirstFlight) -> Dialing {
+        self.dialed.lock().push(endpoint.port);
+        let fate = self.fates.lock().get(&endpoint.port).copied().unwrap_or(Fate::Answers);
+        Box::pin(async move {
+            match fate {
+                Fate::Answers => Ok(Dialed { stream: Box::new(tokio::io::duplex(64).0), early: 0 }),
+                Fate::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+                Fate::Silent => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// A client without its supervisor.
+struct Rig {
+    config: ClientConfig,
+    connector: Connector,
+    shared: Arc<Shared>,
+}
+
+impl Rig {
+    fn new(config: ClientConfig) -> Self {
+        let shared = Arc::new(Shared::new(&config).unwrap().0);
+        Self { connector: Connector::new(&config).unwrap(), config, shared }
+    }
+
+    fn race(&self) -> Racing {
+        let greeting = Greeting::new(Arc::clone(&self.shared), self.config.clone());
+        let opening = Opening::new(Arc::new(greeting), 0.0, true);
+        let gateways = self.config.endpoints.clone();
+        Racing::begin(self.connector.clone(), &self.shared, &opening, gateways, Duration::from_secs(10))
+    }
+
+    /// The port of the gateway that is reached, and after how long.
+    async fn reach(&self) -> Result<(u16, Duration), String> {
+        let began = Instant::now();
+        match self.race().next().await {
+            Ok(made) => Ok((made.gateway.port, began.elapsed())),
+            Err(error) => Err(error.0),
+        }
+    }
+
+    fn last(&self) -> Option<String> {
+        let network = self.shared.with(|core| core.network.place());
+        self.shared.routes.last_gateway(&self.config.strategies.race, network, now())
+    }
+}
+
+fn dialed(world: &World) -> ClientConfig {
+    let endpoints = (1..=3).map(|port| Endpoint { host: "edge".into(), port }).collect();
+    let mut config = ClientConfig::plaintext(endpoints);
+    config.dialer = Some(Arc::new(world.clone()));
+    config
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_dead_gateway_of_three_costs_a_delay_and_a_refused_one_nothing() {
+    let world = World::with(&[(1, Fate::Silent)]);
+    let rig = Rig::new(dialed(&world));
+    let fallback = rig.config.policy.fallback_delay;
+    let turn = fallback * rig.config.strategies.race.gateway_staggers;
+    assert_eq!(rig.reach().await, Ok((2, turn)));
+    assert_eq!(rig.last(), Some("edge:2".to_owned()));
+    assert_eq!(world.dialed(), [1, 2]);
+
+    world.fates.lock().insert(1, Fate::Refused);
+    assert_eq!(rig.reach().await, Ok((2, Duration::ZERO)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_answers_all_are_tried_and_all_reasons_are_told() {
+    let world = World::with(&[(1, Fate::Refused), (2, Fate::Silent), (3, Fate::Refused)]);
+    let rig = Rig::new(dialed(&world));
+    let error = rig.reach().await.unwrap_err();
+    assert_eq!(world.dialed(), [1, 2, 3]);
+    for part in ["edge:1: connection refused", "edge:3: connection refused", "no answer within 10s"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(rig.last(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_one_gateway_is_tried_and_nothing_remembered() {
+    let world = World::with(&[(1, Fate::Refused)]);
+    let mut config = dialed(&world);
+    config.strategies.race.enabled = false;
+    let rig = Rig::new(config);
+    assert!(rig.reach().await.is_err());
+    world.fates.lock().insert(1, Fate::Answers);
+    assert_eq!(rig.reach().await, Ok((1, Duration::ZERO)));
+    assert_eq!((world.dialed(), rig.last()), (vec![1, 1], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gateway_that_was_reached_is_first_for_the_next_run_on_that_network_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(&[(1, Fate::Refused), (2, Fate::Refused)]);
+    let mut config = dialed(&world);
+    config.identity_file = Some(folder.path().join("identity"));
+    let rig = Rig::new(config.clone());
+    let home = Network::new(NetworkKind::Wifi, "home");
+    rig.shared.with(|core| core.network = home.clone());
+    assert_eq!(rig.reach().await.unwrap().0, 3);
+    drop(rig);
+    let file = folder.path().join("identity.routes");
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let rig = Rig::new(config);
+    assert_eq!(rig.last(), None);
+    rig.shared.with(|core| core.network = home);
+    assert_eq!(rig.last(), Some("edge:3".to_owned()));
+}
+
+/// Attempts that hang in a network that is left are not waited for.
+#[tokio::test(start_paused = true)]
+async fn another_network_begins_another_race_at_once() {
+    let world = World::with(&[1, 2, 3].map(|port| (port, Fate::Silent)));
+    let mut config = dialed(&world);
+    config.seed = Some(1);
+    let client = Client::start(config).unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(world.dialed().len(), 1);
+    client.network_changed(Network::new(NetworkKind::Wifi, "home"));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(world.dialed().len(), 1);
+}
+
+/// What a name leads to.
+type Found = Result<Vec<IpAddr>, io::ErrorKind>;
+
+/// What DNS says, name by name; without an entry, nothing ever.
+#[derive(Clone, Default)]
+struct Dns(Arc<Mutex<HashMap<String, Found>>>);
+
+impl Dns {
+    fn set(&self, host: &str, answer: Option<Result<Vec<IpAddr>, io::ErrorKind>>) {
+        match answer {
+            Some(answer) => self.0.lock().insert(host.to_owned(), answer),
+            None => self.0.lock().remove(host),
+        };
+    }
+}
+
+impl Resolve for Dns {
+    fn resolve(&self, host: &str) -> Resolving {
+        let answer = self.0.lock().get(host).cloned();
+        Box::pin(async move {
+            match answer {
+                Some(answer) => answer.map_err(io::Error::from),
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A client of `edge`, and who listens there.
+async fn named(dns: &Dns) -> (ClientConfig, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut config = ClientConfig::plaintext(vec![Endpoint { host: "edge".into(), port }]);
+    config.resolver = Some(Arc::new(dns.clone()));
+    config.strategies.race.names_fresh = Duration::ZERO;
+    (config, listener)
+}
+
+#[tokio::test]
+async fn what_dns_said_once_is_used_while_it_is_silent_or_denies_the_name() {
+    let dns = Dns::default();
+    let (config, _listener) = named(&dns).await;
+    let rig = Rig::new(config);
+    for answer in [Some(Ok(vec![HERE])), None, Some(Err(io::ErrorKind::NotFound)), Some(Ok(Vec::new()))] {
+        dns.set("edge", answer.clone());
+        assert!(rig.reach().await.is_ok(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_without_dns_sends_nothing_and_recovers_with_it() {
+    let dns = Dns::default();
+    let (config, _listener) = named(&dns).await;
+    let rig = Rig::new(config);
+    dns.set("edge", Some(Err(io::ErrorKind::NotFound)));
+    let mut race = rig.race();
+    let error = race.next().await.map(|made| made.gateway).unwrap_err();
+    assert!(error.0.contains("DNS: ") && !race.has_tried(), "{error}");
+    dns.set("edge", Some(Ok(vec![HERE])));
+    assert!(rig.reach().await.is_ok());
+}
+
+#[tokio::test]
+async fn an_address_that_is_known_does_not_wait_for_another_gateways_name() {
+    let dns = Dns::default();
+    let (mut config, listener) = named(&dns).await;
+    let port = listener.local_addr().unwrap().port();
+    config.endpoints.push(Endpoint { host: "127.0.0.1".into(), port });
+    config.policy.fallback_delay = Duration::ZERO;
+    config.strategies.race.gateway_staggers = 1;
+    let made = Rig::new(config).race().next().await.map_err(|error| error.0).unwrap();
+    assert_eq!(made.gateway.host, "127.0.0.1");
+}
+
+/// An address that DNS found meanwhile takes part in the race that runs over one that is dead.
+#[tokio::test]
+async fn a_fresh_answer_joins_the_race_over_stale_ones() {
+    let dns = Dns::default();
+    let (config, listener) = named(&dns).await;
+    let rig = Rig::new(config);
+    // On loopback nobody listens at the other address: the attempt fails at once.
+    let stale = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, 99))];
+    rig.shared.routes.found(rig.shared.with(|core| core.network.place()), "edge", stale, now());
+    dns.set("edge", Some(Ok(vec![HERE])));
+    assert!(rig.reach().await.is_ok());
+    listener.accept().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_question_is_asked_for_all_who_wait_for_its_answer_and_few_at_one_time() {
+    let dns = Dns::default();
+    let (config, _listener) = named(&dns).await;
+    let rig = Rig::new(config);
+    let ask = |host: String, network| {
+        let find = rig.connector.lookups.clone().find(Arc::clone(&rig.shared), host, network);
+        async move { tokio::time::timeout(Duration::ZERO, find).await }
+    };
+    let network = rig.shared.with(|core| core.network.place());
+    for _ in 0..100 {
+        assert!(ask("edge".to_owned(), network).await.is_err(), "it waits");
+    }
+    for number in 0..100 {
+        if let Ok(refused) = ask(format!("edge-{number}"), network).await {
+            assert_eq!(number, 15, "fifteen beside the first");
+            assert!(refused.unwrap_err().contains("16 names are being looked up"));
+            return;
+        }
+    }
+    panic!("any number of names is looked up");
+}

@@ -1,0 +1,171 @@
+//! Looking names up: by the system's resolver, or the app's own.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use towline_protocols::policy::NetworkKey;
+
+use super::ConnectError;
+use crate::{
+    config::Endpoint,
+    core::{Shared, now},
+};
+
+/// Looks names up in place of the system's resolver: DNS over HTTPS, an operator's HTTPDNS, a list.
+pub trait Resolve: Send + Sync {
+    /// The addresses of `host`, the preferred first. It may take as long as it likes: connections to addresses that are
+    /// known do not wait for it.
+    fn resolve(&self, host: &str) -> Resolving;
+}
+
+/// The addresses, once they are known.
+pub type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+
+/// Names that are looked up at one time; a resolver that never answers holds each for good.
+const LOOKUPS_MAX: usize = 16;
+
+type Answer = Option<Result<Vec<IpAddr>, Arc<str>>>;
+
+/// What is being looked up. Whoever asks for the same shares the answer; a network that is left takes its questions
+/// along.
+#[derive(Clone)]
+pub(super) struct Lookups {
+    resolver: Option<Arc<dyn Resolve>>,
+    running: Arc<Mutex<HashMap<Question, watch::Receiver<Answer>>>>,
+}
+
+/// The name, the network, and how often that has changed.
+type Question = (String, NetworkKey, u64);
+
+impl Lookups {
+    pub(super) fn new(resolver: Option<Arc<dyn Resolve>>) -> Self {
+        Self { resolver, running: Arc::default() }
+    }
+
+    /// The addresses of `host`. They are also remembered, even where nobody waits for them any more.
+    pub(super) async fn find(
+        self,
+        shared: Arc<Shared>,
+        host: String,
+        network: NetworkKey,
+    ) -> Result<Vec<IpAddr>, String> {
+        let mut answer = self.ask(&shared, host, network)?;
+        let answer = answer.wait_for(Option::is_some).await;
+        match answer.as_deref() {
+            Ok(Some(Ok(addresses))) => Ok(addresses.clone()),
+            Ok(Some(Err(reason))) => Err(reason.to_string()),
+            Ok(None) | Err(_) => Err("DNS: the question was given up".to_owned()),
+        }
+    }
+
+    fn ask(
+        &self,
+        shared: &Arc<Shared>,
+        host: String,
+        network: NetworkKey,
+    ) -> Result<watch::Receiver<Answer>, String> {
+        let question = (host, network, *shared.network.borrow());
+        let mut running = self.running.lock();
+        // One whose task broke is asked again.
+        if let Some(answer) = running.get(&question).filter(|answer| answer.has_changed().is_ok()) {
+            return Ok(answer.clone());
+        }
+        if running.len() >= LOOKUPS_MAX {
+            return Err(format!("DNS: {LOOKUPS_MAX} names are being looked up, and none is answered"));
+        }
+        let (sender, answer) = watch::channel(None);
+        running.insert(question.clone(), answer.clone());
+        let lookup = self.lookup(&question.0);
+        let (running, shared) = (Arc::clone(&self.running), Arc::clone(shared));
+        tokio::spawn(async move {
+            let result = match lookup.await {
+                Ok(addresses) if addresses.is_empty() => Err("DNS: the name has no address".into()),
+                Ok(addresses) => Ok(addresses),
+                Err(error) => Err(format!("DNS: {error}").into()),
+            };
+            if let Ok(addresses) = &result {
+                shared.routes.found(network, &question.0, addresses.clone(), now());
+            }
+            running.lock().remove(&question);
+            sender.send_replace(Some(result));
+        });
+        Ok(answer)
+    }
+
+    /// Addresses to connect to at once, which may be old: then they are looked up beside.
+    pub(super) async fn addresses(
+        &self,
+        shared: &Arc<Shared>,
+        endpoint: &Endpoint,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
+        let host = &endpoint.host;
+        if let Ok(address) = host.parse() {
+            return Ok(vec![SocketAddr::new(address, endpoint.port)]);
+        }
+        let network = shared.with(|core| core.network.place());
+        let policy = shared.strategies.borrow().race.clone();
+        let known = shared.routes.addresses(&policy, network, host, now());
+        if known.as_ref().is_none_or(|known| !known.is_fresh) {
+            let found = self.clone().find(Arc::clone(shared), host.clone(), network);
+            match known {
+                Some(_) => drop(tokio::spawn(found)),
+                None => return Ok(interleave(found.await.map_err(ConnectError)?, endpoint.port)),
+            }
+        }
+        Ok(interleave(known.map(|known| known.addresses).unwrap_or_default(), endpoint.port))
+    }
+
+    fn lookup(&self, host: &str) -> Resolving {
+        if let Some(own) = &self.resolver {
+            return own.resolve(host);
+        }
+        let host = host.to_owned();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+            Ok(found.map(|address| address.ip()).take(ADDRESSES_MAX).collect())
+        })
+    }
+}
+
+/// Addresses of one name that are looked at.
+const ADDRESSES_MAX: usize = 16;
+/// Of them, those that are tried; more would make one attempt arbitrarily long.
+const ADDRESSES_TRIED_MAX: usize = 8;
+
+/// Addresses with a port, families interleaved as RFC 8305, section 4 asks.
+pub(super) fn interleave(found: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
+    let found = found.into_iter().map(|address| SocketAddr::new(address, port));
+    let (six, four): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv6);
+    let (mut six, mut four) = (six.into_iter(), four.into_iter());
+    let mut out = Vec::new();
+    while out.len() < ADDRESSES_TRIED_MAX {
+        let before = out.len();
+        out.extend(six.next());
+        out.extend(four.next());
+        if out.len() == before {
+            break;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let found = vec![address("::1"), address("::2"), address("127.0.0.1")];
+        let expected = ["[::1]:1", "127.0.0.1:1", "[::2]:1"].map(|text| text.parse().unwrap());
+        assert_eq!(interleave(found, 1), expected);
+    }
+}

@@ -1,0 +1,98 @@
+//! When calls go out over short connections beside the link.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    parameters::{millis, parameters, seconds},
+    quality::{Quality, Step},
+    timeouts::TimeoutPolicy,
+};
+
+parameters! {
+    /// When a call goes out by an HTTPS POST of its own: where there is no link in time, where the link died under the
+    /// call, and where nothing is heard on it. The gateway runs the call once.
+    pub struct ShortPolicy in "short" {
+        /// Off: calls wait for the link.
+        enabled: bool = true, false => true;
+        /// So many times what connecting usually takes on the network, calls wait for a link that is not there.
+        after_share: f64 = 3.0, 1.0 => 50.0;
+        /// They wait at least so long; at most as the app says, which is also how long they wait on a network that is not
+        /// known.
+        after_min: Duration = millis(500), Duration::ZERO => seconds(60);
+        /// A call that was under way on a link that died goes out at once; off: it waits as others do.
+        when_cut: bool = true, false => true;
+        /// A call goes out while the link counts as up, if nothing was heard on that for as long as a first byte is waited
+        /// for; off: not before the link is given up.
+        when_silent: bool = true, false => true;
+    }
+}
+
+/// How long calls wait before they go by POST, as a network is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortWaits {
+    /// For a link that is not there; `None`: for good.
+    pub absent: Option<Duration>,
+    /// The same for a call that was on a link which died.
+    pub cut: Option<Duration>,
+    /// For a word from a link that counts as up.
+    pub silent: Option<Duration>,
+}
+
+impl ShortPolicy {
+    /// The waits on a network like this, of which `absent_max` is the longest for an absent link, and `answer_max` for an
+    /// answer.
+    pub fn waits(
+        &self,
+        quality: &Quality,
+        timeouts: &TimeoutPolicy,
+        absent_max: Duration,
+        answer_max: Duration,
+        now: Instant,
+    ) -> ShortWaits {
+        if !self.enabled {
+            return ShortWaits { absent: None, cut: None, silent: None };
+        }
+        let usual = quality.connect(now);
+        let absent = usual.map_or(absent_max, |usual| usual.mul_f64(self.after_share).max(self.after_min));
+        let absent = absent.min(absent_max);
+        let answer = || timeouts.limit(now, Step::FirstByte, quality, answer_max);
+        ShortWaits {
+            absent: Some(absent),
+            cut: Some(if self.when_cut { Duration::ZERO } else { absent }),
+            silent: self.when_silent.then(answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Event, QualityPolicy};
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
+    fn waits_follow_the_network_within_their_bounds() {
+        let (now, ms, second) = (Instant::now(), Duration::from_millis, Duration::from_secs(1));
+        let timeouts = TimeoutPolicy::default();
+        let waits = |policy: &ShortPolicy, connect: Option<Duration>| {
+            let mut quality = Quality::new(QualityPolicy::default());
+            for connect in connect.iter().cycle().take(5) {
+                quality.on(now, Event::Came(Step::Connect, *connect));
+            }
+            policy.waits(&quality, &timeouts, 3 * second, 10 * second, now)
+        };
+        let policy = ShortPolicy::default();
+        let absent = |connect| waits(&policy, connect).absent;
+        assert_eq!(absent(None), Some(3 * second));
+        assert_eq!(absent(Some(ms(50))), Some(policy.after_min));
+        assert_eq!(absent(Some(ms(400))), Some(ms(1200)));
+        assert_eq!(absent(Some(ms(5000))), Some(3 * second));
+        let usual = waits(&policy, None);
+        assert_eq!((usual.cut, usual.silent), (Some(Duration::ZERO), Some(10 * second)));
+        let patient = ShortPolicy { when_cut: false, when_silent: false, ..policy.clone() };
+        let patient = waits(&patient, None);
+        assert_eq!((patient.cut, patient.silent), (Some(3 * second), None));
+        let off = ShortPolicy { enabled: false, ..policy };
+        assert_eq!(waits(&off, None), ShortWaits { absent: None, cut: None, silent: None });
+    }
+}

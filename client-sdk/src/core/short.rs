@@ -9,44 +9,22 @@
 //!               +--- ShortWaits::cut ---> due: what was under way
 //! ```
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+mod link;
+
+use std::time::{Duration, Instant};
 
 use towline_protocols::{
     link::{Hello, RpcError, Welcome, client::Fate},
     policy::ShortWaits,
 };
 
+pub(super) use self::link::LinkState;
 use super::{Call, Core, Key, RequestSink};
 use crate::{
-    config::{ClientConfig, Endpoint, ShortCalls},
+    config::{Endpoint, ShortCalls},
     state::Transport,
     timeline::Made,
 };
-
-/// The state of the link as far as short connections go by it.
-pub(crate) struct LinkState {
-    mode: ShortCalls,
-    after: Duration,
-    /// Since when there is no link, nor was one that lasted.
-    down_since: Instant,
-    up_since: Option<Instant>,
-    /// When the link's connection brought something last.
-    heard: Instant,
-    /// Short connections look again in time, though the link is up.
-    is_watched: bool,
-    /// Where the session was found last.
-    pub(crate) home: Option<Endpoint>,
-    /// The newest short connection reached no gateway.
-    are_shorts_lost: bool,
-    /// Requests that the app gave up while the gateway may run them, and their deadlines, at which it ends them
-    /// anyway.
-    given_up: VecDeque<(u64, Instant)>,
-    /// Short connections have something to do.
-    pub(super) wake: bool,
-}
 
 /// What a short connection is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +55,7 @@ impl Busy {
     }
 }
 
-/// Requests that are remembered as given up; beyond, the oldest run on to their deadline.
-const GIVEN_UP_MAX: usize = 256;
-/// Of them, what one short connection tells: half of what a gateway takes by default.
+/// Of the requests that the app gave up, what one short connection tells: half of what a gateway takes by default.
 const GIVEN_UP_TOLD_MAX: usize = 16;
 
 /// What is to be done about short connections.
@@ -98,62 +74,6 @@ pub(crate) struct Begun {
     pub(crate) seq: Option<u64>,
     /// Requests that it gives up.
     pub(crate) given_up: Vec<u64>,
-}
-
-impl LinkState {
-    pub(super) fn new(config: &ClientConfig) -> Self {
-        let (mode, after) = (config.short_mode(), config.short_after);
-        Self {
-            mode,
-            after,
-            down_since: now(),
-            up_since: None,
-            heard: now(),
-            is_watched: false,
-            home: None,
-            are_shorts_lost: false,
-            given_up: VecDeque::new(),
-            wake: false,
-        }
-    }
-
-    /// The app gave a request up that a short connection has carried.
-    pub(super) fn give_up(&mut self, seq: u64, deadline: Instant) {
-        if self.given_up.len() >= GIVEN_UP_MAX {
-            tracing::debug!("{GIVEN_UP_MAX} calls are given up already: the oldest is left to its deadline");
-            self.given_up.pop_front();
-        }
-        self.given_up.push_back((seq, deadline));
-        self.wake = true;
-    }
-
-    fn has_given_up(&mut self) -> bool {
-        let now = Instant::now();
-        self.given_up.retain(|(_, deadline)| *deadline > now);
-        !self.given_up.is_empty()
-    }
-
-    fn is_up(&self) -> bool {
-        self.up_since.is_some()
-    }
-
-    /// When a call may go out by POST; `None` while the link carries it.
-    fn due(&self, call: &Call, waits: &ShortWaits) -> Option<Instant> {
-        match self.mode {
-            ShortCalls::Off => None,
-            ShortCalls::Always => waits.absent.map(|_| self.down_since),
-            // One that was tried in vain is the link's.
-            ShortCalls::Fallback if self.is_up() => {
-                let silence = waits.silent.filter(|_| !call.short_failed)?;
-                Some(call.asked_at.max(self.heard) + silence)
-            }
-            ShortCalls::Fallback => {
-                let absent = self.down_since + waits.absent?;
-                let cut = call.cut_at.filter(|_| !call.short_failed).zip(waits.cut);
-                Some(cut.map_or(absent, |(at, wait)| absent.min(at + wait)))
-            }
-        }
-    }
 }
 
 impl Core {

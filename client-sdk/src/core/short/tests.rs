@@ -5,6 +5,7 @@ use towline_protocols::link::{Event, Execution, Partial, RequestHead, RpcErrorKi
 
 use super::*;
 use crate::{
+    config::ClientConfig,
     core::{Key, Outgoing, Shared},
     state::Transport,
 };

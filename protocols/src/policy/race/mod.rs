@@ -13,6 +13,7 @@
 
 mod memory;
 mod names;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -25,11 +26,9 @@ use std::{
 
 pub use memory::{Ranked, WayRecord, Ways};
 pub use names::{Found, NameRecord, Names};
+pub use policy::{Pace, RacePolicy};
 
-use super::{
-    network::Transport,
-    parameters::{hours, millis, minutes, parameters, seconds},
-};
+use super::network::Transport;
 
 /// One way to a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,75 +51,6 @@ impl fmt::Display for Way {
             Some(address) => write!(f, "{address}"),
             None => f.write_str(&self.gateway),
         }
-    }
-}
-
-parameters! {
-    /// How ways to gateways are raced, and what is remembered of them.
-    pub struct RacePolicy in "race" {
-        /// Off: one gateway at a time, its ways at fixed delays, without memory of ways or names.
-        enabled: bool = true, false => true;
-        /// The next way is tried after so many times what connecting usually takes on the network.
-        stagger_share: f64 = 1.25, 0.1 => 10.0;
-        /// The shortest time between two ways (RFC 8305, section 8, wants at least 10 ms).
-        stagger_min: Duration = millis(100), millis(10) => seconds(2);
-        /// The longest.
-        stagger_max: Duration = seconds(2), millis(100) => seconds(30);
-        /// Another gateway is tried after so many of these times: a session lives at one gateway.
-        gateway_staggers: u32 = 6, 1 => 100;
-        /// Ways that are tried at one time.
-        in_flight_max: usize = 4, 1 => 8;
-        /// A way that failed so often of the last eight times, while others got through, is banned: tried when nothing
-        /// else is left.
-        ban_failures: u32 = 2, 1 => 8;
-        /// The first ban; each further one lasts twice as long.
-        ban_min: Duration = minutes(5), seconds(1) => hours(1);
-        /// The longest ban.
-        ban_max: Duration = hours(1), seconds(1) => hours(24);
-        /// What was not used for so long is forgotten.
-        kept: Duration = hours(7 * 24), minutes(1) => hours(90 * 24);
-        /// Addresses that were found for a name since then are not looked up again.
-        names_fresh: Duration = seconds(60), Duration::ZERO => hours(1);
-    }
-    check RacePolicy::check_spans;
-}
-
-/// RFC 8305, section 5: the recommended delay where nothing is known.
-const STAGGER_UNKNOWN: Duration = Duration::from_millis(250);
-
-/// The delays of one race.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// Between ways of one series.
-    pub stagger: Duration,
-    /// Between the two series of a gateway.
-    pub fallback: Duration,
-    /// Between gateways.
-    pub gateway: Duration,
-}
-
-impl RacePolicy {
-    fn check_spans(&self) -> Result<(), String> {
-        let pairs = [
-            ("stagger_min", self.stagger_min, "stagger_max", self.stagger_max),
-            ("ban_min", self.ban_min, "ban_max", self.ban_max),
-        ];
-        match pairs.iter().find(|(_, min, _, max)| min > max) {
-            Some((lower, min, upper, max)) => Err(format!("{lower} {min:?} is above {upper} {max:?}")),
-            None => Ok(()),
-        }
-    }
-
-    /// The delays on a network where connecting takes as long as `expected`, if that is known; `fallback` is the delay
-    /// of TCP behind QUIC where it is not.
-    pub fn pace(&self, expected: Option<Duration>, fallback: Duration) -> Pace {
-        let known = expected.filter(|_| self.enabled).map(|expected| {
-            let (min, max) = (self.stagger_min, self.stagger_max.max(self.stagger_min));
-            expected.mul_f64(self.stagger_share).clamp(min, max)
-        });
-        let stagger = known.unwrap_or(STAGGER_UNKNOWN);
-        let fallback = known.unwrap_or(fallback);
-        Pace { stagger, fallback, gateway: stagger.max(fallback) * self.gateway_staggers }
     }
 }
 

@@ -347,7 +347,8 @@ pub enum Transports {
 pub enum ShortCalls {
     /// Never.
     Off,
-    /// When there has been no link for [`ClientConfig::short_after`]: UDP is blocked and long connections are cut, or
+    /// When there has been no link for as long as the network leads to expect one, [`ClientConfig::short_after`] at the
+    /// most, and when one died under a call and is not made again in time: UDP is blocked and long connections are cut, or
     /// one is long in coming. Not with [`Transports::Quic`], which asks for QUIC and nothing else.
     #[default]
     Fallback,

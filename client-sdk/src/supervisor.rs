@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 use towline_protocols::{
     compress::Compressor,
     link::{self, Filter, Header, Hello, RpcErrorKind, SessionHeaders},
-    policy::{Loss, Lost, NetworkKind, Reconnect, Step},
+    policy::{Delay, Loss, Lost, NetworkKind, Reconnect, Step},
 };
 
 use crate::{
@@ -87,6 +87,7 @@ impl Supervisor {
             let shared = Arc::clone(&self.shared);
             let spread_share = self.backoff.share(Duration::from_secs(1)).as_secs_f64();
             let opening = Opening::new(Arc::clone(&self.greeting), spread_share, self.flies);
+            self.shared.with(|core| core.link.begins(now()));
             let outcome = tokio::select! {
                 outcome = self.attempt(&opening) => outcome,
                 reason = closed(&shared) => break (RpcErrorKind::Cancelled, reason),
@@ -219,7 +220,7 @@ impl Supervisor {
     }
 
     /// What is to be remembered of a connection's end, and how long to wait; `was_up` says for how long it was online.
-    fn after(&mut self, end: &LineEnd, gateway: &Endpoint, was_up: Option<Duration>) -> Duration {
+    fn after(&mut self, end: &LineEnd, gateway: &Endpoint, was_up: Option<Duration>) -> Delay {
         if end.was_online {
             self.flies = !matches!(end.next, Next::Elsewhere(_));
             // What worked is tried first.
@@ -228,7 +229,7 @@ impl Supervisor {
         let loss = match &end.next {
             Next::WithPassword => {
                 self.advised.push(gateway.clone());
-                return Duration::ZERO;
+                return Delay::default();
             }
             Next::Elsewhere(endpoints) => {
                 self.advised = endpoints.iter().rev().filter_map(|text| text.parse().ok()).collect();
@@ -238,29 +239,29 @@ impl Supervisor {
             _ if end.was_online => Loss::Closed,
             _ => Loss::Failed,
         };
-        let (is_awaited, kind) = self.shared.with(|core| (core.is_awaited(), core.network.kind));
+        let kind = self.shared.with(|core| core.network.kind);
         let (policy, strategies) = (self.shared.policy.borrow(), self.shared.strategies.borrow());
         let max = match &end.next {
             Next::Unsent => policy.backoff_max.min(UNSENT_MAX),
             _ => policy.backoff_max,
         };
-        let lost = Lost { loss, was_up, is_awaited };
+        let lost = Lost { loss, was_up };
         let delay = self.reconnect.delay(&strategies.reconnect, lost, policy.backoff_min.min(max), max);
         match kind {
-            NetworkKind::None if !delay.is_zero() => policy.backoff_max,
+            NetworkKind::None if delay != Delay::default() => Delay::of(policy.backoff_max),
             _ => delay,
         }
     }
 
-    /// Waits, but not longer than until the network changes or somebody looks at the app.
-    async fn pause(&mut self, delay: Duration) -> Pause {
+    /// Waits, but not longer than until the network changes or somebody looks at the app; less from when the app waits
+    /// for an answer.
+    async fn pause(&mut self, delay: Delay) -> Pause {
         let shared = Arc::clone(&self.shared);
-        let waiting = sleep(delay);
-        tokio::pin!(waiting);
+        let began = now();
         loop {
-            let (closing, changed, wanted) = shared.with(|core| {
+            let (closing, changed, wanted, is_awaited) = shared.with(|core| {
                 let changed = std::mem::take(&mut core.reconnect) | std::mem::take(&mut core.network_changed);
-                (core.closing.is_some(), changed, std::mem::take(&mut core.probe))
+                (core.closing.is_some(), changed, std::mem::take(&mut core.probe), core.is_awaited())
             });
             if closing {
                 return Pause::Closed;
@@ -268,8 +269,9 @@ impl Supervisor {
             if changed || wanted {
                 return Pause::Over;
             }
+            let delay = if is_awaited { delay.awaited } else { delay.quiet };
             tokio::select! {
-                () = &mut waiting => return Pause::Over,
+                () = sleep_until((began + delay).into()) => return Pause::Over,
                 () = shared.supervisor.notified() => {}
             }
         }

@@ -49,6 +49,8 @@ pub(crate) struct Call {
     pub(super) may_have_run: bool,
     /// A short connection is being made for it, or carries it.
     pub(super) posting: bool,
+    /// Since when the last one is, or was.
+    pub(super) posting_since: Instant,
     /// A short connection that had it did not bring its end.
     pub(super) short_failed: bool,
     /// When it was given to the link's connection, or opened.
@@ -123,6 +125,7 @@ impl Call {
             marks: Marks::default(),
             may_have_run: false,
             posting: false,
+            posting_since: super::now(),
             short_failed: false,
             asked_at: super::now(),
             cut_at: None,

@@ -134,7 +134,11 @@ impl Shared {
         let mut core = self.core.lock();
         let result = step(&mut core);
         let (wake, wake_short) = (std::mem::take(&mut core.wake_line), std::mem::take(&mut core.link.wake));
+        let wake_supervisor = std::mem::take(&mut core.wake_supervisor);
         drop(core);
+        if wake_supervisor {
+            self.supervisor.notify_one();
+        }
         if wake {
             self.line.notify_one();
         }
@@ -222,6 +226,8 @@ pub(crate) struct Core {
     /// What answers show of the network, for the quality model.
     sights: Sights,
     wake_line: bool,
+    /// The app waits for what only a link brings: a pause before the next attempt is shorter now.
+    wake_supervisor: bool,
 }
 
 impl Core {
@@ -270,6 +276,7 @@ impl Core {
             reports: Reports::new(config.app.clone()),
             sights: Sights::default(),
             wake_line: false,
+            wake_supervisor: false,
         }
     }
 
@@ -310,6 +317,7 @@ impl Core {
         let seq = self.session.open(options);
         let key = self.insert(seq, outgoing, permit, now);
         self.link.wake |= self.may_concern_short();
+        self.wake_supervisor |= !self.link.is_up();
         self.touch(key);
         Ok(key)
     }

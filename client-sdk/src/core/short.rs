@@ -3,10 +3,12 @@
 //! ```text
 //!  link down ---- ShortWaits::absent ----> due: what waits goes by POST, what comes goes at once
 //!     ^  |                                        |
-//!     |  +--- up for a moment only ---------------+   (a network that cuts long connections)
+//!     |  +--- up for a moment, again and again ---+   (a network that cuts long connections)
 //!     +------ lost <--- up
 //!               |        +--- nothing heard for ShortWaits::silent ---> due: what was sent before
 //!               +--- ShortWaits::cut ---> due: what was under way
+//!
+//!  the waits behind a lost link begin when that is made again, if that is within them
 //! ```
 
 mod link;
@@ -79,10 +81,8 @@ pub(crate) struct Begun {
 impl Core {
     /// WELCOME came on the link's connection to `gateway`.
     pub(crate) fn link_up(&mut self, gateway: &Endpoint) {
-        (self.link.up_since, self.link.heard) = (Some(now()), now());
+        self.link.is_made(gateway, now());
         self.calls.values_mut().for_each(|call| call.cut_at = None);
-        self.link.home = Some(gateway.clone());
-        self.link.wake = true;
     }
 
     /// The link's connection brought something.
@@ -98,11 +98,7 @@ impl Core {
             let cut = self.calls.values_mut().filter(|call| call.is_on_line());
             cut.for_each(|call| call.cut_at = Some(now));
         }
-        let was_up = self.link.up_since.take().map(|up| now.saturating_duration_since(up));
-        if was_up.is_some_and(|up| up >= self.link.after) {
-            self.link.down_since = now;
-        }
-        self.link.wake = true;
+        let was_up = self.link.is_lost(now);
         self.session.on_link_lost();
         let fates = self.session.forsaken();
         self.follow_fates(fates);
@@ -156,7 +152,7 @@ impl Core {
             return if busy.naming { Next::Nothing } else { Next::Begin(Errand::Name) };
         }
         if let Some(call) = self.calls.get_mut(&key) {
-            call.posting = true;
+            (call.posting, call.posting_since) = (true, now);
         }
         Next::Begin(Errand::Carry(key))
     }
@@ -204,6 +200,10 @@ impl Core {
             Errand::Carry(key) => {
                 let Some(call) = self.calls.get(&key).filter(|call| !call.is_over()) else { return Ok(None) };
                 let seq = call.seq;
+                // The link has come, or was heard, while the short connection was made: it would be asked twice.
+                if self.link.has_come_since(call.posting_since) {
+                    return Ok(None);
+                }
                 let session = self.session.short_session();
                 if !self.session.may_go_short(seq) || !self.is_permitted(key, session) {
                     return Ok(None);

@@ -39,7 +39,7 @@ pub use self::{
     race::{
         Found, NameRecord, Names, Pace, Race, RaceAction, RacePolicy, Ranked, Verdict, Way, WayRecord, Ways,
     },
-    reconnect::{Loss, Lost, Reconnect, ReconnectPolicy},
+    reconnect::{Delay, Loss, Lost, Reconnect, ReconnectPolicy},
     report::{ReportCause, ReportClock, ReportPolicy},
     short::{ShortPolicy, ShortWaits},
     strategies::Strategies,

@@ -21,7 +21,7 @@ parameters! {
         /// fail.
         spread: Duration = seconds(3), Duration::ZERO => minutes(10);
         /// The part of it over which clients come back whose app waits for an answer.
-        awaited_share: f64 = 0.25, 0.0 => 1.0;
+        awaited_share: f64 = 0.1, 0.0 => 1.0;
         /// A connection that was up for less has not shown that the gateway is well: delays go on to grow.
         stable_after: Duration = seconds(10), Duration::ZERO => minutes(10);
     }
@@ -47,8 +47,22 @@ pub struct Lost {
     pub loss: Loss,
     /// For how long the gateway had said WELCOME; `None`: it had not.
     pub was_up: Option<Duration>,
-    /// The app waits for an answer.
-    pub is_awaited: bool,
+}
+
+/// How long to wait before the next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delay {
+    /// While the app waits for nothing.
+    pub quiet: Duration,
+    /// From the same moment on, while it waits for an answer; never longer.
+    pub awaited: Duration,
+}
+
+impl Delay {
+    /// The same for all.
+    pub fn of(delay: Duration) -> Self {
+        Self { quiet: delay, awaited: delay }
+    }
 }
 
 /// The delays of one client.
@@ -68,30 +82,34 @@ impl Reconnect {
 
     /// How long to wait before the next attempt. Delays are drawn from zero up to a ceiling (full jitter), so that clients
     /// that fell together do not rise together; it begins at `min`, or at the policy's spread, and doubles up to `max`.
-    pub fn delay(&mut self, policy: &ReconnectPolicy, lost: Lost, min: Duration, max: Duration) -> Duration {
-        let Lost { loss, was_up, is_awaited } = lost;
+    pub fn delay(&mut self, policy: &ReconnectPolicy, lost: Lost, min: Duration, max: Duration) -> Delay {
+        let Lost { loss, was_up } = lost;
         let stable = if policy.enabled { policy.stable_after } else { Duration::ZERO };
         if was_up.is_some_and(|up| up >= stable) {
             (self.failures, self.is_crowded) = (0, false);
         }
         match loss {
-            Loss::Own if was_up.is_some() => return Duration::ZERO,
+            Loss::Own if was_up.is_some() => return Delay::default(),
             Loss::SentAway => {
                 self.is_crowded = policy.enabled;
-                return Duration::ZERO;
+                return Delay::default();
             }
             Loss::Closed => self.is_crowded |= policy.enabled && was_up.is_some(),
             Loss::Own | Loss::Failed => {}
         }
-        let share = if is_awaited { policy.awaited_share } else { 1.0 };
-        let first = if self.is_crowded { policy.spread.mul_f64(share).max(min) } else { min };
         // From the second failure on at least half of `min`, so that a refused client does not spin.
         let lowest = if self.failures == 0 { Duration::ZERO } else { min / 2 };
         // 2^20 times the smallest allowed minimum is above the largest allowed maximum.
-        let ceiling = first.saturating_mul(1 << self.failures.min(20)).min(max);
+        let doublings = 1 << self.failures.min(20);
         self.failures = self.failures.saturating_add(1);
-        let lowest = lowest.min(ceiling);
-        lowest + (ceiling - lowest).mul_f64(self.random.f64())
+        let draw = self.random.f64();
+        let delay = |share: f64| {
+            let first = if self.is_crowded { policy.spread.mul_f64(share).max(min) } else { min };
+            let ceiling = first.saturating_mul(doublings).min(max);
+            let lowest = lowest.min(ceiling);
+            lowest + (ceiling - lowest).mul_f64(draw)
+        };
+        Delay { quiet: delay(1.0), awaited: delay(policy.awaited_share) }
     }
 }
 
@@ -103,12 +121,12 @@ mod tests {
     const MAX: Duration = Duration::from_secs(60);
 
     fn lost(loss: Loss, up_s: Option<u64>) -> Lost {
-        Lost { loss, was_up: up_s.map(Duration::from_secs), is_awaited: false }
+        Lost { loss, was_up: up_s.map(Duration::from_secs) }
     }
 
     fn delays(policy: &ReconnectPolicy, seed: u64, lost: &[Lost]) -> Vec<Duration> {
         let mut reconnect = Reconnect::new(seed);
-        lost.iter().map(|lost| reconnect.delay(policy, *lost, MIN, MAX)).collect()
+        lost.iter().map(|lost| reconnect.delay(policy, *lost, MIN, MAX).quiet).collect()
     }
 
     #[test]
@@ -143,13 +161,13 @@ mod tests {
     fn who_is_waited_for_comes_back_sooner_and_switched_off_nobody_is_spread() {
         let policy = ReconnectPolicy::default();
         let off = ReconnectPolicy { enabled: false, ..policy.clone() };
-        let first = |policy: &ReconnectPolicy, is_awaited| {
-            let lost = Lost { is_awaited, ..lost(Loss::Closed, Some(60)) };
-            (0..200).map(|seed| delays(policy, seed, &[lost])[0]).max().unwrap()
+        let first = |policy: &ReconnectPolicy, which: fn(Delay) -> Duration| {
+            let delay = |seed| Reconnect::new(seed).delay(policy, lost(Loss::Closed, Some(60)), MIN, MAX);
+            (0..200).map(|seed| which(delay(seed))).max().unwrap()
         };
-        assert!(first(&policy, false) > Duration::from_secs(2));
-        assert!(first(&policy, true) <= policy.spread.mul_f64(policy.awaited_share));
-        assert!(first(&off, false) <= MIN);
+        assert!(first(&policy, |it| it.quiet) > Duration::from_secs(2));
+        assert!(first(&policy, |it| it.awaited) <= policy.spread.mul_f64(policy.awaited_share).max(MIN));
+        assert!(first(&off, |it| it.quiet) <= MIN);
     }
 
     /// A gateway dies with ten thousand clients, and is back after a while, or has sent them away to one that is dead.
@@ -161,10 +179,10 @@ mod tests {
             let (mut tries, mut latest) = (0, Duration::ZERO);
             for seed in 0..CLIENTS {
                 let mut reconnect = Reconnect::new(seed);
-                let mut at = reconnect.delay(policy, lost(first, Some(3600)), MIN, MAX);
+                let mut at = reconnect.delay(policy, lost(first, Some(3600)), MIN, MAX).quiet;
                 while at < back_after {
                     tries += 1;
-                    at += reconnect.delay(policy, lost(Loss::Failed, None), MIN, MAX);
+                    at += reconnect.delay(policy, lost(Loss::Failed, None), MIN, MAX).quiet;
                 }
                 *seconds.entry(at.as_millis() as u64 / 100).or_default() += 1;
                 latest = latest.max(at);

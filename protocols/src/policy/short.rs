@@ -19,8 +19,12 @@ parameters! {
         /// They wait at least so long; at most as the app says, which is also how long they wait on a network that is not
         /// known.
         after_min: Duration = millis(500), Duration::ZERO => seconds(60);
-        /// A call that was under way on a link that died goes out at once; off: it waits as others do.
+        /// A call that was under way on a link that died has a shorter wait; off: it waits as others do.
         when_cut: bool = true, false => true;
+        /// So many times what connecting usually takes there, from when the link is made again; zero: it goes out at once.
+        cut_share: f64 = 1.25, 0.0 => 50.0;
+        /// It waits at least so long unless the share is zero, and so long on a network that is not known.
+        cut_min: Duration = millis(250), Duration::ZERO => seconds(60);
         /// A call goes out while the link counts as up, if nothing was heard on that for as long as a first byte is waited
         /// for; off: not before the link is given up.
         when_silent: bool = true, false => true;
@@ -32,7 +36,7 @@ parameters! {
 pub struct ShortWaits {
     /// For a link that is not there; `None`: for good.
     pub absent: Option<Duration>,
-    /// The same for a call that was on a link which died.
+    /// For the successor of a link that died under the call.
     pub cut: Option<Duration>,
     /// For a word from a link that counts as up.
     pub silent: Option<Duration>,
@@ -55,10 +59,12 @@ impl ShortPolicy {
         let usual = quality.connect(now);
         let absent = usual.map_or(absent_max, |usual| usual.mul_f64(self.after_share).max(self.after_min));
         let absent = absent.min(absent_max);
+        let cut = usual.map_or(self.cut_min, |usual| usual.mul_f64(self.cut_share).max(self.cut_min));
+        let cut = if self.cut_share > 0.0 { cut } else { Duration::ZERO };
         let answer = || timeouts.limit(now, Step::FirstByte, quality, answer_max);
         ShortWaits {
             absent: Some(absent),
-            cut: Some(if self.when_cut { Duration::ZERO } else { absent }),
+            cut: Some(if self.when_cut { cut.min(absent) } else { absent }),
             silent: self.when_silent.then(answer),
         }
     }
@@ -88,7 +94,11 @@ mod tests {
         assert_eq!(absent(Some(ms(400))), Some(ms(1200)));
         assert_eq!(absent(Some(ms(5000))), Some(3 * second));
         let usual = waits(&policy, None);
-        assert_eq!((usual.cut, usual.silent), (Some(Duration::ZERO), Some(10 * second)));
+        assert_eq!((usual.cut, usual.silent), (Some(policy.cut_min), Some(10 * second)));
+        assert_eq!(waits(&policy, Some(ms(400))).cut, Some(ms(500)));
+        assert_eq!(waits(&policy, Some(ms(5000))).cut, Some(3 * second), "no longer than others wait");
+        let hasty = ShortPolicy { cut_share: 0.0, ..policy.clone() };
+        assert_eq!(waits(&hasty, Some(ms(400))).cut, Some(Duration::ZERO));
         let patient = ShortPolicy { when_cut: false, when_silent: false, ..policy.clone() };
         let patient = waits(&patient, None);
         assert_eq!((patient.cut, patient.silent), (Some(3 * second), None));

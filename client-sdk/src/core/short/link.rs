@@ -16,8 +16,12 @@ use crate::{
 pub(crate) struct LinkState {
     pub(super) mode: ShortCalls,
     pub(super) after: Duration,
-    /// Since when there is no link, nor was one that lasted.
+    /// Since when there is no link, nor was one that is not held to be part of the same trouble.
     pub(super) down_since: Instant,
+    /// Links in a row that were up for a moment only.
+    brief: u32,
+    /// When the first attempt since then began; `None`: it is still to come.
+    tried: Option<Instant>,
     pub(super) up_since: Option<Instant>,
     /// When the link's connection brought something last.
     pub(super) heard: Instant,
@@ -41,6 +45,8 @@ impl LinkState {
             mode,
             after,
             down_since: now(),
+            brief: 0,
+            tried: None,
             up_since: None,
             heard: now(),
             is_watched: false,
@@ -67,8 +73,13 @@ impl LinkState {
         !self.given_up.is_empty()
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(in crate::core) fn is_up(&self) -> bool {
         self.up_since.is_some()
+    }
+
+    /// Whether the link, where calls go by that first, is up and was heard since.
+    pub(super) fn has_come_since(&self, at: Instant) -> bool {
+        self.mode == ShortCalls::Fallback && self.is_up() && self.heard > at
     }
 
     /// When a call may go out by POST; `None` while the link carries it.
@@ -82,11 +93,39 @@ impl LinkState {
                 Some(call.asked_at.max(self.heard) + silence)
             }
             ShortCalls::Fallback => {
-                let absent = self.down_since + waits.absent?;
+                // A POST beside a link that comes is a connection for nothing: that has its time first.
+                let last = self.down_since.max(call.started) + self.after;
+                let Some(tried) = self.tried else { return waits.absent.map(|_| last) };
+                let absent = last.min(tried + waits.absent?);
                 let cut = call.cut_at.filter(|_| !call.short_failed).zip(waits.cut);
-                Some(cut.map_or(absent, |(at, wait)| absent.min(at + wait)))
+                Some(cut.map_or(absent, |(at, wait)| absent.min(at.max(tried) + wait)))
             }
         }
+    }
+
+    /// WELCOME came on the link's connection to `gateway`.
+    pub(super) fn is_made(&mut self, gateway: &Endpoint, now: Instant) {
+        (self.up_since, self.heard) = (Some(now), now);
+        self.home = Some(gateway.clone());
+        self.wake = true;
+    }
+
+    /// The link's connection is gone, or could not be made. For how long it was up.
+    pub(super) fn is_lost(&mut self, now: Instant) -> Option<Duration> {
+        self.wake = true;
+        let was_up = now.saturating_duration_since(self.up_since.take()?);
+        self.brief = if was_up >= self.after { 0 } else { self.brief.saturating_add(1) };
+        // Where links die again and again in their first moments, calls need not wait for the next one.
+        if self.brief <= 1 {
+            (self.down_since, self.tried) = (now, None);
+        }
+        Some(was_up)
+    }
+
+    /// An attempt to make the link begins.
+    pub(crate) fn begins(&mut self, now: Instant) {
+        self.wake |= self.tried.is_none();
+        self.tried.get_or_insert(now);
     }
 }
 

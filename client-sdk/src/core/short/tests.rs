@@ -66,10 +66,11 @@ fn one_call_of(mode: ShortCalls) -> (Shared, Key) {
     let mut config = ClientConfig::plaintext(vec![gateway()]);
     config.short_calls = mode;
     let shared = Shared::new(&config).unwrap().0;
-    let now = Instant::now();
+    let now = now();
     let (deadline, message) = (now + Duration::from_secs(60), Some(Bytes::from_static(b"pay")));
     let outgoing = Outgoing { head: RequestHead::default(), deadline, message, bodiless: false };
     let key = shared.with(|core| core.open(outgoing, now)).unwrap();
+    shared.with(|core| core.link.begins(super::now()));
     (shared, key)
 }
 
@@ -276,6 +277,7 @@ fn next_after(waits: ShortWaits, died: Option<bool>, heard: bool, later: Duratio
         }
         if let Some(died) = died {
             core.link_down("cut".into(), died);
+            core.link.begins(now());
         }
         core.next_short(Busy::default(), &waits)
     })
@@ -312,5 +314,77 @@ fn a_post_that_failed_beside_a_link_is_not_tried_again_beside_it() {
         core.short_over(errand, Some(begun.number), Some(true));
         assert_eq!(core.next_short(Busy::default(), &hasty), Next::Nothing);
         assert_eq!(core.link_says(key, false), [""; 0], "the link has it still");
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_made_again_has_its_time_before_a_post_goes_beside_it() {
+    let ms = Duration::from_millis;
+    let waits = ShortWaits { absent: Some(ms(900)), cut: Some(ms(250)), silent: None };
+    let patient = ShortWaits { cut: waits.absent, ..waits };
+    for (waits, pause, expected) in [
+        (waits, 400, 650),
+        (patient, 400, 1300),
+        // `short_after` is the longest.
+        (patient, 2500, 3000),
+        (ShortWaits { absent: Some(ms(3000)), ..patient }, 400, 1300),
+    ] {
+        let (shared, key) = one_call_of(ShortCalls::Fallback);
+        shared.with(|core| {
+            core.connect(&named(5));
+            assert_eq!(core.link_says(key, false), ["request", "message"]);
+            core.link_down("cut".into(), true);
+        });
+        let lost = now();
+        let due = || shared.with(|core| core.next_short(Busy::default(), &waits));
+        assert_eq!(due(), Next::At(lost + ms(3000)), "nothing is known of the next link yet");
+        tokio::time::advance(ms(pause)).await;
+        shared.with(|core| core.link.begins(now()));
+        assert_eq!(due(), Next::At(lost + ms(expected)), "{waits:?} {pause}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_another_link_once_where_links_die_in_their_first_moments() {
+    let (shared, _) = one_call_of(ShortCalls::Fallback);
+    let due = || match shared.with(|core| core.next_short(Busy::default(), &WAITS)) {
+        Next::At(due) => due.saturating_duration_since(now()),
+        _ => Duration::ZERO,
+    };
+    let lose = async |after: u64| {
+        shared.with(|core| core.connect(&named(5)));
+        tokio::time::advance(Duration::from_secs(after)).await;
+        shared.with(|core| {
+            core.link_down("cut".into(), true);
+            core.link.begins(now());
+        });
+    };
+    let absent = WAITS.absent.unwrap_or_default();
+    tokio::time::advance(absent / 3).await;
+    lose(1).await;
+    assert_eq!(due(), absent);
+    lose(1).await;
+    assert_eq!(due(), absent * 2 / 3);
+    lose(10).await;
+    assert_eq!(due(), absent, "this one has lasted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_whose_connection_comes_behind_the_link_is_not_sent() {
+    let (shared, key) = one_call_of(ShortCalls::Fallback);
+    let hasty = ShortWaits { absent: Some(Duration::ZERO), ..WAITS };
+    shared.with(|core| {
+        core.connect(&named(5));
+        core.link_down("cut".into(), false);
+        core.link.begins(now());
+    });
+    let errand = Errand::Carry(key);
+    assert_eq!(shared.with(|core| core.next_short(Busy::default(), &hasty)), Next::Begin(errand));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    shared.with(|core| {
+        core.connect(&Welcome { resumed: true, ..named(5) });
+        assert!(core.begin_short(errand, Hello::default()).unwrap().is_none());
+        core.short_over(errand, None, Some(true));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
     });
 }

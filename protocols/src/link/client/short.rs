@@ -56,6 +56,10 @@ impl Session {
         welcome: &Welcome,
         link_is_up: bool,
     ) -> Vec<(u64, Fate)> {
+        if welcome.session_id == self.session_id {
+            // A server that was started again says from where on its numbers are free.
+            self.seq_next = self.seq_next.max(welcome.seq_min.saturating_add(1));
+        }
         let is_news = welcome.session_id != self.session_id && hello.session_id == self.session_id;
         if link_is_up || !is_news {
             return Vec::new();
@@ -114,5 +118,33 @@ impl Session {
     /// Whether a short connection is to bring the answer of the request.
     pub fn is_on_short(&self, seq: u64) -> bool {
         self.calls.get(&seq).is_some_and(|call| call.short.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{
+        Execution, RpcError, RpcErrorKind,
+        client::{CallOptions, Session},
+    };
+
+    /// A server that was started again refuses the numbers that it may have run before; those above its mark are free.
+    #[test]
+    fn a_request_that_a_restarted_server_refuses_in_a_post_is_opened_above_its_mark() {
+        let mut session = Session::new("phone-7", [7; 16], 0);
+        let hello = session.hello(Hello::default());
+        session.on_welcome(&hello, &Welcome { session_id: 7, ..Welcome::default() });
+        session.on_link_lost();
+        let seq = session.open(CallOptions { idempotent: false, replayable: true, continues: false });
+        let (post, hello) = session.short_hello(Hello::default());
+        session.on_short_sent(post, seq);
+        let again = Welcome { session_id: 7, resumed: true, seq_min: 64, ..Welcome::default() };
+        assert_eq!(session.on_short_welcome(&hello, &again, false), []);
+        let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::MayHaveRun, "");
+        let delivery = session.on_short_event(post, Event::Reset { seq, error });
+        let Some(Event::Reset { error, .. }) = delivery.event else { panic!("it is over") };
+        assert_eq!(error.execution, Execution::NotRun, "nobody else was given it");
+        assert_eq!(session.retry(seq, &error), Some(65));
     }
 }

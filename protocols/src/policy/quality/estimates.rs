@@ -17,7 +17,8 @@ impl Quality {
         let median = |window: &Window<Duration>| quantile(self.weighted(now, window), 0.5);
         let of_gateway = || median(&self.seen.steps[Step::FirstByte as usize]);
         let of_calls = || median(&self.seen.requests);
-        let of_connects = || median(&self.seen.steps[Step::Connect as usize]).map(|connect| connect / CONNECT_TRIPS);
+        let of_connects =
+            || median(&self.seen.steps[Step::Connect as usize]).map(|connect| connect / CONNECT_TRIPS);
         quantile(trips, 0.5).or_else(of_gateway).or_else(of_calls).or_else(of_connects)
     }
 

@@ -128,3 +128,37 @@ impl Routes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use towline_protocols::policy::{Network, NetworkKind, Transport};
+
+    use super::*;
+    use crate::core::now;
+
+    /// The next cold start on a network whose UDP is blocked loses no time on QUIC, and on another it begins with that.
+    #[test]
+    fn that_udp_is_blocked_on_a_network_outlives_the_app() {
+        let folder = tempfile::tempdir().unwrap();
+        let (identity, policy) = (folder.path().join("identity"), RacePolicy::default());
+        let place = |label: &str| Network::new(NetworkKind::Wifi, label).place();
+        let ways = [Transport::Quic, Transport::Tcp].map(|transport| Way {
+            gateway: "edge:443".into(),
+            address: Some(([192, 0, 2, 7], 443).into()),
+            transport,
+        });
+        let first = |routes: &Routes, label: &str| {
+            let ranked = routes.rank(&policy, place(label), ways.to_vec(), now());
+            (ranked[0].way.transport, routes.is_quic_blocked(&policy, place(label), now()))
+        };
+        let routes = Routes::open(Some(&identity), now());
+        assert_eq!(first(&routes, "office"), (Transport::Quic, false));
+        let [quic, tcp] = ways.clone();
+        let said = [(quic, Verdict::Failed), (tcp, Verdict::Won)];
+        routes.learn(&policy, place("office"), &said, now());
+        drop(routes);
+        let next_run = Routes::open(Some(&identity), now());
+        assert_eq!(first(&next_run, "office"), (Transport::Tcp, true));
+        assert_eq!(first(&next_run, "home"), (Transport::Quic, false));
+    }
+}

@@ -327,7 +327,8 @@ impl Greeting {
             gateway: gateway.clone(),
             headers: Arc::clone(&self.spelled),
             spread_share,
-            welcome_timeout: policy.connect_timeout,
+            welcome_timeout: self.shared.quality.wait(Step::FirstByte, policy.connect_timeout).limit,
+            answered: true,
         }
     }
 

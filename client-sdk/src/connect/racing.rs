@@ -143,6 +143,11 @@ impl Racing {
         self.lookups.abort_all();
     }
 
+    /// How long it lasts at the most.
+    pub(crate) fn left(&self, now: Instant) -> Duration {
+        (self.began + self.limit).saturating_duration_since(now)
+    }
+
     /// Whether a packet left for any gateway.
     pub(crate) fn has_tried(&self) -> bool {
         !self.handles.is_empty()

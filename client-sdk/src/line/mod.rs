@@ -23,9 +23,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep_until, timeout},
 };
-use towline_protocols::link::{
-    self, CloseCode, Connection, Event, GoAway, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
-    SessionHeaders, Welcome,
+use towline_protocols::{
+    link::{
+        self, CloseCode, Connection, Event, GoAway, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
+        SessionHeaders, Welcome,
+    },
+    policy::{Event as Seen, Step},
 };
 
 pub(crate) use self::opening::Opening;
@@ -95,8 +98,10 @@ pub(crate) struct Setup {
     pub(crate) headers: Arc<SessionHeaders>,
     /// A draw in 0..1 for this connection's share of a GOAWAY's spread.
     pub(crate) spread_share: f64,
-    /// Bound on the time to WELCOME.
+    /// Bound on the time to WELCOME, which a gateway says at once.
     pub(crate) welcome_timeout: Duration,
+    /// The gateway has answered before: WELCOME alone is waited for.
+    pub(crate) answered: bool,
 }
 
 /// Drives a fresh connection to its end.
@@ -149,6 +154,7 @@ struct Line<S> {
     online: bool,
     /// The gateway took the first flight as early data.
     early_data: bool,
+    began: Instant,
     welcome_due: Instant,
     leaving: Option<Leaving>,
     /// Since when nothing is under way.
@@ -180,6 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let watch = Watch::new(Arc::clone(&setup.shared), transport, now);
         Self {
             shared: Arc::clone(&setup.shared),
+            began: now,
             welcome_due: now + setup.welcome_timeout,
             setup,
             stream,
@@ -290,7 +297,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn on_time(&mut self) -> Option<LineEnd> {
         let now = clock();
         if !self.online && now >= self.welcome_due {
-            return Some(self.lost("the gateway did not say WELCOME in time (connect_timeout)".to_owned()));
+            self.shared.quality.on(Seen::Expired(Step::FirstByte));
+            let waited = self.setup.welcome_timeout;
+            return Some(self.lost(format!("the gateway did not say WELCOME within {waited:?}")));
         }
         if self.watch.on_time(self.machine.control(), now) == Finding::Dead {
             self.is_silent = true;
@@ -400,6 +409,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn on_welcome(&mut self, welcome: &Welcome) {
         self.online = true;
         let now = clock();
+        // What was said early is answered together with the handshake, or before.
+        if self.setup.answered && !self.early_data {
+            let after = now.saturating_duration_since(self.began);
+            self.shared.quality.on(Seen::Came(Step::FirstByte, after));
+        }
         self.watch.on_welcome(self.machine.control(), welcome, now);
         let (hello, machine, setup) = (&self.hello, &mut self.machine, &self.setup);
         self.shared.with(|core| {

@@ -55,7 +55,10 @@ async fn drive_early(
 ) -> LineEnd {
     let Flown { accepted, mut racing, number } = flown;
     let again = path.clone();
-    let mut line = Box::pin(carry(connection, path, setup.clone(), hello, false));
+    // The handshake may take as long as the race.
+    let welcome_timeout = racing.left(now()) + setup.welcome_timeout;
+    let early = Setup { welcome_timeout, answered: false, ..setup.clone() };
+    let mut line = Box::pin(carry(connection, path, early, hello, false));
     let accepted = tokio::select! {
         // Streams of rejected early data end before it is told that it was.
         biased;

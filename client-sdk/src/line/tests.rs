@@ -294,6 +294,27 @@ async fn a_call_into_a_dead_link_moves_to_another_within_three_round_trips_and_a
     }
 }
 
+/// A gateway that takes connections and says nothing is left in the time that the network leads to expect.
+#[tokio::test(start_paused = true)]
+async fn a_welcome_is_waited_for_as_long_as_the_network_leads_to_expect() {
+    let network = Network::new(ms(100));
+    let client = network.client(|_| {});
+    for _ in 0..4 {
+        online(&client).await;
+        let mut states = client.states();
+        states.mark_unchanged();
+        client.reconnect();
+        states.changed().await.unwrap();
+    }
+    online(&client).await;
+    network.with(|world| world.dead = world.dialed.len() + 1);
+    client.reconnect();
+    let state =
+        client.states().wait_for(|state| state.to_string().contains("WELCOME")).await.unwrap().clone();
+    assert!(state.to_string().contains("WELCOME within 4s"), "{state}");
+    online(&client).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn somebody_who_looks_at_the_app_finds_a_dead_link_without_a_call() {
     let network = Network::new(ms(200));

@@ -104,6 +104,8 @@ async fn relay(
         server_bytes.send_modify(|said| *said += count);
     });
     tokio::select! {
+        // What the network held back goes with the connection, also where the weather clears in the same moment.
+        biased;
         _ = cuts.changed() => {}
         () = async { tokio::join!(up, down); } => {}
     }

@@ -108,10 +108,8 @@ impl PushListener {
 
     /// Acknowledges the push that was handed out last, for who asks for no other.
     pub fn done(&self) {
-        // Whoever waits for the next one has acknowledged it.
-        if let Ok(mut pushes) = self.source.feed().try_lock_owned() {
-            pushes.0.done();
-        }
+        // Whoever waits for the next one has acknowledged it; and one that found its asker gone was not handed out.
+        self.source.settled(|pushes| pushes.0.done());
     }
 
     /// Ends every wait: `next` answers `None` from here on. For languages whose tasks cannot be cancelled while they wait.

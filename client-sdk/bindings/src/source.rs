@@ -44,6 +44,15 @@ impl<F: Feed> Source<F> {
         Arc::clone(&self.feed)
     }
 
+    /// Calls `work` where what was handed out last has come to its asker, and nobody waits for the next.
+    pub(crate) fn settled(&self, work: impl FnOnce(&mut F)) {
+        if let Ok(mut feed) = self.feed.try_lock()
+            && self.returned.is_empty()
+        {
+            work(&mut feed);
+        }
+    }
+
     /// The next item; `None` behind the last. Who stops waiting leaves it to the next asker.
     pub(crate) async fn next(&self) -> Result<Option<F::Item>, TowlineError> {
         let (feed, returned) = (Arc::clone(&self.feed), Arc::clone(&self.returned));
@@ -69,6 +78,10 @@ impl<F: Feed> Source<F> {
 impl<T> Slot<T> {
     fn take(&self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     fn put(&self, item: T) {
@@ -123,8 +136,23 @@ mod tests {
             }
             drop(left);
             assert_eq!(source.next().await.unwrap(), Some(number));
+            let mut is_settled = false;
+            source.settled(|_| is_settled = true);
+            assert!(is_settled);
         }
         drop(sender);
         assert_eq!(source.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_item_that_nobody_has_got_is_not_settled() {
+        let (_sender, numbers) = mpsc::channel(4);
+        let source = Source::new(Numbers(numbers));
+        source.returned.put(1);
+        source.settled(|_| panic!("it was not handed out"));
+        assert_eq!(source.next().await.unwrap(), Some(1));
+        let mut is_settled = false;
+        source.settled(|_| is_settled = true);
+        assert!(is_settled);
     }
 }

@@ -26,19 +26,31 @@ impl Shared {
         self.take(event, None)
     }
 
-    /// Takes one event of a short connection in.
-    pub(crate) fn on_short_event(&self, number: u64, event: Event) -> Option<Control> {
-        self.take(event, Some(number))
+    /// Takes one event of a short connection in. `push_line`: what its WELCOME says of its pushes.
+    pub(crate) fn on_short_event(
+        &self,
+        number: u64,
+        push_line: Option<u64>,
+        event: Event,
+    ) -> Option<Control> {
+        self.take(event, Some((number, push_line)))
     }
 
-    fn take(&self, event: Event, short: Option<u64>) -> Option<Control> {
+    fn take(&self, event: Event, short: Option<(u64, Option<u64>)>) -> Option<Control> {
+        let (short, push_line) = short.unzip();
         if let Event::Rtt(rtt) = event {
             self.quality.on(policy::Event::RoundTrip(rtt));
         }
         let mut pushed = false;
         let control = self.with(|core| {
+            // It may have led to another gateway than the link does by now, whose pushes are numbered otherwise.
+            if let (Event::Push(_), Some(line)) = (&event, push_line)
+                && line != Some(core.session.pushes_taken().0)
+            {
+                return None;
+            }
             if let Event::Push(push) = &event
-                && !core.inbox.has_place(core.limits.pushes_max)
+                && !core.inbox.has_place(core.limits.pushes_max, short)
             {
                 tracing::debug!(id = push.id, "limits.pushes_max: the app does not take its pushes");
                 return None;

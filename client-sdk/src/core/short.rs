@@ -248,8 +248,8 @@ impl Core {
         }
     }
 
-    /// The WELCOME of a short connection to `gateway`. Says whether its pushes are of the numbering that is known.
-    pub(crate) fn short_welcomed(&mut self, gateway: &Endpoint, hello: &Hello, welcome: &Welcome) -> bool {
+    /// The WELCOME of a short connection to `gateway`.
+    pub(crate) fn short_welcomed(&mut self, gateway: &Endpoint, hello: &Hello, welcome: &Welcome) {
         self.tokens.learn(gateway, hello, welcome, Instant::now());
         let fates = self.session.on_short_welcome(hello, welcome, self.link.is_up());
         if !self.link.is_up() {
@@ -258,7 +258,6 @@ impl Core {
         self.link.wake = true;
         self.follow_fates(fates);
         self.note_sessions();
-        self.session.pushes_taken().0 == welcome.push_line
     }
 
     /// A short connection is over; `reached` says whether it came to a gateway, if that is known. A call that it did
@@ -266,6 +265,7 @@ impl Core {
     pub(crate) fn short_over(&mut self, errand: Errand, number: Option<u64>, reached: Option<bool>) {
         if let Some(number) = number {
             self.session.on_short_over(number);
+            self.inbox.short_over(number);
         }
         if let Some(reached) = reached {
             self.shorts_reach(reached);

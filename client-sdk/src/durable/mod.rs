@@ -165,6 +165,8 @@ impl Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         if !self.has_it {
+            // From here on the book finds nobody who waits.
+            self.outcome.close();
             self.book.hand_back(&self.named);
         }
     }

@@ -226,7 +226,7 @@ impl Post {
         machine: &mut Connection,
     ) -> Result<(), Failure> {
         let mut input = BytesMut::new();
-        let mut known_pushes = false;
+        let mut push_line = None;
         let mut longest_gap = None;
         loop {
             let (began, gap) = (now(), self.gap());
@@ -245,7 +245,7 @@ impl Post {
             input.extend_from_slice(&data);
             machine.handle_bytes(Instant::now(), &mut input).map_err(Failure::reached)?;
             while let Some(event) = machine.poll_event() {
-                self.on_event(event, begun, &mut known_pushes)?;
+                self.on_event(event, begun, &mut push_line)?;
             }
         }
         if let Some(gap) = longest_gap {
@@ -261,16 +261,11 @@ impl Post {
         self.shared.with(|core| core.is_arriving(self.errand)).then(|| self.wait(Step::Gap, 0))
     }
 
-    fn on_event(&self, event: Event, begun: &Begun, known_pushes: &mut bool) -> Result<(), Failure> {
-        match event {
-            // It may have led to another gateway than the link, whose pushes are numbered otherwise.
-            Event::Push(_) if !*known_pushes => return Ok(()),
-            _ => {}
-        }
-        match self.shared.on_short_event(begun.number, event) {
+    fn on_event(&self, event: Event, begun: &Begun, push_line: &mut Option<u64>) -> Result<(), Failure> {
+        match self.shared.on_short_event(begun.number, *push_line, event) {
             Some(Control::Welcome(welcome)) => {
-                *known_pushes =
-                    self.shared.with(|core| core.short_welcomed(&self.gateway, &begun.hello, &welcome));
+                *push_line = Some(welcome.push_line);
+                self.shared.with(|core| core.short_welcomed(&self.gateway, &begun.hello, &welcome));
             }
             Some(Control::Close { code, text }) => return Err(self.closed(code, &text, begun)),
             _ => {}

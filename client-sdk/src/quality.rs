@@ -131,6 +131,13 @@ impl Observed {
         });
     }
 
+    /// What the share of answers came within that counts for hedging, if enough are known.
+    pub(crate) fn answered(&self) -> Option<Duration> {
+        let hedge = &self.strategies.borrow().hedge;
+        let quality = &self.machines.lock().quality;
+        quality.answer_quantile(now(), hedge.answered_share, hedge.samples_min)
+    }
+
     /// The round trip, as far as anything is known of it.
     pub(crate) fn expected_round_trip(&self) -> Option<Duration> {
         self.machines.lock().quality.expected_round_trip(now())

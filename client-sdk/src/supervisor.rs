@@ -310,6 +310,7 @@ pub(crate) struct Greeting {
 impl Greeting {
     pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Self {
         let mut link = link_config(&config);
+        link.compressor = Some(Compressor::default());
         (link.dictionaries, link.header_dictionaries) =
             shared.with(|core| (core.dictionaries.shelf(), core.dictionaries.header_shelf()));
         let headers: Vec<Header> = config.session_headers.iter().map(header).collect();
@@ -380,7 +381,6 @@ fn link_config(config: &ClientConfig) -> link::Config {
             message_bytes_max: bytes(limits.message_bytes_max),
             ..link::Limits::default()
         },
-        compressor: Some(Compressor::default()),
         ping_timeout: limits.pong_timeout,
         agent: config.agent.clone(),
         ..link::Config::default()

@@ -74,6 +74,8 @@ pub(crate) struct Marks {
     given: Option<Instant>,
     sent: Option<Instant>,
     first_byte: Option<Instant>,
+    /// The first byte of a message of the answer: many servers send its head before they know more.
+    first_message: Option<Instant>,
     made: ConnectTimes,
     /// What carries it, or did last.
     pub(crate) transport: Option<Transport>,
@@ -105,9 +107,20 @@ impl Marks {
         is_first
     }
 
-    /// How long the first byte of the answer has been waited for; `None` where it is there.
-    pub(crate) fn waited(&self, now: Instant) -> Option<Duration> {
-        let given = self.given.filter(|_| self.first_byte.is_none())?;
+    /// Since when the first byte of the answer is waited for; `None` where it is there.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        self.given.filter(|_| self.first_byte.is_none())
+    }
+
+    /// The same of the first byte of a message.
+    pub(crate) fn waits_for_message_since(&self) -> Option<Instant> {
+        self.given.filter(|_| self.first_message.is_none())
+    }
+
+    /// Some of a message is there. How long the first was waited for, if this is that.
+    pub(crate) fn message_begins(&mut self, now: Instant) -> Option<Duration> {
+        let given = self.waits_for_message_since()?;
+        self.first_message = Some(now);
         Some(now.saturating_duration_since(given))
     }
 

@@ -59,6 +59,12 @@ pub(crate) struct Call {
     pub(super) cut_at: Option<Instant>,
     /// Why no short connection is to carry it.
     pub(super) link_only: Option<Box<str>>,
+    /// How often it was tried again after an error.
+    pub(super) tries: u32,
+    /// It is tried again, and not yet.
+    pub(super) is_paused: bool,
+    /// It was looked at whether it goes by the link and by POST at once.
+    pub(super) hedged: bool,
     /// Its end came over a short connection.
     pub(crate) ended_by_short: bool,
     /// How often its answer needed a dictionary that is not held.
@@ -130,6 +136,9 @@ impl Call {
             asked_at: super::now(),
             cut_at: None,
             link_only: None,
+            tries: 0,
+            is_paused: false,
+            hedged: false,
             ended_by_short: false,
             unreadable: 0,
             permit: None,
@@ -195,7 +204,7 @@ impl Call {
 
     /// Whether the live connection may open it as a new request.
     pub(crate) fn may_begin(&self) -> bool {
-        self.place == Place::Off
+        self.place == Place::Off && !self.is_paused
     }
 
     pub(super) fn has_sent_all(&self) -> bool {
@@ -339,7 +348,7 @@ impl Core {
         now: Instant,
     ) -> bool {
         let Some(call) = self.calls.get(&key) else { return true };
-        if call.is_over() || call.place == Place::Unknown {
+        if call.is_over() || call.is_paused || call.place == Place::Unknown {
             return true;
         }
         let opened = call.place == Place::On;
@@ -359,6 +368,7 @@ impl Core {
             self.session.on_request_sent(seq);
             acknowledges = self.session.acknowledge_with(seq);
         }
+        self.link.wake |= !opened && self.calls.get(&key).is_some_and(|call| self.may_hedge(call));
         let Some(call) = self.calls.get_mut(&key) else { return true };
         if call.place == Place::Off {
             call.marks.given(now, call.started, self.transport, self.made);

@@ -255,6 +255,9 @@ impl Core {
             self.touch(key);
             return;
         }
+        if self.tries_again(seq, &error) {
+            return;
+        }
         if let Some(call) = self.call_of(seq) {
             call.fail(error);
         }

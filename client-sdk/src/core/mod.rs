@@ -1,6 +1,7 @@
 //! What the app's handles and the line share: the session and its calls, behind one lock that is held for
 //! steps, never across a wait.
 
+mod again;
 mod call;
 mod durable;
 mod events;
@@ -30,6 +31,7 @@ use towline_protocols::{
     policy::{AppState, Liveness, Network, Strategies},
 };
 
+use self::{again::Again, durable::Permit, short::LinkState, sights::Sights};
 pub(crate) use self::{
     call::{Call, Outgoing, RequestSink},
     durable::{Given, Step as DurableStep},
@@ -39,7 +41,6 @@ pub(crate) use self::{
     short::{Begun, Busy, Errand, Next, now},
     tokens::Tokens,
 };
-use self::{durable::Permit, short::LinkState, sights::Sights};
 use crate::{
     beats::Beats,
     config::{ClientConfig, Endpoint, Limits, Policy},
@@ -94,7 +95,10 @@ impl Shared {
         let waiting = waiting.unwrap_or_default();
         let dictionaries =
             Dictionaries::open(config).map_err(|error| StartError::Dictionaries(error.to_string()))?;
-        let mut core = Core::new(identity, dictionaries, config);
+        let strategies = watch::Sender::new(config.strategies.clone());
+        let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
+        let again = Again::new(strategies.subscribe(), !seed);
+        let mut core = Core::new(identity, dictionaries, config, again);
         if let Some(session) = newest_session(&waiting) {
             core.session = core.session.resuming(session);
         }
@@ -103,7 +107,6 @@ impl Shared {
             let failed = |source| StartError::Identity { path: path.clone(), source };
             core.remember_pushes(path).map_err(failed)?;
         }
-        let strategies = watch::Sender::new(config.strategies.clone());
         let policy = watch::Sender::new(config.policy.clone());
         let in_force = InForce::new(config, policy.clone(), strategies.clone());
         // What the last run was told.
@@ -225,13 +228,14 @@ pub(crate) struct Core {
     pub(crate) reports: Reports,
     /// What answers show of the network, for the quality model.
     sights: Sights,
+    again: Again,
     wake_line: bool,
     /// The app waits for what only a link brings: a pause before the next attempt is shorter now.
     wake_supervisor: bool,
 }
 
 impl Core {
-    fn new(identity: Identity, dictionaries: Dictionaries, config: &ClientConfig) -> Self {
+    fn new(identity: Identity, dictionaries: Dictionaries, config: &ClientConfig, again: Again) -> Self {
         let session = Session::new(&identity.client_id, identity.secret, identity.epoch())
             .starting_at(identity.first_sequence);
         Self {
@@ -275,6 +279,7 @@ impl Core {
             app: AppState::default(),
             reports: Reports::new(config.app.clone()),
             sights: Sights::default(),
+            again,
             wake_line: false,
             wake_supervisor: false,
         }
@@ -315,6 +320,7 @@ impl Core {
         let idempotent = outgoing.head.idempotent;
         let options = CallOptions { idempotent, replayable: true, continues: true };
         let seq = self.session.open(options);
+        self.again.called();
         let key = self.insert(seq, outgoing, permit, now);
         self.link.wake |= self.may_concern_short();
         self.wake_supervisor |= !self.link.is_up();

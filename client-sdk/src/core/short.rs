@@ -69,6 +69,17 @@ pub(crate) enum Next {
     Nothing,
 }
 
+impl Next {
+    /// Whichever comes first.
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Begin(errand), _) | (_, Self::Begin(errand)) => Self::Begin(errand),
+            (Self::At(one), Self::At(other)) => Self::At(one.min(other)),
+            (Self::Nothing, next) | (next, Self::Nothing) => next,
+        }
+    }
+}
+
 /// A short connection that begins: its number, and what it says.
 pub(crate) struct Begun {
     pub(crate) number: u64,
@@ -110,7 +121,7 @@ impl Core {
         let link = &self.link;
         let always = link.mode == ShortCalls::Always && !link.are_shorts_lost;
         let first = always && call.may_post() && !call.short_failed;
-        first || call.posting && self.session.is_on_short(call.seq)
+        !call.hedged && (first || call.posting && self.session.is_on_short(call.seq))
     }
 
     /// Whether a new call concerns short connections.
@@ -129,6 +140,20 @@ impl Core {
         if !busy.giving_up && self.link.has_given_up() {
             return Next::Begin(Errand::GiveUp);
         }
+        self.end_pauses(now());
+        let next = match self.next_waiting(busy, waits) {
+            Next::Begin(errand) => return Next::Begin(errand),
+            // Where calls wait for the link, they do so however long it takes.
+            next if waits.absent.is_none() => next,
+            next => next.or(self.next_hedge()),
+        };
+        match self.pause_ends() {
+            Some(ends) => next.or(Next::At(ends)),
+            None => next,
+        }
+    }
+
+    fn next_waiting(&mut self, busy: Busy, waits: &ShortWaits) -> Next {
         let is_known = self.session.is_known();
         let now = now();
         let (mut ready, mut next) = (Vec::new(), None);
@@ -188,6 +213,9 @@ impl Core {
         if !busy.giving_up && self.link.has_given_up() {
             return true;
         }
+        if self.wants_hedge() || self.pause_ends().is_some() {
+            return true;
+        }
         let (is_known, now) = (self.session.is_known(), now());
         (is_known || !busy.naming) && self.short_calls(waits).any(|(_, _, due)| due <= now)
     }
@@ -201,7 +229,7 @@ impl Core {
                 let Some(call) = self.calls.get(&key).filter(|call| !call.is_over()) else { return Ok(None) };
                 let seq = call.seq;
                 // The link has come, or was heard, while the short connection was made: it would be asked twice.
-                if self.link.has_come_since(call.posting_since) {
+                if !call.hedged && self.link.has_come_since(call.posting_since) {
                     return Ok(None);
                 }
                 let session = self.session.short_session();
@@ -314,7 +342,7 @@ impl Call {
     }
 
     fn wants_post(&self) -> bool {
-        self.may_post() && !self.posting && !self.is_over()
+        self.may_post() && !self.posting && !self.is_paused && !self.is_over()
     }
 
     /// No short connection is to carry it, for a reason that its deadline tells.

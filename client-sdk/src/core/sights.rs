@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use towline_protocols::{hpack::HeaderField, policy};
 
-use super::{Core, Shared, now};
+use super::{Call, Core, Shared, now};
 
 /// What was seen under the lock of the calls, until the quality model takes it.
 #[derive(Default)]
@@ -30,22 +30,29 @@ impl Shared {
 }
 
 impl Core {
-    /// The head of an answer came. RFC 6298, section 3: of what was sent more than once nobody knows which is answered.
+    /// The head of an answer came.
     pub(super) fn sees_answer(&mut self, seq: u64, fields: &[HeaderField]) {
         let Some(call) = self.call_of(seq) else { return };
-        let is_small = call.is_unary() && call.marks.request.wire <= REQUEST_BYTES_MAX;
-        if let Some(after) = call.marks.waited(now()).filter(|_| is_small && call.attempts == 1) {
+        if let Some(given) = call.marks.waits_since().filter(|_| is_telling(call)) {
+            let after = now().saturating_duration_since(given);
             self.sights.answers.push(policy::Event::Answered { after, server: server_time(fields) });
         }
     }
 
     /// Bytes of a message came. A stream's server sends when it has something, a unary answer as fast as it can.
     pub(super) fn sees_part(&mut self, seq: u64, wire_bytes: usize, is_end: bool) {
-        if self.call_of(seq).is_some_and(|call| call.is_unary()) {
-            self.sights.received += wire_bytes;
-            self.sights.is_end |= is_end;
-        }
+        let Some(call) = self.call_of(seq).filter(|call| call.is_unary()) else { return };
+        let waited = call.marks.message_begins(now()).filter(|_| is_telling(call));
+        self.sights.answers.extend(waited.map(policy::Event::Delivered));
+        self.sights.received += wire_bytes;
+        self.sights.is_end |= is_end;
     }
+}
+
+/// Whether the time to a call's answer says something of others. RFC 6298, section 3: of what was sent more than once
+/// nobody knows which is answered.
+fn is_telling(call: &Call) -> bool {
+    call.is_unary() && call.attempts == 1 && call.marks.request.wire <= REQUEST_BYTES_MAX
 }
 
 /// The server's part, where it says so: the longest duration of `server-timing`, in milliseconds, since one of them is

@@ -324,6 +324,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let may_open = self.leaving.as_ref().is_none_or(|leaving| now < leaving.from);
         let (machine, online) = (&mut self.machine, self.online);
         let (closing, mut reconnect, spoke, moves, asks) = self.shared.with(|core| {
+            core.end_pauses(now);
             let spoke = machine.tell(core, online, may_open, now);
             let changed = std::mem::take(&mut core.network_changed);
             let moves = changed && machine.move_on(now);
@@ -520,7 +521,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn next_timeout(&mut self, now: Instant) -> Instant {
         let leaving = self.leaving.as_ref().map(|it| if now < it.from { it.from } else { it.by });
         let welcome = (!self.online).then_some(self.welcome_due);
-        let others = [welcome, self.machine.moved_due(), self.fetch_due(), self.acks.due(), leaving];
+        let pauses = self.shared.with(|core| core.pause_ends());
+        let others = [welcome, self.machine.moved_due(), self.fetch_due(), self.acks.due(), leaving, pauses];
         let others: Vec<Instant> = others.into_iter().flatten().collect();
         self.watch.next_wake(self.machine.control(), &others, now)
     }

@@ -107,6 +107,8 @@ impl Shorts {
     fn begin_due(&mut self) -> Option<Instant> {
         let answer_max = self.shared.policy.borrow().connect_timeout;
         let waits = self.shared.quality.short_waits(self.config.short_after, answer_max);
+        let answered = self.shared.quality.answered();
+        self.shared.with(|core| core.answers_come_within(answered));
         while self.posts.len() < self.config.limits.short_calls_max {
             if now() < self.not_before {
                 let is_wanted = self.shared.with(|core| core.wants_short(self.busy, &waits));

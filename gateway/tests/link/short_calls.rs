@@ -17,7 +17,8 @@ use tokio::{
     sync::watch,
 };
 use towline_client::{
-    CallRequest, Client, ClientConfig, ConnectionState, RpcErrorKind, ShortCalls, Transport, Transports,
+    CallRequest, Client, ClientConfig, ConnectionState, Priority, RpcErrorKind, ShortCalls, Transport,
+    Transports,
 };
 
 use crate::{
@@ -32,23 +33,25 @@ struct Middlebox {
     barred: watch::Sender<bool>,
     https_barred: Arc<AtomicBool>,
     links: Arc<AtomicUsize>,
+    https: Arc<AtomicUsize>,
 }
 
 impl Middlebox {
     async fn start(upstream: SocketAddr, barred: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (barred, links) = (watch::Sender::new(barred), Arc::new(AtomicUsize::new(0)));
-        let (seen, count) = (barred.clone(), Arc::clone(&links));
+        let barred = watch::Sender::new(barred);
+        let [links, https] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let (seen, counts) = (barred.clone(), [Arc::clone(&links), Arc::clone(&https)]);
         let https_barred = Arc::new(AtomicBool::new(false));
-        let https = Arc::clone(&https_barred);
+        let bars_https = Arc::clone(&https_barred);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let barred = (seen.subscribe(), Arc::clone(&https));
-                tokio::spawn(relay(client, upstream, barred, Arc::clone(&count)));
+                let barred = (seen.subscribe(), Arc::clone(&bars_https));
+                tokio::spawn(relay(client, upstream, barred, counts.clone()));
             }
         });
-        Self { address, barred, https_barred, links }
+        Self { address, barred, https_barred, links, https }
     }
 
     fn bar(&self, barred: bool) {
@@ -60,7 +63,7 @@ async fn relay(
     mut client: TcpStream,
     upstream: SocketAddr,
     (mut barred, https_barred): (watch::Receiver<bool>, Arc<AtomicBool>),
-    links: Arc<AtomicUsize>,
+    [links, https]: [Arc<AtomicUsize>; 2],
 ) -> Option<()> {
     let mut hello = vec![0; 5];
     client.read_exact(&mut hello).await.ok()?;
@@ -68,7 +71,8 @@ async fn relay(
     hello.resize(5 + length, 0);
     client.read_exact(&mut hello[5..]).await.ok()?;
     let is_link = hello.windows(9).any(|bytes| bytes == b"towline/1");
-    links.fetch_add(usize::from(is_link), Ordering::SeqCst);
+    let count = if is_link { links } else { https };
+    count.fetch_add(1, Ordering::SeqCst);
     if !is_link && https_barred.load(Ordering::SeqCst) {
         return None;
     }
@@ -169,6 +173,31 @@ async fn a_call_that_goes_both_ways_runs_once() {
     online(&client).await;
     bed.backend.release();
     assert_eq!(running.await.unwrap().0, "pay");
+    assert_eq!(bed.backend.counts("Hold").started, 1);
+}
+
+#[tokio::test]
+async fn a_small_urgent_call_that_waits_for_long_goes_by_post_too_and_runs_once() {
+    let bed = Bed::start().await;
+    let middlebox = Middlebox::start(bed.address("edge"), false).await;
+    let client = app(&bed, &middlebox, |_| {});
+    online(&client).await;
+    let urgent = |method, message: &'static str| {
+        let request = call(method, message);
+        CallRequest { priority: Priority::CRITICAL, ..request }
+    };
+    // How long answers take has to be known first.
+    for _ in 0..12 {
+        assert_eq!(answered(&client, urgent("Echo", "x")).await, ("x".into(), Transport::Tcp));
+    }
+    assert_eq!(middlebox.https.load(Ordering::SeqCst), 0);
+    let caller = client.clone();
+    let running = tokio::spawn(async move { caller.call(urgent("Hold", "pay")).await.unwrap() });
+    bed.backend.wait("Hold", |counts| counts.started == 1).await;
+    until("a POST beside the link", || middlebox.https.load(Ordering::SeqCst) == 1).await;
+    bed.backend.release();
+    assert_eq!(running.await.unwrap().into_grpc().unwrap(), "pay");
+    assert_eq!(answered(&client, urgent("Echo", "next")).await.0, "next");
     assert_eq!(bed.backend.counts("Hold").started, 1);
 }
 

@@ -195,7 +195,9 @@ impl Model {
         if let Some(wrong) = &call.wrong {
             return Some(format!("is not what was sent: {wrong}"));
         }
-        if call.runs > 1 && !(call.idempotent && self.may_repeat(call, *ended)) {
+        // An app that says that it does no harm has it tried again where the backend failed.
+        let may_repeat = call.idempotent && (call.backend_failed || self.may_repeat(call, *ended));
+        if call.runs > 1 && !may_repeat {
             return Some(format!("ran {} times", call.runs));
         }
         // What the disk did not take is asked for once more.

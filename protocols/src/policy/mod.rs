@@ -21,6 +21,7 @@ mod quality;
 mod race;
 mod reconnect;
 mod report;
+mod retry;
 mod short;
 mod strategies;
 mod timeouts;
@@ -41,6 +42,7 @@ pub use self::{
     },
     reconnect::{Delay, Loss, Lost, Reconnect, ReconnectPolicy},
     report::{ReportCause, ReportClock, ReportPolicy},
+    retry::{Failure, Hedge, HedgePolicy, Retry, RetryPolicy},
     short::{ShortPolicy, ShortWaits},
     strategies::Strategies,
     timeouts::{TimeoutPolicy, Wanted},

@@ -143,6 +143,8 @@ pub enum Event {
         /// The server's part.
         server: Option<Duration>,
     },
+    /// The first bytes of a message of a call's answer came so long after it was given to a connection.
+    Delivered(Duration),
     /// What a transport that counts its packets has seen since the event before.
     Path {
         /// Smoothed, by the transport.
@@ -281,10 +283,10 @@ impl Quality {
                 self.seen.probes.add(now, after);
             }
             Event::Answered { after, server } => {
-                self.seen.answers.add(now, after);
                 self.seen.requests.add(now, after.saturating_sub(server.unwrap_or_default()));
                 self.seen.failures.add(now, false);
             }
+            Event::Delivered(after) => self.seen.answers.add(now, after),
             Event::Path { round_trip, sent, lost } => {
                 self.seen.paths.add(now, round_trip);
                 self.seen.packets.add(now, (sent, lost.min(sent)));

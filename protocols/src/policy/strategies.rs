@@ -1,8 +1,9 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    DurablePolicy, HeartbeatPolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy,
-    RacePolicy, ReconnectPolicy, ReportPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
+    DurablePolicy, HeartbeatPolicy, HedgePolicy, LivenessPolicy, Parameter,
+    ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy, ReportPolicy, RetryPolicy,
+    ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -70,6 +71,10 @@ strategies! {
     heartbeat: HeartbeatPolicy,
     /// When a silent connection is dead.
     liveness: LivenessPolicy,
+    /// When what failed is tried again.
+    retry: RetryPolicy,
+    /// When what waits goes another way as well.
+    hedge: HedgePolicy,
     /// How much is kept on disk for later.
     durable: DurablePolicy,
     /// When calls go out over short connections.

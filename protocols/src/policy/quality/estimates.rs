@@ -95,9 +95,9 @@ impl Quality {
         quantile(rates, 0.5)
     }
 
-    /// The same, or what networks of this kind are usually like.
+    /// The same, or what is to be expected where so much comes: few apps send enough to tell.
     pub fn expected_send_rate(&self, now: Instant) -> Option<f64> {
-        self.send_rate(now).or(self.prior().map(|prior| prior.receive_rate * SEND_SHARE))
+        self.send_rate(now).or(self.expected_receive_rate(now).map(|rate| rate * SEND_SHARE))
     }
 
     /// The share of attempts that failed; `None` where none was made lately.
@@ -105,8 +105,8 @@ impl Quality {
         mean(&self.weighted(now, &self.seen.failures), |failed| f64::from(u8::from(failed)))
     }
 
-    /// The time that the given share of answers to calls came within, whatever of it was the server's, if enough were
-    /// seen.
+    /// The time within which the messages of the given share of answers began, whatever of it was the server's, if enough
+    /// were seen.
     pub fn answer_quantile(&self, now: Instant, share: f64, samples_min: usize) -> Option<Duration> {
         let answers = self.weighted(now, &self.seen.answers);
         (answers.len() >= samples_min).then(|| quantile(answers, share)).flatten()

@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use towline_protocols::{
+    compress::Effort,
     link::{LevelReported, QualitySnapshot},
     policy::{
         Arrival, Event, Impressions, Level, Meter, Network, Quality, ShortWaits, Step, Strategies, Wanted,
@@ -26,6 +27,8 @@ pub(crate) struct Observed {
     strategies: watch::Receiver<Strategies>,
     pub(crate) level: watch::Sender<Option<Level>>,
     disk: Option<Arc<Disk>>,
+    /// What compressors follow.
+    pub(crate) effort: Effort,
 }
 
 struct Machines {
@@ -59,6 +62,7 @@ impl Observed {
             strategies: strategies.subscribe(),
             level: watch::Sender::new(None),
             disk: disk.map(Arc::new),
+            effort: Effort::default(),
         }
     }
 
@@ -164,6 +168,8 @@ impl Observed {
             tracing::debug!(?level, "the network is judged anew");
             self.level.send_replace(level);
         }
+        let rate = machines.quality.expected_send_rate(now);
+        self.effort.set(self.strategies.borrow().compression.pace(rate));
         if let (Some(records), Some(disk)) = (machines.quality.changed_records(), &self.disk) {
             disk.put(file::text(records).into_bytes());
         }

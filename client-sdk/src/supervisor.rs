@@ -310,7 +310,7 @@ pub(crate) struct Greeting {
 impl Greeting {
     pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Self {
         let mut link = link_config(&config);
-        link.compressor = Some(Compressor::default());
+        link.compressor = Some(Compressor::default().with_effort(shared.quality.effort.clone()));
         (link.dictionaries, link.header_dictionaries) =
             shared.with(|core| (core.dictionaries.shelf(), core.dictionaries.header_shelf()));
         let headers: Vec<Header> = config.session_headers.iter().map(header).collect();

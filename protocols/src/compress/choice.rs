@@ -22,17 +22,21 @@ const PLACES: usize = 512;
 const FAILURES_MAX: u32 = 8;
 /// A message must get smaller by one part in so many, or compressing it is not worth the receiver's time.
 const GAIN_PARTS: usize = 8;
+/// Sizes are remembered in so many parts of a whole.
+const SIZE_PARTS: f64 = 255.0;
 
 /// A kind of messages: a route, of one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kind(u32);
 
-/// What is known of one kind. A machine of two numbers.
+/// What is known of one kind. A machine of three numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Known {
     failures: u32,
     /// Messages to leave as they are before the next try.
     skip: u32,
+    /// What messages had left of their size lately, in parts of 255; 0: nothing is known.
+    size: u32,
 }
 
 /// What one side has learnt, shared by all its connections; clones are the same.
@@ -72,19 +76,28 @@ impl Known {
 
     /// What came of it.
     fn learn(self, bytes_before: usize, bytes_after: usize) -> Self {
+        let size = self.size_with(bytes_before, bytes_after);
         if bytes_after <= bytes_before - bytes_before / GAIN_PARTS {
-            return Self::default();
+            return Self { size, ..Self::default() };
         }
         let failures = (self.failures + 1).min(FAILURES_MAX);
-        Self { failures, skip: (1 << failures) - 1 }
+        Self { failures, skip: (1 << failures) - 1, size }
+    }
+
+    /// Smoothed by quarters.
+    fn size_with(self, bytes_before: usize, bytes_after: usize) -> u32 {
+        let parts = (bytes_after.min(bytes_before) as f64 / bytes_before.max(1) as f64 * SIZE_PARTS).round();
+        // 0 to 255.
+        let new = (parts as u32).max(1);
+        if self.size == 0 { new } else { ((3 * self.size + new + 2) / 4).max(1) }
     }
 
     fn pack(self) -> u32 {
-        self.failures << 16 | self.skip
+        self.size << 24 | self.failures << 16 | self.skip
     }
 
     fn unpack(packed: u32) -> Self {
-        Self { failures: packed >> 16, skip: packed & 0xffff }
+        Self { size: packed >> 24, failures: packed >> 16 & 0xff, skip: packed & 0xffff }
     }
 }
 
@@ -94,12 +107,18 @@ impl Choices {
         // Two threads at one place may lose a count, and nothing else.
         let place = &self.places[kind.place(bytes)];
         let known = Known::unpack(place.load(Ordering::Relaxed));
-        if known == Known::default() {
+        if known.failures == 0 {
             return true;
         }
         let (tries, known) = known.advise();
         place.store(known.pack(), Ordering::Relaxed);
         tries
+    }
+
+    /// The share of their bytes that messages of this kind and length had left; `None` where nothing is known.
+    pub(super) fn size(&self, kind: Kind, bytes: usize) -> Option<f64> {
+        let known = Known::unpack(self.places[kind.place(bytes)].load(Ordering::Relaxed));
+        (known.size > 0).then(|| f64::from(known.size) / SIZE_PARTS)
     }
 
     /// Says what came of a try.
@@ -162,8 +181,24 @@ mod tests {
 
     #[test]
     fn a_gain_of_an_eighth_is_the_least() {
-        assert_eq!(Known::default().learn(800, 700), Known::default());
+        assert_eq!(Known::default().learn(800, 700).failures, 0);
         assert_eq!(Known::default().learn(800, 701).failures, 1);
+    }
+
+    #[test]
+    fn what_messages_had_left_is_remembered_and_followed() {
+        let (choices, kind) = (Choices::default(), Kind::of_path(b"/feed"));
+        let near = |expected: f64| {
+            let size = choices.size(kind, 1000).unwrap();
+            assert!((size - expected).abs() < 0.02, "{size}");
+        };
+        assert_eq!(choices.size(kind, 1000), None);
+        tries(&choices, kind, 1, 300);
+        near(0.3);
+        tries(&choices, kind, 1, 700);
+        near(0.4);
+        tries(&choices, kind, 40, 700);
+        near(0.7);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use zstd::zstd_safe::{CCtx, compress_bound};
 
-use super::{Dictionary, DictionarySet, Kind, choice::Choices};
+use super::{Dictionary, DictionarySet, Effort, Kind, choice::Choices};
 
 /// zstd's own default: beyond it, each level costs much more time than it saves bytes on small messages.
 pub const LEVEL_DEFAULT: i32 = 3;
@@ -24,6 +24,8 @@ pub struct Compressor {
     message_bytes_min: usize,
     dictionary: Option<Dictionary>,
     choices: Choices,
+    /// Where somebody knows the network.
+    effort: Option<Effort>,
 }
 
 /// A message that compression made smaller.
@@ -45,7 +47,7 @@ impl Compressed {
 impl Compressor {
     /// Compresses messages of at least `message_bytes_min` without a dictionary at `level`.
     pub fn new(level: i32, message_bytes_min: usize) -> Self {
-        Self { level, message_bytes_min, dictionary: None, choices: Choices::default() }
+        Self { level, message_bytes_min, dictionary: None, choices: Choices::default(), effort: None }
     }
 
     /// Uses the best of `ours` that a peer with `peer_ids` can read, if there is one. The dictionary's
@@ -61,6 +63,12 @@ impl Compressor {
         self
     }
 
+    /// Follows that effort in place of a fixed level.
+    pub fn with_effort(mut self, effort: Effort) -> Self {
+        self.effort = Some(effort);
+        self
+    }
+
     /// The dictionary in use.
     pub fn dictionary(&self) -> Option<&Dictionary> {
         self.dictionary.as_ref()
@@ -69,10 +77,15 @@ impl Compressor {
     /// The same for a message of a kind of which it is remembered what came of it: kinds that do not get
     /// smaller are tried less and less.
     pub fn compress_kind(&self, kind: Kind, message: &[u8]) -> Option<Compressed> {
-        if !self.takes(message) || !self.choices.advise(kind, message.len()) {
+        if !self.takes(message) {
             return None;
         }
-        let compressed = self.compress(message);
+        // Where the network is faster than the processor, that says nothing of the kind.
+        let level = self.level(self.choices.size(kind, message.len()))?;
+        if !self.choices.advise(kind, message.len()) {
+            return None;
+        }
+        let compressed = self.compress_at(level, message);
         let bytes_after = compressed.as_ref().map_or(message.len(), |compressed| compressed.frame.len());
         self.choices.learn(kind, message.len(), bytes_after);
         compressed
@@ -88,7 +101,19 @@ impl Compressor {
         if !self.takes(message) {
             return None;
         }
-        let frame = self.compress_frame(message)?;
+        self.compress_at(self.level(None)?, message)
+    }
+
+    /// The level for a message that has so much left; `None` where it is sent as it is.
+    fn level(&self, size: Option<f64>) -> Option<i32> {
+        match self.effort.as_ref().and_then(Effort::pace) {
+            Some(pace) => pace.level(size),
+            None => Some(self.level),
+        }
+    }
+
+    fn compress_at(&self, level: i32, message: &[u8]) -> Option<Compressed> {
+        let frame = self.compress_frame(level, message)?;
         // Copied, since the vector has room for the worst case and the frame may be kept for a while.
         if frame.len() >= message.len() {
             return None;
@@ -99,7 +124,7 @@ impl Compressor {
         Some(Compressed { frame: Bytes::copy_from_slice(&frame), bytes_before: message.len() })
     }
 
-    fn compress_frame(&self, message: &[u8]) -> Option<Vec<u8>> {
+    fn compress_frame(&self, level: i32, message: &[u8]) -> Option<Vec<u8>> {
         let mut frame = Vec::with_capacity(compress_bound(message.len()));
         CONTEXT.with_borrow_mut(|context| {
             let context = match context {
@@ -107,8 +132,10 @@ impl Compressor {
                 None => context.insert(CCtx::try_create()?),
             };
             match &self.dictionary {
-                Some(dictionary) => context.compress_using_cdict(&mut frame, message, dictionary.encoder()),
-                None => context.compress(&mut frame, message, self.level),
+                Some(dictionary) => {
+                    context.compress_using_cdict(&mut frame, message, dictionary.encoder(level))
+                }
+                None => context.compress(&mut frame, message, level),
             }
             .ok()
         })?;

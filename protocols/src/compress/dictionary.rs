@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,6 +19,10 @@ pub const DICTIONARY_BYTES_MAX: usize = 512 * 1024;
 /// How many dictionaries a set holds: a current and a previous version for a handful of kinds of traffic.
 pub const DICTIONARIES_MAX: usize = 16;
 
+/// The level of a dictionary's second tables, and from which level on they are used.
+const THOROUGH: i32 = 9;
+const THOROUGH_FROM: i32 = 8;
+
 /// A zstd dictionary, prepared once for both directions. Clones share it.
 #[derive(Clone)]
 pub struct Dictionary {
@@ -30,6 +34,8 @@ struct Prepared {
     bytes: Bytes,
     level: i32,
     encoder: CDict<'static>,
+    /// For slow networks; made when the first message asks for it, `None` where there is no memory for it.
+    thorough: OnceLock<Option<CDict<'static>>>,
     decoder: DDict<'static>,
     usage: Usage,
 }
@@ -58,7 +64,15 @@ impl Dictionary {
         let encoder = CDict::try_create(&bytes, level).ok_or(DictionaryError::Malformed)?;
         let decoder = DDict::try_create(&bytes).ok_or(DictionaryError::Malformed)?;
         Ok(Self {
-            prepared: Arc::new(Prepared { id, bytes, level, encoder, decoder, usage: Usage::default() }),
+            prepared: Arc::new(Prepared {
+                id,
+                bytes,
+                level,
+                encoder,
+                thorough: OnceLock::new(),
+                decoder,
+                usage: Usage::default(),
+            }),
         })
     }
 
@@ -82,8 +96,14 @@ impl Dictionary {
         &self.prepared.usage
     }
 
-    pub(super) fn encoder(&self) -> &CDict<'static> {
-        &self.prepared.encoder
+    /// For messages at that level. Each level would need tables of its own: there are those of the dictionary's level,
+    /// and of a thorough one.
+    pub(super) fn encoder(&self, level: i32) -> &CDict<'static> {
+        let Prepared { bytes, encoder, thorough, .. } = &*self.prepared;
+        if level < THOROUGH_FROM || self.level() >= THOROUGH {
+            return encoder;
+        }
+        thorough.get_or_init(|| CDict::try_create(bytes, THOROUGH)).as_ref().unwrap_or(encoder)
     }
 
     pub(super) fn decoder(&self) -> &DDict<'static> {

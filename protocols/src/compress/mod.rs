@@ -9,6 +9,7 @@ mod compressor;
 mod dcz;
 mod decompress;
 mod dictionary;
+mod effort;
 mod frame_header;
 mod shelf;
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use decompress::{CompressError, WINDOW_BYTES_MAX, content_bytes, decompress}
 pub use dictionary::{
     DICTIONARIES_MAX, DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, DictionarySet, Usage,
 };
+pub use effort::{Effort, Pace};
 pub use shelf::Shelf;

@@ -226,3 +226,30 @@ fn apply(damage: &[(prop::sample::Index, u8)], bytes: &mut [u8]) {
         }
     }
 }
+
+/// Words in an order that repeats little.
+fn prose(seed: u64, words: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let word =
+        |random: &mut fastrand::Rng| format!("item{} price {} in stock, ", random.u16(..400), random.u16(..));
+    (0..words).flat_map(|_| word(&mut random).into_bytes()).collect()
+}
+
+#[test]
+fn messages_get_smaller_on_a_slow_network_and_are_left_alone_on_one_faster_than_the_processor() {
+    let effort = Effort::default();
+    let compressor = Compressor::default().with_effort(effort.clone());
+    let message = prose(1, 3000);
+    let bytes_at = |rate: Option<f64>| {
+        effort.set(rate.map(|rate| Pace { rate, speed: 40e6, level_min: 1, level_max: 15 }));
+        let compressed = compressor.compress_kind(Kind::of_path(b"/stock"), &message)?;
+        let back = decompress(&compressed.frame, &DictionarySet::new(), message.len()).unwrap();
+        assert!(back == message);
+        Some(compressed.frame.len())
+    };
+    let usual = bytes_at(None).unwrap();
+    let [slow, fast] = [3_000.0, 5e6].map(|rate| bytes_at(Some(rate)).unwrap());
+    assert!(slow * 10 < usual.min(fast) * 9, "{slow}, {usual}, {fast}");
+    assert_eq!(bytes_at(Some(1e9)), None);
+    assert_eq!(bytes_at(None), Some(usual), "the kind was not given up for that");
+}

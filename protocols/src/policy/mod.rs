@@ -11,6 +11,7 @@
 //!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
+mod compression;
 mod durable;
 mod heartbeat;
 mod line;
@@ -27,6 +28,7 @@ mod strategies;
 mod timeouts;
 
 pub use self::{
+    compression::CompressionPolicy,
     durable::DurablePolicy,
     heartbeat::{FORGET_AFTER_S, Filed, Ground, Heartbeat, HeartbeatPolicy, Learnt, NETWORKS_MAX, Records},
     line::LinePolicy,

@@ -1,7 +1,7 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    DurablePolicy, HeartbeatPolicy, HedgePolicy, LivenessPolicy, Parameter,
+    CompressionPolicy, DurablePolicy, HeartbeatPolicy, HedgePolicy, LivenessPolicy, Parameter,
     ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy, ReportPolicy, RetryPolicy,
     ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
@@ -75,6 +75,8 @@ strategies! {
     retry: RetryPolicy,
     /// When what waits goes another way as well.
     hedge: HedgePolicy,
+    /// How hard messages are compressed.
+    compression: CompressionPolicy,
     /// How much is kept on disk for later.
     durable: DurablePolicy,
     /// When calls go out over short connections.

@@ -21,7 +21,8 @@ use towline_protocols::{
 
 use crate::{core::now, disk::Disk, wall::since_1970};
 
-/// The machines, behind a lock that is held for a step.
+/// The machines, behind a lock that is held for a step, and that is taken before the strategies are borrowed: a borrow
+/// waits behind whoever changes them, who waits for the other borrows.
 pub(crate) struct Observed {
     machines: Mutex<Machines>,
     strategies: watch::Receiver<Strategies>,
@@ -74,8 +75,8 @@ impl Observed {
     /// Begins to wait.
     pub(crate) fn wait_for(&self, wanted: &Wanted) -> Wait<'_> {
         let began = now();
-        let strategies = self.strategies.borrow();
-        let limit = strategies.timeouts.limit_of(began, wanted, &self.machines.lock().quality);
+        let machines = self.machines.lock();
+        let limit = self.strategies.borrow().timeouts.limit_of(began, wanted, &machines.quality);
         Wait { observed: self, step: wanted.step, began, limit, is_deadline: wanted.left == Some(limit) }
     }
 
@@ -112,7 +113,7 @@ impl Observed {
 
     /// How long calls wait before they go by POST; `absent_max` and `answer_max` are the longest.
     pub(crate) fn short_waits(&self, absent_max: Duration, answer_max: Duration) -> ShortWaits {
-        let (strategies, machines) = (self.strategies.borrow(), self.machines.lock());
+        let (machines, strategies) = (self.machines.lock(), self.strategies.borrow());
         strategies.short.waits(&machines.quality, &strategies.timeouts, absent_max, answer_max, now())
     }
 
@@ -137,9 +138,9 @@ impl Observed {
 
     /// What the share of answers came within that counts for hedging, if enough are known.
     pub(crate) fn answered(&self) -> Option<Duration> {
-        let hedge = &self.strategies.borrow().hedge;
-        let quality = &self.machines.lock().quality;
-        quality.answer_quantile(now(), hedge.answered_share, hedge.samples_min)
+        let (machines, strategies) = (self.machines.lock(), self.strategies.borrow());
+        let hedge = &strategies.hedge;
+        machines.quality.answer_quantile(now(), hedge.answered_share, hedge.samples_min)
     }
 
     /// The round trip, as far as anything is known of it.

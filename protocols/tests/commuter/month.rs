@@ -50,6 +50,11 @@ const TRAIN: Place = Place {
 const CAFE: Place = Place { is_captive: true, ..place("cafe", NetworkKind::Wifi, (60, 300), (20, 80)) };
 
 impl Place {
+    /// Whether what is sent there arrives.
+    pub fn is_calm(&self) -> bool {
+        self.blackouts_s.is_none() && !self.is_captive
+    }
+
     /// What the app says of it. Subway and elevator are the street's network.
     pub fn network(&self) -> Network {
         let key = if self.kind == NetworkKind::Wifi { self.name } else { "" };

@@ -21,6 +21,8 @@ const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beats where nothing is known, and the longest that the gateway allows.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(900);
+/// TCP behind QUIC where nothing is known of the network.
+const FALLBACK_DELAY: Duration = Duration::from_millis(300);
 /// The SDK's delays between attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -42,7 +44,9 @@ pub struct Report {
     /// The longest that a call took whose network was up all the while.
     pub slowest_where_up: Duration,
     pub connects_per_hour_max: usize,
-    pub ways_at_once_max: usize,
+    /// Connections on networks that answer at once and lose nothing, and those of them that took more than one way.
+    pub made_where_calm: u32,
+    pub raced_where_calm: u32,
     /// Connections that were found dead because a NAT had forgotten them.
     pub lost_to_nat: BTreeMap<(&'static str, Transport), u32>,
     /// Connections that were made, and attempts that were given up and would have come.
@@ -368,21 +372,23 @@ impl<'a> Phone<'a> {
         let (began, network) = (self.now, self.network());
         let limit = self.strategies.timeouts.limit(self.at(began), Step::Connect, &self.quality, CONNECT_MAX);
         let policy = &self.strategies.race;
-        let pace = policy.pace(None, Duration::from_millis(300));
+        let pace = policy.pace(self.quality.expected_connect(self.at(began)), FALLBACK_DELAY);
         let mut race = Race::new(policy, pace, limit, self.at(began));
         let way = |transport| Way { gateway: GATEWAY.into(), address: None, transport };
         let ways = [Transport::Quic, Transport::Tcp].map(way).to_vec();
         race.add(0, self.ways.rank(policy, network, ways, self.at(began)), self.at(began));
         let mut running: Vec<(Duration, usize)> = Vec::new();
-        let mut at = began;
+        let (mut at, mut begun) = (began, 0);
         let won = loop {
             while let Some(action) = race.poll(self.origin + at) {
                 match action {
-                    RaceAction::Start(number) => running.push((self.arrives(at, race.way(number)), number)),
+                    RaceAction::Start(number) => {
+                        begun += 1;
+                        running.push((self.arrives(at, race.way(number)), number));
+                    }
                     RaceAction::Abandon(number) => running.retain(|(_, other)| *other != number),
                 }
             }
-            self.report.ways_at_once_max = self.report.ways_at_once_max.max(race.in_flight());
             let first = running.iter().min().copied();
             let again = race.poll_timeout() - self.origin;
             match first {
@@ -400,7 +406,13 @@ impl<'a> Phone<'a> {
         let until = self.month.at(began).until;
         self.now = at.min(until);
         match won.filter(|_| at < until) {
-            Some(number) => self.connected(began, network, &race, number),
+            Some(number) => {
+                if self.stay().place.is_calm() {
+                    self.report.made_where_calm += 1;
+                    self.report.raced_where_calm += u32::from(begun > 1);
+                }
+                self.connected(began, network, &race, number);
+            }
             None => {
                 let soonest = running.iter().min().map_or(Duration::MAX, |(made, _)| *made);
                 let would_come = soonest < began + CONNECT_MAX && self.month.is_up_during(began..soonest);

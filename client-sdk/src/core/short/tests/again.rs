@@ -147,7 +147,7 @@ async fn a_small_urgent_call_that_waits_goes_by_post_too_and_the_first_answer_co
             assert!(core.session.is_on_link(seq) && core.session.is_on_short(seq), "under one number");
         });
         let by = |short: bool, event| match short {
-            true => shared.on_short_event(number, event),
+            true => shared.on_short_event(number, None, event),
             false => shared.on_event(event),
         };
         answer(seq).into_iter().for_each(|event| _ = by(first_by_post, event));

@@ -64,6 +64,7 @@ impl Dialer {
     async fn dial(&self, gateway: usize, flight: FirstFlight) -> io::Result<Dialed> {
         let world = &self.world;
         self.goes_to(Some(gateway));
+        world.state().model.dials(self.client, determinism::elapsed());
         let round_trip = 2 * world.plan.quality.delay;
         sleep(round_trip).await;
         self.lives().await;

@@ -149,8 +149,10 @@ pub(crate) struct Model {
     pub(crate) cuts: Vec<Duration>,
     pub(crate) lines: Vec<LineChange>,
     pub(crate) moves: Vec<Move>,
-    /// When first flights were not taken as early data, and whose.
+    /// When first flights were not taken as early data, or left for another attempt, and whose.
     pub(crate) flights_lost: Vec<(usize, Duration)>,
+    /// When each client dialed last.
+    dialed: [Option<Duration>; CLIENT_IDS.len()],
     /// Where each client turned last.
     places: [Option<usize>; CLIENT_IDS.len()],
 }
@@ -169,7 +171,18 @@ impl Model {
             lines: Vec::new(),
             moves: Vec::new(),
             flights_lost: Vec::new(),
+            dialed: [None; CLIENT_IDS.len()],
             places: [None; CLIENT_IDS.len()],
+        }
+    }
+
+    /// An app dials for its link. Where nothing has come of its attempt before, that one was left, as when the network
+    /// changes: what it carried may arrive.
+    pub(crate) fn dials(&mut self, client: usize, at: Duration) {
+        let ended = self.lines.iter().rfind(|it| it.client == client && it.line != Line::Dialing);
+        let before = self.dialed[client].replace(at);
+        if before.is_some_and(|before| ended.is_none_or(|ended| ended.at < before)) {
+            self.flights_lost.push((client, at));
         }
     }
 

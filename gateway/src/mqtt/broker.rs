@@ -416,6 +416,7 @@ fn machine_settings(settings: &crate::settings::Settings) -> Arc<Settings> {
         queue_bytes_max,
         queue_age_max,
         queue_policy,
+        user_properties: Vec::new(),
     })
 }
 

@@ -43,7 +43,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     departures::ensure_watched(&gateway);
-    let settings = gateway.mqtt.settings(&gateway);
+    let mut settings = gateway.mqtt.settings(&gateway);
     let mut input = BytesMut::from(first_bytes);
     let greeting = Greeting::new(&settings, super::now());
     let connect = match read_connect(&greeting, &mut stream, &mut input, &settings).await? {
@@ -64,6 +64,7 @@ where
     let Arrival { mut stream, input, .. } = arrival;
     let admitted = match proven {
         Ok((identity, proof)) => {
+            settings = gateway.upstreams.introduce(&gateway.store, &connect, settings);
             let admitted = admit(&gateway, &origin, &connect, identity, proof, &settings).await;
             admitted.map_err(Refused::from)
         }

@@ -26,6 +26,8 @@ pub(super) struct Inbound {
     gateway: Weak<Gateway>,
     shared: Arc<Shared>,
     origin: Arc<Origin>,
+    /// The gateway that the broker is.
+    source: Option<Arc<str>>,
     waiting: VecDeque<Publish>,
     /// The first one, while a backend has it.
     running: Option<(u16, Publishing)>,
@@ -33,9 +35,14 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(gateway: Weak<Gateway>, shared: Arc<Shared>, origin: Arc<Origin>) -> Self {
+    pub(super) fn new(
+        gateway: Weak<Gateway>,
+        shared: Arc<Shared>,
+        origin: Arc<Origin>,
+        source: Option<Arc<str>>,
+    ) -> Self {
         let (waiting, acknowledging) = (VecDeque::new(), FuturesOrdered::new());
-        Self { gateway, shared, origin, waiting, running: None, acknowledging }
+        Self { gateway, shared, origin, source, waiting, running: None, acknowledging }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -67,8 +74,8 @@ impl Inbound {
         if self.running.is_none() {
             let Some(publish) = self.waiting.pop_front() else { return Poll::Pending };
             let (gateway, shared, origin) = (self.gateway.clone(), self.shared.clone(), self.origin.clone());
-            let id = publish.pkid;
-            self.running = Some((id, Box::pin(publish_here(gateway, shared, origin, publish))));
+            let (id, source) = (publish.pkid, self.source.clone());
+            self.running = Some((id, Box::pin(publish_here(gateway, shared, origin, source, publish))));
         }
         let Some((id, running)) = &mut self.running else { return Poll::Pending };
         let (id, written) = (*id, ready!(running.as_mut().poll(cx)));
@@ -91,6 +98,7 @@ async fn publish_here(
     gateway: Weak<Gateway>,
     shared: Arc<Shared>,
     origin: Arc<Origin>,
+    source: Option<Arc<str>>,
     publish: Publish,
 ) -> Option<Written> {
     let Some(gateway) = gateway.upgrade() else {
@@ -105,12 +113,13 @@ async fn publish_here(
             return None;
         }
     };
+    hops::add(source.as_ref(), &mut message);
     if !hops::is_welcome(&shared.node, &message, backend.upstream.hops_max) {
         shared.counters.looped.inc();
         return None;
     }
     shared.counters.received.inc();
-    message.user_properties.push(hops::hop(&shared.node));
+    hops::add(Some(&shared.node), &mut message);
     let waits = mqtt::publish_from_upstream(&gateway, &origin, &Arc::new(message)).await;
     waits.then(|| -> Written { Box::pin(gateway.store.begin_barrier()) })
 }

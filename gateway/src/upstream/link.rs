@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use super::{
     Shared,
     direct::Job,
+    hops,
     inbound::{Inbound, WAITING_MAX},
     packet,
     window::{Admitted, Sent, Window},
@@ -163,7 +164,8 @@ impl Link {
         self.begin(&mut wire, &mut window).map_err(|error| failed(&error))?;
         let listener = format!("upstream.{}", backend.name).into();
         let origin = Origin::new(listener, peer, Protocol::Mqtt, backend.upstream.tls.is_some());
-        let inbound = Inbound::new(self.gateway.clone(), self.shared.clone(), Arc::new(origin));
+        let inbound =
+            Inbound::new(self.gateway.clone(), self.shared.clone(), Arc::new(origin), hops::source(&connack));
         let asked = connack.properties.as_ref().and_then(|properties| properties.server_keep_alive);
         let keep_alive = asked.map_or(backend.upstream.keep_alive, |asked| Duration::from_secs(asked.into()));
         let mut ping = interval(keep_alive.max(Duration::from_secs(1)));
@@ -185,6 +187,7 @@ impl Link {
         properties.session_expiry_interval = keeps.then(|| seconds(upstream.session_expiry));
         properties.receive_maximum = Some(WAITING_MAX);
         properties.max_packet_size = u32::try_from(packet_bytes_max).ok();
+        properties.user_properties = vec![(hops::NODE.to_owned(), self.shared.node.to_string())];
         let connect = Connect {
             keep_alive: u16::try_from(upstream.keep_alive.as_secs()).unwrap_or(u16::MAX),
             client_id,

@@ -38,6 +38,7 @@ use tokio::{
     sync::{Notify, mpsc, watch},
     task::AbortHandle,
 };
+use towline_protocols::mqtt::{Connect, session::Settings as SessionSettings};
 
 use self::{direct::Job, link::Link};
 use crate::{
@@ -123,6 +124,22 @@ impl Upstreams {
     /// Whether the message was published by this gateway before: somebody has brought it back.
     pub fn came_back(&self, message: &Message) -> bool {
         hops::has_passed(&self.node, message)
+    }
+
+    /// What a client is greeted with: one that says which gateway it is, is told which this one is.
+    pub(crate) fn introduce(
+        &self,
+        store: &Store,
+        connect: &Connect,
+        settings: Arc<SessionSettings>,
+    ) -> Arc<SessionSettings> {
+        if !hops::is_gateway(connect) {
+            return settings;
+        }
+        // What is told by this name may come back behind a restart.
+        self.store_node(store);
+        let user_properties = hops::introduction(&self.node).into_iter().collect();
+        Arc::new(SessionSettings { user_properties, ..(*settings).clone() })
     }
 
     /// Counts a message that was not published again.

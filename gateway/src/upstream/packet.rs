@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(sent.topic, there.as_bytes());
         let back = super::message(&sent, &backend, 10).unwrap();
         assert_eq!(&*back.topic, here);
-        assert_eq!(back.user_properties, [hops::hop(&node)]);
+        assert_eq!(back.user_properties, [(hops::HOP.into(), node)]);
     }
 
     #[test]

@@ -189,3 +189,41 @@ async fn bridge_at_each_other() {
         }
     }
 }
+
+/// Two gateways that each subscribe to all of the other's topics, and forward nothing.
+#[tokio::test]
+async fn what_comes_back_by_subscriptions_is_not_delivered_again() {
+    let folders = [folder(), folder()];
+    let addresses = [free_address(), free_address()];
+    let mut servings = Vec::new();
+    for (own, other) in [(0, 1), (1, 0)] {
+        let upstream = Upstream { subscribe: vec!["#".to_owned()], ..Upstream::default() };
+        let mut settings = settings(addresses[own], folders[own].path(), addresses[other], upstream);
+        settings.backends[0].topic_prefix.clear();
+        settings.routes.clear();
+        servings.push(start(settings).await);
+    }
+    let mut publishers = Vec::new();
+    for (index, address) in addresses.into_iter().enumerate() {
+        let mut publisher = client(address, &format!("publisher-{index}")).await;
+        // Until the other gateway has subscribed.
+        while publisher.publish_acked("t", "early").await != ReasonCode::Success {}
+        publishers.push(publisher);
+    }
+    let mut watchers = Vec::new();
+    for (index, address) in addresses.into_iter().enumerate() {
+        let mut watcher = client(address, &format!("watcher-{index}")).await;
+        assert_eq!(watcher.subscribe("#", QoS::AtLeastOnce).await, ReasonCode::GrantedQos1);
+        watchers.push(watcher);
+    }
+    assert_eq!(publishers[0].publish_acked("t", "first").await, ReasonCode::Success);
+    while next(&mut watchers[1]).await.1 != "first" {}
+    // It takes the way by which the first one came back, behind it.
+    assert_eq!(publishers[1].publish_acked("t", "last").await, ReasonCode::Success);
+    let mut came = Vec::new();
+    while came.last().is_none_or(|payload| payload != "last") {
+        came.push(next(&mut watchers[0]).await.1);
+    }
+    came.retain(|payload| payload != "early");
+    assert_eq!(came, ["first", "last"]);
+}

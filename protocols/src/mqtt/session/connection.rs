@@ -141,6 +141,8 @@ impl Connection {
     fn greet(&mut self, connack: Connack) {
         let mut short = connack.clone();
         short.properties.topic_alias_maximum = None;
+        // [MQTT-3.2.2-20]
+        short.properties.user_properties.clear();
         let mut shortest = short.clone();
         shortest.properties.packet_bytes_max = None;
         for connack in [connack, short, shortest] {
@@ -718,6 +720,7 @@ fn connack_properties(
         ),
         topic_alias_maximum: (settings.topic_alias_max > 0).then_some(settings.topic_alias_max),
         keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+        user_properties: settings.user_properties.clone(),
         ..Default::default()
     }
 }

@@ -29,7 +29,7 @@ pub use self::{
     greeting::{Answer, Greeting},
     store::{Bound, Phase, Push, Session, Terms},
 };
-use super::{Limits, PacketId};
+use super::{Limits, PacketId, Text};
 
 /// What an operator allows.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub struct Settings {
     pub queue_age_max: Duration,
     /// What is dropped when a session's queue is full.
     pub queue_policy: QueuePolicy,
+    /// User properties of a CONNACK that accepts. A client that takes packets too small for them goes without.
+    pub user_properties: Vec<(Text, Text)>,
 }
 
 /// What is dropped when a session's queue is full. What is in flight stays.

@@ -65,6 +65,7 @@ fn settings() -> Settings {
         queue_bytes_max: 10_000,
         queue_age_max: Duration::ZERO,
         queue_policy: QueuePolicy::Qos0,
+        user_properties: Vec::new(),
     }
 }
 

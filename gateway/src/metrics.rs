@@ -80,9 +80,12 @@ pub struct Metrics {
     pub deliveries: IntCounterVec,
     /// Messages that MQTT sessions lost to a bound or to their expiry.
     pub mqtt_messages_dropped: IntCounter,
-    /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused`, `looped`
-    /// (it had passed here before), `dropped` (QoS 0 while the broker was away).
+    /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused` (for good),
+    /// `retried` (refused for now), `looped` (it had passed here before), `dropped` (QoS 0 while the broker was away).
     pub upstream_messages: IntCounterVec,
+    /// What upstream brokers refused, each time, by `backend` and `reason`: the name of PUBACK's code, or `not_admitted`
+    /// (beyond what CONNACK said).
+    pub upstream_refusals: IntCounterVec,
     /// Whether an upstream broker is connected, by `backend`.
     pub upstream_connected: IntGaugeVec,
     /// Calls with several messages, by `route` and `outcome` (`ok`, `failed`).
@@ -240,6 +243,12 @@ impl Metrics {
                 "upstream_messages_total",
                 "Messages to and from upstream brokers",
                 &["backend", "outcome"],
+            ),
+            upstream_refusals: counters(
+                r,
+                "upstream_refusals_total",
+                "Messages that upstream brokers refused",
+                &["backend", "reason"],
             ),
             upstream_connected: gauges(
                 r,

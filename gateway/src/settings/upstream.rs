@@ -29,6 +29,10 @@ pub struct Upstream {
     pub backoff_min: Duration,
     /// Longest reconnect delay.
     pub backoff_max: Duration,
+    /// How often a message in the buffer is sent that the broker refuses for reasons that may pass.
+    pub refused_tries_max: usize,
+    /// Where messages of the buffer are published, with their topic behind it, that the broker refuses for good.
+    pub dead_letter_topic: Option<String>,
     /// Gateways that a message may have passed before.
     pub hops_max: usize,
     /// Whether messages are acknowledged when they are on disk; otherwise when the broker has them.
@@ -85,6 +89,8 @@ impl Default for Upstream {
             status_topic: None,
             backoff_min: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),
+            refused_tries_max: 10,
+            dead_letter_topic: None,
             hops_max: 8,
             buffer: true,
             bounds: QueueBounds::default(),

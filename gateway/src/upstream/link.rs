@@ -10,7 +10,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -20,13 +20,13 @@ use rumqttc::v5::{
         QoS,
         v5::{
             ConnAck, Connect, ConnectProperties, ConnectReturnCode, Filter, LastWill, Login, Packet, PubAck,
-            Publish, RetainForwardRule, SubAck, Subscribe, SubscribeReasonCode,
+            PubAckReason, Publish, RetainForwardRule, SubAck, Subscribe, SubscribeReasonCode,
         },
     },
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Interval, MissedTickBehavior, interval, sleep, timeout},
+    time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
@@ -36,6 +36,7 @@ use super::{
     hops,
     inbound::{Inbound, WAITING_MAX},
     packet,
+    refusals::{self, Refusals, Verdict},
     window::{Admitted, Sent, Window},
     wire::{Broken, Event, Socket, Wire},
 };
@@ -43,6 +44,7 @@ use crate::{
     backend::{connect_by_tls, dial, unavailable},
     error::RpcError,
     gateway::Gateway,
+    mqtt,
     outbox::Letter,
     request::{Origin, Protocol},
 };
@@ -58,6 +60,8 @@ pub(super) struct Link {
     leave: watch::Receiver<bool>,
     /// Taken from `jobs` and not sent.
     held: Option<Job>,
+    /// Beyond one connection: to come back does not change what the broker said.
+    refusals: Refusals,
 }
 
 /// One connection that the broker has accepted.
@@ -84,7 +88,7 @@ impl Link {
         jobs: mpsc::Receiver<Job>,
         leave: watch::Receiver<bool>,
     ) -> Self {
-        Self { gateway, shared, jobs, leave, held: None }
+        Self { gateway, shared, jobs, leave, held: None, refusals: Refusals::default() }
     }
 
     pub(super) async fn run(mut self) {
@@ -275,15 +279,19 @@ impl Link {
             self.send_job(job, wire, window)?;
         }
         let (outbox, room) = (self.shared.outbox.clone(), window.has_room() && wire.has_room());
-        let may_read = inbound.has_room();
+        let (resume_at, may_read) = (self.refusals.resume_at(), inbound.has_room());
         tokio::select! {
             job = self.jobs.recv(), if room => match job {
                 Some(job) => self.send_job(job, wire, window)?,
                 None => return Err(End::GatewayGone),
             },
-            letter = outbox.next_after(*sent_last), if room => {
+            letter = outbox.next_after(*sent_last), if room && resume_at.is_none() => {
                 *sent_last = letter.number;
-                self.send_letter(&letter, wire, window)?;
+                self.send_letter(letter, wire, window)?;
+            }
+            () = sleep_until_some(resume_at), if resume_at.is_some() && !window.has_letters() => {
+                self.refusals.resume(outbox.after(0).map(|letter| letter.number));
+                *sent_last = 0;
             }
             id = inbound.next() => match id {
                 Ok(id) => wire.request(Request::PubAck(PubAck::new(id, None)))?,
@@ -302,9 +310,9 @@ impl Link {
         Ok(())
     }
 
-    fn handle(&self, packet: Packet, window: &mut Window, inbound: &mut Inbound) -> Result<(), Broken> {
+    fn handle(&mut self, packet: Packet, window: &mut Window, inbound: &mut Inbound) -> Result<(), Broken> {
         match packet {
-            Packet::PubAck(ack) => window.acknowledged(&ack, &self.shared),
+            Packet::PubAck(ack) => self.settle(window.acknowledged(&ack), ack.reason),
             Packet::Publish(publish) if publish.qos == QoS::ExactlyOnce => {
                 return Err(Broken::Rule("it sent QoS 2 where QoS 1 was asked for"));
             }
@@ -313,6 +321,34 @@ impl Link {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The broker has said what becomes of a message.
+    fn settle(&mut self, sent: Option<Sent>, reason: PubAckReason) {
+        let (Some(sent), verdict) = (sent, Verdict::of(reason)) else { return };
+        if verdict != Verdict::Taken {
+            self.shared.count_refusal(refusals::name(reason));
+        }
+        match sent {
+            sent if verdict == Verdict::Taken => {
+                if let Sent::Letter(letter) = &sent {
+                    self.refusals.forget(letter.number);
+                }
+                self.shared.taken(sent);
+            }
+            Sent::Job(job) => {
+                self.shared.counters.refused.inc();
+                job.finish(Err(refusals::error(reason, &self.shared.settings)));
+            }
+            Sent::Letter(letter) => {
+                let upstream = &self.shared.settings.upstream;
+                if self.refusals.note(letter.number, verdict, upstream, mqtt::now()) {
+                    self.shared.counters.retried.inc();
+                } else {
+                    self.shared.give_up(self.gateway.upgrade().as_ref(), &letter, refusals::name(reason));
+                }
+            }
+        }
     }
 
     fn note_refused_filters(&self, suback: &SubAck) {
@@ -338,14 +374,14 @@ impl Link {
         wire.request(Request::Publish(publish))
     }
 
-    fn send_letter(&self, letter: &Letter, wire: &mut Wire, window: &mut Window) -> Result<(), Broken> {
+    fn send_letter(&self, letter: Letter, wire: &mut Wire, window: &mut Window) -> Result<(), Broken> {
         let mut publish = packet::publish(&letter.message, &self.shared.settings, &self.shared.node);
         if let Err(error) = window.check(&mut publish, &self.shared.settings) {
-            warn!(%error, topic = %letter.message.topic, "a message is given up");
-            self.shared.settle(Sent::Letter(letter.number), Err(error));
+            self.shared.count_refusal("not_admitted");
+            self.shared.give_up(self.gateway.upgrade().as_ref(), &letter, &error.message);
             return Ok(());
         }
-        window.add(&mut publish, Sent::Letter(letter.number));
+        window.add(&mut publish, Sent::Letter(letter));
         wire.request(Request::Publish(publish))
     }
 }
@@ -359,6 +395,12 @@ impl From<Broken> for End {
 /// Also when whoever could say so is gone.
 async fn told_to_leave(leave: &mut watch::Receiver<bool>) {
     _ = leave.wait_for(|leave| *leave).await;
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    if let Some(at) = at {
+        sleep_until(at.into()).await;
+    }
 }
 
 async fn connack(wire: &mut Wire) -> Result<ConnAck, String> {

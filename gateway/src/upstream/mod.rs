@@ -14,6 +14,8 @@
 //! next connection: at least once. Without `buffer` nothing is kept: a message is accepted when the broker's PUBACK
 //! came, and the publisher still holds it until then.
 //!
+//! What the broker refuses for now is offered again; what it refuses for good is logged, and a dead letter (refusals.rs).
+//!
 //! A message carries which gateways it has passed (hops.rs), so that it cannot go in circles.
 
 mod direct;
@@ -21,6 +23,7 @@ mod hops;
 mod inbound;
 mod link;
 mod packet;
+mod refusals;
 mod window;
 mod wire;
 
@@ -89,6 +92,8 @@ struct Shared {
     outbox: Arc<Outbox>,
     is_up: AtomicBool,
     connected: prometheus::IntGauge,
+    /// By backend and reason.
+    refusals: prometheus::IntCounterVec,
     counters: Counters,
 }
 
@@ -97,6 +102,8 @@ struct Counters {
     received: prometheus::IntCounter,
     /// The broker, or this gateway, would not take it.
     refused: prometheus::IntCounter,
+    /// The broker refused it for now; it stays in its queue.
+    retried: prometheus::IntCounter,
     /// It had been here before.
     looped: prometheus::IntCounter,
     /// QoS 0 while the broker was away.
@@ -264,6 +271,7 @@ impl Running {
             outbox,
             is_up: AtomicBool::new(false),
             connected: gateway.metrics.upstream_connected.with_label_values(&[&*backend.name]),
+            refusals: gateway.metrics.upstream_refusals.clone(),
             counters: Counters::new(&gateway.metrics, &backend.name),
         });
         let (jobs, waiting) = mpsc::channel(direct::QUEUE_MAX);
@@ -295,6 +303,7 @@ impl Counters {
             forwarded: messages("forwarded"),
             received: messages("received"),
             refused: messages("refused"),
+            retried: messages("retried"),
             looped: messages("looped"),
             dropped: messages("dropped"),
         }

@@ -4,12 +4,13 @@ use std::{collections::VecDeque, fmt::Display};
 
 use rumqttc::v5::mqttbytes::{
     QoS,
-    v5::{ConnAck, Packet, PubAck, PubAckReason, Publish},
+    v5::{ConnAck, Packet, PubAck, Publish},
 };
 
 use super::{Shared, direct::Job, wire::PACKET_IDS};
 use crate::{
     error::{Execution, RpcError, RpcErrorKind},
+    outbox::Letter,
     settings,
 };
 
@@ -19,7 +20,7 @@ const IN_FLIGHT_MAX: usize = 256;
 /// Who is to hear of a message.
 pub(super) enum Sent {
     /// Its queue.
-    Letter(u64),
+    Letter(Letter),
     /// Its publisher.
     Job(Job),
 }
@@ -72,21 +73,20 @@ impl Window {
 
     pub(super) fn written(&mut self, shared: &Shared) {
         for sent in self.unwritten.drain(..) {
-            shared.settle(sent, Ok(()));
+            shared.taken(sent);
         }
     }
 
-    pub(super) fn acknowledged(&mut self, ack: &PubAck, shared: &Shared) {
-        let Some(at) = self.in_flight.iter().position(|(id, _)| *id == ack.pkid) else { return };
-        let Some((_, sent)) = self.in_flight.remove(at) else { return };
-        let outcome = match ack.reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
-            reason => {
-                let message = format!("backend {}: the broker said {reason:?}", shared.settings.name);
-                Err(RpcError::new(RpcErrorKind::PermissionDenied, Execution::Ran, message))
-            }
-        };
-        shared.settle(sent, outcome);
+    /// Whose acknowledgement it is.
+    pub(super) fn acknowledged(&mut self, ack: &PubAck) -> Option<Sent> {
+        let at = self.in_flight.iter().position(|(id, _)| *id == ack.pkid)?;
+        self.in_flight.remove(at).map(|(_, sent)| sent)
+    }
+
+    /// Whether any of a queue's letters is on its way.
+    pub(super) fn has_letters(&self) -> bool {
+        let in_flight = self.in_flight.iter().map(|(_, sent)| sent);
+        self.unwritten.iter().chain(in_flight).any(|sent| matches!(sent, Sent::Letter(_)))
     }
 
     /// The connection is gone: letters stay in their queue.
@@ -96,23 +96,6 @@ impl Window {
             if let Sent::Job(job) = sent {
                 job.fail(backend, why);
             }
-        }
-    }
-}
-
-impl Shared {
-    /// A message is done.
-    pub(super) fn settle(&self, sent: Sent, outcome: Result<(), RpcError>) {
-        match &outcome {
-            Ok(()) => self.counters.forwarded.inc(),
-            Err(error) => {
-                self.counters.refused.inc();
-                tracing::debug!(%error, "an upstream broker did not take a message");
-            }
-        }
-        match sent {
-            Sent::Letter(number) => drop(self.outbox.remove(number)),
-            Sent::Job(job) => job.finish(outcome),
         }
     }
 }

@@ -9,3 +9,4 @@ mod buffers;
 mod crash;
 #[path = "../mqtt_support/mod.rs"]
 mod mqtt_support;
+mod refusals;

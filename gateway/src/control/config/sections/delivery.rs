@@ -74,7 +74,8 @@ fn dead_letters(t: &mut Table<'_, '_>) -> Option<QueueBounds> {
     is_set.then_some(bounds)
 }
 
-fn dead_letter_topic(t: &mut Table<'_, '_>) -> Option<String> {
+/// A topic that dead letters' own are put behind.
+pub(super) fn dead_letter_topic(t: &mut Table<'_, '_>) -> Option<String> {
     let topic = t.optional_string("dead_letter_topic")?;
     if topic.is_empty() || topic.contains(['+', '#', '\0']) || topic.starts_with('$') {
         t.mistake(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     backend::check_tls,
-    control::config::reader::Table,
+    control::config::{reader::Table, sections::delivery::dead_letter_topic},
     router::TopicFilter,
     settings::{Backend, BackendKind, BackendTls, DropPolicy, QueueBounds, Upstream},
 };
@@ -32,6 +32,8 @@ pub(super) fn upstream(mut t: Table<'_, '_>) -> Upstream {
         status_topic: t.optional_string("status_topic"),
         backoff_min: t.duration("backoff_min", d.backoff_min, Duration::from_millis(10)..=s(60)),
         backoff_max: t.duration("backoff_max", d.backoff_max, Duration::from_millis(10)..=s(3600)),
+        refused_tries_max: t.count("refused_tries_max", d.refused_tries_max, 1..=1000),
+        dead_letter_topic: dead_letter_topic(&mut t),
         hops_max: t.count("hops_max", d.hops_max, 1..=64),
         buffer: t.boolean("buffer", d.buffer),
         bounds: bounds(

@@ -20,7 +20,7 @@ use rumqttc::v5::{
         QoS,
         v5::{
             ConnAck, Connect, ConnectProperties, ConnectReturnCode, Filter, LastWill, Login, Packet, PubAck,
-            PubAckReason, Publish, RetainForwardRule, SubAck, Subscribe, SubscribeReasonCode,
+            Publish, RetainForwardRule, SubAck, Subscribe, SubscribeReasonCode,
         },
     },
 };
@@ -36,7 +36,7 @@ use super::{
     hops,
     inbound::{Inbound, WAITING_MAX},
     packet,
-    refusals::{self, Refusals, Verdict},
+    refusals::Refusals,
     window::{Admitted, Sent, Window},
     wire::{Broken, Event, Socket, Wire},
 };
@@ -44,7 +44,6 @@ use crate::{
     backend::{connect_by_tls, dial, unavailable},
     error::RpcError,
     gateway::Gateway,
-    mqtt,
     outbox::Letter,
     request::{Origin, Protocol},
 };
@@ -312,7 +311,11 @@ impl Link {
 
     fn handle(&mut self, packet: Packet, window: &mut Window, inbound: &mut Inbound) -> Result<(), Broken> {
         match packet {
-            Packet::PubAck(ack) => self.settle(window.acknowledged(&ack), ack.reason),
+            Packet::PubAck(ack) => {
+                if let Some(sent) = window.acknowledged(&ack) {
+                    self.refusals.settle(sent, ack.reason, &self.shared, &self.gateway);
+                }
+            }
             Packet::Publish(publish) if publish.qos == QoS::ExactlyOnce => {
                 return Err(Broken::Rule("it sent QoS 2 where QoS 1 was asked for"));
             }
@@ -321,34 +324,6 @@ impl Link {
             _ => {}
         }
         Ok(())
-    }
-
-    /// The broker has said what becomes of a message.
-    fn settle(&mut self, sent: Option<Sent>, reason: PubAckReason) {
-        let (Some(sent), verdict) = (sent, Verdict::of(reason)) else { return };
-        if verdict != Verdict::Taken {
-            self.shared.count_refusal(refusals::name(reason));
-        }
-        match sent {
-            sent if verdict == Verdict::Taken => {
-                if let Sent::Letter(letter) = &sent {
-                    self.refusals.forget(letter.number);
-                }
-                self.shared.taken(sent);
-            }
-            Sent::Job(job) => {
-                self.shared.counters.refused.inc();
-                job.finish(Err(refusals::error(reason, &self.shared.settings)));
-            }
-            Sent::Letter(letter) => {
-                let upstream = &self.shared.settings.upstream;
-                if self.refusals.note(letter.number, verdict, upstream, mqtt::now()) {
-                    self.shared.counters.retried.inc();
-                } else {
-                    self.shared.give_up(self.gateway.upgrade().as_ref(), &letter, refusals::name(reason));
-                }
-            }
-        }
     }
 
     fn note_refused_filters(&self, suback: &SubAck) {
@@ -378,7 +353,7 @@ impl Link {
         let mut publish = packet::publish(&letter.message, &self.shared.settings, &self.shared.node);
         if let Err(error) = window.check(&mut publish, &self.shared.settings) {
             self.shared.count_refusal("not_admitted");
-            self.shared.give_up(self.gateway.upgrade().as_ref(), &letter, &error.message);
+            self.shared.give_up(&self.gateway, &letter, &error.message);
             return Ok(());
         }
         window.add(&mut publish, Sent::Letter(letter));

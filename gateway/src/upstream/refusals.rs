@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -30,7 +30,7 @@ const REASON: &str = "towline-reason";
 
 /// What a reason code of PUBACK (MQTT 5, 3.4.2.1) means for its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+enum Verdict {
     Taken,
     /// The broker is full, which says nothing of the message: it waits as for a broker that is away, within the
     /// queue's own bounds.
@@ -42,7 +42,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) fn of(reason: PubAckReason) -> Self {
+    fn of(reason: PubAckReason) -> Self {
         match reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Self::Taken,
             PubAckReason::QuotaExceeded => Self::Busy,
@@ -66,14 +66,40 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// A letter was refused. Says whether it is to be offered again.
-    pub(super) fn note(
+    /// The broker has said what becomes of a message.
+    pub(super) fn settle(
         &mut self,
-        number: u64,
-        verdict: Verdict,
-        upstream: &settings::Upstream,
-        now: Instant,
-    ) -> bool {
+        sent: Sent,
+        reason: PubAckReason,
+        shared: &Shared,
+        gateway: &Weak<Gateway>,
+    ) {
+        let verdict = Verdict::of(reason);
+        if verdict != Verdict::Taken {
+            shared.count_refusal(name(reason));
+        }
+        match sent {
+            Sent::Letter(letter) if verdict == Verdict::Taken => {
+                self.tries.remove(&letter.number);
+                shared.taken(Sent::Letter(letter));
+            }
+            sent if verdict == Verdict::Taken => shared.taken(sent),
+            Sent::Letter(letter) => {
+                if self.note(letter.number, verdict, &shared.settings.upstream, mqtt::now()) {
+                    shared.counters.retried.inc();
+                } else {
+                    shared.give_up(gateway, &letter, name(reason));
+                }
+            }
+            Sent::Job(job) => {
+                shared.counters.refused.inc();
+                job.finish(Err(error(reason, &shared.settings)));
+            }
+        }
+    }
+
+    /// A letter was refused. Says whether it is to be offered again.
+    fn note(&mut self, number: u64, verdict: Verdict, upstream: &settings::Upstream, now: Instant) -> bool {
         let tries = self.tries.get(&number).map_or(1, |tries| tries.saturating_add(1));
         let is_over = verdict == Verdict::Failed && tries >= upstream.refused_tries_max;
         if verdict == Verdict::Never || is_over {
@@ -84,11 +110,6 @@ impl Refusals {
         let resume_at = now + backoff(tries, upstream).mul_f64(fastrand::f64());
         self.resume_at = self.resume_at.max(Some(resume_at));
         true
-    }
-
-    /// A letter was taken.
-    pub(super) fn forget(&mut self, number: u64) {
-        self.tries.remove(&number);
     }
 
     /// When sending goes on, if it rests.
@@ -123,19 +144,19 @@ impl Shared {
     }
 
     /// A letter leaves its queue without the broker, for the dead-letter topic if there is one.
-    pub(super) fn give_up(&self, gateway: Option<&Arc<Gateway>>, letter: &Letter, reason: &str) {
+    pub(super) fn give_up(&self, gateway: &Weak<Gateway>, letter: &Letter, reason: &str) {
         let message = &letter.message;
         self.counters.refused.inc();
         tracing::warn!(
             backend = %self.settings.name, topic = %message.topic, reason,
             "a message that the upstream broker refuses is given up"
         );
-        if let (Some(gateway), Some(topic)) = (gateway, &self.settings.upstream.dead_letter_topic) {
+        if let (Some(gateway), Some(topic)) = (gateway.upgrade(), &self.settings.upstream.dead_letter_topic) {
             let mut user_properties = message.user_properties.clone();
             user_properties.push((REASON.into(), reason.into()));
             let topic = format!("{topic}/{}", message.topic).into();
             let dead = Message { topic, retain: false, user_properties, ..Message::clone(message) };
-            mqtt::publish_locally(gateway, &Arc::new(dead));
+            mqtt::publish_locally(&gateway, &Arc::new(dead));
         }
         // Behind the dead letter, also in the store: a crash between them leaves the message in its queue.
         drop(self.outbox.remove(letter.number));
@@ -143,7 +164,7 @@ impl Shared {
 }
 
 /// What a publisher who waits is told.
-pub(super) fn error(reason: PubAckReason, backend: &settings::Backend) -> RpcError {
+fn error(reason: PubAckReason, backend: &settings::Backend) -> RpcError {
     let kind = match reason {
         PubAckReason::NotAuthorized => RpcErrorKind::PermissionDenied,
         PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => RpcErrorKind::Malformed,
@@ -157,7 +178,7 @@ pub(super) fn error(reason: PubAckReason, backend: &settings::Backend) -> RpcErr
 }
 
 /// As metrics have it.
-pub(super) fn name(reason: PubAckReason) -> &'static str {
+fn name(reason: PubAckReason) -> &'static str {
     match reason {
         PubAckReason::Success => "success",
         PubAckReason::NoMatchingSubscribers => "no_matching_subscribers",

@@ -66,6 +66,22 @@ struct NextCarried {
     tokens: NextKeys,
 }
 
+/// A snapshot for a reload that may still be refused: the keys that clients' tickets and tokens go by stay as they are.
+#[must_use]
+pub struct Rebuilt {
+    /// What is to be published.
+    pub snapshot: Snapshot,
+    keys: NextCarried,
+}
+
+impl Rebuilt {
+    /// Puts the keys in force too, once nothing can fail any more.
+    pub fn install(self) -> Snapshot {
+        self.snapshot.carried.install(self.keys);
+        self.snapshot
+    }
+}
+
 /// What a connection needs to know of its listener.
 pub struct ListenerSnapshot {
     /// As configured.
@@ -98,7 +114,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::build`].
-    pub fn rebuild(&self, settings: Settings) -> Result<Self, StartError> {
+    pub fn rebuild(&self, settings: Settings) -> Result<Rebuilt, StartError> {
         let tls_files = Stamps::of(&settings);
         let keys = self.carried.prepare(&settings)?;
         let dictionaries = Shelves {
@@ -107,8 +123,7 @@ impl Snapshot {
         };
         let (hook, carried) = (self.hook.as_ref(), self.carried.clone());
         let snapshot = Self::after(&self.routes, hook, carried, settings, tls_files, dictionaries)?;
-        self.carried.install(keys);
-        Ok(snapshot)
+        Ok(Rebuilt { snapshot, keys })
     }
 
     /// The same snapshot with certificates and ticket keys read again.

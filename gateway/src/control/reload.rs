@@ -45,8 +45,11 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     let settings = keep_what_needs_a_restart(&old.settings, settings);
     let handshakes = (old.settings.limits.handshakes_max, settings.limits.handshakes_max);
     let checks = (old.settings.auth.password_checks_max, settings.auth.password_checks_max);
-    let snapshot = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;
-    gateway.dictionaries.configure(&snapshot.settings).inspect_err(|_| count(gateway, "refused"))?;
+    let rebuilt = old.rebuild(settings).inspect_err(|_| count(gateway, "refused"))?;
+    let configured = gateway.dictionaries.configure(&rebuilt.snapshot.settings);
+    configured.inspect_err(|_| count(gateway, "refused"))?;
+    // From here on nothing fails.
+    let snapshot = rebuilt.install();
     gateway.sessions.follow(&snapshot.settings);
     let jwt = snapshot.settings.auth.jwt.as_ref();
     gateway.issuer_keys.follow(jwt.and_then(|jwt| jwt.jwks.as_ref()));
@@ -110,4 +113,27 @@ fn resize(all: &Arc<Semaphore>, (old, new): (usize, usize)) {
 
 fn count(gateway: &Gateway, outcome: &str) {
     gateway.metrics.reloads.with_label_values(&[outcome]).inc();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{auth::hook::parrot::parrot, settings::Hook};
+
+    #[tokio::test]
+    async fn a_refused_reload_leaves_the_keys_as_they_were() {
+        let backends = vec![parrot("{\"verdict\":\"not_mine\"}")];
+        let mut settings = Settings { backends, ..Settings::default() };
+        settings.auth.hook = Some(Hook::new("accounts"));
+        let gateway = Gateway::build(settings.clone()).unwrap();
+        let has_tokens = || !gateway.snapshot().tokens().life().is_zero();
+        assert!(!has_tokens(), "the hook is to be asked");
+        settings.auth.hook = None;
+        let mut unusable = settings.clone();
+        unusable.compression.dictionaries = vec!["/nowhere/dictionary".into()];
+        assert!(apply(&gateway, unusable).is_err());
+        assert!(gateway.snapshot().hook.is_some() && !has_tokens());
+        apply(&gateway, settings).unwrap();
+        assert!(has_tokens());
+    }
 }

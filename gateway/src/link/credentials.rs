@@ -103,6 +103,10 @@ impl Proven {
     /// Gives the client a token for the next time, if one is due.
     pub(super) fn give_token(&self, gateway: &Gateway, hello: &Hello, welcome: &mut Welcome) {
         let snapshot = gateway.snapshot();
+        // The next time the hook would not be asked.
+        if snapshot.hook.is_some() {
+            return;
+        }
         let tokens = snapshot.tokens();
         let life = match (&self.token, self.identity.user.as_deref()) {
             (Token::Kept(left), _) => *left,
@@ -120,9 +124,10 @@ impl Proven {
 
 const TOKEN_REFUSED: &str = "the session token was refused: send user and password";
 
-/// A token stands for a password and for nothing else: where certificates are asked for, it says nothing.
+/// A token stands for a password and for nothing else: where certificates are asked for, it says nothing. Nor does it beside
+/// a hook, which is to be asked: the keys are shared by all snapshots, and may already be those of one without a hook.
 fn by_token(snapshot: &Arc<Snapshot>, origin: &Origin, hello: &Hello) -> Option<Proven> {
-    if hello.token.is_empty() || !asks_for_password(snapshot, origin) {
+    if hello.token.is_empty() || snapshot.hook.is_some() || !asks_for_password(snapshot, origin) {
         return None;
     }
     let opened = snapshot.tokens().open(hello, &snapshot.users, SystemTime::now());
@@ -160,7 +165,7 @@ mod tests {
     fn reload(gateway: &Gateway, change: impl FnOnce(&mut Settings)) {
         let mut settings = gateway.snapshot().settings.clone();
         change(&mut settings);
-        let reloaded = gateway.snapshot().rebuild(settings).unwrap();
+        let reloaded = gateway.snapshot().rebuild(settings).unwrap().install();
         gateway.snapshot.store(Arc::new(reloaded));
     }
 
@@ -228,6 +233,30 @@ mod tests {
             let proven = prove(&gateway, &origin(), &with_password()).await.unwrap();
             assert_eq!((proven.login.is_none(), given(&proven).is_empty()), (has_hook, has_hook));
         }
+    }
+
+    #[tokio::test]
+    async fn keys_of_a_reload_without_the_hook_open_no_way_round_it() {
+        let users = tempfile::NamedTempFile::new().unwrap();
+        write(users.path(), b"right");
+        let mut settings = settings(Authentication::Password);
+        settings.auth.password_file = Some(users.path().to_owned());
+        let gateway = Gateway::build(settings).unwrap();
+        let given = |proven: &Proven| {
+            let mut welcome = Welcome::default();
+            proven.give_token(&gateway, &with_password(), &mut welcome);
+            welcome.token
+        };
+        let token = given(&prove(&gateway, &origin(), &with_password()).await.unwrap());
+        assert!(!token.is_empty());
+        reload(&gateway, |settings| with_hook(settings, false));
+        let mut without = gateway.snapshot().settings.clone();
+        without.auth.hook = None;
+        drop(gateway.snapshot().rebuild(without).unwrap().install());
+        let shown = Hello { token, ..bare() };
+        assert!(prove(&gateway, &origin(), &shown).await.is_err(), "the hook is in force");
+        let proven = prove(&gateway, &origin(), &with_password()).await.unwrap();
+        assert!(given(&proven).is_empty());
     }
 
     #[tokio::test]

@@ -438,7 +438,7 @@ impl Guarded {
     fn reload(&self, change: impl FnOnce(&mut Settings)) {
         let mut settings = self.gateway.snapshot().settings.clone();
         change(&mut settings);
-        let reloaded = self.gateway.snapshot().rebuild(settings).unwrap();
+        let reloaded = self.gateway.snapshot().rebuild(settings).unwrap().install();
         self.gateway.snapshot.store(Arc::new(reloaded));
     }
 }

@@ -151,6 +151,9 @@ impl Guesses {
         let bounded = guessers.map(|guesser| guesser.filter(|guesser| guesser.bound(settings) > 0));
         for guesser in bounded.into_iter().flatten() {
             if state.room(settings, guesser, now) == 0 {
+                if let Some(left) = state.refuse(settings, guesser, now) {
+                    return Begun::Refused(left);
+                }
                 let running = state.running.entry(guesser).or_default();
                 running.waiting += 1;
                 return Begun::Full(Turn { guesses: self, guesser, freed: Arc::clone(&running.freed) });
@@ -237,6 +240,16 @@ impl State {
         let wrong = count.map_or(0, |count| count.failures);
         let looked_at = self.running.get(&guesser).map_or(0, |running| running.looked_at);
         guesser.bound(settings).saturating_sub(wrong.saturating_add(looked_at))
+    }
+
+    /// Refuses whoever was wrong more often than a bound allows that was lowered since. For how long.
+    fn refuse(&mut self, settings: &settings::Guesses, guesser: Guesser, now: Instant) -> Option<Duration> {
+        let count = self.counted.peek_mut(&guesser).filter(|count| !count.is_over(settings, now))?;
+        if count.failures < guesser.bound(settings) {
+            return None;
+        }
+        count.refused_until = Some(now + settings.refused_for);
+        Some(settings.refused_for)
     }
 
     /// Counts a wrong password. Whether that meets the bound.

@@ -3,7 +3,10 @@
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{tls, wire::Wire};
 use crate::{
@@ -20,8 +23,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Resolves and connects within the backend's connect timeout.
 pub(crate) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcError> {
+    dial_until(backend, Instant::now() + backend.connect_timeout).await
+}
+
+async fn dial_until(backend: &settings::Backend, deadline: Instant) -> Result<TcpStream, RpcError> {
     let connect = TcpStream::connect(&*backend.address);
-    let stream = match timeout(backend.connect_timeout, connect).await {
+    let stream = match timeout_at(deadline, connect).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(unavailable(backend, &error)),
         Err(_elapsed) => return Err(unavailable(backend, &"connect timed out")),
@@ -30,11 +37,12 @@ pub(crate) async fn dial(backend: &settings::Backend) -> Result<TcpStream, RpcEr
     Ok(stream)
 }
 
-/// [`dial`], and TLS where the backend has it, for the protocol that ALPN calls `alpn`.
+/// [`dial`], and TLS where the backend has it, for the protocol that ALPN calls `alpn`, both within the connect timeout.
 pub(crate) async fn connect(backend: &settings::Backend, alpn: &[u8]) -> Result<Wire, RpcError> {
-    let tcp = dial(backend).await?;
+    let deadline = Instant::now() + backend.connect_timeout;
+    let tcp = dial_until(backend, deadline).await?;
     let Some(tls) = &backend.tls else { return Ok(Wire::Plain(tcp)) };
-    match timeout(backend.connect_timeout, tls::connect(tcp, backend, tls, Some(alpn))).await {
+    match timeout_at(deadline, tls::connect(tcp, backend, tls, Some(alpn))).await {
         Ok(Ok(stream)) => Ok(Wire::Tls(Box::new(stream))),
         Ok(Err(why)) => Err(unavailable(backend, &why)),
         Err(_elapsed) => Err(unavailable(backend, &"TLS handshake timed out")),

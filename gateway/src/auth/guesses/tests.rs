@@ -163,3 +163,15 @@ async fn those_who_wait_for_wrong_ones_are_refused_with_them_and_nobody_waits_fo
     drop(held);
     assert!(guesses.state.lock().running.is_empty());
 }
+
+#[test]
+fn a_bound_that_was_lowered_refuses_who_is_beyond_it_already() {
+    let (guesses, settings, now) = (Guesses::default(), settings(), Instant::now());
+    for _ in 0..2 {
+        note(&guesses, &settings, address(1), "ada", now);
+    }
+    let lowered = settings::Guesses { failures_max: 1, ..settings };
+    let begun = guesses.try_begin(&lowered, guesses.guessers(address(1), Some("ada")), now);
+    assert!(matches!(begun, Begun::Refused(left) if left == 30 * SECOND), "there is nothing to wait for");
+    assert_eq!(refused_for(&guesses, address(1), "ada", now), Some(30 * SECOND));
+}

@@ -153,15 +153,23 @@ impl Gateway {
 
     /// Whether the hook still leaves a client to others, whose password they have found right. It is asked again within
     /// what it lets be kept.
+    ///
+    /// # Errors
+    /// It does not say, and the client is refused as by [`Self::authenticate`].
     pub(crate) async fn hook_stands_back(
         &self,
         snapshot: &Snapshot,
         origin: &Origin,
         credentials: Credentials<'_>,
-    ) -> bool {
-        match &snapshot.hook {
-            Some(hook) => matches!(ask_who(hook, origin, credentials).await, Ok(None)),
-            None => true,
+    ) -> Result<bool, Refusal> {
+        let Some(hook) = &snapshot.hook else { return Ok(true) };
+        match ask_who(hook, origin, credentials).await {
+            Ok(identity) => Ok(identity.is_none()),
+            Err(refusal @ Refusal::Unavailable) => {
+                self.metrics.logins.with_label_values(&[&*origin.listener, "unavailable"]).inc();
+                Err(refusal)
+            }
+            Err(_) => Ok(false),
         }
     }
 

@@ -80,7 +80,7 @@ impl Gate {
         let (user, password) = parse(&credential).ok_or(Refusal::Unauthorized)?;
         let credentials = Credentials { client_id: "", user: user.as_deref(), password: &password };
         if let Some((known, true)) = known
-            && gateway.hook_stands_back(&snapshot, origin, credentials).await
+            && gateway.hook_stands_back(&snapshot, origin, credentials).await?
         {
             return Ok(known);
         }

@@ -77,12 +77,15 @@ async fn a_hook_that_left_a_client_to_the_password_file_is_asked_again_on_its_co
         bed::got(connection.send_request(request).await.unwrap()).await.status
     };
     assert_eq!((again().await, again().await), (404, 404));
+    oracle.now_says(|_| Value::Null);
+    assert_eq!((again().await, oracle.asked().len()), (503, 3), "who gives no answer is waited for once");
     oracle.now_says(|_| json!({ "verdict": "deny", "reason": "banned" }));
     assert_eq!(
         (again().await, oracle.asked().len()),
-        (403, 4),
+        (403, 5),
         "the last twice, since it is no longer left to others"
     );
     let logins = |outcome| bed.gateway.metrics.logins.with_label_values(&[bed::LISTENER, outcome]).get();
-    assert_eq!((logins("ok"), logins("refused")), (1, 1), "the password was checked once");
+    let seen = (logins("ok"), logins("unavailable"), logins("refused"));
+    assert_eq!(seen, (1, 1, 1), "the password was checked once");
 }

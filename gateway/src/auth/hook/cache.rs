@@ -1,7 +1,7 @@
 //! Answers that are kept, and questions that are under way, so that an equal one waits with them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
@@ -29,6 +29,8 @@ pub(super) struct Cache {
 struct State {
     kept: LruCache<Key, Kept>,
     asked: HashMap<Key, Awaited>,
+    /// Places that are not settled: those in `asked`, and those whose answers nobody waits for any more.
+    under_way: usize,
     /// How often answers were forgotten: what was asked before that is not kept.
     forgotten: u64,
 }
@@ -68,7 +70,7 @@ impl Cache {
         denied_for: Duration,
     ) -> Self {
         // Bounded here: the crate would take memory for all entries at once.
-        let state = State { kept: LruCache::unbounded(), asked: HashMap::new(), forgotten: 0 };
+        let state = State { kept: LruCache::unbounded(), asked: HashMap::new(), under_way: 0, forgotten: 0 };
         let (state, hasher) = (Mutex::new(state), RandomState::new());
         Self { state, entries_max, asked_max, allowed_for, denied_for, hasher }
     }
@@ -87,12 +89,13 @@ impl Cache {
         if let Some(awaited) = state.asked.get(key) {
             return Found::Asked(awaited.clone());
         }
-        if state.asked.len() >= self.asked_max {
+        if state.under_way >= self.asked_max {
             return Found::Full;
         }
         let (sender, receiver) = oneshot::channel();
         let awaited = receiver.shared();
         state.asked.insert(*key, awaited.clone());
+        state.under_way += 1;
         let place = Place { key: *key, asked_of: self.user_hash(user), forgotten: state.forgotten };
         Found::Nobody(place, sender, awaited)
     }
@@ -101,6 +104,7 @@ impl Cache {
     pub(super) fn settle(&self, place: Place, answer: Option<&Answer>, now: Instant) -> bool {
         let Place { key, asked_of, forgotten } = place;
         let mut state = self.state.lock();
+        state.under_way -= 1;
         if forgotten != state.forgotten {
             // Another may be under way for the same by now.
             return false;
@@ -120,8 +124,9 @@ impl Cache {
         pushed_out.is_some_and(|(_, kept)| kept.until > now)
     }
 
-    /// Forgets all answers, or those to questions that name a user and those that say that a client is that user. Whoever
-    /// asks from now on asks the backend, also where the same is under way. Says how many were kept.
+    /// Forgets all answers, or those to questions that name a user, those that say that a client is that user, and those to
+    /// questions under a name that was given to that user. Whoever asks from now on asks the backend, also where the same is
+    /// under way. Says how many were kept.
     pub(super) fn forget(&self, user: Option<&str>) -> usize {
         let mut state = self.state.lock();
         state.forgotten += 1;
@@ -131,11 +136,15 @@ impl Cache {
             state.kept.clear();
             return before;
         };
-        let asked_of = self.user_hash(Some(user));
-        let is_of = |kept: &Kept| match &kept.answer.verdict {
-            _ if kept.asked_of == asked_of => true,
-            Verdict::Allow(allowed) => allowed.user.as_deref() == Some(user),
-            Verdict::Deny(..) | Verdict::NotMine => false,
+        let named = self.hasher.hash_one(user);
+        // What a client may do is asked under the name that it was given.
+        let given = state.kept.iter().filter(|(_, kept)| kept.asked_of == Some(named));
+        let mut names: HashSet<u64> =
+            given.filter_map(|(_, kept)| kept.answer.user()).map(|name| self.hasher.hash_one(name)).collect();
+        names.insert(named);
+        let is_of = |kept: &Kept| {
+            kept.asked_of.is_some_and(|asked_of| names.contains(&asked_of))
+                || kept.answer.user() == Some(user)
         };
         let keys: Vec<Key> = state.kept.iter().filter(|(_, kept)| is_of(kept)).map(|(key, _)| *key).collect();
         for key in &keys {
@@ -146,6 +155,16 @@ impl Cache {
 
     fn user_hash(&self, user: Option<&str>) -> UserHash {
         user.map(|user| self.hasher.hash_one(user))
+    }
+}
+
+impl Answer {
+    /// Who a client is by it, if it gives a name.
+    fn user(&self) -> Option<&str> {
+        match &self.verdict {
+            Verdict::Allow(allowed) => allowed.user.as_deref(),
+            Verdict::Deny(..) | Verdict::NotMine => None,
+        }
     }
 }
 
@@ -179,7 +198,10 @@ mod tests {
     fn settle(cache: &Cache, key: Key, user: Option<&str>, answer: &Answer, now: Instant) -> bool {
         // What is kept of the same is not looked at.
         let asked_of = cache.user_hash(user);
-        let place = Place { key, asked_of, forgotten: cache.state.lock().forgotten };
+        let mut state = cache.state.lock();
+        state.under_way += 1;
+        let place = Place { key, asked_of, forgotten: state.forgotten };
+        drop(state);
         cache.settle(place, Some(answer), now)
     }
 
@@ -247,6 +269,9 @@ mod tests {
         let kept = || (1..=5).filter(|key| cache.kept(&[*key; 32], now).is_some()).collect::<Vec<u8>>();
         assert_eq!((cache.forget(Some("eve")), kept()), (0, vec![1, 2, 3, 4, 5]));
         assert_eq!((cache.forget(Some("ada")), kept()), (3, vec![4, 5]));
+        settle(&cache, [1; 32], Some("a@b"), &is_ada, now);
+        settle(&cache, [2; 32], Some("ada"), &allow(None), now);
+        assert_eq!((cache.forget(Some("a@b")), kept()), (2, vec![4, 5]), "who was a@b asked as ada");
         assert_eq!((cache.forget(None), kept()), (2, vec![]));
     }
 
@@ -264,5 +289,16 @@ mod tests {
         assert!(matches!(find(), Found::Asked(_)), "the later question is under way yet");
         cache.settle(after, Some(&Answer { verdict: Verdict::NotMine, keep: None }), now);
         assert_eq!(cache.kept(&[1; 32], now).map(|answer| answer.verdict), Some(Verdict::NotMine));
+    }
+
+    #[test]
+    fn forgetting_lifts_no_bound() {
+        let cache = Cache::new(8, 1, SECOND, SECOND);
+        let now = Instant::now();
+        let Found::Nobody(place, ..) = cache.find(&[1; 32], None, now) else { panic!("kept or asked") };
+        cache.forget(None);
+        assert!(matches!(cache.find(&[1; 32], None, now), Found::Full), "the first is under way yet");
+        cache.settle(place, None, now);
+        assert!(matches!(cache.find(&[1; 32], None, now), Found::Nobody(..)));
     }
 }

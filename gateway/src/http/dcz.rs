@@ -31,16 +31,20 @@ pub(crate) struct Allowed;
 
 /// What a client says of dictionaries, as far as it is known here.
 pub(super) struct Wish {
-    /// Its best dictionary, in `Available-Dictionary`.
+    /// Its best dictionary, in `Available-Dictionary`, if it takes answers that need one.
     available: Option<[u8; 32]>,
 }
 
 impl Wish {
-    /// `None` for clients that do not know of it.
+    /// `None` for clients that do not know of it. Browsers say that they do once they have a dictionary, and fetch those
+    /// that a page's answer names.
     pub(super) fn of(headers: &HeaderMap, encrypted: bool) -> Option<Self> {
         let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
         let takes_it = accepted.flat_map(|value| value.split(',')).any(accepts_dcz);
-        (takes_it && encrypted).then(|| Self { available: available(headers) })
+        let is_page =
+            headers.get("sec-fetch-dest").is_some_and(|dest| dest == "document" || dest == "iframe");
+        let knows_it = takes_it || is_page;
+        (knows_it && encrypted).then(|| Self { available: available(headers).filter(|_| takes_it) })
     }
 }
 
@@ -176,6 +180,9 @@ mod tests {
     async fn a_client_is_told_fetches_and_gets_answers_that_it_can_read() {
         let (gateway, file) = gateway();
         let body: Bytes = (900..910).flat_map(demo::message).collect::<Vec<u8>>().into();
+        let page = [("accept-encoding", "gzip, br, zstd"), ("sec-fetch-dest", "document")];
+        let told = encode(&gateway, &wish(&page).unwrap(), answer(&body)).await;
+        assert!(told.headers().contains_key(LINK), "a browser that has no dictionary yet");
         let told = encode(&gateway, &wish(&[("accept-encoding", "gzip, dcz")]).unwrap(), answer(&body)).await;
         let link = told.headers()[LINK].to_str().unwrap().to_owned();
         let path = link.split(['<', '>']).nth(1).unwrap();
@@ -201,7 +208,10 @@ mod tests {
     #[tokio::test]
     async fn other_clients_routes_and_answers_are_left_alone() {
         let (gateway, _) = gateway();
-        for headers in [&[("accept-encoding", "gzip, zstd")][..], &[("accept-encoding", "dcz;q=0")], &[]] {
+        let image = [("accept-encoding", "gzip, zstd"), ("sec-fetch-dest", "image")];
+        for headers in
+            [&[("accept-encoding", "gzip, zstd")][..], &[("accept-encoding", "dcz;q=0")], &image, &[]]
+        {
             assert!(wish(headers).is_none(), "{headers:?}");
         }
         let wish = wish(&[("accept-encoding", "dcz")]).unwrap();

@@ -346,7 +346,9 @@ impl<'r, 'i> Table<'r, 'i> {
     }
 
     fn get(&mut self, key: &'static str) -> Option<&'r Spanned<DeValue<'i>>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.ask(key);
         self.table.and_then(|table| table.get(key))
     }

@@ -213,7 +213,7 @@ impl Session {
         for (&seq, call) in &mut self.calls {
             call.link = None;
             call.asked = false;
-            if call.phase == Phase::Waiting && call.may_be_given(self.session_id) {
+            if call.may_have_reached(self.session_id) {
                 call.ask();
                 let (messages_received, continues) = (call.received.messages, call.options.continues);
                 waiting.push(Waiting { seq, messages_received, continues });

@@ -390,6 +390,28 @@ fn a_request_behind_the_links_hello_is_of_the_session_that_it_names() {
     assert!(session.may_go_short(seq));
 }
 
+/// Behind a HELLO that names a session which is gone the server makes another, and runs what is idempotent there. Where
+/// that WELCOME is lost and a POST tells of the session, the next HELLO must not pass over the request: silence
+/// acknowledges its outcome.
+#[test]
+fn what_is_idempotent_is_asked_for_before_it_is_sent_to_a_session_that_may_have_run_it() {
+    let mut session = known();
+    let seq = session.open(IDEMPOTENT);
+    session.hello(Hello::default());
+    session.on_request_sent(seq);
+    let (_, post_hello) = short(&mut session, &[]);
+    session.on_link_lost();
+    assert_eq!(session.on_short_welcome(&post_hello, &lost(8), false), [(seq, Fate::Send)]);
+    let hello = session.hello(Hello::default());
+    assert_eq!(hello.session_id, 8);
+    assert_eq!(hello.waiting.iter().map(|waiting| waiting.seq).collect::<Vec<_>>(), [seq]);
+    let kept = Fate::Keep { messages_received: 0, sent: None };
+    assert_eq!(session.on_welcome(&hello, &named(8)), [(seq, kept)]);
+    let hello = session.hello(Hello::default());
+    let unknown = Welcome { unknown: vec![seq], ..named(8) };
+    assert_eq!(session.on_welcome(&hello, &unknown), [(seq, Fate::Send)]);
+}
+
 #[test]
 fn nothing_goes_short_into_a_session_that_the_links_hello_may_end() {
     let mut session = Session::new("phone-7", [7; 16], 0);

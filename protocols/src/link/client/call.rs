@@ -153,8 +153,20 @@ impl Call {
         self.phase == Phase::Waiting && !is_carried && !self.may_be_given(session_id)
     }
 
+    /// Whether the session of that id may hold it, so that a HELLO which is silent of it would acknowledge its outcome.
+    /// What was given to a session that is lost counts: where a HELLO named that one, the session that the server made
+    /// in its place has run it, if it is idempotent, and may be this one.
+    pub(super) fn may_have_reached(&self, session_id: u64) -> bool {
+        match self.phase {
+            Phase::Unsent => self.doubtful,
+            Phase::Waiting => self.may_be_given(session_id),
+            Phase::Complete => false,
+        }
+    }
+
     /// The link's new connection asks for its answer.
     pub(super) fn ask(&mut self) {
+        self.phase = Phase::Waiting;
         (self.asked, self.answered_since) = (true, false);
         self.carriers += 1;
     }

@@ -91,6 +91,7 @@ async fn a_message_is_sent_when_the_store_has_it_and_pubrel_when_it_knows_that_t
     publisher.expect_nothing().await;
     let Packet::Publish(sent) = after_the_write(&bed, &mut app).await else { panic!("no PUBLISH") };
     let id = sent.packet_id.unwrap();
+    assert_eq!(id.get(), 1, "the session's first");
     app.send(Packet::Pubrec(ack(id))).await;
     assert_eq!(after_the_write(&bed, &mut app).await, Packet::Pubrel(ack(id)));
 }

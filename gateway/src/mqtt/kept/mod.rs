@@ -262,7 +262,9 @@ impl Entry {
 
     /// Follows from the position: 1 to 65535, again and again.
     pub(super) fn packet_id(&self) -> Option<PacketId> {
-        u16::try_from(self.position % u64::from(u16::MAX) + 1).ok().and_then(PacketId::new)
+        // The first message of a session has position 1.
+        let before = self.position.saturating_sub(1);
+        u16::try_from(before % u64::from(u16::MAX) + 1).ok().and_then(PacketId::new)
     }
 
     pub(super) fn release(&self) {

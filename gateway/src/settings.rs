@@ -339,7 +339,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Running requests of one connection.
     pub streams_max: usize,
-    /// Link sessions kept, live or away.
+    /// Link sessions kept, live or away. Those that are there when it is lowered, by a reload or over a restart, stay
+    /// until they expire; new clients are refused meanwhile.
     pub sessions_max: usize,
     /// A TCP connection without any byte for this long is closed (HTTP only; link and MQTT promise beats).
     pub idle_timeout: Duration,

@@ -264,12 +264,21 @@ impl Sessions {
         self.context.held.bytes()
     }
 
-    /// Makes a session and registers it; the caller holds its place in the table.
+    /// Makes a session for a client that has none, if there is room; the caller holds its place in the table.
     fn create(&self, identity: Identity) -> Result<Arc<LinkSession>, OpenError> {
-        if self.len() >= self.context.sessions_max.load(Ordering::Relaxed) {
+        if self.len() >= self.sessions_max() {
             self.context.limit_hit("limits.sessions_max");
             return Err(OpenError::SessionsFull);
         }
+        self.admit(identity)
+    }
+
+    fn sessions_max(&self) -> usize {
+        self.context.sessions_max.load(Ordering::Relaxed)
+    }
+
+    /// Makes a session and registers it, however many there are.
+    fn admit(&self, identity: Identity) -> Result<Arc<LinkSession>, OpenError> {
         let session = LinkSession::new(identity, self.context.clone());
         session.register().map_err(|_| OpenError::ClientIdTaken)?;
         if self.context.may_hold_marks(session.client_id()) {

@@ -23,6 +23,14 @@ impl Sessions {
                 .ok_or_else(|| store.damaged("a session's record is not of this version"))?;
         }
         self.write_ahead(ahead);
+        if self.len() > self.sessions_max() {
+            let (kept, bound) = (self.len(), self.sessions_max());
+            tracing::warn!(
+                kept,
+                bound,
+                "the store holds more sessions than limits.sessions_max: no new client is taken"
+            );
+        }
         for (key, record) in store.scan(Table::SessionHeaders)? {
             match str::from_utf8(&key).ok().and_then(|client_id| self.get(client_id)) {
                 Some(session) => session.restore_headers(record),
@@ -87,8 +95,10 @@ impl Sessions {
             user: record.user,
             secret_hash: SecretHash(record.secret_hash),
         };
-        let Ok(session) = self.create(identity) else {
-            // A smaller limits.sessions_max than before: the rest is left in the store, unused.
+        // Also beyond a limits.sessions_max that is smaller than before, as after a reload: what the store holds of a
+        // session was promised, and its client would get ids again that it has seen.
+        let Ok(session) = self.admit(identity) else {
+            tracing::warn!(%client_id, "a stored session is left out: an MQTT client holds its id");
             return Some(());
         };
         session.restore_push_ids(record.push_line, push_ids_used);

@@ -133,6 +133,24 @@ async fn what_was_accepted_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_lowered_sessions_max_takes_nothing_from_sessions_that_are_there() {
+    let mut rig = Rig::new();
+    let other = Hello { client_id: "other".to_owned(), ..hello(1) };
+    drop((rig.open(&hello(1)), rig.open(&other)));
+    for client in ["phone", "other"] {
+        rig.hub.push_to_client(client, &push(client));
+    }
+    rig.settings.limits.sessions_max = 1;
+    let rig = rig.restart().await;
+    assert_eq!(rig.sessions.len(), 2);
+    let third = Hello { client_id: "third".to_owned(), ..hello(1) };
+    assert_eq!(rig.refusal(&third, None), OpenError::SessionsFull);
+    let rig = rig.restart().await;
+    assert_eq!(texts(&rig.open(&hello(2)).lease), ["phone"]);
+    assert_eq!(texts(&rig.open(&Hello { epoch: 2, ..other }).lease), ["other"]);
+}
+
+#[tokio::test]
 async fn what_a_lost_connection_had_not_acknowledged_survives_a_restart() {
     let rig = Rig::new();
     let opened = rig.open(&hello(1));

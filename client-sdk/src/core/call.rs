@@ -278,7 +278,11 @@ impl Call {
         self.attempts += 1;
         self.end_sent = sent.is_none();
         let Some(sent) = sent else {
-            self.outbox.close();
+            // What is here whole and harmless may have to begin again, where the gateway holds no outcome of it.
+            let may_begin_again = self.asked().idempotent && self.finished && self.outbox.is_whole();
+            if !may_begin_again {
+                self.outbox.close();
+            }
             self.wakers.writable.notify_one();
             return Ok(());
         };

@@ -174,8 +174,8 @@ fn what_cannot_be_written_into_a_post_is_left_to_the_link() {
     });
 }
 
-/// An idempotent stream of one message that the link took to session 5.
-fn one_stream_sent() -> (Shared, Key) {
+/// An idempotent stream of one message, behind which others may come unless it `ends`, that the link took to session 5.
+fn one_stream_sent(ends: bool) -> (Shared, Key) {
     let (shared, _) = one_call();
     let now = Instant::now();
     let head = RequestHead { idempotent: true, ..RequestHead::default() };
@@ -185,7 +185,9 @@ fn one_stream_sent() -> (Shared, Key) {
         core.connect(&named(5));
         let call = core.call(key).unwrap();
         call.push_message(Bytes::from_static(b"pay"));
-        call.finish();
+        if ends {
+            call.finish();
+        }
         assert_eq!(core.link_says(key, false), ["request", "message"]);
         key
     });
@@ -193,8 +195,27 @@ fn one_stream_sent() -> (Shared, Key) {
 }
 
 #[test]
-fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() {
-    let (shared, key) = one_stream_sent();
+fn a_stream_that_the_gateway_wanted_no_more_of_is_sent_again_whole() {
+    let (shared, key) = one_stream_sent(true);
+    let seq = shared.with(|core| {
+        core.link_down("cut".into(), true);
+        core.connect(&Welcome { resumed: true, ..named(5) });
+        assert_eq!(core.link_says(key, false), [""; 0]);
+        core.calls[&key].seq
+    });
+    let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::Ran, "");
+    shared.on_event(Event::Reset { seq, error });
+    shared.with(|core| {
+        assert_eq!(core.link_says(key, false), ["request", "message"], "under another number");
+        core.link_down("cut".into(), true);
+        core.connect(&named(6));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+    });
+}
+
+#[test]
+fn a_stream_that_the_gateway_wanted_no_more_of_is_not_sent_again_without_its_messages() {
+    let (shared, key) = one_stream_sent(false);
     shared.with(|core| {
         core.link_down("cut".into(), true);
         core.connect(&Welcome { resumed: true, ..named(5) });
@@ -208,7 +229,7 @@ fn a_stream_that_the_gateway_had_whole_is_not_sent_again_without_its_messages() 
 
 #[test]
 fn a_stream_of_a_session_that_a_post_told_is_lost_begins_with_its_first_message() {
-    let (shared, key) = one_stream_sent();
+    let (shared, key) = one_stream_sent(true);
     shared.with(|core| {
         let (errand, number, _) = core.begin_post(false);
         core.link_down("cut".into(), true);

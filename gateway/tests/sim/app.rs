@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use towline_client::{
-    CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Policy, Priority, RpcError, Transports,
+    CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Policy, Priority, RpcError,
 };
 
 use crate::{
@@ -61,9 +61,9 @@ impl App {
         world.note(format!("app {number}: life {life}, version {version}"));
         let endpoints = GATEWAYS[..world.plan.gateways].iter();
         let endpoints = endpoints.map(|it| Endpoint { host: it.ip().to_string(), port: it.port() }).collect();
-        let mut config = match world.plan.transports {
-            Transports::Tcp => ClientConfig::plaintext(endpoints),
-            _ => ClientConfig::new(endpoints, world.identity.authority_pem.clone()),
+        let mut config = match &world.identity {
+            None => ClientConfig::plaintext(endpoints),
+            Some(identity) => ClientConfig::new(endpoints, identity.authority_pem.clone()),
         };
         let dialer = Arc::new(Dialer { world: Arc::clone(world), client: number, life });
         let shared = if world.plan.session_headers { session_headers(number, version) } else { Vec::new() };

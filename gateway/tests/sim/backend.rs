@@ -74,7 +74,9 @@ impl Backend {
         });
         self.pass("while the backend works").await;
         if self.world.draw() < faults {
-            self.write_down(id, |call| call.backend_failed = true);
+            self.write_down(id, |call| {
+                (call.backend_failed, call.runs_failed) = (true, call.runs_failed + 1)
+            });
             return Err(RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, "simulated"));
         }
         let thinks =

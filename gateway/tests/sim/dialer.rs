@@ -77,6 +77,8 @@ impl Dialer {
             return dialed(self.connect(gateway, Handshake::complete())?, 0);
         };
         world.note(format!("{} bytes fly", early.len()));
+        // Also where nobody takes it: the app cannot know.
+        world.state().model.carried.push((self.client, determinism::elapsed()));
         world.remember_flight(gateway, &early);
         let odds = world.draw();
         if odds < 0.2 {
@@ -138,6 +140,7 @@ impl Dialer {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
         held.serve(server, handshake);
+        state.model.carried.push((self.client, determinism::elapsed()));
         state.connections.retain(|(_, cutter)| !cutter.is_over());
         state.connections.push((gateway, cutter));
         state.note(&format!("connected to {gateway}"));

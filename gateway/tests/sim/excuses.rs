@@ -46,10 +46,6 @@ impl Model {
                 };
                 may_say_so && self.drains.iter().any(drained)
             }
-            // Of two sessions that its link and its POSTs led to, one gave up what the next HELLO to it did not ask for.
-            (OutcomeExpired, Execution::Ran) => {
-                self.habits.posts && self.moves.iter().any(|it| it.client == call.client && it.at <= ended)
-            }
             // The app's own disk has no place for it.
             (LimitExceeded, Execution::NotRun) => call.kept && !self.phone_faults.is_empty(),
             // What the disk has no place for is not forwarded to where it would have to be remembered.
@@ -93,20 +89,33 @@ impl Model {
     }
 
     /// Whether a connection of a call's app broke in that time, or a flight may have been in vain. Where the next
-    /// one is made at once, the app does not see the end of the one before.
+    /// one is made at once, the app does not see the end of the one before. An attempt that came to no connection and
+    /// gave none a first flight has carried nothing.
     fn breaks(&self, call: &Call, from: Duration, to: Duration) -> bool {
         let is_then = |at: Duration| from <= at && at <= to;
-        let mut last = None;
+        let mut last: Option<&LineChange> = None;
         let mut ends = self.lines_of(call.client).filter(|change| {
-            let before = last.replace((change.life, change.line));
-            // A durable call may go on in the app's next life.
-            let follows = before.is_some_and(|(life, line)| life != change.life || line != Line::Down);
-            change.line == Line::Down || change.line == Line::Dialing && follows
+            let Some(before) = last.replace(change) else { return false };
+            // A durable call may go on in the app's next life, which does not know what carried it.
+            let is_end = before.line != Line::Down && change.line != Line::Up;
+            before.life != change.life || is_end && self.may_have_carried(before, change.at)
         });
         let mut flights = self.flights_lost.iter().filter(|(client, _)| *client == call.client);
         // The simulation does not see what QUIC itself sends early.
         let flies_unseen = self.habits.early_data && self.habits.quic;
         flies_unseen || ends.any(|change| is_then(change.at)) || flights.any(|(_, at)| is_then(*at))
+    }
+
+    /// Whether anything may have gone by a line that was so since `since`, until then. The simulation does not see the
+    /// connections that QUIC makes.
+    fn may_have_carried(&self, since: &LineChange, until: Duration) -> bool {
+        let is_its =
+            |&(client, at): &(usize, Duration)| client == since.client && since.at <= at && at <= until;
+        match since.line {
+            Line::Up => true,
+            Line::Dialing => self.habits.quic || self.carried.iter().any(is_its),
+            Line::Down => false,
+        }
     }
 
     /// Its app was without a line for as long as the gateway waits for the rest of a request.

@@ -17,7 +17,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use towline_client::Transports;
 use towline_gateway::{
     backend::Service,
     gateway::Gateway,
@@ -168,9 +167,9 @@ fn settings(world: &World, place: usize, service: Service) -> Settings {
         ..BackendSettings::new("service", BackendKind::Grpc, "service:1")
     };
     let plain = Listener::plain(LISTENER, GATEWAYS[place]);
-    let listener = match world.plan.transports {
-        Transports::Tcp => plain,
-        _ => Listener { quic: true, certificates: vec![world.identity.files.clone()], ..plain },
+    let listener = match &world.identity {
+        None => plain,
+        Some(identity) => Listener { quic: true, certificates: vec![identity.files.clone()], ..plain },
     };
     let route = |name: &str, path: &str| Route { path: Some(path.into()), ..Route::new(name, "service") };
     Settings {

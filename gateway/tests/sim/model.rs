@@ -39,6 +39,8 @@ pub(crate) struct Call {
     pub(crate) answered: Option<Duration>,
     /// The backend has said that it failed.
     pub(crate) backend_failed: bool,
+    /// How often it said so of a call that it had done.
+    pub(crate) runs_failed: u32,
     /// The backend was given what the app did not send.
     pub(crate) wrong: Option<String>,
     pub(crate) end: Option<(Duration, End)>,
@@ -151,6 +153,8 @@ pub(crate) struct Model {
     pub(crate) moves: Vec<Move>,
     /// When first flights were not taken as early data, or left for another attempt, and whose.
     pub(crate) flights_lost: Vec<(usize, Duration)>,
+    /// When a byte stream of the link was made or given a first flight, and whose.
+    pub(crate) carried: Vec<(usize, Duration)>,
     /// When each client dialed last.
     dialed: [Option<Duration>; CLIENT_IDS.len()],
     /// Where each client turned last.
@@ -171,6 +175,7 @@ impl Model {
             lines: Vec::new(),
             moves: Vec::new(),
             flights_lost: Vec::new(),
+            carried: Vec::new(),
             dialed: [None; CLIENT_IDS.len()],
             places: [None; CLIENT_IDS.len()],
         }
@@ -208,10 +213,10 @@ impl Model {
         if let Some(wrong) = &call.wrong {
             return Some(format!("is not what was sent: {wrong}"));
         }
-        // An app that says that it does no harm has it tried again where the backend failed.
-        let may_repeat = call.idempotent && (call.backend_failed || self.may_repeat(call, *ended));
-        if call.runs > 1 && !may_repeat {
-            return Some(format!("ran {} times", call.runs));
+        // An app that says that it does no harm has it tried again each time that the backend failed.
+        let runs_max = if call.idempotent { 1 + call.runs_failed } else { 1 };
+        if call.runs > runs_max && !(call.idempotent && self.may_repeat(call, *ended)) {
+            return Some(format!("ran {} times, of which {} failed", call.runs, call.runs_failed));
         }
         // What the disk did not take is asked for once more.
         if call.handed.iter().any(|other| *other != call.handed[0]) && self.phone_faults.is_empty() {

@@ -74,7 +74,8 @@ pub(crate) struct World {
     /// The gateways' disks.
     pub(crate) memories: Vec<Memory>,
     pub(crate) datagrams: Arc<Datagrams>,
-    pub(crate) identity: Identity,
+    /// Where gateways take QUIC.
+    pub(crate) identity: Option<Identity>,
     /// What apps have on disk.
     pub(crate) folder: PathBuf,
     state: Mutex<State>,
@@ -184,7 +185,7 @@ impl Plan {
 impl World {
     /// A world whose apps have their files in `folder`.
     pub(crate) fn new(plan: Plan, mut chance: fastrand::Rng, folder: &Path) -> Arc<Self> {
-        let identity = Identity::make(folder);
+        let identity = (plan.transports != Transports::Tcp).then(|| Identity::make(folder));
         let datagrams = Datagrams::new(plan.quality, chance.fork());
         let state = State {
             chance,

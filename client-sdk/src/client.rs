@@ -29,6 +29,7 @@ use crate::{
     state::ConnectionState,
     stream::{StreamReceiver, StreamSender},
     supervisor,
+    tickets::TicketCounts,
     timeline::Timeline,
 };
 
@@ -71,6 +72,11 @@ impl Client {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
+    }
+
+    /// What became of TLS sessions that are kept for the next run of the app, since this one was started.
+    pub fn ticket_counts(&self) -> TicketCounts {
+        self.shared().tickets.counts()
     }
 
     /// The name of this client.

@@ -34,6 +34,9 @@ pub struct ClientConfig {
     /// Whether requests may leave in the first flight of a TLS connection that is resumed (0-RTT). The
     /// gateway runs each once, whoever sends the flight again.
     pub early_data: bool,
+    /// Whether TLS sessions are kept beside the identity file, sealed, so that an app that was killed resumes them: a week
+    /// at the most, and each once. Without an identity file they live in memory.
+    pub keep_tickets: bool,
     /// Name of this installation, 1 to 64 printable ASCII characters; `None` takes the identity file's,
     /// or draws a random one.
     pub client_id: Option<String>,
@@ -95,6 +98,7 @@ impl ClientConfig {
             resolver: None,
             transports: Transports::QuicAndTcp,
             early_data: true,
+            keep_tickets: true,
             client_id: None,
             identity_file: None,
             credentials: None,
@@ -163,6 +167,7 @@ impl fmt::Debug for ClientConfig {
             .field("security", &self.security)
             .field("transports", &self.transports)
             .field("early_data", &self.early_data)
+            .field("keep_tickets", &self.keep_tickets)
             .field("client_id", &self.client_id)
             .field("identity_file", &self.identity_file)
             .field("credentials", &self.credentials)

@@ -49,6 +49,7 @@ mod signals;
 mod state;
 mod stream;
 mod supervisor;
+mod tickets;
 mod timeline;
 mod wall;
 
@@ -68,6 +69,7 @@ pub use error::{
 pub use push::{Push, Pushes};
 pub use state::{ConnectionState, Transport};
 pub use stream::{StreamHead, StreamReceiver, StreamSender};
+pub use tickets::TicketCounts;
 pub use timeline::{MessageBytes, Timeline};
 /// Pins, and the traits by which an app brings cryptography or keys of its own.
 pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, ShangMi};

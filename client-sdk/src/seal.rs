@@ -10,6 +10,7 @@ use aws_lc_rs::{
     hkdf::{HKDF_SHA256, Salt},
     rand::{SecureRandom as _, SystemRandom},
 };
+use zeroize::Zeroize as _;
 
 const MAGIC_BYTES: usize = 4;
 
@@ -51,7 +52,10 @@ impl Seal {
         let (nonce, sealed) = rest.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let opened = self.key.open_in_place(nonce, Aad::from(self.bound(name)), sealed).ok()?;
-        (magic == self.magic).then(|| opened.to_vec())
+        let content = (magic == self.magic).then(|| opened.to_vec());
+        // What is opened may be secret, and is to be where the caller has it alone.
+        opened.zeroize();
+        content
     }
 
     fn bound(&self, name: &str) -> Vec<u8> {

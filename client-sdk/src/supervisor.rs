@@ -49,7 +49,7 @@ enum Pause {
 
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>, config: ClientConfig) -> Result<Self, StartError> {
-        let connector = Connector::new(&config)?;
+        let connector = Connector::new(&config, &shared.tickets)?;
         let greeting = Arc::new(Greeting::new(Arc::clone(&shared), config.clone()));
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
         let (mut backoff, reconnect) = (Backoff::new(seed), Reconnect::new(seed.wrapping_add(1)));

@@ -433,6 +433,7 @@ TowlineOptions *towline_options_new(void);
 // - certificate_pem, certificate_key_pem: what the client shows a gateway that asks who it is, PEM
 // - transports: quic+tcp, quic, tcp (quic+tcp)
 // - early_data: whether requests may leave in a resumed connection's first flight (true)
+// - keep_tickets: whether TLS sessions are kept beside identity_file, for the next run of the app (true)
 // - client_id: name of this installation (the identity file's, or random)
 // - identity_file: a file that makes this the same client again after a restart
 // - user, password: where the gateway asks for them

@@ -32,6 +32,9 @@ pub struct ClientOptions {
     /// Whether requests may leave in the first flight of a resumed connection (0-RTT); each is run once all the same.
     #[uniffi(default = true)]
     pub early_data: bool,
+    /// Whether TLS sessions are kept beside `identity_file`, sealed, so that an app that was killed resumes them.
+    #[uniffi(default = true)]
+    pub keep_tickets: bool,
     /// Name of this installation, 1 to 64 printable ASCII characters; else the identity file's, or a random one.
     #[uniffi(default = None)]
     pub client_id: Option<String>,
@@ -110,7 +113,7 @@ impl ClientOptions {
     /// Options with these gateways and the defaults.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
-        Self { endpoints, early_data: true, ..Self::default() }
+        Self { endpoints, early_data: true, keep_tickets: true, ..Self::default() }
     }
 
     /// What the client core takes.
@@ -120,6 +123,7 @@ impl ClientOptions {
         config.transports = self.transports();
         config.credentials = self.credentials()?;
         config.early_data = self.early_data;
+        config.keep_tickets = self.keep_tickets;
         config.client_id = self.client_id;
         config.identity_file = self.identity_file.map(PathBuf::from);
         config.session_headers =
@@ -246,6 +250,17 @@ mod tests {
         check(|options| options.certificate_pem = Some(Vec::new()), "certificate_key_pem");
         check(|options| options.certificate_key_pem = Some(Vec::new()), "certificate_pem");
         check(|options| options.password = Some("secret".into()), "user");
+    }
+
+    #[test]
+    fn tickets_are_kept_unless_the_app_says_no() {
+        for keep in [true, false] {
+            let mut options = ClientOptions::new(["edge.example:443"]);
+            options.roots_pem = Some(b"pem".to_vec());
+            assert!(options.keep_tickets);
+            options.keep_tickets = keep;
+            assert_eq!(options.into_config().unwrap().keep_tickets, keep);
+        }
     }
 
     #[test]

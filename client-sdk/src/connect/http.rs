@@ -35,7 +35,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 impl HttpConnector {
     /// With the trust and the ways of the link's.
     pub(crate) fn of(link: &Connector, shared: &Arc<Shared>) -> Self {
-        let tls = link.tls.as_deref().map(tls::http_config);
+        let tls = link.tls.as_deref().zip(link.resuming.as_ref());
+        let tls = tls.map(|(tls, resuming)| tls::http_config(tls, resuming));
         let (dialer, lookups) = (link.dialer.clone(), link.lookups.clone());
         Self { dialer, tls, lookups, shared: Arc::clone(shared) }
     }

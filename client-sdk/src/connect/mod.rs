@@ -26,6 +26,7 @@ use crate::{
     config::{ClientConfig, Endpoint, Security, Transports},
     error::StartError,
     state::Transport,
+    tickets::{Resuming, Tickets},
     timeline::ConnectTimes,
 };
 
@@ -90,19 +91,21 @@ pub(crate) struct Connector {
     sockets: quic::Sockets,
     tls: Option<Arc<rustls::ClientConfig>>,
     quic: Option<quinn::ClientConfig>,
+    /// What connections of that security are resumed with.
+    resuming: Option<Resuming>,
     lookups: resolve::Lookups,
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Wire, ConnectError>> + Send>>;
 
 impl Connector {
-    pub(crate) fn new(config: &ClientConfig) -> Result<Self, StartError> {
-        let (tls, quic) = match &config.security {
-            Security::Plaintext => (None, None),
+    pub(crate) fn new(config: &ClientConfig, tickets: &Tickets) -> Result<Self, StartError> {
+        let (tls, quic, resuming) = match &config.security {
+            Security::Plaintext => (None, None, None),
             Security::Tls(security) => {
-                let tls = tls::tls_config(security, config.early_data)?;
-                let quic = tls::quic_config(&tls, &config.limits)?;
-                (Some(tls), Some(quic))
+                let (tls, resuming) = tls::tls_config(security, config.early_data, tickets)?;
+                let quic = tls::quic_config(&tls, &resuming, &config.limits)?;
+                (Some(tls), Some(quic), Some(resuming))
             }
         };
         let (dialer, udp) = (config.dialer.clone(), config.udp.clone());
@@ -112,7 +115,7 @@ impl Connector {
         let quic = quic.filter(|_| config.transports != Transports::Tcp);
         let sockets = quic::Sockets::new(udp);
         let lookups = resolve::Lookups::new(config.resolver.clone());
-        Ok(Self { transports: config.transports, dialer, sockets, tls, quic, lookups })
+        Ok(Self { transports: config.transports, dialer, sockets, tls, quic, resuming, lookups })
     }
 
     /// Whether names are to be looked up: a dialer finds gateways by itself.

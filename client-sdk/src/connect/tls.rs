@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig as TlsConfig, RootCertStore,
-    client::Resumption,
+    client::danger::ServerCertVerifier,
     pki_types::{CertificateDer, pem::PemObject as _},
     sign::SingleCertAndKey,
 };
@@ -13,6 +13,7 @@ use towline_crypto::{International, Provider, ServerVerifier, offer_of};
 use crate::{
     config::{ClientCertificate, Limits, Tls},
     error::{ConfigError, StartError},
+    tickets::{Resuming, Tickets, Transport},
 };
 
 /// The link protocol's name in ALPN.
@@ -21,35 +22,39 @@ pub(super) const ALPN: &[u8] = b"towline/1";
 /// HTTP/2's.
 pub(super) const HTTP_2: &[u8] = b"h2";
 
-/// Tickets kept, in memory: rustls takes up to 8 of each host, so this is 16 hosts.
-const TICKETS_MAX: usize = 128;
-
 /// QUIC's own idle timeout: a bound for connections whose beats were lost. The beats of the policy keep
 /// the NAT binding; this must be above the longest beat allowed.
 const QUIC_IDLE_MAX: Duration = Duration::from_secs(3700);
 
-/// What TCP and QUIC are secured with; none of it is found missing only when a connection is tried.
-pub(super) fn tls_config(tls: &Tls, early_data: bool) -> Result<Arc<TlsConfig>, StartError> {
+/// What TCP and QUIC are secured with, and what they are resumed with; none of it is found missing only when a connection
+/// is tried.
+pub(super) fn tls_config(
+    tls: &Tls,
+    early_data: bool,
+    tickets: &Tickets,
+) -> Result<(Arc<TlsConfig>, Resuming), StartError> {
     let providers: Vec<_> = tls.crypto.iter().map(|provider| provider.crypto()).collect();
     let unusable = |error: &dyn std::fmt::Display| StartError::Roots(error.to_string());
     let offer = offer_of(&providers)
         .ok_or_else(|| ConfigError::new("security.crypto", "name at least one provider"))?;
     let verifier = ServerVerifier::new(Arc::new(roots(&tls.roots_pem)?), tls.pins.clone(), &providers)
         .map_err(|error| unusable(&error))?;
-    let builder = TlsConfig::builder_with_provider(Arc::new(offer))
+    let verifier: Arc<dyn ServerCertVerifier> = tickets.verifier(Arc::new(verifier));
+    let builder = TlsConfig::builder_with_provider(Arc::new(tickets.crypto(offer)))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unusable(&error))?
         // The verifier is rustls' own, and takes delegated certificates and pins beside.
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
+        .with_custom_certificate_verifier(Arc::clone(&verifier));
     let mut config = match &tls.certificate {
         None => builder.with_no_client_auth(),
         Some(certificate) => builder.with_client_cert_resolver(Arc::new(identity(certificate, &tls.crypto)?)),
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_early_data = early_data;
-    config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
-    Ok(Arc::new(config))
+    let resuming = tickets.resuming(&config, &verifier);
+    config.resumption = resuming.by(Transport::Tcp);
+    Ok((Arc::new(config), resuming))
 }
 
 fn roots(roots_pem: &[u8]) -> Result<RootCertStore, StartError> {
@@ -82,18 +87,22 @@ fn identity(
 }
 
 /// The same trust for HTTP. Sessions are kept apart, as those of the link are for its own ALPN; nothing goes early.
-pub(super) fn http_config(tls: &TlsConfig) -> Arc<TlsConfig> {
+pub(super) fn http_config(tls: &TlsConfig, resuming: &Resuming) -> Arc<TlsConfig> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
     tls.enable_early_data = false;
-    tls.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+    tls.resumption = resuming.by(Transport::Http);
     Arc::new(tls)
 }
 
 /// The same trust for QUIC. Sessions are kept apart: what a ticket allows of early data differs.
-pub(super) fn quic_config(tls: &Arc<TlsConfig>, limits: &Limits) -> Result<quinn::ClientConfig, StartError> {
-    let mut tls = TlsConfig::clone(tls);
-    tls.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+pub(super) fn quic_config(
+    tls: &TlsConfig,
+    resuming: &Resuming,
+    limits: &Limits,
+) -> Result<quinn::ClientConfig, StartError> {
+    let mut tls = tls.clone();
+    tls.resumption = resuming.by(Transport::Quic);
     let initial = International::default()
         .quic_initial()
         .ok_or_else(|| StartError::Roots("no suite for QUIC's Initial packets".to_owned()))?;
@@ -108,7 +117,7 @@ pub(super) fn quic_config(tls: &Arc<TlsConfig>, limits: &Limits) -> Result<quinn
         .keep_alive_interval(None)
         .mtu_discovery_config(mtu_discovery(limits.udp_payload_max))
         .max_idle_timeout(quinn::IdleTimeout::try_from(QUIC_IDLE_MAX).ok());
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut config = quinn::ClientConfig::new(resuming.quic(Arc::new(crypto)));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
@@ -126,11 +135,18 @@ fn mtu_discovery(udp_payload_max: u16) -> Option<quinn::MtuDiscoveryConfig> {
 }
 
 #[cfg(test)]
+mod kept_sessions;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    fn made(tls: &Tls, early_data: bool) -> Result<(Arc<TlsConfig>, Resuming), StartError> {
+        tls_config(tls, early_data, &Tickets::default())
+    }
+
     fn check(pem: &str, reason: &str) {
-        let error = tls_config(&Tls::new(pem), true).unwrap_err().to_string();
+        let error = made(&Tls::new(pem), true).err().unwrap().to_string();
         assert!(error.contains(reason), "{error}");
     }
 
@@ -149,7 +165,7 @@ mod tests {
         let check = |chain: &str, key: &str, reason: &str| {
             let mut tls = Tls::new(ours.cert.pem());
             tls.certificate = Some(ClientCertificate::pem(chain, key));
-            let error = tls_config(&tls, true).err().map(|error| error.to_string()).unwrap_or_default();
+            let error = made(&tls, true).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(reason) && error.is_empty() == reason.is_empty(), "{error}");
         };
         check(&ours.cert.pem(), &ours.signing_key.serialize_pem(), "");
@@ -163,15 +179,15 @@ mod tests {
         let ours = rcgen::generate_simple_self_signed(vec!["app".into()]).unwrap();
         let mut tls = Tls::new(ours.cert.pem());
         tls.crypto = vec![Arc::new(towline_crypto::ShangMi::default()), Arc::new(International::default())];
-        let config = tls_config(&tls, false).unwrap();
+        let (config, resuming) = made(&tls, false).unwrap();
         let provider = config.crypto_provider();
         let suites: Vec<u16> = provider.cipher_suites.iter().map(|suite| suite.suite().into()).collect();
         assert_eq!(suites[0], 0x00c6);
         assert!(suites.contains(&0x1301));
         assert_eq!(u16::from(provider.kx_groups[0].name()), 41);
-        assert!(quic_config(&config, &Limits::default()).is_ok());
+        assert!(quic_config(&config, &resuming, &Limits::default()).is_ok());
         tls.crypto.clear();
-        let error = tls_config(&tls, false).unwrap_err().to_string();
+        let error = made(&tls, false).err().unwrap().to_string();
         assert!(error.contains("name at least one provider"), "{error}");
     }
 }

@@ -55,6 +55,7 @@ use crate::{
     reports::{Reports, Traffic},
     routes::Routes,
     state::{ConnectionState, Transport},
+    tickets::Tickets,
     timeline::Made,
 };
 
@@ -85,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) traffic: Traffic,
     /// What is known of the ways to gateways.
     pub(crate) routes: Routes,
+    /// TLS sessions of this run of the app and of those before.
+    pub(crate) tickets: Tickets,
 }
 
 impl Shared {
@@ -92,6 +95,7 @@ impl Shared {
     pub(crate) fn new(config: &ClientConfig) -> Result<(Self, Vec<Record>), StartError> {
         let identity = Identity::open(config)?;
         let (book, waiting) = Book::open(config, &identity)?.unzip();
+        let tickets = Tickets::open(config, &identity);
         let waiting = waiting.unwrap_or_default();
         let dictionaries =
             Dictionaries::open(config).map_err(|error| StartError::Dictionaries(error.to_string()))?;
@@ -125,6 +129,7 @@ impl Shared {
             policy,
             quality: Observed::open(config.identity_file.as_deref(), &strategies),
             routes: Routes::open(config.identity_file.as_deref(), now()),
+            tickets,
             strategies,
             in_force,
             traffic: Traffic::default(),

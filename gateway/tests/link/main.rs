@@ -35,6 +35,7 @@ mod racing;
 mod rates;
 mod raw_quic;
 mod requests;
+mod restarts;
 mod session_headers;
 mod short_calls;
 mod slow_readers;

@@ -94,6 +94,27 @@ impl Bed {
         answer(config, request).await
     }
 
+    /// Two runs of an app, the second with what the first left on disk: how many tickets the gateway has opened.
+    pub async fn twice(&self, transports: Transports, app: &str, change: impl FnOnce(&mut Tls)) -> u64 {
+        let mut tls = Tls::new(std::fs::read(self.path("ca.pem")).unwrap());
+        change(&mut tls);
+        let mut config = ClientConfig::new(vec![self.endpoint()], Vec::new());
+        config.security = Security::Tls(tls);
+        config.transports = transports;
+        config.identity_file = Some(self.path(app));
+        let request = || CallRequest::http(Method::GET, "/headers", "");
+        let tickets =
+            || std::fs::read_dir(self.path(&format!("{app}.tickets"))).into_iter().flatten().count();
+        let first = Client::start(config.clone()).unwrap();
+        first.call(request()).await.unwrap();
+        while tickets() < 2 {
+            tokio::task::yield_now().await;
+        }
+        first.close().await;
+        answer(config, request()).await.unwrap();
+        self.serving.gateway.metrics.tls_tickets.with_label_values(&["opened"]).get()
+    }
+
     pub async fn plaintext_call(&self, request: CallRequest) -> Result<String, String> {
         answer(ClientConfig::plaintext(vec![self.endpoint()]), request).await
     }

@@ -124,6 +124,27 @@ async fn one_listener_speaks_two_kinds_of_cryptography() {
 }
 
 #[tokio::test]
+async fn the_next_run_of_an_app_resumes_sessions_of_every_kind() {
+    for transports in BOTH {
+        let delegated = Bed::start(&["rsa"], "").await;
+        assert_eq!(delegated.twice(transports, "app", |_| ()).await, 1, "delegated, {transports:?}");
+        let sm2 = Bed::start(&["sm2"], "crypto = [\"shangmi\"]").await;
+        let shangmi = |tls: &mut towline_client::Tls| {
+            tls.roots_pem = std::fs::read(sm2.path("sm2-ca.pem")).unwrap();
+            tls.crypto = vec![std::sync::Arc::new(ShangMi::default())];
+        };
+        assert_eq!(sm2.twice(transports, "app", shangmi).await, 1, "ShangMi, {transports:?}");
+        let edge =
+            "client_certificates = \"required\"\nclient_ca = \"clients.pem\"\nauthentication = \"none\"";
+        let mutual = Bed::start(&["ecdsa"], edge).await;
+        let (cert, key) = mutual.client("meter-7.devices.example");
+        let certificate = ClientCertificate::pem(&*cert, &*key);
+        let shown = |tls: &mut towline_client::Tls| tls.certificate = Some(certificate);
+        assert_eq!(mutual.twice(transports, "app", shown).await, 1, "with a certificate, {transports:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_route_for_encrypted_transports_refuses_plaintext_on_every_front() {
     let routes = "[[routes]]\nname = \"private\"\npath = \"/hello\"\nencrypted_only = true\nbackend = \"demo\"\n\
                   [[routes]]\nname = \"readings\"\ntopic = \"private/#\"\nencrypted_only = true\nbackend = \"demo\"\n\

@@ -23,6 +23,7 @@ pub extern "C" fn towline_options_new() -> Box<TowlineOptions> {
 /// - certificate_pem, certificate_key_pem: what the client shows a gateway that asks who it is, PEM
 /// - transports: quic+tcp, quic, tcp (quic+tcp)
 /// - early_data: whether requests may leave in a resumed connection's first flight (true)
+/// - keep_tickets: whether TLS sessions are kept beside identity_file, for the next run of the app (true)
 /// - client_id: name of this installation (the identity file's, or random)
 /// - identity_file: a file that makes this the same client again after a restart
 /// - user, password: where the gateway asks for them
@@ -64,6 +65,7 @@ fn set(options: &mut ClientOptions, name: &str, value: String) -> Result<(), Err
         "certificate_key_pem" => options.certificate_key_pem = Some(value.into_bytes()),
         "transports" => options.transports = Some(one_of(name, &value, &TRANSPORTS)?),
         "early_data" => options.early_data = flag(name, &value)?,
+        "keep_tickets" => options.keep_tickets = flag(name, &value)?,
         "client_id" => options.client_id = Some(value),
         "identity_file" => options.identity_file = Some(value),
         "user" => options.user = Some(value),
@@ -129,6 +131,7 @@ mod tests {
             ("endpoint", "b:2"),
             ("transports", "tcp"),
             ("early_data", "false"),
+            ("keep_tickets", "false"),
             ("session_header", "Authorization: Bearer a:b"),
             ("deadline_ms", "1500"),
             ("calls_max", "7"),
@@ -137,7 +140,7 @@ mod tests {
         }
         assert_eq!(options.endpoints, ["a:1", "b:2"]);
         assert_eq!(options.transports, Some(Transports::Tcp));
-        assert!(!options.early_data);
+        assert!(!options.early_data && !options.keep_tickets);
         assert_eq!(options.session_headers[0].name, "Authorization");
         assert_eq!(options.session_headers[0].value, "Bearer a:b");
         assert_eq!(options.deadline, Some(Duration::from_millis(1500)));

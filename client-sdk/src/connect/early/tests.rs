@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::connect::{Wire, tcp, tls};
+use crate::{
+    connect::{Wire, tcp, tls},
+    tickets::Tickets,
+};
 
 const FLIGHT: &[u8] = b"HELLO and a request";
 const ANSWER: &[u8] = b"WELCOME and the answer";
@@ -51,7 +54,13 @@ impl Rig {
         server.send_half_rtt_data = true;
         server.session_storage = ServerSessionMemoryCache::new(16);
         Self {
-            client: tls::tls_config(&crate::config::Tls::new(pem.as_bytes()), early_data).unwrap(),
+            client: tls::tls_config(
+                &crate::config::Tls::new(pem.as_bytes()),
+                early_data,
+                &Tickets::default(),
+            )
+            .unwrap()
+            .0,
             server,
         }
     }

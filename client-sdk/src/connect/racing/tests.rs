@@ -69,7 +69,7 @@ struct Rig {
 impl Rig {
     fn new(config: ClientConfig) -> Self {
         let shared = Arc::new(Shared::new(&config).unwrap().0);
-        Self { connector: Connector::new(&config).unwrap(), config, shared }
+        Self { connector: Connector::new(&config, &shared.tickets).unwrap(), config, shared }
     }
 
     fn race(&self) -> Racing {

@@ -1,0 +1,163 @@
+//! TLS sessions that outlive the app: an app that was killed resumes them, with early data where it may send any
+//! (PROTOCOL.md, section 17), instead of whole handshakes.
+//!
+//! ```text
+//!  capture  what rustls does not show of a session: message and key     quic: the same for QUIC
+//!  record   a session as bytes        folder: sealed files, each used once
+//!  mint     a session of rustls' from a record, when the server is dialled
+//!  store    what rustls asks: memory first, then the folder
+//! ```
+
+mod capture;
+mod folder;
+mod message;
+mod mint;
+mod quic;
+mod record;
+mod store;
+
+use std::{fmt::Write as _, sync::Arc};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rustls::{
+    ClientConfig as TlsConfig,
+    client::{Resumption, danger::ServerCertVerifier},
+    crypto::CryptoProvider,
+};
+
+use self::{folder::Folder, mint::Mint, store::Store};
+use crate::{
+    config::{ClientConfig, Security, Tls},
+    identity::Identity,
+};
+
+/// What became of TLS sessions on disk since the client was started ([`crate::Client::ticket_counts`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TicketCounts {
+    /// Given to the disk, for the next run of the app.
+    pub kept: u64,
+    /// Of earlier runs, taken away from there to be used.
+    pub restored: u64,
+    /// That could not be read or opened: the handshake was a whole one, or used another.
+    pub damaged: u64,
+    /// That went before they were used, since there were too many.
+    pub dropped: u64,
+}
+
+/// What TLS connections are resumed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// The link on TCP.
+    Tcp,
+    /// The link on QUIC: what a ticket allows of early data differs.
+    Quic,
+    /// HTTPS, which has its own ALPN.
+    Http,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// Where sessions are kept; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Tickets {
+    folder: Option<Arc<Folder>>,
+}
+
+impl Tickets {
+    /// With what earlier runs of the app have kept under the same configuration. Without an identity file, or where the
+    /// app does not want it, sessions live in memory.
+    pub(crate) fn open(config: &ClientConfig, identity: &Identity) -> Self {
+        match (&config.security, &config.identity_file) {
+            (Security::Tls(tls), Some(path)) if config.keep_tickets => {
+                Self { folder: Folder::beside(path, identity, &trust(tls)).map(Arc::new) }
+            }
+            _ => Self::default(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> TicketCounts {
+        self.folder.as_ref().map(|folder| folder.counts()).unwrap_or_default()
+    }
+
+    /// The cryptography to configure TLS with.
+    pub(crate) fn crypto(&self, offer: CryptoProvider) -> CryptoProvider {
+        match self.folder {
+            Some(_) => capture::seen_through(offer),
+            None => offer,
+        }
+    }
+
+    /// The verifier to configure TLS with.
+    pub(crate) fn verifier(&self, verifier: Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier> {
+        match self.folder {
+            Some(_) => Arc::new(mint::Gate { inner: verifier }),
+            None => verifier,
+        }
+    }
+
+    /// What configurations that share `tls`'s parts are resumed with; `verifier` is what `tls` was made with.
+    pub(crate) fn resuming(&self, tls: &TlsConfig, verifier: &Arc<dyn ServerCertVerifier>) -> Resuming {
+        let kept = self.folder.as_ref().map(|folder| {
+            let (verifier, credentials) = (Arc::clone(verifier), Arc::clone(&tls.client_auth_cert_resolver));
+            let mint = Mint::new(Arc::clone(tls.crypto_provider()), verifier, credentials);
+            (Arc::clone(folder), Arc::new(mint))
+        });
+        Resuming { kept }
+    }
+}
+
+/// Resumes the sessions of one configuration.
+#[derive(Clone)]
+pub(crate) struct Resuming {
+    kept: Option<(Arc<Folder>, Arc<Mint>)>,
+}
+
+impl Resuming {
+    /// By that transport.
+    pub(crate) fn by(&self, transport: Transport) -> Resumption {
+        let kept = self.kept.as_ref().map(|(folder, mint)| store::Kept {
+            folder: Arc::clone(folder),
+            mint: Arc::clone(mint),
+            transport: transport.name(),
+        });
+        Resumption::store(Arc::new(Store::new(kept)))
+    }
+
+    /// QUIC's cryptography, so that its sessions can be kept.
+    pub(crate) fn quic(
+        &self,
+        crypto: Arc<dyn quinn::crypto::ClientConfig>,
+    ) -> Arc<dyn quinn::crypto::ClientConfig> {
+        match self.kept {
+            Some(_) => Arc::new(quic::Seen(crypto)),
+            None => crypto,
+        }
+    }
+}
+
+/// A hash of what an app trusts and shows: sessions of one such configuration are for no other.
+fn trust(tls: &Tls) -> String {
+    let mut hash = Context::new(&SHA256);
+    let mut update = |part: &[u8]| {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    update(&tls.roots_pem);
+    update(&(tls.pins.len() as u64).to_be_bytes());
+    tls.pins.iter().for_each(|pin| update(pin.to_string().as_bytes()));
+    update(tls.certificate.as_ref().map_or(&[][..], |certificate| &certificate.chain_pem));
+    tls.crypto.iter().for_each(|provider| update(provider.name().as_bytes()));
+    hash.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

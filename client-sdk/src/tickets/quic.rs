@@ -1,0 +1,87 @@
+//! QUIC's handshake messages on their way to rustls: quinn reads them from CRYPTO frames.
+
+use std::{any::Any, sync::Arc};
+
+use quinn::{
+    ConnectError, Side,
+    crypto::{ClientConfig, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session},
+};
+use quinn_proto::{ConnectionId, TransportError, transport_parameters::TransportParameters};
+
+use super::{capture, message::Messages};
+
+/// The cryptography of connections, of whose sessions [`capture::take`] learns.
+pub(super) struct Seen(pub(super) Arc<dyn ClientConfig>);
+
+impl ClientConfig for Seen {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        server_name: &str,
+        parameters: &TransportParameters,
+    ) -> Result<Box<dyn Session>, ConnectError> {
+        let inner = Arc::clone(&self.0).start_session(version, server_name, parameters)?;
+        Ok(Box::new(SeenSession { inner, messages: Messages::default() }))
+    }
+}
+
+struct SeenSession {
+    inner: Box<dyn Session>,
+    messages: Messages,
+}
+
+impl Session for SeenSession {
+    fn initial_keys(&self, destination: &ConnectionId, side: Side) -> Keys {
+        self.inner.initial_keys(destination, side)
+    }
+
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.inner.handshake_data()
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        self.inner.peer_identity()
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        self.inner.early_crypto()
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        self.inner.early_data_accepted()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.inner.is_handshaking()
+    }
+
+    fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        capture::handles(&mut self.messages, bytes);
+        self.inner.read_handshake(bytes)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        self.inner.transport_parameters()
+    }
+
+    fn write_handshake(&mut self, bytes: &mut Vec<u8>) -> Option<Keys> {
+        self.inner.write_handshake(bytes)
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        self.inner.next_1rtt_keys()
+    }
+
+    fn is_valid_retry(&self, destination: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        self.inner.is_valid_retry(destination, header, payload)
+    }
+
+    fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.inner.export_keying_material(output, label, context)
+    }
+}

@@ -1,0 +1,80 @@
+//! An app that was killed and comes back: what its last run left on disk saves round trips.
+
+use std::path::Path;
+
+use towline_client::{Client, ClientConfig, Transports};
+
+use crate::bed::{BOTH, Bed, answer, endpoint};
+
+fn config(bed: &Bed, transports: Transports) -> ClientConfig {
+    let mut config = bed.config(transports);
+    config.identity_file = Some(bed.folder.path().join("app"));
+    config
+}
+
+fn tickets(bed: &Bed) -> usize {
+    let folder = bed.folder.path().join("app.tickets");
+    let files = std::fs::read_dir(folder).into_iter().flatten();
+    files
+        .filter(|file| file.as_ref().is_ok_and(|file| Path::new(&file.file_name()).extension().is_none()))
+        .count()
+}
+
+/// A run of the app that makes a call and leaves `left` tickets.
+async fn run(bed: &Bed, config: ClientConfig, left: usize) {
+    let client = Client::start(config).unwrap();
+    assert_eq!(answer(&client, "Echo", "first").await, "first");
+    while tickets(bed) < left {
+        tokio::task::yield_now().await;
+    }
+    // Nothing of it is left but its files.
+    client.close().await;
+}
+
+fn opened(bed: &Bed) -> u64 {
+    bed.gateway().metrics.tls_tickets.with_label_values(&["opened"]).get()
+}
+
+#[tokio::test]
+async fn the_next_run_resumes_the_last_ones_session_and_its_call_runs_once() {
+    for transports in BOTH {
+        let bed = Bed::start().await;
+        run(&bed, config(&bed, transports), 2).await;
+        assert_eq!(opened(&bed), 0);
+        let client = Client::start(config(&bed, transports)).unwrap();
+        assert_eq!(answer(&client, "Echo", "pay").await, "pay");
+        assert_eq!((opened(&bed), bed.backend.counts("Echo").started), (1, 2), "{transports:?}");
+        let counts = client.ticket_counts();
+        assert_eq!((counts.restored, counts.damaged), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn who_keeps_no_tickets_shakes_hands_anew() {
+    let bed = Bed::start().await;
+    let config = ClientConfig { keep_tickets: false, ..config(&bed, Transports::Tcp) };
+    run(&bed, config.clone(), 0).await;
+    let client = Client::start(config).unwrap();
+    assert_eq!(answer(&client, "Echo", "pay").await, "pay");
+    assert_eq!((tickets(&bed), opened(&bed)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_started_anew_shakes_hands_whole_and_the_call_runs_there() {
+    for transports in BOTH {
+        let bed = Bed::start().await;
+        run(&bed, config(&bed, transports), 2).await;
+        // The same certificate, other keys of tickets, and no session.
+        let files = bed.certificates.clone();
+        let anew = Bed::with(|settings| {
+            let edge = settings.listeners.iter_mut().filter(|listener| &*listener.name == "edge");
+            edge.for_each(|listener| listener.certificates = vec![files.clone()]);
+        })
+        .await;
+        let endpoints = vec![endpoint(anew.address("edge"))];
+        let client = Client::start(ClientConfig { endpoints, ..config(&bed, transports) }).unwrap();
+        assert_eq!(answer(&client, "Echo", "pay").await, "pay");
+        assert_eq!((opened(&anew), anew.backend.counts("Echo").started), (0, 1));
+        assert_eq!(client.ticket_counts().restored, 1, "{transports:?}: it was shown one");
+    }
+}

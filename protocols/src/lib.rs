@@ -7,6 +7,7 @@
 pub mod compress;
 pub mod detect;
 pub mod hpack;
+pub mod http1;
 pub mod link;
 pub mod mqtt;
 pub mod policy;

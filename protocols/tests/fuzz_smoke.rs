@@ -24,6 +24,7 @@ macro_rules! bodies {
 }
 
 bodies! {
+    chunked "../fuzz/bodies/chunked.rs"
     decompress "../fuzz/bodies/decompress.rs"
     detect "../fuzz/bodies/detect.rs"
     hpack_decode "../fuzz/bodies/hpack_decode.rs"

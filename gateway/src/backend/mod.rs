@@ -129,28 +129,27 @@ impl Backend {
     /// and the body is still at hand.
     async fn exchange(
         &self,
-        outgoing: Box<Outgoing>,
+        mut outgoing: Box<Outgoing>,
         repeatable: bool,
         progress: &Progress,
     ) -> Result<Response<Body>, RpcError> {
-        let spare = outgoing.try_clone();
-        let first = match self.attempt(outgoing, progress).await {
+        let at_hand = outgoing.is_whole();
+        let first = match self.attempt(&mut outgoing, progress).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        match spare {
-            Some(spare) if first.again(repeatable) => {
-                self.attempt(spare, progress).await.map_err(|second| second.after(&first))
-            }
-            Some(_) | None => Err(first.error),
+        match at_hand && first.again(repeatable) {
+            true => self.attempt(&mut outgoing, progress).await.map_err(|second| second.after(&first)),
+            false => Err(first.error),
         }
     }
 
-    async fn attempt(&self, outgoing: Box<Outgoing>, progress: &Progress) -> Result<Response<Body>, Failed> {
+    /// Leaves the request as it was, but for a body that comes bit by bit.
+    async fn attempt(&self, outgoing: &mut Outgoing, progress: &Progress) -> Result<Response<Body>, Failed> {
         match &self.connections {
             Connections::Http1(pool) => pool.call(outgoing, progress).await,
-            Connections::Http2(pool) => pool.call(outgoing, progress).await,
-            Connections::Service(service) => service.call(outgoing, progress).await,
+            Connections::Http2(pool) => pool.call(outgoing.take(), progress).await,
+            Connections::Service(service) => service.call(outgoing.take(), progress).await,
             Connections::Mqtt => Err(Failed::finally(RpcError::new(
                 RpcErrorKind::NoRoute,
                 Execution::NotRun,

@@ -1,14 +1,15 @@
 //! A request as it goes to a backend: headers set right, and as much of the body as is there already.
 
 use std::{
+    mem,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Uri,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    HeaderMap, Method, Uri,
+    header::HOST,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -57,18 +58,21 @@ impl Outgoing {
         Ok(Box::new(Self { method, authority, path, headers, payload }))
     }
 
-    /// A copy for a second attempt, if the body is whole.
-    pub(super) fn try_clone(&self) -> Option<Box<Self>> {
-        let Payload::Whole(body) = &self.payload else {
-            return None;
-        };
-        Some(Box::new(Self {
+    /// Whether the body is at hand, so that the request can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.payload, Payload::Whole(_))
+    }
+
+    /// All of it for one attempt; a copy where another one may follow.
+    pub(super) fn take(&mut self) -> Box<Self> {
+        let headers = if self.is_whole() { self.headers.clone() } else { mem::take(&mut self.headers) };
+        Box::new(Self {
             method: self.method.clone(),
             authority: self.authority.clone(),
             path: self.path.clone(),
-            headers: self.headers.clone(),
-            payload: Payload::Whole(body.clone()),
-        }))
+            headers,
+            payload: self.payload.take(),
+        })
     }
 
     /// The head for HTTP/2 by way of `scheme`, and the body.
@@ -83,31 +87,17 @@ impl Outgoing {
         *head.headers_mut() = self.headers;
         (head, self.payload)
     }
-
-    /// The whole request for HTTP/1.1, in origin form.
-    pub(super) fn into_http1(mut self) -> http::Request<Payload> {
-        if let Ok(host) = self.authority.as_str().parse() {
-            self.headers.insert(HOST, host);
-        }
-        headers::join_cookies(&mut self.headers);
-        let wants_body = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
-        if wants_body && self.payload.is_end_stream() {
-            // Said by every common client, and demanded by some servers (RFC 9110, section 8.6).
-            self.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        if matches!(self.payload, Payload::Stream { .. }) && !self.headers.contains_key(CONTENT_LENGTH) {
-            // hyper takes a GET that does not say so for one without a body.
-            self.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let mut request = http::Request::new(self.payload);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.path.into();
-        *request.headers_mut() = self.headers;
-        request
-    }
 }
 
 impl Payload {
+    /// A copy of what is whole, and what is not itself.
+    pub(super) fn take(&mut self) -> Self {
+        match self {
+            Self::Whole(body) => Self::Whole(body.clone()),
+            Self::Stream { .. } => mem::replace(self, Self::Whole(Bytes::new())),
+        }
+    }
+
     /// Takes what the body yields without waiting. Whoever sends it asks for the rest, and is woken for that.
     fn gather(mut body: Body) -> Result<Self, RpcError> {
         if body.is_end_stream() {
@@ -127,7 +117,7 @@ impl Payload {
     }
 }
 
-/// As HTTP/1.1 sends it.
+/// As a [`super::Service`] takes it.
 impl http_body::Body for Payload {
     type Data = Bytes;
     type Error = RpcError;
@@ -138,7 +128,7 @@ impl http_body::Body for Payload {
     ) -> Poll<Option<Result<Frame<Bytes>, RpcError>>> {
         match self.get_mut() {
             Self::Whole(data) if data.is_empty() => Poll::Ready(None),
-            Self::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Whole(data) => Poll::Ready(Some(Ok(Frame::data(mem::take(data))))),
             Self::Stream { first, rest } => match first.take() {
                 Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
                 None => poll_frame(rest, cx),
@@ -204,37 +194,6 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     use super::*;
-
-    #[test]
-    fn http1_gets_all_cookies_in_one_field() {
-        let mut headers = HeaderMap::new();
-        for crumb in ["a=1", "b=2"] {
-            headers.append(http::header::COOKIE, HeaderValue::from_static(crumb));
-        }
-        let outgoing = Outgoing {
-            method: Method::GET,
-            authority: Authority::from_static("a"),
-            path: PathAndQuery::from_static("/"),
-            headers,
-            payload: Payload::Whole(Bytes::new()),
-        };
-        let request = outgoing.into_http1();
-        assert_eq!(request.headers().get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
-    }
-
-    #[test]
-    fn a_body_of_unknown_length_is_announced_whatever_the_method() {
-        let rest = || Body::new(StreamBody::new(stream::iter([])));
-        let outgoing = |length: Option<&str>| Outgoing {
-            method: Method::GET,
-            authority: Authority::from_static("a"),
-            path: PathAndQuery::from_static("/"),
-            headers: length.map(|length| (CONTENT_LENGTH, length.parse().unwrap())).into_iter().collect(),
-            payload: Payload::Stream { first: None, rest: rest() },
-        };
-        assert_eq!(outgoing(None).into_http1().headers()[TRANSFER_ENCODING], "chunked");
-        assert!(!outgoing(Some("3")).into_http1().headers().contains_key(TRANSFER_ENCODING));
-    }
 
     #[tokio::test]
     async fn a_trailer_cannot_speak_for_the_gateway() {

@@ -1,6 +1,16 @@
 //! HTTP/1.1: one request at a time on each connection, which is kept for the next.
+//!
+//! ```text
+//!  Pool::call -> Place (one of connections_max) -> Connection::exchange -- head --> answer (body) -> back to the pool
+//!                                                    Upload | head::take
+//! ```
 
 mod answer;
+mod connection;
+mod head;
+#[cfg(test)]
+mod tests;
+mod upload;
 
 use std::{
     sync::{
@@ -10,22 +20,21 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Response, StatusCode};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{Builder, SendRequest},
-};
-use hyper_util::rt::TokioIo;
+use http::{Method, Response};
 use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
+use self::{
+    connection::{Broken, Connection},
+    upload::Upload,
+};
 use super::{
     Failed, Progress,
     dial::{connect, failed, overloaded, unavailable},
-    outgoing::{Outgoing, Payload},
+    outgoing::Outgoing,
 };
 use crate::{error::RpcError, request::Body, settings};
 
@@ -33,10 +42,8 @@ use crate::{error::RpcError, request::Body, settings};
 const ALPN: &[u8] = b"http/1.1";
 /// Requests that wait for a connection. More than this would only wait to time out.
 const WAITERS_MAX: usize = 1024;
-/// One connection's read buffer, which also bounds an answer's head.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// A connection that was just given back may still be finishing its last exchange.
-const SETTLE: Duration = Duration::from_millis(5);
+/// How soon it is noticed at the latest that a backend has closed a connection that nobody uses.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The connections of one backend.
 pub(super) struct Pool {
@@ -55,13 +62,12 @@ struct IdleList {
 }
 
 struct Idle {
-    sender: SendRequest<Payload>,
+    connection: Box<Connection>,
     since: Instant,
 }
 
-/// A connection in use by one request.
-pub(super) struct Lease {
-    sender: SendRequest<Payload>,
+/// One request's place among those that may use a connection.
+struct Place {
     _permit: OwnedSemaphorePermit,
     pool: Arc<Pool>,
 }
@@ -80,49 +86,34 @@ impl Pool {
     /// Sends a request and brings the head of the answer.
     pub(super) async fn call(
         self: &Arc<Self>,
-        outgoing: Box<Outgoing>,
+        outgoing: &mut Outgoing,
         progress: &Progress,
     ) -> Result<Response<Body>, Failed> {
-        let mut lease = self.lease().await.map_err(Failed::finally)?;
-        let bodiless_answer = outgoing.method == Method::HEAD;
-        let request = outgoing.into_http1();
-        progress.sent();
-        let answer = lease.sender.try_send_request(request).await;
-        let answer = answer.map_err(|mut error| match error.take_message() {
-            Some(_unsent) => Failed::stale(unavailable(&self.settings, error.error())),
-            None => self.broken(error.into_error()),
-        })?;
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // The connection speaks something else now, and ends with the lease.
-            return Err(Failed::finally(failed(&self.settings, &"switched protocols unasked")));
-        }
-        Ok(answer::wrap(answer, lease, bodiless_answer))
-    }
-
-    fn broken(&self, error: hyper::Error) -> Failed {
-        // The client's half failed: it gets its own error.
-        let source = std::error::Error::source(&error);
-        if let Some(own) = source.and_then(|source| source.downcast_ref::<RpcError>()) {
-            return Failed::finally(own.clone());
-        }
-        let io = source.is_some_and(|source| source.is::<std::io::Error>());
-        let gone = io || error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-        let failure = failed(&self.settings, &describe(&error));
-        match gone {
-            true => Failed::stale(failure),
-            false => Failed::finally(failure),
-        }
-    }
-
-    /// A connection for one request: an unused one, or a new one within the bound.
-    async fn lease(self: &Arc<Self>) -> Result<Lease, RpcError> {
-        let permit = self.permit().await?;
-        let sender = match self.unused().await {
-            Some(sender) => sender,
+        let place = self.place().await.map_err(Failed::finally)?;
+        let connection = match self.unused() {
+            Some(connection) => connection,
             // Boxed: most requests find a connection, and need not keep room for making one.
-            None => Box::pin(self.open()).await?,
+            None => Box::pin(self.open()).await.map_err(Failed::finally)?,
         };
-        Ok(Lease { sender, _permit: permit, pool: self.clone() })
+        let is_head = outgoing.method == Method::HEAD;
+        progress.sent();
+        let answering = connection.exchange(Upload::new(outgoing), is_head).await;
+        let answering = answering.map_err(|broken| self.failure(broken))?;
+        Ok(answer::of(answering, place))
+    }
+
+    fn failure(&self, broken: Broken) -> Failed {
+        match broken {
+            Broken::Client(error) => Failed::finally(error),
+            Broken::Unsent(error) => Failed::stale(unavailable(&self.settings, &error)),
+            Broken::Lost(error) => Failed::stale(failed(&self.settings, &error)),
+            Broken::Invalid(error) => Failed::finally(failed(&self.settings, &error)),
+        }
+    }
+
+    async fn place(self: &Arc<Self>) -> Result<Place, RpcError> {
+        let permit = self.permit().await?;
+        Ok(Place { _permit: permit, pool: Arc::clone(self) })
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, RpcError> {
@@ -134,68 +125,52 @@ impl Pool {
         permit.map_err(|_closed| unavailable(&self.settings, &"the pool is closed"))
     }
 
-    /// The connection that was used last; those that are broken or too old are dropped on the way.
-    async fn unused(&self) -> Option<SendRequest<Payload>> {
+    /// The connection that was used last; those that are closed or too old are dropped on the way.
+    fn unused(&self) -> Option<Box<Connection>> {
         loop {
             let mut idle = self.idle.lock().connections.pop()?;
-            if idle.sender.is_closed() || idle.since.elapsed() >= self.settings.idle_timeout {
-                continue;
-            }
-            if idle.sender.is_ready() || matches!(timeout(SETTLE, idle.sender.ready()).await, Ok(Ok(()))) {
-                return Some(idle.sender);
+            if idle.is_fit(self.settings.idle_timeout) {
+                return Some(idle.connection);
             }
         }
     }
 
-    async fn open(&self) -> Result<SendRequest<Payload>, RpcError> {
-        let socket = connect(&self.settings, ALPN).await?;
-        let mut builder = Builder::new();
-        builder.max_buf_size(BUFFER_BYTES_MAX);
-        let connected = builder.handshake(TokioIo::new(socket)).await;
-        let (sender, driver) = connected.map_err(|error| unavailable(&self.settings, &error))?;
-        tokio::spawn(driver);
-        Ok(sender)
+    async fn open(&self) -> Result<Box<Connection>, RpcError> {
+        connect(&self.settings, ALPN).await.map(Connection::new)
     }
+}
 
-    fn keep(self: &Arc<Self>, sender: SendRequest<Payload>) {
-        let mut idle = self.idle.lock();
-        idle.connections.push(Idle { sender, since: Instant::now() });
+impl Place {
+    /// Gives a connection back after a whole exchange.
+    fn keep(self, connection: Box<Connection>) {
+        let mut idle = self.pool.idle.lock();
+        idle.connections.push(Idle { connection, since: Instant::now() });
         if !std::mem::replace(&mut idle.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self), self.settings.idle_timeout));
+            tokio::spawn(sweep(Arc::downgrade(&self.pool), self.pool.settings.idle_timeout));
         }
     }
 }
 
-impl Lease {
-    /// Gives the connection back after a whole exchange.
-    fn keep(self) {
-        if !self.sender.is_closed() {
-            self.pool.keep(self.sender);
-        }
+impl Idle {
+    /// Whether it is neither closed nor unused for too long.
+    fn is_fit(&mut self, idle_timeout: Duration) -> bool {
+        self.since.elapsed() < idle_timeout && self.connection.is_fit()
     }
 }
 
-/// Closes connections that nobody used for a while; ends when there are none.
+/// Closes connections that nobody used for a while, and those that the backend has closed; ends when there are none.
 async fn sweep(pool: std::sync::Weak<Pool>, idle_timeout: Duration) {
     loop {
-        tokio::time::sleep(idle_timeout / 2).await;
+        tokio::time::sleep(LOOK.min(idle_timeout / 2)).await;
         let Some(pool) = pool.upgrade() else {
             return;
         };
         let mut idle = pool.idle.lock();
-        idle.connections.retain(|each| !each.sender.is_closed() && each.since.elapsed() < idle_timeout);
+        idle.connections.retain_mut(|each| each.is_fit(idle_timeout));
         if idle.connections.is_empty() {
             idle.swept = false;
             return;
         }
-    }
-}
-
-/// hyper's message and its cause.
-fn describe(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 
@@ -218,5 +193,3 @@ impl Drop for Waiter<'_> {
         self.0.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-type Answer = Response<Incoming>;

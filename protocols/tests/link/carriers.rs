@@ -175,6 +175,38 @@ fn a_refusal_by_one_way_leaves_the_request_to_the_other() {
     }
 }
 
+/// A server that was started again refuses the number wherever it comes. It has not run for any of the two.
+#[test]
+fn what_a_restarted_server_refuses_both_ways_has_not_run() {
+    let expired = || refused(1, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun);
+    for link_is_first in [true, false] {
+        let mut session = known();
+        let seq = session.open(UNARY);
+        session.on_request_sent(seq);
+        let (post, _) = short(&mut session, &[seq]);
+        let mut seen = Seen::default();
+        let mut take = |session: &mut Session, by_link: bool| match by_link {
+            true => seen.take(session.on_event(expired())),
+            false => seen.take(session.on_short_event(post, expired())),
+        };
+        take(&mut session, link_is_first);
+        take(&mut session, !link_is_first);
+        assert_eq!(seen.text, "!OutcomeExpired/NotRun");
+        assert!(
+            session.retry(seq, &RpcError::new(RpcErrorKind::OutcomeExpired, Execution::NotRun, "")).is_some()
+        );
+    }
+    // One of them that is lost may have had it run.
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    let (post, _) = short(&mut session, &[seq]);
+    session.on_link_lost();
+    let mut seen = Seen::default();
+    seen.take(session.on_short_event(post, expired()));
+    assert_eq!(seen.text, "!OutcomeExpired/MayHaveRun");
+}
+
 #[test]
 fn a_refusal_says_nothing_of_those_that_had_the_request_before() {
     let limit = |seq| refused(seq, RpcErrorKind::LimitExceeded, Execution::NotRun);

@@ -301,8 +301,14 @@ impl Call {
             Carrier::Short(_) => (self.link.is_some(), self.link.is_some_and(|at| at != Place::default())),
         };
         let is_cut = error.kind == RpcErrorKind::OutcomeExpired && delivers;
-        if other && (is_refusal(&error) || is_cut) {
-            let refused = u32::from(error.execution == Execution::NotRun);
+        // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
+        let is_attached = carrier == Carrier::Link && self.attached;
+        // A server refuses a REQUEST so in place of running it (section 9): what is known of it the other one hears, which
+        // is told the same where the server was started again.
+        let is_in_place_of_running = !is_attached
+            && (error.kind, error.execution) == (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun);
+        if other && (is_refusal(&error) || is_cut || is_in_place_of_running) {
+            let refused = u32::from(error.execution == Execution::NotRun || is_in_place_of_running);
             self.carriers = self.carriers.saturating_sub(refused);
             match carrier {
                 Carrier::Link => self.link = None,
@@ -322,8 +328,6 @@ impl Call {
         if refused && is_only && !self.response_received {
             error.execution = Execution::NotRun;
         }
-        // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
-        let is_attached = carrier == Carrier::Link && self.attached;
         // And what is idempotent a POST runs in whatever session it finds: that has an outcome of its own.
         let is_elsewhere = self.options.idempotent && self.was_posted();
         let is_of_this_carrier = is_refusal(&error) || is_elsewhere;

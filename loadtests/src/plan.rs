@@ -100,7 +100,7 @@ pub struct MqttWork {
     pub subscribers: usize,
     /// Publisher `i` reaches subscriber `i` alone; otherwise every publisher reaches every subscriber.
     pub pairs: bool,
-    /// 0 or 1.
+    /// 0, 1 or 2.
     pub qos: u8,
     /// Payload bytes, at least the eight of the send time.
     pub bytes: usize,

@@ -30,12 +30,18 @@ pub struct BrokersArgs {
     /// Publishes of one publisher under way at one time, where CPU time is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub inflight: u16,
-    /// Payload bytes
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(12..=16_384))]
-    pub bytes: u32,
+    /// Payload bytes: one table for each
+    #[arg(long, value_delimiter = ',', default_values_t = [64], value_parser = clap::value_parser!(u32).range(12..=16_384))]
+    pub bytes: Vec<u32>,
+    /// Qualities of service
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 2], value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: Vec<u8>,
     /// Deliveries per second, where latency is measured
     #[arg(long, default_value_t = 5000.0)]
     pub rate: f64,
+    /// Measure latency at half of what each broker has just done in the closed loop instead
+    #[arg(long, conflicts_with = "rate")]
+    pub half_load: bool,
     /// Times that each broker is asked, in turn
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
@@ -80,15 +86,23 @@ struct Sum {
 
 /// Measures every broker in every case.
 pub(super) fn run(args: &BrokersArgs, ground: &Ground, report: &mut Report) -> Result<(), String> {
-    let columns = ["CPU us/message", "messages/s", "server busy %", "p50 ms", "p99 ms", "missing"];
+    for bytes in &args.bytes {
+        report.add(measure(args, *bytes, ground)?);
+    }
+    Ok(())
+}
+
+fn measure(args: &BrokersArgs, bytes: u32, ground: &Ground) -> Result<Table, String> {
+    let columns = ["CPU us/message", "messages/s", "server busy %", "paced/s", "p50 ms", "p99 ms", "missing"];
+    let pace = if args.half_load { "half load".into() } else { format!("{} deliveries/s", args.rate) };
     let title = format!(
-        "MQTT 3.1.1, {} bytes: {} publishes of each publisher under way; latency at {} deliveries/s",
-        args.bytes, args.inflight, args.rate
+        "MQTT 3.1.1, {bytes} bytes: {} publishes of each publisher under way; latency at {pace}",
+        args.inflight
     );
     let mut table = Table::new(title, &columns);
     let mut turn = 0;
     for case in &CASES {
-        for qos in [0, 1] {
+        for &qos in &args.qos {
             let name = format!("{} q{qos}", case.name);
             if !args.common.wants(&name) {
                 continue;
@@ -103,7 +117,7 @@ pub(super) fn run(args: &BrokersArgs, ground: &Ground, report: &mut Report) -> R
                 args.common.say(&format!("brokers: {name}, round {round} of {}", args.rounds));
                 for ((_, broker), sum) in brokers.iter().zip(&mut sums) {
                     turn += 1;
-                    let work = work(args, case, qos, turn);
+                    let work = work(bytes, case, qos, turn);
                     let measured = sum.as_mut().map_err(|why: &mut String| why.clone()).and_then(|sum| {
                         let broker = broker.as_ref().map_err(String::clone)?;
                         cores::on(ground.cores.load, || sum.round(args, ground, broker, &work))
@@ -120,8 +134,7 @@ pub(super) fn run(args: &BrokersArgs, ground: &Ground, report: &mut Report) -> R
     }
     table.note("CPU: of the broker, by message that reached a subscriber, in the closed loop.");
     table.note("missing: what was published and did not arrive, in either loop.");
-    report.add(table);
-    Ok(())
+    Ok(table)
 }
 
 impl Sum {
@@ -141,7 +154,8 @@ impl Sum {
         self.missing += missing(&round, work)?;
         self.closed.append(&round);
         drop(crew);
-        let paced = Pace::Open { rate: args.rate / work.copies() as f64, in_flight: PACED_IN_FLIGHT };
+        let rate = if args.half_load { per_second(&round) / 2.0 } else { args.rate };
+        let paced = Pace::Open { rate: rate / work.copies() as f64, in_flight: PACED_IN_FLIGHT };
         let again = MqttWork { run: format!("{}-paced", work.run), windowed: false, ..work.clone() };
         let mut crew = self::crew(args, ground, broker, &again, paced)?;
         crew.round(0, WARM_UP, "warm-up")?;
@@ -156,13 +170,18 @@ impl Sum {
         let millis = |quantile| self.paced.delivery.quantile(quantile) as f64 / 1e6;
         vec![
             self.cpu_ns as f64 / 1e3 / delivered,
-            delivered * 1e9 / nanos,
+            per_second(&self.closed),
             self.cpu_ns as f64 * 100.0 / nanos,
+            per_second(&self.paced),
             millis(0.5),
             millis(0.99),
             self.missing as f64,
         ]
     }
+}
+
+fn per_second(round: &Round) -> f64 {
+    round.delivered as f64 * 1e9 / round.nanos.max(1) as f64
 }
 
 /// What did not arrive. An error where nothing did.
@@ -174,10 +193,10 @@ fn missing(round: &Round, work: &MqttWork) -> Result<u64, String> {
     Ok((round.operations * work.copies()).saturating_sub(round.delivered))
 }
 
-fn work(args: &BrokersArgs, case: &Case, qos: u8, turn: u32) -> MqttWork {
+fn work(bytes: u32, case: &Case, qos: u8, turn: u32) -> MqttWork {
     let &Case { publishers, subscribers, pairs, .. } = case;
-    let run = format!("brokers-{:x}-{turn}", std::process::id());
-    MqttWork { publishers, subscribers, pairs, qos, bytes: args.bytes as usize, windowed: true, run }
+    let run = format!("brokers-{:x}-{bytes}-{turn}", std::process::id());
+    MqttWork { publishers, subscribers, pairs, qos, bytes: bytes as usize, windowed: true, run }
 }
 
 fn crew(

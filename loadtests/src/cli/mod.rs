@@ -197,7 +197,7 @@ pub struct MqttArgs {
     #[arg(long)]
     pub subscribers: Option<usize>,
     /// Quality of service of publishes and subscriptions
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
     /// Payload bytes, at least 8
     #[arg(long, default_value_t = 64)]

@@ -320,7 +320,7 @@ mod tests {
         check_mistake("http --connect 127.0.0.1:1 --duration 10", "is not a duration");
         check_mistake("http --connect 127.0.0.1:1 --duration 0s", "measures nothing");
         check_mistake("http --connect 127.0.0.1:1 -c 0", "opens nothing");
-        check_mistake("mqtt --connect 127.0.0.1:1 --qos 2", "0..=1");
+        check_mistake("mqtt --connect 127.0.0.1:1 --qos 3", "0..=2");
         check_mistake("mqtt --connect 127.0.0.1:1 --bytes 7", "8 bytes");
         check_mistake("mqtt --connect 127.0.0.1:1 --publishers 2 --subscribers 3", "not 2 and 3");
         check_mistake("compare --direct 127.0.0.1:1 --gateway 127.0.0.1:2 --via mqtt", "take one of link");

@@ -63,7 +63,7 @@ pub struct PublishOrder {
     pub until: u64,
     /// When publishes without acknowledgement are given up.
     pub give_up: u64,
-    /// Unacknowledged publishes at one time (QoS 1).
+    /// Unacknowledged publishes at one time (QoS 1 and 2).
     pub in_flight: usize,
     /// Dropped when the order is carried out.
     pub done: mpsc::Sender<()>,

@@ -127,7 +127,7 @@ impl Driver {
                 Turn::Arrived => {}
                 Turn::Tick => {
                     if let Some((lane, _)) = &self.lane {
-                        lane.give_up();
+                        lane.give_up(clock::now());
                     }
                     self.ping_if_quiet()?;
                 }
@@ -162,7 +162,7 @@ impl Driver {
 
     fn may_publish(&self) -> bool {
         let window = self.order.as_ref().map_or(0, |order| order.in_flight);
-        let has_room = self.lane.as_ref().is_none_or(|(lane, copies)| lane.has_room(window, *copies));
+        let has_room = self.lane.as_ref().is_none_or(|(lane, _)| lane.has_room(window));
         has_room && self.output.len() < OUTPUT_MAX && self.unacknowledged.len() < window
     }
 
@@ -183,7 +183,7 @@ impl Driver {
         }
         if self.unacknowledged.is_empty() || now >= give_up {
             for (_, (due, sent)) in self.unacknowledged.drain() {
-                let fault = Fault::new(FaultKind::Timeout, "no PUBACK in time");
+                let fault = Fault::new(FaultKind::Timeout, "no PUBACK or PUBCOMP in time");
                 self.recorder.operation(due, sent, Err(fault));
             }
             self.order = None;
@@ -194,7 +194,7 @@ impl Driver {
     fn publish(&mut self, due: u64) -> Result<(), Fault> {
         self.payload[..SENT_BYTES].copy_from_slice(&due.to_be_bytes());
         if let Some((lane, copies)) = &self.lane {
-            lane.sent(*copies);
+            lane.sent(due, *copies);
         }
         let packet_id = (self.qos != QoS::AtMostOnce).then(|| self.next_packet_id());
         let head = PublishHead::<&str> {
@@ -239,7 +239,11 @@ impl Driver {
         {
             match packet {
                 Packet::Publish(publish) => self.handle_publish(&publish)?,
-                Packet::Puback(ack) => self.handle_puback(&ack),
+                Packet::Puback(ack) | Packet::Pubcomp(ack) => self.handle_ack(&ack),
+                Packet::Pubrec(ack) => self.handle_pubrec(&ack)?,
+                Packet::Pubrel(ack) => {
+                    self.send(&Packet::Pubcomp(Ack::new(ack.packet_id, ReasonCode::Success)))?
+                }
                 Packet::Pingresp => {}
                 other => return Err(super::unexpected(&other)),
             }
@@ -254,20 +258,29 @@ impl Driver {
         if self.identity.lane.is_some() {
             self.recorder.windows.arrived(&publish.payload);
         }
-        match publish.packet_id {
-            Some(id) if publish.qos == QoS::AtLeastOnce => {
-                self.send(&Packet::Puback(Ack::new(id, ReasonCode::Success)))
-            }
-            _ => Ok(()),
+        let Some(id) = publish.packet_id else { return Ok(()) };
+        let ack = Ack::new(id, ReasonCode::Success);
+        match publish.qos {
+            QoS::AtMostOnce => Ok(()),
+            QoS::AtLeastOnce => self.send(&Packet::Puback(ack)),
+            QoS::ExactlyOnce => self.send(&Packet::Pubrec(ack)),
         }
     }
 
-    fn handle_puback(&mut self, ack: &Ack) {
+    /// The broker has a QoS 2 publish, or refuses it.
+    fn handle_pubrec(&mut self, ack: &Ack) -> Result<(), Fault> {
+        if ack.reason.is_error() {
+            self.handle_ack(ack);
+            return Ok(());
+        }
+        self.send(&Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success)))
+    }
+
+    /// The last that a publisher hears of a publish.
+    fn handle_ack(&mut self, ack: &Ack) {
         let Some((due, sent)) = self.unacknowledged.remove(&ack.packet_id) else { return };
-        // 3.4.2.1: reason codes from 0x80 on are failures; MQTT 3 has none.
-        let ok = (ack.reason as u8) < 0x80;
-        let fault = || Fault::new(FaultKind::Status, format!("PUBACK {:?}", ack.reason));
-        self.recorder.operation(due, sent, if ok { Ok(()) } else { Err(fault()) });
+        let fault = || Fault::new(FaultKind::Status, format!("a publish was answered {:?}", ack.reason));
+        self.recorder.operation(due, sent, if ack.reason.is_error() { Err(fault()) } else { Ok(()) });
     }
 
     fn ping_if_quiet(&mut self) -> Result<(), Fault> {

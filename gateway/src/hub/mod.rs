@@ -13,7 +13,7 @@ use std::{ops::AddAssign, sync::Arc, time::Instant};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use prometheus::IntCounter;
-use towline_protocols::link::Priority;
+use towline_protocols::{link::Priority, mqtt::SharedHeads};
 
 pub use self::filter::{FilterError, TopicFilter, check_topic};
 pub use self::registry::RegisterError;
@@ -95,6 +95,8 @@ pub struct Message {
     pub collapse_key: Option<Arc<str>>,
     /// Whom to tell what became of it.
     pub receipt: Option<Arc<Ticket>>,
+    /// What MQTT subscribers are sent ahead of the payload, encoded once for all of them.
+    pub heads: SharedHeads,
 }
 
 /// What became of a message for one client.

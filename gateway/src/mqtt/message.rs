@@ -9,7 +9,7 @@ use bytes::Bytes;
 use towline_protocols::{
     link::Priority,
     mqtt::{
-        LastWill, PacketId, Publish, QoS, Text,
+        LastWill, PacketId, Publish, QoS, SharedHeads, Text,
         session::{ApplicationMessage, MessageView, Standing},
     },
 };
@@ -32,6 +32,13 @@ pub(super) struct Shared {
 impl ApplicationMessage for Shared {
     fn view(&self) -> MessageView<'_> {
         view(&self.message)
+    }
+
+    fn heads(&self) -> Option<&SharedHeads> {
+        // Held by a queue and by whoever sends it at the moment. More: others are to have it, too; and the last of them
+        // gets what was encoded for those before it.
+        let is_shared = Arc::strong_count(&self.message) > 2 || !self.message.heads.is_empty();
+        is_shared.then_some(&self.message.heads)
     }
 
     fn standing(&self) -> Standing {
@@ -90,6 +97,7 @@ pub(super) fn from_publish(publish: &Publish, publisher: &Arc<str>, now: Instant
         user_properties: pairs(&properties.user_properties),
         collapse_key: None,
         receipt: None,
+        heads: SharedHeads::default(),
     }
 }
 
@@ -112,6 +120,7 @@ pub(super) fn from_will(will: &LastWill, publisher: &Arc<str>) -> Message {
         user_properties: pairs(&properties.user_properties),
         collapse_key: None,
         receipt: None,
+        heads: SharedHeads::default(),
     }
 }
 
@@ -135,4 +144,40 @@ fn shared(text: Option<&Text>) -> Option<Arc<str>> {
 
 fn pairs(pairs: &[(Text, Text)]) -> Vec<(Arc<str>, Arc<str>)> {
     pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use towline_protocols::mqtt::{PublishHead, Version};
+
+    use super::*;
+
+    #[test]
+    fn heads_are_shared_while_others_wait_for_the_message_and_by_the_last_of_them() {
+        let alone = Shared { message: Arc::default(), entry: None };
+        let sent = alone.clone();
+        assert!(sent.heads().is_none(), "one subscriber needs no copy to take from");
+        let other = alone.clone();
+        let heads = sent.heads().unwrap();
+        let head = PublishHead::<&str> {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: "t",
+            packet_id: None,
+            topic_alias: None,
+            payload_utf8: None,
+            expiry: None,
+            response_topic: None,
+            correlation_data: None,
+            user_properties: &[],
+            subscription_ids: &[],
+            content_type: None,
+            payload_bytes: 0,
+        };
+        head.encode_shared(Version::V311, heads, &mut BytesMut::new()).unwrap();
+        drop((alone, sent));
+        assert!(other.heads().is_some());
+    }
 }

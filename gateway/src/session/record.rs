@@ -231,6 +231,7 @@ mod tests {
             user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
             collapse_key: Some("score".into()),
             receipt: Some(Arc::new(receipts.restored_ticket("shop", "order-1".into(), true))),
+            heads: towline_protocols::mqtt::SharedHeads::default(),
         };
         let expected = format!("{message:?}");
         let queued_at = clock.now();

@@ -1,5 +1,7 @@
 //! Packets to bytes.
 
+use std::sync::OnceLock;
+
 use bytes::{BufMut, BytesMut};
 
 use super::{
@@ -65,9 +67,45 @@ impl<S: AsRef<str>> PublishHead<'_, S> {
         result
     }
 
-    fn put(&self, version: Version, out: &mut BytesMut) -> Result<(), MqttError> {
+    /// The same, from the message's shared heads if it is there what it is for others. `heads` are those of one message:
+    /// all that is encoded with them has its topic, its properties and its payload.
+    pub fn encode_shared(
+        &self,
+        version: Version,
+        heads: &SharedHeads,
+        out: &mut BytesMut,
+    ) -> Result<(), MqttError> {
+        let Some(head) = self.is_alike().then(|| heads.get(self, version)).flatten() else {
+            return self.encode(version, out);
+        };
+        let start = out.len();
+        out.extend_from_slice(head);
+        out[start] = self.first_octet();
+        if let Some(packet_id) = self.packet_id.filter(|_| self.qos != QoS::AtMostOnce) {
+            // All that stands between the fixed header and it is the topic.
+            let length_octets = head[1..].iter().take_while(|octet| **octet & 0x80 != 0).count() + 1;
+            let at = start + 1 + length_octets + size_of::<u16>() + self.topic.len();
+            out[at..at + size_of::<u16>()].copy_from_slice(&packet_id.get().to_be_bytes());
+        }
+        Ok(())
+    }
+
+    /// Whether its form says all of it, up to the first octet and the packet identifier.
+    fn is_alike(&self) -> bool {
+        let is_complete = self.qos == QoS::AtMostOnce || self.packet_id.is_some();
+        let is_own = self.topic_alias.is_some() || self.expiry.is_some() || !self.subscription_ids.is_empty();
+        is_complete && !is_own
+    }
+
+    fn first_octet(&self) -> u8 {
         let flags = u8::from(self.dup) << 3 | (self.qos as u8) << 1 | u8::from(self.retain);
-        out.put_u8((PacketKind::Publish as u8) << 4 | flags);
+        (PacketKind::Publish as u8) << 4 | flags
+    }
+
+    fn put(&self, version: Version, out: &mut BytesMut) -> Result<(), MqttError> {
+        #[cfg(test)]
+        ENCODED.set(ENCODED.get() + 1);
+        out.put_u8(self.first_octet());
         put_with_length(out, self.payload_bytes, |out| {
             put_binary(out, self.topic.as_bytes())?;
             if self.qos != QoS::AtMostOnce {
@@ -118,6 +156,51 @@ impl<S: AsRef<str>> PublishHead<'_, S> {
             put_binary(out, value.as_ref().as_bytes())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Heads of PUBLISH packets that this thread has encoded.
+    pub(super) static ENCODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// The heads of one message's PUBLISH packets, each encoded once for all subscribers that get it in the same form.
+///
+/// ```text
+///  | flags | length | topic | packet identifier | properties |
+///     own                        own, if any
+/// ```
+///
+/// MQTT 3 or 5, with a packet identifier or without one: that makes four forms. What subscribers of one form do not share
+/// is written over each one's copy. An alias, an expiry or a subscription identifier is a subscriber's own; a head
+/// with one of these is encoded for itself.
+#[derive(Debug, Default)]
+pub struct SharedHeads(OnceLock<Box<[Form; 4]>>);
+
+/// `None` inside where it cannot be encoded.
+type Form = OnceLock<Option<Box<[u8]>>>;
+
+impl SharedHeads {
+    /// Whether nothing was encoded with them. It takes no memory until then.
+    pub fn is_empty(&self) -> bool {
+        self.0.get().is_none()
+    }
+
+    fn get<S: AsRef<str>>(&self, head: &PublishHead<'_, S>, version: Version) -> Option<&[u8]> {
+        let form = usize::from(version == Version::V5) << 1 | usize::from(head.qos != QoS::AtMostOnce);
+        let encoded = self.0.get_or_init(Box::default)[form].get_or_init(|| {
+            let mut out = BytesMut::new();
+            head.encode(version, &mut out).ok().map(|()| out[..].into())
+        });
+        encoded.as_deref()
+    }
+}
+
+/// A copy may get other content: it begins with nothing encoded.
+impl Clone for SharedHeads {
+    fn clone(&self) -> Self {
+        Self::default()
     }
 }
 

@@ -23,7 +23,7 @@ mod wire;
 mod tests;
 
 pub use decode::{FixedHeader, Limits, decode};
-pub use encode::{PublishHead, encode};
+pub use encode::{PublishHead, SharedHeads, encode};
 pub use error::MqttError;
 pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, LastWill, Packet, PacketId, PacketKind, Publish, QoS,

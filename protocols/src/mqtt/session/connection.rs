@@ -644,7 +644,11 @@ impl Connection {
             payload_bytes: message.payload.len(),
         };
         let start = out.len();
-        let is_encoded = head.encode(self.version, out).is_ok();
+        let encoded = match outgoing.message.heads() {
+            Some(heads) => head.encode_shared(self.version, heads, out),
+            None => head.encode(self.version, out),
+        };
+        let is_encoded = encoded.is_ok();
         // MQTT-3.1.2-24: nothing larger than the client's Maximum Packet Size.
         if !is_encoded || out.len() - start + message.payload.len() > self.packet_bytes_max as usize {
             out.truncate(start);

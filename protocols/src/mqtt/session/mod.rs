@@ -29,7 +29,7 @@ pub use self::{
     greeting::{Answer, Greeting},
     store::{Bound, Phase, Push, Session, Terms},
 };
-use super::{Limits, PacketId, Text};
+use super::{Limits, PacketId, SharedHeads, Text};
 
 /// What an operator allows.
 #[derive(Clone, Debug)]
@@ -77,6 +77,11 @@ pub enum QueuePolicy {
 pub trait ApplicationMessage: Clone {
     /// Its parts.
     fn view(&self) -> MessageView<'_>;
+
+    /// Where its encoded form is kept, if others get it as well.
+    fn heads(&self) -> Option<&SharedHeads> {
+        None
+    }
 
     /// Whether it may be sent already.
     fn standing(&self) -> Standing {

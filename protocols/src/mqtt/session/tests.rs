@@ -6,7 +6,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::*;
-use crate::mqtt::*;
+use crate::mqtt::{encode::ENCODED, *};
 
 #[derive(Debug, Default)]
 struct Message {
@@ -14,6 +14,7 @@ struct Message {
     payload: Bytes,
     expires: Option<Instant>,
     id: Option<PacketId>,
+    heads: Option<SharedHeads>,
 }
 
 impl ApplicationMessage for Arc<Message> {
@@ -28,6 +29,10 @@ impl ApplicationMessage for Arc<Message> {
             correlation_data: None,
             user_properties: &[],
         }
+    }
+
+    fn heads(&self) -> Option<&SharedHeads> {
+        self.heads.as_ref()
     }
 
     fn packet_id(&self) -> Option<PacketId> {
@@ -720,4 +725,54 @@ fn a_large_payload_is_handed_out_by_reference() {
     out.extend_from_slice(&handed);
     let packet = decode(&mut out, Version::V5, &Limits::default()).unwrap().unwrap();
     assert_eq!(published(&packet).payload, payload);
+}
+
+#[test]
+fn a_fan_out_encodes_a_message_once_in_each_form_and_every_subscriber_gets_its_own_identifier() {
+    const SUBSCRIBERS: u16 = 100;
+    let heads = Some(SharedHeads::default());
+    let message =
+        Arc::new(Message { topic: "a/topic", payload: vec![7; 200].into(), heads, ..Default::default() });
+    let mut encoded = Vec::new();
+    for version in [Version::V311, Version::V5] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let before = ENCODED.get();
+            for subscriber in 0..SUBSCRIBERS {
+                let (mut pair, _) = Pair::new(&connect(version), settings());
+                // Each is at another identifier.
+                for _ in 0..subscriber {
+                    pair.session.next_id();
+                }
+                let terms = Terms { retain: subscriber % 2 == 1, ..pair.terms(qos) };
+                pair.session.push(message.clone(), terms, &pair.settings);
+                let received = pair.receive();
+                let publish = published(&received[0]);
+                let expected = (qos != QoS::AtMostOnce).then(|| id(subscriber + 1));
+                assert_eq!((publish.qos, publish.packet_id), (qos, expected));
+                assert_eq!((publish.retain, publish.dup), (subscriber % 2 == 1, false));
+                assert_eq!((publish.topic.as_str(), &publish.payload), (message.topic, &message.payload));
+            }
+            encoded.push(ENCODED.get() - before);
+        }
+    }
+    // QoS 1 and 2 have one form: they differ in the first octet.
+    assert_eq!(encoded, [1, 1, 0, 1, 1, 0]);
+}
+
+#[test]
+fn what_is_a_subscribers_own_is_not_shared() {
+    let heads = Some(SharedHeads::default());
+    let message = Arc::new(Message { topic: "t", payload: "x".into(), heads, ..Default::default() });
+    for (subscription_ids, aliases) in [([7].as_slice(), 0), (&[8], 0), (&[], 4), (&[], 0)] {
+        let mut asked = connect(Version::V5);
+        asked.properties.topic_alias_maximum = Some(aliases);
+        let (mut pair, _) = Pair::new(&asked, settings());
+        let terms = Terms { subscription_ids, ..pair.terms(QoS::AtMostOnce) };
+        pair.session.push(message.clone(), terms, &pair.settings);
+        let received = pair.receive();
+        let properties = &published(&received[0]).properties;
+        let named: Vec<_> = properties.subscription_ids.iter().map(|id| id.get()).collect();
+        assert_eq!(named, subscription_ids);
+        assert_eq!(properties.topic_alias.is_some(), aliases > 0);
+    }
 }

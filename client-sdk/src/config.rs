@@ -336,8 +336,7 @@ impl ClientCertificate {
 /// Which transports a client may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transports {
-    /// QUIC first; TCP beside it when QUIC has not answered in the time that the network leads to expect, or after the
-    /// policy's `fallback_delay` where that is not known.
+    /// QUIC first; TCP beside it when QUIC has not answered in the time that the network leads to expect.
     #[default]
     QuicAndTcp,
     /// QUIC only.
@@ -482,7 +481,8 @@ pub struct Policy {
     /// Time between beats on a quiet connection, where `strategies.heartbeat` is off. Where it is on: what it tries first,
     /// within its `min` and `max`.
     pub heartbeat: Duration,
-    /// How long QUIC is waited for before TCP is tried beside it, on a network of which nothing is known.
+    /// How long QUIC is waited for at the most before TCP is tried beside it, on a network of which it is not known how long
+    /// connecting takes. Where QUIC was never seen to pass, TCP is kept ready sooner ([`crate::RacePolicy`], `warm`).
     pub fallback_delay: Duration,
     /// Bound on one connection attempt.
     pub connect_timeout: Duration,

@@ -111,10 +111,11 @@ impl Observed {
         self.machines.lock().quality.expected_connect(now())
     }
 
-    /// How long calls wait before they go by POST; `absent_max` and `answer_max` are the longest.
-    pub(crate) fn short_waits(&self, absent_max: Duration, answer_max: Duration) -> ShortWaits {
+    /// How long calls wait before they go by POST, where the next link carries calls `early`; `absent_max` and `answer_max`
+    /// are the longest.
+    pub(crate) fn short_waits(&self, early: bool, absent_max: Duration, answer_max: Duration) -> ShortWaits {
         let (machines, strategies) = (self.machines.lock(), self.strategies.borrow());
-        strategies.short.waits(&machines.quality, &strategies.timeouts, absent_max, answer_max, now())
+        strategies.short.waits(&machines.quality, early, &strategies.timeouts, absent_max, answer_max, now())
     }
 
     pub(crate) fn on(&self, event: Event) {

@@ -28,7 +28,7 @@ pub struct Timeline {
     pub dns: Option<Duration>,
     /// From the address to a connection of TCP; QUIC's handshake, whose keys are part of it.
     pub connect: Option<Duration>,
-    /// From there to a completed TLS handshake.
+    /// The TLS handshake. Between the two, a race may have kept the connection waiting for QUIC.
     pub tls: Option<Duration>,
     /// From being given to its first connection until the connection had handed the last byte of the request to the
     /// operating system, or to HTTP.

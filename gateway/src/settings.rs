@@ -429,7 +429,8 @@ pub struct Push {
 pub struct ClientPolicy {
     /// Time between beats on a quiet connection.
     pub heartbeat: Duration,
-    /// How long a client waits for QUIC before it tries TCP beside it, on a network of which it knows nothing.
+    /// How long a client waits for QUIC at the most before it tries TCP beside it, on a network of which it does not know
+    /// how long connecting takes.
     pub fallback_delay: Duration,
     /// Bound on one connection attempt.
     pub connect_timeout: Duration,

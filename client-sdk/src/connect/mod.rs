@@ -23,7 +23,7 @@ pub use resolve::{Resolve, Resolving};
 pub(crate) use tcp::ByteStream;
 
 use crate::{
-    config::{ClientConfig, Endpoint, Security, Transports},
+    config::{ClientConfig, Endpoint, Limits, Security, Transports},
     error::StartError,
     state::Transport,
     tickets::{Resuming, Tickets},
@@ -93,10 +93,19 @@ pub(crate) struct Connector {
     quic: Option<quinn::ClientConfig>,
     /// What connections of that security are resumed with.
     resuming: Option<Resuming>,
+    limits: Limits,
     lookups: resolve::Lookups,
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Wire, ConnectError>> + Send>>;
+/// What came of an attempt.
+enum Made {
+    /// The gateway has answered, or early data may be said.
+    Wire(Wire),
+    /// TCP is connected. TLS follows when the race says so.
+    Tcp(tcp::Connected),
+}
+
+type Attempt = Pin<Box<dyn Future<Output = Result<Made, ConnectError>> + Send>>;
 
 impl Connector {
     pub(crate) fn new(config: &ClientConfig, tickets: &Tickets) -> Result<Self, StartError> {
@@ -115,7 +124,8 @@ impl Connector {
         let quic = quic.filter(|_| config.transports != Transports::Tcp);
         let sockets = quic::Sockets::new(udp);
         let lookups = resolve::Lookups::new(config.resolver.clone());
-        Ok(Self { transports: config.transports, dialer, sockets, tls, quic, resuming, lookups })
+        let limits = config.limits.clone();
+        Ok(Self { transports: config.transports, dialer, sockets, tls, quic, resuming, limits, lookups })
     }
 
     /// Whether names are to be looked up: a dialer finds gateways by itself.
@@ -141,20 +151,33 @@ impl Connector {
         ways
     }
 
-    /// Tries one way. A connection that can carry early data carries `flight` on TCP; on QUIC, `flies` says whether it
-    /// may be used before the gateway has answered.
-    fn attempt(self, endpoint: Endpoint, way: Way, flight: FirstFlight, flies: bool) -> Attempt {
+    /// Tries one way. A stream that the app dials carries `flight`, if it can carry early data; on QUIC, `flies` says
+    /// whether it may be used before the gateway has answered. `round_trip` is what one is expected to take.
+    fn attempt(
+        self,
+        endpoint: Endpoint,
+        way: Way,
+        flight: FirstFlight,
+        flies: bool,
+        round_trip: Option<Duration>,
+    ) -> Attempt {
         Box::pin(async move {
             match (way.transport, way.address, self.dialer, self.quic) {
-                (Kind::Quic, Some(address), _, Some(quic)) => {
-                    quic::connect(quic, self.sockets, endpoint.host, address, flies).await
+                (Kind::Quic, Some(address), _, Some(mut quic)) => {
+                    quic.transport_config(Arc::new(tls::quic_transport(&self.limits, round_trip)));
+                    quic::connect(quic, self.sockets, endpoint.host, address, flies).await.map(Made::Wire)
                 }
-                (Kind::Tcp, None, Some(dialer), _) => dial::connect(&*dialer, &endpoint, flight).await,
-                (Kind::Tcp, Some(address), ..) => {
-                    tcp::connect(self.tls, endpoint.host, address, flight).await
+                (Kind::Tcp, None, Some(dialer), _) => {
+                    dial::connect(&*dialer, &endpoint, flight).await.map(Made::Wire)
                 }
+                (Kind::Tcp, Some(address), ..) => tcp::connect(address).await.map(Made::Tcp),
                 _ => Err(ConnectError(format!("{way}: nothing leads there"))),
             }
         })
+    }
+
+    /// Goes on from TCP, carrying `flight` where TLS takes early data.
+    fn secure(self, endpoint: Endpoint, connected: tcp::Connected, flight: FirstFlight) -> Attempt {
+        Box::pin(async move { connected.secure(self.tls, endpoint.host, flight).await.map(Made::Wire) })
     }
 }

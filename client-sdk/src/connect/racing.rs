@@ -22,7 +22,7 @@ use towline_protocols::policy::{
     Event, NetworkKey, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Way,
 };
 
-use super::{ConnectError, Connector, Wire, resolve::interleave};
+use super::{ConnectError, Connector, Made, Wire, resolve::interleave, tcp::Connected};
 use crate::{
     config::Endpoint,
     core::{Shared, now},
@@ -53,8 +53,10 @@ pub(crate) struct Racing {
     pace: Pace,
     began: Instant,
     limit: Duration,
-    attempts: JoinSet<(usize, Result<Wire, ConnectError>)>,
+    attempts: JoinSet<(usize, Result<Made, ConnectError>)>,
     handles: HashMap<usize, AbortHandle>,
+    /// Connections of TCP that are kept ready, by the numbers of their ways.
+    held: HashMap<usize, Connected>,
     lookups: JoinSet<(usize, Result<Vec<IpAddr>, String>)>,
     /// How long it took until the addresses of each gateway were known, by rank.
     found_after: HashMap<usize, Duration>,
@@ -96,6 +98,7 @@ impl Racing {
             limit,
             attempts: JoinSet::new(),
             handles: HashMap::new(),
+            held: HashMap::new(),
             lookups: JoinSet::new(),
             found_after: HashMap::new(),
             reasons: Vec::new(),
@@ -141,6 +144,7 @@ impl Racing {
         self.shared.routes.learn(&self.policy, self.network, &self.race.won(number), now);
         self.attempts.abort_all();
         self.lookups.abort_all();
+        self.held.clear();
     }
 
     /// How long it lasts at the most.
@@ -204,7 +208,9 @@ impl Racing {
     fn act(&mut self, action: RaceAction) {
         match action {
             RaceAction::Start(number) => self.start(number),
+            RaceAction::GoOn(number) => self.go_on(number),
             RaceAction::Abandon(number) => {
+                self.held.remove(&number);
                 if let Some(handle) = self.handles.get(&number) {
                     handle.abort();
                 }
@@ -218,7 +224,19 @@ impl Racing {
         // Where UDP was seen not to pass, nobody waits for what was said early.
         let flies = way.transport == Kind::Quic && self.opening.may_fly() && !is_blocked();
         let flight = self.opening.first_flight(endpoint);
-        let attempt = self.connector.clone().attempt(endpoint.clone(), way, flight, flies);
+        let round_trip = self.shared.quality.expected_round_trip();
+        let attempt = self.connector.clone().attempt(endpoint.clone(), way, flight, flies, round_trip);
+        let handle = self.attempts.spawn(async move { (number, attempt.await) });
+        self.handles.insert(number, handle);
+    }
+
+    /// TCP is connected, and TLS is due.
+    fn go_on(&mut self, number: usize) {
+        let (Some(connected), Some((_, endpoint))) = (self.held.remove(&number), self.way(number)) else {
+            return;
+        };
+        let flight = self.opening.first_flight(endpoint);
+        let attempt = self.connector.clone().secure(endpoint.clone(), connected, flight);
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
     }
@@ -230,7 +248,7 @@ impl Racing {
 
     fn on_attempt(
         &mut self,
-        joined: Result<(usize, Result<Wire, ConnectError>), JoinError>,
+        joined: Result<(usize, Result<Made, ConnectError>), JoinError>,
     ) -> Option<Reached> {
         let (number, result) = match joined {
             Ok(done) => done,
@@ -243,7 +261,12 @@ impl Racing {
         match result {
             // Others had more need of its place.
             Ok(_) if self.race.running_for(number, now()).is_none() => None,
-            Ok(wire) => {
+            Ok(Made::Tcp(connected)) => {
+                self.held.insert(number, connected);
+                self.race.connected(number, now());
+                None
+            }
+            Ok(Made::Wire(wire)) => {
                 let (gateway, rank) = (gateway.clone(), self.race.rank(number).unwrap_or_default());
                 if !wire.is_unanswered() {
                     self.answered(number);

@@ -5,12 +5,13 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use towline_protocols::policy::NetworkKey;
 
 use super::ConnectError;
@@ -83,7 +84,11 @@ impl Lookups {
         }
         let (sender, answer) = watch::channel(None);
         running.insert(question.clone(), answer.clone());
-        let lookup = self.lookup(&question.0);
+        let again = {
+            let race = &shared.strategies.borrow().race;
+            race.enabled.then_some(race.names_again)
+        };
+        let lookup = self.lookup(&question.0, again);
         let (running, shared) = (Arc::clone(&self.running), Arc::clone(shared));
         tokio::spawn(async move {
             let result = match lookup.await {
@@ -123,15 +128,33 @@ impl Lookups {
         Ok(interleave(known.map(|known| known.addresses).unwrap_or_default(), endpoint.port))
     }
 
-    fn lookup(&self, host: &str) -> Resolving {
+    fn lookup(&self, host: &str, again: Option<Duration>) -> Resolving {
         if let Some(own) = &self.resolver {
             return own.resolve(host);
         }
         let host = host.to_owned();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            Ok(found.map(|address| address.ip()).take(ADDRESSES_MAX).collect())
-        })
+        let ask = move || {
+            let host = host.clone();
+            async move {
+                let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+                Ok(found.map(|address| address.ip()).take(ADDRESSES_MAX).collect())
+            }
+        };
+        Box::pin(asked_again(ask, again))
+    }
+}
+
+/// Asks, and where nothing is said for so long, once more beside: systems repeat a question that was lost after five
+/// seconds. The first word counts.
+async fn asked_again<T, F: Future<Output = T>>(ask: impl Fn() -> F, again: Option<Duration>) -> T {
+    let mut first = pin!(ask());
+    let Some(again) = again else { return first.await };
+    if let Ok(answer) = timeout(again, &mut first).await {
+        return answer;
+    }
+    tokio::select! {
+        answer = first => answer,
+        answer = ask() => answer,
     }
 }
 
@@ -160,6 +183,24 @@ pub(super) fn interleave(found: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_is_lost_is_asked_once_more() {
+        let ms = Duration::from_millis;
+        let check = async |first: u64, second: u64, again: Option<u64>, expected: (usize, u64)| {
+            let (asked, began) = (std::cell::Cell::new(0), tokio::time::Instant::now());
+            let ask = || {
+                let number = asked.replace(asked.get() + 1);
+                tokio::time::sleep(ms([first, second, 0][number]))
+            };
+            asked_again(ask, again.map(ms)).await;
+            assert_eq!((asked.get(), began.elapsed()), (expected.0, ms(expected.1)));
+        };
+        check(60, 60, Some(1000), (1, 60)).await;
+        check(5000, 60, Some(1000), (2, 1060)).await;
+        check(3000, 5000, Some(1000), (2, 3000)).await;
+        check(5000, 60, None, (1, 5000)).await;
+    }
 
     #[test]
     fn families_take_turns() {

@@ -1,6 +1,6 @@
 //! TCP, with TLS on top unless the app asked for plaintext.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, task::Context, task::Poll};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, task::Context, task::Poll, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -22,31 +22,48 @@ pub(crate) enum ByteStream {
     Own(Box<dyn ByteIo>),
 }
 
-pub(super) async fn connect(
-    tls: Option<Arc<rustls::ClientConfig>>,
-    host: String,
+/// A connection of TCP on which nothing was said.
+pub(super) struct Connected {
+    stream: TcpStream,
     address: SocketAddr,
-    flight: FirstFlight,
-) -> Result<Wire, ConnectError> {
-    let failed =
-        |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
+    took: Duration,
+}
+
+pub(super) async fn connect(address: SocketAddr) -> Result<Connected, ConnectError> {
     let began = now();
-    let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", &error))?;
-    let connected = now();
-    let mut times = ConnectTimes { connect: Some(connected - began), ..ConnectTimes::default() };
+    let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", address, &error))?;
     // Frames are written whole; waiting for more would only delay them.
-    stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
-    let Some(tls) = tls else {
-        return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0, times });
-    };
-    let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
-    let (stream, early) =
-        early::secure(tls, name, stream, &flight).await.map_err(|error| failed("TLS", &error))?;
-    if stream.get_ref().1.alpn_protocol() != Some(super::tls::ALPN) {
-        return Err(failed("TLS", &"the peer does not speak towline/1"));
+    stream.set_nodelay(true).map_err(|error| failed("TCP", address, &error))?;
+    Ok(Connected { stream, address, took: now().saturating_duration_since(began) })
+}
+
+impl Connected {
+    /// Makes TLS on it, where the app has not asked for plaintext.
+    pub(super) async fn secure(
+        self,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        host: String,
+        flight: FirstFlight,
+    ) -> Result<Wire, ConnectError> {
+        let Self { stream, address, took } = self;
+        let (began, mut times) = (now(), ConnectTimes { connect: Some(took), ..ConnectTimes::default() });
+        let Some(tls) = tls else {
+            return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0, times });
+        };
+        let name = ServerName::try_from(host).map_err(|error| failed("TLS", address, &error))?;
+        let (stream, early) = early::secure(tls, name, stream, &flight)
+            .await
+            .map_err(|error| failed("TLS", address, &error))?;
+        if stream.get_ref().1.alpn_protocol() != Some(super::tls::ALPN) {
+            return Err(failed("TLS", address, &"the peer does not speak towline/1"));
+        }
+        times.tls = Some(now().saturating_duration_since(began));
+        Ok(Wire::Tcp { stream: ByteStream::Tls(Box::new(stream)), early, times })
     }
-    times.tls = Some(now() - connected);
-    Ok(Wire::Tcp { stream: ByteStream::Tls(Box::new(stream)), early, times })
+}
+
+fn failed(what: &str, address: SocketAddr, error: &dyn std::fmt::Display) -> ConnectError {
+    ConnectError(format!("{what} {address}: {error}"))
 }
 
 impl AsyncRead for ByteStream {

@@ -35,6 +35,7 @@ impl Core {
         let Some(call) = self.call_of(seq) else { return };
         if let Some(given) = call.marks.waits_since().filter(|_| is_telling(call)) {
             let after = now().saturating_duration_since(given);
+            self.liveness.came_within(after);
             self.sights.answers.push(policy::Event::Answered { after, server: server_time(fields) });
         }
     }

@@ -110,10 +110,14 @@ pub(crate) async fn run(made: Reached, opening: &Opening, racing: Racing) -> Lin
     let now = clock();
     let transport = wire.transport();
     let setup = opening.setup(&gateway);
-    let early = match &wire {
-        Wire::Tcp { early, .. } => *early,
-        Wire::Quic(_) => 0,
+    let (early, flew) = match &wire {
+        Wire::Tcp { early, .. } => (*early, *early > 0),
+        Wire::Quic(wire) => (0, wire.early.is_some()),
     };
+    setup.shared.with(|core| {
+        let is_known = core.session.is_known();
+        core.link.flew(flew, is_known);
+    });
     let opened = match opening.take(&setup, transport, early, now) {
         Ok(opened) => opened,
         Err(error) => {
@@ -389,9 +393,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         while let Some(event) = self.machine.poll_event() {
             match event {
                 Event::Rtt(after) => {
-                    self.watch.on_round_trip(after, clock());
+                    let tells = self.watch.on_round_trip(after, clock());
                     let ping = self.machine.control().pings_answered();
                     self.shared.with(|core| core.reports.answered(ping));
+                    if !tells {
+                        continue;
+                    }
                 }
                 Event::Moved => self.watch.on_moved(self.machine.control(), clock()),
                 _ => {}

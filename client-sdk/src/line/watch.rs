@@ -47,7 +47,11 @@ pub(super) struct Watch {
     app: AppState,
     /// Since when the gateway is asked for a sign of life without a call that waits.
     asked: Option<Instant>,
+    /// The PING that is out follows what may be lost.
+    repairs: bool,
     gauge: Gauge,
+    /// The transport's smoothed round trip at the last look, and the packets that it had lost.
+    path: (Duration, u64),
 }
 
 /// What a look at the line came to.
@@ -83,6 +87,8 @@ impl Watch {
             listens: false,
             app: AppState::default(),
             asked: None,
+            repairs: false,
+            path: (Duration::ZERO, 0),
         }
     }
 
@@ -141,6 +147,10 @@ impl Watch {
         }
         let is_watching = self.strategies.borrow().liveness.enabled && is_known;
         control.set_watched(is_watching);
+        // All that waited for an answer has it: what was sent has arrived, but for words that need none.
+        if self.shared.with(|core| core.waiting_since().is_none()) {
+            self.arrived = self.filled;
+        }
         self.take_datagrams(control, datagrams, now);
         self.notices_sleep(control, now);
     }
@@ -172,8 +182,20 @@ impl Watch {
 
     /// Where the transport counts its packets, what it has counted.
     pub(super) fn count(&mut self, counts: Option<PathCounts>, now: Instant) {
-        if let Some(counts) = counts {
-            self.gauge.look(counts, now);
+        let Some(counts) = counts else { return };
+        self.gauge.look(counts, now);
+        // Before WELCOME it may be what QUIC takes a path for that it knows nothing of.
+        if !self.is_online {
+            return;
+        }
+        let (round_trip, lost) = std::mem::replace(&mut self.path, (counts.round_trip, counts.packets_lost));
+        if round_trip != counts.round_trip || counts.packets_lost > lost {
+            self.shared.with(|core| {
+                core.liveness.path(counts.round_trip);
+                if counts.packets_lost > lost {
+                    core.liveness.lost(now);
+                }
+            });
         }
     }
 
@@ -214,6 +236,7 @@ impl Watch {
         }
         let is_quic = self.transport == policy::Transport::Quic;
         self.shared.with(|core| {
+            core.liveness.heard(now);
             // There MOVED comes first, if it comes, and then PONG.
             if is_quic && core.beats.heartbeat.is_alive() {
                 return;
@@ -257,9 +280,10 @@ impl Watch {
         Ground { network, transport: self.transport, start, highest, unix_s: since_1970().as_secs() }
     }
 
-    /// A PING was answered.
-    pub(super) fn on_round_trip(&mut self, after: Duration, now: Instant) {
-        let arrived = self.marked.take().unwrap_or(self.arrived);
+    /// A PING was answered. Whether that says how long the network takes.
+    pub(super) fn on_round_trip(&mut self, after: Duration, now: Instant) -> bool {
+        let repaired = std::mem::take(&mut self.repairs);
+        let arrived = self.marked.take().unwrap_or_default().max(self.arrived);
         let bytes = arrived - std::mem::replace(&mut self.arrived, arrived);
         // QUIC counts its own.
         if self.transport == policy::Transport::Tcp && bytes > 0 {
@@ -269,11 +293,15 @@ impl Watch {
             self.gauge.sent_all();
         }
         self.shared.with(|core| {
-            core.liveness.answered(now, after, bytes);
+            match repaired {
+                true => core.liveness.heard(now),
+                false => core.liveness.answered(now, after, bytes),
+            }
             if core.beats.heartbeat.heard() {
                 core.beats.write();
             }
         });
+        !repaired
     }
 
     /// A timer rang: does what is due.
@@ -288,6 +316,11 @@ impl Watch {
                 return Finding::Dead;
             }
             Pulse::Probe => self.probe(control, now),
+            Pulse::Repair => {
+                self.repairs = true;
+                self.shared.with(|core| core.liveness.lost(now));
+                self.probe(control, now);
+            }
             Pulse::Fine(_) => {}
         }
         self.beat(control, now);
@@ -313,7 +346,7 @@ impl Watch {
         if self.is_online {
             match self.judge(control, now) {
                 Pulse::Fine(at) => due.extend(at),
-                Pulse::Probe | Pulse::Dead => due.push(now),
+                Pulse::Probe | Pulse::Repair | Pulse::Dead => due.push(now),
             }
             if let (Some(at), Some(interval)) = (control.beat_due(), control.beat_interval()) {
                 let others = due.iter().copied();
@@ -329,8 +362,12 @@ impl Watch {
     fn judge(&self, control: &link::Control, now: Instant) -> Pulse {
         self.shared.with(|core| {
             let waiting = core.waiting_since().map(|since| since.max(self.began)).or(self.asked);
-            let outstanding = self.filled - self.arrived;
-            core.liveness.judge(now, &Signs { outstanding, waiting, ..control.signs() })
+            let is_quic = self.transport == policy::Transport::Quic;
+            // QUIC tells of what comes over by acknowledging it, which is heard.
+            let outstanding = if is_quic { 0 } else { self.filled - self.arrived };
+            let is_ordered = !is_quic;
+            let signs = Signs { outstanding, waiting, is_ordered, ..control.signs() };
+            core.liveness.judge(now, &signs)
         })
     }
 

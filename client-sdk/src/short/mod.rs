@@ -106,7 +106,8 @@ impl Shorts {
     /// Begins what is due; when to look again.
     fn begin_due(&mut self) -> Option<Instant> {
         let answer_max = self.shared.policy.borrow().connect_timeout;
-        let waits = self.shared.quality.short_waits(self.config.short_after, answer_max);
+        let early = self.shared.with(|core| core.link.is_early);
+        let waits = self.shared.quality.short_waits(early, self.config.short_after, answer_max);
         let answered = self.shared.quality.answered();
         self.shared.with(|core| core.answers_come_within(answered));
         while self.posts.len() < self.config.limits.short_calls_max {

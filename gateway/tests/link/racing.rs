@@ -57,6 +57,7 @@ async fn early_data_on_quic_that_is_not_answered_is_overtaken() {
     let mut config = config(&bed, network.address());
     // Long enough for QUIC to win wherever it passes, at first and once its pace is known.
     config.policy.fallback_delay = Duration::from_secs(20);
+    config.strategies.race.warm = false;
     config.strategies.race.stagger_min = Duration::from_secs(1);
     let client = Client::start(config).unwrap();
     online_by(&client, Transport::Quic).await;

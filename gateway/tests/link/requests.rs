@@ -77,6 +77,7 @@ async fn quic_comes_first_where_it_passes() {
     let bed = Bed::start().await;
     let mut config = bed.config(Transports::QuicAndTcp);
     config.policy.fallback_delay = Duration::from_secs(20);
+    config.strategies.race.warm = false;
     let client = Client::start(config).unwrap();
     let response = client.call(call("Echo", "x")).await.unwrap();
     assert_eq!(response.timeline.transport, Some(Transport::Quic));

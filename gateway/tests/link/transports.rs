@@ -78,6 +78,7 @@ async fn change_over(first: Transport, second: Transport) {
     config.early_data = false;
     // Long enough for QUIC to win wherever it passes.
     config.policy.fallback_delay = Duration::from_secs(2);
+    config.strategies.race.warm = false;
     let client = Client::start(config).unwrap();
     online_by(&client, first).await;
 

@@ -9,7 +9,8 @@ parameters! {
     pub struct LinePolicy in "line" {
         /// Time between beats on a quiet connection.
         heartbeat: Duration = seconds(30), seconds(1) => hours(1);
-        /// How long QUIC is waited for before TCP is tried beside it.
+        /// How long QUIC is waited for before TCP is tried beside it, where it has passed before and nothing is known of how
+        /// long that takes; `race.warm` says what happens where it has not.
         fallback_delay: Duration = millis(300), millis(0) => seconds(30);
         /// Bound on one connection attempt.
         connect_timeout: Duration = seconds(10), millis(100) => seconds(120);

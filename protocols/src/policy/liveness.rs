@@ -14,7 +14,7 @@ mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::parameters::{millis, minutes, parameters, seconds};
+use super::parameters::{hours, millis, minutes, parameters, seconds};
 
 parameters! {
     /// How long a link may be silent while something waits for it.
@@ -28,6 +28,19 @@ parameters! {
         /// A PING asks for a sign of life a round trip after the first word and so much later, or later still where round
         /// trips vary, but leaves half of the patience for its answer.
         probe_after: Duration = millis(400), millis(10) => seconds(30);
+        /// On TCP, a PING follows what waits for longer than answers usually take, so that a packet behind the lost one tells
+        /// its sender at once: systems repeat a packet that nothing follows only after a good while. Off: none does.
+        repair: bool = true, false => true;
+        /// It follows so much later than that at least.
+        repair_after: Duration = millis(20), millis(1) => seconds(10);
+        /// Where packets were lost lately, a PING follows a call, so that it comes to the gateway just behind the call and its
+        /// PONG just behind the answer: what is lost of either is then found by what comes behind it, half a round trip
+        /// before a timer of QUIC or TCP would find it. Off: none does.
+        follow: bool = true, false => true;
+        /// Behind a loss, or the first link on a network, of which nothing is known, one does for so long.
+        follow_for: Duration = minutes(5), Duration::ZERO => hours(24);
+        /// It follows so long after the call, and after what the server usually takes, where that is little.
+        follow_after: Duration = millis(5), millis(1) => seconds(1);
         /// While an answer is waited for and nothing passes, a PING asks so often.
         probe_every: Duration = seconds(1), millis(100) => minutes(10);
         /// The pause between these PINGs grows with the waiting: it is at least this share of it.
@@ -65,6 +78,9 @@ pub struct Signs {
     pub outstanding: u64,
     /// Since when the app waits for an answer; `None` where it does not.
     pub waiting: Option<Instant>,
+    /// The transport finds a lost packet by what comes behind it, as TCP does, or by a timer that is hardly longer than a
+    /// round trip, as QUIC has.
+    pub is_ordered: bool,
 }
 
 /// What is to be done.
@@ -74,6 +90,9 @@ pub enum Pulse {
     Fine(Option<Instant>),
     /// The peer is to be asked for a sign of life.
     Probe,
+    /// The same, so that something follows what may be lost. How long its answer takes says nothing of the network: it
+    /// waits behind what is sent again.
+    Repair,
     /// The link is dead.
     Dead,
 }
@@ -84,18 +103,34 @@ pub struct Liveness {
     policy: LivenessPolicy,
     /// RFC 6298, section 2: the smoothed round trip and its variation.
     round_trip: Option<(Duration, Duration)>,
+    /// The round trip is the time to a link's first answer, which may have had more to wait for than the network.
+    is_guess: bool,
+    /// The same of answers to calls, from when they are given to a connection.
+    answers: Option<(Duration, Duration)>,
     /// Bytes per second that the link was seen to carry.
     rate: Option<f64>,
     /// 2G and 3G: first words wait for the radio.
     radio_sleeps: bool,
     deaths: u32,
     began: Option<Instant>,
+    /// When a packet was lost last, as far as that is known, or when the first link was up.
+    lost: Option<Instant>,
 }
 
 impl Liveness {
     /// Of a network of which nothing is known.
     pub fn new(policy: LivenessPolicy) -> Self {
-        Self { policy, round_trip: None, rate: None, radio_sleeps: false, deaths: 0, began: None }
+        Self {
+            policy,
+            round_trip: None,
+            is_guess: false,
+            answers: None,
+            rate: None,
+            radio_sleeps: false,
+            deaths: 0,
+            began: None,
+            lost: None,
+        }
     }
 
     /// Other parameters, from now on.
@@ -108,32 +143,57 @@ impl Liveness {
         *self = Self { radio_sleeps, ..Self::new(self.policy.clone()) };
     }
 
-    /// A link is up: its first answer took so long.
+    /// A link is up: its first answer took so long. That is no shorter than a round trip, but may be a good deal longer,
+    /// behind whatever is sent at a beginning: it counts until something was measured.
     pub fn begin(&mut self, now: Instant, took: Duration) {
         self.began = Some(now);
-        match self.round_trip {
-            // It may have had more to do than to answer.
-            Some((smoothed, _)) if took <= smoothed => {}
-            _ => self.round_trip = Some((took, took / 2)),
+        self.lost.get_or_insert(now);
+        if self.round_trip.is_none_or(|(smoothed, _)| took > smoothed) {
+            (self.round_trip, self.is_guess) = (Some((took, took / 2)), true);
         }
     }
 
     /// A PING was answered, and with it the peer has `bytes` more.
     pub fn answered(&mut self, now: Instant, after: Duration, bytes: u64) {
-        // RFC 6298, section 2.3, with alpha 1/8 and beta 1/4.
-        self.round_trip = Some(match self.round_trip {
-            None => (after, after / 2),
-            Some((smoothed, variation)) => {
-                (smoothed * 7 / 8 + after / 8, variation * 3 / 4 + smoothed.abs_diff(after) / 4)
-            }
-        });
+        self.measured(after);
         if bytes >= RATE_BYTES_MIN {
             let seen = bytes as f64 / after.as_secs_f64().max(1e-3);
             self.rate = Some(self.rate.map_or(seen, |rate| rate * 0.75 + seen * 0.25));
         }
+        self.heard(now);
+    }
+
+    /// The first byte of an answer came so long after its request was given to a connection: a round trip takes no longer.
+    pub fn came_within(&mut self, after: Duration) {
+        self.answers = Some(smooth(self.answers, after));
+        if self.round_trip.is_some_and(|(smoothed, _)| after < smoothed) {
+            self.measured(after);
+        }
+    }
+
+    /// A transport that measures its packets has smoothed their round trips to this.
+    pub fn path(&mut self, smoothed: Duration) {
+        let before = self.round_trip.filter(|_| !self.is_guess);
+        let variation = before
+            .map_or(smoothed / 2, |(before, variation)| variation * 3 / 4 + before.abs_diff(smoothed) / 4);
+        (self.round_trip, self.is_guess) = (Some((smoothed, variation)), false);
+    }
+
+    /// A packet was lost, or may have been: [`Pulse::Repair`] was called for.
+    pub fn lost(&mut self, now: Instant) {
+        self.lost = Some(now);
+    }
+
+    /// Something came.
+    pub fn heard(&mut self, now: Instant) {
         if self.began.is_some_and(|began| now.saturating_duration_since(began) >= self.policy.settled_after) {
             self.deaths = 0;
         }
+    }
+
+    fn measured(&mut self, after: Duration) {
+        let before = self.round_trip.filter(|_| !self.is_guess);
+        (self.round_trip, self.is_guess) = (Some(smooth(before, after)), false);
     }
 
     /// The smoothed round trip.
@@ -155,7 +215,23 @@ impl Liveness {
         }
         let Some(waiting) = signs.waiting else { return Pulse::Fine(None) };
         let probe = match signs.unanswered {
-            Some(first) => first + self.probe_after(smoothed, patience),
+            Some(first) => {
+                let probe = first + self.probe_after(smoothed, patience);
+                // What was said before the call waited for nothing.
+                let called = first.max(waiting);
+                if let Some(follow) = self.follow_after(smoothed, now).map(|after| called + after)
+                    && signs.spoke < follow
+                    && now < follow + FOLLOW_LATE_MAX
+                {
+                    return if follow <= now { Pulse::Probe } else { Pulse::Fine(Some(follow)) };
+                }
+                let repair = self.repair_after(signs).map(|after| called + after);
+                match repair.filter(|repair| *repair < probe && now < probe) {
+                    Some(repair) if repair <= now => return Pulse::Repair,
+                    Some(repair) => repair,
+                    None => probe,
+                }
+            }
             None => {
                 let since = signs.heard.max(signs.spoke);
                 let waited = since.saturating_duration_since(waiting);
@@ -177,6 +253,21 @@ impl Liveness {
         (smoothed + (4 * variation).max(self.policy.probe_after)).min(patience / 2)
     }
 
+    /// How long after a call a PING follows it, on a network that loses packets.
+    fn follow_after(&self, smoothed: Duration, now: Instant) -> Option<Duration> {
+        let loses = self.lost.is_some_and(|lost| now < lost + self.policy.follow_for);
+        let (usual, _) = self.answers.filter(|_| self.policy.follow && loses)?;
+        // Behind the answer of a server that takes long it would not be soon enough for the call.
+        let work = usual.saturating_sub(smoothed);
+        Some(self.policy.follow_after + if work <= smoothed / 2 { work } else { Duration::ZERO })
+    }
+
+    /// How long after the first word something is to follow it, so that what was lost is found.
+    fn repair_after(&self, signs: &Signs) -> Option<Duration> {
+        let (usual, variation) = self.answers.filter(|_| self.policy.repair && signs.is_ordered)?;
+        Some(usual + (4 * variation).max(self.policy.repair_after))
+    }
+
     /// How long after the first word a link is dead.
     fn patience(&self, smoothed: Duration, signs: &Signs) -> Duration {
         let mut patience = smoothed.mul_f64(self.policy.round_trips) + self.policy.grace;
@@ -194,6 +285,15 @@ impl Liveness {
     }
 }
 
+/// RFC 6298, sections 2.2 and 2.3, with alpha 1/8 and beta 1/4.
+fn smooth(before: Option<(Duration, Duration)>, after: Duration) -> (Duration, Duration) {
+    before.map_or((after, after / 2), |(smoothed, variation)| {
+        (smoothed * 7 / 8 + after / 8, variation * 3 / 4 + smoothed.abs_diff(after) / 4)
+    })
+}
+
+/// A PING that would be later follows nothing any more: the transport's own timers are due.
+const FOLLOW_LATE_MAX: Duration = Duration::from_millis(20);
 /// A PING has at least this share of the patience to be answered.
 const PING_SHARE: f64 = 0.5;
 /// Smaller deliveries say nothing of a link's rate.

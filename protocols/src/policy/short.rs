@@ -21,10 +21,12 @@ parameters! {
         after_min: Duration = millis(500), Duration::ZERO => seconds(60);
         /// A call that was under way on a link that died has a shorter wait; off: it waits as others do.
         when_cut: bool = true, false => true;
-        /// So many times what connecting usually takes there, from when the link is made again; zero: it goes out at once.
+        /// Where the link is nearer than a POST's three round trips (TCP, TLS, the call), a call waits for so many times what
+        /// the link's answer usually takes, from when the link is made again; where it is not, or could not be made, the
+        /// call goes out at once. Zero: always at once.
         cut_share: f64 = 1.25, 0.0 => 50.0;
-        /// It waits at least so long unless the share is zero, and so long on a network that is not known.
-        cut_min: Duration = millis(250), Duration::ZERO => seconds(60);
+        /// It waits at least so long where it waits, and so long on a network that is not known.
+        cut_min: Duration = millis(100), Duration::ZERO => seconds(60);
         /// A call goes out while the link counts as up, if nothing was heard on that for as long as a first byte is waited
         /// for; off: not before the link is given up.
         when_silent: bool = true, false => true;
@@ -36,18 +38,20 @@ parameters! {
 pub struct ShortWaits {
     /// For a link that is not there; `None`: for good.
     pub absent: Option<Duration>,
-    /// For the successor of a link that died under the call.
+    /// For the successor of a link that died under the call; zero where that is no nearer than a POST.
     pub cut: Option<Duration>,
     /// For a word from a link that counts as up.
     pub silent: Option<Duration>,
 }
 
 impl ShortPolicy {
-    /// The waits on a network like this, of which `absent_max` is the longest for an absent link, and `answer_max` for an
+    /// The waits on a network like this, where the next link carries calls with its first packets if it does so `early`, of
+    /// which `absent_max` is the longest for an absent link, and `answer_max` for an
     /// answer.
     pub fn waits(
         &self,
         quality: &Quality,
+        early: bool,
         timeouts: &TimeoutPolicy,
         absent_max: Duration,
         answer_max: Duration,
@@ -59,8 +63,15 @@ impl ShortPolicy {
         let usual = quality.connect(now);
         let absent = usual.map_or(absent_max, |usual| usual.mul_f64(self.after_share).max(self.after_min));
         let absent = absent.min(absent_max);
-        let cut = usual.map_or(self.cut_min, |usual| usual.mul_f64(self.cut_share).max(self.cut_min));
-        let cut = if self.cut_share > 0.0 { cut } else { Duration::ZERO };
+        let cut = match usual.zip(quality.expected_round_trip(now)) {
+            _ if self.cut_share == 0.0 => Duration::ZERO,
+            None => self.cut_min,
+            Some((connect, round_trip)) => {
+                let by_link = if early { connect } else { connect + round_trip };
+                let is_nearer = by_link < round_trip * POST_TRIPS;
+                if is_nearer { by_link.mul_f64(self.cut_share).max(self.cut_min) } else { Duration::ZERO }
+            }
+        };
         let answer = || timeouts.limit(now, Step::FirstByte, quality, answer_max);
         ShortWaits {
             absent: Some(absent),
@@ -69,6 +80,9 @@ impl ShortPolicy {
         }
     }
 }
+
+/// Round trips until a POST on a connection of its own is answered: TCP's handshake, TLS 1.3's, and the call.
+const POST_TRIPS: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -85,7 +99,7 @@ mod tests {
             for connect in connect.iter().cycle().take(5) {
                 quality.on(now, Event::Came(Step::Connect, *connect));
             }
-            policy.waits(&quality, &timeouts, 3 * second, 10 * second, now)
+            policy.waits(&quality, true, &timeouts, 3 * second, 10 * second, now)
         };
         let policy = ShortPolicy::default();
         let absent = |connect| waits(&policy, connect).absent;
@@ -97,6 +111,7 @@ mod tests {
         assert_eq!((usual.cut, usual.silent), (Some(policy.cut_min), Some(10 * second)));
         assert_eq!(waits(&policy, Some(ms(400))).cut, Some(ms(500)));
         assert_eq!(waits(&policy, Some(ms(5000))).cut, Some(3 * second), "no longer than others wait");
+        assert_eq!(waits(&policy, Some(ms(40))).cut, Some(policy.cut_min));
         let hasty = ShortPolicy { cut_share: 0.0, ..policy.clone() };
         assert_eq!(waits(&hasty, Some(ms(400))).cut, Some(Duration::ZERO));
         let patient = ShortPolicy { when_cut: false, when_silent: false, ..policy.clone() };
@@ -104,5 +119,31 @@ mod tests {
         assert_eq!((patient.cut, patient.silent), (Some(3 * second), None));
         let off = ShortPolicy { enabled: false, ..policy };
         assert_eq!(waits(&off, None), ShortWaits { absent: None, cut: None, silent: None });
+    }
+
+    /// One round trip is 100 ms; a POST takes three.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
+    fn a_call_whose_link_died_waits_for_the_next_one_only_where_that_is_nearer_than_a_post() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let policy = ShortPolicy::default();
+        let check = |connect: u64, early: bool, expected: u64| {
+            let mut quality = Quality::new(QualityPolicy::default());
+            for _ in 0..5 {
+                quality.on(now, Event::Came(Step::Connect, ms(connect)));
+                quality.on(now, Event::RoundTrip(ms(100)));
+            }
+            let timeouts = TimeoutPolicy::default();
+            let waits = policy.waits(&quality, early, &timeouts, ms(3000), ms(10_000), now);
+            assert_eq!(waits.cut, Some(ms(expected)), "{connect} {early}");
+        };
+        // QUIC, with the call in its first packets or behind its handshake.
+        check(100, true, 125);
+        check(100, false, 250);
+        // TCP and TLS, which make a link as far as a POST unless the call goes early.
+        check(200, true, 250);
+        check(205, false, 0);
+        // Connecting took longer than a POST would lately.
+        check(400, true, 0);
     }
 }

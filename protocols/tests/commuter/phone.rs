@@ -206,6 +206,7 @@ impl<'a> Phone<'a> {
             ping: link.ping.map(|at| self.at(at)),
             outstanding: 0,
             waiting: self.call.as_ref().map(|call| self.at(call.began)),
+            is_ordered: link.transport == Transport::Tcp,
         }
     }
 
@@ -213,7 +214,7 @@ impl<'a> Phone<'a> {
     fn due(&self, link: &Link) -> Option<Duration> {
         let known = match self.liveness.judge(self.at(self.now), &self.signs(link)) {
             Pulse::Fine(at) => at.map(|at| at - self.origin),
-            Pulse::Probe | Pulse::Dead => Some(self.now),
+            Pulse::Probe | Pulse::Repair | Pulse::Dead => Some(self.now),
         };
         known.into_iter().chain(link.ping.map(|at| at + PONG_TIMEOUT)).min()
     }
@@ -256,6 +257,7 @@ impl<'a> Phone<'a> {
         self.heartbeat.heard();
         if is_answer && let Some(call) = self.call.take() {
             let took = self.now - call.began;
+            self.liveness.came_within(took);
             if self.month.is_up_during(call.began..call.began + UP_FOR) {
                 self.report.slowest_where_up = self.report.slowest_where_up.max(took);
             }
@@ -309,7 +311,7 @@ impl<'a> Phone<'a> {
         match pulse {
             _ if is_late => self.died(&link),
             Pulse::Dead => self.died(&link),
-            Pulse::Probe => {
+            Pulse::Probe | Pulse::Repair => {
                 self.link = Some(Link { ping: Some(self.now), ..link });
                 self.say(false, false);
             }
@@ -386,6 +388,8 @@ impl<'a> Phone<'a> {
                         begun += 1;
                         running.push((self.arrives(at, race.way(number)), number));
                     }
+                    // An attempt is whole here: nobody says that it is connected only.
+                    RaceAction::GoOn(_) => {}
                     RaceAction::Abandon(number) => running.retain(|(_, other)| *other != number),
                 }
             }

@@ -192,7 +192,8 @@ async fn an_address_that_takes_the_flight_and_never_answers_loses_the_race() {
     });
     let connect = async |address| {
         let host = "gateway.example".to_owned();
-        tcp::connect(Some(rig.client.clone()), host, address, flight.clone()).await.unwrap()
+        let connected = tcp::connect(address).await.unwrap();
+        connected.secure(Some(rig.client.clone()), host, flight.clone()).await.unwrap()
     };
     let Wire::Tcp { mut stream, early: 0, .. } = connect(address).await else {
         panic!("there is no ticket yet")

@@ -27,6 +27,10 @@ pub(crate) struct LinkState {
     pub(super) heard: Instant,
     /// Short connections look again in time, though the link is up.
     pub(super) is_watched: bool,
+    /// The next link is expected to carry calls with its first packets.
+    pub(crate) is_early: bool,
+    /// No link could be made since one was lost.
+    has_failed: bool,
     /// Where the session was found last.
     pub(crate) home: Option<Endpoint>,
     /// The newest short connection reached no gateway.
@@ -50,6 +54,8 @@ impl LinkState {
             up_since: None,
             heard: now(),
             is_watched: false,
+            is_early: config.early_data,
+            has_failed: false,
             home: None,
             are_shorts_lost: false,
             given_up: VecDeque::new(),
@@ -98,6 +104,7 @@ impl LinkState {
                 let Some(tried) = self.tried else { return waits.absent.map(|_| last) };
                 let absent = last.min(tried + waits.absent?);
                 let cut = call.cut_at.filter(|_| !call.short_failed).zip(waits.cut);
+                let cut = cut.map(|(at, wait)| (at, if self.has_failed { Duration::ZERO } else { wait }));
                 Some(cut.map_or(absent, |(at, wait)| absent.min(at.max(tried) + wait)))
             }
         }
@@ -105,7 +112,7 @@ impl LinkState {
 
     /// WELCOME came on the link's connection to `gateway`.
     pub(super) fn is_made(&mut self, gateway: &Endpoint, now: Instant) {
-        (self.up_since, self.heard) = (Some(now), now);
+        (self.up_since, self.heard, self.has_failed) = (Some(now), now, false);
         self.home = Some(gateway.clone());
         self.wake = true;
     }
@@ -113,6 +120,7 @@ impl LinkState {
     /// The link's connection is gone, or could not be made. For how long it was up.
     pub(super) fn is_lost(&mut self, now: Instant) -> Option<Duration> {
         self.wake = true;
+        self.has_failed = !self.is_up();
         let was_up = now.saturating_duration_since(self.up_since.take()?);
         self.brief = if was_up >= self.after { 0 } else { self.brief.saturating_add(1) };
         // Where links die again and again in their first moments, calls need not wait for the next one.
@@ -120,6 +128,12 @@ impl LinkState {
             (self.down_since, self.tried) = (now, None);
         }
         Some(was_up)
+    }
+
+    /// A connection is there for the link, and calls went with its first packets if it `flew`. Of a session that is not
+    /// `known` none could.
+    pub(crate) fn flew(&mut self, flew: bool, known: bool) {
+        self.is_early = flew || (self.is_early && !known);
     }
 
     /// An attempt to make the link begins.

@@ -369,6 +369,24 @@ async fn a_link_that_is_made_again_has_its_time_before_a_post_goes_beside_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_link_cannot_be_made_again_goes_out_at_once() {
+    let ms = Duration::from_millis;
+    let waits = ShortWaits { absent: Some(ms(900)), cut: Some(ms(250)), silent: None };
+    let (shared, key) = one_call_of(ShortCalls::Fallback);
+    shared.with(|core| {
+        core.connect(&named(5));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+        core.link_down("cut".into(), true);
+        core.link.begins(now());
+    });
+    let next = || shared.with(|core| core.next_short(Busy::default(), &waits));
+    assert_eq!(next(), Next::At(now() + ms(250)));
+    tokio::time::advance(ms(20)).await;
+    shared.with(|core| core.link_down("refused".into(), true));
+    assert_eq!(next(), Next::Begin(Errand::Carry(key)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_wait_for_another_link_once_where_links_die_in_their_first_moments() {
     let (shared, _) = one_call_of(ShortCalls::Fallback);
     let due = || match shared.with(|core| core.next_short(Busy::default(), &WAITS)) {

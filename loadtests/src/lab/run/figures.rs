@@ -120,7 +120,7 @@ mod tests {
 
     fn sample(start: u64, took: u64, error: Option<&str>) -> Sample {
         let error = error.map(str::to_owned);
-        Sample { start, took, error, connect: None, by: String::new() }
+        Sample { start, took, error, connect: None, by: String::new(), timeline: None }
     }
 
     fn broken(samples: Vec<Sample>, states: &[(u64, &str)]) -> Break {

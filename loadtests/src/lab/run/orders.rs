@@ -71,6 +71,8 @@ pub(in crate::lab) struct Sample {
     pub(in crate::lab) connect: Option<u64>,
     /// What carried it.
     pub(in crate::lab) by: String,
+    /// Where its time went, of a call of the SDK's: its timeline, in milliseconds.
+    pub(in crate::lab) timeline: Option<String>,
 }
 
 impl Sample {

@@ -116,6 +116,7 @@ impl Heartbeat {
             ping: self.ping_sent(),
             outstanding: 0,
             waiting: None,
+            is_ordered: false,
         }
     }
 

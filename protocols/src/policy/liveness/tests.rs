@@ -26,10 +26,18 @@ impl Link {
     #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
     fn new(seed: u64, round_trip: Duration) -> Self {
         let now = Instant::now();
-        let mut liveness = Liveness::new(LivenessPolicy::default());
+        // What follows calls has a test of its own.
+        let mut liveness = Liveness::new(LivenessPolicy { follow: false, ..LivenessPolicy::default() });
         liveness.begin(now, round_trip);
-        let signs =
-            Signs { heard: now, spoke: now, unanswered: None, ping: None, outstanding: 0, waiting: None };
+        let signs = Signs {
+            heard: now,
+            spoke: now,
+            unanswered: None,
+            ping: None,
+            outstanding: 0,
+            waiting: None,
+            is_ordered: false,
+        };
         let random = fastrand::Rng::with_seed(seed);
         let (coming, is_dead, pings) = (Vec::new(), false, 0);
         Self { now, liveness, random, round_trip, jitter: 0.0, loss: 0.0, signs, coming, is_dead, pings }
@@ -84,7 +92,7 @@ impl Link {
             let next = self.coming.first().map(|(at, _)| *at);
             match self.liveness.judge(self.now, &self.signs) {
                 Pulse::Dead => return false,
-                Pulse::Probe => self.says(true),
+                Pulse::Probe | Pulse::Repair => self.says(true),
                 Pulse::Fine(until) => {
                     let times = [until, next, answer.map(|(at, _)| at)];
                     let Some(first) = times.into_iter().flatten().min() else { return true };
@@ -144,7 +152,7 @@ fn a_link_that_dies_under_a_call_is_noticed_too() {
         let dead = loop {
             match link.liveness.judge(link.now, &link.signs) {
                 Pulse::Dead => break link.now,
-                Pulse::Probe => link.says(true),
+                Pulse::Probe | Pulse::Repair => link.says(true),
                 Pulse::Fine(until) => link.now = until.unwrap(),
             }
         };
@@ -192,6 +200,70 @@ fn quick_answers_cost_no_ping_and_slow_ones_few() {
     assert!(link.pings <= 30, "{} in ten minutes", link.pings);
 }
 
+/// What TCP has sent and nothing follows is repeated late; a word behind it tells sooner.
+#[test]
+fn what_waits_for_longer_than_answers_take_is_followed_by_a_ping() {
+    let mut link = Link::new(10, ms(60));
+    link.signs.is_ordered = true;
+    for _ in 0..20 {
+        link.liveness.came_within(ms(70));
+    }
+    let first = link.now;
+    (link.signs.unanswered, link.signs.waiting) = (Some(first), Some(first));
+    let judge = |link: &Link, after: u64| link.liveness.judge(first + ms(after), &link.signs);
+    assert_eq!(judge(&link, 89), Pulse::Fine(Some(first + ms(90))));
+    assert_eq!(judge(&link, 90), Pulse::Repair);
+    // It is one, and moves no limit.
+    link.signs.ping = Some(first + ms(90));
+    assert_eq!(judge(&link, 91), Pulse::Fine(Some(first + ms(3 * 60 + 900))));
+    link.signs.ping = None;
+    // Packets of QUIC are repeated soon enough, and where answers vary, they may.
+    link.signs.is_ordered = false;
+    assert!(matches!(judge(&link, 90), Pulse::Fine(Some(_))));
+    link.signs.is_ordered = true;
+    (0..20).for_each(|turn| link.liveness.came_within(ms(70 + 200 * (turn % 2))));
+    assert!(matches!(judge(&link, 300), Pulse::Fine(Some(_))));
+    let quiet = LivenessPolicy { repair: false, follow: false, ..LivenessPolicy::default() };
+    let mut off = Link::new(11, ms(60));
+    off.liveness.set_policy(quiet);
+    off.liveness.came_within(ms(70));
+    off.signs = link.signs;
+    assert_eq!(off.liveness.judge(first + ms(90), &off.signs), Pulse::Fine(Some(first + ms(460))));
+}
+
+/// A call's loss, and that of its answer, is found by what comes behind.
+#[test]
+fn where_packets_were_lost_a_ping_follows_each_call() {
+    let mut link = Link::new(12, ms(60));
+    link.liveness.set_policy(LivenessPolicy::default());
+    (0..20).for_each(|_| link.liveness.came_within(ms(70)));
+    let calls = |link: &mut Link, after: u64| {
+        let called = link.now + ms(after);
+        // Something was said before that needed no answer.
+        (link.signs.unanswered, link.signs.waiting) = (Some(called - ms(50)), Some(called));
+        link.signs.spoke = called;
+        called
+    };
+    // Of the first link on a network nothing is known. The server takes 10 ms.
+    let called = calls(&mut link, 500);
+    let judge = |link: &Link, at: Instant| link.liveness.judge(at, &link.signs);
+    assert_eq!(judge(&link, called), Pulse::Fine(Some(called + ms(15))));
+    assert_eq!(judge(&link, called + ms(15)), Pulse::Probe);
+    assert_ne!(judge(&link, called + ms(36)), Pulse::Probe, "it would follow nothing");
+    link.signs.spoke = called + ms(15);
+    assert_ne!(judge(&link, called + ms(16)), Pulse::Probe, "it has");
+    // Nothing was lost since.
+    let called = calls(&mut link, 300_000);
+    assert_ne!(judge(&link, called + ms(15)), Pulse::Probe);
+    link.liveness.lost(called);
+    assert_eq!(judge(&link, called + ms(15)), Pulse::Probe);
+    // A server that takes long: the call alone is followed.
+    (0..50).for_each(|_| link.liveness.came_within(ms(400)));
+    assert_eq!(judge(&link, called + ms(4)), Pulse::Fine(Some(called + ms(5))));
+    link.liveness.set_policy(LivenessPolicy { follow: false, ..LivenessPolicy::default() });
+    assert_ne!(judge(&link, called + ms(5)), Pulse::Probe);
+}
+
 #[test]
 fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
     let mut link = Link::new(3, ms(100));
@@ -202,6 +274,37 @@ fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
     link.signs.waiting = Some(link.now);
     let Pulse::Fine(Some(wanted)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
     assert_eq!((idle - link.now, wanted - link.now), (ms(2400), ms(1200)));
+}
+
+/// WELCOME may wait behind a handshake's packets on a slow uplink, a password's check or a store: the bound follows what
+/// was measured as soon as anything was.
+#[test]
+fn a_welcome_that_took_long_stretches_no_bound_once_something_was_measured() {
+    let check = |measure: &dyn Fn(&mut Link), expected: Duration| {
+        let mut link = Link::new(9, ms(800));
+        measure(&mut link);
+        let first = link.now;
+        link.signs.waiting = Some(first);
+        link.signs.unanswered = Some(first);
+        link.signs.ping = Some(first);
+        let Pulse::Fine(Some(dead)) = link.liveness.judge(first, &link.signs) else { panic!("not yet") };
+        assert_eq!(dead - first, expected);
+    };
+    check(&|_| {}, ms(3 * 800 + 900));
+    check(&|link| link.liveness.answered(link.now, ms(500), 0), ms(3 * 500 + 900));
+    check(&|link| link.liveness.path(ms(520)), ms(3 * 520 + 900));
+    check(&|link| link.liveness.came_within(ms(600)), ms(3 * 600 + 900));
+    // A server that works for long says nothing of the network.
+    check(&|link| link.liveness.came_within(ms(5000)), ms(3 * 800 + 900));
+    // Another link that was slow to begin is a guess again, and one that was not is none.
+    let again = |took| {
+        move |link: &mut Link| {
+            link.liveness.path(ms(520));
+            link.liveness.begin(link.now, ms(took));
+        }
+    };
+    check(&again(1000), ms(3 * 1000 + 900));
+    check(&again(300), ms(3 * 520 + 900));
 }
 
 #[test]
@@ -233,7 +336,10 @@ fn after_deaths_in_a_row_a_link_has_more_time() {
     }
     assert_eq!(limits, [1200, 2400, 4800, 9600, 9600].map(ms));
     link.liveness.begin(link.now, ms(100));
-    link.liveness.answered(link.now + ms(31_000), ms(100), 0);
+    link.liveness.heard(link.now + ms(29_000));
+    let Pulse::Fine(Some(dead)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
+    assert_eq!(dead - link.now, ms(9600));
+    link.liveness.heard(link.now + ms(31_000));
     let Pulse::Fine(Some(dead)) = link.liveness.judge(link.now, &link.signs) else { panic!("not yet") };
     assert_eq!(dead - link.now, ms(1200));
 }
@@ -263,7 +369,7 @@ fn switched_off_or_without_a_round_trip_it_says_nothing() {
     assert_eq!(link.liveness.judge(later, &link.signs), Pulse::Dead);
     link.liveness.set_policy(LivenessPolicy { enabled: false, ..LivenessPolicy::default() });
     assert_eq!(link.liveness.judge(later, &link.signs), Pulse::Fine(None));
-    link.liveness.set_policy(LivenessPolicy::default());
+    link.liveness.set_policy(LivenessPolicy { follow: false, ..LivenessPolicy::default() });
     link.liveness.network_changed(false);
     assert_eq!(link.liveness.judge(later, &link.signs), Pulse::Fine(None));
 }

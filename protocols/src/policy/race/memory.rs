@@ -21,6 +21,8 @@ pub struct Ranked {
     pub way: Way,
     /// It failed while others got through, again and again: it is tried when nothing else is left.
     pub banned: bool,
+    /// It got through on this network when it was tried last.
+    pub proven: bool,
 }
 
 /// What is remembered of one way on one network; times are counted from when it is asked for.
@@ -91,7 +93,7 @@ impl Ways {
                 let won = record.filter(|record| !record.has_failed()).and_then(|record| record.won);
                 let failures = record.map_or(0, |record| record.history.count_ones());
                 let key = (banned, Reverse(way.transport), Reverse(won), failures);
-                (key, Ranked { way, banned })
+                (key, Ranked { way, banned, proven: won.is_some() })
             })
             .collect();
         ranked.sort_by_key(|(key, _)| *key);

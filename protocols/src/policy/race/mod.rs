@@ -10,6 +10,16 @@
 //! The ways to one gateway are two series, one of each transport, whose members start a stagger apart; the second series
 //! begins a fall-back delay after the first. What definitely failed hands its place to the next of its series at once
 //! (RFC 8305, section 5). Another gateway waits longer, since a session lives at one.
+//!
+//! Where QUIC was never seen to pass, that delay is a guess, on which a client whose UDP is dropped waits in vain. TCP's
+//! handshake, which is two small packets, then begins at once and measures a round trip; the rest of its series' way, TLS,
+//! which is larger than all of that, follows when QUIC should have answered:
+//!
+//! ```text
+//!  QUIC  |------ Initial ------>  ......................................  silent
+//!  TCP      |-- SYN -->| <-- connected: a round trip        | GoOn: TLS
+//!        |<---------------- warm_share x round trip ------->|
+//! ```
 
 mod memory;
 mod names;
@@ -59,6 +69,8 @@ impl fmt::Display for Way {
 pub enum RaceAction {
     /// Try it.
     Start(usize),
+    /// Its transport's handshake is done, as [`Race::connected`] was told, and it goes on to TLS.
+    GoOn(usize),
     /// Try it no longer: others need its place.
     Abandon(usize),
 }
@@ -78,12 +90,14 @@ pub enum Verdict {
 ///
 /// ```text
 ///  Waiting ──due, a place is free──> Running ──failed──> Over
+///                                       | ──connected──> held ──due, or QUIC has failed──> GoOn: Running on
 ///                                       | ──Abandon, where more wait than there are places──> Over
 ///                                       +── won: the race is over
 /// ```
 #[derive(Clone, Debug)]
 pub struct Race {
     pace: Pace,
+    warmth: Option<Warmth>,
     in_flight_max: usize,
     began: Instant,
     ends: Instant,
@@ -94,11 +108,22 @@ pub struct Race {
     turns: Vec<(usize, Instant)>,
 }
 
+/// How TCP is kept ready behind QUIC; see [`RacePolicy`].
+#[derive(Clone, Copy, Debug)]
+struct Warmth {
+    after: Duration,
+    share: f64,
+    min: Duration,
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     way: Way,
     rank: usize,
     stage: Stage,
+    proven: bool,
+    /// It is connected, and goes on to TLS then.
+    held: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +141,8 @@ enum Stage {
     },
 }
 
+/// However long its handshake took, TCP goes on to TLS so long after QUIC has begun.
+const HELD_MAX: Duration = Duration::from_secs(5);
 /// Ways of one race; further ones are left out.
 const WAYS_MAX: usize = 24;
 
@@ -124,6 +151,11 @@ impl Race {
     pub fn new(policy: &RacePolicy, pace: Pace, limit: Duration, now: Instant) -> Self {
         Self {
             pace,
+            warmth: (policy.warm && policy.enabled).then_some(Warmth {
+                after: policy.warm_after,
+                share: policy.warm_share,
+                min: policy.warm_min,
+            }),
             in_flight_max: policy.in_flight_max.max(1),
             began: now,
             ends: now + limit,
@@ -153,14 +185,19 @@ impl Race {
             let turn = if self.is_lost() { now } else { now.max(self.began + delay) };
             self.turns.push((rank, turn));
         }
-        let lead = ways.first().map(|first| first.way.transport);
-        let lead = self.of(rank).next().map(|entry| entry.way.transport).or(lead);
-        for Ranked { way, banned } in ways {
+        let lead = ways.first().map(|first| (first.way.transport, first.proven));
+        let lead = self.of(rank).next().map(|entry| (entry.way.transport, entry.proven)).or(lead);
+        for Ranked { way, banned, proven } in ways {
             if self.entries.len() >= WAYS_MAX || self.entries.iter().any(|entry| entry.way == way) {
                 continue;
             }
-            let due = self.due_of(rank, way.transport, lead == Some(way.transport), banned, now);
-            self.entries.push(Entry { way, rank, stage: Stage::Waiting { due } });
+            let behind = match lead {
+                Some((transport, _)) if transport == way.transport => Duration::ZERO,
+                Some((Transport::Quic, false)) => self.warm_delay(&way),
+                _ => self.pace.fallback,
+            };
+            let due = self.due_of(rank, way.transport, behind, banned, now);
+            self.entries.push(Entry { way, rank, stage: Stage::Waiting { due }, proven, held: None });
         }
     }
 
@@ -174,8 +211,25 @@ impl Race {
         self.entries.get(number).map(|entry| entry.rank)
     }
 
+    /// The transport of the way of that number, which is TCP, is connected: [`RaceAction::GoOn`] says when TLS begins.
+    pub fn connected(&mut self, number: usize, now: Instant) {
+        let Some(Entry { rank, stage: Stage::Running { since }, .. }) = self.entries.get(number) else {
+            return;
+        };
+        let trip = now.saturating_duration_since(*since);
+        let quic = self.quic_of(*rank).min();
+        let due = self.warmth.zip(quic).map_or(now, |(warmth, quic)| {
+            quic + trip.mul_f64(warmth.share).max(trip + warmth.min).min(HELD_MAX)
+        });
+        self.entries[number].held = Some(due.max(now));
+    }
+
     /// What is to be done next, if anything is.
     pub fn poll(&mut self, now: Instant) -> Option<RaceAction> {
+        if let Some((number, _)) = self.next_held().filter(|(_, due)| *due <= now) {
+            self.entries[number].held = None;
+            return Some(RaceAction::GoOn(number));
+        }
         let (number, due) = self.next_waiting()?;
         let is_due = due <= now || (self.in_flight() == 0 && self.sought.is_empty());
         if !is_due {
@@ -189,18 +243,19 @@ impl Race {
         if now < until {
             return None;
         }
-        self.entries[oldest].stage = Stage::Abandoned { since };
+        (self.entries[oldest].stage, self.entries[oldest].held) = (Stage::Abandoned { since }, None);
         Some(RaceAction::Abandon(oldest))
     }
 
     /// When to poll again, or the race is over.
     pub fn poll_timeout(&self) -> Instant {
-        let Some((number, due)) = self.next_waiting() else { return self.ends };
+        let held = self.next_held().map_or(self.ends, |(_, due)| due.min(self.ends));
+        let Some((number, due)) = self.next_waiting() else { return held };
         let free = match self.in_flight() < self.in_flight_max {
             true => None,
             false => self.place_for(number).map(|(_, _, until)| until),
         };
-        due.max(free.unwrap_or(due)).min(self.ends)
+        due.max(free.unwrap_or(due)).min(held)
     }
 
     /// Whether its time is over.
@@ -219,8 +274,12 @@ impl Race {
         if !matches!(entry.stage, Stage::Running { .. }) {
             return;
         }
-        entry.stage = Stage::Failed;
+        (entry.stage, entry.held) = (Stage::Failed, None);
         let (rank, transport) = (entry.rank, entry.way.transport);
+        if transport == Transport::Quic && self.quic_of(rank).next().is_none() {
+            let held = self.entries.iter_mut().filter(|entry| entry.rank == rank);
+            held.for_each(|entry| entry.held = entry.held.map(|due| due.min(now)));
+        }
         self.hand_over(rank, Some(transport), now);
     }
 
@@ -259,8 +318,38 @@ impl Race {
         self.entries.iter().filter(move |entry| entry.rank == rank)
     }
 
-    /// When a way that is added last in its series is due. Behind everything known, where it is banned.
-    fn due_of(&self, rank: usize, transport: Transport, leads: bool, banned: bool, now: Instant) -> Instant {
+    /// Since when QUIC is tried, of each of a gateway's ways by which it is.
+    fn quic_of(&self, rank: usize) -> impl Iterator<Item = Instant> {
+        let quic = self.of(rank).filter(|entry| entry.way.transport == Transport::Quic);
+        quic.filter_map(|entry| match entry.stage {
+            Stage::Running { since } => Some(since),
+            _ => None,
+        })
+    }
+
+    /// How long after QUIC, which is not known to pass, that way begins. Whoever is dialed by the app is all or nothing.
+    fn warm_delay(&self, way: &Way) -> Duration {
+        let warmth = self.warmth.filter(|_| way.address.is_some());
+        warmth.map_or(self.pace.fallback, |warmth| warmth.after.min(self.pace.fallback))
+    }
+
+    /// The way that goes on to TLS next, and when.
+    fn next_held(&self) -> Option<(usize, Instant)> {
+        let held = self.entries.iter().enumerate();
+        held.filter_map(|(number, entry)| Some((number, entry.held?)))
+            .min_by_key(|&(number, due)| (due, number))
+    }
+
+    /// When a way that is added last in its series is due, the first one `behind` the other series. Behind everything known,
+    /// where it is banned.
+    fn due_of(
+        &self,
+        rank: usize,
+        transport: Transport,
+        behind: Duration,
+        banned: bool,
+        now: Instant,
+    ) -> Instant {
         let due = |entry: &Entry| match entry.stage {
             Stage::Waiting { due } => Some(due),
             Stage::Running { since } => Some(since),
@@ -273,12 +362,11 @@ impl Race {
         }
         let series = || self.of(rank).filter(|entry| entry.way.transport == transport);
         let last = series().filter_map(due).max();
-        let first_delay = if leads { Duration::ZERO } else { self.pace.fallback };
         let soonest = match last {
             Some(last) => last + self.pace.stagger,
             // All of it has failed.
             None if series().next().is_some() => now,
-            None => turn.max(self.of(rank).filter_map(due).min().unwrap_or(now)) + first_delay,
+            None => turn.max(self.of(rank).filter_map(due).min().unwrap_or(now)) + behind,
         };
         soonest.max(now)
     }

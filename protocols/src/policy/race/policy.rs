@@ -17,6 +17,15 @@ parameters! {
         stagger_max: Duration = seconds(2), millis(100) => seconds(30);
         /// Another gateway is tried after so many of these times: a session lives at one gateway.
         gateway_staggers: u32 = 6, 1 => 100;
+        /// Where QUIC has not got through before, TCP's handshake begins soon behind it and is kept ready, and TLS follows when
+        /// QUIC has had its time; off: TCP begins when that is over.
+        warm: bool = true, false => true;
+        /// TCP's handshake begins so long after QUIC's, at the latest when it would without `warm`.
+        warm_after: Duration = millis(30), Duration::ZERO => seconds(2);
+        /// QUIC has so many times as long as TCP's handshake took, which is a round trip of the network as it is now.
+        warm_share: f64 = 1.5, 1.0 => 10.0;
+        /// It has so much more than that round trip at least: its handshake is work for both ends, and larger.
+        warm_min: Duration = millis(50), Duration::ZERO => seconds(10);
         /// Ways that are tried at one time.
         in_flight_max: usize = 4, 1 => 8;
         /// A way that failed so often of the last eight times, while others got through, is banned: tried when nothing
@@ -30,6 +39,9 @@ parameters! {
         kept: Duration = hours(7 * 24), minutes(1) => hours(90 * 24);
         /// Addresses that were found for a name since then are not looked up again.
         names_fresh: Duration = seconds(60), Duration::ZERO => hours(1);
+        /// The system's resolver is asked for a name once more where it has said nothing for so long: a question that was lost
+        /// it repeats by itself after five seconds.
+        names_again: Duration = seconds(1), millis(100) => minutes(1);
     }
     check RacePolicy::check_spans;
 }

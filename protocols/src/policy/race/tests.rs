@@ -68,6 +68,8 @@ fn run(mut race: Race, began: Instant, fate: impl Fn(&Way) -> Fate) -> Ran {
                     }
                     ran.started.push((way, now - began));
                 }
+                // The test says when attempts are over, not when TCP is connected.
+                RaceAction::GoOn(_) => {}
                 RaceAction::Abandon(number) => {
                     ran.abandoned += 1;
                     pending.retain(|(_, it), _| *it != number);
@@ -102,7 +104,9 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
-        Self { policy: RacePolicy::default(), memory: Ways::default(), now: origin() }
+        // How TCP is kept warm has tests of its own.
+        let policy = RacePolicy { warm: false, ..RacePolicy::default() };
+        Self { policy, memory: Ways::default(), now: origin() }
     }
 
     fn race(&mut self, network: &str, gateways: usize, fate: impl Fn(&Way) -> Fate) -> Ran {
@@ -150,6 +154,72 @@ fn where_udp_is_blocked_tcp_is_tried_after_the_delay_and_at_once_the_next_time()
     client.now += client.policy.ban_min;
     let first = client.race("office", 1, fate).started[0].0.transport;
     assert_eq!(first, Transport::Quic);
+}
+
+/// A race between one way of QUIC and one of TCP, and the numbers of both.
+fn pair(policy: &RacePolicy, memory: &Ways, now: Instant) -> Race {
+    let mut race = Race::new(policy, policy.pace(None, FALLBACK), LIMIT, now);
+    let both = [Transport::Quic, Transport::Tcp];
+    let ways = both.map(|transport| way(transport, "edge:443", "192.0.2.1:443")).to_vec();
+    race.add(0, memory.rank(policy, key("net"), ways, now), now);
+    race
+}
+
+fn actions(race: &mut Race, now: Instant) -> Vec<RaceAction> {
+    std::iter::from_fn(|| race.poll(now)).collect()
+}
+
+#[test]
+fn tcp_is_kept_ready_behind_quic_that_was_never_seen_to_pass() {
+    let (policy, now) = (RacePolicy::default(), origin());
+    let check = |trip: u64, goes_on: u64| {
+        let mut race = pair(&policy, &Ways::default(), now);
+        assert_eq!(actions(&mut race, now), [RaceAction::Start(0)]);
+        assert_eq!(race.poll_timeout(), now + policy.warm_after);
+        assert_eq!(actions(&mut race, now + ms(30)), [RaceAction::Start(1)]);
+        race.connected(1, now + ms(30 + trip));
+        let due = now + ms(goes_on);
+        assert_eq!((actions(&mut race, due - ms(1)), race.poll_timeout()), (vec![], due), "{trip}");
+        assert_eq!(actions(&mut race, due), [RaceAction::GoOn(1)]);
+        assert_eq!(actions(&mut race, due), [], "once");
+    };
+    // QUIC has a round trip and 50 ms, or one and a half, and what is known of TCP comes no sooner than it is.
+    check(60, 110);
+    check(400, 600);
+    check(10, 60);
+    check(4000, 5000);
+    // Where QUIC fails, nobody waits for it.
+    let mut race = pair(&policy, &Ways::default(), now);
+    actions(&mut race, now + ms(30));
+    race.connected(1, now + ms(90));
+    race.failed(0, now + ms(95));
+    assert_eq!(actions(&mut race, now + ms(95)), [RaceAction::GoOn(1)]);
+}
+
+#[test]
+fn tcp_waits_behind_quic_that_has_passed_or_where_nothing_is_to_be_warm() {
+    let (policy, now) = (RacePolicy::default(), origin());
+    let second = |policy: &RacePolicy, memory: &Ways| {
+        let mut race = pair(policy, memory, now);
+        assert_eq!(actions(&mut race, now), [RaceAction::Start(0)]);
+        race.poll_timeout() - now
+    };
+    let mut memory = Ways::default();
+    assert_eq!(second(&policy, &memory), ms(30));
+    memory.learn(
+        &policy,
+        key("net"),
+        &[(way(Transport::Quic, "edge:443", "192.0.2.1:443"), Verdict::Won)],
+        now,
+    );
+    assert_eq!(second(&policy, &memory), FALLBACK);
+    let cold = RacePolicy { warm: false, ..RacePolicy::default() };
+    assert_eq!(second(&cold, &Ways::default()), FALLBACK);
+    // TCP that begins late goes on at once.
+    let mut race = pair(&cold, &Ways::default(), now);
+    actions(&mut race, now + FALLBACK);
+    race.connected(1, now + FALLBACK + ms(60));
+    assert_eq!(actions(&mut race, now + FALLBACK + ms(60)), [RaceAction::GoOn(1)]);
 }
 
 #[test]

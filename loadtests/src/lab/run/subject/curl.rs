@@ -111,7 +111,7 @@ fn sample(line: &str, now: u64) -> Option<Sample> {
     let by = format!("h{}", word()?);
     let error = (status != "200" || code != "0").then(|| format!("status {status}, curl's code {code}"));
     let connect = Some(connect).filter(|connect| is_new && *connect > 0);
-    Some(Sample { start: now.saturating_sub(took), took, error, connect, by })
+    Some(Sample { start: now.saturating_sub(took), took, error, connect, by, timeline: None })
 }
 
 fn seconds(text: &str) -> Option<u64> {
@@ -120,7 +120,8 @@ fn seconds(text: &str) -> Option<u64> {
 }
 
 fn failed(error: String) -> Sample {
-    Sample { start: clock::now(), took: 0, error: Some(error), connect: None, by: String::new() }
+    let (start, by) = (clock::now(), String::new());
+    Sample { start, took: 0, error: Some(error), connect: None, by, timeline: None }
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ impl Started {
             Ok(by) => (by, None),
             Err(error) => (String::new(), Some(error)),
         };
-        Sample { start: self.0, took, error, connect, by }
+        Sample { start: self.0, took, error, connect, by, timeline: None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::Method;
-use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, Endpoint};
+use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Timeline};
 use towline_protocols::policy::{Network, NetworkKind, Value};
 
 use super::{PATIENCE, Started, body, path};
@@ -138,11 +138,30 @@ impl Sdk {
 
     async fn measured(&self, started: Started, client: &Client, name: &str) -> Sample {
         let request = CallRequest::http(Method::POST, path(&self.setup, name), body(&self.setup, name));
-        let outcome = client.call(request).await;
-        let outcome = outcome.map_err(|error| error.to_string()).and_then(|answer| match answer.status {
-            200 => Ok(answer.timeline.transport.map(|it| it.to_string()).unwrap_or_default()),
-            status => Err(format!("status {status}")),
+        let (mut timeline, outcome) = (None, client.call(request).await);
+        let outcome = outcome.map_err(|error| error.to_string()).and_then(|answer| {
+            timeline = Some(parts(&answer.timeline));
+            match answer.status {
+                200 => Ok(answer.timeline.transport.map(|it| it.to_string()).unwrap_or_default()),
+                status => Err(format!("status {status}")),
+            }
         });
-        started.sample(outcome, None)
+        Sample { timeline, ..started.sample(outcome, None) }
     }
+}
+
+/// The parts of a call's time, in milliseconds; those that it did not have are left out.
+fn parts(timeline: &Timeline) -> String {
+    let Timeline { attempts, queue, dns, connect, tls, send, first_byte, elapsed, .. } = timeline;
+    let times = [
+        ("queue", Some(*queue)),
+        ("dns", *dns),
+        ("connect", *connect),
+        ("tls", *tls),
+        ("send", *send),
+        ("first", *first_byte),
+        ("all", Some(*elapsed)),
+    ];
+    let times = times.iter().filter_map(|(name, time)| Some(format!("{name} {}", (*time)?.as_millis())));
+    times.chain([format!("attempts {attempts}")]).collect::<Vec<_>>().join(", ")
 }

@@ -307,8 +307,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
         if self.watch.on_time(self.machine.control(), now) == Finding::Dead {
             self.is_silent = true;
+            let seen = self.watch.seen(self.machine.control(), now);
             let error = self.machine.control().give_up();
-            return Some(self.broken(&error));
+            let end = self.broken(&error);
+            return Some(LineEnd { reason: format!("{} ({seen})", end.reason), ..end });
         }
         match self.machine.control().handle_timeout(now) {
             Ok(()) => None,

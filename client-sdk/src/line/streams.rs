@@ -185,7 +185,13 @@ impl Task {
             if core.is_gone(self.seq) {
                 return (Some(true), false);
             }
+            let is_out = |core: &mut Core| core.call(self.key).is_some_and(|call| call.is_on_line());
+            let was_out = is_out(core);
             core.pump(self.key, stream, true, now());
+            // From now on the gateway owes something, and the line is to watch for it.
+            if !was_out && is_out(core) {
+                self.shared.line.notify_one();
+            }
             (Some(false), core.call(self.key).is_some_and(|call| call.wants_more()))
         });
         let Some(gone) = gone else { return Ok(false) };

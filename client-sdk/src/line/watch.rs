@@ -371,6 +371,20 @@ impl Watch {
         })
     }
 
+    /// What a line was judged by, for people.
+    pub(super) fn seen(&self, control: &link::Control, now: Instant) -> String {
+        let Signs { heard, unanswered, ping, .. } = control.signs();
+        let ms = |at: Instant| now.saturating_duration_since(at).as_millis();
+        let round_trip = self.shared.with(|core| core.liveness.round_trip()).unwrap_or_default();
+        format!(
+            "heard {} ms ago, spoken to {} ms and asked {} ms ago; a round trip takes {} ms",
+            ms(heard),
+            ms(unanswered.unwrap_or(heard)),
+            ms(ping.unwrap_or(heard)),
+            round_trip.as_millis()
+        )
+    }
+
     /// A beat, if one is due, or nearly and somebody is awake.
     fn beat(&mut self, control: &mut link::Control, now: Instant) {
         let (Some(due), Some(interval)) = (control.beat_due(), control.beat_interval()) else { return };

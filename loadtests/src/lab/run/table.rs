@@ -42,6 +42,7 @@ pub(super) fn print(report: &Report) {
         text += &row(outcome);
     }
     text += NOTES;
+    text += &worth(report);
     text += &judged(report);
     print!("{text}");
 }
@@ -111,6 +112,40 @@ fn round_trip_ms(report: &Report, profile: &str) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
+/// What became of the figures without each strategy that was switched off, if any was.
+fn worth(report: &Report) -> String {
+    let mut text = String::new();
+    for without in report.results.iter().filter(|it| !it.trial.without.is_empty()) {
+        let is_whole = |it: &&Outcome| {
+            let (it, other) = (&it.trial, &without.trial);
+            it.profile == other.profile && it.who == other.who && it.without.is_empty()
+        };
+        let Some(whole) = report.results.iter().find(is_whole) else { continue };
+        if text.is_empty() {
+            text += "Without a strategy (figures that change by more than a tenth; single losses move p99 as much):\n";
+        }
+        let off = without.trial.without.join(", ");
+        let words = changes(&whole.figures, &without.figures);
+        let words = if words.is_empty() { "nothing".to_owned() } else { words.join("  ") };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {:<12} {off:<12} {words}", without.trial.profile);
+    }
+    text
+}
+
+/// The figures that differ by more than a tenth.
+fn changes(whole: &Figures, without: &Figures) -> Vec<String> {
+    let changed = COLUMNS.iter().filter_map(|(name, figure, digits)| {
+        let (before, after) = figure(whole).zip(figure(without))?;
+        let is_told = (after - before).abs() > before.abs() * CHANGE_MIN;
+        is_told.then(|| format!("{name} {before:.digits$} -> {after:.digits$}"))
+    });
+    changed.collect()
+}
+
+/// A smaller share of a figure is noise.
+const CHANGE_MIN: f64 = 0.1;
+
 fn judged(report: &Report) -> String {
     let mut text = "Goals of the SDK (value, bound):\n".to_owned();
     for (profile, goals) in judge(report) {
@@ -123,4 +158,19 @@ fn judged(report: &Report) -> String {
         let _ = writeln!(text, "  {profile:<12} {}", words.collect::<Vec<_>>().join("  "));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_without_a_strategy_is_told_by_figure() {
+        let whole =
+            Figures { success: Some(1.0), p50_ms: Some(70.0), p99_ms: Some(150.0), ..Figures::default() };
+        let without =
+            Figures { success: Some(0.5), p50_ms: Some(75.0), p99_ms: Some(301.0), ..whole.clone() };
+        assert_eq!(changes(&whole, &whole), [""; 0]);
+        assert_eq!(changes(&whole, &without), ["ok % 100.0 -> 50.0", "p99 150 -> 301"]);
+    }
 }

@@ -91,3 +91,20 @@ fn bytes_have_the_time_that_the_network_needs_for_them() {
     run.policy.enabled = false;
     assert!(run.limit(Step::FirstByte, 1_000_000, None) > HIGHEST);
 }
+
+#[test]
+fn one_connection_or_its_round_trips_bound_the_next_one() {
+    let check = |event: Event, expected: u64| {
+        let mut run = Run::on(NetworkKind::Unknown);
+        assert_eq!(run.limit(Step::Connect, 0, None), HIGHEST);
+        run.sees(1, event);
+        assert_eq!(run.limit(Step::Connect, 0, None), ms(expected), "{event:?}");
+        // A race that was not won is given twice as long.
+        run.sees(1, Event::Expired(Step::Connect));
+        assert_eq!(run.limit(Step::Connect, 0, None), ms(2 * expected).min(HIGHEST), "{event:?}");
+        assert_eq!(run.limit(Step::Gap, 0, None), HIGHEST, "of others it says nothing");
+    };
+    check(Event::Came(Step::Connect, ms(100)), 2000);
+    check(Event::Came(Step::Connect, ms(900)), 5400);
+    check(Event::Path { round_trip: ms(500), sent: 10, lost: 0 }, 6000);
+}

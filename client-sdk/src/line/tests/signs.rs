@@ -117,3 +117,39 @@ async fn switched_off_nothing_is_reported_that_was_not_asked_for() {
         assert_eq!(count, 1, "enabled {enabled}: {reports:?}");
     }
 }
+
+/// What was answered has arrived, and is not held in a dead link's favour as bytes that a slow one has still to carry.
+#[tokio::test(start_paused = true)]
+async fn calls_that_were_answered_give_a_dead_link_no_time() {
+    let network = Network::new(ms(300));
+    let client = network.client(|config| config.strategies.liveness.follow = false);
+    online(&client).await;
+    for round in 0..14u8 {
+        call(&client, fastrand::Rng::with_seed(round.into()).u128(..).to_be_bytes().repeat(33))
+            .await
+            .unwrap();
+    }
+    network.dies();
+    let began = Instant::now();
+    call(&client, "x").await.unwrap();
+    let noticed = network.with(|world| world.dialed[1] - began);
+    assert!(noticed < 3 * ms(300) + ms(1000), "{noticed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_follows_a_call_where_packets_may_be_lost_and_not_where_none_was_for_long() {
+    for (follows, pause, bursts) in [(true, ms(1000), 2), (true, 6 * MINUTE, 1), (false, ms(1000), 1)] {
+        let network = Network::new(ms(300));
+        network.with(|world| world.work = ms(10));
+        let client = network.client(|config| config.strategies.liveness.follow = follows);
+        online(&client).await;
+        call(&client, "x").await.unwrap();
+        sleep(pause).await;
+        network.with(|world| world.sent.clear());
+        let began = Instant::now();
+        call(&client, "y").await.unwrap();
+        let sent: Vec<_> = network.with(|world| world.sent.iter().map(|(at, _)| *at - began).collect());
+        assert_eq!(sent.len(), bursts, "follows {follows}, {pause:?}: {sent:?}");
+        assert!(sent.iter().all(|at| *at < ms(50)), "behind the call, before its answer: {sent:?}");
+    }
+}

@@ -26,7 +26,7 @@ parameters! {
         /// call goes out at once. Zero: always at once.
         cut_share: f64 = 1.25, 0.0 => 50.0;
         /// It waits at least so long where it waits, and so long on a network that is not known.
-        cut_min: Duration = millis(100), Duration::ZERO => seconds(60);
+        cut_min: Duration = millis(250), Duration::ZERO => seconds(60);
         /// A call goes out while the link counts as up, if nothing was heard on that for as long as a first byte is waited
         /// for; off: not before the link is given up.
         when_silent: bool = true, false => true;
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(waits(&off, None), ShortWaits { absent: None, cut: None, silent: None });
     }
 
-    /// One round trip is 100 ms; a POST takes three.
+    /// One round trip is 400 ms; a POST takes three.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
     fn a_call_whose_link_died_waits_for_the_next_one_only_where_that_is_nearer_than_a_post() {
@@ -131,19 +131,19 @@ mod tests {
             let mut quality = Quality::new(QualityPolicy::default());
             for _ in 0..5 {
                 quality.on(now, Event::Came(Step::Connect, ms(connect)));
-                quality.on(now, Event::RoundTrip(ms(100)));
+                quality.on(now, Event::RoundTrip(ms(400)));
             }
             let timeouts = TimeoutPolicy::default();
             let waits = policy.waits(&quality, early, &timeouts, ms(3000), ms(10_000), now);
             assert_eq!(waits.cut, Some(ms(expected)), "{connect} {early}");
         };
         // QUIC, with the call in its first packets or behind its handshake.
-        check(100, true, 125);
-        check(100, false, 250);
+        check(400, true, 500);
+        check(400, false, 1000);
         // TCP and TLS, which make a link as far as a POST unless the call goes early.
-        check(200, true, 250);
-        check(205, false, 0);
+        check(800, true, 1000);
+        check(820, false, 0);
         // Connecting took longer than a POST would lately.
-        check(400, true, 0);
+        check(1600, true, 0);
     }
 }

@@ -341,28 +341,3 @@ fn what_cannot_be_taken_away_is_not_used() {
     assert_eq!(rig.connect(&run).0, HandshakeKind::Full);
     assert_eq!(run.tickets.counts().restored, 0);
 }
-
-/// What an import costs beside a round trip:
-/// `cargo test --release -p towline-client --lib -- --ignored --nocapture taken_up`.
-#[test]
-#[ignore = "prints a figure"]
-fn a_session_is_taken_up_within_so_much_time() {
-    let mut rig = Rig::new();
-    let mut times: Vec<_> = (0..50)
-        .map(|_| {
-            rig.server.send_tls13_tickets = 1;
-            rig.connect(&rig.run());
-            let run = rig.run();
-            let [with, without] = [true, false].map(|has_one| {
-                let (name, began) = (ServerName::try_from(HOST).unwrap(), crate::core::now());
-                let mut client = ClientConnection::new(Arc::clone(&run.tls), name).unwrap();
-                let took = crate::core::now() - began;
-                assert_eq!(client.early_data().is_some(), has_one);
-                took
-            });
-            with.saturating_sub(without)
-        })
-        .collect();
-    times.sort_unstable();
-    println!("median {:?}, most {:?}", times[times.len() / 2], times[times.len() - 1]);
-}

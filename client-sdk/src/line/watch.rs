@@ -318,7 +318,10 @@ impl Watch {
             Pulse::Probe => self.probe(control, now),
             Pulse::Repair => {
                 self.repairs = true;
-                self.shared.with(|core| core.liveness.lost(now));
+                // QUIC knows what it has lost.
+                if self.transport == policy::Transport::Tcp {
+                    self.shared.with(|core| core.liveness.lost(now));
+                }
                 self.probe(control, now);
             }
             Pulse::Fine(_) => {}
@@ -365,8 +368,7 @@ impl Watch {
             let is_quic = self.transport == policy::Transport::Quic;
             // QUIC tells of what comes over by acknowledging it, which is heard.
             let outstanding = if is_quic { 0 } else { self.filled - self.arrived };
-            let is_ordered = !is_quic;
-            let signs = Signs { outstanding, waiting, is_ordered, ..control.signs() };
+            let signs = Signs { outstanding, waiting, ..control.signs() };
             core.liveness.judge(now, &signs)
         })
     }

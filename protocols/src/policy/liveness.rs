@@ -28,11 +28,16 @@ parameters! {
         /// A PING asks for a sign of life a round trip after the first word and so much later, or later still where round
         /// trips vary, but leaves half of the patience for its answer.
         probe_after: Duration = millis(400), millis(10) => seconds(30);
-        /// On TCP, a PING follows what waits for longer than answers usually take, so that a packet behind the lost one tells
-        /// its sender at once: systems repeat a packet that nothing follows only after a good while. Off: none does.
+        /// PINGs follow what waits for longer than answers usually take: a packet behind a lost one tells its sender at once,
+        /// where timers of TCP and QUIC take a good while, and twice as long each time that the repeat is lost as well, as
+        /// it is where losses come in rows. Off: none does.
         repair: bool = true, false => true;
-        /// It follows so much later than that at least.
+        /// The first follows so much later than that at least, and the next no sooner behind it.
         repair_after: Duration = millis(20), millis(1) => seconds(10);
+        /// The next follows after this share of a round trip, where nothing was heard meanwhile.
+        repair_share: f64 = 0.5, 0.1 => 4.0;
+        /// So many follow one call.
+        repair_max: u32 = 5, 1 => 20;
         /// Where packets were lost lately, a PING follows a call, so that it comes to the gateway just behind the call and its
         /// PONG just behind the answer: what is lost of either is then found by what comes behind it, half a round trip
         /// before a timer of QUIC or TCP would find it. Off: none does.
@@ -78,9 +83,6 @@ pub struct Signs {
     pub outstanding: u64,
     /// Since when the app waits for an answer; `None` where it does not.
     pub waiting: Option<Instant>,
-    /// The transport finds a lost packet by what comes behind it, as TCP does, or by a timer that is hardly longer than a
-    /// round trip, as QUIC has.
-    pub is_ordered: bool,
 }
 
 /// What is to be done.
@@ -165,7 +167,9 @@ impl Liveness {
 
     /// The first byte of an answer came so long after its request was given to a connection: a round trip takes no longer.
     pub fn came_within(&mut self, after: Duration) {
-        self.answers = Some(smooth(self.answers, after));
+        // One that was lost, or asked of a server for long, is not what answers take.
+        let bound = self.answers.map(|(usual, variation)| 2 * usual + 4 * variation);
+        self.answers = Some(smooth(self.answers, bound.map_or(after, |bound| after.min(bound))));
         if self.round_trip.is_some_and(|(smoothed, _)| after < smoothed) {
             self.measured(after);
         }
@@ -207,11 +211,16 @@ impl Liveness {
             return Pulse::Fine(None);
         };
         let patience = self.patience(smoothed, signs);
+        let repair = signs.waiting.and_then(|waiting| self.repair(smoothed, waiting, signs));
         if let Some(ping) = signs.ping {
             let first = signs.unanswered.unwrap_or(signs.heard).max(signs.heard);
             // A PING that left late has its round trip all the same.
             let dead = (first + patience).max(ping + patience.mul_f64(PING_SHARE));
-            return if dead <= now { Pulse::Dead } else { Pulse::Fine(Some(dead)) };
+            return match repair {
+                _ if dead <= now => Pulse::Dead,
+                Some(repair) if repair <= now => Pulse::Repair,
+                _ => Pulse::Fine(repair.into_iter().chain([dead]).min()),
+            };
         }
         let Some(waiting) = signs.waiting else { return Pulse::Fine(None) };
         let probe = match signs.unanswered {
@@ -225,12 +234,7 @@ impl Liveness {
                 {
                     return if follow <= now { Pulse::Probe } else { Pulse::Fine(Some(follow)) };
                 }
-                let repair = self.repair_after(signs).map(|after| called + after);
-                match repair.filter(|repair| *repair < probe && now < probe) {
-                    Some(repair) if repair <= now => return Pulse::Repair,
-                    Some(repair) => repair,
-                    None => probe,
-                }
+                probe
             }
             None => {
                 let since = signs.heard.max(signs.spoke);
@@ -238,7 +242,11 @@ impl Liveness {
                 since + self.policy.probe_every.max(waited.mul_f64(self.policy.probe_share))
             }
         };
-        if probe <= now { Pulse::Probe } else { Pulse::Fine(Some(probe)) }
+        match repair.filter(|repair| *repair < probe) {
+            _ if probe <= now => Pulse::Probe,
+            Some(repair) if repair <= now => Pulse::Repair,
+            repair => Pulse::Fine(Some(repair.unwrap_or(probe))),
+        }
     }
 
     /// The link was found dead.
@@ -262,10 +270,15 @@ impl Liveness {
         Some(self.policy.follow_after + if work <= smoothed / 2 { work } else { Duration::ZERO })
     }
 
-    /// How long after the first word something is to follow it, so that what was lost is found.
-    fn repair_after(&self, signs: &Signs) -> Option<Duration> {
-        let (usual, variation) = self.answers.filter(|_| self.policy.repair && signs.is_ordered)?;
-        Some(usual + (4 * variation).max(self.policy.repair_after))
+    /// When something is to follow a call, so that what was lost of it or of its answer is found. A word of any kind that
+    /// followed it meanwhile will do, and who hears something loses nothing now.
+    fn repair(&self, smoothed: Duration, called: Instant, signs: &Signs) -> Option<Instant> {
+        let LivenessPolicy { repair, repair_after, repair_share, repair_max, .. } = self.policy;
+        let (usual, variation) = self.answers.filter(|_| repair)?;
+        let first = called + usual + (4 * variation).max(repair_after);
+        let pause = smoothed.mul_f64(repair_share).max(repair_after);
+        let due = (0..repair_max).map(|turn| first + pause * turn).find(|due| *due > signs.spoke)?;
+        Some(due.max(signs.heard + pause))
     }
 
     /// How long after the first word a link is dead.

@@ -206,7 +206,6 @@ impl<'a> Phone<'a> {
             ping: link.ping.map(|at| self.at(at)),
             outstanding: 0,
             waiting: self.call.as_ref().map(|call| self.at(call.began)),
-            is_ordered: link.transport == Transport::Tcp,
         }
     }
 

@@ -116,7 +116,6 @@ impl Heartbeat {
             ping: self.ping_sent(),
             outstanding: 0,
             waiting: None,
-            is_ordered: false,
         }
     }
 

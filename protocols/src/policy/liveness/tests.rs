@@ -36,7 +36,6 @@ impl Link {
             ping: None,
             outstanding: 0,
             waiting: None,
-            is_ordered: false,
         };
         let random = fastrand::Rng::with_seed(seed);
         let (coming, is_dead, pings) = (Vec::new(), false, 0);
@@ -200,34 +199,46 @@ fn quick_answers_cost_no_ping_and_slow_ones_few() {
     assert!(link.pings <= 30, "{} in ten minutes", link.pings);
 }
 
-/// What TCP has sent and nothing follows is repeated late; a word behind it tells sooner.
+/// What nothing follows is repeated late; a word behind it tells sooner.
 #[test]
-fn what_waits_for_longer_than_answers_take_is_followed_by_a_ping() {
+fn what_waits_for_longer_than_answers_take_is_followed_by_pings() {
     let mut link = Link::new(10, ms(60));
-    link.signs.is_ordered = true;
     for _ in 0..20 {
         link.liveness.came_within(ms(70));
     }
     let first = link.now;
-    (link.signs.unanswered, link.signs.waiting) = (Some(first), Some(first));
+    (link.signs.spoke, link.signs.unanswered, link.signs.waiting) = (first, Some(first), Some(first));
     let judge = |link: &Link, after: u64| link.liveness.judge(first + ms(after), &link.signs);
     assert_eq!(judge(&link, 89), Pulse::Fine(Some(first + ms(90))));
     assert_eq!(judge(&link, 90), Pulse::Repair);
-    // It is one, and moves no limit.
+    // More follow it, half a round trip apart, five in all; none moves a limit.
     link.signs.ping = Some(first + ms(90));
-    assert_eq!(judge(&link, 91), Pulse::Fine(Some(first + ms(3 * 60 + 900))));
-    link.signs.ping = None;
-    // Packets of QUIC are repeated soon enough, and where answers vary, they may.
-    link.signs.is_ordered = false;
-    assert!(matches!(judge(&link, 90), Pulse::Fine(Some(_))));
-    link.signs.is_ordered = true;
+    for sent in [90, 120, 150, 180] {
+        link.signs.spoke = first + ms(sent);
+        assert_eq!(judge(&link, sent + 1), Pulse::Fine(Some(first + ms(sent + 30))));
+        assert_eq!(judge(&link, sent + 30), Pulse::Repair);
+    }
+    link.signs.spoke = first + ms(210);
+    assert_eq!(judge(&link, 211), Pulse::Fine(Some(first + ms(3 * 60 + 900))));
+    // Words of the app follow it as well.
+    link.signs.spoke = first + ms(100);
+    assert_eq!(judge(&link, 101), Pulse::Fine(Some(first + ms(120))));
+    // An answer that is on its way, or lost behind an acknowledgement of the call.
+    (link.signs.ping, link.signs.unanswered, link.signs.spoke) = (None, None, first);
+    link.signs.heard = first + ms(80);
+    assert_eq!(judge(&link, 90), Pulse::Fine(Some(first + ms(110))));
+    assert_eq!(judge(&link, 110), Pulse::Repair);
+    // One that took long says little, many do.
+    link.signs.heard = first;
+    link.liveness.came_within(ms(5000));
+    assert_eq!(judge(&link, 250), Pulse::Repair);
     (0..20).for_each(|turn| link.liveness.came_within(ms(70 + 200 * (turn % 2))));
     assert!(matches!(judge(&link, 300), Pulse::Fine(Some(_))));
     let quiet = LivenessPolicy { repair: false, follow: false, ..LivenessPolicy::default() };
     let mut off = Link::new(11, ms(60));
     off.liveness.set_policy(quiet);
     off.liveness.came_within(ms(70));
-    off.signs = link.signs;
+    off.signs = Signs { unanswered: Some(first), ..link.signs };
     assert_eq!(off.liveness.judge(first + ms(90), &off.signs), Pulse::Fine(Some(first + ms(460))));
 }
 
@@ -282,6 +293,7 @@ fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
 fn a_welcome_that_took_long_stretches_no_bound_once_something_was_measured() {
     let check = |measure: &dyn Fn(&mut Link), expected: Duration| {
         let mut link = Link::new(9, ms(800));
+        link.liveness.set_policy(LivenessPolicy { repair: false, follow: false, ..LivenessPolicy::default() });
         measure(&mut link);
         let first = link.now;
         link.signs.waiting = Some(first);

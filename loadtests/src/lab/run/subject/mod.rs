@@ -67,7 +67,7 @@ impl Subject {
         }
         let (began, mut samples) = (Instant::now(), Vec::new());
         let mut due = began;
-        while began.elapsed() < time {
+        while due - began < time {
             sleep_until(due).await;
             due = Instant::now().max(due) + interval;
             let name = format!("{prefix}-{}", samples.len());

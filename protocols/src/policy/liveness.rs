@@ -264,17 +264,28 @@ impl Liveness {
     /// How long after a call a PING follows it, on a network that loses packets.
     fn follow_after(&self, smoothed: Duration, now: Instant) -> Option<Duration> {
         let loses = self.lost.is_some_and(|lost| now < lost + self.policy.follow_for);
-        let (usual, _) = self.answers.filter(|_| self.policy.follow && loses)?;
+        if !self.policy.follow || !loses {
+            return None;
+        }
+        let (usual, _) = self.usual(smoothed);
         // Behind the answer of a server that takes long it would not be soon enough for the call.
         let work = usual.saturating_sub(smoothed);
         Some(self.policy.follow_after + if work <= smoothed / 2 { work } else { Duration::ZERO })
+    }
+
+    /// How long answers take, and how that varies: of a quick server, while none is known.
+    fn usual(&self, smoothed: Duration) -> (Duration, Duration) {
+        self.answers.unwrap_or((smoothed, smoothed / 8))
     }
 
     /// When something is to follow a call, so that what was lost of it or of its answer is found. A word of any kind that
     /// followed it meanwhile will do, and who hears something loses nothing now.
     fn repair(&self, smoothed: Duration, called: Instant, signs: &Signs) -> Option<Instant> {
         let LivenessPolicy { repair, repair_after, repair_share, repair_max, .. } = self.policy;
-        let (usual, variation) = self.answers.filter(|_| repair)?;
+        if !repair {
+            return None;
+        }
+        let (usual, variation) = self.usual(smoothed);
         let first = called + usual + (4 * variation).max(repair_after);
         let pause = smoothed.mul_f64(repair_share).max(repair_after);
         let due = (0..repair_max).map(|turn| first + pause * turn).find(|due| *due > signs.spoke)?;

@@ -42,6 +42,13 @@ impl Link {
         Self { now, liveness, random, round_trip, jitter: 0.0, loss: 0.0, signs, coming, is_dead, pings }
     }
 
+    /// One that is not asked where answers are late, so that it wakes for its death alone.
+    fn unrepaired(seed: u64, round_trip: Duration) -> Self {
+        let mut link = Self::new(seed, round_trip);
+        link.liveness.set_policy(LivenessPolicy { repair: false, follow: false, ..LivenessPolicy::default() });
+        link
+    }
+
     /// A round trip, with the repeats of lost packets.
     fn draw(&mut self) -> Duration {
         let normal: f64 = (0..12).map(|_| self.random.f64()).sum::<f64>() - 6.0;
@@ -58,7 +65,7 @@ impl Link {
         self.signs.spoke = self.now;
         self.signs.unanswered.get_or_insert(self.now);
         if ping {
-            self.signs.ping = Some(self.now);
+            self.signs.ping.get_or_insert(self.now);
             self.pings += 1;
         }
         if !self.is_dead {
@@ -203,6 +210,10 @@ fn quick_answers_cost_no_ping_and_slow_ones_few() {
 #[test]
 fn what_waits_for_longer_than_answers_take_is_followed_by_pings() {
     let mut link = Link::new(10, ms(60));
+    // Of the first call it is not known how long answers take: as long as round trips, of quick servers.
+    link.signs.waiting = Some(link.now);
+    assert_eq!(link.liveness.judge(link.now + ms(89), &link.signs), Pulse::Fine(Some(link.now + ms(90))));
+    assert_eq!(link.liveness.judge(link.now + ms(90), &link.signs), Pulse::Repair);
     for _ in 0..20 {
         link.liveness.came_within(ms(70));
     }
@@ -277,7 +288,7 @@ fn where_packets_were_lost_a_ping_follows_each_call() {
 
 #[test]
 fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
-    let mut link = Link::new(3, ms(100));
+    let mut link = Link::unrepaired(3, ms(100));
     link.signs.unanswered = Some(link.now);
     assert_eq!(link.liveness.judge(link.now + ms(60_000), &link.signs), Pulse::Fine(None));
     link.signs.ping = Some(link.now);
@@ -292,8 +303,7 @@ fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
 #[test]
 fn a_welcome_that_took_long_stretches_no_bound_once_something_was_measured() {
     let check = |measure: &dyn Fn(&mut Link), expected: Duration| {
-        let mut link = Link::new(9, ms(800));
-        link.liveness.set_policy(LivenessPolicy { repair: false, follow: false, ..LivenessPolicy::default() });
+        let mut link = Link::unrepaired(9, ms(800));
         measure(&mut link);
         let first = link.now;
         link.signs.waiting = Some(first);
@@ -321,7 +331,7 @@ fn a_welcome_that_took_long_stretches_no_bound_once_something_was_measured() {
 
 #[test]
 fn what_waits_in_a_socket_has_the_time_that_it_needs() {
-    let mut link = Link::new(4, ms(100));
+    let mut link = Link::unrepaired(4, ms(100));
     (link.signs.unanswered, link.signs.waiting) = (Some(link.now), Some(link.now));
     link.signs.ping = Some(link.now);
     link.signs.outstanding = 84_096;
@@ -337,7 +347,7 @@ fn what_waits_in_a_socket_has_the_time_that_it_needs() {
 
 #[test]
 fn after_deaths_in_a_row_a_link_has_more_time() {
-    let mut link = Link::new(5, ms(100));
+    let mut link = Link::unrepaired(5, ms(100));
     (link.signs.unanswered, link.signs.waiting) = (Some(link.now), Some(link.now));
     link.signs.ping = Some(link.now);
     let mut limits = Vec::new();
@@ -358,7 +368,7 @@ fn after_deaths_in_a_row_a_link_has_more_time() {
 
 #[test]
 fn a_radio_of_an_old_generation_may_have_to_wake() {
-    let mut link = Link::new(6, ms(300));
+    let mut link = Link::unrepaired(6, ms(300));
     link.liveness.network_changed(true);
     link.liveness.begin(link.now, ms(300));
     let dead_after = |link: &Link, pause: Duration| {

@@ -29,14 +29,8 @@ impl Link {
         // What follows calls has a test of its own.
         let mut liveness = Liveness::new(LivenessPolicy { follow: false, ..LivenessPolicy::default() });
         liveness.begin(now, round_trip);
-        let signs = Signs {
-            heard: now,
-            spoke: now,
-            unanswered: None,
-            ping: None,
-            outstanding: 0,
-            waiting: None,
-        };
+        let signs =
+            Signs { heard: now, spoke: now, unanswered: None, ping: None, outstanding: 0, waiting: None };
         let random = fastrand::Rng::with_seed(seed);
         let (coming, is_dead, pings) = (Vec::new(), false, 0);
         Self { now, liveness, random, round_trip, jitter: 0.0, loss: 0.0, signs, coming, is_dead, pings }
@@ -45,7 +39,11 @@ impl Link {
     /// One that is not asked where answers are late, so that it wakes for its death alone.
     fn unrepaired(seed: u64, round_trip: Duration) -> Self {
         let mut link = Self::new(seed, round_trip);
-        link.liveness.set_policy(LivenessPolicy { repair: false, follow: false, ..LivenessPolicy::default() });
+        link.liveness.set_policy(LivenessPolicy {
+            repair: false,
+            follow: false,
+            ..LivenessPolicy::default()
+        });
         link
     }
 

@@ -23,6 +23,7 @@ use crate::{
     config::{ClientConfig, Policy, Security, ShortCalls},
     core::{Core, Key, Outgoing, Shared, SharedWakers, now},
     durable::{self, Asked, Caller, DamagedRecord, DurableError, DurableOutcomes},
+    endpoints::EndpointListInfo,
     error::{FailedCall, StartError},
     push::Pushes,
     short::Shorts,
@@ -77,6 +78,11 @@ impl Client {
     /// What became of TLS sessions that are kept for the next run of the app, since this one was started.
     pub fn ticket_counts(&self) -> TicketCounts {
         self.shared().tickets.counts()
+    }
+
+    /// The operator's endpoint list that is held, if there is one ([`crate::EndpointLists`]).
+    pub fn endpoint_list(&self) -> Option<EndpointListInfo> {
+        self.shared().listed.info()
     }
 
     /// The name of this client.

@@ -8,6 +8,7 @@ use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, polic
 use crate::{
     connect::{BindUdp, Dial, Resolve},
     durable::Storage,
+    endpoints::EndpointLists,
     error::ConfigError,
 };
 
@@ -20,6 +21,8 @@ pub struct ClientConfig {
     /// Gateways, tried in order from a random start, or from the one that was reached last on the network; at least
     /// one.
     pub endpoints: Vec<Endpoint>,
+    /// Lists of further gateways that an operator signs, and gateways pass on; by default none is taken.
+    pub endpoint_lists: EndpointLists,
     /// Whom to trust.
     pub security: Security,
     /// Makes byte streams in place of TCP and TLS, where the app has a way of its own to the gateway; QUIC is not
@@ -92,6 +95,7 @@ impl ClientConfig {
     fn with_security(endpoints: Vec<Endpoint>, security: Security) -> Self {
         Self {
             endpoints,
+            endpoint_lists: EndpointLists::default(),
             security,
             dialer: None,
             udp: None,
@@ -146,6 +150,7 @@ impl ClientConfig {
             return Err(ConfigError::new("credentials", "name the user, or leave them out"));
         }
         self.never_indexed()?;
+        self.endpoint_lists.check()?;
         self.app.check()?;
         self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
         self.strategies.check().map_err(|text| ConfigError::new("strategies", text))?;
@@ -164,6 +169,7 @@ impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientConfig")
             .field("endpoints", &self.endpoints)
+            .field("endpoint_lists", &self.endpoint_lists)
             .field("security", &self.security)
             .field("transports", &self.transports)
             .field("early_data", &self.early_data)

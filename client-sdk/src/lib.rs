@@ -33,6 +33,7 @@ mod core;
 mod dictionaries;
 mod disk;
 mod durable;
+mod endpoints;
 mod error;
 mod identity;
 mod known;
@@ -63,6 +64,7 @@ pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight, Resolve, 
 pub use durable::{
     DamagedRecord, Durable, DurableError, DurableOutcome, DurableOutcomes, Storage, StoredFile, Storing,
 };
+pub use endpoints::{EndpointListInfo, EndpointLists};
 pub use error::{
     CallError, ConfigError, Execution, FailedCall, GrpcStatus, RpcError, RpcErrorKind, StartError,
 };
@@ -71,6 +73,8 @@ pub use state::{ConnectionState, Transport};
 pub use stream::{StreamHead, StreamReceiver, StreamSender};
 pub use tickets::TicketCounts;
 pub use timeline::{MessageBytes, Timeline};
+/// A public key of those who sign endpoint lists.
+pub use towline_crypto::signing::PublicKey as EndpointListKey;
 /// Pins, and the traits by which an app brings cryptography or keys of its own.
 pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, ShangMi};
 pub use towline_protocols::link::Priority;

@@ -40,6 +40,9 @@ pub(crate) struct Supervisor {
     flies: bool,
     /// Endpoints that a GOAWAY named, tried before the configured ones.
     advised: Vec<Endpoint>,
+    /// The last attempt came to nobody: the app's own endpoints come before listed ones, and after the next such
+    /// attempt behind them again.
+    own_first: bool,
 }
 
 enum Pause {
@@ -67,6 +70,7 @@ impl Supervisor {
             shunned: None,
             flies,
             advised,
+            own_first: false,
         })
     }
 
@@ -140,6 +144,9 @@ impl Supervisor {
                     self.learn(&gateway, &end);
                     self.shared.with(|core| core.reports.connected(end.was_online));
                     let is_mute = !end.was_online && matches!(end.next, Next::Again | Next::AtOnce);
+                    if is_mute {
+                        self.shared.listed.on_mute(&gateway, now());
+                    }
                     self.shunned = is_mute.then(|| gateway.clone());
                     return (end, gateway);
                 }
@@ -166,9 +173,13 @@ impl Supervisor {
             }
         };
         match made {
-            Ok(made) => Attempt::Made(Box::new((made, racing))),
+            Ok(made) => {
+                self.own_first = false;
+                Attempt::Made(Box::new((made, racing)))
+            }
             Err(error) => {
                 wait.failed();
+                self.own_first = !self.own_first;
                 let next = if racing.has_tried() { Next::Again } else { Next::Unsent };
                 Attempt::Failed { reason: error.0, gateway: first, next }
             }
@@ -176,17 +187,29 @@ impl Supervisor {
     }
 
     /// The gateways to try, the first one first: those that were advised, where the session lives or one was reached
-    /// last, and the others in turn. There is always one.
+    /// last, and the others in turn. There is always one of the app's own.
     fn gateways(&mut self) -> Vec<Endpoint> {
         let endpoints = &self.config.endpoints;
         let place = self.place % endpoints.len();
         self.place = self.place.wrapping_add(1);
-        let (network, home) = self.shared.with(|core| (core.network.place(), core.link.home.clone()));
+        let listed = self.shared.listed.turns(now());
+        let (network, home, has_sent) =
+            self.shared.with(|core| (core.network.place(), core.link.home.clone(), core.has_sent()));
         let policy = self.shared.strategies.borrow().race.clone();
         let last = self.shared.routes.last_gateway(&policy, network, now());
-        let last = last.and_then(|last| endpoints.iter().find(|endpoint| endpoint.to_string() == last));
-        let known = last.cloned().into_iter().chain(home).filter(|_| policy.enabled);
+        let mut all = endpoints.iter().chain(&listed);
+        let last = last.and_then(|last| all.find(|endpoint| endpoint.to_string() == last));
+        // Whom a list does not name is left for those whom it names, unless it may be running a call.
+        let stays = |gateway: &Endpoint| listed.is_empty() || listed.contains(gateway);
+        let last = last.filter(|last| stays(last)).cloned();
+        let home = home.filter(|home| has_sent || stays(home));
+        let own_first = self.own_first && !listed.is_empty();
+        let known = last.into_iter().chain(home).filter(|_| policy.enabled && !own_first);
         let turns = endpoints[place..].iter().chain(&endpoints[..place]).cloned();
+        let turns = match own_first {
+            true => alternate(turns, listed.iter().cloned()),
+            false => alternate(listed.iter().cloned(), turns),
+        };
         let mut gateways: Vec<Endpoint> = Vec::new();
         for gateway in self.advised.drain(..).rev().chain(known).chain(turns) {
             if gateways.len() < GATEWAYS_MAX && !gateways.contains(&gateway) {
@@ -203,6 +226,7 @@ impl Supervisor {
         if std::mem::replace(&mut self.changes, changes) == changes {
             return;
         }
+        self.shared.listed.on_network_changed();
         let network = self.shared.with(|core| core.network.clone());
         if network.key.is_empty() {
             self.shared.routes.forget(network.place());
@@ -291,6 +315,22 @@ enum Attempt {
     Moved,
 }
 
+/// One of each in turn, so that the second of a race is of the other kind.
+fn alternate(
+    mut first: impl Iterator<Item = Endpoint>,
+    mut second: impl Iterator<Item = Endpoint>,
+) -> Vec<Endpoint> {
+    let mut all = Vec::new();
+    loop {
+        let before = all.len();
+        all.extend(first.next());
+        all.extend(second.next());
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
 /// The longest delay behind an attempt that sent nothing to any gateway, since no name was found: a device that was
 /// started without a network is not told when there is one.
 const UNSENT_MAX: Duration = Duration::from_secs(5);
@@ -341,6 +381,7 @@ impl Greeting {
             topics: self.shared.with(|core| core.topics.iter().map(filter).collect()),
             agent: config.agent.clone(),
             policy_revision: policy.revision,
+            endpoint_list: self.shared.listed.serial(),
             ..Hello::default()
         };
         let credentials = config.credentials.as_ref();

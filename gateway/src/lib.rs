@@ -13,6 +13,7 @@ pub mod demo;
 pub mod dictionaries;
 pub mod drain;
 pub mod early;
+pub mod endpoints;
 pub mod error;
 mod files;
 pub mod gateway;

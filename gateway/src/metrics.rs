@@ -67,6 +67,12 @@ pub struct Metrics {
     /// What dictionaries were used for since the start, by `dictionary` (its hash's first digits) and `what`
     /// (`messages`, `bytes_before`, `bytes_after`, `messages_read`; of header dictionaries `connections`).
     pub dictionary_usage: IntGaugeVec,
+    /// Serial of the endpoint list; 0: there is none.
+    pub endpoint_list_serial: IntGauge,
+    /// When clients stop using it, seconds since 1970; 0: there is none.
+    pub endpoint_list_expires: IntGauge,
+    /// Endpoint lists that clients were told of (`outcome` = `offered`), and that they fetched to the end (`fetched`).
+    pub endpoint_lists: IntCounterVec,
     /// Trainings of dictionaries in the background, by `kind` (`payload`, `headers`) and `outcome` (`published`, `not_better`, `failed`).
     pub dictionary_trainings: IntCounterVec,
     /// What HELLO named instead of spelling it out, by `what` (`session_headers`, `header_dictionary`) and `outcome`
@@ -200,6 +206,18 @@ impl Metrics {
                 "dictionary_usage",
                 "Messages and bytes by dictionary since the start",
                 &["dictionary", "what"],
+            ),
+            endpoint_list_serial: gauge(r, "endpoint_list_serial", "Serial of the endpoint list"),
+            endpoint_list_expires: gauge(
+                r,
+                "endpoint_list_expires_timestamp_seconds",
+                "When clients stop using the endpoint list",
+            ),
+            endpoint_lists: counters(
+                r,
+                "endpoint_lists_total",
+                "Endpoint lists told to clients",
+                &["outcome"],
             ),
             dictionary_trainings: counters(
                 r,
@@ -350,6 +368,10 @@ fn options(name: &str, help: &str) -> Opts {
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(registry, IntCounterVec::new(options(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    registered(registry, IntGauge::with_opts(options(name, help)))
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

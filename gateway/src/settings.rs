@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use towline_crypto::{International, KeyReference, Providers};
+use towline_crypto::{International, KeyReference, Providers, signing::PublicKey};
 use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, HEADER_SIZE_DEFAULT};
 
 pub use self::{
@@ -82,6 +82,8 @@ pub struct Settings {
     pub compression: Compression,
     /// Dictionaries that the gateway trains and publishes.
     pub dictionaries: Dictionaries,
+    /// Where clients are to knock; `None`: as their apps say.
+    pub endpoint_list: Option<EndpointList>,
     /// Log output.
     pub log: Log,
     /// Kinds of cryptography that listeners may name; no part of the file.
@@ -453,6 +455,15 @@ pub struct Compression {
     pub dictionaries: Vec<PathBuf>,
 }
 
+/// A signed list of endpoints that clients are offered (PROTOCOL.md, section 22).
+#[derive(Clone, Debug)]
+pub struct EndpointList {
+    /// As `towline endpoints sign` writes it.
+    pub file: PathBuf,
+    /// Of those who sign it, as apps have them; at least one.
+    pub keys: Vec<PublicKey>,
+}
+
 /// Dictionaries that the gateway trains and publishes.
 #[derive(Clone, Debug)]
 pub struct Dictionaries {
@@ -518,6 +529,7 @@ impl Default for Settings {
             client_policy: ClientPolicy::default(),
             compression: Compression::default(),
             dictionaries: Dictionaries::default(),
+            endpoint_list: None,
             log: Log::default(),
             providers: Providers::default(),
         }

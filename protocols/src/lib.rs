@@ -6,6 +6,7 @@
 
 pub mod compress;
 pub mod detect;
+pub mod endpoints;
 pub mod hpack;
 pub mod http1;
 pub mod link;

@@ -27,6 +27,7 @@ bodies! {
     chunked "../fuzz/bodies/chunked.rs"
     decompress "../fuzz/bodies/decompress.rs"
     detect "../fuzz/bodies/detect.rs"
+    endpoint_list "../fuzz/bodies/endpoint_list.rs"
     hpack_decode "../fuzz/bodies/hpack_decode.rs"
     ledger "../fuzz/bodies/ledger.rs"
     link_connection "../fuzz/bodies/link_connection.rs"

@@ -60,7 +60,7 @@ impl HttpConnector {
         }
         let addresses = self.lookups.addresses(&self.shared, &endpoint).await?;
         let dns = Some(now() - began);
-        let (tls, host) = (self.tls, endpoint.host);
+        let (tls, host) = (self.tls, self.shared.listed.name_of(&endpoint));
         let made = staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address)).await?;
         let (stream, version, times) = made;
         Ok((stream, version, ConnectTimes { dns, ..times }))

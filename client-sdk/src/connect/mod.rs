@@ -133,16 +133,16 @@ impl Connector {
         self.dialer.is_none() || self.quic.is_some()
     }
 
-    /// All ways to a gateway that has these addresses.
-    fn ways(&self, endpoint: &Endpoint, addresses: Vec<SocketAddr>) -> Vec<Way> {
+    /// All ways to a gateway that has these addresses and takes QUIC, TCP, or both.
+    fn ways(&self, endpoint: &Endpoint, addresses: Vec<SocketAddr>, (quic, tcp): (bool, bool)) -> Vec<Way> {
         let gateway: Arc<str> = endpoint.to_string().into();
         let way = |address, transport| Way { gateway: Arc::clone(&gateway), address, transport };
         let mut ways = Vec::new();
-        if self.quic.is_some() {
+        if self.quic.is_some() && quic {
             ways.extend(addresses.iter().map(|&address| way(Some(address), Kind::Quic)));
         }
         // A dialer that is given nothing for QUIC stands for both.
-        if self.transports != Transports::Quic || self.quic.is_none() {
+        if tcp && (self.transports != Transports::Quic || self.quic.is_none()) {
             match self.dialer {
                 Some(_) => ways.push(way(None, Kind::Tcp)),
                 None => ways.extend(addresses.into_iter().map(|address| way(Some(address), Kind::Tcp))),
@@ -151,11 +151,12 @@ impl Connector {
         ways
     }
 
-    /// Tries one way. A stream that the app dials carries `flight`, if it can carry early data; on QUIC, `flies` says
+    /// Tries one way, where the certificate has to name `name`. A stream that the app dials carries `flight`, if it can carry early data; on QUIC, `flies` says
     /// whether it may be used before the gateway has answered. `round_trip` is what one is expected to take.
     fn attempt(
         self,
         endpoint: Endpoint,
+        name: String,
         way: Way,
         flight: FirstFlight,
         flies: bool,
@@ -165,7 +166,7 @@ impl Connector {
             match (way.transport, way.address, self.dialer, self.quic) {
                 (Kind::Quic, Some(address), _, Some(mut quic)) => {
                     quic.transport_config(Arc::new(tls::quic_transport(&self.limits, round_trip)));
-                    quic::connect(quic, self.sockets, endpoint.host, address, flies).await.map(Made::Wire)
+                    quic::connect(quic, self.sockets, name, address, flies).await.map(Made::Wire)
                 }
                 (Kind::Tcp, None, Some(dialer), _) => {
                     dial::connect(&*dialer, &endpoint, flight).await.map(Made::Wire)
@@ -177,7 +178,7 @@ impl Connector {
     }
 
     /// Goes on from TCP, carrying `flight` where TLS takes early data.
-    fn secure(self, endpoint: Endpoint, connected: tcp::Connected, flight: FirstFlight) -> Attempt {
-        Box::pin(async move { connected.secure(self.tls, endpoint.host, flight).await.map(Made::Wire) })
+    fn secure(self, name: String, connected: tcp::Connected, flight: FirstFlight) -> Attempt {
+        Box::pin(async move { connected.secure(self.tls, name, flight).await.map(Made::Wire) })
     }
 }

@@ -141,6 +141,8 @@ impl Racing {
         if let Some(after) = self.race.running_for(number, now) {
             self.shared.quality.on(Event::Came(Step::Connect, after));
         }
+        let reached = self.race.rank(number).and_then(|rank| self.gateways.get(rank));
+        self.shared.listed.on_race(&self.gateways[..self.turns.len()], reached, now);
         self.shared.routes.learn(&self.policy, self.network, &self.race.won(number), now);
         self.attempts.abort_all();
         self.lookups.abort_all();
@@ -200,7 +202,8 @@ impl Racing {
             self.found_after.entry(rank).or_insert(now.saturating_duration_since(began));
         }
         let endpoint = &self.gateways[rank];
-        let ways = self.connector.ways(endpoint, interleave(addresses, endpoint.port));
+        let transports = self.shared.listed.transports_of(endpoint);
+        let ways = self.connector.ways(endpoint, interleave(addresses, endpoint.port), transports);
         let ways = self.shared.routes.rank(&self.policy, self.network, ways, now);
         self.race.add(rank, ways, now);
     }
@@ -225,7 +228,9 @@ impl Racing {
         let flies = way.transport == Kind::Quic && self.opening.may_fly() && !is_blocked();
         let flight = self.opening.first_flight(endpoint);
         let round_trip = self.shared.quality.expected_round_trip();
-        let attempt = self.connector.clone().attempt(endpoint.clone(), way, flight, flies, round_trip);
+        let name = self.shared.listed.name_of(endpoint);
+        let connector = self.connector.clone();
+        let attempt = connector.attempt(endpoint.clone(), name, way, flight, flies, round_trip);
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
     }
@@ -236,7 +241,8 @@ impl Racing {
             return;
         };
         let flight = self.opening.first_flight(endpoint);
-        let attempt = self.connector.clone().secure(endpoint.clone(), connected, flight);
+        let name = self.shared.listed.name_of(endpoint);
+        let attempt = self.connector.clone().secure(name, connected, flight);
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
     }
@@ -302,6 +308,7 @@ impl Racing {
     fn lost(&mut self, text: Option<String>) -> ConnectError {
         let opened = &self.gateways[..self.turns.len()];
         opened.iter().for_each(|gateway| self.shared.routes.doubt(self.network, &gateway.host));
+        self.shared.listed.on_race(opened, None, now());
         let gateways: Vec<String> = opened.iter().map(ToString::to_string).collect();
         let text = text.map(|text| format!("{}: {text}", gateways.join(", ")));
         let reasons: Vec<String> = text.into_iter().chain(self.reasons.drain(..)).collect();

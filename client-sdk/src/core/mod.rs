@@ -46,6 +46,7 @@ use crate::{
     config::{ClientConfig, Endpoint, Limits, Policy},
     dictionaries::Dictionaries,
     durable::{Book, Record, newest_session},
+    endpoints::Listed,
     error::StartError,
     identity::Identity,
     known::Known,
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) traffic: Traffic,
     /// What is known of the ways to gateways.
     pub(crate) routes: Routes,
+    /// Where the operator's list leads.
+    pub(crate) listed: Arc<Listed>,
     /// TLS sessions of this run of the app and of those before.
     pub(crate) tickets: Tickets,
 }
@@ -97,8 +100,9 @@ impl Shared {
         let (book, waiting) = Book::open(config, &identity)?.unzip();
         let tickets = Tickets::open(config, &identity);
         let waiting = waiting.unwrap_or_default();
-        let dictionaries =
-            Dictionaries::open(config).map_err(|error| StartError::Dictionaries(error.to_string()))?;
+        let listed = Arc::new(Listed::open(config, &identity));
+        let dictionaries = Dictionaries::open(config, Arc::clone(&listed))
+            .map_err(|error| StartError::Dictionaries(error.to_string()))?;
         let strategies = watch::Sender::new(config.strategies.clone());
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
         let again = Again::new(strategies.subscribe(), !seed);
@@ -129,6 +133,7 @@ impl Shared {
             policy,
             quality: Observed::open(config.identity_file.as_deref(), &strategies),
             routes: Routes::open(config.identity_file.as_deref(), now()),
+            listed,
             tickets,
             strategies,
             in_force,

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use towline_dictionaries::sha256;
 use towline_protocols::{
     compress::DICTIONARY_BYTES_MAX,
+    endpoints::ENDPOINT_LIST_BYTES_MAX,
     hpack::HEADER_DICTIONARY_BYTES_MAX,
     link::{DictionaryKind, Fetch, Offer, OfferedDictionary, Piece},
 };
@@ -41,23 +42,29 @@ impl Fetcher {
         self.asked = false;
     }
 
-    /// Takes an OFFER in, in place of the one before.
-    pub(crate) fn on_offer(&mut self, offer: &Offer, holds: impl Fn(&[u8]) -> bool) {
+    /// Takes an OFFER in, in place of the one before; `wants` says of each what is not held. A list comes first.
+    pub(crate) fn on_offer(&mut self, offer: &Offer, wants: impl Fn(&OfferedDictionary) -> bool) {
         let fits = |it: &OfferedDictionary| (1..=bytes_max(it.kind())).contains(&(it.bytes as usize));
         // Of header dictionaries one is used: the first that both hold.
         let mut headers_seen = false;
         let mut is_wanted = |it: &OfferedDictionary| match it.kind() {
-            DictionaryKind::Payload => true,
+            DictionaryKind::Payload | DictionaryKind::Endpoints => true,
             DictionaryKind::Headers => !std::mem::replace(&mut headers_seen, true),
             DictionaryKind::Unspecified => false,
         };
-        let wanted = offer.dictionaries.iter().filter(|it| is_wanted(it) && fits(it) && !holds(&it.hash));
+        let wanted = offer.dictionaries.iter().filter(|it| is_wanted(it) && fits(it) && wants(it));
         self.wanted = wanted.cloned().collect();
+        self.wanted.sort_by_key(|it| it.kind() != DictionaryKind::Endpoints);
     }
 
     /// Whether there is something to ask for.
     pub(crate) fn is_wanting(&self) -> bool {
         !self.asked && !self.wanted.is_empty()
+    }
+
+    /// Whether the next thing to ask for is an endpoint list.
+    pub(crate) fn is_at_list(&self) -> bool {
+        self.wanted.first().is_some_and(|first| first.kind() == DictionaryKind::Endpoints)
     }
 
     /// The next FETCH. The caller sends it.
@@ -112,6 +119,7 @@ impl Fetcher {
 fn bytes_max(kind: DictionaryKind) -> usize {
     match kind {
         DictionaryKind::Headers => HEADER_DICTIONARY_BYTES_MAX,
+        DictionaryKind::Endpoints => ENDPOINT_LIST_BYTES_MAX,
         _ => DICTIONARY_BYTES_MAX,
     }
 }
@@ -144,7 +152,7 @@ mod tests {
     #[test]
     fn a_dictionary_arrives_in_pieces_over_two_connections() {
         let mut fetcher = Fetcher::default();
-        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        fetcher.on_offer(&offer(&[CONTENT]), |_| true);
         let first = fetcher.next().unwrap();
         assert_eq!((first.offset, first.held, &first.hash), (0, false, &offered(CONTENT).hash));
         assert_eq!(fetcher.next(), None, "one is unanswered");
@@ -153,7 +161,7 @@ mod tests {
 
         fetcher.begin_line();
         assert!(!fetcher.is_wanting(), "nothing is offered yet");
-        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        fetcher.on_offer(&offer(&[CONTENT]), |_| true);
         assert_eq!(fetcher.next().map(|fetch| fetch.offset), Some(20), "it goes on where it was");
         let fetched = fetcher.on_piece(&piece(CONTENT, 20, CONTENT.len())).unwrap();
         assert_eq!(fetched.bytes, CONTENT);
@@ -164,11 +172,11 @@ mod tests {
     fn what_is_held_or_too_large_is_not_asked_for() {
         let mut fetcher = Fetcher::default();
         let hash = offered(CONTENT).hash;
-        fetcher.on_offer(&offer(&[CONTENT]), |held| held == hash);
+        fetcher.on_offer(&offer(&[CONTENT]), |it| it.hash != hash);
         assert!(!fetcher.is_wanting());
         let mut large = offer(&[CONTENT]);
         large.dictionaries[0].bytes = DICTIONARY_BYTES_MAX as u32 + 1;
-        fetcher.on_offer(&large, |_| false);
+        fetcher.on_offer(&large, |_| true);
         assert!(!fetcher.is_wanting());
     }
 
@@ -176,7 +184,7 @@ mod tests {
     fn what_is_not_as_offered_is_given_up() {
         let check = |answer: Piece| {
             let mut fetcher = Fetcher::default();
-            fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+            fetcher.on_offer(&offer(&[CONTENT]), |_| true);
             fetcher.next().unwrap();
             assert_eq!(fetcher.on_piece(&answer), None);
             assert!(!fetcher.is_wanting(), "{answer:?}");
@@ -191,12 +199,12 @@ mod tests {
     #[test]
     fn what_is_offered_with_fewer_bytes_than_have_come_is_given_up() {
         let mut fetcher = Fetcher::default();
-        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        fetcher.on_offer(&offer(&[CONTENT]), |_| true);
         fetcher.next().unwrap();
         assert_eq!(fetcher.on_piece(&piece(CONTENT, 0, 20)), None);
         let mut smaller = offer(&[CONTENT]);
         smaller.dictionaries[0].bytes = 10;
-        fetcher.on_offer(&smaller, |_| false);
+        fetcher.on_offer(&smaller, |_| true);
         assert_eq!(fetcher.next().map(|fetch| fetch.offset), Some(20));
         assert_eq!(fetcher.on_piece(&piece(CONTENT, 20, 30)), None);
         assert!(!fetcher.is_wanting());
@@ -205,9 +213,9 @@ mod tests {
     #[test]
     fn a_piece_of_what_was_withdrawn_is_dropped() {
         let mut fetcher = Fetcher::default();
-        fetcher.on_offer(&offer(&[CONTENT]), |_| false);
+        fetcher.on_offer(&offer(&[CONTENT]), |_| true);
         fetcher.next().unwrap();
-        fetcher.on_offer(&offer(&[b"another"]), |_| false);
+        fetcher.on_offer(&offer(&[b"another"]), |_| true);
         assert_eq!(fetcher.on_piece(&piece(CONTENT, 0, CONTENT.len())), None);
         assert_eq!(fetcher.next().unwrap().hash, offered(b"another").hash);
     }

@@ -1,5 +1,5 @@
 //! The dictionaries that this installation holds: fetched ones in a folder beside the identity file, named by
-//! their hash, and the built-in ones.
+//! their hash, and the built-in ones. Endpoint lists are fetched in the same way, and kept elsewhere.
 
 mod fetch;
 mod folder;
@@ -16,7 +16,10 @@ use towline_protocols::{
 
 pub(crate) use self::fetch::Fetched;
 use self::{fetch::Fetcher, folder::Folder};
-use crate::config::{ClientConfig, DictionaryFetch};
+use crate::{
+    config::{ClientConfig, DictionaryFetch},
+    endpoints::Listed,
+};
 
 /// What is held and what is being fetched.
 pub(crate) struct Dictionaries {
@@ -33,6 +36,7 @@ pub(crate) struct Dictionaries {
     /// How many of each kind are kept.
     held_max: usize,
     fetcher: Fetcher,
+    lists: Arc<Listed>,
     when: DictionaryFetch,
     /// What the app says of the network; `None`: nothing.
     metered: Option<bool>,
@@ -43,7 +47,7 @@ pub(crate) struct Dictionaries {
 }
 
 impl Dictionaries {
-    pub(crate) fn open(config: &ClientConfig) -> Result<Self, DictError> {
+    pub(crate) fn open(config: &ClientConfig, lists: Arc<Listed>) -> Result<Self, DictError> {
         let folder = config.identity_file.as_ref().map(|identity| Arc::new(Folder::beside(identity)));
         let held = folder.as_ref().map(|folder| folder.read()).unwrap_or_default();
         let builtin = builtin_set(LEVEL_DEFAULT)?;
@@ -56,6 +60,7 @@ impl Dictionaries {
             retired: Vec::new(),
             held_max: config.limits.dictionaries_max,
             fetcher: Fetcher::default(),
+            lists,
             when: config.dictionary_fetch,
             metered: None,
             offered: Vec::new(),
@@ -90,8 +95,11 @@ impl Dictionaries {
 
     pub(crate) fn on_offer(&mut self, offer: &Offer) {
         self.offered = offer.dictionaries.iter().map(|offered| offered.hash.clone()).collect();
-        let held = &self.held;
-        self.fetcher.on_offer(offer, |hash| held.iter().any(|held| held.hash == hash));
+        let (held, lists) = (&self.held, &self.lists);
+        self.fetcher.on_offer(offer, |it| match it.kind() {
+            DictionaryKind::Endpoints => lists.wants(it),
+            _ => !held.iter().any(|held| held.hash == it.hash),
+        });
     }
 
     /// Whether something is to be fetched when the line is idle.
@@ -101,7 +109,8 @@ impl Dictionaries {
             (DictionaryFetch::WhenUnmetered, metered) => metered == Some(false),
             (DictionaryFetch::UnlessMetered, _) => true,
         };
-        may && self.fetcher.is_wanting()
+        // A list is small, and may be what leads to a better gateway.
+        (may || self.fetcher.is_at_list()) && self.fetcher.is_wanting()
     }
 
     /// What to ask for; the line is idle.
@@ -112,6 +121,9 @@ impl Dictionaries {
     /// Takes a PIECE in; a dictionary that is whole is kept and used.
     pub(crate) fn on_piece(&mut self, piece: &Piece) {
         let Some(fetched) = self.fetcher.on_piece(piece) else { return };
+        if fetched.kind == DictionaryKind::Endpoints {
+            return self.lists.take(&fetched.bytes);
+        }
         if let Err(error) = check(&fetched) {
             tracing::warn!("the gateway offers what is no dictionary: {error}");
             return;
@@ -202,6 +214,7 @@ mod tests {
     use towline_protocols::link::OfferedDictionary;
 
     use super::*;
+    use crate::identity::Identity;
 
     fn trained(first: u64) -> Bytes {
         let samples: Vec<_> = (first..first + 300).map(demo::message).collect();
@@ -225,6 +238,11 @@ mod tests {
         config
     }
 
+    fn open(config: &ClientConfig) -> Dictionaries {
+        let identity = Identity::open(config).unwrap();
+        Dictionaries::open(config, Arc::new(Listed::open(config, &identity))).unwrap()
+    }
+
     fn fetch(dictionaries: &mut Dictionaries, file: &Bytes) {
         dictionaries.on_offer(&offer(&[file]));
         let asked = dictionaries.next_fetch().unwrap();
@@ -235,7 +253,7 @@ mod tests {
     fn what_was_fetched_is_there_after_a_restart_and_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let files: Vec<Bytes> = (0..3).map(|n| trained(n * 1000)).collect();
-        let mut first = Dictionaries::open(&config(&folder)).unwrap();
+        let mut first = open(&config(&folder));
         let builtin = first.shelf().ids().len();
         for file in &files {
             fetch(&mut first, file);
@@ -244,7 +262,7 @@ mod tests {
         assert_eq!(first.shelf().ids().len(), builtin + 3, "the gateway may still write with the first");
         first.begin_line();
         assert_eq!(first.shelf().ids().len(), builtin + 2);
-        let second = Dictionaries::open(&config(&folder)).unwrap();
+        let second = open(&config(&folder));
         let mut ids = (first.shelf().ids(), second.shelf().ids());
         ids.0.sort_unstable();
         ids.1.sort_unstable();
@@ -264,7 +282,7 @@ mod tests {
             offer.dictionaries.iter_mut().for_each(|it| it.kind = DictionaryKind::Headers.into());
             offer
         };
-        let mut dictionaries = Dictionaries::open(&config(&folder)).unwrap();
+        let mut dictionaries = open(&config(&folder));
         let fetch = |dictionaries: &mut Dictionaries, file: &Bytes| {
             let asked = dictionaries.next_fetch().unwrap();
             dictionaries.on_piece(&Piece { hash: asked.hash, offset: 0, bytes: file.clone() });
@@ -278,21 +296,21 @@ mod tests {
         dictionaries.on_offer(&offer(&[&broken]));
         fetch(&mut dictionaries, &broken);
         assert_eq!(dictionaries.held.len(), 1);
-        let again = Dictionaries::open(&config(&folder)).unwrap();
+        let again = open(&config(&folder));
         assert!(again.header_shelf().get(id).is_some(), "after a restart");
     }
 
     #[test]
     fn a_file_that_was_changed_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
-        let mut first = Dictionaries::open(&config(&folder)).unwrap();
+        let mut first = open(&config(&folder));
         fetch(&mut first, &trained(0));
         let kept = std::fs::read_dir(folder.path().join("identity.dictionaries")).unwrap().next();
         let path = kept.unwrap().unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        let second = Dictionaries::open(&config(&folder)).unwrap();
+        let second = open(&config(&folder));
         assert_eq!(second.held, []);
         assert!(!path.exists());
     }
@@ -303,7 +321,7 @@ mod tests {
         let file = trained(0);
         let check = |when, metered, wanting| {
             let config = ClientConfig { dictionary_fetch: when, ..config(&folder) };
-            let mut dictionaries = Dictionaries::open(&config).unwrap();
+            let mut dictionaries = open(&config);
             dictionaries.on_offer(&offer(&[&file]));
             dictionaries.set_metered(metered);
             assert_eq!(dictionaries.is_wanting(), wanting, "{when:?} {metered:?}");

@@ -8,6 +8,7 @@ mod certificates;
 mod check;
 mod dev;
 mod dict;
+mod endpoints;
 pub mod listen;
 mod outbox;
 mod passwd;
@@ -49,6 +50,8 @@ pub enum Command {
     Auth(auth::AuthArgs),
     /// Check, push and watch the policy of clients
     Policy(policy::PolicyArgs),
+    /// Sign the list of endpoints that clients are offered, and read it
+    Endpoints(endpoints::EndpointsArgs),
     /// Make a line for the password file; the password is read from standard input
     Passwd(passwd::Arguments),
 }
@@ -77,6 +80,7 @@ pub fn run_with(command: Command, providers: &Providers) -> Result<(), Failure> 
         Command::Outbox(arguments) => outbox::run(arguments),
         Command::Auth(arguments) => auth::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Endpoints(arguments) => endpoints::run(arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     }
 }

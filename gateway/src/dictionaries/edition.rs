@@ -1,6 +1,6 @@
 //! What is published at one moment: immutable, read by every connection.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use towline_protocols::{
@@ -8,6 +8,8 @@ use towline_protocols::{
     hpack::HeaderDictionary,
     link::{DictionaryKind, Offer, OfferedDictionary},
 };
+
+use crate::{endpoints::PublishedList, metrics::Metrics};
 
 /// One dictionary.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Edition {
     pub entries: Vec<Entry>,
     /// Whether there is anything that a client of this software does not hold from the beginning.
     pub has_news: bool,
+    /// Where the operator has clients knock.
+    pub endpoints: Option<Arc<PublishedList>>,
 }
 
 impl Entry {
@@ -83,8 +87,13 @@ impl Edition {
         headers.map(|dictionary| dictionary.id()).collect()
     }
 
-    /// The OFFER for a client.
-    pub fn offer(&self, client_id: &str) -> Offer {
+    /// The endpoint list, while clients take it.
+    pub fn endpoints_at(&self, now: SystemTime) -> Option<&PublishedList> {
+        self.endpoints.as_deref().filter(|list| list.problem(now).is_none())
+    }
+
+    /// The OFFER for a client, with that endpoint list.
+    pub fn offer(&self, client_id: &str, endpoints: Option<&PublishedList>) -> Offer {
         let offered = |entry: &Entry| OfferedDictionary {
             hash: entry.hash.to_vec().into(),
             kind: entry.kind.into(),
@@ -92,7 +101,9 @@ impl Edition {
             bytes: u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX),
             version: entry.version,
         };
-        Offer { dictionaries: self.for_client(client_id).map(offered).collect() }
+        let room = DICTIONARIES_MAX - usize::from(endpoints.is_some());
+        let dictionaries = self.for_client(client_id).map(offered).take(room);
+        Offer { dictionaries: dictionaries.chain(endpoints.map(PublishedList::offered)).collect() }
     }
 
     /// Whether a client that announced these ids, and named that header dictionary, has to be told of others. Of
@@ -101,6 +112,14 @@ impl Edition {
         let is_held = |entry: &Entry| entry.headers.is_some() || announced.contains(&entry.id());
         let is_best = self.header_order(client_id).first().is_none_or(|&best| named == Some(best));
         self.has_news && !(is_best && self.for_client(client_id).all(is_held))
+    }
+
+    /// Brings the gauges of the endpoint list up to date.
+    pub(super) fn observe_endpoints(&self, metrics: &Metrics) {
+        let list = self.endpoints.as_ref().map(|published| published.list());
+        let shown = |value: Option<u64>| i64::try_from(value.unwrap_or(0)).unwrap_or(i64::MAX);
+        metrics.endpoint_list_serial.set(shown(list.map(|list| list.serial)));
+        metrics.endpoint_list_expires.set(shown(list.map(|list| list.expires_s)));
     }
 
     /// The dictionary with this hash, for FETCH.
@@ -154,7 +173,8 @@ mod tests {
         };
         let (new, old, nobodys) = (headers("2", 100), headers("1", 100), headers("3", 0));
         let ids = [&new, &old].map(|entry| entry.headers.as_ref().unwrap().id());
-        let edition = Edition { revision: 1, entries: vec![nobodys, new, old], has_news: true };
+        let entries = vec![nobodys, new, old];
+        let edition = Edition { revision: 1, entries, has_news: true, endpoints: None };
         assert_eq!(edition.header_order("phone-1"), ids);
         let is_news = |named| edition.is_news_to("phone-1", &[], named);
         assert_eq!([is_news(None), is_news(Some(ids[1])), is_news(Some(ids[0]))], [true, true, false]);
@@ -164,8 +184,8 @@ mod tests {
     fn what_is_withdrawn_is_for_nobody() {
         let entry = Entry { withdrawn: true, ..entry(100) };
         assert!(!entry.is_for("phone-1"));
-        let edition = Edition { revision: 1, entries: vec![entry], has_news: true };
-        assert_eq!(edition.offer("phone-1").dictionaries.len(), 0);
+        let edition = Edition { revision: 1, entries: vec![entry], has_news: true, endpoints: None };
+        assert_eq!(edition.offer("phone-1", None).dictionaries.len(), 0);
         assert!(edition.find(&[7; 32]).is_some(), "it can still be read");
     }
 }

@@ -99,7 +99,7 @@ fn path_of(folder: &Path, hash: &str, kind: &str) -> PathBuf {
 pub(crate) fn kind_name(kind: DictionaryKind) -> &'static str {
     match kind {
         DictionaryKind::Headers => "headers",
-        DictionaryKind::Payload | DictionaryKind::Unspecified => "payload",
+        DictionaryKind::Payload | DictionaryKind::Endpoints | DictionaryKind::Unspecified => "payload",
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -17,7 +18,7 @@ use towline_protocols::{
 };
 
 use super::{Edition, Entry, HeaderSampler, Sampler, files};
-use crate::{gateway::StartError, metrics::Metrics, settings::Settings};
+use crate::{endpoints::PublishedList, gateway::StartError, metrics::Metrics, settings::Settings};
 
 /// Every dictionary of one gateway.
 pub struct Library {
@@ -47,6 +48,8 @@ struct Shelving {
     published: Vec<Entry>,
     /// Of the configuration, and built in.
     standing: Vec<Entry>,
+    /// Where the operator has clients knock.
+    endpoints: Option<Arc<PublishedList>>,
     /// Versions of each kind that are kept.
     versions_max: usize,
     level: i32,
@@ -92,6 +95,7 @@ impl Library {
             folder,
             published,
             standing: Vec::new(),
+            endpoints: None,
             versions_max: settings.dictionaries.versions_max,
             level,
             builtin_count: 0,
@@ -113,8 +117,12 @@ impl Library {
     /// As [`Library::open`]; nothing has changed then.
     pub fn configure(&self, settings: &Settings) -> Result<(), StartError> {
         let (standing, builtin_count) = standing(settings).map_err(StartError::Settings)?;
+        let endpoints = settings.endpoint_list.as_ref().map(PublishedList::load).transpose();
+        let endpoints =
+            endpoints.map_err(|problem| StartError::Settings(format!("endpoint_list: {problem}")))?;
         let mut shelving = self.changing.lock();
         (shelving.standing, shelving.builtin_count) = (standing, builtin_count);
+        shelving.follow_endpoints(endpoints);
         shelving.versions_max = settings.dictionaries.versions_max;
         shelving.level = settings.compression.level;
         let withdrawn = &settings.dictionaries.withdrawn;
@@ -204,6 +212,7 @@ impl Library {
 
     /// Brings the counters of what dictionaries saved up to date.
     pub fn observe(&self, metrics: &Metrics) {
+        self.edition().observe_endpoints(metrics);
         for entry in &self.edition().entries {
             let name = &files::hex(&entry.hash[..8])[..];
             let set = |what: &str, value: u64| {
@@ -244,7 +253,25 @@ impl Library {
         self.shelves.headers.replace(entries.iter().filter_map(|entry| entry.headers.clone()).collect());
         let revision = self.edition.load().revision + 1;
         let has_news = entries.len() > shelving.builtin_count;
-        self.edition.store(Arc::new(Edition { revision, entries, has_news }));
+        let endpoints = shelving.endpoints.clone();
+        self.edition.store(Arc::new(Edition { revision, entries, has_news, endpoints }));
+    }
+}
+
+impl Shelving {
+    /// Takes the endpoint list of the configuration, and says what clients will not do with it.
+    fn follow_endpoints(&mut self, endpoints: Option<PublishedList>) {
+        if let Some(list) = &endpoints {
+            let serial = list.list().serial;
+            if let Some(problem) = list.problem(SystemTime::now()) {
+                tracing::warn!(serial, "the endpoint list is offered to nobody: {problem}");
+            }
+            let before = self.endpoints.as_ref().map_or(0, |before| before.list().serial);
+            if serial < before {
+                tracing::warn!(serial, before, "clients that have the endpoint list of before keep that");
+            }
+        }
+        self.endpoints = endpoints.map(Arc::new);
     }
 }
 
@@ -301,7 +328,7 @@ pub(super) fn prepare(kind: DictionaryKind, bytes: &[u8], level: i32) -> Result<
     Ok(match kind {
         DictionaryKind::Payload => (Some(Dictionary::new(bytes, level)?), None),
         DictionaryKind::Headers => (None, Some(Arc::new(HeaderDictionary::parse(bytes)?))),
-        DictionaryKind::Unspecified => (None, None),
+        DictionaryKind::Unspecified | DictionaryKind::Endpoints => (None, None),
     })
 }
 

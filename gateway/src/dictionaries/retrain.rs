@@ -86,7 +86,7 @@ fn retrain_now(gateway: &Gateway, kind: DictionaryKind) -> Result<Judgement, Ret
     let current = library.edition().current(kind).map(|entry| entry.bytes.clone());
     let (bytes, mut judgement) = match kind {
         DictionaryKind::Headers => headers(library, &settings, current)?,
-        DictionaryKind::Payload | DictionaryKind::Unspecified => payload(library, &settings, current, level)?,
+        _ => payload(library, &settings, current, level)?,
     };
     if is_worth_it(&judgement, &settings) {
         let gain = Some(percent_less(judgement.bytes_without, judgement.bytes_new));

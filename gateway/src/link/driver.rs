@@ -309,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             attendance.learn(hello);
             attendance.send_policy(self.binding.control());
         }
-        attendance.send_offer(self.binding.control());
+        attendance.send_offer(self.binding.control(), hello.endpoint_list);
         self.attendance = Some(Box::new(attendance));
     }
 
@@ -364,7 +364,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn fill(&mut self) {
         if let Some(attendance) = &mut self.attendance {
             attendance.resume_pushes(self.binding.control());
-            attendance.send_offer(self.binding.control());
+            attendance.send_offer(self.binding.control(), None);
         }
         if self.out.len() < BURST_BYTES {
             let room = BURST_BYTES - self.out.len();

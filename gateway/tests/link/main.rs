@@ -16,6 +16,7 @@ mod drain;
 mod durable;
 mod early_data;
 mod early_quic;
+mod endpoint_lists;
 mod faults;
 mod header_dictionaries;
 mod header_sampling;

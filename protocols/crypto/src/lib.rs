@@ -11,6 +11,7 @@ mod fixtures;
 mod key;
 mod providers;
 pub mod shangmi;
+pub mod signing;
 #[cfg(test)]
 mod testing;
 mod verify;

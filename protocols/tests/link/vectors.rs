@@ -174,6 +174,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     let welcome = Welcome { resumed: true, heartbeat_max_s: 300, session_id: 77, ..Welcome::default() };
     let hello_token = Hello { waiting: Vec::new(), token: "opaque token".into(), epoch: 3, ..hello.clone() };
     let welcome_token = Welcome { token: "opaque token".into(), token_life_s: 43_200, ..welcome.clone() };
+    let listed = Hello { waiting: Vec::new(), epoch: 5, endpoint_list: Some(7), ..hello.clone() };
     let going_on = Hello {
         epoch: 3,
         waiting: vec![Waiting { seq: 5, messages_received: 2, continues: true }],
@@ -217,6 +218,13 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         bytes: 8195,
         version: 2,
     };
+    let offered_list = OfferedDictionary {
+        hash: vec![0xe1; 32].into(),
+        kind: DictionaryKind::Endpoints.into(),
+        bytes: 300,
+        version: 8,
+        ..OfferedDictionary::default()
+    };
     let granted = subscribed::Result { filter: "news/#".into(), qos: 1, error: String::new() };
     vec![
         ("hello", Frame::Hello(Box::new(hello))),
@@ -226,6 +234,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("hello-token", Frame::Hello(Box::new(hello_token))),
         ("welcome-token", Frame::Welcome(Box::new(welcome_token))),
         ("close-unknown", Frame::Close { code: CloseCode::UnknownReference, text: String::new() }),
+        ("hello-endpoints", Frame::Hello(Box::new(listed))),
         ("hello-continues", Frame::Hello(Box::new(going_on))),
         ("welcome-partial", Frame::Welcome(Box::new(welcome_partial))),
         ("ping", Frame::Ping { id: 9, next_beat_s: 60 }),
@@ -244,6 +253,7 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
         ("publish", Frame::Publish(publish)),
         ("published", Frame::Published { id: 4, error: String::new() }),
         ("offer", Frame::Offer(Offer { dictionaries: vec![offered] })),
+        ("offer-endpoints", Frame::Offer(Offer { dictionaries: vec![offered_list] })),
         ("fetch", Frame::Fetch(Fetch { hash: hash.clone(), offset: 8192, held: false })),
         ("fetch-held", Frame::Fetch(Fetch { hash: hash.clone(), offset: 0, held: true })),
         ("piece", Frame::Piece(Piece { hash, offset: 8192, bytes: "abc".into() })),

@@ -10,11 +10,15 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, time::Instant};
+use towline_crypto::signing::SigningKey;
+use towline_protocols::endpoints::ListedEndpoint;
 
 use super::*;
 use crate::{
     Client, ClientConfig, Dial, Dialed, Dialing, FirstFlight, Network, NetworkKind, Resolve,
-    connect::resolve::Resolving, supervisor::Greeting,
+    connect::resolve::Resolving,
+    endpoints::tests::{entry, signed},
+    supervisor::{Greeting, Supervisor},
 };
 
 /// What happens to a connection that is dialed.
@@ -137,6 +141,28 @@ async fn switched_off_one_gateway_is_tried_and_nothing_remembered() {
     world.fates.lock().insert(1, Fate::Answers);
     assert_eq!(rig.reach().await, Ok((1, Duration::ZERO)));
     assert_eq!((world.dialed(), rig.last()), (vec![1, 1], None));
+}
+
+/// A list that leads nowhere costs an attempt, also where nobody else has a turn in it.
+#[tokio::test(start_paused = true)]
+async fn behind_a_list_that_leads_nowhere_the_apps_own_gateways_are_tried() {
+    for enabled in [true, false] {
+        let (world, key) = (World::with(&[(9, Fate::Silent)]), SigningKey::generate().unwrap());
+        let mut config = dialed(&world);
+        config.endpoint_lists.keys = vec![key.public()];
+        config.strategies.race.enabled = enabled;
+        config.strategies.race.gateway_staggers = 100;
+        let rig = Rig::new(config.clone());
+        let nowhere = ListedEndpoint { port: 9, name: None, ..entry("edge") };
+        rig.shared.listed.take(&signed(&key, 1, 0, vec![nowhere]));
+        let supervisor = Supervisor::new(Arc::clone(&rig.shared), config).unwrap();
+        tokio::spawn(supervisor.run());
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!(world.dialed(), [9]);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let next = world.dialed().first().copied();
+        assert!(next.is_some_and(|port| port != 9), "{enabled}: {next:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

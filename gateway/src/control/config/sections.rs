@@ -18,7 +18,7 @@ use self::{
     routes::{backends, routes},
 };
 use super::{reader::Table, units::show_duration};
-use crate::{control::telemetry, settings::*};
+use crate::{control::telemetry, endpoints::PublishedList, settings::*};
 
 /// The whole file.
 pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
@@ -58,6 +58,7 @@ pub(super) fn settings(mut root: Table<'_, '_>) -> Settings {
         session,
         compression: section::compression(root.table("compression")),
         dictionaries: section::dictionaries(root.table("dictionaries")),
+        endpoint_list: endpoint_list(root.table("endpoint_list")),
         log: log(root.table("log")),
         providers: root.providers().clone(),
     };
@@ -89,6 +90,32 @@ fn drain_endpoints(root: &mut Table<'_, '_>) -> Vec<String> {
         }
     }
     endpoints
+}
+
+/// A list that nobody would believe is a mistake here, and not a silence at clients.
+fn endpoint_list(mut table: Table<'_, '_>) -> Option<EndpointList> {
+    let file = table.optional_path("file");
+    let mut keys = Vec::new();
+    for text in table.strings("keys") {
+        match text.parse() {
+            Ok(key) => keys.push(key),
+            Err(error) => table.mistake("keys", format_args!("\"{text}\" {error}")),
+        }
+    }
+    let list = file.map(|file| EndpointList { file, keys });
+    match &list {
+        Some(list) if list.keys.is_empty() && !table.has("keys") => {
+            table.mistake("file", "needs `keys`: the public keys of those who sign it, as apps have them");
+        }
+        Some(list) if !list.keys.is_empty() => {
+            if let Err(problem) = PublishedList::load(list) {
+                table.mistake("file", problem);
+            }
+        }
+        _ => {}
+    }
+    table.finish();
+    list
 }
 
 fn admin(mut table: Table<'_, '_>) -> Admin {

@@ -545,3 +545,26 @@ fn a_hook_needs_a_backend_that_can_be_asked() {
          t.toml:10:14: acl.rules.permission: \"ask\" needs somebody to ask: [auth.hook] backend = \"NAME\"",
     );
 }
+
+#[test]
+fn an_endpoint_list_that_nobody_would_believe_is_a_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, key) = (folder.path().join("list"), towline_crypto::signing::SigningKey::generate().unwrap());
+    let refused = |keys: &str, part: &str| {
+        let text = format!("{LISTENER}[endpoint_list]\nfile = {file:?}\n{keys}");
+        let found = mistakes(&text);
+        assert!(found.contains(part) && found.lines().count() == 1, "{found}");
+    };
+    let keys = format!("keys = [\"{}\"]\n", key.public());
+    refused("", "t.toml:7:8: endpoint_list.file: needs `keys`");
+    refused("keys = [\"rubbish\"]\n", "endpoint_list.keys: \"rubbish\" is no public key");
+    refused(&keys, "No such file");
+    std::fs::write(&file, "towline endpoints 2\n").unwrap();
+    refused(&keys, "an endpoint list begins with the line `towline endpoints 1`");
+    let text = "towline endpoints 1\nserial 1\nissued 1\nexpires 2\nendpoint a:1 tcp 0 1\n";
+    let signature = |key| towline_protocols::endpoints::ListSignature { key, bytes: [0; 64] }.line();
+    std::fs::write(&file, format!("{text}{}", signature([7; 8]))).unwrap();
+    refused(&keys, "bad signature: it is by key 0707070707070707, and the keys to go by are");
+    std::fs::write(&file, format!("{text}{}", signature(key.public().id()))).unwrap();
+    refused(&keys, "bad signature: it was changed after it was signed");
+}

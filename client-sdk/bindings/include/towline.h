@@ -228,6 +228,22 @@ typedef struct TowlineStream TowlineStream;
 // Told once that something was done: error is NULL; or else why it was not.
 typedef void (*TowlineOnDone)(void *user_data, const TowlineError *error);
 
+// The operator's list of further gateways that a client holds.
+typedef struct {
+  // The serial that its operator gave it; 0: there is no list.
+  uint64_t serial;
+  // When it was signed, seconds since 1970.
+  uint64_t issued_s;
+  // When it is not used any more, seconds since 1970.
+  uint64_t expires_s;
+  // Whether it is used, by the device's clock.
+  bool is_current;
+  // How many gateways it names that the client may go to.
+  uint32_t endpoints;
+  // How many more it names, whose certificates would name what the app does not allow.
+  uint32_t left_out;
+} TowlineEndpointList;
+
 // Bytes that belong to somebody else: to the app when it passes them, for the time of the call; to the library when a
 // callback gets them, for the time of the callback.
 typedef struct {
@@ -374,6 +390,18 @@ typedef struct {
 // Told each record of the log. The last call has NULL.
 typedef void (*TowlineOnLog)(void *user_data, const TowlineLogRecord *record);
 
+// A record of a durable call that cannot be read: the call may have run, and its outcome is lost. An app that knows the
+// call's key may acknowledge that; otherwise towline_discard_damaged takes it away.
+typedef struct {
+  // The file.
+  const char *name;
+  // What is wrong with it.
+  const char *reason;
+} TowlineDamaged;
+
+// Told each record that cannot be read. The last call has NULL.
+typedef void (*TowlineOnDamaged)(void *user_data, const TowlineDamaged *record);
+
 // How a call ended that towline_submit took in.
 typedef struct {
   // Names the call.
@@ -427,6 +455,8 @@ TowlineOptions *towline_options_new(void);
 // Sets an option. Those marked with + may be set several times, each adds a value.
 //
 // - endpoint +: a gateway, host:port; at least one
+// - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
+// - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
 // - roots_pem: the certificate authorities to trust, PEM; must be set unless plaintext is
 // - plaintext: true is no encryption, for loopback and laboratories (false)
 // - pin +: sha256/ and base64 of the SHA-256 of a public key that the gateway's chain must have
@@ -441,11 +471,15 @@ TowlineOptions *towline_options_new(void);
 // - never_indexed +: name of a header field whose values are secrets, beside authorization and cookie
 // - topic +: topic filter to subscribe to on every connection
 // - agent: name and version of the app
+// - app_name, app_version, app_region: what the app is and where, for the operator's policy
 // - short_calls: whether calls may go out by HTTPS POST: off, fallback, always (fallback)
 // - short_after_ms: with fallback, after how long without a line (3000)
 // - dictionary_fetch: unless-metered, when-unmetered, never (unless-metered)
 // - deadline_ms: how long a call waits that names no deadline (60000)
 // - calls_max: calls waiting or running at one time
+// - queued_bytes_max: bytes of messages in calls that are not answered
+// - message_bytes_max: bytes of one message of an answer
+// - pushes_max: pushes that wait for the app
 TowlineStatus towline_options_set(TowlineOptions *options,
                                   const char *name,
                                   const char *value,
@@ -476,6 +510,14 @@ TowlineStatus towline_client_shutdown(const TowlineClient *client,
 // Frees the handle; NULL is nothing. The client is closed, once the calls that are under way have been answered, unless
 // towline_client_shutdown did that before.
 void towline_client_free(TowlineClient *client);
+
+// Says what list of further gateways is held: see the option endpoint_list_key.
+TowlineStatus towline_endpoint_list(const TowlineClient *client,
+                                    TowlineEndpointList *list,
+                                    TowlineError **error);
+
+// The revision of the operator's policy that the client follows; 0 where it has been sent none.
+uint64_t towline_policy_revision(const TowlineClient *client);
 
 // Subscribes to a topic filter, now and on every later connection. on_done may be NULL.
 TowlineStatus towline_subscribe(const TowlineClient *client,
@@ -509,6 +551,15 @@ TowlineStatus towline_network_changed(const TowlineClient *client,
                                       const char *key,
                                       const char *carrier,
                                       TowlineError **error);
+
+// What is sent on the network in use costs money, or not: metered is one of TOWLINE_METERED_*. For a device that tells that
+// apart from changes of the network.
+TowlineStatus towline_set_metered(const TowlineClient *client,
+                                  uint32_t metered,
+                                  TowlineError **error);
+
+// The line is made anew at once, whatever the network did.
+TowlineStatus towline_reconnect(const TowlineClient *client, TowlineError **error);
 
 // Somebody looks at the app again.
 TowlineStatus towline_foreground(const TowlineClient *client, TowlineError **error);
@@ -625,6 +676,21 @@ TowlineStatus towline_on_log(uint32_t level,
 
 // Ends a listener, whose callback is told NULL; NULL is nothing.
 void towline_listener_free(TowlineListener *listener);
+
+// Tells on_damaged of the records that could not be read when the client was made. They stay until
+// towline_discard_damaged.
+TowlineStatus towline_damaged_records(const TowlineClient *client,
+                                      TowlineOnDamaged on_damaged,
+                                      void *user_data,
+                                      TowlineError **error);
+
+// Gives a record up that cannot be read: its file is removed. on_done, which may be NULL, is told when it is, or why it
+// stays.
+TowlineStatus towline_discard_damaged(const TowlineClient *client,
+                                      const char *name,
+                                      TowlineOnDone on_done,
+                                      void *user_data,
+                                      TowlineError **error);
 
 // Takes a call in that outlives the app. It needs the option identity_file, beside which it is kept; it runs once, in this
 // run of the app or a later one; and towline_on_outcome tells how it ended. on_done, which may be NULL, is told when the

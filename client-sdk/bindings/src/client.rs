@@ -1,8 +1,11 @@
 //! The handle that an app holds.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
 };
 
 use towline_client::ConnectionState;
@@ -25,6 +28,23 @@ pub struct Client {
     is_shut_down: AtomicBool,
 }
 
+/// The operator's list of further gateways that a client holds.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct EndpointList {
+    /// The serial that its operator gave it.
+    pub serial: u64,
+    /// When it was signed.
+    pub issued: SystemTime,
+    /// When it is not used any more.
+    pub expires: SystemTime,
+    /// Whether it is used, by the device's clock.
+    pub is_current: bool,
+    /// Gateways that it names and the client may go to, as `host:port`.
+    pub endpoints: Vec<String>,
+    /// How many more it names, whose certificates would name what the app does not allow.
+    pub left_out: u32,
+}
+
 #[uniffi::export]
 impl Client {
     /// Checks the options and begins to connect in the background. Calls may be made at once: they wait for the line.
@@ -43,6 +63,26 @@ impl Client {
     /// The name of this client, to which backends push.
     pub fn client_id(&self) -> String {
         self.inner.client_id().to_owned()
+    }
+
+    /// The list of further gateways that is held, if there is one: see `endpoint_list_keys`.
+    pub fn endpoint_list(&self) -> Option<EndpointList> {
+        let list = self.inner.endpoint_list()?;
+        let at =
+            |since_1970| SystemTime::UNIX_EPOCH.checked_add(since_1970).unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(EndpointList {
+            serial: list.serial,
+            issued: at(list.issued),
+            expires: at(list.expires),
+            is_current: list.is_current,
+            endpoints: list.endpoints.iter().map(ToString::to_string).collect(),
+            left_out: u32::try_from(list.left_out).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// The revision of the operator's policy that the client follows; 0 where it has been sent none.
+    pub fn policy_revision(&self) -> u64 {
+        self.inner.policy().revision
     }
 
     /// Sends one request and waits for its whole answer, over as many connections as it takes; the gateway runs it
@@ -152,6 +192,11 @@ impl Client {
 }
 
 impl Client {
+    /// The client, also where it is closed.
+    pub(crate) fn inner(&self) -> &towline_client::Client {
+        &self.inner
+    }
+
     /// The client, unless it is closed.
     pub(crate) fn open(&self) -> Result<&towline_client::Client, TowlineError> {
         let is_refused = matches!(*self.inner.states().borrow(), ConnectionState::Closed { .. });

@@ -20,6 +20,16 @@ pub struct DurableOutcome {
     result: Result<CallResponse, FailedCall>,
 }
 
+/// A record of a durable call that cannot be read: the call may have run, and its outcome is lost. An app that knows the
+/// call's key may acknowledge that; otherwise `discard_damaged` takes it away.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct DamagedRecord {
+    /// The file.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// Hands out the outcomes of durable calls, of earlier runs of the app too, each to one listener. One that is not
 /// acknowledged is handed out again: to another listener when this one is released, and in the next run of the app.
 #[derive(uniffi::Object)]
@@ -55,6 +65,21 @@ impl Client {
     pub fn outcomes(&self) -> Result<Arc<OutcomeListener>, TowlineError> {
         let source = Source::new(OutcomeFeed(self.open()?.durable_outcomes()));
         Ok(Arc::new(OutcomeListener { source }))
+    }
+
+    /// Records that could not be read when the client was made. They stay until `discard_damaged`.
+    pub fn damaged_records(&self) -> Vec<DamagedRecord> {
+        let records = self.inner().damaged_records().into_iter();
+        records.map(|record| DamagedRecord { name: record.name, reason: record.reason }).collect()
+    }
+
+    /// Gives a record up that cannot be read: its file is removed.
+    ///
+    /// # Errors
+    /// There is none of that name; or the disk refused, and it stays.
+    pub async fn discard_damaged(&self, name: String) -> Result<(), TowlineError> {
+        let client = self.open()?.clone();
+        Engine::get()?.run(async move { client.discard_damaged(&name).await.map_err(discarding) }).await
     }
 
     /// The app is done with the outcome of that key: it is not handed out again, and the key is free.
@@ -106,6 +131,14 @@ impl OutcomeListener {
     /// Ends every wait: `next` answers `None` from here on. For languages whose tasks cannot be cancelled while they wait.
     pub fn stop(&self) {
         self.source.stop();
+    }
+}
+
+/// Here it is a name that is not known, and no key.
+fn discarding(error: DurableError) -> TowlineError {
+    match error {
+        DurableError::Unknown => TowlineError::argument("name", "no damaged record has this name"),
+        other => other.into(),
     }
 }
 

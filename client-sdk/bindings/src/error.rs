@@ -162,7 +162,18 @@ impl From<CallError> for TowlineError {
 
 impl From<ConfigError> for TowlineError {
     fn from(error: ConfigError) -> Self {
-        Self::option(error.field(), error.reason())
+        Self::option(option_of(error.field()), error.reason())
+    }
+}
+
+/// What the client core has in groups is flat here.
+fn option_of(field: &str) -> String {
+    match field.split_once('.') {
+        Some(("app", rest)) => format!("app_{rest}"),
+        Some(("endpoint_lists", rest)) => format!("endpoint_list_{rest}"),
+        Some(("limits", "deadline_default")) => "deadline".to_owned(),
+        Some(("limits", rest)) => rest.to_owned(),
+        _ => field.to_owned(),
     }
 }
 

@@ -28,8 +28,8 @@ mod source;
 mod stream;
 
 pub use cancel::Cancellation;
-pub use client::Client;
-pub use durable::{DurableOutcome, OutcomeListener};
+pub use client::{Client, EndpointList};
+pub use durable::{DamagedRecord, DurableOutcome, OutcomeListener};
 pub use error::{ErrorKind, Execution, TowlineError};
 pub use listen::{LineState, Push, PushListener, Quality, QualityListener, StateListener, Transport};
 pub use logs::{LogLevel, LogListener, LogRecord, logs};

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use towline_client::{ClientCertificate, ClientConfig, Credentials, Endpoint, Pin, Security, Tls};
+use towline_client::{
+    ClientCertificate, ClientConfig, Credentials, Endpoint, EndpointListKey, EndpointLists, Pin, Security,
+    Tls,
+};
 
 use crate::{error::TowlineError, request::Header};
 
@@ -11,6 +14,14 @@ use crate::{error::TowlineError, request::Header};
 pub struct ClientOptions {
     /// Gateways as `host:port`, at least one. They are tried in order from a random start.
     pub endpoints: Vec<String>,
+    /// Public keys (`ed25519/` and base64) of those who sign lists of further gateways, which gateways pass on. Without
+    /// them no list is taken. Name at least one beside the key in use, so that it can be changed.
+    #[uniffi(default = [])]
+    pub endpoint_list_keys: Vec<String>,
+    /// What certificates of listed gateways may name beside the hosts of `endpoints`; `*.edge.example` allows any one
+    /// label in place of the star.
+    #[uniffi(default = [])]
+    pub endpoint_list_names: Vec<String>,
     /// The certificate authorities to trust, and no others: PEM.
     #[uniffi(default = None)]
     pub roots_pem: Option<Vec<u8>>,
@@ -59,6 +70,15 @@ pub struct ClientOptions {
     /// Name and version of the app, for the operator's eyes.
     #[uniffi(default = None)]
     pub agent: Option<String>,
+    /// The app's own name, as `com.example.shop`, for rules of the operator's policy.
+    #[uniffi(default = None)]
+    pub app_name: Option<String>,
+    /// Its version, as `5.12.3`, for the same.
+    #[uniffi(default = None)]
+    pub app_version: Option<String>,
+    /// Where the user is, as the app has it: `eu` or `cn-east`; for the same, and for the order of listed gateways.
+    #[uniffi(default = None)]
+    pub app_region: Option<String>,
     /// Whether calls may go out by HTTPS POST; they do when there has been no line for `short_after`.
     #[uniffi(default = None)]
     pub short_calls: Option<ShortCalls>,
@@ -74,6 +94,15 @@ pub struct ClientOptions {
     /// Calls waiting or running at one time; more are refused with `LimitExceeded`.
     #[uniffi(default = None)]
     pub calls_max: Option<u32>,
+    /// Bytes of messages in calls not yet answered; more are refused with `LimitExceeded`.
+    #[uniffi(default = None)]
+    pub queued_bytes_max: Option<u32>,
+    /// Bytes of one message of an answer; a longer one fails its call with `LimitExceeded`.
+    #[uniffi(default = None)]
+    pub message_bytes_max: Option<u32>,
+    /// Pushes that wait for the app; the gateway keeps the rest.
+    #[uniffi(default = None)]
+    pub pushes_max: Option<u32>,
 }
 
 /// Which transports a client may use.
@@ -119,6 +148,7 @@ impl ClientOptions {
     /// What the client core takes.
     pub(crate) fn into_config(self) -> Result<ClientConfig, TowlineError> {
         let mut config = ClientConfig::plaintext(self.endpoints()?);
+        config.endpoint_lists = self.endpoint_lists()?;
         config.security = self.security()?;
         config.transports = self.transports();
         config.credentials = self.credentials()?;
@@ -131,12 +161,30 @@ impl ClientOptions {
         config.never_indexed = self.never_indexed;
         config.topics = self.topics;
         config.agent = self.agent.unwrap_or(config.agent);
+        config.app.name = self.app_name.unwrap_or_default();
+        config.app.version = self.app_version.unwrap_or_default();
+        config.app.region = self.app_region.unwrap_or_default();
         config.short_calls = self.short_calls.map_or(config.short_calls, Into::into);
         config.short_after = self.short_after.unwrap_or(config.short_after);
         config.dictionary_fetch = self.dictionary_fetch.map_or(config.dictionary_fetch, Into::into);
-        config.limits.deadline_default = self.deadline.unwrap_or(config.limits.deadline_default);
-        config.limits.calls_max = self.calls_max.map_or(config.limits.calls_max, |max| max as usize);
+        let limits = &mut config.limits;
+        limits.deadline_default = self.deadline.unwrap_or(limits.deadline_default);
+        let or = |own: Option<u32>, default: usize| own.map_or(default, |max| max as usize);
+        limits.calls_max = or(self.calls_max, limits.calls_max);
+        limits.queued_bytes_max = or(self.queued_bytes_max, limits.queued_bytes_max);
+        limits.message_bytes_max = or(self.message_bytes_max, limits.message_bytes_max);
+        limits.pushes_max = or(self.pushes_max, limits.pushes_max);
         Ok(config)
+    }
+
+    fn endpoint_lists(&self) -> Result<EndpointLists, TowlineError> {
+        let parse = |(place, text): (usize, &String)| {
+            text.parse::<EndpointListKey>().map_err(|error| {
+                TowlineError::option(format!("endpoint_list_keys[{place}]"), error.to_string())
+            })
+        };
+        let keys = self.endpoint_list_keys.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        Ok(EndpointLists { keys, names: self.endpoint_list_names.clone() })
     }
 
     fn endpoints(&self) -> Result<Vec<Endpoint>, TowlineError> {
@@ -247,6 +295,7 @@ mod tests {
         check(|options| options.roots_pem = None, "roots_pem");
         check(|options| options.plaintext = true, "plaintext");
         check(|options| options.pins = vec!["sha256/short".into()], "pins[0]");
+        check(|options| options.endpoint_list_keys = vec!["ed25519/short".into()], "endpoint_list_keys[0]");
         check(|options| options.certificate_pem = Some(Vec::new()), "certificate_key_pem");
         check(|options| options.certificate_key_pem = Some(Vec::new()), "certificate_pem");
         check(|options| options.password = Some("secret".into()), "user");
@@ -261,6 +310,26 @@ mod tests {
             options.keep_tickets = keep;
             assert_eq!(options.into_config().unwrap().keep_tickets, keep);
         }
+    }
+
+    #[test]
+    fn what_the_app_says_of_itself_and_its_bounds_arrive() {
+        let mut options = ClientOptions::new(["edge.example:443"]);
+        options.plaintext = true;
+        let defaults = options.clone().into_config().unwrap();
+        let key = "ed25519/11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        options.endpoint_list_keys = vec![key.into()];
+        options.endpoint_list_names = vec!["*.edge.example".into()];
+        (options.app_name, options.app_version) = (Some("com.example.shop".into()), Some("5.12.3".into()));
+        options.app_region = Some("eu".into());
+        (options.pushes_max, options.message_bytes_max) = (Some(7), Some(1 << 20));
+        let config = options.into_config().unwrap();
+        assert_eq!(config.endpoint_lists.keys[0].to_string(), key);
+        assert_eq!(config.endpoint_lists.names, ["*.edge.example"]);
+        let app = [&config.app.name, &config.app.version, &config.app.region];
+        assert_eq!(app, ["com.example.shop", "5.12.3", "eu"]);
+        assert_eq!((config.limits.pushes_max, config.limits.message_bytes_max), (7, 1 << 20));
+        assert_eq!(config.limits.queued_bytes_max, defaults.limits.queued_bytes_max);
     }
 
     #[test]

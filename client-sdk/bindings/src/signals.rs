@@ -55,6 +55,16 @@ impl Client {
         Ok(())
     }
 
+    /// What is sent on the network in use costs money, or not, or nobody knows: for a device that tells that apart from
+    /// changes of the network. `network_changed` says it too.
+    ///
+    /// # Errors
+    /// The client is closed.
+    pub fn set_metered(&self, metered: Option<bool>) -> Result<(), TowlineError> {
+        self.open()?.set_metered(metered);
+        Ok(())
+    }
+
     /// Somebody looks at the app again: the gateway is asked at once for a sign of life, and an attempt that waits is
     /// made now.
     ///

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     mem::MaybeUninit,
     sync::Arc,
+    time::SystemTime,
 };
 
 use super::{
@@ -78,6 +79,43 @@ pub extern "C" fn towline_client_shutdown(
 #[unsafe(no_mangle)]
 pub extern "C" fn towline_client_free(client: Option<Box<TowlineClient>>) {
     guarded((), || drop(client));
+}
+
+/// The operator's list of further gateways that a client holds.
+#[repr(C)]
+pub struct TowlineEndpointList {
+    /// The serial that its operator gave it; 0: there is no list.
+    pub serial: u64,
+    /// When it was signed, seconds since 1970.
+    pub issued_s: u64,
+    /// When it is not used any more, seconds since 1970.
+    pub expires_s: u64,
+    /// Whether it is used, by the device's clock.
+    pub is_current: bool,
+    /// How many gateways it names that the client may go to.
+    pub endpoints: u32,
+    /// How many more it names, whose certificates would name what the app does not allow.
+    pub left_out: u32,
+}
+
+/// Says what list of further gateways is held: see the option endpoint_list_key.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_endpoint_list(
+    client: Option<&TowlineClient>,
+    list: Option<&mut MaybeUninit<TowlineEndpointList>>,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || {
+        let list = list.ok_or_else(|| Error::argument("list", "is NULL"))?;
+        list.write(given(client, "client").map(|it| endpoint_list(&it.client))?);
+        Ok(())
+    })
+}
+
+/// The revision of the operator's policy that the client follows; 0 where it has been sent none.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_policy_revision(client: Option<&TowlineClient>) -> u64 {
+    guarded(0, || client.map_or(0, |it| it.client.policy_revision()))
 }
 
 /// Subscribes to a topic filter, now and on every later connection. on_done may be NULL.
@@ -174,12 +212,7 @@ pub extern "C" fn towline_network_changed(
 ) -> TowlineStatus {
     guard(error, || {
         let client = given(client, "client")?.client();
-        let metered = match metered {
-            TOWLINE_METERED_UNKNOWN => None,
-            TOWLINE_METERED_NO => Some(false),
-            TOWLINE_METERED_YES => Some(true),
-            other => return Err(Error::argument("metered", format!("{other} is no TOWLINE_METERED_*"))),
-        };
+        let metered = metered_of(metered)?;
         client.network_changed(Network {
             kind: network_kind(kind)?,
             key: raw::text_if_any(key, "key")?.unwrap_or_default(),
@@ -187,6 +220,26 @@ pub extern "C" fn towline_network_changed(
             carrier: raw::text_if_any(carrier, "carrier")?,
         })
     })
+}
+
+/// What is sent on the network in use costs money, or not: metered is one of TOWLINE_METERED_*. For a device that tells that
+/// apart from changes of the network.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_set_metered(
+    client: Option<&TowlineClient>,
+    metered: u32,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || given(client, "client")?.client.set_metered(metered_of(metered)?))
+}
+
+/// The line is made anew at once, whatever the network did.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_reconnect(
+    client: Option<&TowlineClient>,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || given(client, "client")?.client.reconnect())
 }
 
 /// Somebody looks at the app again.
@@ -247,6 +300,31 @@ pub(super) fn done(
         callbacks.make(tell).await;
     });
     Ok(())
+}
+
+fn endpoint_list(client: &Client) -> TowlineEndpointList {
+    let Some(list) = client.endpoint_list() else {
+        let (serial, issued_s, expires_s, is_current) = (0, 0, 0, false);
+        return TowlineEndpointList { serial, issued_s, expires_s, is_current, endpoints: 0, left_out: 0 };
+    };
+    let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    TowlineEndpointList {
+        serial: list.serial,
+        issued_s: seconds(list.issued),
+        expires_s: seconds(list.expires),
+        is_current: list.is_current,
+        endpoints: u32::try_from(list.endpoints.len()).unwrap_or(u32::MAX),
+        left_out: list.left_out,
+    }
+}
+
+fn metered_of(metered: u32) -> Result<Option<bool>, Error> {
+    match metered {
+        TOWLINE_METERED_UNKNOWN => Ok(None),
+        TOWLINE_METERED_NO => Ok(Some(false)),
+        TOWLINE_METERED_YES => Ok(Some(true)),
+        other => Err(Error::argument("metered", format!("{other} is no TOWLINE_METERED_*"))),
+    }
 }
 
 fn network_kind(kind: u32) -> Result<NetworkKind, Error> {

@@ -10,12 +10,13 @@ use std::{
 use super::{
     TowlineError, TowlineStatus,
     call::{TowlineRequest, TowlineResponse, read},
+    callbacks::Callbacks,
     client::{TowlineClient, TowlineOnDone, done},
     emptied, given, guard,
     listen::{TowlineListener, listen},
     raw::{self, TowlineBytes, UserData, c_text},
 };
-use crate::{DurableOutcome, error::TowlineError as Error};
+use crate::{DurableOutcome, engine::Engine, error::TowlineError as Error};
 
 /// How a call ended that towline_submit took in.
 #[repr(C)]
@@ -33,6 +34,64 @@ pub struct TowlineOutcome {
 /// Told each outcome, which is handed out again, in the next run of the app too, until towline_acknowledge. The last call
 /// has NULL.
 pub type TowlineOnOutcome = Option<extern "C" fn(user_data: *mut c_void, outcome: Option<&TowlineOutcome>)>;
+
+/// A record of a durable call that cannot be read: the call may have run, and its outcome is lost. An app that knows the
+/// call's key may acknowledge that; otherwise towline_discard_damaged takes it away.
+#[repr(C)]
+pub struct TowlineDamaged {
+    /// The file.
+    pub name: *const c_char,
+    /// What is wrong with it.
+    pub reason: *const c_char,
+}
+
+/// Told each record that cannot be read. The last call has NULL.
+pub type TowlineOnDamaged = Option<extern "C" fn(user_data: *mut c_void, record: Option<&TowlineDamaged>)>;
+
+/// Tells on_damaged of the records that could not be read when the client was made. They stay until
+/// towline_discard_damaged.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_damaged_records(
+    client: Option<&TowlineClient>,
+    on_damaged: TowlineOnDamaged,
+    user_data: *mut c_void,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || {
+        let records = given(client, "client")?.client().damaged_records();
+        let on_damaged = on_damaged.ok_or_else(|| Error::argument("on_damaged", "is NULL"))?;
+        let (callbacks, user_data) = (Callbacks::get()?, UserData::new(user_data));
+        let tell = move || {
+            for record in &records {
+                let (name, reason) = (c_text(&record.name), c_text(&record.reason));
+                let record = TowlineDamaged { name: name.as_ptr(), reason: reason.as_ptr() };
+                on_damaged(user_data.get(), Some(&record));
+            }
+            on_damaged(user_data.get(), None);
+        };
+        Engine::get()?.spawn(async move {
+            callbacks.make(tell).await;
+        });
+        Ok(())
+    })
+}
+
+/// Gives a record up that cannot be read: its file is removed. on_done, which may be NULL, is told when it is, or why it
+/// stays.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_discard_damaged(
+    client: Option<&TowlineClient>,
+    name: *const c_char,
+    on_done: TowlineOnDone,
+    user_data: *mut c_void,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || {
+        let (client, name) = (given(client, "client")?.client(), raw::text(name, "name")?);
+        client.open()?;
+        done(async move { client.discard_damaged(name).await }, on_done, user_data)
+    })
+}
 
 /// Takes a call in that outlives the app. It needs the option identity_file, beside which it is kept; it runs once, in this
 /// run of the app or a later one; and towline_on_outcome tells how it ended. on_done, which may be NULL, is told when the

@@ -17,6 +17,8 @@ pub extern "C" fn towline_options_new() -> Box<TowlineOptions> {
 /// Sets an option. Those marked with + may be set several times, each adds a value.
 ///
 /// - endpoint +: a gateway, host:port; at least one
+/// - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
+/// - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
 /// - roots_pem: the certificate authorities to trust, PEM; must be set unless plaintext is
 /// - plaintext: true is no encryption, for loopback and laboratories (false)
 /// - pin +: sha256/ and base64 of the SHA-256 of a public key that the gateway's chain must have
@@ -31,11 +33,15 @@ pub extern "C" fn towline_options_new() -> Box<TowlineOptions> {
 /// - never_indexed +: name of a header field whose values are secrets, beside authorization and cookie
 /// - topic +: topic filter to subscribe to on every connection
 /// - agent: name and version of the app
+/// - app_name, app_version, app_region: what the app is and where, for the operator's policy
 /// - short_calls: whether calls may go out by HTTPS POST: off, fallback, always (fallback)
 /// - short_after_ms: with fallback, after how long without a line (3000)
 /// - dictionary_fetch: unless-metered, when-unmetered, never (unless-metered)
 /// - deadline_ms: how long a call waits that names no deadline (60000)
 /// - calls_max: calls waiting or running at one time
+/// - queued_bytes_max: bytes of messages in calls that are not answered
+/// - message_bytes_max: bytes of one message of an answer
+/// - pushes_max: pushes that wait for the app
 #[unsafe(no_mangle)]
 pub extern "C" fn towline_options_set(
     options: Option<&mut TowlineOptions>,
@@ -58,6 +64,8 @@ pub extern "C" fn towline_options_free(options: Option<Box<TowlineOptions>>) {
 fn set(options: &mut ClientOptions, name: &str, value: String) -> Result<(), Error> {
     match name {
         "endpoint" => options.endpoints.push(value),
+        "endpoint_list_key" => options.endpoint_list_keys.push(value),
+        "endpoint_list_name" => options.endpoint_list_names.push(value),
         "roots_pem" => options.roots_pem = Some(value.into_bytes()),
         "plaintext" => options.plaintext = flag(name, &value)?,
         "pin" => options.pins.push(value),
@@ -74,11 +82,17 @@ fn set(options: &mut ClientOptions, name: &str, value: String) -> Result<(), Err
         "never_indexed" => options.never_indexed.push(value),
         "topic" => options.topics.push(value),
         "agent" => options.agent = Some(value),
+        "app_name" => options.app_name = Some(value),
+        "app_version" => options.app_version = Some(value),
+        "app_region" => options.app_region = Some(value),
         "short_calls" => options.short_calls = Some(one_of(name, &value, &SHORT_CALLS)?),
         "short_after_ms" => options.short_after = Some(milliseconds(name, &value)?),
         "dictionary_fetch" => options.dictionary_fetch = Some(one_of(name, &value, &FETCH)?),
         "deadline_ms" => options.deadline = Some(milliseconds(name, &value)?),
         "calls_max" => options.calls_max = Some(number(name, &value)?),
+        "queued_bytes_max" => options.queued_bytes_max = Some(number(name, &value)?),
+        "message_bytes_max" => options.message_bytes_max = Some(number(name, &value)?),
+        "pushes_max" => options.pushes_max = Some(number(name, &value)?),
         _ => return Err(Error::option(name, "there is no such option")),
     }
     Ok(())
@@ -135,6 +149,10 @@ mod tests {
             ("session_header", "Authorization: Bearer a:b"),
             ("deadline_ms", "1500"),
             ("calls_max", "7"),
+            ("endpoint_list_key", "ed25519/a"),
+            ("endpoint_list_name", "*.edge.example"),
+            ("app_region", "eu"),
+            ("pushes_max", "9"),
         ] {
             set(&mut options, name, value.to_owned()).unwrap();
         }
@@ -145,6 +163,11 @@ mod tests {
         assert_eq!(options.session_headers[0].value, "Bearer a:b");
         assert_eq!(options.deadline, Some(Duration::from_millis(1500)));
         assert_eq!(options.calls_max, Some(7));
+        assert_eq!(
+            (&*options.endpoint_list_keys[0], &*options.endpoint_list_names[0]),
+            ("ed25519/a", "*.edge.example")
+        );
+        assert_eq!((options.app_region.as_deref(), options.pushes_max), (Some("eu"), Some(9)));
     }
 
     #[test]

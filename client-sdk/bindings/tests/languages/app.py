@@ -101,7 +101,8 @@ async def pushes():
 
 
 async def durable():
-    with tempfile.TemporaryDirectory() as folder:
+    # Small files may be on their way to the disk when a client is closed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         def run():
             return client(identity_file=f"{folder}/identity")
 
@@ -136,6 +137,39 @@ async def durable():
         await refused(it.acknowledge("order-1"), TowlineError.Config, option="identity_file")
         await refused(it.submit(Request(path=UNARY), "order-1"), TowlineError.Rpc, execution=Execution.NOT_RUN)
     await refused(it.submit(Request(path=UNARY), "order-1"), TowlineError.Closed)
+
+
+async def damaged():
+    # Small files may be on their way to the disk when a client is closed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        def run():
+            return client(identity_file=f"{folder}/identity")
+
+        async with run() as it:
+            assert it.damaged_records() == []
+            await it.submit(Request(path=UNARY, message=text("pay")), "order-1")
+            await it.outcomes().next()
+        for record in pathlib.Path(f"{folder}/identity.durable").iterdir():
+            record.write_bytes(record.read_bytes()[:-1])
+        async with run() as it:
+            [record] = it.damaged_records()
+            assert isinstance(record, towline.DamagedRecord) and record.reason, record
+            await refused(it.discard_damaged("another"), TowlineError.Argument, argument="name")
+            await it.discard_damaged(record.name)
+            assert it.damaged_records() == []
+
+
+async def what_the_operator_says():
+    key = "ed25519/11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+    async with client(endpoint_list_keys=[key], endpoint_list_names=["*.edge.example"], app_name="com.example.shop",
+                      app_version="5.12.3", app_region="eu", pushes_max=8) as it:
+        await it.unary(Request(path=UNARY, message=text("up")))
+        assert it.endpoint_list() is None
+        assert it.policy_revision() >= 0
+        it.set_metered(True)
+        it.set_metered(None)
+        it.reconnect()
+        await it.unary(Request(path=UNARY, message=text("again")))
 
 
 async def states_and_signals():
@@ -194,6 +228,11 @@ async def misuse():
     check("endpoints", endpoints=[])
     check("endpoints[0]", endpoints=["https://edge.example/"])
     check("pins[0]", pins=["sha256/nonsense"])
+    check("endpoint_list_keys[0]", endpoint_list_keys=["ed25519/nonsense"])
+    check("endpoint_list_names", endpoint_list_names=["*"])
+    check("app_region", app_region="x" * 65)
+    check("calls_max", calls_max=0)
+    check("deadline", deadline=seconds(0))
     check("client_id", client_id="with space")
     try:
         client(identity_file="/no/such/folder/identity")
@@ -282,8 +321,8 @@ async def refused(work, error, **fields):
 
 
 async def main():
-    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, states_and_signals, logs, misuse,
-                 cancellation, panics, release):
+    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, damaged, what_the_operator_says,
+                 states_and_signals, logs, misuse, cancellation, panics, release):
         await asyncio.wait_for(part(), 60)
         print("ok", part.__name__)
 

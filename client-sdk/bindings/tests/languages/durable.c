@@ -1,8 +1,11 @@
-/* A call that one client takes in, and whose outcome the next one has: durable HOST:PORT IDENTITY. */
+/* A call that one client takes in, and whose outcome the next one has, and a record that is damaged between two clients:
+ * durable HOST:PORT IDENTITY. */
+#include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "towline.h"
 
@@ -18,8 +21,9 @@
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    unsigned done, failed, outcomes, ended;
-} told = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0, 0};
+    unsigned done, failed, outcomes, ended, damaged, told_all;
+    char name[256];
+} told = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, 0, ""};
 
 static void count(unsigned *what) {
     pthread_mutex_lock(&told.lock);
@@ -55,6 +59,37 @@ static void on_outcome(void *user_data, const TowlineOutcome *outcome) {
     EXPECT(outcome->error == NULL && towline_response_status(outcome->response) == 200);
     EXPECT(towline_response_grpc_status(outcome->response, NULL) == 0);
     count(&told.outcomes);
+}
+
+static void on_damaged(void *user_data, const TowlineDamaged *record) {
+    EXPECT(user_data == &told);
+    if (record == NULL) {
+        count(&told.told_all);
+        return;
+    }
+    EXPECT(strlen(record->reason) > 0);
+    snprintf(told.name, sizeof told.name, "%s", record->name);
+    count(&told.damaged);
+}
+
+static void on_unknown(void *user_data, const TowlineError *error) {
+    (void)user_data;
+    EXPECT(error != NULL && strcmp(towline_error_subject(error), "name") == 0);
+    count(&told.done);
+}
+
+/* Cuts the one record beside the identity file short. */
+static void damage(const char *identity) {
+    char folder[512], path[1024];
+    snprintf(folder, sizeof folder, "%s.durable", identity);
+    DIR *files = opendir(folder);
+    EXPECT(files != NULL);
+    for (struct dirent *file; (file = readdir(files)) != NULL;) {
+        if (file->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/%s", folder, file->d_name);
+        EXPECT(truncate(path, 9) == 0);
+    }
+    closedir(files);
 }
 
 static void check(TowlineStatus status, TowlineError *error) {
@@ -111,6 +146,36 @@ int main(int argc, char **argv) {
     wait_for(&told.ended, 1);
     EXPECT(told.outcomes == 1);
     towline_listener_free(outcomes);
+
+    TowlineClient *third = client_of(argv);
+    TowlineEndpointList list = {.serial = 1};
+    check(towline_endpoint_list(third, &list, &error), error);
+    EXPECT(list.serial == 0 && list.endpoints == 0);
+    EXPECT(towline_endpoint_list(third, NULL, &error) == TOWLINE_STATUS_ARGUMENT);
+    towline_error_free(error);
+    check(towline_set_metered(third, TOWLINE_METERED_YES, &error), error);
+    EXPECT(towline_set_metered(third, 9, &error) == TOWLINE_STATUS_ARGUMENT);
+    towline_error_free(error);
+    check(towline_reconnect(third, &error), error);
+    check(towline_submit(third, &request, "order-2", tag, on_done, NULL, &error), error);
+    wait_for(&told.done, 6);
+    close_client(third);
+    damage(argv[2]);
+
+    TowlineClient *fourth = client_of(argv);
+    EXPECT(towline_damaged_records(fourth, NULL, NULL, &error) == TOWLINE_STATUS_ARGUMENT);
+    towline_error_free(error);
+    check(towline_damaged_records(fourth, on_damaged, &told, &error), error);
+    wait_for(&told.told_all, 1);
+    EXPECT(told.damaged == 1);
+    check(towline_discard_damaged(fourth, "another", on_unknown, NULL, &error), error);
+    wait_for(&told.done, 8);
+    check(towline_discard_damaged(fourth, told.name, on_done, NULL, &error), error);
+    wait_for(&told.done, 9);
+    check(towline_damaged_records(fourth, on_damaged, &told, &error), error);
+    wait_for(&told.told_all, 2);
+    EXPECT(told.damaged == 1 && told.failed == 1);
+    close_client(fourth);
     puts("everything was as it should be");
     return 0;
 }

@@ -559,12 +559,12 @@ fn an_endpoint_list_that_nobody_would_believe_is_a_mistake() {
     refused("", "t.toml:7:8: endpoint_list.file: needs `keys`");
     refused("keys = [\"rubbish\"]\n", "endpoint_list.keys: \"rubbish\" is no public key");
     refused(&keys, "No such file");
-    std::fs::write(&file, "towline endpoints 2\n").unwrap();
+    fs::write(&file, "towline endpoints 2\n").unwrap();
     refused(&keys, "an endpoint list begins with the line `towline endpoints 1`");
     let text = "towline endpoints 1\nserial 1\nissued 1\nexpires 2\nendpoint a:1 tcp 0 1\n";
     let signature = |key| towline_protocols::endpoints::ListSignature { key, bytes: [0; 64] }.line();
-    std::fs::write(&file, format!("{text}{}", signature([7; 8]))).unwrap();
+    fs::write(&file, format!("{text}{}", signature([7; 8]))).unwrap();
     refused(&keys, "bad signature: it is by key 0707070707070707, and the keys to go by are");
-    std::fs::write(&file, format!("{text}{}", signature(key.public().id()))).unwrap();
+    fs::write(&file, format!("{text}{}", signature(key.public().id()))).unwrap();
     refused(&keys, "bad signature: it was changed after it was signed");
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    control::{admin::Admin, certificates, policy},
+    control::{admin::Admin, certificates, experiments, policy},
     dictionaries,
     gateway::{Gateway, StartError},
     listener, mqtt, session, upstream,
@@ -51,6 +51,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     tokio::spawn(session::sweep(Arc::downgrade(&gateway)));
     tokio::spawn(certificates::watch(Arc::downgrade(&gateway)));
     tokio::spawn(dictionaries::watch(Arc::downgrade(&gateway)));
+    tokio::spawn(experiments::watch(Arc::downgrade(&gateway)));
     tokio::spawn(upstream::watch(Arc::downgrade(&gateway)));
     mqtt::ensure_watched(&gateway);
     let address = admin.address;
@@ -77,6 +78,7 @@ impl Serving {
             let _ = task.await;
         }
         self.gateway.upstreams.close().await;
+        experiments::write(&self.gateway);
         if let Err(error) = self.gateway.store.barrier().await {
             tracing::error!(%error, "what clients were still to get could not be stored");
         }

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod certificates;
 pub mod config;
+pub mod experiments;
 pub mod policy;
 pub mod reload;
 pub mod telemetry;

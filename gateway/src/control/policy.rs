@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::diff::diff;
-use super::config::{Mistakes, parse_policy};
+use super::{
+    config::{Mistakes, parse_policy},
+    experiments,
+};
 use crate::{
     gateway::Gateway,
     policy::{Bounds, Document, Edition},
@@ -73,7 +76,7 @@ pub fn restore(gateway: &Gateway) -> Result<(), StoreError> {
         tracing::error!(version, "the policy document in the store is not taken any more:\n{mistakes}");
     });
     put(gateway, Edition { version: kept.version, document: document.ok(), killed });
-    Ok(())
+    experiments::restore(gateway, &history)
 }
 
 /// Checks a document and puts it in force. Says its version.

@@ -38,7 +38,7 @@ pub use self::{
     },
     facts::{Facts, FactsPool, Version, VersionRange},
     parameters::{Everything, to_wire},
-    tally::{Percentile, ShownArm, ShownExperiment},
+    tally::{KeptExperiment, Percentile, ShownArm, ShownExperiment},
 };
 use crate::settings::ClientPolicy;
 
@@ -136,6 +136,17 @@ impl Policies {
     /// Adds a report to the experiments that it is of.
     pub fn count(&self, client_id: &str, report: &Report) -> bool {
         !report.arms.is_empty() && self.tallies.lock().count(client_id, report)
+    }
+
+    /// Counts that are not written as they are, and experiments that are gone: each is said once.
+    pub fn unwritten_counts(&self) -> (Vec<(Arc<str>, KeptExperiment)>, Vec<Arc<str>>) {
+        let mut tallies = self.tallies.lock();
+        tallies.unwritten(self.edition.load().version)
+    }
+
+    /// Goes on with what was counted of an experiment before. Whether it could.
+    pub fn restore_counts(&self, name: &str, kept: KeptExperiment) -> bool {
+        self.tallies.lock().restore(name, kept)
     }
 
     /// What arms came to.

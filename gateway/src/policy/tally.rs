@@ -1,8 +1,10 @@
 //! What the arms of experiments are worth, by what clients report.
 
+mod distinct;
+mod kept;
+
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
-    hash::{Hash as _, Hasher as _},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -10,6 +12,8 @@ use std::{
 use serde::Serialize;
 use towline_protocols::link::{Report, report::LatencyHistogram};
 
+use self::distinct::Distinct;
+pub use self::kept::KeptExperiment;
 use super::document::{Document, Experiment};
 
 /// Calls below which an arm says too little.
@@ -24,6 +28,8 @@ const DEVIATIONS: f64 = 1.96;
 pub(super) struct Tallies {
     /// By experiment, as it was defined: one that is changed begins anew.
     experiments: BTreeMap<Arc<str>, (Experiment, Vec<Tally>)>,
+    /// Those whose counts are not written as they are, also where they are not there any more.
+    unwritten: BTreeSet<Arc<str>>,
 }
 
 /// The counts of one arm.
@@ -51,10 +57,35 @@ impl Tallies {
     pub(super) fn follow(&mut self, document: Option<&Document>) {
         let mut before = std::mem::take(&mut self.experiments);
         for experiment in document.into_iter().flat_map(|document| &document.experiments) {
-            let kept = before.remove(&experiment.name).filter(|(known, _)| known == experiment);
+            let kept = before.remove(&experiment.name);
+            let is_changed = kept.as_ref().is_some_and(|(known, _)| known != experiment);
+            if is_changed {
+                self.unwritten.insert(Arc::clone(&experiment.name));
+            }
             let new = || (experiment.clone(), vec![Tally::default(); experiment.arms.len()]);
-            self.experiments.insert(Arc::clone(&experiment.name), kept.unwrap_or_else(new));
+            let kept = kept.filter(|_| !is_changed).unwrap_or_else(new);
+            self.experiments.insert(Arc::clone(&experiment.name), kept);
         }
+        self.unwritten.extend(before.into_keys());
+    }
+
+    /// What changed since this was asked last, of the document of that version; and which experiments are gone.
+    pub(super) fn unwritten(&mut self, version: u64) -> (Vec<(Arc<str>, KeptExperiment)>, Vec<Arc<str>>) {
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        for name in std::mem::take(&mut self.unwritten) {
+            match self.experiments.get(&name) {
+                Some((_, tallies)) => changed.push((name, KeptExperiment::of(version, tallies))),
+                None => gone.push(name),
+            }
+        }
+        (changed, gone)
+    }
+
+    /// Goes on with what was counted before. Whether it could.
+    pub(super) fn restore(&mut self, name: &str, kept: KeptExperiment) -> bool {
+        let Some((_, tallies)) = self.experiments.get_mut(name) else { return false };
+        let kept = kept.tallies(tallies.len());
+        kept.map(|kept| *tallies = kept).is_some()
     }
 
     /// Adds a client's report to the arms that it says it was in, as far as it can have been. Whether any counted.
@@ -70,6 +101,7 @@ impl Tallies {
             let place = arm.and_then(|arm| experiment.arms.iter().position(|known| known.name == arm.name));
             if let Some(tally) = place.and_then(|place| tallies.get_mut(place)) {
                 tally.add(client_id, report);
+                self.unwritten.insert(Arc::clone(&experiment.name));
                 counted = true;
             }
         }
@@ -179,41 +211,6 @@ fn interval(good: u64, all: u64) -> Option<(f64, f64)> {
 
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-/// How many different clients there were, within some 3 %, in a kilobyte (HyperLogLog; Flajolet et al., 2007).
-#[derive(Clone)]
-struct Distinct {
-    registers: Box<[u8; Distinct::REGISTERS]>,
-}
-
-impl Default for Distinct {
-    fn default() -> Self {
-        Self { registers: Box::new([0; Self::REGISTERS]) }
-    }
-}
-
-impl Distinct {
-    const REGISTERS: usize = 1024;
-
-    fn add(&mut self, client_id: &str) {
-        let mut hash = DefaultHasher::new();
-        client_id.hash(&mut hash);
-        let hash = hash.finish();
-        let (place, rest) = (hash as usize % Self::REGISTERS, hash / Self::REGISTERS as u64);
-        // The rest has 54 bits.
-        let rank = (rest.leading_zeros() - 10 + 1) as u8;
-        self.registers[place] = self.registers[place].max(rank);
-    }
-
-    fn count(&self) -> u64 {
-        let m = Self::REGISTERS as f64;
-        let sum: f64 = self.registers.iter().map(|rank| (-f64::from(*rank)).exp2()).sum();
-        let estimate = 0.7213 / (1.0 + 1.079 / m) * m * m / sum;
-        let empty = self.registers.iter().filter(|rank| **rank == 0).count();
-        let few = estimate <= 2.5 * m && empty > 0;
-        (if few { m * (m / empty as f64).ln() } else { estimate }).round() as u64
-    }
 }
 
 /// An experiment as operators see it.

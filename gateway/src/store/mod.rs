@@ -84,6 +84,8 @@ pub enum Table {
     Shadows,
     /// Policy documents.
     Policies,
+    /// What was counted of experiments.
+    Experiments,
 }
 
 /// A change. Key and value are the caller's; keys sort bytewise.
@@ -341,7 +343,7 @@ impl Drop for Inner {
 
 impl Table {
     /// In the order of their declaration.
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Sessions,
         Self::Pushes,
         Self::Receipts,
@@ -358,6 +360,7 @@ impl Table {
         Self::Delayed,
         Self::Shadows,
         Self::Policies,
+        Self::Experiments,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -378,6 +381,7 @@ impl Table {
             Self::Delayed => "delayed",
             Self::Shadows => "shadows",
             Self::Policies => "policies",
+            Self::Experiments => "experiments",
         })
     }
 }

@@ -210,6 +210,7 @@ impl Liveness {
         let Some((smoothed, _)) = self.round_trip.filter(|_| self.policy.enabled) else {
             return Pulse::Fine(None);
         };
+        let signs = &Signs { unanswered: self.first_word(smoothed, signs), ..*signs };
         let patience = self.patience(smoothed, signs);
         let repair = signs.waiting.and_then(|waiting| self.repair(smoothed, waiting, signs));
         if let Some(ping) = signs.ping {
@@ -253,6 +254,13 @@ impl Liveness {
     pub fn died(&mut self) {
         self.deaths = (self.deaths + 1).min(self.policy.doublings_max);
         self.began = None;
+    }
+
+    /// The first word that was not answered. What is heard sooner behind a call than half a round trip was on its way before
+    /// the call, and is no answer to it.
+    fn first_word(&self, smoothed: Duration, signs: &Signs) -> Option<Instant> {
+        let call = signs.waiting.filter(|called| signs.heard < *called + smoothed / 2);
+        signs.unanswered.into_iter().chain(call.map(|called| called.max(signs.heard))).min()
     }
 
     /// Answers of usual speed come before it.

@@ -284,6 +284,21 @@ fn where_packets_were_lost_a_ping_follows_each_call() {
     assert_ne!(judge(&link, called + ms(5)), Pulse::Probe);
 }
 
+/// Behind an app's call comes the end of the answer that it follows.
+#[test]
+fn what_was_on_its_way_before_a_call_gives_a_dead_link_no_time() {
+    let mut link = Link::unrepaired(13, ms(200));
+    let called = link.now;
+    (link.signs.waiting, link.signs.spoke, link.signs.heard) = (Some(called), called, called + ms(5));
+    let judge = |link: &Link| link.liveness.judge(called + ms(10), &link.signs);
+    assert_eq!(judge(&link), Pulse::Fine(Some(called + ms(5 + 200 + 400))));
+    link.signs.ping = Some(called + ms(605));
+    assert_eq!(judge(&link), Pulse::Fine(Some(called + ms(5 + 3 * 200 + 900))));
+    // This may be its acknowledgement.
+    link.signs = Signs { heard: called + ms(200), ping: None, ..link.signs };
+    assert_eq!(judge(&link), Pulse::Fine(Some(called + ms(200 + 1000))));
+}
+
 #[test]
 fn a_link_that_waits_for_nothing_is_not_probed_and_its_beats_have_time() {
     let mut link = Link::unrepaired(3, ms(100));

@@ -24,19 +24,13 @@ pub async fn watch(gateway: Weak<Gateway>) {
 
 /// Hands to the store what was counted since it was written last.
 pub fn write(gateway: &Gateway) {
-    let (changed, gone) = gateway.policies.unwritten_counts();
-    for (name, kept) in changed {
-        match serde_json::to_vec(&kept) {
-            Ok(value) => {
-                let key = name.as_bytes().to_vec();
-                gateway.store.must_write(Write::Put { table: Table::Experiments, key, value });
-            }
+    for (name, kept) in gateway.policies.unwritten_counts() {
+        let (table, key) = (Table::Experiments, name.as_bytes().to_vec());
+        match kept.map(|kept| serde_json::to_vec(&kept)).transpose() {
+            Ok(Some(value)) => gateway.store.must_write(Write::Put { table, key, value }),
+            Ok(None) => gateway.store.must_write(Write::Delete { table, key }),
             Err(error) => tracing::error!(experiment = &*name, "counts cannot be written: {error}"),
         }
-    }
-    for name in gone {
-        let key = name.as_bytes().to_vec();
-        gateway.store.must_write(Write::Delete { table: Table::Experiments, key });
     }
 }
 
@@ -83,7 +77,7 @@ mod tests {
     use towline_protocols::link::{Arm, Outcome, Report};
 
     use super::*;
-    use crate::{control::policy, settings::Settings};
+    use crate::{control::policy, run, settings::Settings};
 
     fn experiment(name: &str, weight: u32) -> String {
         // Two that set the same are refused.
@@ -159,8 +153,28 @@ mod tests {
         policy::push(&third, &experiment("b", 3)).await.unwrap();
         write(&third);
         third.store.barrier().await.unwrap();
-        assert_eq!(third.store.scan(Table::Experiments).unwrap().len(), 0);
+        assert_eq!(kept(&third), 0);
         end(third).await;
+    }
+
+    fn kept(gateway: &Gateway) -> usize {
+        gateway.store.scan(Table::Experiments).unwrap().len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_are_written_within_a_minute_and_at_the_end() {
+        let gateway = Gateway::build(Settings::side_by_side()).unwrap();
+        let serving = run::serve(gateway).await.unwrap();
+        let gateway = &serving.gateway;
+        policy::push(gateway, &experiment("a", 1)).await.unwrap();
+        report(gateway, 0..10);
+        tokio::time::sleep(WRITE_EVERY + Duration::from_secs(1)).await;
+        gateway.store.barrier().await.unwrap();
+        assert_eq!(kept(gateway), 1);
+        policy::push(gateway, &(experiment("a", 1) + &experiment("b", 1))).await.unwrap();
+        report(gateway, 0..10);
+        serving.drain().await;
+        assert_eq!(kept(gateway), 2);
     }
 
     #[tokio::test]

@@ -138,8 +138,8 @@ impl Policies {
         !report.arms.is_empty() && self.tallies.lock().count(client_id, report)
     }
 
-    /// Counts that are not written as they are, and experiments that are gone: each is said once.
-    pub fn unwritten_counts(&self) -> (Vec<(Arc<str>, KeptExperiment)>, Vec<Arc<str>>) {
+    /// Counts that are not written as they are, each said once; `None` where the experiment is gone.
+    pub fn unwritten_counts(&self) -> Vec<(Arc<str>, Option<KeptExperiment>)> {
         let mut tallies = self.tallies.lock();
         tallies.unwritten(self.edition.load().version)
     }

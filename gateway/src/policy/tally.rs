@@ -69,16 +69,16 @@ impl Tallies {
         self.unwritten.extend(before.into_keys());
     }
 
-    /// What changed since this was asked last, of the document of that version; and which experiments are gone.
-    pub(super) fn unwritten(&mut self, version: u64) -> (Vec<(Arc<str>, KeptExperiment)>, Vec<Arc<str>>) {
-        let (mut changed, mut gone) = (Vec::new(), Vec::new());
-        for name in std::mem::take(&mut self.unwritten) {
-            match self.experiments.get(&name) {
-                Some((_, tallies)) => changed.push((name, KeptExperiment::of(version, tallies))),
-                None => gone.push(name),
-            }
-        }
-        (changed, gone)
+    /// The counts that changed since this was asked last, of the document of that version; `None` where the experiment is
+    /// gone.
+    pub(super) fn unwritten(&mut self, version: u64) -> Vec<(Arc<str>, Option<KeptExperiment>)> {
+        let names = std::mem::take(&mut self.unwritten).into_iter();
+        let counts = names.map(|name| {
+            let counted = self.experiments.get(&name);
+            let kept = counted.map(|(_, tallies)| KeptExperiment::of(version, tallies));
+            (name, kept)
+        });
+        counts.collect()
     }
 
     /// Goes on with what was counted before. Whether it could.

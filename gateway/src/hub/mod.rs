@@ -2,26 +2,35 @@
 //! way of a message to them. Apps on the link and devices on MQTT are alike here.
 
 mod filter;
+mod last;
 mod levels;
 mod registry;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use std::{ops::AddAssign, sync::Arc, time::Instant};
+use std::{
+    ops::AddAssign,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 use prometheus::IntCounter;
 use towline_protocols::{link::Priority, mqtt::SharedHeads};
 
 pub use self::filter::{FilterError, TopicFilter, check_topic};
+pub use self::last::LastMatch;
 pub use self::registry::RegisterError;
 pub use self::tree::ShareStrategy;
 use self::{registry::Registry, tree::Tree};
 use crate::{
     metrics::Metrics,
-    mqtt::{Keeping, Unkept},
+    mqtt::{self, Keeping, Unkept},
     presence::Presence,
     receipts::Ticket,
     store::{Store, Write},
@@ -50,6 +59,8 @@ struct Inner {
     registry: Registry,
     presence: Arc<Presence>,
     tree: RwLock<Tree>,
+    /// Counts changes of the tree: what was found in it stands as long as this does.
+    generation: AtomicU64,
     /// Bound on the steps of a match and on the depth of the tree.
     levels_max: usize,
     deliveries: Option<Deliveries>,
@@ -134,12 +145,14 @@ pub struct Delivery<'a> {
     pub identifiers: &'a [u32],
     /// Gathers the sessions that keep it in the store, so that they keep it together.
     pub keeping: &'a Keeping,
+    /// When it was handed over: one look at the clock for all who get it.
+    pub since: Instant,
 }
 
 impl<'a> Delivery<'a> {
     /// A delivery that no subscription asked for: a push to a client or user.
-    pub const fn direct(qos: u8, keeping: &'a Keeping) -> Self {
-        Self { qos, retain: false, identifiers: &[], keeping }
+    pub fn direct(qos: u8, keeping: &'a Keeping) -> Self {
+        Self { qos, retain: false, identifiers: &[], keeping, since: mqtt::now() }
     }
 }
 
@@ -224,7 +237,8 @@ impl Hub {
 
     fn build(levels_max: usize, deliveries: Option<Deliveries>) -> Self {
         let (registry, presence, tree) = (Registry::default(), Arc::default(), RwLock::default());
-        Self { inner: Arc::new(Inner { registry, presence, tree, levels_max, deliveries }) }
+        let generation = AtomicU64::new(0);
+        Self { inner: Arc::new(Inner { registry, presence, tree, generation, levels_max, deliveries }) }
     }
 
     /// Registers a session under its client id. Registering the same mailbox again changes nothing.
@@ -246,7 +260,7 @@ impl Hub {
         let Some(client) = self.inner.registry.unregister(client_id, mailbox) else {
             return false;
         };
-        self.inner.tree.write().remove_client(&client);
+        self.inner.change_tree().remove_client(&client);
         true
     }
 
@@ -263,7 +277,7 @@ impl Hub {
     ) -> Result<bool, SubscribeError> {
         let filter = TopicFilter::parse(filter, self.inner.levels_max)?;
         let client = self.inner.registry.client(client_id).ok_or(SubscribeError::UnknownClient)?;
-        self.inner.tree.write().subscribe(&client, &filter, options).ok_or(SubscribeError::UnknownClient)
+        self.inner.change_tree().subscribe(&client, &filter, options).ok_or(SubscribeError::UnknownClient)
     }
 
     /// Ends a subscription; says whether there was one.
@@ -274,7 +288,7 @@ impl Hub {
         let Some(client) = self.inner.registry.client(client_id) else {
             return false;
         };
-        self.inner.tree.write().unsubscribe(&client, &filter)
+        self.inner.change_tree().unsubscribe(&client, &filter)
     }
 
     /// The subscriptions of a client, in no order.
@@ -287,7 +301,7 @@ impl Hub {
 
     /// Changes which member of a shared subscription gets a message.
     pub fn set_share_strategy(&self, strategy: ShareStrategy) {
-        self.inner.tree.write().share_strategy = strategy;
+        self.inner.change_tree().share_strategy = strategy;
     }
 
     /// How many subscriptions a client has.
@@ -302,32 +316,42 @@ impl Hub {
     /// Where [`Fanout::to_write`] is above 0, await [`crate::store::Store::barrier`] before telling a publisher
     /// that the message is accepted.
     pub fn publish(&self, message: &Arc<Message>) -> Fanout {
-        self.publish_with(message, None)
+        self.publish_with(message, None, &mut LastMatch::default(), mqtt::now())
     }
 
     /// The same, with a mark of the publisher's that becomes durable together with what sessions keep of the
-    /// message: a crash leaves both or neither.
-    pub fn publish_with(&self, message: &Arc<Message>, mark: Option<(&Store, Write)>) -> Fanout {
+    /// message: a crash leaves both or neither. `last` is the publisher's alone.
+    pub fn publish_with(
+        &self,
+        message: &Arc<Message>,
+        mark: Option<(&Store, Write)>,
+        last: &mut LastMatch,
+        now: Instant,
+    ) -> Fanout {
         let keeping = Keeping::default();
-        let mut fanout = self.deliver_to_subscribers(message, &keeping);
+        let mut fanout = self.deliver_to_subscribers(message, &keeping, last, now);
         fanout.settle(keeping.finish(mark));
         self.count(fanout)
     }
 
-    fn deliver_to_subscribers(&self, message: &Arc<Message>, keeping: &Keeping) -> Fanout {
+    fn deliver_to_subscribers(
+        &self,
+        message: &Arc<Message>,
+        keeping: &Keeping,
+        last: &mut LastMatch,
+        since: Instant,
+    ) -> Fanout {
         let mut fanout = Fanout::default();
-        if check_topic(&message.topic, self.inner.levels_max).is_err() {
-            return fanout;
-        }
-        let matched = self.inner.tree.read().matching(&message.topic, message.publisher.as_deref());
-        matched.for_each_client(|client, granted, identifiers| {
+        last.matching(&self.inner, message).for_each_client(|client, granted, identifiers| {
             let retain = message.retain && granted.retain_as_published;
-            let delivery = Delivery { qos: granted.qos.min(message.qos), retain, identifiers, keeping };
+            let delivery =
+                Delivery { qos: granted.qos.min(message.qos), retain, identifiers, keeping, since };
             let delivered = client.mailbox.deliver(message, &delivery);
             fanout += delivered;
             let is_written = delivery.qos > 0 && delivered != Delivered::Dropped;
             fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
         });
+        last.release();
         fanout
     }
 
@@ -366,9 +390,13 @@ impl Hub {
 
     fn count(&self, fanout: Fanout) -> Fanout {
         if let Some(deliveries) = &self.inner.deliveries {
-            deliveries.sent.inc_by(fanout.sent);
-            deliveries.stored.inc_by(fanout.stored);
-            deliveries.dropped.inc_by(fanout.dropped);
+            let Deliveries { sent, stored, dropped } = deliveries;
+            for (counter, count) in [(sent, fanout.sent), (stored, fanout.stored), (dropped, fanout.dropped)]
+            {
+                if count > 0 {
+                    counter.inc_by(count);
+                }
+            }
         }
         fanout
     }
@@ -381,6 +409,15 @@ impl Hub {
     /// Bound on the levels of a topic or filter.
     pub fn levels_max(&self) -> usize {
         self.inner.levels_max
+    }
+}
+
+impl Inner {
+    /// The tree, to be changed: whoever looks at the generation from here on finds another.
+    fn change_tree(&self) -> RwLockWriteGuard<'_, Tree> {
+        let tree = self.tree.write();
+        self.generation.fetch_add(1, Ordering::Release);
+        tree
     }
 }
 

@@ -74,6 +74,42 @@ fn subscribing_again_replaces_the_options() {
 }
 
 #[test]
+fn what_a_publisher_sent_last_goes_to_who_subscribes_by_now() {
+    let hub = Hub::new(8);
+    let (one, other) = (join(&hub, "one", None), join(&hub, "other", None));
+    let mut last = LastMatch::default();
+    let mut publish =
+        |topic| hub.publish_with(&Arc::new(message(topic)), None, &mut last, mqtt::now()).total();
+    hub.subscribe("one", "x", options(1, 0)).unwrap();
+    assert_eq!([publish("x"), publish("x"), publish("y"), publish("x")], [1, 1, 0, 1]);
+    hub.subscribe("other", "+", options(1, 0)).unwrap();
+    assert_eq!([publish("x"), publish("x"), publish("y")], [2, 2, 1]);
+    hub.subscribe("one", "x", options(0, 0)).unwrap();
+    assert_eq!(publish("x"), 2);
+    assert_eq!(one.got.lock().last(), Some(&(0, false, vec![])), "with the options of now");
+    assert!(hub.unsubscribe("other", "+"));
+    assert_eq!(publish("x"), 1);
+    let mailbox: Arc<dyn Mailbox> = one;
+    assert!(hub.unregister("one", &mailbox));
+    assert_eq!(publish("x"), 0);
+    assert_eq!(other.got.lock().len(), 4);
+}
+
+#[test]
+fn the_members_of_a_shared_group_take_turns_with_one_publisher_as_well() {
+    let hub = Hub::new(8);
+    let inboxes = ["a", "b"].map(|id| join(&hub, id, None));
+    let mut last = LastMatch::default();
+    for id in ["a", "b"] {
+        hub.subscribe(id, "$share/g/x", options(1, 0)).unwrap();
+    }
+    for _ in 0..4 {
+        hub.publish_with(&Arc::new(message("x")), None, &mut last, mqtt::now());
+    }
+    assert_eq!(inboxes.map(|inbox| inbox.got.lock().len()), [2, 2]);
+}
+
+#[test]
 fn no_local_and_retain_as_published_are_obeyed() {
     let hub = Hub::new(8);
     let (own, other) = (join(&hub, "own", None), join(&hub, "other", None));

@@ -104,18 +104,20 @@ pub(super) struct Tree {
 /// What a topic matched; holds no lock.
 #[derive(Default)]
 pub(super) struct Matched {
+    /// Those of one client are neighbours.
     direct: Vec<Subscription>,
     shared: Vec<Subscription>,
-    /// Whether one client may stand in `direct` more than once.
-    overlaps: bool,
 }
 
 impl Matched {
+    /// Whether the next message of the same publisher and topic goes to the same clients, `clients_max` of them at the
+    /// most: of a shared subscription, another member may get it.
+    pub(super) fn is_lasting(&self, clients_max: usize) -> bool {
+        self.shared.is_empty() && self.direct.len() <= clients_max
+    }
+
     /// Calls `deliver` once for each client of the direct subscriptions and once for each shared one.
-    pub(super) fn for_each_client(mut self, mut deliver: impl FnMut(&Client, SubscribeOptions, &[u32])) {
-        if self.overlaps {
-            self.direct.sort_unstable_by_key(Subscription::key);
-        }
+    pub(super) fn for_each_client(&self, mut deliver: impl FnMut(&Client, SubscribeOptions, &[u32])) {
         let mut identifiers = Vec::new();
         for same_client in self.direct.chunk_by(|a, b| a.key() == b.key()) {
             let [first, rest @ ..] = same_client else { continue };
@@ -237,7 +239,9 @@ impl Tree {
             // ... and "a" itself.
             self.collect(self.nodes[node_id.0 as usize].hash, &mut collector);
         }
-        collector.matched.overlaps = collector.nodes > 1;
+        if collector.nodes > 1 {
+            collector.matched.direct.sort_unstable_by_key(Subscription::key);
+        }
         collector.matched
     }
 

@@ -346,9 +346,8 @@ impl Client {
             return (Delivered::Dropped, false);
         }
         let delivered = if is_connected { Delivered::Sent } else { Delivered::Stored };
-        let &Delivery { qos: quality, retain, identifiers, keeping } = delivery;
-        let now = super::now();
-        let terms = Terms { qos: qos(quality), retain, subscription_ids: identifiers, since: now };
+        let &Delivery { qos: quality, retain, identifiers, keeping, since } = delivery;
+        let terms = Terms { qos: qos(quality), retain, subscription_ids: identifiers, since };
         let Inner { session, settings, durable, .. } = &mut *inner;
         let mut is_kept = false;
         let make = || {
@@ -359,7 +358,7 @@ impl Client {
                 let (client_id, qos) = (&self.id, quality);
                 let place =
                     Place { session, position, qos, retain, identifiers, client, client_id, delivered };
-                keeping.join(keeper, message, place, now)
+                keeping.join(keeper, message, place, since)
             });
             Shared { message: message.clone(), entry }
         };

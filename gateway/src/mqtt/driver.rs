@@ -36,7 +36,7 @@ use super::{
     receipts::{Receipt, Receipts},
     subscribe,
 };
-use crate::{access::Leave, backend::TurnsLater, rate::Pace, request::Origin};
+use crate::{access::Leave, backend::TurnsLater, hub::LastMatch, rate::Pace, request::Origin};
 
 /// Answers that may wait for a client that does not read, before it is no longer read from.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
@@ -70,8 +70,12 @@ pub(super) struct Driver<S> {
     exchange: Option<Box<Exchange>>,
     /// Set while the client has a keep-alive, or the connection may park.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Of the present turn: one look at the clock for all packets of a read.
+    now: Instant,
     /// When something last came or went.
     active_at: Instant,
+    /// Where the client's last message went.
+    last: LastMatch,
     /// The silence after which it may park; `None` never does.
     park_after: Option<Duration>,
     /// The stream holds written bytes that it has not flushed.
@@ -132,7 +136,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             asking: None,
             exchange: None,
             timer: timer.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
+            now: active_at,
             active_at,
+            last: LastMatch::default(),
             park_after,
             is_unflushed: false,
             is_blocked: false,
@@ -174,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// is to be sent: a system call costs more than a message.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut reads = 0;
+        self.now = super::now();
         loop {
             self.handle_input()?;
             let is_answered = self.poll_inbox(cx)?.is_ready() | self.poll_receipts(cx)?.is_ready();
@@ -182,7 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let read = self.poll_read(cx);
             let goes_on = is_answered || read.is_ready();
             if goes_on {
-                self.active_at = super::now();
+                self.now = super::now();
+                self.active_at = self.now;
                 reads += 1;
             }
             if goes_on && reads < READS_MAX && !matches!(read, Poll::Ready(Err(_))) {
@@ -221,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let mut inner = self.attachment.client.lock();
                 let Some((connection, session)) = inner.current(self.attachment.epoch) else { break };
                 connection
-                    .handle_bytes(session, &mut self.input, &self.settings, super::now())
+                    .handle_bytes(session, &mut self.input, &self.settings, self.now)
                     .map_err(End::Broken)?
             };
             match event {
@@ -262,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// A publish with a route, or behind one, waits its turn; any other is done at once.
     fn handle_publish(&mut self, publish: &Publish) -> Result<(), End> {
         self.note_message();
-        let mut message = message::from_publish(publish, &self.attachment.client.id, super::now());
+        let mut message = message::from_publish(publish, &self.attachment.client.id, &self.last, self.now);
         let (way, leave) = publish::find_way(&self.attachment.gateway, &self.origin, &mut message);
         let Publish { qos, packet_id, .. } = *publish;
         let is_known = leave.is_some();
@@ -307,14 +315,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             let mut inner = self.attachment.client.lock();
             let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
-            self.output.fill(|out| connection.poll_transmit(session, out, super::now()));
+            self.output.fill(|out| connection.poll_transmit(session, out, self.now));
             self.attachment.client.count_overdue(connection.take_dropped(), session.take_aged());
             inner.register(cx);
             if self.output.is_empty() {
                 break;
             }
             self.is_unflushed = true;
-            self.active_at = super::now();
+            self.active_at = self.now;
         }
         self.output.release();
         if self.is_unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {

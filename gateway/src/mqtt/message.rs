@@ -15,7 +15,7 @@ use towline_protocols::{
 };
 
 use super::kept::Entry;
-use crate::hub::Message;
+use crate::hub::{LastMatch, Message};
 
 /// Payloads up to this size are copied out of the packet they came in: a message that waits must not hold on
 /// to a whole read buffer. Above it, the buffer is a few times the message at the most.
@@ -35,9 +35,9 @@ impl ApplicationMessage for Shared {
     }
 
     fn heads(&self) -> Option<&SharedHeads> {
-        // Held by a queue and by whoever sends it at the moment. More: others are to have it, too; and the last of them
-        // gets what was encoded for those before it.
-        let is_shared = Arc::strong_count(&self.message) > 2 || !self.message.heads.is_empty();
+        // Held by whoever sends it at the moment. More: others are to have it, too; and the last of them gets what was
+        // encoded for those before it.
+        let is_shared = Arc::strong_count(&self.message) > 1 || !self.message.heads.is_empty();
         is_shared.then_some(&self.message.heads)
     }
 
@@ -78,11 +78,17 @@ pub(super) fn view(message: &Message) -> MessageView<'_> {
     }
 }
 
-/// The message of a PUBLISH.
-pub(super) fn from_publish(publish: &Publish, publisher: &Arc<str>, now: Instant) -> Message {
+/// The message of a PUBLISH, whose topic may be the one that its publisher published to last.
+pub(super) fn from_publish(
+    publish: &Publish,
+    publisher: &Arc<str>,
+    last: &LastMatch,
+    now: Instant,
+) -> Message {
     let properties = &publish.properties;
+    let topic = last.topic(publish.topic.as_bytes()).cloned();
     Message {
-        topic: publish.topic.as_str().into(),
+        topic: topic.unwrap_or_else(|| publish.topic.as_str().into()),
         payload: detached(&publish.payload),
         qos: publish.qos as u8,
         retain: publish.retain,
@@ -155,10 +161,9 @@ mod tests {
 
     #[test]
     fn heads_are_shared_while_others_wait_for_the_message_and_by_the_last_of_them() {
-        let alone = Shared { message: Arc::default(), entry: None };
-        let sent = alone.clone();
+        let sent = Shared { message: Arc::default(), entry: None };
         assert!(sent.heads().is_none(), "one subscriber needs no copy to take from");
-        let other = alone.clone();
+        let other = sent.clone();
         let heads = sent.heads().unwrap();
         let head = PublishHead::<&str> {
             dup: false,
@@ -177,7 +182,7 @@ mod tests {
             payload_bytes: 0,
         };
         head.encode_shared(Version::V311, heads, &mut BytesMut::new()).unwrap();
-        drop((alone, sent));
+        drop(sent);
         assert!(other.heads().is_some());
     }
 }

@@ -1,6 +1,9 @@
 //! The way of a message: to the backend of its topic's route, if there is one, and to its subscribers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use towline_protocols::mqtt::ReasonCode;
 
@@ -11,10 +14,11 @@ use crate::{
     delayed::{self, Parsed},
     error::{RpcError, RpcErrorKind},
     gateway::Gateway,
-    hub::{Fanout, Message, check_topic},
+    hub::{Fanout, LastMatch, Message, check_topic},
     request::Origin,
     rewrite::Who,
     shadow,
+    snapshot::Snapshot,
     store::Write,
 };
 
@@ -34,8 +38,9 @@ fn topics_of(message: &Message, way: Way) -> Vec<Arc<str>> {
 /// Gives a client's message the name that it is to have, and says where it goes, and whether its publisher may publish
 /// it; `None` if the hook has to be asked.
 pub(super) fn find_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> (Way, Option<Leave>) {
-    let way = find_any_way(gateway, origin, message);
-    if matches!(way, Way::Nowhere(_)) || gateway.snapshot().acl.is_open() {
+    let snapshot = gateway.snapshot();
+    let way = find_any_way(gateway, &snapshot, origin, message);
+    if matches!(way, Way::Nowhere(_)) || snapshot.acl.is_open() {
         return (way, Some(Leave::Granted));
     }
     let topics = topics_of(message, way);
@@ -55,18 +60,17 @@ pub(super) async fn ask_leave(gateway: &Gateway, origin: &Origin, message: &Mess
     Leave::Granted
 }
 
-fn find_any_way(gateway: &Gateway, origin: &Origin, message: &mut Message) -> Way {
+fn find_any_way(gateway: &Gateway, snapshot: &Snapshot, origin: &Origin, message: &mut Message) -> Way {
     if gateway.upstreams.came_back(message) {
         return Way::Here;
     }
-    let delay = match rename(gateway, origin, message) {
+    let delay = match rename_by(snapshot, gateway, origin, message) {
         Ok(delay) => delay,
         Err(reason) => return Way::Nowhere(reason),
     };
     if super::is_reserved(&message.topic) {
         return Way::Nowhere(ReasonCode::NotAuthorized);
     }
-    let snapshot = gateway.snapshot();
     if snapshot.settings.shadow.enabled {
         match shadow::parse(&message.topic) {
             shadow::Parsed::Other => {}
@@ -94,7 +98,15 @@ pub(crate) fn rename(
     origin: &Origin,
     message: &mut Message,
 ) -> Result<Option<Duration>, ReasonCode> {
-    let snapshot = gateway.snapshot();
+    rename_by(&gateway.snapshot(), gateway, origin, message)
+}
+
+fn rename_by(
+    snapshot: &Snapshot,
+    gateway: &Gateway,
+    origin: &Origin,
+    message: &mut Message,
+) -> Result<Option<Duration>, ReasonCode> {
     let mut delay = None;
     if snapshot.settings.delayed.enabled {
         let topic = match delayed::parse(&message.topic) {
@@ -150,7 +162,7 @@ pub(super) async fn forward(
             gateway.mqtt.counters.forwarded.inc();
             let topic = message.response_topic.as_ref().filter(|topic| !super::is_reserved(topic));
             if let (Some(reply), Some(topic)) = (reply, topic) {
-                distribute(&gateway, &Arc::new(response(&message, topic, reply)), None);
+                distribute(&gateway, &Arc::new(response(&message, topic, reply)));
             }
             Ok(())
         }
@@ -176,9 +188,21 @@ pub(super) fn retain(gateway: &Gateway, message: &Arc<Message>) -> Result<(), Re
     })
 }
 
-/// Hands a message to its subscribers, together with a mark of its publisher's session.
-pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option<Write>) -> Fanout {
-    let fanout = gateway.hub.publish_with(message, mark.map(|mark| (&gateway.store, mark)));
+/// Hands a message to its subscribers.
+pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>) -> Fanout {
+    distribute_with(gateway, message, None, &mut LastMatch::default(), super::now())
+}
+
+/// The same, together with a mark of its publisher's session, and to where that publisher's last message went if it is
+/// of the same topic.
+pub(super) fn distribute_with(
+    gateway: &Gateway,
+    message: &Arc<Message>,
+    mark: Option<Write>,
+    last: &mut LastMatch,
+    now: Instant,
+) -> Fanout {
+    let fanout = gateway.hub.publish_with(message, mark.map(|mark| (&gateway.store, mark)), last, now);
     gateway.mqtt.counters.published.inc();
     fanout
 }
@@ -187,7 +211,7 @@ pub(super) fn distribute(gateway: &Gateway, message: &Arc<Message>, mark: Option
 pub(crate) fn publish_here(gateway: &Gateway, message: &Arc<Message>) {
     // Counted if there is no room for it; its subscribers need not miss it.
     _ = retain(gateway, message);
-    distribute(gateway, message, None);
+    distribute(gateway, message);
 }
 
 /// Takes a message to its backend for a publisher who has been answered: what came of it is counted there.
@@ -197,7 +221,7 @@ pub(crate) async fn forward_only(gateway: &Arc<Gateway>, origin: &Arc<Origin>, m
 
 /// A message of the gateway's own, to its subscribers.
 pub(crate) fn publish_locally(gateway: &Gateway, message: &Arc<Message>) -> Fanout {
-    distribute(gateway, message, None)
+    distribute(gateway, message)
 }
 
 /// A message that an upstream broker brought: through its route if it has one, and to its subscribers. Says whether
@@ -213,7 +237,7 @@ pub(crate) async fn publish_from_upstream(
     }
     // Counted if there is no room for it; its subscribers need not miss it.
     _ = retain(gateway, message);
-    let fanout = distribute(gateway, message, None);
+    let fanout = distribute(gateway, message);
     fanout.to_write > 0 || (message.retain && gateway.mqtt.retained.is_lasting())
 }
 
@@ -256,7 +280,7 @@ fn publish_will_by(gateway: &Arc<Gateway>, origin: Arc<Origin>, message: Message
     }
     // Counted if there is no room for it; its subscribers need not miss it.
     _ = retain(gateway, &message);
-    distribute(gateway, &message, None);
+    distribute(gateway, &message);
     if way.is_routed() {
         let forwarding = forward(gateway.clone(), origin, message);
         // A failure is counted and logged there; a will has no publisher to be told.

@@ -131,12 +131,14 @@ impl Retained {
     /// Delivers to a client what its new subscription (not a shared one) matches, whatever protocol it speaks.
     pub fn deliver(&self, mailbox: &dyn Mailbox, client_id: &str, filter: &str, options: &SubscribeOptions) {
         let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &[options.identifier] };
-        for message in self.matching(filter, super::now()) {
+        let since = super::now();
+        for message in self.matching(filter, since) {
             if options.no_local && message.publisher.as_deref() == Some(client_id) {
                 continue;
             }
             let (qos, keeping) = (message.qos.min(options.qos), Keeping::default());
-            mailbox.deliver(&message, &Delivery { qos, retain: true, identifiers, keeping: &keeping });
+            let delivery = Delivery { qos, retain: true, identifiers, keeping: &keeping, since };
+            mailbox.deliver(&message, &delivery);
             // When the disk cannot follow, the client goes without, as with any other bound.
             _ = keeping.finish(None);
         }

@@ -1,7 +1,7 @@
 //! Bytes to packets. A packet is taken off the input when all of it is there; its strings and its payload
 //! are slices of that memory.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     Ack, AckProperties, Auth, AuthProperties, Binary, Connack, ConnackProperties, Connect, ConnectProperties,
@@ -82,7 +82,8 @@ pub fn decode(input: &mut BytesMut, version: Version, limits: &Limits) -> Result
     if input.len() < packet_bytes {
         return Ok(None);
     }
-    let body = input.split_to(packet_bytes).freeze().slice(header.header_bytes..);
+    input.advance(header.header_bytes);
+    let body = input.split_to(header.remaining_bytes).freeze();
     decode_body(header, body, version, limits).map(Some)
 }
 

@@ -9,6 +9,8 @@ use super::{Binary, MqttError, QoS, ReasonCode, Secret, SubscriptionId, Text};
 /// The largest value of a Variable Byte Integer: four bytes of seven bits.
 pub(super) const VARINT_MAX: usize = 268_435_455;
 
+const CUT: MqttError = MqttError::malformed("2.1.4: a field reaches beyond the end of its packet");
+
 /// A cursor over one packet. Everything it hands out shares the packet's memory.
 pub(super) struct Reader {
     bytes: Bytes,
@@ -37,7 +39,7 @@ impl Reader {
 
     pub(super) fn take(&mut self, length: usize) -> Result<Bytes, MqttError> {
         if self.bytes.len() < length {
-            return Err(MqttError::malformed("2.1.4: a field reaches beyond the end of its packet"));
+            return Err(CUT);
         }
         Ok(self.bytes.split_to(length))
     }
@@ -52,16 +54,16 @@ impl Reader {
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, MqttError> {
-        Ok(self.take(1)?[0])
+        self.bytes.try_get_u8().map_err(|_| CUT)
     }
 
     pub(super) fn u16(&mut self) -> Result<u16, MqttError> {
-        Ok(self.take(2)?.get_u16())
+        self.bytes.try_get_u16().map_err(|_| CUT)
     }
 
     pub(super) fn varint(&mut self) -> Result<usize, MqttError> {
         match varint(&self.bytes)? {
-            None => Err(MqttError::malformed("2.1.4: a field reaches beyond the end of its packet")),
+            None => Err(CUT),
             Some((_, length, false)) if length > 1 => {
                 Err(MqttError::malformed("MQTT-1.5.5-1: a Variable Byte Integer uses as few bytes as it can"))
             }

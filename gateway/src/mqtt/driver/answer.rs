@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Retains a message if asked, and hands it to its subscribers. Says what its publisher is told, and whether that
     /// has to wait for the store.
-    fn distribute(&self, incoming: &Incoming, mark: Option<Write>) -> (ReasonCode, bool) {
+    fn distribute(&mut self, incoming: &Incoming, mark: Option<Write>) -> (ReasonCode, bool) {
         let &Incoming { ref message, qos, way, .. } = incoming;
         let gateway = &self.attachment.gateway;
         if let Way::Later(delay) = way {
@@ -96,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let is_retained = message.retain && gateway.mqtt.retained.is_lasting();
         let waits = is_retained || mark.is_some();
-        let fanout = publish::distribute(gateway, message, mark);
+        let fanout = publish::distribute_with(gateway, message, mark, &mut self.last, self.now);
         let is_wanted = way.is_routed() || fanout.total() > 0;
         let reason = match () {
             () if fanout.unkept > 0 => ReasonCode::QuotaExceeded,

@@ -356,34 +356,26 @@ impl Connection {
         }
         while out.len() < TRANSMIT_BYTES {
             let next = session.next_queued(now, &mut self.dropped)?;
-            let (qos, next) = (next.qos, next.clone());
-            if qos == QoS::AtMostOnce {
-                let payload = self.put_publish(&next, None, false, out, now);
-                session.dequeue();
-                if payload.is_some() {
-                    return payload;
-                }
-                continue;
-            }
-            if self.outstanding >= self.outstanding_max {
-                return None;
-            }
-            let id = match next.message.packet_id() {
+            let (qos, own_id) = (next.qos, next.message.packet_id());
+            let id = match own_id {
+                _ if qos == QoS::AtMostOnce => None,
+                _ if self.outstanding >= self.outstanding_max => return None,
                 // A client that leaves one unanswered for 65535 others waits for itself.
                 Some(id) if session.is_in_flight(id) => return None,
-                Some(id) => id,
-                None => session.next_id()?,
+                Some(id) => Some(id),
+                None => Some(session.next_id()?),
             };
-            let before = out.len();
-            let payload = self.put_publish(&next, Some(id), false, out, now);
-            if out.len() == before {
+            let (next, before) = (session.dequeue()?, out.len());
+            let payload = self.put_publish(&next, id, false, out, now);
+            match id {
+                None => {}
                 // MQTT-3.1.2-25: too large for the client counts as sent and done.
-                session.dequeue();
-                next.message.finish();
-                continue;
+                Some(_) if out.len() == before => next.message.finish(),
+                Some(id) => {
+                    session.depart(id, next);
+                    self.outstanding += 1;
+                }
             }
-            session.depart(id);
-            self.outstanding += 1;
             if payload.is_some() {
                 return payload;
             }
@@ -435,7 +427,7 @@ impl Connection {
         if publish.qos != QoS::AtMostOnce {
             self.count_unfinished(session, settings)?;
         }
-        if topic::levels(publish.topic.as_str()) > settings.topic_levels_max {
+        if topic::levels(publish.topic.as_bytes()) > settings.topic_levels_max {
             return self.refuse_topic(session, &publish).map(|()| None);
         }
         Ok(Some(Event::Publish(publish)))

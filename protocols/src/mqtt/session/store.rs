@@ -22,6 +22,8 @@ pub struct Session<M> {
     /// Of both.
     bytes: usize,
     last_id: u16,
+    /// How many identifiers behind the last one are known to be used by nothing in flight: that is not looked up for each.
+    ids_free: u16,
     /// QoS 2 publishes from the client that were taken and not released yet.
     received: Vec<PacketId>,
     /// Messages dropped because they had waited for too long, since somebody asked.
@@ -119,6 +121,7 @@ impl<M: ApplicationMessage> Session<M> {
             in_flight: VecDeque::new(),
             bytes: 0,
             last_id: 0,
+            ids_free: 0,
             received: Vec::new(),
             aged: 0,
         }
@@ -166,7 +169,7 @@ impl<M: ApplicationMessage> Session<M> {
             self.bytes += cost;
             Awaits::Receipt(Outgoing::new(message, terms, settings))
         };
-        self.in_flight.push_back(InFlight { id, awaits, is_sent: false, dup: true });
+        self.put_in_flight(InFlight { id, awaits, is_sent: false, dup: true });
     }
 
     /// Gives up everything: the session is over.
@@ -280,13 +283,18 @@ impl<M: ApplicationMessage> Session<M> {
         Some(next)
     }
 
-    /// Moves the first waiting message (QoS 1 or 2) in flight, as sent.
-    pub(super) fn depart(&mut self, id: PacketId) {
-        if let Some(outgoing) = self.dequeue() {
-            self.bytes += cost(&outgoing.message);
-            let awaits = Awaits::Receipt(outgoing);
-            self.in_flight.push_back(InFlight { id, awaits, is_sent: true, dup: false });
+    /// A message (QoS 1 or 2) that was taken off the queue is in flight, as sent.
+    pub(super) fn depart(&mut self, id: PacketId, outgoing: Outgoing<M>) {
+        self.bytes += cost(&outgoing.message);
+        self.put_in_flight(InFlight { id, awaits: Awaits::Receipt(outgoing), is_sent: true, dup: false });
+    }
+
+    fn put_in_flight(&mut self, entry: InFlight<M>) {
+        if entry.id.get() != self.last_id {
+            // It may be among those that were found free.
+            self.ids_free = 0;
         }
+        self.in_flight.push_back(entry);
     }
 
     /// An identifier that nothing in flight uses; `None` when all 65535 do.
@@ -294,14 +302,21 @@ impl<M: ApplicationMessage> Session<M> {
         if self.in_flight.len() >= usize::from(u16::MAX) {
             return None;
         }
-        for _ in 0..u16::MAX {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            let id = PacketId::new(self.last_id)?;
-            if !self.is_in_flight(id) {
-                return Some(id);
+        while self.ids_free == 0 {
+            self.ids_free = self.count_free();
+            if self.ids_free == 0 {
+                self.last_id = following(self.last_id);
             }
         }
-        None
+        self.ids_free -= 1;
+        self.last_id = following(self.last_id);
+        PacketId::new(self.last_id)
+    }
+
+    /// How many identifiers behind the last one nothing in flight uses.
+    fn count_free(&self) -> u16 {
+        let to_next = self.in_flight.iter().map(|entry| steps(self.last_id, entry.id.get())).min();
+        to_next.map_or(u16::MAX, |steps| steps - 1)
     }
 
     /// Whether something in flight uses the identifier.
@@ -475,6 +490,16 @@ impl<M: ApplicationMessage> Default for Session<M> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The identifier behind another: there is no 0.
+fn following(id: u16) -> u16 {
+    id.checked_add(1).unwrap_or(1)
+}
+
+/// From one identifier to the next use of another; all the way round to itself.
+fn steps(from: u16, to: u16) -> u16 {
+    if to > from { to - from } else { u16::MAX - from + to }
 }
 
 fn cost<M: ApplicationMessage>(message: &M) -> usize {

@@ -566,6 +566,39 @@ fn a_message_that_comes_back_when_all_identifiers_are_in_flight_costs_nothing() 
 }
 
 #[test]
+fn identifiers_go_round_and_pass_over_those_in_flight() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    let send = |pair: &mut Pair| {
+        pair.deliver("m", QoS::AtLeastOnce);
+        let Some(Packet::Publish(publish)) = pair.receive().pop() else { panic!("nothing is sent") };
+        publish.packet_id.unwrap()
+    };
+    let unanswered = send(&mut pair);
+    for expected in (2..=u16::MAX).chain([2, 3]) {
+        let id = send(&mut pair);
+        assert_eq!(id.get(), expected);
+        pair.send(Packet::Puback(Ack::new(id, ReasonCode::Success))).unwrap();
+    }
+    pair.send(Packet::Puback(Ack::new(unanswered, ReasonCode::Success))).unwrap();
+    assert_eq!(send(&mut pair).get(), 4, "what is free again has its turn when it comes to it");
+}
+
+#[test]
+fn an_identifier_that_a_message_brings_along_is_not_given_to_another() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), Settings { receive_maximum: 3, ..settings() });
+    let mut ids = Vec::new();
+    for own in [None, PacketId::new(2), None] {
+        let message = Message { topic: "t", id: own, ..Default::default() };
+        pair.push(&Arc::new(message), QoS::AtLeastOnce);
+        ids.extend(pair.receive().into_iter().filter_map(|packet| match packet {
+            Packet::Publish(publish) => publish.packet_id.map(PacketId::get),
+            _ => None,
+        }));
+    }
+    assert_eq!(ids, [1, 2, 3]);
+}
+
+#[test]
 fn what_a_message_cost_that_was_dropped_itself_is_told() {
     let settings = Settings { queue_age_max: Duration::from_secs(9), ..settings() };
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings);

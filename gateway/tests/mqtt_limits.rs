@@ -253,6 +253,67 @@ async fn a_subscriber_that_does_not_read_costs_its_queue_and_slows_nobody() {
     hood.check().await;
 }
 
+/// A subscriber of QoS 1 that is sent one message at a time, and one who publishes so many to it.
+async fn one_at_a_time(hood: &Neighbourhood, messages: usize) -> (Client, Client) {
+    let mut asked = connect(Version::V5, "behind");
+    asked.properties.receive_maximum = std::num::NonZeroU16::new(1);
+    let (mut behind, _) = Client::connect(&hood.gateway, asked).await;
+    behind.subscribe("cmd", QoS::AtLeastOnce).await;
+    let mut publisher = Client::v311(&hood.gateway, "publisher").await;
+    for number in 0..messages {
+        publisher.publish("cmd", &number.to_string(), QoS::AtLeastOnce).await;
+    }
+    (behind, publisher)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_of_qos_1_waits_for_a_subscriber_that_is_behind_and_nothing_is_lost() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
+    let (mut behind, mut publisher) = one_at_a_time(&hood, 40).await;
+    for number in 0..40 {
+        let publish = behind.expect_publish().await;
+        assert_eq!(publish.payload, number.to_string());
+        let ack = Ack::new(publish.packet_id.unwrap(), ReasonCode::Success);
+        behind.send(Packet::Puback(ack)).await;
+    }
+    for _ in 0..40 {
+        assert!(matches!(publisher.receive().await, Some(Packet::Puback(_))));
+    }
+    assert_eq!(metric(&hood.gateway, "towline_mqtt_messages_dropped_total"), 0.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_takes_nothing_holds_a_publisher_up_for_a_second_and_no_more() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
+    let begun = tokio::time::Instant::now();
+    let (_stuck, mut publisher) = one_at_a_time(&hood, 40).await;
+    for _ in 0..40 {
+        assert!(matches!(publisher.receive().await, Some(Packet::Puback(_))));
+    }
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    let dropped = metric(&hood.gateway, "towline_mqtt_messages_dropped_total");
+    assert_eq!(dropped, 40.0 - 1.0 - 10.0, "one is in flight, ten wait");
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_publishes_to_itself_does_not_wait_for_itself() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
+    let mut own = Client::v311(&hood.gateway, "own").await;
+    own.subscribe("cmd", QoS::AtLeastOnce).await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..2000 {
+        own.publish("cmd", "x", QoS::AtLeastOnce).await;
+    }
+    let mut acknowledged = 0;
+    while acknowledged < 2000 {
+        acknowledged += usize::from(matches!(own.receive().await, Some(Packet::Puback(_))));
+    }
+    assert_eq!(begun.elapsed().as_secs(), 0);
+    hood.check().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn qos_1_in_flight_is_bounded_by_the_clients_receive_maximum() {
     let mut hood = Neighbourhood::new(|_| ()).await;

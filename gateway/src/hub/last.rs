@@ -1,8 +1,15 @@
 //! What a publisher's last topic matched: most publish to one topic again and again.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
-use super::{Inner, Message, check_topic, tree::Matched};
+use super::{
+    Inner, Message, check_topic,
+    room::{Room, Rooms},
+    tree::Matched,
+};
 
 /// Subscriptions that are kept for the next message. With more of them, to find them is little beside to serve them, and
 /// the publisher would hold on to much.
@@ -16,6 +23,8 @@ pub struct LastMatch {
     matched: Matched,
     /// Of the tree in which it was found; `None` when it is not to be used again.
     generation: Option<u64>,
+    /// In a queue that it went to with a quality above 0, and that was once half full.
+    room: Option<Arc<Room>>,
 }
 
 impl LastMatch {
@@ -41,8 +50,14 @@ impl LastMatch {
         &self.matched
     }
 
-    /// Lets go of what is not used again.
-    pub(super) fn release(&mut self) {
+    /// The room that the publisher had better wait for, if it can.
+    pub(crate) fn scarce_room(&self, now: Instant) -> Option<&Arc<Room>> {
+        self.room.as_ref().filter(|room| room.is_scarce(now))
+    }
+
+    /// The message is delivered: lets go of what is not used again.
+    pub(super) fn settle(&mut self, rooms: Rooms) {
+        self.room = rooms.into_room();
         if self.generation.is_none() {
             self.matched = Matched::default();
         }

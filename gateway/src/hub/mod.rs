@@ -5,6 +5,7 @@ mod filter;
 mod last;
 mod levels;
 mod registry;
+mod room;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -26,6 +27,7 @@ use towline_protocols::{link::Priority, mqtt::SharedHeads};
 pub use self::filter::{FilterError, TopicFilter, check_topic};
 pub use self::last::LastMatch;
 pub use self::registry::RegisterError;
+pub use self::room::{Room, Rooms};
 pub use self::tree::ShareStrategy;
 use self::{registry::Registry, tree::Tree};
 use crate::{
@@ -147,12 +149,14 @@ pub struct Delivery<'a> {
     pub keeping: &'a Keeping,
     /// When it was handed over: one look at the clock for all who get it.
     pub since: Instant,
+    /// Set if its publisher can wait for room in the queues that its messages go to.
+    pub rooms: Option<&'a Rooms>,
 }
 
 impl<'a> Delivery<'a> {
     /// A delivery that no subscription asked for: a push to a client or user.
     pub fn direct(qos: u8, keeping: &'a Keeping) -> Self {
-        Self { qos, retain: false, identifiers: &[], keeping, since: mqtt::now() }
+        Self { qos, retain: false, identifiers: &[], keeping, since: mqtt::now(), rooms: None }
     }
 }
 
@@ -341,17 +345,17 @@ impl Hub {
         last: &mut LastMatch,
         since: Instant,
     ) -> Fanout {
-        let mut fanout = Fanout::default();
+        let (mut fanout, rooms) = (Fanout::default(), Rooms::default());
         last.matching(&self.inner, message).for_each_client(|client, granted, identifiers| {
             let retain = message.retain && granted.retain_as_published;
-            let delivery =
-                Delivery { qos: granted.qos.min(message.qos), retain, identifiers, keeping, since };
+            let qos = granted.qos.min(message.qos);
+            let delivery = Delivery { qos, retain, identifiers, keeping, since, rooms: Some(&rooms) };
             let delivered = client.mailbox.deliver(message, &delivery);
             fanout += delivered;
             let is_written = delivery.qos > 0 && delivered != Delivered::Dropped;
             fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
         });
-        last.release();
+        last.settle(rooms);
         fanout
     }
 

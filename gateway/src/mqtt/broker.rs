@@ -273,6 +273,7 @@ impl Broker {
         let Some(mut connection) = inner.connection.take() else { return };
         client.tell(What::Disconnected(ending));
         inner.closing = None;
+        inner.make_room();
         let lost = inner.session().detach() as u64 + connection.take_dropped();
         inner.compact();
         self.common.dropped.inc_by(lost);
@@ -313,6 +314,7 @@ impl Broker {
         inner.ends = None;
         inner.closing = None;
         let was_connected = inner.connection.take().is_some();
+        inner.make_room();
         if was_connected {
             client.tell(What::Disconnected("session_taken_over"));
         }

@@ -18,7 +18,7 @@ use super::{
     message::{Shared, qos, view},
 };
 use crate::{
-    hub::{Delivered, Delivery, Mailbox, Message},
+    hub::{Delivered, Delivery, Mailbox, Message, Room},
     presence::{Presence, What},
     receipts::Progress,
     store::{Table, Write},
@@ -68,6 +68,8 @@ pub(super) struct Inner {
     pub(super) closing: Option<&'static Closing>,
     /// Of the present connection's driver.
     waker: Option<Waker>,
+    /// What publishers wait for while the queue fills. Made when it first does.
+    room: Option<Arc<Room>>,
 }
 
 /// What a session needs that the store keeps.
@@ -121,6 +123,7 @@ impl Client {
             expires: None,
             closing: None,
             waker: None,
+            room: None,
         };
         Self { id, user, common, inner: Mutex::new(inner) }
     }
@@ -298,6 +301,24 @@ impl Inner {
         is_quiet
     }
 
+    /// The room in the queue, if that is, or once was, half full.
+    fn room(&mut self, now: Instant) -> Option<Arc<Room>> {
+        let Self { session, settings, room, .. } = self;
+        if session.as_ref().is_some_and(|session| session.is_filled(2, settings)) {
+            room.get_or_insert_default().fill(now);
+        }
+        room.clone()
+    }
+
+    /// The client has taken of its queue, or is gone.
+    pub(super) fn make_room(&mut self) {
+        let Self { room: Some(room), session, settings, connection, .. } = self else { return };
+        let is_filled = session.as_ref().is_some_and(|session| session.is_filled(4, settings));
+        if connection.is_none() || !is_filled {
+            room.open();
+        }
+    }
+
     pub(super) fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -346,7 +367,7 @@ impl Client {
             return (Delivered::Dropped, false);
         }
         let delivered = if is_connected { Delivered::Sent } else { Delivered::Stored };
-        let &Delivery { qos: quality, retain, identifiers, keeping, since } = delivery;
+        let &Delivery { qos: quality, retain, identifiers, keeping, since, rooms } = delivery;
         let terms = Terms { qos: qos(quality), retain, subscription_ids: identifiers, since };
         let Inner { session, settings, durable, .. } = &mut *inner;
         let mut is_kept = false;
@@ -365,6 +386,12 @@ impl Client {
         let pushed = session.get_or_insert_default().push_with(view(message).cost(), terms, settings, make);
         if !self.count_loss(pushed) {
             return (Delivered::Dropped, false);
+        }
+        // Who publishes to itself would not take of its queue while it waits.
+        let is_own = message.publisher.as_ref() == Some(&self.id);
+        let rooms = rooms.filter(|_| is_connected && quality > 0 && !is_own);
+        if let Some((rooms, room)) = rooms.and_then(|rooms| Some((rooms, inner.room(since)?))) {
+            rooms.note(room, since);
         }
         // What is kept may be sent when the store has it.
         if is_connected && !is_kept {

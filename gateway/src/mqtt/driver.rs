@@ -5,6 +5,7 @@ mod asking;
 mod ending;
 mod pace;
 mod reauth;
+mod room;
 
 use std::{
     future::{Future, poll_fn},
@@ -76,6 +77,8 @@ pub(super) struct Driver<S> {
     active_at: Instant,
     /// Where the client's last message went.
     last: LastMatch,
+    /// Under way while room is scarce there, and publishes wait for it.
+    waits_for_room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The silence after which it may park; `None` never does.
     park_after: Option<Duration>,
     /// The stream holds written bytes that it has not flushed.
@@ -139,6 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             now: active_at,
             active_at,
             last: LastMatch::default(),
+            waits_for_room: None,
             park_after,
             is_unflushed: false,
             is_blocked: false,
@@ -212,6 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Answers one publish that a backend has taken or refused.
     fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        ready!(self.poll_room(cx));
         let (incoming, result) = ready!(self.inbox.poll_next(cx, &self.attachment.gateway, &self.origin));
         Poll::Ready(self.finish(&incoming, result))
     }
@@ -288,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if incoming.leave != Leave::Granted && !matches!(incoming.way, Way::Nowhere(_)) {
             incoming.way = Way::Here;
         }
-        if self.inbox.is_empty() && !incoming.way.is_routed() {
+        if self.inbox.is_empty() && !incoming.way.is_routed() && !self.lacks_room(&incoming) {
             return self.finish(&incoming, Ok(()));
         }
         self.inbox.push(incoming);
@@ -317,6 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let Some((connection, session)) = inner.current(self.attachment.epoch) else { return Ok(()) };
             self.output.fill(|out| connection.poll_transmit(session, out, self.now));
             self.attachment.client.count_overdue(connection.take_dropped(), session.take_aged());
+            inner.make_room();
             inner.register(cx);
             if self.output.is_empty() {
                 break;

@@ -73,6 +73,12 @@ impl Inbox {
         self.waiting.is_empty()
     }
 
+    /// Whether the first publish goes to subscribers alone, and its publisher can wait for them.
+    pub(super) fn can_wait(&self) -> bool {
+        let first = self.waiting.front();
+        first.is_some_and(|first| first.qos != QoS::AtMostOnce && !first.way.is_routed())
+    }
+
     pub(super) fn push(&mut self, incoming: Incoming) {
         self.bytes += incoming.message.payload.len();
         self.waiting.push_back(incoming);

@@ -137,7 +137,7 @@ impl Retained {
                 continue;
             }
             let (qos, keeping) = (message.qos.min(options.qos), Keeping::default());
-            let delivery = Delivery { qos, retain: true, identifiers, keeping: &keeping, since };
+            let delivery = Delivery { qos, retain: true, identifiers, keeping: &keeping, since, rooms: None };
             mailbox.deliver(&message, &delivery);
             // When the disk cannot follow, the client goes without, as with any other bound.
             _ = keeping.finish(None);

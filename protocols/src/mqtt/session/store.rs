@@ -239,6 +239,12 @@ impl<M: ApplicationMessage> Session<M> {
         self.len() == 0
     }
 
+    /// Whether at least one of so many `parts` of the queue is taken, by count or by bytes.
+    pub fn is_filled(&self, parts: usize, settings: &Settings) -> bool {
+        let is_part = |taken: usize, max: usize| taken.saturating_mul(parts) >= max;
+        is_part(self.queue.len(), settings.queue_max) || is_part(self.bytes, settings.queue_bytes_max)
+    }
+
     /// What they cost, bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

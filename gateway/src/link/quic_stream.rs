@@ -175,8 +175,11 @@ async fn serve_stream(
         Ok(consumer) => Box::pin(stream.carry(consumer)).await,
         Err(over) => Err(over),
     };
-    if let Err(Over::Refused(error)) = &outcome {
-        stream.refuse(error).await;
+    match &outcome {
+        Err(Over::Refused(error)) => stream.refuse(error).await,
+        // CLOSE says it of the whole connection, and takes this task along.
+        Err(Over::Displaced) if stream.door.lease.revoked().is_some() => std::future::pending().await,
+        _ => {}
     }
     Left { dictionary_unknown: matches!(outcome, Err(Over::Unreadable)) }
 }
@@ -198,6 +201,8 @@ enum Over {
     /// The client does not hold the dictionary that it announced: the session keeps what runs, and the client
     /// asks for the answer on another stream.
     Unreadable,
+    /// Another stream, or another connection, has taken the answer up.
+    Displaced,
     /// RESET says why.
     Refused(RpcError),
 }
@@ -382,7 +387,7 @@ impl Stream {
         match &turned {
             Err(Over::Cancelled) => self.door.lease.cancel(seq, "the client lost interest"),
             Err(Over::Refused(error)) => self.door.lease.cancel(seq, &error.message),
-            Ok(()) | Err(Over::Lost | Over::Unreadable) => {}
+            Ok(()) | Err(Over::Lost | Over::Unreadable | Over::Displaced) => {}
         }
         turned
     }
@@ -402,10 +407,8 @@ impl Stream {
 
     fn send_next(&mut self, next: Option<(ExchangePart, bool)>) -> Result<(), Over> {
         let out = &mut self.half.out;
-        let Some((part, ends)) = next else {
-            self.half.ended = true;
-            return Ok(());
-        };
+        // An end of the stream would say that this is all of the answer.
+        let Some((part, ends)) = next else { return Err(Over::Displaced) };
         self.half.ended = ends;
         match part {
             ExchangePart::Head(fields) => self.codec.send_response(&fields, ends, out),

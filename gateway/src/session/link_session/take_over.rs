@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use towline_protocols::link::{Hello, Partial, RpcError, server::Ledger};
 
-use super::{LinkSession, unheard::Unheard};
+use super::{LinkSession, State, unheard::Unheard};
 use crate::{
     presence::What,
     session::{
@@ -19,10 +19,18 @@ struct Holder {
     seq_min: u64,
     /// Whether the session is the one that the client speaks of.
     resumed: bool,
-    /// Requests of which HELLO does not speak.
-    unspoken: Vec<u64>,
     headers: Spoken,
     headers_kept: bool,
+    waiting: Resolved,
+}
+
+/// What became of the requests that HELLO waits for.
+#[derive(Default)]
+struct Resolved {
+    unknown: Vec<u64>,
+    attached: Vec<Consumer>,
+    refused: Vec<(u64, RpcError)>,
+    partial: Vec<Partial>,
 }
 
 /// [`Opened`], but for the lease.
@@ -68,31 +76,35 @@ impl LinkSession {
         signal: &Arc<Signal>,
         told: bool,
     ) -> Result<Adopted, OpenError> {
-        let holder = self.take_over(hello, signal)?;
-        let Holder { session_id, seq_min, resumed, unspoken, headers, headers_kept } = holder;
+        let Holder { session_id, seq_min, resumed, headers, headers_kept, waiting } =
+            self.take_over(hello, signal, told)?;
         let (subscriptions, differ) = self.replace_subscriptions(&hello.topics);
         if differ || !resumed {
             self.persist();
         }
-        let mut adopted = Adopted {
+        let Resolved { unknown, attached, refused, partial } = waiting;
+        Ok(Adopted {
             session_id,
             seq_min,
             resumed,
-            unknown: Vec::new(),
-            attached: Vec::new(),
-            refused: Vec::new(),
-            partial: Vec::new(),
+            unknown,
+            attached,
+            refused,
+            partial,
             subscriptions,
             headers,
             headers_kept,
-        };
-        if resumed {
-            self.resolve_waiting(hello, &unspoken, signal, told, &mut adopted);
-        }
-        Ok(adopted)
+        })
     }
 
-    fn take_over(self: &Arc<Self>, hello: &Hello, signal: &Arc<Signal>) -> Result<Holder, OpenError> {
+    /// One step: streams of a connection whose handshake is complete have tasks of their own on QUIC, and what they ask
+    /// for is to meet the session before it, or behind it.
+    fn take_over(
+        self: &Arc<Self>,
+        hello: &Hello,
+        signal: &Arc<Signal>,
+        told: bool,
+    ) -> Result<Holder, OpenError> {
         let mut state = self.state.lock();
         // A visitor may come behind its session's end, whose place in the table may be another's by now.
         if state.has_ended() || !state.is_newer(hello.epoch) {
@@ -133,37 +145,38 @@ impl LinkSession {
                 (hello.outcome_floor > 0).then(|| Box::new(Ledger::new(limits, hello.outcome_floor)));
         }
         let headers_kept = self.keep_headers(&mut state, hello, &headers);
-        let (session_id, seq_min, unspoken) = (state.id, state.seq_min, handed_over.unspoken);
-        Ok(Holder { session_id, seq_min, resumed, unspoken, headers, headers_kept })
+        let waiting = match resumed {
+            true => self.resolve_waiting(&mut state, hello, &handed_over.unspoken, signal, told),
+            false => Resolved::default(),
+        };
+        let (session_id, seq_min) = (state.id, state.seq_min);
+        Ok(Holder { session_id, seq_min, resumed, headers, headers_kept, waiting })
     }
 
     /// Follows what the client says of earlier requests: what it does not wait for has been taken.
     /// It does not speak of `unspoken`.
     fn resolve_waiting(
         &self,
+        state: &mut State,
         hello: &Hello,
         unspoken: &[u64],
         signal: &Arc<Signal>,
         told: bool,
-        opened: &mut Adopted,
-    ) {
-        let mut state = self.state.lock();
-        // A newer connection may have come in between: what waits is its own then.
-        if !state.is_held_by(signal) {
-            return;
-        }
-        opened.partial = self.offer_uploads(&mut state, hello, unspoken, told);
+    ) -> Resolved {
+        let partial = self.offer_uploads(state, hello, unspoken, told);
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let wanted = waiting.chain(unspoken.iter().copied());
-        opened.unknown = state.ledger_mut(&self.context).reconcile(hello.outcome_floor, wanted);
+        let unknown = state.ledger_mut(&self.context).reconcile(hello.outcome_floor, wanted);
+        let mut resolved = Resolved { unknown, partial, ..Resolved::default() };
         // What WELCOME called unknown may have come again before the handshake was complete: it has its answer.
         for waiting in hello.waiting.iter().filter(|waiting| !unspoken.contains(&waiting.seq)) {
-            match self.attach(&mut state, waiting.seq, waiting.messages_received, signal) {
+            match self.attach(state, waiting.seq, waiting.messages_received, signal) {
                 None => {}
-                Some(Ok(consumer)) => opened.attached.push(consumer),
-                Some(Err(error)) => opened.refused.push((waiting.seq, error)),
+                Some(Ok(consumer)) => resolved.attached.push(consumer),
+                Some(Err(error)) => resolved.refused.push((waiting.seq, error)),
             }
         }
-        self.forget_outcomes(&mut state);
+        self.forget_outcomes(state);
+        resolved
     }
 }

@@ -75,6 +75,33 @@ fn what_came_again_before_the_handshake_was_complete_is_answered_once() {
 }
 
 #[test]
+fn a_stream_that_asks_while_its_connection_becomes_the_holder_keeps_its_answer() {
+    let rig = Rig::new();
+    let Opened { mut lease, session_id, .. } = held(&rig);
+    for seq in 1..500 {
+        let (producer, _) = run(&lease, seq);
+        let hello = Hello { session_id, ..waiting(seq + 2, &[(seq, 0)]) };
+        let visit = rig.sessions.visit(&hello, None).unwrap();
+        // On QUIC both are brought by the datagram that ends the handshake.
+        let asks = || loop {
+            match visit.lease.attach(seq, 0) {
+                Attach::Later => std::hint::spin_loop(),
+                Attach::Attached(consumer) => return consumer,
+                Attach::Unknown | Attach::Refused(_) => panic!("{seq} is held"),
+            }
+        };
+        let mut answer = std::thread::scope(|scope| {
+            let asking = scope.spawn(asks);
+            drop(visit.lease.establish(&hello, &visit.awaited).unwrap());
+            asking.join().unwrap()
+        });
+        producer.end();
+        assert_eq!(drain(&mut answer), "e.", "{seq}");
+        lease = visit.lease;
+    }
+}
+
+#[test]
 fn a_complete_handshake_makes_a_visitor_the_holder_and_keeps_what_it_began() {
     let rig = Rig::new();
     let holder = held(&rig);

@@ -19,9 +19,9 @@ use crate::error::TowlineError;
 /// and a second one would be one more to wake for every beat.
 const WORKERS: usize = 1;
 
-/// Threads for what blocks, which is looking up names and reading files: a lookup that hangs must not hold up the next
-/// gateway's. None is there while nothing blocks.
-const BLOCKING_MAX: usize = 4;
+/// Threads for what blocks, which is looking up names and reading files: a name's four lookups that hang must not hold up
+/// the next gateway's, nor a file. None is there while nothing blocks.
+const BLOCKING_MAX: usize = 8;
 
 /// How long such a thread waits for more to do.
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);

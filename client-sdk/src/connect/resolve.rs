@@ -5,13 +5,13 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use towline_protocols::policy::NetworkKey;
 
 use super::ConnectError;
@@ -144,20 +144,30 @@ impl Lookups {
     }
 }
 
-/// Asks, and where nothing is said for so long, once more beside: systems repeat a question that was lost after five
-/// seconds. The first word counts.
-async fn asked_again<T, F: Future<Output = T>>(ask: impl Fn() -> F, again: Option<Duration>) -> T {
-    let mut first = pin!(ask());
-    let Some(again) = again else { return first.await };
-    if let Ok(answer) = timeout(again, &mut first).await {
-        return answer;
+/// Asks, and where nothing is said for so long, once more beside, and then after twice as long each time: systems repeat a
+/// question that was lost after five seconds, and each consists of two, one for each family, of which either may be lost.
+/// The first word counts.
+async fn asked_again<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    ask: impl Fn() -> F,
+    again: Option<Duration>,
+) -> T {
+    let Some(mut pause) = again else { return ask().await };
+    let mut asked = JoinSet::new();
+    for _ in 1..ASKED_MAX {
+        asked.spawn(ask());
+        if let Ok(Some(Ok(answer))) = timeout(pause, asked.join_next()).await {
+            return answer;
+        }
+        pause *= 2;
     }
     tokio::select! {
-        answer = first => answer,
+        Some(Ok(answer)) = asked.join_next() => answer,
         answer = ask() => answer,
     }
 }
 
+/// Questions for one name at one time: each that hangs holds a thread.
+const ASKED_MAX: usize = 4;
 /// Addresses of one name that are looked at.
 const ADDRESSES_MAX: usize = 16;
 /// Of them, those that are tried; more would make one attempt arbitrarily long.
@@ -185,21 +195,22 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_question_that_is_lost_is_asked_once_more() {
+    async fn a_question_that_is_lost_is_asked_again() {
         let ms = Duration::from_millis;
-        let check = async |first: u64, second: u64, again: Option<u64>, expected: (usize, u64)| {
+        let check = async |answers: [u64; 4], again: Option<u64>, expected: (usize, u64)| {
             let (asked, began) = (std::cell::Cell::new(0), tokio::time::Instant::now());
-            let ask = || {
-                let number = asked.replace(asked.get() + 1);
-                tokio::time::sleep(ms([first, second, 0][number]))
-            };
+            let ask = || tokio::time::sleep(ms(answers[asked.replace(asked.get() + 1)]));
             asked_again(ask, again.map(ms)).await;
             assert_eq!((asked.get(), began.elapsed()), (expected.0, ms(expected.1)));
         };
-        check(60, 60, Some(1000), (1, 60)).await;
-        check(5000, 60, Some(1000), (2, 1060)).await;
-        check(3000, 5000, Some(1000), (2, 3000)).await;
-        check(5000, 60, None, (1, 5000)).await;
+        let lost = 60_000;
+        check([60; 4], Some(500), (1, 60)).await;
+        check([lost, 60, 60, 60], Some(500), (2, 560)).await;
+        check([lost, lost, 60, 60], Some(500), (3, 1560)).await;
+        check([lost, lost, lost, 60], Some(500), (4, 3560)).await;
+        check([5000, lost, lost, lost], Some(500), (4, 5000)).await;
+        check([1400, 5000, lost, lost], Some(500), (2, 1400)).await;
+        check([5000, 60, 60, 60], None, (1, 5000)).await;
     }
 
     #[test]

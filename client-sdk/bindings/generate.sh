@@ -2,6 +2,11 @@
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 target="${CARGO_TARGET_DIR:-$repository/target}"
 
+# How the library is built that apps carry: arguments of cargo, to which a crate type is added. Only Rust unwinds, so that
+# tables for C code, some 100 KB, would be read by nobody.
+sdk=(rustc --locked --profile sdk -p towline-ffi --features small)
+export CFLAGS="${CFLAGS:-} -fno-asynchronous-unwind-tables -fno-unwind-tables"
+
 library() { # arguments: a folder. The shared library in it, whatever this system calls it.
     local file
     for file in "$1"/libtowline_ffi.{so,dylib}; do
@@ -17,7 +22,7 @@ library() { # arguments: a folder. The shared library in it, whatever this syste
 # A stripped library tells nothing of its interface: a build with symbols, for this machine, is asked. The generator is
 # built with the tests' functions in the library, and puts that in its place: so a copy is asked.
 generate() ( # arguments: language, folder
-    unset CARGO_BUILD_TARGET
+    unset CARGO_BUILD_TARGET CFLAGS
     cargo build --locked -p towline-ffi
     asked="$(mktemp -d)"
     trap 'rm -rf "$asked"' EXIT

@@ -9,10 +9,12 @@ cd "$(dirname "$0")"
 read -ra abis <<<"${ANDROID_ABIS:-arm64-v8a armeabi-v7a x86_64}"
 
 # Android 15 maps libraries in pages of 16 KB, and Google Play asks for it: NDK 28 aligns so by itself, 27 when told.
-export RUSTFLAGS="${RUSTFLAGS:-} -C link-arg=-Wl,-z,max-page-size=16384"
+# Relocations are packed, as Android knows it since its API 23, and functions of equal code are one.
+link=(-Wl,-z,max-page-size=16384 -Wl,--pack-dyn-relocs=android -Wl,--icf=all)
+export RUSTFLAGS="${RUSTFLAGS:-} ${link[*]/#/-C link-arg=}"
 rm -rf towline/src/main/jniLibs towline/src/generated
 cargo ndk "${abis[@]/#/--target=}" --platform 26 --output-dir towline/src/main/jniLibs \
-    -- rustc --locked --profile sdk -p towline-ffi --crate-type cdylib
+    -- "${sdk[@]}" --crate-type cdylib
 unset RUSTFLAGS
 
 # The generated half is the same for every ABI.

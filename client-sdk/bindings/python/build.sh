@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 
 rm -rf build dist towline/towline_ffi.py towline/*towline_ffi.so towline/*towline_ffi.dylib
 if [ -z "${LIBRARY:-}" ]; then
-    cargo rustc --locked --profile sdk -p towline-ffi --crate-type cdylib
+    cargo "${sdk[@]}" --crate-type cdylib
     LIBRARY="$(library "$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}sdk")"
 fi
 generate python towline

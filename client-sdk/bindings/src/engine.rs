@@ -1,23 +1,26 @@
 //! What runs the client inside an app: one tokio runtime for all clients of the process.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     pin::Pin,
     sync::OnceLock,
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
 use tokio::{
-    runtime::{Builder, EnterGuard, Runtime},
+    runtime::{Builder, EnterGuard, Handle},
     task::JoinHandle,
 };
 
 use crate::error::TowlineError;
 
-/// A client is a handful of sockets, timers and small messages: one thread drives them at some hundred MB/s of TLS,
-/// and a second one would be one more to wake for every beat.
-const WORKERS: usize = 1;
+/// The thread that drives everything, and what blocks beside it.
+///
+/// A client is a handful of sockets, timers and small messages: one thread drives them at some hundred MB/s of TLS, a
+/// second one would be one more to wake for every beat, and tokio's scheduler for several threads 60 KiB of library.
+const THREAD: &str = "towline";
 
 /// Threads for what blocks, which is looking up names and reading files: a name's four lookups that hang must not hold up
 /// the next gateway's, nor a file. None is there while nothing blocks.
@@ -30,7 +33,7 @@ static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
 
 /// The process's engine. It is started by the first client and stays.
 pub(crate) struct Engine {
-    runtime: Runtime,
+    runtime: Handle,
 }
 
 impl Engine {
@@ -41,15 +44,18 @@ impl Engine {
     }
 
     fn start() -> std::io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(WORKERS)
+        let runtime = Builder::new_current_thread()
             .max_blocking_threads(BLOCKING_MAX)
             .thread_keep_alive(BLOCKING_KEEP_ALIVE)
-            .thread_name("towline")
+            .thread_name(THREAD)
             .enable_io()
             .enable_time()
             .build()?;
-        Ok(Self { runtime })
+        let handle = runtime.handle().clone();
+        thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(move || runtime.block_on(future::pending::<()>()))?;
+        Ok(Self { runtime: handle })
     }
 
     /// What wants to be made inside a runtime is made under this.
@@ -126,7 +132,7 @@ mod tests {
         let told = Told(ended);
         let work = engine.run::<()>(async move {
             let _told = told;
-            std::future::pending().await
+            future::pending().await
         });
         let mut work = Box::pin(work);
         assert!(work.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
@@ -136,19 +142,19 @@ mod tests {
 
     /// What a foreign executor does.
     fn wait<F: Future>(work: F) -> F::Output {
-        struct Thread(std::thread::Thread);
+        struct Thread(thread::Thread);
         impl Wake for Thread {
             fn wake(self: Arc<Self>) {
                 self.0.unpark();
             }
         }
-        let waker = Arc::new(Thread(std::thread::current())).into();
+        let waker = Arc::new(Thread(thread::current())).into();
         let mut work = std::pin::pin!(work);
         loop {
             if let Poll::Ready(output) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return output;
             }
-            std::thread::park();
+            thread::park();
         }
     }
 }

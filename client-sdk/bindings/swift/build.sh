@@ -8,7 +8,7 @@ export IPHONEOS_DEPLOYMENT_TARGET=15.0 MACOSX_DEPLOYMENT_TARGET=12.0
 
 triples=(aarch64-apple-ios aarch64-apple-ios-sim x86_64-apple-ios aarch64-apple-darwin x86_64-apple-darwin)
 for triple in "${triples[@]}"; do
-    cargo rustc --locked --profile sdk -p towline-ffi --target "$triple" --crate-type staticlib
+    cargo "${sdk[@]}" --target "$triple" --crate-type staticlib
 done
 
 made="$(mktemp -d)"

@@ -130,6 +130,7 @@ impl Provider for International {
         Arc::clone(&self.crypto)
     }
 
+    #[cfg(feature = "tls12")]
     fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         TLS13_AND_TLS12
     }
@@ -183,6 +184,7 @@ impl Providers {
 }
 
 static TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+#[cfg(feature = "tls12")]
 static TLS13_AND_TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 pub(crate) fn international_initial() -> Option<quic::Suite> {

@@ -38,7 +38,8 @@ pub struct ClientConfig {
     /// gateway runs each once, whoever sends the flight again.
     pub early_data: bool,
     /// Whether TLS sessions are kept beside the identity file, sealed, so that an app that was killed resumes them: a week
-    /// at the most, and each once. Without an identity file they live in memory.
+    /// at the most, and each once. Without an identity file they live in memory. Idempotent requests of the next run may
+    /// then leave in its first flight, for the session that this one was told of.
     pub keep_tickets: bool,
     /// Name of this installation, 1 to 64 printable ASCII characters; `None` takes the identity file's,
     /// or draws a random one.

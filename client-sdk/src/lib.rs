@@ -37,6 +37,7 @@ mod endpoints;
 mod error;
 mod identity;
 mod known;
+mod last_session;
 mod line;
 mod policy;
 mod push;

@@ -50,6 +50,7 @@ use crate::{
     error::StartError,
     identity::Identity,
     known::Known,
+    last_session::LastSession,
     policy::InForce,
     push_log::PushLog,
     quality::Observed,
@@ -107,9 +108,10 @@ impl Shared {
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
         let again = Again::new(strategies.subscribe(), !seed);
         let mut core = Core::new(identity, dictionaries, config, again);
-        if let Some(session) = newest_session(&waiting) {
-            core.session = core.session.resuming(session);
-        }
+        core.session = match newest_session(&waiting) {
+            Some(session) => core.session.resuming(session),
+            None => core.session.recalling(core.last_session.id()),
+        };
         core.never_indexed = config.never_indexed()?;
         if let Some(path) = &config.identity_file {
             let failed = |source| StartError::Identity { path: path.clone(), source };
@@ -179,6 +181,7 @@ pub(crate) struct Core {
     pub(crate) identity: Identity,
     pub(crate) dictionaries: Dictionaries,
     pub(crate) tokens: Tokens,
+    last_session: LastSession,
     /// What gateways hold.
     pub(crate) known: Known,
     pub(crate) link: LinkState,
@@ -251,6 +254,7 @@ impl Core {
         Self {
             session,
             tokens: Tokens::open(config, &identity),
+            last_session: LastSession::open(config, &identity),
             identity,
             dictionaries,
             known: Known::open(config.identity_file.as_deref()),
@@ -545,6 +549,7 @@ impl Core {
     pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<Kept> {
         self.offline = None;
         self.is_refusable = false;
+        self.last_session.learn(welcome.session_id);
         let mut kept = Vec::new();
         for (seq, fate) in self.session.on_welcome(hello, welcome) {
             let Some(&key) = self.by_seq.get(&seq) else { continue };

@@ -112,7 +112,7 @@ pub(crate) async fn run(made: Reached, opening: &Opening, racing: Racing) -> Lin
     let setup = opening.setup(&gateway);
     let (early, flew) = match &wire {
         Wire::Tcp { early, .. } => (*early, *early > 0),
-        Wire::Quic(wire) => (0, wire.early.is_some()),
+        Wire::Quic(wire) => (usize::from(wire.early.is_some()), wire.early.is_some()),
     };
     setup.shared.with(|core| {
         let is_known = core.session.is_known();

@@ -67,10 +67,10 @@ impl Opening {
     }
 
     /// Whether calls may leave before the gateway has answered. PROTOCOL.md, section 17: only for a session that
-    /// it has named.
+    /// it has named, in this run of the app or in the one before.
     pub(crate) fn may_fly(&self) -> bool {
         matches!(&*self.stage.lock(), Stage::Waiting)
-            && self.greeting.shared.with(|core| core.session.is_known())
+            && self.greeting.shared.with(|core| core.session.may_fly())
     }
 
     /// What a connection to `gateway` is driven with.
@@ -78,7 +78,8 @@ impl Opening {
         self.greeting.setup(gateway, self.spread_share)
     }
 
-    /// What the connection that won begins with, of which `early` bytes of the first flight were taken. A
+    /// What the connection that won begins with, of which `early` bytes of the first flight were taken; on QUIC, any
+    /// number says that it begins with early data. A
     /// flight that was rejected, or flew on another connection, is one that a lost connection carried: it may
     /// have run where somebody else sent it, so HELLO asks for its requests.
     pub(super) fn take(
@@ -100,7 +101,12 @@ impl Opening {
             }
             (_, Transport::Quic) => {
                 let base = setup.base.clone();
-                let hello = setup.shared.with(|core| core.begin_line(transport, base))?;
+                let hello = setup.shared.with(|core| {
+                    if early > 0 {
+                        core.session.recall();
+                    }
+                    core.begin_line(transport, base)
+                })?;
                 Ok(Opened::Quic { hello })
             }
         }
@@ -111,9 +117,10 @@ impl Opening {
     fn fly(&self, gateway: &Endpoint, now: Instant) -> Option<Bytes> {
         let mut stage = self.stage.lock();
         let Stage::Waiting = &*stage else { return None };
-        if !self.greeting.shared.with(|core| core.session.is_known()) {
+        if !self.greeting.shared.with(|core| core.session.may_fly()) {
             return None;
         }
+        self.greeting.shared.with(|core| core.session.recall());
         let setup = self.setup(gateway);
         // What is wrong with the identity file is told by the line itself.
         let (hello, mut machine) = begin(&setup, now).ok()?;

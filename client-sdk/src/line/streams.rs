@@ -61,10 +61,13 @@ impl Streams {
     ) -> bool {
         let (mut waiting, mut speaks) = (Vec::new(), false);
         while let Some(key) = core.next_dirty() {
+            let Some(seq) = core.call(key).map(|call| call.seq) else { continue };
+            let may_send = core.session.may_send(seq);
             let Some(call) = core.call(key) else { continue };
             if call.is_over() || self.carried.contains(&call.seq) {
                 call.wakers.stream.notify_one();
-            } else if may_open && call.may_begin() && (self.answered || online || call.is_unary()) {
+            } else if may_open && call.may_begin() && may_send && (self.answered || online || call.is_unary())
+            {
                 self.spawn(control, core, key, None);
                 speaks = true;
             } else {

@@ -83,10 +83,15 @@ fn certificate(folder: &TempDir, ip: IpAddr) -> (CertificateFiles, Vec<u8>) {
 
 /// An SDK client on QUIC alone.
 pub fn client(address: SocketAddr, ca: Vec<u8>) -> Client {
+    Client::start(config(address, ca)).unwrap()
+}
+
+/// Its configuration.
+pub fn config(address: SocketAddr, ca: Vec<u8>) -> ClientConfig {
     let mut config = ClientConfig::new(vec![address.to_string().parse().unwrap()], ca);
     config.transports = Transports::Quic;
     config.seed = Some(7);
-    Client::start(config).unwrap()
+    config
 }
 
 /// Asks for an echo that takes so long.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::net::UdpSocket;
-use towline_client::Client;
-use towline_gateway::control::reload;
+use towline_client::{CallRequest, Client};
+use towline_gateway::{control::reload, proto::demo::EchoRequest};
 
 use crate::{
-    bed::{Bed, client, echo},
+    bed::{Bed, client, config, echo},
     nat::Nat,
 };
 
@@ -58,6 +59,12 @@ async fn a_first_flight_that_is_sent_again_byte_for_byte_runs_nothing_twice() {
     ask_early(&client, "early").await;
     assert_eq!(counted(&bed), Counted { accepted: 1, rejected: 0, handshakes: 2, requests: 2 });
 
+    replayed(&bed, &nat, client, 1).await;
+    assert_eq!(counted(&bed), Counted { accepted: 1, rejected: 1, handshakes: 2, requests: 2 });
+}
+
+/// Has somebody send the last flight of `client`, which goes, until the gateway has rejected it.
+async fn replayed(bed: &Bed, nat: &Nat, client: Client, rejected: u64) {
     let flight = nat.take_sent().await;
     client.close().await;
     while bed.gateway().slots.open() > 0 {
@@ -76,11 +83,36 @@ async fn a_first_flight_that_is_sent_again_byte_for_byte_runs_nothing_twice() {
         }
     };
     tokio::select! {
-        () = until(&bed, |counted| counted.rejected == 1) => {}
+        () = until(bed, |counted| counted.rejected == rejected) => {}
         () = replay => {}
     }
     // Its handshake never ends.
-    bed.timed_out(1).await;
+    bed.timed_out(rejected).await;
+}
+
+#[tokio::test]
+async fn the_first_flight_of_an_app_that_was_started_again_runs_once_whoever_sends_it() {
+    let bed = Bed::on_loopback(|settings| settings.limits.handshake_timeout = Duration::from_secs(3)).await;
+    let (nat, folder) = (Nat::start(bed.address()).await, tempfile::tempdir().unwrap());
+    let run = || {
+        let mut config = config(nat.address(), bed.ca.clone());
+        config.identity_file = Some(folder.path().join("app"));
+        Client::start(config).unwrap()
+    };
+    let client = run();
+    assert_eq!(echo(&client, "first", 0).await, "first");
+    let is_kept = |name: &str| folder.path().join(name).exists();
+    while !is_kept("app.session") || !is_kept("app.tickets") {
+        tokio::task::yield_now().await;
+    }
+    client.close().await;
+    nat.take_sent().await;
+    let client = run();
+    let look = EchoRequest { text: "look".to_owned(), ..EchoRequest::default() };
+    let look = CallRequest::grpc("/towline.demo.v1.Echo/Unary", look.encode_to_vec()).idempotent();
+    client.call(look).await.unwrap().into_grpc().unwrap();
+    assert_eq!(counted(&bed), Counted { accepted: 1, rejected: 0, handshakes: 2, requests: 2 });
+    replayed(&bed, &nat, client, 1).await;
     assert_eq!(counted(&bed), Counted { accepted: 1, rejected: 1, handshakes: 2, requests: 2 });
 }
 

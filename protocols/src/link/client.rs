@@ -5,6 +5,7 @@
 
 mod call;
 mod pushes;
+mod recall;
 mod short;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ pub use self::pushes::PushMarks;
 use self::{
     call::{Call, Carrier, Phase},
     pushes::Pushes,
+    recall::Recalled,
 };
 use super::{Ack, Event, Execution, Hello, Priority, RpcError, Waiting, Welcome};
 
@@ -37,6 +39,8 @@ pub struct Session {
     session_id: u64,
     /// The same as the link's newest connection knows it: before WELCOME, what its HELLO names.
     link_session_id: u64,
+    /// The session of an earlier run of the program, until a server has said which there is in this one.
+    recalled: Recalled,
     /// The link's newest HELLO has had no WELCOME yet.
     link_opens: bool,
     seq_next: u64,
@@ -117,6 +121,7 @@ impl Session {
             epoch,
             session_id: 0,
             link_session_id: 0,
+            recalled: Recalled::default(),
             link_opens: false,
             seq_next: 1,
             calls: BTreeMap::new(),
@@ -155,7 +160,7 @@ impl Session {
         self.pushes = Pushes::restored(line, taken);
     }
 
-    /// Whether a server has said which session it keeps for this one: only then may HELLO go as early data.
+    /// Whether a server has said which session it keeps for this one.
     pub fn is_known(&self) -> bool {
         self.session_id != 0
     }
@@ -181,9 +186,13 @@ impl Session {
         }
     }
 
-    /// Whether the link may be given the request: nobody else has it, or for the same session.
+    /// Whether the link may be given the request: nobody else has it, or for the same session, which is not in doubt
+    /// where that matters.
     pub fn may_send(&self, seq: u64) -> bool {
-        self.calls.get(&seq).is_some_and(|call| call.may_be_given(self.link_session_id))
+        let waits = self.recalled.is_in_doubt();
+        let may =
+            |call: &Call| call.may_be_given(self.link_session_id) && (!waits || call.may_run_anywhere());
+        self.calls.get(&seq).is_some_and(may)
     }
 
     /// The session that the request was given to, if it was: no other one is given it unless that was said not to matter.
@@ -205,7 +214,8 @@ impl Session {
     /// not know: user, password, agent, topics, session headers, heartbeat; `Connection` adds the limits.
     pub fn hello(&mut self, base: Hello) -> Hello {
         self.epoch += 1;
-        (self.link_session_id, self.link_opens) = (self.session_id, true);
+        let session_id = self.name();
+        (self.link_session_id, self.link_opens) = (session_id, true);
         self.ack_due.clear();
         self.ack_bytes = 0;
         self.floor_told = self.floor();
@@ -213,7 +223,7 @@ impl Session {
         for (&seq, call) in &mut self.calls {
             call.link = None;
             call.asked = false;
-            if call.may_have_reached(self.session_id) {
+            if call.may_have_reached(session_id) {
                 call.ask();
                 let (messages_received, continues) = (call.received.messages, call.options.continues);
                 waiting.push(Waiting { seq, messages_received, continues });
@@ -223,6 +233,7 @@ impl Session {
             waiting,
             outcome_floor: self.floor_told,
             pushes_taken: self.pushes.hello(),
+            session_id,
             ..self.introduced(base)
         }
     }
@@ -262,6 +273,7 @@ impl Session {
     pub fn on_welcome(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<(u64, Fate)> {
         (self.session_id, self.link_session_id) = (welcome.session_id, welcome.session_id);
         self.link_opens = false;
+        self.recalled = Recalled::default();
         let mut fates = Vec::new();
         for (&seq, call) in &mut self.calls {
             call.asked = false;

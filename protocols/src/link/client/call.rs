@@ -138,6 +138,11 @@ impl Call {
         self.phase != Phase::Complete && self.tie.is_none_or(|tie| tie == session_id)
     }
 
+    /// Whether it may be given to a session of which nobody knows whether the server has it.
+    pub(super) fn may_run_anywhere(&self) -> bool {
+        self.options.idempotent && self.options.replayable
+    }
+
     pub(super) fn may_run_by_short(&self) -> bool {
         self.posts > 0 && self.phase == Phase::Waiting
     }

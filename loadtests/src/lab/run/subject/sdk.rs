@@ -117,7 +117,8 @@ impl Sdk {
             Err(error) => return started.sample(Err(error), None),
         };
         self.line.take_states();
-        let sample = self.measured(started, &client, name).await;
+        // What may run twice may leave with the first flight of an app that was started again.
+        let sample = self.measured(started, &client, name, again).await;
         let online = self.line.seen().states.iter().find(|(_, state)| state.starts_with("online")).cloned();
         let connect = online.map(|(at, _)| at.saturating_sub(begun));
         client.close().await;
@@ -133,11 +134,12 @@ impl Sdk {
                 Err(error) => return Started::now().sample(Err(error), None),
             },
         };
-        self.measured(Started::now(), &client, name).await
+        self.measured(Started::now(), &client, name, false).await
     }
 
-    async fn measured(&self, started: Started, client: &Client, name: &str) -> Sample {
+    async fn measured(&self, started: Started, client: &Client, name: &str, idempotent: bool) -> Sample {
         let request = CallRequest::http(Method::POST, path(&self.setup, name), body(&self.setup, name));
+        let request = CallRequest { idempotent, ..request };
         let (mut timeline, outcome) = (None, client.call(request).await);
         let outcome = outcome.map_err(|error| error.to_string()).and_then(|answer| {
             timeline = Some(parts(&answer.timeline));

@@ -16,7 +16,7 @@ use super::{
 const KEPT_MAX: usize = 8;
 
 /// Where the last message of one publisher went. It holds on to clients that have left until the publisher's next
-/// message, or its end: [`KEPT_MAX`] of them at the most, without their queues.
+/// message, or its end: `KEPT_MAX` of them at the most, without their queues.
 #[derive(Default)]
 pub struct LastMatch {
     topic: Arc<str>,

@@ -151,8 +151,9 @@ impl Connector {
         ways
     }
 
-    /// Tries one way, where the certificate has to name `name`. A stream that the app dials carries `flight`, if it can carry early data; on QUIC, `flies` says
-    /// whether it may be used before the gateway has answered. `round_trip` is what one is expected to take.
+    /// Tries one way, where the certificate has to name `name`. A stream that the app dials carries `flight`, if it can carry
+    /// early data; on QUIC, `flies` says whether it may be used before the gateway has answered. `round_trip` is what one is
+    /// expected to take.
     fn attempt(
         self,
         endpoint: Endpoint,

@@ -380,6 +380,11 @@ pub struct Session {
     pub upload_wait: Duration,
     /// Outcomes of durable routes on disk, of all sessions together, bytes.
     pub durable_bytes_max: usize,
+    /// Answers, pushes and header fields that all sessions hold together, bytes. At it new requests are refused as not
+    /// run and new pushes are given up, until clients have taken what waits for them.
+    pub held_bytes_max: usize,
+    /// The same of the sessions of one user; sessions without a user share the bound of all.
+    pub user_held_bytes_max: usize,
     /// Pushes kept per session, count.
     pub pushes_max: usize,
     /// Pushes kept per session, bytes.
@@ -689,6 +694,8 @@ impl Default for Session {
             outcome_age_max: Duration::from_secs(300),
             upload_wait: Duration::from_secs(30),
             durable_bytes_max: 256 * 1024 * 1024,
+            held_bytes_max: 1024 * 1024 * 1024,
+            user_held_bytes_max: 128 * 1024 * 1024,
             pushes_max: 256,
             push_bytes_max: 1024 * 1024,
             push_age_max: Duration::from_secs(86_400),

@@ -22,10 +22,7 @@ mod uploading;
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Instant,
 };
 
@@ -48,13 +45,10 @@ pub use self::{
     part::ExchangePart,
     producer::{Ended, Producer, Settling},
 };
-use super::{signal::Signal, upload::Upload};
+use super::{held::Held, signal::Signal, upload::Upload};
 
 /// What the first message of an answer makes room for.
 const MESSAGES_FEW: usize = 4;
-
-#[derive(Debug, Default)]
-pub(super) struct Held(AtomicUsize);
 
 /// A request of a session, running or finished.
 pub struct Exchange {
@@ -411,19 +405,5 @@ impl RequestProgress {
     fn cancelled(&self, why: &str) -> RpcError {
         let execution = if self.forwarded { Execution::MayHaveRun } else { Execution::NotRun };
         RpcError::new(RpcErrorKind::Cancelled, execution, why)
-    }
-}
-
-impl Held {
-    pub(super) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn sub(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

@@ -93,35 +93,34 @@ impl LinkSession {
         if !is_stored {
             self.store_headers(state, hello, kept.map(|headers| &**headers));
         }
-        self.context.held.sub(state.headers.bytes());
+        self.held.sub(state.headers.bytes());
         state.headers = kept.map_or(Kept::None, |headers| Kept::Open(Arc::clone(headers)));
-        self.context.held.add(state.headers.bytes());
+        self.held.add(state.headers.bytes());
         kept.is_some()
     }
 
     /// What the store has of them, at the start of the gateway.
     pub(super) fn restore_headers(&self, sealed: Vec<u8>) {
-        self.context.held.add(sealed.len());
+        self.held.add(sealed.len());
         self.lock().headers = Kept::Sealed(sealed.into());
     }
 
     /// The session has ended.
     pub(super) fn forget_headers(&self, state: &mut State) {
         let headers = std::mem::take(&mut state.headers);
-        self.context.held.sub(headers.bytes());
+        self.held.sub(headers.bytes());
         if !matches!(headers, Kept::None) {
             self.context.forget(self.delete());
         }
     }
 
     fn has_room(&self, headers: &SessionHeaders) -> bool {
-        let limit = match headers.encoded().len() {
-            bytes if bytes > self.context.settings.load().headers_bytes_max => "session.headers_bytes_max",
-            _ if self.context.is_full() => "session_bytes_held",
-            _ => return true,
-        };
-        self.context.limit_hit(limit);
-        false
+        let is_long = headers.encoded().len() > self.context.settings.load().headers_bytes_max;
+        let bound = is_long.then_some("session.headers_bytes_max").or_else(|| self.full());
+        if let Some(bound) = bound {
+            self.context.limit_hit(bound);
+        }
+        bound.is_none()
     }
 
     /// Where the store cannot follow, a restart forgets them, and the client spells them out.

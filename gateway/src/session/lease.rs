@@ -130,12 +130,10 @@ impl Lease {
                 "too many requests of short connections are not acknowledged (session_visits_begun_max)";
             return refuse(RpcErrorKind::LimitExceeded, text);
         }
-        if context.is_full() {
-            context.limit_hit("session_bytes_held");
-            return refuse(
-                RpcErrorKind::LimitExceeded,
-                "the gateway holds too many answers (session_bytes_held)",
-            );
+        if let Some(bound) = self.session.full() {
+            context.limit_hit(bound);
+            let text = format!("too many answers and pushes wait to be taken ({bound})");
+            return refuse(RpcErrorKind::LimitExceeded, text);
         }
         if running(&mut state, context) >= context.streams_max.load(Ordering::Relaxed) {
             context.limit_hit("limits.streams_max");
@@ -145,7 +143,7 @@ impl Lease {
             );
         }
         let window = context.settings.load().stream_window as usize;
-        let exchange = Exchange::new(seq, window, context.held.clone(), &self.signal);
+        let exchange = Exchange::new(seq, window, self.session.held.clone(), &self.signal);
         state.seq_highest = state.seq_highest.max(seq);
         state.ledger_mut(context).begin(seq, exchange.clone());
         state.visitors.begins(&self.signal, seq);
@@ -275,6 +273,6 @@ fn running(state: &mut State, context: &super::Context) -> usize {
     state.ledger_mut(context).running() + state.unrecorded.len()
 }
 
-fn refuse(kind: RpcErrorKind, text: &str) -> Begin {
+fn refuse(kind: RpcErrorKind, text: impl Into<String>) -> Begin {
     Begin::Refused(RpcError::new(kind, Execution::NotRun, text))
 }

@@ -29,6 +29,7 @@ use super::{
     Context, Login, OpenError,
     exchange::Exchange,
     headers::Kept,
+    held::Held,
     push_queue::PushQueue,
     secret::SecretHash,
     signal::{Revoked, Signal},
@@ -48,6 +49,8 @@ use crate::{
 pub struct LinkSession {
     pub(super) context: Arc<Context>,
     identity: Identity,
+    /// The share of the session's user in what is held.
+    pub(super) held: Arc<Held>,
     /// The same as `state.connection.is_some()`, for those who must not wait for the state.
     connected: AtomicBool,
     state: Mutex<State>,
@@ -107,7 +110,8 @@ impl LinkSession {
     pub(super) fn new(identity: Identity, context: Arc<Context>) -> Arc<Self> {
         let (id, push_line) = (fastrand::u64(1..), fastrand::u64(1..));
         let state = Mutex::new(State { id, push_line, ..State::default() });
-        Arc::new(Self { context, identity, connected: AtomicBool::new(false), state })
+        let held = context.held.of(identity.user.as_ref());
+        Arc::new(Self { context, identity, held, connected: AtomicBool::new(false), state })
     }
 
     /// The client's id.
@@ -118,6 +122,11 @@ impl LinkSession {
     /// The user that the session belongs to.
     pub fn user(&self) -> Option<&Arc<str>> {
         self.identity.user.as_ref()
+    }
+
+    /// The bound on what is held that is met, if one is.
+    pub(super) fn full(&self) -> Option<&'static str> {
+        self.held.full(&self.context.settings.load())
     }
 
     pub(super) fn register(self: &Arc<Self>) -> Result<(), RegisterError> {
@@ -217,7 +226,7 @@ impl LinkSession {
             for push in queue.iter() {
                 self.tell_backend(&push.message, Progress::Dropped("session_ended"));
             }
-            self.context.held.sub(queue.bytes());
+            self.held.sub(queue.bytes());
         }
         let key = self.identity.client_id.as_bytes().to_vec();
         self.context.forget(Write::Delete { table: Table::Sessions, key });

@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod exchange;
 mod headers;
+mod held;
 mod lease;
 mod link_session;
 mod login;
@@ -61,7 +62,7 @@ pub use self::{
     visit::{Established, Visited},
 };
 use self::{
-    exchange::Held,
+    held::{Held, Holders},
     link_session::{EndingMarks, Identity},
     secret::SecretHash,
     sweep::Due,
@@ -73,10 +74,6 @@ use crate::{
     settings::{self, Settings},
     store::{Store, StoreError},
 };
-
-/// Bytes that the answers and pushes of all sessions may hold together. Beyond it new requests are
-/// refused as not run and new pushes are given up, until clients have taken what waits for them.
-const HELD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// Every link session of a gateway, live or away.
 pub struct Sessions {
@@ -96,7 +93,7 @@ struct Context {
     store: Store,
     clock: Clock,
     receipts: Receipts,
-    held: Arc<Held>,
+    held: Holders,
     /// Bytes of outcomes in the store.
     durable: Held,
     ending_marks: EndingMarks,
@@ -195,7 +192,7 @@ impl Sessions {
             store,
             clock,
             receipts,
-            held: Arc::default(),
+            held: Holders::default(),
             durable: Held::default(),
             ending_marks: EndingMarks::default(),
             limit_hits: metrics.limit_hits.clone(),
@@ -310,10 +307,6 @@ impl Drop for Sessions {
 impl Context {
     fn limit_hit(&self, limit: &'static str) {
         self.limit_hits.with_label_values(&[limit]).inc();
-    }
-
-    fn is_full(&self) -> bool {
-        self.held.bytes() >= HELD_BYTES_MAX
     }
 }
 

@@ -141,7 +141,7 @@ impl LinkSession {
         let context = &self.context;
         let mut state = self.lock();
         let window = context.settings.load().stream_window as usize;
-        let exchange = Exchange::new(seq, window, context.held.clone(), signal);
+        let exchange = Exchange::new(seq, window, self.held.clone(), signal);
         state.seq_highest = state.seq_highest.max(seq);
         state.ledger_mut(context).begin(seq, Arc::clone(&exchange));
         state.visitors.begins(signal, seq);

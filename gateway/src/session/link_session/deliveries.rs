@@ -73,7 +73,7 @@ impl LinkSession {
         let (bounds, now) = (self.context.push_bounds(), self.context.clock.now());
         let queue = state.pushes.as_mut()?;
         let mut given = Vec::new();
-        let next = self.context.held_change(queue, |queue| queue.next(&bounds, now, &mut given));
+        let next = self.held.change(queue, |queue| queue.next(&bounds, now, &mut given));
         self.give_up(given);
         next.inspect(|push| self.tell_backend(&push.message, Progress::Sent))
     }
@@ -90,13 +90,13 @@ impl LinkSession {
     /// The connection cannot carry the push: its client said that it takes none of this kind.
     pub(in crate::session) fn refuse_push(&self, state: &mut State, id: u64, limit: &'static str) {
         let Some(queue) = &mut state.pushes else { return };
-        let push = self.context.held_change(queue, |queue| queue.take(id));
+        let push = self.held.change(queue, |queue| queue.take(id));
         self.give_up(push.map(|push| Given { push, why: Loss::Bound(limit) }));
     }
 
     fn acknowledge_pushes(&self, state: &mut State, lane: Priority, id: u64) {
         let Some(queue) = &mut state.pushes else { return };
-        let taken = self.context.held_change(queue, |queue| queue.acknowledge(lane, id));
+        let taken = self.held.change(queue, |queue| queue.acknowledge(lane, id));
         if queue.is_empty() {
             state.pushes = None;
         }
@@ -124,7 +124,7 @@ impl LinkSession {
         state.push_id_last = state.push_id_last.max(push.id);
         let queue = state.pushes.get_or_insert_default();
         let bounds = self.context.push_bounds();
-        let given = self.context.held_change(queue, |queue| queue.restore(push, &bounds));
+        let given = self.held.change(queue, |queue| queue.restore(push, &bounds));
         self.give_up(given);
     }
 
@@ -133,8 +133,8 @@ impl LinkSession {
         if message.expires.is_some_and(|expires| expires <= self.context.clock.now()) {
             return Err(Progress::Expired);
         }
-        if self.context.is_full() {
-            return Err(self.met("session_bytes_held"));
+        if let Some(bound) = self.full() {
+            return Err(self.met(bound));
         }
         let mut state = self.state.lock();
         if state.ended {
@@ -163,7 +163,7 @@ impl LinkSession {
         let push = QueuedPush { id, lane, message: message.clone(), qos, queued_at, stored: false };
         let queue = state.pushes.get_or_insert_default();
         let bounds = self.context.push_bounds();
-        let mut given = self.context.held_change(queue, |queue| queue.push(push, &bounds));
+        let mut given = self.held.change(queue, |queue| queue.push(push, &bounds));
         let refused = given.extract_if(.., |given| given.push.id == id).next();
         let written = if qos > 0 && refused.is_none() { self.store_push(queue, id) } else { Ok(()) };
         // What was replaced is forgotten behind its successor.
@@ -181,7 +181,7 @@ impl LinkSession {
         let written = self.context.write(self.put_push(push));
         push.stored = written.is_ok();
         if written.is_err() {
-            self.context.held_change(queue, |queue| queue.take(id));
+            self.held.change(queue, |queue| queue.take(id));
         }
         written
     }
@@ -297,19 +297,6 @@ impl Context {
             bytes_max: settings.push_bytes_max,
             age_max: settings.push_age_max,
         }
-    }
-
-    /// Changes a queue and keeps the count of all bytes held.
-    pub(super) fn held_change<T>(
-        &self,
-        queue: &mut PushQueue,
-        change: impl FnOnce(&mut PushQueue) -> T,
-    ) -> T {
-        let before = queue.bytes();
-        let result = change(queue);
-        self.held.add(queue.bytes());
-        self.held.sub(before);
-        result
     }
 
     pub(super) fn write(&self, write: Write) -> Result<(), QueueFull> {

@@ -205,7 +205,7 @@ impl LinkSession {
             return false;
         }
         let window = self.context.settings.load().stream_window as usize;
-        let exchange = Exchange::restored(seq, window, self.context.held.clone(), outcome.parts);
+        let exchange = Exchange::restored(seq, window, self.held.clone(), outcome.parts);
         let held = exchange.bytes();
         ledger.restore(seq, exchange, held, self.context.clock.instant(outcome.finished_ms));
         durable.records.insert(seq, bytes);

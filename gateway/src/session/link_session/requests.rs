@@ -130,7 +130,7 @@ impl LinkSession {
         }
         self.queue_outcomes(state);
         let Some(queue) = &mut state.pushes else { return };
-        let given = self.context.held_change(queue, PushQueue::connection_lost);
+        let given = self.held.change(queue, PushQueue::connection_lost);
         self.give_up(given);
     }
 

@@ -3,6 +3,7 @@
 use towline_protocols::link::{Ack, Execution::*, RpcErrorKind::*};
 
 use super::*;
+use crate::hub::Delivered;
 
 fn ack(floor: u64, seqs: &[u64]) -> Ack {
     Ack { floor, seqs: seqs.to_vec() }
@@ -112,6 +113,43 @@ fn a_producer_that_is_dropped_leaves_an_error() {
     producer.head(head()).unwrap();
     drop(producer);
     assert_eq!(drain(&mut consumer), "h !Cancelled/MayHaveRun.");
+}
+
+#[test]
+fn what_one_user_holds_is_not_taken_from_another() {
+    let rig = Rig::with(|settings| settings.session.user_held_bytes_max = 10);
+    let open = |client_id: &str, user: &str| {
+        let hello = Hello { client_id: client_id.to_owned(), ..hello(1) };
+        rig.sessions.open(&hello, Some(user.into())).unwrap().lease
+    };
+    let answered = |lease: &Lease, seq| {
+        let (producer, _) = run(lease, seq);
+        send(&producer, "answer").unwrap();
+        producer.end();
+    };
+    let (phone, tablet) = (open("phone", "ann"), open("tablet", "ann"));
+    answered(&phone, 1);
+    answered(&tablet, 1);
+    let error = refused(&phone, 2);
+    assert_eq!((error.kind, error.execution), (LimitExceeded, NotRun));
+    assert!(error.message.contains("session.user_held_bytes_max"), "{}", error.message);
+    assert_eq!(rig.hub.push_to_client("tablet", &push("news")), Some(Delivered::Dropped));
+    assert_eq!(rig.limit_hits("session.user_held_bytes_max"), 2);
+    answered(&open("other", "bob"), 1);
+    tablet.acknowledge(&ack(1, &[]));
+    answered(&phone, 2);
+}
+
+#[test]
+fn all_users_together_hold_no_more_than_the_bound_of_all() {
+    let rig = Rig::with(|settings| settings.session.held_bytes_max = 5);
+    let ann = rig.sessions.open(&hello(1), Some("ann".into())).unwrap().lease;
+    let (producer, _) = run(&ann, 1);
+    send(&producer, "answer").unwrap();
+    let hello = Hello { client_id: "other".to_owned(), ..hello(1) };
+    let nobody = rig.sessions.open(&hello, None).unwrap().lease;
+    assert_eq!(refused(&nobody, 1).kind, LimitExceeded);
+    assert_eq!(rig.limit_hits("session.held_bytes_max"), 1);
 }
 
 #[test]

@@ -49,9 +49,10 @@ pub(crate) async fn connect(backend: &settings::Backend, alpn: &[u8]) -> Result<
     }
 }
 
-/// The backend cannot be reached; nothing was sent.
+/// The backend cannot be reached; nothing was sent. The text reaches clients, so it names the backend without where it
+/// is.
 pub(crate) fn unavailable(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
-    let message = format!("backend {} at {}: {why}", backend.name, backend.address);
+    let message = format!("backend {}: {why}", backend.name);
     let mut error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, message);
     error.retry_after = Some(RETRY_AFTER);
     error
@@ -59,7 +60,7 @@ pub(crate) fn unavailable(backend: &settings::Backend, why: &dyn std::fmt::Displ
 
 /// The backend may have seen the request, and there is no answer.
 pub(crate) fn failed(backend: &settings::Backend, why: &dyn std::fmt::Display) -> RpcError {
-    let message = format!("backend {} at {}: {why}", backend.name, backend.address);
+    let message = format!("backend {}: {why}", backend.name);
     RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, message)
 }
 

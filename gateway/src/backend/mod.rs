@@ -25,6 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Method, Response};
@@ -47,6 +48,7 @@ use crate::{
     request::{Body, Request},
     router::Route,
     settings::{self, BackendKind},
+    throttle::Throttle,
 };
 
 /// One configured backend and its connections. Made once, shared by its routes, kept over reloads that
@@ -54,7 +56,11 @@ use crate::{
 pub struct Backend {
     settings: settings::Backend,
     connections: Connections,
+    failures: Throttle,
 }
+
+/// Failures of one backend are logged once per this.
+const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 enum Connections {
     Http1(Arc<http1::Pool>),
@@ -81,7 +87,7 @@ impl Backend {
             }
             (BackendKind::Mqtt, None) => Connections::Mqtt,
         };
-        Self { settings, connections }
+        Self { settings, connections, failures: Throttle::new(FAILURE_LOG_PERIOD) }
     }
 
     /// As configured.
@@ -117,11 +123,13 @@ impl Backend {
         async move {
             let progress = Progress::default();
             let exchange = self.exchange(outgoing?, repeatable, &progress);
-            match tokio::time::timeout_at(head_by.into(), exchange).await {
-                Ok(Ok(answer)) => Ok(answer::with_deadline(answer, caller)),
-                Ok(Err(error)) => Err(error),
-                Err(_elapsed) => Err(self.too_late(progress.execution())),
-            }
+            let error = match tokio::time::timeout_at(head_by.into(), exchange).await {
+                Ok(Ok(answer)) => return Ok(answer::with_deadline(answer, caller)),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => self.too_late(progress.execution()),
+            };
+            self.log(&error);
+            Err(error)
         }
     }
 
@@ -155,6 +163,17 @@ impl Backend {
                 Execution::NotRun,
                 format!("backend {} is an MQTT broker and takes no requests", self.settings.name),
             ))),
+        }
+    }
+
+    /// Tells the operator of a failure, and where the backend is, which callers are not told.
+    fn log(&self, error: &RpcError) {
+        let is_backends = matches!(
+            error.kind,
+            RpcErrorKind::BackendUnavailable | RpcErrorKind::BackendFailed | RpcErrorKind::DeadlineExceeded
+        );
+        if is_backends && let Some(held_back) = self.failures.pass(Instant::now()) {
+            tracing::warn!(address = self.settings.address, held_back, "a request failed: {error}");
         }
     }
 

@@ -106,7 +106,7 @@ impl Link {
                     delay = delay_min;
                 }
                 Ok(Err(error)) => {
-                    warn!(backend = %name, %error, "upstream broker");
+                    warn!(backend = %name, address = self.shared.settings.address, %error, "upstream broker");
                     self.refuse(&error);
                 }
                 Err(_panic) => warn!(backend = %name, "the upstream broker's packets cannot be read"),

@@ -65,6 +65,8 @@ impl Default for Guesses {
 pub struct Hook {
     /// Name of a backend that takes requests; one of kind gRPC implements `towline.auth.v1.Auth`.
     pub backend: Arc<str>,
+    /// The operator's word that passwords may go to a backend beyond loopback in plaintext.
+    pub plaintext: bool,
     /// HTTP only: what stands before `/connect` and `/access`.
     pub path: String,
     /// Asked about clients of listeners that go by certificates, too.
@@ -88,6 +90,7 @@ impl Hook {
     pub fn new(backend: &str) -> Self {
         Self {
             backend: backend.into(),
+            plaintext: false,
             path: "/towline/auth".to_owned(),
             certificates: false,
             deadline: Duration::from_secs(3),

@@ -520,7 +520,9 @@ fn rules_of_the_acl_are_checked() {
 
 #[test]
 fn a_hook_needs_a_backend_that_can_be_asked() {
-    let backend = |kind: &str| format!("[[backends]]\nname = \"b\"\nkind = \"{kind}\"\naddress = \"h:1\"\n");
+    let address = "127.0.0.1:1";
+    let backend =
+        |kind: &str| format!("[[backends]]\nname = \"b\"\nkind = \"{kind}\"\naddress = \"{address}\"\n");
     check(
         "[auth.hook]\ndeadline = \"0s\"\n[acl]\ndefault = \"ask\"\n",
         "t.toml:6:1: auth.hook.backend: is missing; write for example backend = \"accounts\"\n\
@@ -534,6 +536,12 @@ fn a_hook_needs_a_backend_that_can_be_asked() {
     check(
         &format!("{}[auth.hook]\nbackend = \"b\"\npath = \"/auth\"\n", backend("grpc")),
         "t.toml:12:8: auth.hook.path: is for HTTP; a gRPC backend is asked at towline.auth.v1.Auth: leave it out",
+    );
+    let far = backend("http1").replace(address, "accounts.internal:80");
+    check(
+        &format!("{far}[auth.hook]\nbackend = \"b\"\n"),
+        "t.toml:11:11: auth.hook.backend: \"b\" gets passwords, and is beyond loopback without tls; give it tls, or \
+         write plaintext = true if the way to it is your own",
     );
     check(
         &format!("{}[auth.hook]\nbackend = \"b\"\n", backend("mqtt")),

@@ -1,6 +1,6 @@
 //! `[auth]`.
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use http::Uri;
 
@@ -54,6 +54,7 @@ fn hook(mut t: Table<'_, '_>, is_set: bool, backends: &[Backend]) -> Option<Hook
     let second = Duration::from_secs(1);
     let hook = Hook {
         backend: backend.into(),
+        plaintext: t.boolean("plaintext", d.plaintext),
         path: t.string("path", &d.path),
         certificates: t.boolean("certificates", d.certificates),
         deadline: t.duration("deadline", d.deadline, Duration::from_millis(10)..=60 * second),
@@ -84,6 +85,20 @@ fn check_hook(t: &Table<'_, '_>, hook: &Hook, backends: &[Backend]) {
         ),
         _ => {}
     }
+    let is_open = |backend: &Backend| {
+        let host = backend.address.rsplit_once(':').map_or(&*backend.address, |(host, _port)| host);
+        backend.kind != BackendKind::Mqtt && backend.tls.is_none() && !is_loopback(host)
+    };
+    if !hook.plaintext && backend.is_some_and(is_open) {
+        t.mistake(
+            "backend",
+            format_args!(
+                "\"{}\" gets passwords, and is beyond loopback without tls; give it tls, or write plaintext = true \
+                 if the way to it is your own",
+                hook.backend
+            ),
+        );
+    }
     if kind == Some(BackendKind::Grpc) && t.has("path") {
         t.mistake("path", "is for HTTP; a gRPC backend is asked at towline.auth.v1.Auth: leave it out");
     }
@@ -91,6 +106,12 @@ fn check_hook(t: &Table<'_, '_>, hook: &Hook, backends: &[Backend]) {
     if !is_path || hook.path.parse::<http::uri::PathAndQuery>().is_err() {
         t.mistake("path", format_args!("\"{}\" is not a path, as \"/towline/auth\"", hook.path));
     }
+}
+
+/// Whether a URL's or an address's host is this machine.
+fn is_loopback(host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn usable_users(path: &Path) -> Result<(), String> {
@@ -185,7 +206,6 @@ fn jwks(t: &mut Table<'_, '_>) -> Option<Jwks> {
         return None;
     };
     let host = parsed.host().unwrap_or_default();
-    let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
     match parsed.scheme_str() {
         Some("https") => match &jwks.ca {
             None => {
@@ -197,7 +217,7 @@ fn jwks(t: &mut Table<'_, '_>) -> Option<Jwks> {
                 }
             }
         },
-        Some("http") if is_loopback => {}
+        Some("http") if is_loopback(host) => {}
         _ => t.mistake(
             "jwks_url",
             "is not https, and whoever is in between could sign tokens; http is for loopback",

@@ -90,6 +90,7 @@ async fn a_backend_that_is_not_there_ran_nothing() {
         assert_eq!((refused.status, refused.header("towline-execution")), (503, "not-run"));
         assert_eq!(refused.header("retry-after"), "1");
         assert!(refused.text().contains("backend_unavailable"), "{}", refused.text());
+        assert!(!refused.text().contains(&address.port().to_string()), "where it is: {}", refused.text());
     }
 }
 

@@ -35,8 +35,8 @@ enum Command {
     /// endpoint_list.keys of the configuration
     Keygen {
         /// The file to write; it is never overwritten.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// Sign a list
     Sign(SignArgs),
@@ -115,7 +115,7 @@ fn one() -> u16 {
 pub(super) fn run(arguments: EndpointsArgs) -> Result<(), Failure> {
     let now = SystemTime::now();
     let text = match arguments.command {
-        Command::Keygen { out } => keygen(&out)?,
+        Command::Keygen { output } => keygen(&output)?,
         Command::Sign(arguments) => sign(&arguments, now)?,
         Command::Show(arguments) => show(&arguments, now)?,
         Command::Check(arguments) => check(&arguments, now)?,
@@ -124,13 +124,16 @@ pub(super) fn run(arguments: EndpointsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn keygen(out: &Path) -> Result<String, Failure> {
-    if out.exists() {
-        return Err(Failure::Other(format!("{}: is there already; choose another --out", out.display())));
+fn keygen(output: &Path) -> Result<String, Failure> {
+    if output.exists() {
+        return Err(Failure::Other(format!(
+            "{}: is there already; choose another --output",
+            output.display()
+        )));
     }
-    let key = SigningKey::generate().map_err(|error| other(&out.display(), &error))?;
-    let pem = key.to_pem().map_err(|error| other(&out.display(), &error))?;
-    write(out, &pem, 0o600).map_err(|error| other(&out.display(), &error))?;
+    let key = SigningKey::generate().map_err(|error| other(&output.display(), &error))?;
+    let pem = key.to_pem().map_err(|error| other(&output.display(), &error))?;
+    write(output, &pem, 0o600).map_err(|error| other(&output.display(), &error))?;
     Ok(key.public().to_string())
 }
 

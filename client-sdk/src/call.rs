@@ -29,7 +29,8 @@ pub struct CallRequest {
     pub deadline: Option<Duration>,
     /// Urgency against the other calls of this client.
     pub priority: Priority,
-    /// Whether running it twice does no harm; then it is tried again even where it may have run.
+    /// Whether running it twice does no harm; then it is tried again even where it may have run, and where the backend
+    /// asks for it to come later.
     pub idempotent: bool,
     /// Whether it may travel encrypted only; where the client's connections are not, it is refused with
     /// [`RpcErrorKind::EncryptionRequired`] and never sent.

@@ -19,8 +19,8 @@ pub struct Timeline {
     /// The transport that brought the end of the answer; of a call that failed, the last that carried it. `None`: it
     /// was given to none.
     pub transport: Option<Transport>,
-    /// Connections that carried the request or waited for its answer; 1 where nothing broke, 0 where it was given to
-    /// none.
+    /// How often the request was given to a connection, or asked for on one: 1 where nothing broke and nobody asked for
+    /// it to come later, 0 where it was given to none.
     pub attempts: u32,
     /// From the call until it was given to its first connection, or to its end if it never was.
     pub queue: Duration,
@@ -105,6 +105,11 @@ impl Marks {
         let is_first = self.first_byte.is_none();
         self.first_byte.get_or_insert(now);
         is_first
+    }
+
+    /// What has come is not the answer that the app gets.
+    pub(crate) fn unanswered(&mut self) {
+        (self.first_byte, self.response) = (None, MessageBytes::default());
     }
 
     /// Since when the first byte of the answer is waited for; `None` where it is there.

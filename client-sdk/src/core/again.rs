@@ -1,6 +1,6 @@
 //! Calls that are tried again behind a pause, and calls that go by the link and by POST at once.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use towline_protocols::{
@@ -11,6 +11,7 @@ use towline_protocols::{
 use super::{
     Call, Core, Key,
     call::Place,
+    refusal::Refusal,
     short::{Errand, Next, now},
 };
 
@@ -63,6 +64,7 @@ impl Core {
         let failure = Failure {
             may_run_again: error.execution == Execution::NotRun || idempotent,
             is_passing: is_passing(error),
+            is_answer: false,
             retry_after: error.retry_after,
             attempts: call.tries + 1,
             left: call.deadline().saturating_duration_since(now),
@@ -71,17 +73,57 @@ impl Core {
         let Some(pause) = self.again.retry.failed(now, &failure) else { return false };
         let Some(again) = self.session.retry(seq, error) else { return false };
         tracing::debug!(seq, again, ?pause, "the call is tried again: {error}");
-        self.by_seq.remove(&seq);
-        self.by_seq.insert(again, key);
         if let Some(call) = self.calls.get_mut(&key) {
-            call.reopened(again, error);
+            call.reopened(again, error.execution == Execution::NotRun);
+        }
+        self.begin_pause(key, seq, now + pause);
+        true
+    }
+
+    /// A call has its answer, of which the app has seen nothing. Whether the backend asks in it for the call to come
+    /// later, and it does, under another number: for this one the gateway has the answer.
+    pub(super) fn comes_later(&mut self, seq: u64) -> bool {
+        let now = now();
+        let Some(&key) = self.by_seq.get(&seq) else { return false };
+        // A durable call's answer is kept for the app's next run: it is the app's to judge.
+        let may_again =
+            |call: &&Call| call.permit.is_none() && call.asked().idempotent && call.is_kept_whole();
+        let Some(call) = self.calls.get(&key).filter(may_again) else { return false };
+        let is_answer = matches!(call.incoming.end, Some(Ok(())));
+        let refusal = is_answer.then(|| Refusal::of(&call.incoming, SystemTime::now())).flatten();
+        let Some(Refusal { wait }) = refusal else { return false };
+        let failure = Failure {
+            may_run_again: true,
+            is_passing: true,
+            is_answer,
+            retry_after: wait,
+            attempts: call.tries + 1,
+            left: call.deadline().saturating_duration_since(now),
+        };
+        let (is_on_line, has_sent_all) = (call.is_on_line(), call.has_sent_all());
+        self.again.follow();
+        let Some(pause) = self.again.retry.failed(now, &failure) else { return false };
+        let Some(again) = self.session.repeat(seq) else { return false };
+        tracing::debug!(seq, again, ?pause, "the backend asks for the call to come later");
+        self.is_answered(seq, is_on_line, has_sent_all);
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.reopened_unseen(again);
+        }
+        self.begin_pause(key, seq, now + pause);
+        true
+    }
+
+    /// The call goes out behind `ends`, under the number that it has now in place of `seq`.
+    fn begin_pause(&mut self, key: Key, seq: u64, ends: Instant) {
+        self.by_seq.remove(&seq);
+        if let Some(call) = self.calls.get_mut(&key) {
+            self.by_seq.insert(call.seq, key);
             call.tries += 1;
             call.is_paused = true;
-            self.again.pauses.push((now + pause, key));
+            self.again.pauses.push((ends, key));
         }
         self.wake_line = true;
         self.link.wake = true;
-        true
     }
 
     /// When the next pause is over.

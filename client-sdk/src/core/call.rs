@@ -303,11 +303,24 @@ impl Call {
         }
     }
 
-    /// It is tried again under another number after `error`.
-    pub(super) fn reopened(&mut self, seq: u64, error: &RpcError) {
-        self.may_have_run |= error.execution != Execution::NotRun;
+    /// It is tried again under another number.
+    pub(super) fn reopened(&mut self, seq: u64, has_not_run: bool) {
+        self.may_have_run |= !has_not_run;
         self.seq = seq;
         self.begin_again();
+    }
+
+    /// The same behind an answer that the app does not see.
+    pub(super) fn reopened_unseen(&mut self, seq: u64) {
+        self.incoming = Incoming::default();
+        self.ended_by_short = false;
+        self.marks.unanswered();
+        self.reopened(seq, false);
+    }
+
+    /// Whether the app may have seen something of the answer.
+    pub(super) fn is_seen(&self) -> bool {
+        !self.is_unary() && self.incoming.headers.is_some()
     }
 
     /// The session lets only a call begin again that was kept whole.
@@ -331,6 +344,12 @@ impl Call {
             error.execution = Execution::MayHaveRun;
         }
         self.incoming.end.get_or_insert(Err(error));
+        self.wake_all();
+    }
+
+    /// Its answer is whole.
+    pub(super) fn ended(&mut self, by_short: bool) {
+        self.ended_by_short = by_short;
         self.wake_all();
     }
 

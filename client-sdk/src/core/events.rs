@@ -190,14 +190,14 @@ impl Core {
     ) {
         let transport = if by_short { Transport::Post } else { self.transport };
         let Some(call) = self.call_of(seq) else { return };
+        let was_seen = call.is_seen();
         call.marks.answered(now());
         call.marks.transport = Some(transport);
         let refused = step(call).map_err(|error| call.fail(error)).is_err();
-        if call.is_over() {
-            call.ended_by_short = by_short;
-            call.wake_all();
-        } else {
+        if !call.is_over() {
             call.wakers.readable.notify_one();
+        } else if was_seen || !self.comes_later(seq) {
+            self.call_of(seq).into_iter().for_each(|call| call.ended(by_short));
         }
         if refused {
             // The gateway need not send what is not taken.
@@ -250,7 +250,7 @@ impl Core {
             self.by_seq.remove(&seq);
             self.by_seq.insert(again, key);
             if let Some(call) = self.calls.get_mut(&key) {
-                call.reopened(again, &error);
+                call.reopened(again, error.execution == Execution::NotRun);
             }
             self.touch(key);
             return;

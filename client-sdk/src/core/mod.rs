@@ -8,6 +8,7 @@ mod events;
 mod inbox;
 mod outbox;
 mod publish;
+mod refusal;
 mod short;
 mod sights;
 mod tokens;
@@ -411,12 +412,7 @@ impl Core {
         call.report(&mut self.reports);
         if call.is_over() {
             self.session.taken(call.seq);
-            match (call.is_on_line(), call.has_sent_all()) {
-                (true, true) => self.forgets.push(call.seq),
-                // Answered before it was asked to the end: nobody needs the rest.
-                (true, false) => self.resets.push(call.seq),
-                (false, _) => {}
-            }
+            self.is_answered(call.seq, call.is_on_line(), call.has_sent_all());
         } else {
             let may_run_by_short = self.session.may_run_by_short(call.seq);
             self.session.cancel(call.seq);
@@ -429,6 +425,16 @@ impl Core {
         call.wake_all();
         self.wake_line = true;
         Some(call)
+    }
+
+    /// The line has nothing to do any more for number `seq`, whose answer is here.
+    fn is_answered(&mut self, seq: u64, is_on_line: bool, has_sent_all: bool) {
+        match (is_on_line, has_sent_all) {
+            (true, true) => self.forgets.push(seq),
+            // Answered before it was asked to the end: nobody needs the rest.
+            (true, false) => self.resets.push(seq),
+            (false, _) => {}
+        }
     }
 
     /// The deadline of a call has passed: it ends here and at the gateway.

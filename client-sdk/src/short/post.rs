@@ -137,7 +137,7 @@ impl Post {
             self.pool.put(&self.gateway, sender);
         }
         // A gateway that has waited is asked again at once, one that ends answers at once is not.
-        if self.is_unanswered() && now().saturating_duration_since(began) < WAIT / 2 {
+        if self.is_unanswered(&opened) && now().saturating_duration_since(began) < WAIT / 2 {
             return Err(Failure::reached("the answer ended without the outcome of the call"));
         }
         Ok(())
@@ -179,9 +179,11 @@ impl Post {
         }
     }
 
-    fn is_unanswered(&self) -> bool {
+    /// Whether the call still waits for the answer to what was sent, and not for that of another try.
+    fn is_unanswered(&self, begun: &Begun) -> bool {
         let Errand::Carry(key) = self.errand else { return false };
-        self.shared.with(|core| core.call(key).is_some_and(|call| !call.is_over() && call.may_post()))
+        let is_waiting = |call: &mut Call| !call.is_over() && call.may_post() && Some(call.seq) == begun.seq;
+        self.shared.with(|core| core.call(key).is_some_and(is_waiting))
     }
 
     fn silent(&self, patience: Duration) -> Failure {

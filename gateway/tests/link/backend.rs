@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
@@ -29,6 +29,9 @@ type Answer = UnsyncBoxBody<Bytes, Infallible>;
 /// - `Late` begins to read once [`Backend::release`] was called, and answers how many bytes came;
 /// - `Flood` answers `x-count` messages of `x-bytes` bytes, [`partly_noise`] of `x-noise` (all);
 /// - `Fail` answers status 5.
+///
+/// The first `x-refusals` requests of a path are refused, as `x-refusal` says: by status 503 with that `retry-after`, or by
+/// UNAVAILABLE with that `grpc-retry-pushback-ms`.
 #[derive(Clone)]
 pub struct Backend {
     address: SocketAddr,
@@ -123,7 +126,11 @@ impl Backend {
         let (count, size) = (number("x-count").unwrap_or(0), number("x-bytes").unwrap_or(0));
         let message = partly_noise(size, number("x-noise").unwrap_or(size));
         let echoed = request.headers().get("x-echo").cloned();
-        let work = Work::begin(Arc::clone(&self.state), method.clone());
+        let mut work = Work::begin(Arc::clone(&self.state), method.clone());
+        if self.counts(&method).started <= number("x-refusals").unwrap_or(0) {
+            work.finish();
+            return refusal(request.headers()["x-refusal"].to_str().unwrap());
+        }
         // One place: HTTP/2's flow control decides how far a flood gets ahead of its reader.
         let (out, mut frames) = mpsc::channel(1);
         let body = request.into_body();
@@ -140,6 +147,23 @@ impl Backend {
             response.headers_mut().insert("x-echo", value);
         }
         response
+    }
+}
+
+/// `http 1` or `grpc 10`.
+fn refusal(how: &str) -> Response<Answer> {
+    let (by, wait) = how.split_once(' ').unwrap();
+    let response = Response::builder();
+    match by {
+        "http" => {
+            let page = Full::new(Bytes::from_static(b"busy")).boxed_unsync();
+            let response = response.status(503).header("content-type", "text/plain");
+            response.header("retry-after", wait).body(page).unwrap()
+        }
+        _ => {
+            let response = response.header("content-type", "application/grpc").header("grpc-status", "14");
+            response.header("grpc-retry-pushback-ms", wait).body(Empty::new().boxed_unsync()).unwrap()
+        }
     }
 }
 

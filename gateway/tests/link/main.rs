@@ -22,6 +22,7 @@ mod header_dictionaries;
 mod header_sampling;
 mod hooks;
 mod killed;
+mod later;
 mod lengths;
 mod limits;
 mod metered;

@@ -368,6 +368,18 @@ impl Session {
         Some(self.open(options))
     }
 
+    /// The answer of a request is whole, and the backend asks in it for the request to come later: takes it, and opens the
+    /// request again under a new number, since the server would give the same answer for the old one. Only of what is
+    /// idempotent.
+    pub fn repeat(&mut self, seq: u64) -> Option<u64> {
+        let options = self.calls.get(&seq)?.options;
+        if !options.idempotent || !options.replayable {
+            return None;
+        }
+        self.taken(seq);
+        Some(self.open(options))
+    }
+
     /// The driver keeps the request no longer from its beginning.
     pub fn partly_kept(&mut self, seq: u64) {
         if let Some(call) = self.calls.get_mut(&seq) {

@@ -3,6 +3,7 @@
 //! ```text
 //!  a call fails --> may run again? may be over soon? attempts, time, budget left? --> again, after a pause
 //!                       no: its error is the app's
+//!  a backend asks for later --> the same of an idempotent call; else its answer is the app's
 //!  a call waits --> small and urgent? longer than 95 of 100 answers took? budget left? --> the other way too
 //! ```
 //!
@@ -26,8 +27,13 @@ parameters! {
         /// The longest pause before the second attempt; doubled for each that follows. Pauses are drawn between nothing
         /// and that.
         pause_first: Duration = millis(400), millis(10) => minutes(1);
-        /// The longest pause in any case, but for what the gateway asks for.
+        /// The longest pause in any case, but for what the gateway or the backend asks for.
         pause_max: Duration = seconds(10), millis(10) => minutes(10);
+        /// The longest pause that either is obeyed in. A call that is asked to wait for longer is not tried again.
+        asked_max: Duration = minutes(1), millis(10) => minutes(60);
+        /// Whether an idempotent call is tried again whose backend asks for that: by 503, by 429 with retry-after, by
+        /// UNAVAILABLE, or by RESOURCE_EXHAUSTED with grpc-retry-pushback-ms. Off: such an answer is the app's.
+        answers: bool = true, false => true;
         /// Each call earns this share of a retry of any call.
         budget_share: f64 = 0.2, 0.0 => 1.0;
         /// Retries that are earned each minute without calls.
@@ -80,7 +86,9 @@ pub struct Failure {
     pub may_run_again: bool,
     /// Whose fault it was may be over soon; a definite one is not.
     pub is_passing: bool,
-    /// The pause that the gateway asks for.
+    /// The failure is the backend's own answer.
+    pub is_answer: bool,
+    /// The pause that the gateway or the backend asks for.
     pub retry_after: Option<Duration>,
     /// Attempts that have failed, with this one.
     pub attempts: u32,
@@ -117,7 +125,11 @@ impl Retry {
     pub fn failed(&mut self, now: Instant, failure: &Failure) -> Option<Duration> {
         let Self { policy, budget, random } = self;
         let is_worth_it = failure.may_run_again && failure.is_passing;
-        if !policy.enabled || !is_worth_it || failure.attempts >= policy.attempts_max {
+        let is_enabled = policy.enabled && (policy.answers || !failure.is_answer);
+        if !is_enabled || !is_worth_it || failure.attempts >= policy.attempts_max {
+            return None;
+        }
+        if failure.retry_after.is_some_and(|asked| asked > policy.asked_max) {
             return None;
         }
         // Full jitter: those that failed together come back spread out.

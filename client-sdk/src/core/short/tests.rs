@@ -1,6 +1,7 @@
 //! What becomes of a call that the link and short connections carry, without any network.
 
 mod again;
+mod later;
 
 use bytes::Bytes;
 use towline_protocols::link::{Event, Execution, Partial, RequestHead, RpcErrorKind};

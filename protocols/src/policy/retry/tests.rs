@@ -10,7 +10,8 @@ fn start() -> Instant {
 }
 
 fn passing(attempts: u32) -> Failure {
-    Failure { may_run_again: true, is_passing: true, retry_after: None, attempts, left: MINUTE }
+    let (may_run_again, is_passing, is_answer) = (true, true, false);
+    Failure { may_run_again, is_passing, is_answer, retry_after: None, attempts, left: MINUTE }
 }
 
 #[test]
@@ -29,8 +30,26 @@ fn what_may_help_is_tried_again_and_nothing_else() {
     check(|it| it.may_run_again = false, false);
     check(|it| it.left = Duration::ZERO, false);
     check(|it| it.retry_after = Some(MINUTE), false);
+    check(|it| it.is_answer = true, true);
     let mut off = Retry::new(RetryPolicy { enabled: false, ..RetryPolicy::default() }, 1);
     assert_eq!(off.failed(now, &passing(1)), None);
+    let mut deaf = Retry::new(RetryPolicy { answers: false, ..RetryPolicy::default() }, 1);
+    assert_eq!(deaf.failed(now, &Failure { is_answer: true, ..passing(1) }), None);
+    assert!(deaf.failed(now, &passing(1)).is_some(), "what the gateway says is obeyed all the same");
+}
+
+#[test]
+fn nobody_is_asked_again_before_the_pause_that_was_named_nor_waited_for_beyond_the_ceiling() {
+    let policy = RetryPolicy { asked_max: MINUTE / 2, budget_max: 1000.0, ..RetryPolicy::default() };
+    let mut retry = Retry::new(policy, 5);
+    let second = Duration::from_secs(1);
+    for (asked_s, left_s, again) in [(30, 120, true), (31, 120, false), (20, 20, false), (0, 120, true)] {
+        let asked = second * asked_s;
+        let failure = Failure { retry_after: Some(asked), left: second * left_s, ..passing(1) };
+        let pause = retry.failed(start(), &failure);
+        assert_eq!(pause.is_some(), again, "asked for {asked:?} of {left_s} s");
+        assert!(pause.is_none_or(|pause| pause >= asked), "{pause:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ const AFTER: Duration = Duration::from_millis(700);
 /// However silent the link is.
 const HEARD: ShortWaits = ShortWaits { silent: None, ..WAITS };
 
-fn client(change: impl FnOnce(&mut ClientConfig)) -> Shared {
+pub(super) fn client(change: impl FnOnce(&mut ClientConfig)) -> Shared {
     let mut config = ClientConfig::plaintext(vec![gateway()]);
     config.seed = Some(1);
     change(&mut config);
@@ -22,7 +22,7 @@ fn client(change: impl FnOnce(&mut ClientConfig)) -> Shared {
     shared
 }
 
-fn call(core: &mut Core, priority: Priority, idempotent: bool, bytes: usize) -> Key {
+pub(super) fn call(core: &mut Core, priority: Priority, idempotent: bool, bytes: usize) -> Key {
     let head = RequestHead { priority, idempotent, ..RequestHead::default() };
     let (deadline, message) = (now() + Duration::from_secs(60), Some(Bytes::from(vec![1; bytes])));
     core.open(Outgoing { head, deadline, message, bodiless: false }, now()).unwrap()
@@ -35,13 +35,13 @@ fn on_link(core: &mut Core, priority: Priority) -> Key {
     key
 }
 
-fn said(core: &mut Core, key: Key) -> Vec<&'static str> {
+pub(super) fn said(core: &mut Core, key: Key) -> Vec<&'static str> {
     let mut sink = Sink::default();
     core.pump(key, &mut sink, true, now());
     sink.said
 }
 
-fn answer(seq: u64) -> [Event; 2] {
+pub(super) fn answer(seq: u64) -> [Event; 2] {
     let fields = vec![HeaderField::from_static(":status", "200")];
     let bytes = Bytes::from_static(b"paid");
     let part = Event::MessagePart {

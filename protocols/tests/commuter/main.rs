@@ -1,6 +1,11 @@
 //! A month of a commuter's networks in simulated time, by seed: home Wi-Fi, a street, a subway with blackouts, an
 //! elevator, an office whose NAT forgets UDP after 30 s, a train with hand-overs, a captive portal, nights in doze. The
-//! machines of `policy` are driven together as the SDK drives them, and it is checked what must hold whatever the seed.
+//! machines of `policy` are driven together as the SDK drives them, and it is checked what must hold whatever the seed:
+//!
+//! - no call comes to its deadline on a network that is up, and none is tried again behind it;
+//! - no hour is spent with connecting;
+//! - of no span of time the retries, or the hedges, are more than its calls and minutes earned;
+//! - no NAT is left quiet for longer than one step of learning beyond its time-out, nor often.
 //!
 //! `TOWLINE_COMMUTER_SEED=7` runs one seed and prints what it came to.
 
@@ -9,34 +14,75 @@
 
 mod month;
 mod phone;
+mod traffic;
 
 use std::time::Duration;
 
 use towline_protocols::policy::Strategies;
 
-use crate::{month::Month, phone::Phone};
+use crate::{
+    month::Month,
+    phone::Phone,
+    traffic::{HEDGES, RETRIES, Traffic},
+};
 
+const ONE_SEED: &str = "TOWLINE_COMMUTER_SEED";
 /// Seeds of a plain run.
 const SEEDS: u64 = 24;
 /// Connections that a NAT's time-out may cost on one network by one transport: growing steps over it, closing in, and a
 /// second look; then once and again when it is tried anew, each week.
-const LOST_TO_NAT_MAX: u32 = 8 + 4 * 2;
+const LOST_TO_NAT_MAX: u32 = 8 + 2;
+/// Those of half a month on two networks that are known: one connection each, each week.
+const LOST_WHEN_KNOWN_MAX: u32 = 4;
+/// How long a flow is left quiet by a NAT that forgets it: what is tried grows by half.
+const QUIET_MAX: f64 = 1.5;
 /// The same where blackouts end connections in the middle of a quiet time: what is known comes into doubt there, and is
 /// found anew.
 const LOST_TO_NAT_WITH_BLACKOUTS_MAX: u32 = 60;
-/// Back-off lets through one attempt in half a minute, beside its first ones: after each of the changes of an hour.
-const CONNECTS_PER_HOUR_MAX: usize = 240;
+/// Back-off lets through one attempt in half a minute, beside its first ones; an hour of blackouts has some thirty ends.
+const CONNECTS_PER_HOUR_MAX: usize = 60;
 /// An answer on a network that is up all the while: the dead link is found, and another made.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// Of so many connections on a network that answers, one may have needed more than its first way.
 const RACED_SHARE: u32 = 10;
 
+/// Attempts of one call, with the first.
+const ATTEMPTS_MAX: u32 = 3;
+/// Sums of shares are not exact.
+const ROUNDING: f64 = 1e-6;
+
+/// What is wrong with what the app of that month sent.
+fn overspent(seed: u64, month: &Month, strategies: &Strategies) -> Vec<String> {
+    let spent = Traffic::new(seed, month, strategies).live();
+    let mut mistakes = Vec::new();
+    let mut check = |holds: bool, text: &str| {
+        if !holds {
+            mistakes.push(format!("{text}: {spent:?}; to run it again: TOWLINE_COMMUTER_SEED={seed}"));
+        }
+    };
+    check(spent.calls > 10_000, "few calls were made");
+    // The budgets are what held them back, or this says nothing of budgets.
+    let (retries, hedges) = (spent.retries_ahead_max, spent.hedges_ahead_max);
+    check(retries > RETRIES.saved / 2.0 && hedges > HEDGES.saved / 2.0, "budgets were hardly touched");
+    check(retries <= RETRIES.saved + ROUNDING, "a span of time had more retries than were earned");
+    check(hedges <= HEDGES.saved + ROUNDING, "a span of time had more hedges than were earned");
+    check(spent.attempts_max <= ATTEMPTS_MAX, "a call was tried too often");
+    check(spent.past_deadline == 0, "a call was tried behind its deadline");
+    check(spent.too_soon == 0, "a call came before the time that was asked for");
+    let extra_max = RETRIES.saved + HEDGES.saved + 60.0 * (RETRIES.per_minute + HEDGES.per_minute);
+    check(spent.extra_per_hour_max <= extra_max, "an hour had more requests than its calls and minutes earn");
+    mistakes
+}
+
 /// What is wrong with the month of that seed.
 fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
     let month = Month::draw(seed);
     let report = Phone::new(seed, &month, strategies.clone()).live();
-    let mut mistakes = Vec::new();
+    if std::env::var_os(ONE_SEED).is_some() {
+        println!("{report:#?}");
+    }
+    let mut mistakes = overspent(seed, &month, strategies);
     let mut check = |holds: bool, text: String| {
         if !holds {
             mistakes.push(format!("{text}; to run it again: TOWLINE_COMMUTER_SEED={seed}"));
@@ -56,6 +102,12 @@ fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
         let most = if has_blackouts { LOST_TO_NAT_WITH_BLACKOUTS_MAX } else { LOST_TO_NAT_MAX };
         check(*lost <= most, text);
     }
+    let known = report.lost_when_known;
+    check(known <= LOST_WHEN_KNOWN_MAX, format!("{known} connections were left to NATs that are known"));
+    for ((network, transport), quiet) in &report.quiet_max {
+        let text = format!("{transport:?} was left quiet for {quiet:.2} time-outs of the NAT of {network}");
+        check(*quiet <= QUIET_MAX, text);
+    }
     // 99 of 100 are not cut short; a network that gets slower is found by doubling.
     let (cut, made) = (report.cut_short, report.made);
     check(cut * 50 <= made, format!("{cut} of {made} connections would have come behind their limit"));
@@ -64,7 +116,7 @@ fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
 
 #[test]
 fn a_month_keeps_what_is_promised() {
-    let one = std::env::var("TOWLINE_COMMUTER_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    let one = std::env::var(ONE_SEED).ok().and_then(|seed| seed.parse::<u64>().ok());
     let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
     let wrong: Vec<String> = seeds.flat_map(|seed| mistakes(seed, &Strategies::default())).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -74,6 +126,8 @@ fn a_month_keeps_what_is_promised() {
 fn a_month_is_the_same_each_time() {
     let month = Month::draw(3);
     let live = || Phone::new(3, &month, Strategies::default()).live();
+    assert_eq!(live(), live());
+    let live = || Traffic::new(3, &month, &Strategies::default()).live();
     assert_eq!(live(), live());
 }
 
@@ -92,6 +146,12 @@ fn check_is_caught(by: &str, change: impl Fn(&mut Strategies)) {
 #[test]
 fn beats_that_learn_nothing_are_caught() {
     check_is_caught("were left to the NAT", |it| it.heartbeat.enabled = false);
+}
+
+#[test]
+fn beats_that_go_too_far_beyond_a_nat_or_come_back_to_it_too_often_are_caught() {
+    check_is_caught("was left quiet for", |it| it.heartbeat.growth = 4.0);
+    check_is_caught("to NATs that are known", |it| it.heartbeat.reprobe_after = Duration::from_secs(86_400));
 }
 
 #[test]
@@ -114,6 +174,22 @@ fn ways_that_are_tried_too_soon_are_caught() {
         it.race.stagger_share = 0.1;
         it.race.stagger_min = Duration::from_millis(10);
     });
+}
+
+#[test]
+fn retries_beyond_what_was_earned_are_caught() {
+    let retries = "more retries than were earned";
+    check_is_caught(retries, |it| it.retry.budget_max = 12.0);
+    check_is_caught(retries, |it| it.retry.budget_share = 0.25);
+    check_is_caught(retries, |it| it.retry.budget_per_minute = 9.0);
+    check_is_caught("tried too often", |it| it.retry.attempts_max = 4);
+}
+
+#[test]
+fn hedges_beyond_what_was_earned_are_caught() {
+    let hedges = "more hedges than were earned";
+    check_is_caught(hedges, |it| it.hedge.budget_max = 5.0);
+    check_is_caught(hedges, |it| it.hedge.budget_share = 0.1);
 }
 
 #[test]

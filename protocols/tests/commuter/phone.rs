@@ -49,6 +49,10 @@ pub struct Report {
     pub raced_where_calm: u32,
     /// Connections that were found dead because a NAT had forgotten them.
     pub lost_to_nat: BTreeMap<(&'static str, Transport), u32>,
+    /// The longest that a timer in time left a flow quiet, in time-outs of its NAT.
+    pub quiet_max: BTreeMap<(&'static str, Transport), f64>,
+    /// Of `lost_to_nat`, those of the month's second half on networks without blackouts, when all of these are known.
+    pub lost_when_known: u32,
     /// Connections that were made, and attempts that were given up and would have come.
     pub made: u32,
     pub cut_short: u32,
@@ -223,8 +227,13 @@ impl<'a> Phone<'a> {
         let Some(mut link) = self.link.take() else { return };
         let quiet = self.now - link.heard.max(link.spoke);
         let place = self.stay().place;
-        link.is_known &= quiet < place.nat_timeout(link.transport);
+        let nat_timeout = place.nat_timeout(link.transport);
+        link.is_known &= quiet < nat_timeout;
         link.is_late |= quiet >= link.interval + self.strategies.liveness.sleep_min;
+        if !link.is_late {
+            let longest = self.report.quiet_max.entry((place.network_name(), link.transport)).or_default();
+            *longest = longest.max(quiet.as_secs_f64() / nat_timeout.as_secs_f64());
+        }
         if link.unanswered.is_none() {
             link.unanswered = Some(self.now);
             if !is_beat {
@@ -322,6 +331,9 @@ impl<'a> Phone<'a> {
         if !link.is_known && !link.is_late {
             let key = (self.stay().place.network_name(), link.transport);
             *self.report.lost_to_nat.entry(key).or_default() += 1;
+            let is_known = self.stay().place.is_calm() && self.now > self.month.end() / 2;
+            // The street is known as the subway's network.
+            self.report.lost_when_known += u32::from(is_known && key.0 != "street");
         }
         self.liveness.died();
         self.heartbeat.lost(self.at(self.now));

@@ -38,6 +38,7 @@ use crate::{
     store::{Store, StoreError},
     throttle::Throttle,
     upstream::Upstreams,
+    withdrawal::Withdrawals,
 };
 
 /// At most one refused connection per period is logged; all are counted.
@@ -89,6 +90,8 @@ pub struct Gateway {
     pub delayed: Delayed,
     /// Device shadows.
     pub shadows: Shadows,
+    /// Connections whose clients have to prove themselves anew.
+    pub withdrawals: Withdrawals,
     /// How fast clients may be.
     pub rates: Rates,
     /// What is published for compression, and samples to train on.
@@ -174,6 +177,7 @@ impl Gateway {
             upstreams,
             delayed,
             shadows,
+            withdrawals: Withdrawals::default(),
             rates: Rates::default(),
             dictionaries,
             learned: Learned::default(),

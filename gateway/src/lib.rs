@@ -49,3 +49,4 @@ pub mod store;
 pub mod throttle;
 pub mod transport;
 pub mod upstream;
+pub mod withdrawal;

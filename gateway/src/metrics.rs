@@ -46,6 +46,9 @@ pub struct Metrics {
     pub certificate_reloads: IntCounterVec,
     /// Logins by password, session token or certificate, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
+    /// Connections ended because what vouched for their clients was withdrawn, by `protocol` (`link`, `mqtt`) and `reason`
+    /// (`forgotten`, `reload`).
+    pub connections_withdrawn: IntCounterVec,
     /// Fetches of the keys of tokens' issuer, by `outcome` (`ok`, `failed`).
     pub jwks_fetches: IntCounterVec,
     /// Questions to the hook, by `question` (`connect`, `access`) and `outcome`: `hit` (the answer was kept), `shared`
@@ -178,6 +181,12 @@ impl Metrics {
                 &["outcome"],
             ),
             logins: counters(r, "logins_total", "Logins of clients", &["listener", "outcome"]),
+            connections_withdrawn: counters(
+                r,
+                "connections_withdrawn_total",
+                "Connections ended because what vouched for their clients was withdrawn",
+                &["protocol", "reason"],
+            ),
             jwks_fetches: counters(
                 r,
                 "jwks_fetches_total",

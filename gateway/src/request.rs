@@ -13,6 +13,7 @@ use towline_protocols::link::{Priority, RpcError};
 
 use crate::{
     access::Claims,
+    auth::By,
     transport::{Handshake, tls::PeerIdentity},
 };
 
@@ -73,6 +74,8 @@ pub struct Origin {
     pub user: Option<Arc<str>>,
     /// What the issuer of its token says of it.
     pub claims: Option<Arc<Claims>>,
+    /// What vouches for who it is.
+    pub by: By,
     /// Who the client is by its certificate, if it showed one.
     pub identity: Option<Arc<PeerIdentity>>,
     /// Until it is complete, what arrives came as early data and may be a repeat of what another sent.
@@ -113,6 +116,7 @@ impl Origin {
             client_id: None,
             user: None,
             claims: None,
+            by: By::Nothing,
             identity: None,
             handshake,
             told: Told::default(),

@@ -52,7 +52,7 @@ pub struct Identity {
 }
 
 /// What vouches for who a client is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum By {
     /// Nothing: its listener does not ask.
     #[default]
@@ -63,8 +63,9 @@ pub enum By {
     Token,
     /// Its certificate.
     Certificate,
-    /// The hook, which remembers that as long as it may.
-    Hook,
+    /// The hook, which remembers that as long as it may; with the name that the client came by, if the hook gave it
+    /// another.
+    Hook(Option<Arc<str>>),
 }
 
 /// Why a client is not admitted.

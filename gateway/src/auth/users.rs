@@ -1,6 +1,11 @@
 //! Users and what is kept of their passwords.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::Semaphore;
 
@@ -130,6 +135,12 @@ impl Users {
             Some(Verifier::Scram(verifier)) => Some((verifier.clone(), true)),
             _ => Some((decoy, false)),
         }
+    }
+
+    /// Whose lines are others in `later`, or are gone there.
+    pub fn changed_in(&self, later: &Self) -> HashSet<&str> {
+        let users = self.entries.keys().map(String::as_str);
+        users.filter(|user| self.fingerprint(user) != later.fingerprint(user)).collect()
     }
 
     /// Names the line of `user`, so that what was issued under it can be told from what a changed password

@@ -54,7 +54,9 @@ pub fn apply(gateway: &Gateway, mut settings: Settings) -> Result<(), StartError
     let jwt = snapshot.settings.auth.jwt.as_ref();
     gateway.issuer_keys.follow(jwt.and_then(|jwt| jwt.jwks.as_ref()));
     gateway.mqtt.follow(&snapshot.settings.mqtt, &gateway.hub);
-    gateway.snapshot.store(Arc::new(snapshot));
+    let snapshot = Arc::new(snapshot);
+    gateway.snapshot.store(Arc::clone(&snapshot));
+    gateway.withdraw_changed(&old, &snapshot);
     gateway.policies.touch();
     gateway.hub.presence().follow(&gateway.snapshot().settings);
     gateway.upstreams.follow();

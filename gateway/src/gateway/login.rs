@@ -210,8 +210,10 @@ async fn ask_who(
             if until.is_some_and(|until| until <= SystemTime::now()) {
                 return Err(Refusal::Denied(DenyReason::Credentials, None));
             }
+            let came_as = credentials.user.filter(|said| user.as_deref().is_some_and(|user| user != *said));
+            let by = By::Hook(came_as.map(Into::into));
             let user = user.or_else(|| credentials.user.map(Into::into));
-            Ok(Some(Identity { user, claims, until, by: By::Hook }))
+            Ok(Some(Identity { user, claims, until, by }))
         }
         Verdict::Deny(reason, text) => Err(Refusal::Denied(reason, text)),
         Verdict::NotMine => Ok(None),

@@ -85,8 +85,8 @@ impl Gate {
             return Ok(known);
         }
         let Identity { user, claims, until, by } = gateway.authenticate(origin, credentials).await?;
-        let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
-        if by != By::Hook {
+        let admitted = Arc::new(Origin { user, claims, by: by.clone(), ..Origin::clone(origin) });
+        if !matches!(by, By::Hook(_)) {
             let snapshot = Arc::downgrade(&snapshot);
             *self.known.lock() = Some(Known { credential, origin: admitted.clone(), snapshot, until, by });
         }
@@ -131,8 +131,8 @@ impl Gate {
             return Ok(Arc::clone(admitted));
         }
         let identity = gateway.authenticate(origin, Credentials::default()).await?;
-        let Identity { user, claims, .. } = identity;
-        let admitted = Arc::new(Origin { user, claims, ..Origin::clone(origin) });
+        let Identity { user, claims, by, .. } = identity;
+        let admitted = Arc::new(Origin { user, claims, by, ..Origin::clone(origin) });
         match gateway.snapshot().judges_certificates() {
             true => Ok(admitted),
             false => Ok(Arc::clone(self.by_certificate.get_or_init(|| admitted))),

@@ -358,5 +358,8 @@ pub(super) fn revoked(why: Revoked) -> LinkError {
             LinkError::new(CloseCode::TakenOver, "a newer connection of this client took the session over")
         }
         Revoked::Ended => LinkError::new(CloseCode::Shutdown, "the session was ended"),
+        Revoked::Unproven => {
+            LinkError::new(CloseCode::Unavailable, "who the client is has to be found out again")
+        }
     }
 }

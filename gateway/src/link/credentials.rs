@@ -26,6 +26,8 @@ pub(super) struct Proven {
     /// Whose users the credentials were found right by, or later ones: a token speaks of these. One made of later
     /// users would outlive the change of a password that it was given for.
     snapshot: Arc<Snapshot>,
+    /// What had been withdrawn when it began.
+    pub(super) as_of: u64,
 }
 
 /// What a client is told of the token that it has.
@@ -43,8 +45,9 @@ enum Token {
 /// # Errors
 /// CLOSE UNAUTHORIZED, or UNAVAILABLE if nobody could say. A client that sent a token alone is told to send its password.
 pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Result<Proven, LinkError> {
+    let as_of = gateway.withdrawals.count();
     let snapshot = gateway.snapshot.load_full();
-    if let Some(proven) = by_token(&snapshot, origin, hello) {
+    if let Some(proven) = by_token(&snapshot, origin, hello, as_of) {
         gateway.metrics.logins.with_label_values(&[&*origin.listener, "ok"]).inc();
         return Ok(proven);
     }
@@ -61,7 +64,7 @@ pub(super) async fn prove(gateway: &Gateway, origin: &Origin, hello: &Hello) -> 
     let may_remember = by_password && snapshot.hook.is_none();
     let login = may_remember.then(|| Login::of(hello, &snapshot));
     let token = if by_password { Token::Due } else { Token::None };
-    Ok(Proven { identity, login, token, snapshot })
+    Ok(Proven { identity, login, token, snapshot, as_of })
 }
 
 fn refused(refusal: Refusal) -> LinkError {
@@ -75,20 +78,23 @@ fn refused(refusal: Refusal) -> LinkError {
 /// The client, if nothing costly has to be checked for that, and nobody has to be asked: passwords are not checked for what
 /// may be a repeat.
 pub(super) fn prove_cheaply(gateway: &Gateway, origin: &Origin, hello: &Hello) -> Option<Proven> {
+    let as_of = gateway.withdrawals.count();
     let snapshot = gateway.snapshot.load_full();
-    let proven = |user: Option<Arc<str>>, token| {
-        let identity = user.map(Identity::of_user).unwrap_or_default();
-        Some(Proven { identity, login: None, token, snapshot: Arc::clone(&snapshot) })
+    let proven = |identity: Identity, token| {
+        Some(Proven { identity, login: None, token, snapshot: Arc::clone(&snapshot), as_of })
     };
     match snapshot.listener(&origin.listener)?.settings.authentication {
-        Authentication::None => proven(None, Token::None),
+        Authentication::None => proven(Identity::default(), Token::None),
         Authentication::Certificate if snapshot.judges_certificates() => None,
         // The ticket vouches for the certificate that was shown when the TLS session began.
-        Authentication::Certificate => proven(Some(origin.identity.as_ref()?.user()?.clone()), Token::None),
-        Authentication::Password => by_token(&snapshot, origin, hello).or_else(|| {
+        Authentication::Certificate => {
+            let user = origin.identity.as_ref()?.user()?;
+            proven(Identity::by(By::Certificate, user.clone()), Token::None)
+        }
+        Authentication::Password => by_token(&snapshot, origin, hello, as_of).or_else(|| {
             let login = Login::of(hello, &snapshot);
             let known = gateway.sessions.knows_login(&hello.client_id, &login);
-            known.then(|| proven(Some(hello.user.as_str().into()), Token::Due))?
+            known.then(|| proven(Identity::by(By::PasswordFile, hello.user.as_str().into()), Token::Due))?
         }),
     }
 }
@@ -126,14 +132,15 @@ const TOKEN_REFUSED: &str = "the session token was refused: send user and passwo
 
 /// A token stands for a password and for nothing else: where certificates are asked for, it says nothing. Nor does it beside
 /// a hook, which is to be asked: the keys are shared by all snapshots, and may already be those of one without a hook.
-fn by_token(snapshot: &Arc<Snapshot>, origin: &Origin, hello: &Hello) -> Option<Proven> {
+fn by_token(snapshot: &Arc<Snapshot>, origin: &Origin, hello: &Hello, as_of: u64) -> Option<Proven> {
     if hello.token.is_empty() || snapshot.hook.is_some() || !asks_for_password(snapshot, origin) {
         return None;
     }
     let opened = snapshot.tokens().open(hello, &snapshot.users, SystemTime::now());
     let Bearer { user, left, is_due } = opened.ok()?;
     let token = if is_due { Token::Due } else { Token::Kept(left) };
-    Some(Proven { identity: Identity::of_user(user), login: None, token, snapshot: Arc::clone(snapshot) })
+    let identity = Identity::by(By::PasswordFile, user);
+    Some(Proven { identity, login: None, token, snapshot: Arc::clone(snapshot), as_of })
 }
 
 fn asks_for_password(snapshot: &Snapshot, origin: &Origin) -> bool {
@@ -229,7 +236,8 @@ mod tests {
             assert_eq!(prove(&gateway, &origin(), &shown).await.is_err(), has_hook);
             let both = Hello { token: token.clone(), ..with_password() };
             let proven = prove(&gateway, &origin(), &both).await.unwrap();
-            assert_eq!(proven.identity.by == By::PasswordFile, has_hook, "the hook was asked");
+            assert_eq!(proven.identity.by, By::PasswordFile);
+            assert_eq!(matches!(proven.token, Token::Kept(_)), !has_hook, "the hook was asked");
             let proven = prove(&gateway, &origin(), &with_password()).await.unwrap();
             assert_eq!((proven.login.is_none(), given(&proven).is_empty()), (has_hook, has_hook));
         }

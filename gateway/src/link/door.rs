@@ -19,7 +19,8 @@ use towline_protocols::{
 use super::{
     answer,
     asked::{Asked, Known},
-    credentials, head,
+    credentials::{self, Proven},
+    head,
 };
 use crate::{
     auth::{By, Identity},
@@ -98,7 +99,7 @@ pub(super) async fn login(
     let mut welcome =
         Welcome { seq_min, partial, session_headers_kept_s, ..welcome(resumed, session_id, unknown) };
     proven.give_token(&gateway, hello, &mut welcome);
-    let door = Door::new(gateway, origin, lease, headers, proven.identity, Handshake::complete());
+    let door = Door::new(gateway, origin, lease, headers, proven, Handshake::complete());
     // Whoever has no session yet can have sent to none.
     let names_session = hello.session_id == session_id || hello.session_id == 0;
     let door = Door { names_session, ..door };
@@ -136,7 +137,7 @@ pub(super) fn visit(gateway: &Arc<Gateway>, origin: &Origin, hello: &Hello) -> O
     let welcome = welcome(true, session_id, unknown);
     let mut welcome = Welcome { seq_min, session_headers_kept_s, visiting: true, ..welcome };
     proven.give_token(gateway, hello, &mut welcome);
-    let door = Door::new(Arc::clone(gateway), origin, lease, headers, proven.identity, handshake);
+    let door = Door::new(Arc::clone(gateway), origin, lease, headers, proven, handshake);
     welcome.push_line = door.lease.session().push_line();
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     let admission = Admission { door, welcome, attached: Vec::new(), refused: Vec::new(), subscriptions };
@@ -174,7 +175,7 @@ pub(super) async fn call_in(
     let mut welcome = Welcome { seq_min, session_headers_kept_s, ..told };
     proven.give_token(&gateway, hello, &mut welcome);
     welcome.push_line = lease.session().push_line();
-    let door = Door::new(gateway, origin, lease, headers, proven.identity, Handshake::complete());
+    let door = Door::new(gateway, origin, lease, headers, proven, Handshake::complete());
     let door = Door { names_session: resumed, ..door };
     let subscriptions = Changed { subscribed: Subscribed::default(), new: Vec::new() };
     Ok(Call { admission: Admission { door, welcome, attached, refused, subscriptions }, pushes })
@@ -223,14 +224,19 @@ impl Door {
         origin: &Origin,
         lease: Lease,
         headers: Option<Arc<SessionHeaders>>,
-        identity: Identity,
+        proven: Proven,
         holds: Handshake,
     ) -> Self {
         let client_id = Some(Arc::clone(lease.session().client_id()));
-        let Identity { user, claims, until, by } = identity;
-        let origin = Arc::new(Origin { client_id, user, claims, ..origin.clone() });
+        let Proven { identity: Identity { user, claims, until, by }, as_of, .. } = proven;
         let expires = until.map(super::ends_at);
-        let may_return = by == By::Hook;
+        let may_return = matches!(by, By::Hook(_));
+        let origin = Arc::new(Origin { client_id, user, claims, by, ..origin.clone() });
+        lease.vouch(&origin);
+        if gateway.withdrawals.count() != as_of {
+            // By what it was admitted may be what was withdrawn, and it came behind those who were looked for.
+            lease.disown();
+        }
         Self { gateway, origin, expires, may_return, lease, headers, names_session: true, holds }
     }
 

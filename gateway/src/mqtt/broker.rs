@@ -16,7 +16,7 @@ use towline_protocols::mqtt::{
 
 use super::{
     attachment::{Admitted, Attachment, Parting, ends_at},
-    client::{Client, Common, Inner, Will},
+    client::{Client, Common, Inner, Present, Will},
     departures::Departures,
     kept::Keeper,
     message, publish,
@@ -140,9 +140,9 @@ impl Broker {
             // One copy of the id, however often its client comes.
             id = held.id.clone();
         }
-        let Identity { user, claims, until, .. } = identity;
+        let Identity { user, claims, until, by } = identity;
         let (client_id, named) = (Some(id.clone()), origin.clone());
-        let origin = &Arc::new(Origin { user: user.clone(), client_id, claims, ..named });
+        let origin = &Arc::new(Origin { user: user.clone(), client_id, claims, by, ..named });
         let is_full = self.clients.len() >= gateway.snapshot().settings.mqtt.sessions_max;
         let seated = |client: &Arc<Client>, is_present| {
             self.seat(
@@ -215,6 +215,7 @@ impl Broker {
         inner.epoch = inner.epoch.wrapping_add(1);
         inner.connection = Some(connection);
         inner.expires = expires;
+        inner.origin = Some(origin.clone());
         client.tell(What::Connected);
         Seat { epoch: inner.epoch, orphaned, waits }
     }
@@ -228,6 +229,11 @@ impl Broker {
     pub(super) fn connected(&self) -> Vec<Arc<Client>> {
         let clients = self.clients.iter().map(|client| client.clone());
         clients.filter(|client| client.is_connected()).collect()
+    }
+
+    /// The present connections whose origins `concerns` says it of.
+    pub(crate) fn present(&self, concerns: &dyn Fn(&Origin) -> bool) -> Vec<Present> {
+        self.clients.iter().filter_map(|client| client.present(concerns)).collect()
     }
 
     /// Does what has become due for clients that are away.
@@ -272,6 +278,7 @@ impl Broker {
         }
         let Some(mut connection) = inner.connection.take() else { return };
         client.tell(What::Disconnected(ending));
+        inner.origin = None;
         inner.closing = None;
         inner.make_room();
         let lost = inner.session().detach() as u64 + connection.take_dropped();

@@ -21,6 +21,7 @@ use crate::{
     hub::{Delivered, Delivery, Mailbox, Message, Room},
     presence::{Presence, What},
     receipts::Progress,
+    request::Origin,
     store::{Table, Write},
 };
 
@@ -64,6 +65,8 @@ pub(super) struct Inner {
     pub(super) ends: Option<Instant>,
     /// When the present connection's client has to have proved itself anew.
     pub(super) expires: Option<Instant>,
+    /// Where the present connection came from, and what vouches for its client.
+    pub(super) origin: Option<Arc<Origin>>,
     /// Set when the server wants the present connection to end.
     pub(super) closing: Option<&'static Closing>,
     /// Of the present connection's driver.
@@ -89,6 +92,10 @@ pub(super) struct Closing {
     pub(super) text: &'static str,
 }
 
+/// What vouched for the client is withdrawn: it may come back and be looked at anew.
+pub(super) static UNPROVEN: Closing =
+    Closing { reason: ReasonCode::AdministrativeAction, text: "who the client is has to be found out again" };
+
 /// A will that may have to be published.
 #[derive(Debug)]
 pub(super) struct Will {
@@ -99,7 +106,7 @@ pub(super) struct Will {
     pub(super) delay: Duration,
     /// When it is due, once the client is gone.
     pub(super) due: Option<Instant>,
-    pub(super) origin: Arc<crate::request::Origin>,
+    pub(super) origin: Arc<Origin>,
 }
 
 impl Client {
@@ -121,6 +128,7 @@ impl Client {
             departure: None,
             ends: None,
             expires: None,
+            origin: None,
             closing: None,
             waker: None,
             room: None,
@@ -209,11 +217,36 @@ impl Client {
         self.common.presence.tell(&self.id, self.user.as_ref(), "mqtt", what);
     }
 
+    /// The present connection, if `concerns` says it of where it came from.
+    pub(super) fn present(self: &Arc<Self>, concerns: &dyn Fn(&Origin) -> bool) -> Option<Present> {
+        let inner = self.inner.lock();
+        let is_meant = inner.connection.is_some() && inner.origin.as_deref().is_some_and(concerns);
+        is_meant.then(|| Present { client: Arc::downgrade(self), epoch: inner.epoch })
+    }
+
     /// Asks the present connection's driver to end it.
     pub(super) fn close(&self, closing: &'static Closing) {
         let mut inner = self.lock();
         if inner.connection.is_some() {
             inner.closing = Some(closing);
+            inner.wake();
+        }
+    }
+}
+
+/// A connection in its session.
+pub(crate) struct Present {
+    client: Weak<Client>,
+    epoch: u32,
+}
+
+impl Present {
+    /// Has the connection end, if it is still there: its client has to prove itself anew.
+    pub(crate) fn end(&self) {
+        let Some(client) = self.client.upgrade() else { return };
+        let mut inner = client.lock();
+        if inner.epoch == self.epoch && inner.connection.is_some() {
+            inner.closing.get_or_insert(&UNPROVEN);
             inner.wake();
         }
     }

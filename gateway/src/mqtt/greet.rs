@@ -11,6 +11,7 @@ use towline_protocols::mqtt::{
 
 use super::{
     attachment::{Admitted, Attachment, Parting},
+    client::UNPROVEN,
     departures,
     driver::Driver,
     enhanced::{Exchange, Step},
@@ -60,6 +61,7 @@ where
     }
     let mut arrival =
         Arrival { gateway: &gateway, origin: &origin, stream, input, greeting, settings: &settings };
+    let as_of = gateway.withdrawals.count();
     let proven = arrival.prove(&connect).await?;
     let Arrival { mut stream, input, .. } = arrival;
     let admitted = match proven {
@@ -72,6 +74,10 @@ where
     };
     match admitted {
         Ok((attachment, origin)) => {
+            if gateway.withdrawals.count() != as_of {
+                // By what it was admitted may be what was withdrawn, and it came behind those who were looked for.
+                attachment.client.close(&UNPROVEN);
+            }
             Some(Driver::new(attachment, origin, settings, stream, input, park_after))
         }
         Err(refused) => {

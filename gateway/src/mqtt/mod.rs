@@ -48,6 +48,7 @@ pub use self::{
     sys::is_reserved,
 };
 pub(crate) use self::{
+    client::Present,
     kept::{decode_retained as decode_message, encode_retained as encode_message},
     publish::{
         forward_only, has_route, publish_from_upstream, publish_here, publish_later, publish_locally, rename,

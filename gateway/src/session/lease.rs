@@ -19,6 +19,7 @@ use super::{
     subscribe::Changed,
     visit::Role,
 };
+use crate::request::Origin;
 
 /// The hold of one connection on its session. Dropping it says that the connection is gone: requests that
 /// had arrived whole run on, and what was pushed without an acknowledgement is kept.
@@ -83,6 +84,16 @@ impl Lease {
         self.signal.settle(waker)
     }
 
+    /// Notes where the connection came from, and what vouches for its client.
+    pub fn vouch(&self, origin: &Arc<Origin>) {
+        self.signal.vouch(origin);
+    }
+
+    /// What vouched for the client is withdrawn.
+    pub fn disown(&self) {
+        self.signal.revoke(Revoked::Unproven);
+    }
+
     /// Whether the connection has lost the session.
     pub fn revoked(&self) -> Option<Revoked> {
         self.signal.revoked()
@@ -94,8 +105,10 @@ impl Lease {
     /// # Errors
     /// Another connection was faster; the session stays as it was.
     pub fn establish(&self, hello: &Hello, awaited: &[u64]) -> Result<Established, OpenError> {
-        if self.revoked().is_some() {
-            return Err(OpenError::TakenOver);
+        match self.revoked() {
+            None => {}
+            Some(Revoked::Unproven) => return Err(OpenError::Unproven),
+            Some(Revoked::TakenOver | Revoked::Ended) => return Err(OpenError::TakenOver),
         }
         self.session.establish(hello, awaited, &self.signal)
     }

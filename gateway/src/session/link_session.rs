@@ -172,6 +172,12 @@ impl LinkSession {
         self.context.hub.presence().tell(client_id, user.as_ref(), "link", what);
     }
 
+    /// Of the connection that holds it, and of those that visit it.
+    pub(super) fn signals(&self) -> Vec<Arc<Signal>> {
+        let state = self.state.lock();
+        state.connection.iter().chain(state.visitors.signals()).cloned().collect()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }

@@ -38,7 +38,7 @@ mod upload;
 mod visit;
 
 use std::sync::{
-    Arc,
+    Arc, Weak,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -65,12 +65,14 @@ use self::{
     held::{Held, Holders},
     link_session::{EndingMarks, Identity},
     secret::SecretHash,
+    signal::Signal,
     sweep::Due,
 };
 use crate::{
     hub::Hub,
     metrics::Metrics,
     receipts::Receipts,
+    request::Origin,
     settings::{self, Settings},
     store::{Store, StoreError},
 };
@@ -100,6 +102,18 @@ struct Context {
     limit_hits: IntCounterVec,
     sessions: IntGauge,
     due: Due,
+}
+
+/// A connection that holds or visits its session.
+pub(crate) struct Present(Weak<Signal>);
+
+impl Present {
+    /// Has the connection end, if it is still there: its client has to prove itself anew.
+    pub(crate) fn end(&self) {
+        if let Some(signal) = self.0.upgrade() {
+            signal.revoke(Revoked::Unproven);
+        }
+    }
 }
 
 /// What HELLO led to.
@@ -146,6 +160,9 @@ pub enum OpenError {
     /// A connection of the same or a higher epoch holds the session.
     #[error("a newer connection holds the session")]
     TakenOver,
+    /// What vouched for the client was withdrawn since.
+    #[error("who the client is has to be found out again")]
+    Unproven,
     /// HELLO names header fields by their hash, and the session does not have them, or is not there.
     #[error("the session headers that HELLO names are not known here: spell them out")]
     UnknownHeaders,
@@ -164,6 +181,7 @@ impl OpenError {
             Self::Malformed(_) => CloseCode::ProtocolError,
             Self::WrongSecret | Self::WrongUser | Self::ClientIdTaken => CloseCode::Unauthorized,
             Self::TakenOver => CloseCode::TakenOver,
+            Self::Unproven => CloseCode::Unavailable,
             Self::UnknownHeaders => CloseCode::UnknownReference,
             Self::SessionsFull | Self::ShortFull => CloseCode::LimitExceeded,
         }
@@ -244,6 +262,15 @@ impl Sessions {
     /// The session of a client.
     pub fn get(&self, client_id: &str) -> Option<Arc<LinkSession>> {
         self.table.get(client_id).map(|session| session.clone())
+    }
+
+    /// The present connections whose origins `concerns` says it of.
+    pub(crate) fn present(&self, concerns: &dyn Fn(&Origin) -> bool) -> Vec<Present> {
+        let signals = self.table.iter().flat_map(|session| session.signals());
+        signals
+            .filter(|signal| signal.is_meant(concerns))
+            .map(|signal| Present(Arc::downgrade(&signal)))
+            .collect()
     }
 
     /// Sessions kept, live or away.

@@ -3,10 +3,13 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    sync::Arc,
     task::{Poll, Waker},
 };
 
 use parking_lot::{Mutex, MutexGuard};
+
+use crate::request::Origin;
 
 /// What the task of a connection is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum Revoked {
     TakenOver,
     /// The session was ended.
     Ended,
+    /// What vouched for the client is withdrawn: it may come back and be looked at anew.
+    Unproven,
 }
 
 /// Shared by a session and the one connection that it is attached to.
@@ -45,6 +50,8 @@ struct Pending {
     pushes: bool,
     policy: bool,
     revoked: Option<Revoked>,
+    /// Where the connection came from, and what vouches for its client.
+    origin: Option<Arc<Origin>>,
     /// Of the task that drives the connection, or of its place in the parking lot.
     waker: Option<Waker>,
 }
@@ -77,6 +84,15 @@ impl Signal {
         let mut pending = self.pending.lock();
         pending.revoked.get_or_insert(why);
         wake(pending);
+    }
+
+    pub(super) fn vouch(&self, origin: &Arc<Origin>) {
+        self.pending.lock().origin = Some(Arc::clone(origin));
+    }
+
+    /// Whether `concerns` says it of where the connection came from.
+    pub(super) fn is_meant(&self, concerns: &dyn Fn(&Origin) -> bool) -> bool {
+        self.pending.lock().origin.as_deref().is_some_and(concerns)
     }
 
     pub(super) fn revoked(&self) -> Option<Revoked> {

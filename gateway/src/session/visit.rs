@@ -192,6 +192,10 @@ impl Visitors {
         self.0.as_ref().map_or(&[], |lists| &lists.present)
     }
 
+    pub(super) fn signals(&self) -> impl Iterator<Item = &Arc<Signal>> {
+        self.present().iter().map(|visitor| &visitor.signal)
+    }
+
     fn all_begun(&self) -> &[Begun] {
         self.0.as_ref().map_or(&[], |lists| &lists.begun)
     }

@@ -19,6 +19,8 @@ pub struct Auth {
     pub hook: Option<Hook>,
     /// What becomes of clients that are wrong too often.
     pub guesses: Guesses,
+    /// Connections that are ended in a second because what vouched for their clients is withdrawn.
+    pub ends_per_second_max: usize,
 }
 
 impl Default for Auth {
@@ -29,6 +31,7 @@ impl Default for Auth {
             jwt: None,
             hook: None,
             guesses: Guesses::default(),
+            ends_per_second_max: 500,
         }
     }
 }

@@ -21,3 +21,4 @@ mod http;
 mod oracle;
 mod scram;
 mod tokens;
+mod withdrawals;

@@ -123,6 +123,31 @@ async fn a_connection_ends_with_its_token() {
 }
 
 #[tokio::test]
+async fn a_forgotten_app_is_asked_about_again() {
+    let oracle = Oracle::new(accounts);
+    let bed = bed_with(&oracle, BackendKind::Http1, |_| {}).await;
+    let client = Client::start(config(&bed, "a", "ada", "right")).unwrap();
+    let other = Client::start(config(&bed, "b", "bob", "right")).unwrap();
+    online(&client).await;
+    online(&other).await;
+    let forget = || {
+        let snapshot = bed.gateway().snapshot.load_full();
+        let hook = snapshot.hook.as_ref().unwrap();
+        assert_eq!(hook.forget(Some("ada")), 1);
+        bed.gateway().withdraw_forgotten(hook, Some("ada"))
+    };
+    assert_eq!(forget(), 1);
+    oracle.is_asked(3).await;
+    online(&client).await;
+    assert_eq!(answer(&client, "Echo", "x").await, "x", "its session goes on");
+    oracle.now_says(|_| json!({ "verdict": "deny", "reason": "banned", "text": "you know why" }));
+    assert_eq!(forget(), 1);
+    assert!(closed(&client).await.contains("you know why"));
+    online(&other).await;
+    assert_eq!(count(&oracle, "connect"), 4);
+}
+
+#[tokio::test]
 async fn an_app_has_the_topics_that_the_hook_gives_it() {
     for kind in KINDS {
         let oracle = Oracle::new(accounts);

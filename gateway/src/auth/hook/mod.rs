@@ -43,6 +43,7 @@ pub use self::{
     question::Question,
 };
 use crate::{
+    auth::By,
     backend::{self, Backend},
     error::RpcError,
     metrics::Metrics,
@@ -160,6 +161,20 @@ impl Hook {
     /// Whether it is the same for other settings, so that what it knows stays good.
     pub fn is_for(&self, settings: &settings::Hook, backend: &Arc<Backend>) -> bool {
         self.settings == *settings && Arc::ptr_eq(&self.routes.connect.backend, backend)
+    }
+
+    /// Whether the same backend is asked in the same words.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        self.settings.backend == other.settings.backend && self.settings.path == other.settings.path
+    }
+
+    /// Whether it had its say when a client was admitted by `by`.
+    pub fn had_say(&self, by: &By) -> bool {
+        match by {
+            By::Nothing | By::Token => false,
+            By::Hook(_) | By::PasswordFile => true,
+            By::Certificate => self.settings.certificates,
+        }
     }
 
     /// Whether it is asked about clients of listeners that go by certificates.

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    http::StatusCode,
+    routing::post,
+};
 
 use crate::gateway::Gateway;
 
@@ -10,18 +15,26 @@ pub(super) fn router() -> Router<Arc<Gateway>> {
     Router::new().route("/auth/forget", post(forget))
 }
 
-/// Forgets the hook's answers about the user that the body names, or about everybody if it names none.
+/// Forgets the hook's answers about the user that the body names, or about everybody if it names none, and ends their
+/// connections, unless the query is `keep-connections`.
 async fn forget(
     State(gateway): State<Arc<Gateway>>,
+    RawQuery(query): RawQuery,
     user: String,
 ) -> Result<String, (StatusCode, &'static str)> {
+    let keeps = match query.as_deref().unwrap_or_default() {
+        "" => false,
+        "keep-connections" => true,
+        _ => return Err((StatusCode::BAD_REQUEST, "the query may be \"keep-connections\"\n")),
+    };
     let snapshot = gateway.snapshot.load_full();
     let hook = snapshot.hook.as_ref();
     let hook = hook.ok_or((StatusCode::NOT_FOUND, "there is no [auth.hook], and nothing to forget\n"))?;
     let user = Some(&*user).filter(|user| !user.is_empty());
     let count = hook.forget(user);
-    tracing::info!(?user, count, "answers of the hook are forgotten");
-    Ok(format!("{count} answers forgotten\n"))
+    let ended = if keeps { 0 } else { gateway.withdraw_forgotten(hook, user) };
+    tracing::info!(?user, count, ended, "answers of the hook are forgotten");
+    Ok(format!("{count} answers forgotten, {ended} connections ended\n"))
 }
 
 #[cfg(test)]
@@ -70,10 +83,14 @@ mod tests {
         come().await;
         assert_eq!(asked(), 2);
         let answer = forget(&gateway, "ada").await;
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("1 answers forgotten\n"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200")
+                && answer.ends_with("1 answers forgotten, 0 connections ended\n"),
+            "{answer}"
+        );
         come().await;
         assert_eq!(asked(), 3);
-        assert!(forget(&gateway, "").await.ends_with("2 answers forgotten\n"));
+        assert!(forget(&gateway, "").await.ends_with("2 answers forgotten, 0 connections ended\n"));
         come().await;
         assert_eq!(asked(), 5);
     }

@@ -32,8 +32,8 @@ pub(super) enum Asked {
     Publish(Incoming),
     /// With what is to be said of each filter.
     Subscribe(Box<Subscribe>, Vec<Leave>),
-    /// How an exchange goes on.
-    Authenticated(Box<Exchange>, Result<Step, Refusal>),
+    /// How an exchange goes on, and what was withdrawn before it was asked.
+    Authenticated(Box<Exchange>, Result<Step, Refusal>, u64),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(match asked {
             Asked::Publish(incoming) => self.take_in(incoming),
             Asked::Subscribe(subscribe, leaves) => self.subscribe(&subscribe, &leaves),
-            Asked::Authenticated(exchange, step) => self.authenticated(exchange, step),
+            Asked::Authenticated(exchange, step, as_of) => self.authenticated(exchange, step, as_of),
         })
     }
 

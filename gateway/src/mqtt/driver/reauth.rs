@@ -10,7 +10,7 @@ use crate::{
     auth::{Identity, Refusal},
     mqtt::{
         attachment::ends_at,
-        client::Closing,
+        client::{Closing, UNPROVEN},
         enhanced::{Exchange, Step},
     },
     request::Origin,
@@ -43,8 +43,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let client = Arc::clone(&self.attachment.client);
         self.asking = Some(Box::pin(async move {
             let data = data.as_ref().map(|data| &data.0[..]).unwrap_or_default();
+            let as_of = gateway.withdrawals.count();
             let step = exchange.step(&gateway, &origin, &client.id, data).await;
-            Asked::Authenticated(exchange, step)
+            Asked::Authenticated(exchange, step, as_of)
         }));
         Ok(())
     }
@@ -54,6 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         &mut self,
         exchange: Box<Exchange>,
         step: Result<Step, Refusal>,
+        as_of: u64,
     ) -> Result<(), End> {
         let refused = |refusal: Refusal| match refusal.is_temporary() {
             true => End::Closed(NOBODY_SAYS),
@@ -70,6 +72,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Err(End::Closed(NOT_PROVEN));
                 }
                 self.adopt(identity);
+                if self.attachment.gateway.withdrawals.count() != as_of {
+                    return Err(End::Closed(UNPROVEN));
+                }
                 self.say(ReasonCode::Success, proof);
             }
         }
@@ -78,10 +83,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// What is known of the client from now on, and for how long.
     fn adopt(&mut self, identity: Identity) {
-        self.origin = Arc::new(Origin { claims: identity.claims, ..Origin::clone(&self.origin) });
+        let Identity { claims, until, by, .. } = identity;
+        self.origin = Arc::new(Origin { claims, by, ..Origin::clone(&self.origin) });
         let mut inner = self.attachment.client.lock();
         if inner.current(self.attachment.epoch).is_some() {
-            inner.expires = identity.until.map(ends_at);
+            inner.origin = Some(self.origin.clone());
+            inner.expires = until.map(ends_at);
             if let Some(will) = &mut inner.will {
                 will.origin = self.origin.clone();
             }

@@ -24,13 +24,15 @@ pub(super) fn auth(mut t: Table<'_, '_>, backends: &[Backend]) -> Auth {
         t.mistake("password_file", problem);
     }
     let password_checks_max = t.count("password_checks_max", default.password_checks_max, 1..=1024);
+    let ends_per_second_max = t.count("ends_per_second_max", default.ends_per_second_max, 1..=1_000_000);
     let is_jwt = t.has("jwt");
     let jwt = jwt(t.table("jwt"), is_jwt);
     let is_hook = t.has("hook");
     let hook = hook(t.table("hook"), is_hook, backends);
     let guesses = guesses(t.table("guesses"));
     t.finish();
-    Auth { password_file, password_checks_max, jwt: jwt.filter(|_| is_jwt), hook, guesses }
+    let jwt = jwt.filter(|_| is_jwt);
+    Auth { password_file, password_checks_max, jwt, hook, guesses, ends_per_second_max }
 }
 
 fn guesses(mut t: Table<'_, '_>) -> Guesses {

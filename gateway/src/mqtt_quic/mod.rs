@@ -5,7 +5,8 @@
 //!  further ones, behind CONNACK: data ────────────┼─ Streams: one stream of packets ── mqtt::serve
 //! ```
 //!
-//! There is one session and one space of packet identifiers, whichever streams its packets take. What a client begins on
+//! There is one session and one space of packet identifiers, whichever streams its packets take: a stream that brings an
+//! identifier which another one is using is broken off (0x91; the control stream with its connection). What a client begins on
 //! a stream (a publish, a subscription) is answered there, and messages of a subscription come on the stream that
 //! subscribed. So a lost packet of one flow holds up no other. A data stream that breaks costs what is under way on it;
 //! its subscriptions stay the session's, and go on over the control stream.

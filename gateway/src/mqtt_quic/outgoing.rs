@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::BytesMut;
-use towline_protocols::mqtt::{FixedHeader, Limits, PacketKind, Version};
+use towline_protocols::mqtt::{FixedHeader, Limits, PacketKind, ReasonCode, Version};
 
 use super::routing::{CONTROL, Routing, StreamIndex};
 
@@ -29,7 +29,17 @@ enum Examined {
         id: Option<u16>,
         topic: Range<usize>,
         packet_bytes: usize,
+        /// A PUBREC that says so.
+        is_error: bool,
     },
+}
+
+/// The packet identifier of a whole packet, where it has one.
+pub(super) fn packet_id(packet: &[u8]) -> Option<u16> {
+    match examine(packet) {
+        Examined::Known { id, .. } => id.filter(|id| *id > 0),
+        Examined::Need(_) => None,
+    }
 }
 
 impl Default for Outgoing {
@@ -78,9 +88,9 @@ impl Outgoing {
                     self.head.extend_from_slice(&data[taken..end]);
                     taken = end;
                 }
-                Examined::Known { kind, id, topic, packet_bytes } => {
+                Examined::Known { kind, id, topic, packet_bytes, is_error } => {
                     let topic = str::from_utf8(&self.head[topic]).unwrap_or_default();
-                    self.target = routing.route(kind, id, topic);
+                    self.target = routing.route(kind, id, topic, is_error);
                     self.left = packet_bytes.saturating_sub(self.head.len());
                     self.is_routed = true;
                     // Behind the session's flags stands the reason; 0 is success.
@@ -95,6 +105,7 @@ impl Outgoing {
 
 /// ```text
 /// fixed header | packet identifier                   acknowledgements (CONNACK: flags and reason)
+/// fixed header | packet identifier | reason          PUBREC, where it has one
 /// fixed header | length, topic | packet identifier   PUBLISH, the last one if QoS is above 0
 /// ```
 fn examine(head: &[u8]) -> Examined {
@@ -106,7 +117,7 @@ fn examine(head: &[u8]) -> Examined {
     let FixedHeader { kind, flags, header_bytes: begin, remaining_bytes } = fixed;
     let packet_bytes = begin + remaining_bytes;
     let number = |at: usize| head.get(at..at + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]));
-    let known = |id, topic| Examined::Known { kind, id, topic, packet_bytes };
+    let known = |id, topic| Examined::Known { kind, id, topic, packet_bytes, is_error: false };
     if kind == PacketKind::Publish {
         let Some(length) = number(begin) else { return Examined::Need(begin + 2 - head.len()) };
         let topic = begin + 2..begin + 2 + usize::from(length);
@@ -123,6 +134,11 @@ fn examine(head: &[u8]) -> Examined {
             None => known(None, 0..0),
         };
     }
+    if kind == PacketKind::Pubrec && remaining_bytes > 2 {
+        let Some(&reason) = head.get(begin + 2) else { return Examined::Need(begin + 3 - head.len()) };
+        let is_error = reason >= ReasonCode::UnspecifiedError as u8;
+        return Examined::Known { kind, id: number(begin), topic: 0..0, packet_bytes, is_error };
+    }
     match number(begin) {
         Some(id) => known(Some(id), 0..0),
         None => Examined::Need(begin + 2 - head.len()),
@@ -132,9 +148,7 @@ fn examine(head: &[u8]) -> Examined {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use towline_protocols::mqtt::{
-        Ack, Packet, PacketId, Publish, PublishProperties, QoS, ReasonCode, Text, encode,
-    };
+    use towline_protocols::mqtt::{Ack, Packet, PacketId, Publish, PublishProperties, QoS, Text, encode};
 
     use super::*;
     use crate::mqtt_quic::routing::Exchange;
@@ -199,7 +213,7 @@ mod tests {
         for piece in [1, 2, 3, 5, 100, 1000] {
             let mut routing = Routing::new(10);
             routing.subscribe("a", 3);
-            routing.begin(Exchange::Publish, 7, 4);
+            routing.begin(Exchange::Publish, 7, 4).unwrap();
             let written = written(&packets, piece, &mut routing);
             let targets: Vec<_> = written.iter().map(|(target, _)| *target).collect();
             assert_eq!(targets, [3, 3, CONTROL, 4, CONTROL], "in pieces of {piece}");

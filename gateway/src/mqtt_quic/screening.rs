@@ -7,7 +7,10 @@ use towline_protocols::mqtt::{
     FixedHeader, Limits, MqttError, Packet, PacketKind, Publish, ReasonCode, Text, Version, decode, encode,
 };
 
-use super::routing::{CONTROL, Exchange, Routing, StreamIndex};
+use super::{
+    outgoing,
+    routing::{CONTROL, Exchange, InUse, Routing, StreamIndex},
+};
 
 /// Topic aliases of one stream. Those of a connection would depend on the order in which streams arrive.
 #[derive(Debug, Default)]
@@ -33,37 +36,50 @@ impl Rules {
         Ok(Some((header.kind, input.split_to(packet_bytes))))
     }
 
-    /// A packet of the control stream: nothing of it is refused here. CONNECT is told apart from others, since the
-    /// session must not send topic aliases: their first use and the next may take two streams.
-    pub(super) fn control(&mut self, kind: PacketKind, packet: BytesMut, routing: &mut Routing) -> Bytes {
-        let is_of_interest = match kind {
-            PacketKind::Connect => true,
-            PacketKind::Subscribe | PacketKind::Unsubscribe => routing.has_filters(),
-            PacketKind::Publish | PacketKind::Pubrel => routing.has_requests(),
-            _ => false,
-        };
-        if !is_of_interest {
-            return packet.freeze();
-        }
+    /// A packet of the control stream. CONNECT is told apart from others, since the session must not send topic aliases:
+    /// their first use and the next may take two streams.
+    ///
+    /// # Errors
+    /// Its identifier is another stream's. All else that is wrong with it the session says.
+    pub(super) fn control(
+        &mut self,
+        kind: PacketKind,
+        packet: BytesMut,
+        routing: &mut Routing,
+    ) -> Result<Bytes, InUse> {
         let packet = packet.freeze();
+        let exchange = match kind {
+            PacketKind::Connect => None,
+            PacketKind::Publish | PacketKind::Pubrel => Some(Exchange::Publish),
+            PacketKind::Subscribe => Some(Exchange::Subscribe),
+            PacketKind::Unsubscribe => Some(Exchange::Unsubscribe),
+            _ => return Ok(packet),
+        };
+        if let Some(exchange) = exchange
+            && (exchange == Exchange::Publish || !routing.has_filters())
+        {
+            match outgoing::packet_id(&packet) {
+                Some(id) if kind == PacketKind::Pubrel => routing.go_on(id, CONTROL),
+                Some(id) => routing.begin(exchange, id, CONTROL)?,
+                None => {}
+            }
+            return Ok(packet);
+        }
         match decode(&mut BytesMut::from(&packet[..]), self.version, &self.limits) {
             Ok(Some(Packet::Connect(mut connect))) => {
                 self.version = connect.version;
                 if connect.properties.topic_alias_maximum.take().is_some() {
                     let mut out = BytesMut::with_capacity(packet.len());
                     if encode(&Packet::Connect(connect), self.version, &mut out).is_ok() {
-                        return out.freeze();
+                        return Ok(out.freeze());
                     }
                 }
-                packet
             }
-            Ok(Some(decoded)) => {
-                note(&decoded, CONTROL, routing);
-                packet
-            }
+            Ok(Some(decoded)) => note(&decoded, CONTROL, routing)?,
             // The session says what is wrong with it.
-            Ok(None) | Err(_) => packet,
+            Ok(None) | Err(_) => {}
         }
+        Ok(packet)
     }
 
     /// A packet of a data stream.
@@ -89,7 +105,7 @@ impl Rules {
             Packet::Publish(publish) => self.resolve(publish, aliases)?,
             _ => false,
         };
-        note(&decoded, stream, routing);
+        note(&decoded, stream, routing).map_err(|InUse| MqttError::new(InUse::REASON, InUse::RULE))?;
         if !resolved {
             return Ok(packet);
         }
@@ -119,26 +135,27 @@ impl Rules {
 }
 
 /// Notes which stream a packet's answers, and messages of its subscriptions, are to take.
-fn note(packet: &Packet, stream: StreamIndex, routing: &mut Routing) {
+fn note(packet: &Packet, stream: StreamIndex, routing: &mut Routing) -> Result<(), InUse> {
     match packet {
         Packet::Publish(publish) => {
             if let Some(id) = publish.packet_id {
-                routing.begin(Exchange::Publish, id.get(), stream);
+                routing.begin(Exchange::Publish, id.get(), stream)?;
             }
         }
-        Packet::Pubrel(ack) => routing.begin(Exchange::Publish, ack.packet_id.get(), stream),
+        Packet::Pubrel(ack) => routing.go_on(ack.packet_id.get(), stream),
         Packet::Subscribe(subscribe) => {
-            routing.begin(Exchange::Subscribe, subscribe.packet_id.get(), stream);
+            routing.begin(Exchange::Subscribe, subscribe.packet_id.get(), stream)?;
             for subscription in &subscribe.subscriptions {
                 routing.subscribe(subscription.filter.as_str(), stream);
             }
         }
         Packet::Unsubscribe(unsubscribe) => {
-            routing.begin(Exchange::Unsubscribe, unsubscribe.packet_id.get(), stream);
+            routing.begin(Exchange::Unsubscribe, unsubscribe.packet_id.get(), stream)?;
             for filter in &unsubscribe.filters {
                 routing.unsubscribe(filter.as_str());
             }
         }
         _ => {}
     }
+    Ok(())
 }

@@ -17,8 +17,9 @@ use towline_protocols::mqtt::{Limits, ReasonCode, Version};
 use tracing::debug;
 
 use super::{
+    code,
     outgoing::Outgoing,
-    routing::{CONTROL, Routing, StreamIndex},
+    routing::{CONTROL, InUse, Routing, StreamIndex},
     screening::Rules,
     stream::Stream,
 };
@@ -148,8 +149,13 @@ impl Streams {
                     return Ok(if is_over { Look::Over } else { Look::Nothing });
                 }
             }
-            if let Err(reason) = self.take_packets(index) {
-                return Ok(Look::Broken(reason));
+            match self.take_packets(index) {
+                Ok(()) => {}
+                Err(reason) if index == CONTROL => {
+                    self.connection.close(code(reason), InUse::RULE.as_bytes());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, InUse::RULE));
+                }
+                Err(reason) => return Ok(Look::Broken(reason)),
             }
             if !self.ready.is_empty() {
                 return Ok(Look::Packets);
@@ -162,7 +168,8 @@ impl Streams {
         }
     }
 
-    /// Moves whole packets from a stream's input to where they are read.
+    /// Moves whole packets from a stream's input to where they are read. An error ends the stream; of the control stream
+    /// there is one alone, [`InUse`].
     fn take_packets(&mut self, index: StreamIndex) -> Result<(), ReasonCode> {
         let Some(stream) = self.streams.get_mut(&index) else { return Ok(()) };
         loop {
@@ -177,7 +184,7 @@ impl Streams {
             };
             let Some((kind, packet)) = taken else { break };
             let packet = if index == CONTROL {
-                self.rules.control(kind, packet, &mut self.routing)
+                self.rules.control(kind, packet, &mut self.routing).map_err(|InUse| InUse::REASON)?
             } else {
                 let screened = self.rules.data(kind, packet, index, &mut stream.aliases, &mut self.routing);
                 screened.map_err(|error| error.reason)?

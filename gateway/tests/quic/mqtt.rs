@@ -243,6 +243,40 @@ async fn a_data_stream_that_breaks_costs_itself_alone() {
     device.control.expect_ping().await;
 }
 
+/// Two messages of QoS 2 under one identifier would be taken for one [MQTT-2.2.1-3].
+#[tokio::test]
+async fn an_identifier_is_for_one_stream_at_a_time() {
+    let bed = Bed::on_loopback(|_| {}).await;
+    let mut device = Device::connect(&bed, "d", None).await;
+    device.control.subscribe("news", 1).await;
+    let (mut first, mut second) = (device.stream().await, device.stream().await);
+    first.publish("news", QoS::ExactlyOnce, 7, None).await;
+    assert!(matches!(first.receive().await, Some(Packet::Pubrec(_))));
+    device.control.expect_publish("news").await;
+    second.publish("news", QoS::ExactlyOnce, 7, None).await;
+    second.expect_broken(ReasonCode::PacketIdentifierInUse).await;
+    first.send(Packet::Pubrel(Ack::new(PacketId::new(7).unwrap(), ReasonCode::Success))).await;
+    assert!(matches!(first.receive().await, Some(Packet::Pubcomp(_))));
+
+    // It is free again, and what breaks off with its stream may be sent again.
+    let mut third = device.stream().await;
+    third.publish("news", QoS::ExactlyOnce, 7, None).await;
+    assert!(matches!(third.receive().await, Some(Packet::Pubrec(_))));
+    device.control.expect_publish("news").await;
+    third.send.reset(0u32.into()).unwrap();
+    third.expect_broken(ReasonCode::UnspecifiedError).await;
+    first.publish("news", QoS::ExactlyOnce, 7, None).await;
+    assert!(matches!(first.receive().await, Some(Packet::Pubrec(_))));
+
+    device.control.publish("news", QoS::AtLeastOnce, 7, None).await;
+    match device.connection.closed().await {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            assert_eq!(close.error_code.into_inner(), ReasonCode::PacketIdentifierInUse as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_client_ends_a_data_stream_in_order() {
     let bed = Bed::on_loopback(|_| {}).await;

@@ -12,6 +12,7 @@ mod closed;
 mod compensation;
 mod dictionaries;
 mod dictionary_life;
+mod displaced;
 mod drain;
 mod durable;
 mod early_data;

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use towline_client::{Client, ClientConfig, Transports};
+use towline_client::{Client, ClientConfig, ConnectionState, Transports};
 use towline_gateway::control::reload;
 
-use crate::bed::{BOTH, Bed, answer, call, endpoint};
+use crate::bed::{BOTH, Bed, answer, call, endpoint, state};
 
 fn config(bed: &Bed, transports: Transports) -> ClientConfig {
     let mut config = bed.config(transports);
@@ -57,6 +57,12 @@ fn accepted(bed: &Bed) -> u64 {
     bed.gateway().metrics.early_data.with_label_values(&["edge", "accepted"]).get()
 }
 
+/// Whether the first HELLO of the run named the session that is there.
+async fn recalled(client: &Client) -> bool {
+    let online = state(client, |state| matches!(state, ConnectionState::Online { .. })).await;
+    matches!(online, ConnectionState::Online { resumed: true, .. })
+}
+
 /// Asks, at the start of a run, for what may run twice.
 async fn look(client: &Client) -> Bytes {
     client.call(call("Echo", "look").idempotent()).await.unwrap().into_grpc().unwrap()
@@ -70,6 +76,7 @@ async fn the_next_runs_first_call_leaves_before_the_gateway_has_answered() {
         let client = Client::start(config(&bed, transports)).unwrap();
         assert_eq!(look(&client).await, "look");
         assert_eq!((accepted(&bed), bed.backend.counts("Echo").started), (1, 2), "{transports:?}");
+        assert!(recalled(&client).await, "{transports:?}: the flight named the last run's session");
         assert_eq!(answer(&client, "Echo", "pay").await, "pay");
     }
 }

@@ -1,6 +1,10 @@
 //! One call between the app's handles and the line.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -57,6 +61,12 @@ pub(crate) struct Call {
     pub(super) asked_at: Instant,
     /// When the link died under it.
     pub(super) cut_at: Option<Instant>,
+    /// When the link brought some of a message of the answer last.
+    part_at: Option<Instant>,
+    /// The longest that the message which is arriving stood still.
+    gap: Option<Duration>,
+    /// The short connection that is made for it, or carries it, is there because the answer stands still on the link.
+    pub(super) is_stalled: bool,
     /// Why no short connection is to carry it.
     pub(super) link_only: Option<Box<str>>,
     /// How often it was tried again after an error.
@@ -135,6 +145,9 @@ impl Call {
             short_failed: false,
             asked_at: super::now(),
             cut_at: None,
+            part_at: None,
+            gap: None,
+            is_stalled: false,
             link_only: None,
             tries: 0,
             is_paused: false,
@@ -205,6 +218,21 @@ impl Call {
     /// Whether the live connection may open it as a new request.
     pub(crate) fn may_begin(&self) -> bool {
         self.place == Place::Off && !self.is_paused
+    }
+
+    /// When the answer moved last, or was asked for over the live connection, if the link has brought some of it and is to
+    /// bring the rest.
+    pub(super) fn answer_moved(&self) -> Option<Instant> {
+        self.part_at.filter(|_| self.is_on_line()).map(|at| at.max(self.asked_at))
+    }
+
+    /// The link brought some of a message of the answer. The longest that the message stood still, behind its end.
+    pub(super) fn moved(&mut self, now: Instant, end_of_message: bool) -> Option<Duration> {
+        // Behind another connection's part it was not a gap that passed.
+        let before = self.part_at.filter(|at| *at >= self.asked_at);
+        self.gap = self.gap.max(before.map(|at| now.saturating_duration_since(at)));
+        self.part_at = Some(now);
+        if end_of_message { self.gap.take() } else { None }
     }
 
     pub(super) fn has_sent_all(&self) -> bool {
@@ -313,6 +341,7 @@ impl Call {
     /// The same behind an answer that the app does not see.
     pub(super) fn reopened_unseen(&mut self, seq: u64) {
         self.incoming = Incoming::default();
+        (self.part_at, self.gap) = (None, None);
         self.ended_by_short = false;
         self.marks.unanswered();
         self.reopened(seq, false);

@@ -70,6 +70,7 @@ impl Shared {
             };
             let Some(event) = delivery.event else {
                 let part_of = part_of.filter(|_| short.is_none());
+                part_of.iter().for_each(|_| core.link.brought(now()));
                 part_of.into_iter().for_each(|seq| core.credit_skipped(seq, delivery.credit));
                 return None;
             };
@@ -131,6 +132,9 @@ impl Core {
                     call.marks.response.add(bytes.len(), wire_bytes);
                 }
                 self.sees_part(seq, wire_bytes, end_of_message);
+                if !by_short {
+                    self.sees_move(seq, end_of_message, end);
+                }
                 self.on_part(seq, bytes, end_of_message, end, skipped);
             }
             Event::End { seq } => self.on_call(seq, by_short, |call| {

@@ -6,6 +6,7 @@
 //!     |  +--- up for a moment, again and again ---+   (a network that cuts long connections)
 //!     +------ lost <--- up
 //!               |        +--- nothing heard for ShortWaits::silent ---> due: what was sent before
+//!               |        +--- no answer moves for ShortWaits::stalled -> due: those that have begun
 //!               +--- ShortWaits::cut ---> due: what was under way
 //!
 //!  the waits behind a lost link begin when that is made again, if that is within them
@@ -178,6 +179,14 @@ impl Core {
         }
         if let Some(call) = self.calls.get_mut(&key) {
             (call.posting, call.posting_since) = (true, now);
+            call.is_stalled = self.link.is_stalled(call, waits, now);
+            if call.is_stalled {
+                tracing::debug!(
+                    seq = call.seq,
+                    "the answer stands still on the link, and is asked for by POST"
+                );
+                self.sights.stalled();
+            }
         }
         Next::Begin(Errand::Carry(key))
     }
@@ -229,7 +238,7 @@ impl Core {
                 let Some(call) = self.calls.get(&key).filter(|call| !call.is_over()) else { return Ok(None) };
                 let seq = call.seq;
                 // The link has come, or was heard, while the short connection was made: it would be asked twice.
-                if !call.hedged && self.link.has_come_since(call.posting_since) {
+                if !call.hedged && self.link.has_come_since(call) {
                     return Ok(None);
                 }
                 let session = self.session.short_session();

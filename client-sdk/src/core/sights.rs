@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use towline_protocols::{hpack::HeaderField, policy};
+use towline_protocols::{
+    hpack::HeaderField,
+    policy::{self, Step},
+};
 
 use super::{Call, Core, Shared, now};
 
@@ -29,7 +32,26 @@ impl Shared {
     }
 }
 
+impl Sights {
+    /// An answer has not moved for as long as one is waited for.
+    pub(super) fn stalled(&mut self) {
+        self.answers.push(policy::Event::Expired(Step::Gap));
+    }
+}
+
 impl Core {
+    /// The link brought some of a message. A stream's server sends when it has something.
+    pub(super) fn sees_move(&mut self, seq: u64, end_of_message: bool, end: bool) {
+        let now = now();
+        self.link.brought(now);
+        let Some(call) = self.call_of(seq).filter(|call| call.is_unary()) else { return };
+        // From now on short connections look after it.
+        let begins = call.answer_moved().is_none();
+        let gap = call.moved(now, end_of_message);
+        self.sights.answers.extend(gap.map(|gap| policy::Event::Came(Step::Gap, gap)));
+        self.link.wake |= begins && !end;
+    }
+
     /// The head of an answer came.
     pub(super) fn sees_answer(&mut self, seq: u64, fields: &[HeaderField]) {
         let Some(call) = self.call_of(seq) else { return };

@@ -28,7 +28,8 @@ type Answer = UnsyncBoxBody<Bytes, Infallible>;
 /// - `Chat` answers each message as it comes;
 /// - `Late` begins to read once [`Backend::release`] was called, and answers how many bytes came;
 /// - `Flood` answers `x-count` messages of `x-bytes` bytes, [`partly_noise`] of `x-noise` (all);
-/// - `Fail` answers status 5.
+/// - `Fail` answers status 5;
+/// - `Stall` answers `half` at once, without a length, and `half` again once [`Backend::release`] was called.
 ///
 /// The first `x-refusals` requests of a path are refused, as `x-refusal` says: by status 503 with that `retry-after`, or by
 /// UNAVAILABLE with that `grpc-retry-pushback-ms`.
@@ -131,6 +132,7 @@ impl Backend {
             work.finish();
             return refusal(request.headers()["x-refusal"].to_str().unwrap());
         }
+        let is_page = method == "Stall";
         // One place: HTTP/2's flow control decides how far a flood gets ahead of its reader.
         let (out, mut frames) = mpsc::channel(1);
         let body = request.into_body();
@@ -142,7 +144,8 @@ impl Backend {
         });
         let stream = futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx));
         let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
-        response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let content_type = if is_page { "text/plain" } else { "application/grpc" };
+        response.headers_mut().insert("content-type", content_type.parse().unwrap());
         if let Some(value) = echoed {
             response.headers_mut().insert("x-echo", value);
         }
@@ -177,6 +180,14 @@ async fn run(mut work: Work, method: &str, mut body: Incoming, out: &Frames, cou
                 let _ = out.send(Ok(Frame::data(message.clone()))).await;
                 work.state.flooded.send_modify(|count| *count += 1);
             }
+        }
+        "Stall" => {
+            let half = || Ok(Frame::data(Bytes::from_static(b"half")));
+            let _ = out.send(half()).await;
+            work.released().await;
+            work.finish();
+            let _ = out.send(half()).await;
+            return;
         }
         "Chat" => {
             let Some(()) = chat(&mut body, out).await else { return };

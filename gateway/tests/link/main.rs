@@ -42,6 +42,7 @@ mod restarts;
 mod session_headers;
 mod short_calls;
 mod slow_readers;
+mod stalls;
 mod tape;
 mod tokens;
 mod transports;

@@ -10,7 +10,7 @@ use super::{
 
 parameters! {
     /// When a call goes out by an HTTPS POST of its own: where there is no link in time, where the link died under the
-    /// call, and where nothing is heard on it. The gateway runs the call once.
+    /// call, where nothing is heard on it, and where the call's answer stands still on it. The gateway runs the call once.
     pub struct ShortPolicy in "short" {
         /// Off: calls wait for the link.
         enabled: bool = true, false => true;
@@ -30,6 +30,9 @@ parameters! {
         /// A call goes out while the link counts as up, if nothing was heard on that for as long as a first byte is waited
         /// for; off: not before the link is given up.
         when_silent: bool = true, false => true;
+        /// A call goes out while the link lives, if its answer has begun and nothing of any answer came on the link for as
+        /// long as a gap in one is waited for: the answer goes on by whichever brings it. Off: it waits for the link.
+        when_stalled: bool = true, false => true;
     }
 }
 
@@ -42,6 +45,8 @@ pub struct ShortWaits {
     pub cut: Option<Duration>,
     /// For a word from a link that counts as up.
     pub silent: Option<Duration>,
+    /// For more of an answer that has begun.
+    pub stalled: Option<Duration>,
 }
 
 impl ShortPolicy {
@@ -58,7 +63,7 @@ impl ShortPolicy {
         now: Instant,
     ) -> ShortWaits {
         if !self.enabled {
-            return ShortWaits { absent: None, cut: None, silent: None };
+            return ShortWaits { absent: None, cut: None, silent: None, stalled: None };
         }
         let usual = quality.connect(now);
         let absent = usual.map_or(absent_max, |usual| usual.mul_f64(self.after_share).max(self.after_min));
@@ -72,11 +77,12 @@ impl ShortPolicy {
                 if is_nearer { by_link.mul_f64(self.cut_share).max(self.cut_min) } else { Duration::ZERO }
             }
         };
-        let answer = || timeouts.limit(now, Step::FirstByte, quality, answer_max);
+        let limit = |step| timeouts.limit(now, step, quality, answer_max);
         ShortWaits {
             absent: Some(absent),
             cut: Some(if self.when_cut { cut.min(absent) } else { absent }),
-            silent: self.when_silent.then(answer),
+            silent: self.when_silent.then(|| limit(Step::FirstByte)),
+            stalled: self.when_stalled.then(|| limit(Step::Gap)),
         }
     }
 }
@@ -109,16 +115,37 @@ mod tests {
         assert_eq!(absent(Some(ms(5000))), Some(3 * second));
         let usual = waits(&policy, None);
         assert_eq!((usual.cut, usual.silent), (Some(policy.cut_min), Some(10 * second)));
+        assert_eq!(usual.stalled, Some(10 * second), "nothing is known");
         assert_eq!(waits(&policy, Some(ms(400))).cut, Some(ms(500)));
         assert_eq!(waits(&policy, Some(ms(5000))).cut, Some(3 * second), "no longer than others wait");
         assert_eq!(waits(&policy, Some(ms(40))).cut, Some(policy.cut_min));
         let hasty = ShortPolicy { cut_share: 0.0, ..policy.clone() };
         assert_eq!(waits(&hasty, Some(ms(400))).cut, Some(Duration::ZERO));
-        let patient = ShortPolicy { when_cut: false, when_silent: false, ..policy.clone() };
+        let patient =
+            ShortPolicy { when_cut: false, when_silent: false, when_stalled: false, ..policy.clone() };
         let patient = waits(&patient, None);
-        assert_eq!((patient.cut, patient.silent), (Some(3 * second), None));
+        assert_eq!((patient.cut, patient.silent, patient.stalled), (Some(3 * second), None, None));
         let off = ShortPolicy { enabled: false, ..policy };
-        assert_eq!(waits(&off, None), ShortWaits { absent: None, cut: None, silent: None });
+        let never = ShortWaits { absent: None, cut: None, silent: None, stalled: None };
+        assert_eq!(waits(&off, None), never);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
+    fn an_answer_stands_still_behind_what_99_of_100_gaps_took() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let stalled = |gap_s: u32, expired: u32| {
+            let mut quality = Quality::new(QualityPolicy::default());
+            (0..100).for_each(|_| _ = quality.on(now, Event::Came(Step::Gap, second * gap_s / 10)));
+            (0..expired).for_each(|_| _ = quality.on(now, Event::Expired(Step::Gap)));
+            let timeouts = TimeoutPolicy::default();
+            ShortPolicy::default().waits(&quality, true, &timeouts, second, 30 * second, now).stalled
+        };
+        assert_eq!(stalled(2, 0), Some(4 * second), "gap_min");
+        let slow = stalled(30, 0).unwrap();
+        assert!(slow >= 9 * second && slow < 10 * second, "{slow:?}");
+        assert_eq!(stalled(2, 1), Some(8 * second), "it was not kept");
+        assert_eq!(stalled(90, 0), Some(27 * second));
     }
 
     /// One round trip is 400 ms; a POST takes three.

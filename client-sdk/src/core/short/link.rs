@@ -25,6 +25,8 @@ pub(crate) struct LinkState {
     pub(super) up_since: Option<Instant>,
     /// When the link's connection brought something last.
     pub(super) heard: Instant,
+    /// When it brought some of an answer last, whichever.
+    brought: Instant,
     /// Short connections look again in time, though the link is up.
     pub(super) is_watched: bool,
     /// The next link is expected to carry calls with its first packets.
@@ -53,6 +55,7 @@ impl LinkState {
             tried: None,
             up_since: None,
             heard: now(),
+            brought: now(),
             is_watched: false,
             is_early: config.early_data,
             has_failed: false,
@@ -83,9 +86,27 @@ impl LinkState {
         self.up_since.is_some()
     }
 
-    /// Whether the link, where calls go by that first, is up and was heard since.
-    pub(super) fn has_come_since(&self, at: Instant) -> bool {
-        self.mode == ShortCalls::Fallback && self.is_up() && self.heard > at
+    /// The link's connection brought some of an answer.
+    pub(in crate::core) fn brought(&mut self, now: Instant) {
+        self.brought = now;
+    }
+
+    /// Whether the link, where calls go by that first, is up and brought since what the call waits for: a sign of life,
+    /// or more of an answer.
+    pub(super) fn has_come_since(&self, call: &Call) -> bool {
+        let came = if call.is_stalled { self.brought } else { self.heard };
+        self.mode == ShortCalls::Fallback && self.is_up() && came > call.posting_since
+    }
+
+    /// When the answer of a call counts as standing still on the link, if that has brought some of it. Other answers may
+    /// take the link meanwhile, or be more urgent: where they move, this one waits its turn.
+    fn stalls_at(&self, call: &Call, waits: &ShortWaits) -> Option<Instant> {
+        Some(call.answer_moved()?.max(self.brought) + waits.stalled?)
+    }
+
+    /// Whether it does at `now`.
+    pub(super) fn is_stalled(&self, call: &Call, waits: &ShortWaits, now: Instant) -> bool {
+        self.is_up() && self.stalls_at(call, waits).is_some_and(|at| at <= now)
     }
 
     /// When a call may go out by POST; `None` while the link carries it.
@@ -94,9 +115,10 @@ impl LinkState {
             ShortCalls::Off => None,
             ShortCalls::Always => waits.absent.map(|_| self.down_since),
             // One that was tried in vain is the link's.
+            ShortCalls::Fallback if self.is_up() && call.short_failed => None,
             ShortCalls::Fallback if self.is_up() => {
-                let silence = waits.silent.filter(|_| !call.short_failed)?;
-                Some(call.asked_at.max(self.heard) + silence)
+                let silent = waits.silent.map(|silence| call.asked_at.max(self.heard) + silence);
+                silent.into_iter().chain(self.stalls_at(call, waits)).min()
             }
             ShortCalls::Fallback => {
                 // A POST beside a link that comes is a connection for nothing: that has its time first.

@@ -2,6 +2,7 @@
 
 mod again;
 mod later;
+mod stalled;
 
 use bytes::Bytes;
 use towline_protocols::link::{Event, Execution, Partial, RequestHead, RpcErrorKind};
@@ -58,6 +59,7 @@ const WAITS: ShortWaits = ShortWaits {
     absent: Some(Duration::from_secs(3)),
     cut: Some(Duration::ZERO),
     silent: Some(Duration::from_secs(10)),
+    stalled: Some(Duration::from_secs(4)),
 };
 
 /// A client of which all calls go by POST first, with one call.
@@ -322,7 +324,7 @@ fn a_call_goes_by_post_at_once_where_the_link_died_under_it_and_where_nothing_is
     assert!(carries(next_after(WAITS, None, false, long)));
     assert!(waits(next_after(WAITS, None, true, long)), "the gateway is there, and the call takes long");
     assert_eq!(next_after(ShortWaits { silent: None, ..WAITS }, None, false, long), Next::Nothing);
-    let off = ShortWaits { absent: None, cut: None, silent: None };
+    let off = ShortWaits { absent: None, cut: None, silent: None, stalled: None };
     assert_eq!(next_after(off, Some(true), false, long), Next::Nothing);
 }
 
@@ -345,7 +347,7 @@ fn a_post_that_failed_beside_a_link_is_not_tried_again_beside_it() {
 #[tokio::test(start_paused = true)]
 async fn a_link_that_is_made_again_has_its_time_before_a_post_goes_beside_it() {
     let ms = Duration::from_millis;
-    let waits = ShortWaits { absent: Some(ms(900)), cut: Some(ms(250)), silent: None };
+    let waits = ShortWaits { absent: Some(ms(900)), cut: Some(ms(250)), silent: None, stalled: None };
     let patient = ShortWaits { cut: waits.absent, ..waits };
     for (waits, pause, expected) in [
         (waits, 400, 650),
@@ -372,7 +374,7 @@ async fn a_link_that_is_made_again_has_its_time_before_a_post_goes_beside_it() {
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_link_cannot_be_made_again_goes_out_at_once() {
     let ms = Duration::from_millis;
-    let waits = ShortWaits { absent: Some(ms(900)), cut: Some(ms(250)), silent: None };
+    let waits = ShortWaits { absent: Some(ms(900)), cut: Some(ms(250)), silent: None, stalled: None };
     let (shared, key) = one_call_of(ShortCalls::Fallback);
     shared.with(|core| {
         core.connect(&named(5));

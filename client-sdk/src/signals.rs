@@ -2,7 +2,10 @@
 
 use towline_protocols::policy::{AppMode, AppState, Network, NetworkKind};
 
-use crate::{client::Client, core::Shared};
+use crate::{
+    client::Client,
+    core::{Shared, now},
+};
 
 impl Client {
     /// The device's network changed: a QUIC connection moves to a new socket and calls go on; on TCP, or if the
@@ -21,6 +24,11 @@ impl Client {
             core.touch_control();
             let moves = !is_gone && (before == core.network || !before.is_same_as(&core.network));
             core.network_changed |= moves;
+            if moves || is_gone {
+                core.joining = None;
+                core.handover.network_changed(now());
+                core.wake_supervisor();
+            }
             if moves {
                 core.liveness.network_changed(core.network.kind.wakes_slowly());
             }
@@ -29,6 +37,34 @@ impl Client {
         if moves {
             shared.quality.arrived(&network);
             shared.connect_anew();
+        }
+    }
+
+    /// Another network has joined the one in use, which still works: Wi-Fi came, and cellular is there yet. A second
+    /// connection is made to the gateway while the first goes on. Once some in a row have come through
+    /// ([`HandoverPolicy::checks`](crate::HandoverPolicy)), the line and its requests move over to the last of them, and
+    /// `network` is the one in use; what fails leaves the line where it is. [`ClientConfig::dialer`](crate::ClientConfig)
+    /// and `udp`, where there are any, are to make what they are asked for on that network from now on.
+    ///
+    /// Where there is no connection, and where `handover.enabled` is off, this is [`Client::network_changed`], as it is of
+    /// the same network.
+    pub fn network_joined(&self, network: Network) {
+        let shared = self.shared();
+        let policy = shared.strategies.borrow().handover.clone();
+        let joins = shared.with(|core| {
+            let is_none = |network: &Network| network.kind == NetworkKind::None;
+            let is_other = core.network != network && !core.network.is_same_as(&network);
+            let has_both = core.link.is_up() && !is_none(&core.network) && !is_none(&network);
+            let joins = policy.enabled && is_other && has_both;
+            if joins {
+                core.joining = Some(network.clone());
+                core.handover.joined(&policy, now());
+                core.wake_supervisor();
+            }
+            joins
+        });
+        if !joins {
+            self.network_changed(network);
         }
     }
 
@@ -99,6 +135,17 @@ impl Client {
 }
 
 impl Shared {
+    /// The device is on that network now, and connections of another were left or are lost.
+    pub(crate) fn is_on(&self, network: Network) {
+        self.listed.on_network_changed();
+        self.quality.arrived(&network);
+        self.with(|core| {
+            core.dictionaries.set_metered(network.metered);
+            core.liveness.network_changed(network.kind.wakes_slowly());
+            core.network = network;
+        });
+    }
+
     fn connect_anew(&self) {
         self.network.send_modify(|count| *count += 1);
         self.supervisor.notify_one();

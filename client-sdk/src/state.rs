@@ -31,11 +31,11 @@ impl fmt::Display for Transport {
 ///  start -> Connecting -> Online -> Offline-+      Closed: by close(), or for good
 ///            |  ^                    ^
 ///            |  +--------------------|---+
-///            +--- attempt failed ----+
+///            +--- attempt failed ----+             Online -> Connecting: goes on over a second connection
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// An attempt is under way.
+    /// An attempt is under way, or one that was made beside the line's connection, which still worked, waits for WELCOME.
     Connecting,
     /// The gateway said WELCOME.
     Online {

@@ -1,5 +1,7 @@
 //! Keeps the line up: connects, hands the connection over, and decides when and where to connect again.
 
+mod second;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -89,8 +91,7 @@ impl Supervisor {
         let (kind, reason) = loop {
             self.shared.set_state(ConnectionState::Connecting);
             let shared = Arc::clone(&self.shared);
-            let spread_share = self.backoff.share(Duration::from_secs(1)).as_secs_f64();
-            let opening = Opening::new(Arc::clone(&self.greeting), spread_share, self.flies);
+            let opening = Opening::new(Arc::clone(&self.greeting), self.spread_share(), self.flies);
             self.shared.with(|core| core.link.begins(now()));
             let outcome = tokio::select! {
                 outcome = self.attempt(&opening) => outcome,
@@ -129,12 +130,27 @@ impl Supervisor {
         self.shared.set_state(ConnectionState::Closed { reason });
     }
 
-    /// Drives a line to its end, also over a connection that overtook the first one.
-    async fn drive(&mut self, made: (Reached, Racing), opening: &Opening) -> (LineEnd, Endpoint) {
-        let (mut made, mut racing) = made;
+    /// Drives a line to its end, also over a connection that overtook the first one, or was made beside it.
+    async fn drive(&mut self, made: (Reached, Racing), opening: &Arc<Opening>) -> (LineEnd, Endpoint) {
+        let ((mut made, mut racing), mut opening) = (made, Arc::clone(opening));
         loop {
             let gateway = made.gateway.clone();
-            let end = Box::pin(line::run(made, opening, racing)).await;
+            let begun = Arc::clone(&opening);
+            let line = async move { line::run(made, &begun, racing).await };
+            let (end, second) = Box::pin(self.beside(line, &gateway)).await;
+            if let Some(second) = second {
+                tracing::debug!(reason = end.reason, "goes on over a second connection");
+                self.learn(&gateway, &end);
+                self.shared.with(|core| {
+                    core.reports.connected(end.was_online);
+                    // Until WELCOME there is no link, however near it is.
+                    core.link_down(end.reason, false);
+                    core.link.begins(now());
+                });
+                self.shared.set_state(ConnectionState::Connecting);
+                (made, racing, opening) = (second.made, second.racing, second.opening);
+                continue;
+            }
             match end.next {
                 Next::Overtaken(other) => {
                     tracing::debug!(reason = end.reason, "overtaken");
@@ -152,6 +168,11 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// A draw in 0..1 for a connection's share of a GOAWAY's spread.
+    fn spread_share(&mut self) -> f64 {
+        self.backoff.share(Duration::from_secs(1)).as_secs_f64()
     }
 
     /// A race on all ways to the gateways, until one is through, none is, or the network changes.

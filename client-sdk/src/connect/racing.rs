@@ -27,11 +27,12 @@ use crate::{
     config::Endpoint,
     core::{Shared, now},
     line::Opening,
-    timeline,
 };
 
 /// What a race gave: a connection, and where it leads.
 pub(crate) struct Reached {
+    /// When it was there.
+    pub(crate) at: Instant,
     pub(crate) wire: Wire,
     pub(crate) gateway: Endpoint,
     /// The way's number in the race.
@@ -70,6 +71,19 @@ impl Racing {
         connector: Connector,
         shared: &Arc<Shared>,
         opening: &Arc<Opening>,
+        gateways: Vec<Endpoint>,
+        limit: Duration,
+    ) -> Self {
+        let network = shared.with(|core| core.network.place());
+        Self::begin_on(network, connector, shared, opening, gateways, limit)
+    }
+
+    /// The same on a network that need not be the one in use.
+    pub(crate) fn begin_on(
+        network: NetworkKey,
+        connector: Connector,
+        shared: &Arc<Shared>,
+        opening: &Arc<Opening>,
         mut gateways: Vec<Endpoint>,
         limit: Duration,
     ) -> Self {
@@ -88,7 +102,7 @@ impl Racing {
             connector,
             shared: Arc::clone(shared),
             opening: Arc::clone(opening),
-            network: shared.with(|core| core.network.place()),
+            network,
             gateways,
             turns: Vec::new(),
             race: Race::new(&policy, pace, limit, began),
@@ -138,7 +152,8 @@ impl Racing {
     /// The gateway has answered on the way of that number: it has won.
     pub(crate) fn answered(&mut self, number: usize) {
         let now = now();
-        if let Some(after) = self.race.running_for(number, now) {
+        let is_in_use = self.shared.with(|core| core.network.place() == self.network);
+        if let Some(after) = self.race.running_for(number, now).filter(|_| is_in_use) {
             self.shared.quality.on(Event::Came(Step::Connect, after));
         }
         let reached = self.race.rank(number).and_then(|rank| self.gateways.get(rank));
@@ -278,9 +293,7 @@ impl Racing {
                     self.answered(number);
                 }
                 let wire = wire.found_after(self.found_after.get(&rank).copied());
-                let made = timeline::Made { at: now(), times: wire.times() };
-                self.shared.with(|core| core.made = Some(made));
-                Some(Reached { wire, gateway, number })
+                Some(Reached { at: now(), wire, gateway, number })
             }
             Err(error) => {
                 let reason = format!("{gateway}: {error}");

@@ -23,7 +23,13 @@ pub(crate) enum Control {
 impl Shared {
     /// Takes one event of the link in.
     pub(crate) fn on_event(&self, event: Event) -> Option<Control> {
-        self.take(event, None)
+        self.take(event, None, None)
+    }
+
+    /// Takes one event of a stream of line number `line` in, unless there is another line by now: that one has the
+    /// stream's request.
+    pub(crate) fn on_stream_event(&self, line: u64, event: Event) {
+        self.take(event, None, Some(line));
     }
 
     /// Takes one event of a short connection in. `push_line`: what its WELCOME says of its pushes.
@@ -33,16 +39,19 @@ impl Shared {
         push_line: Option<u64>,
         event: Event,
     ) -> Option<Control> {
-        self.take(event, Some((number, push_line)))
+        self.take(event, Some((number, push_line)), None)
     }
 
-    fn take(&self, event: Event, short: Option<(u64, Option<u64>)>) -> Option<Control> {
+    fn take(&self, event: Event, short: Option<(u64, Option<u64>)>, line: Option<u64>) -> Option<Control> {
         let (short, push_line) = short.unzip();
         if let Event::Rtt(rtt) = event {
             self.quality.on(policy::Event::RoundTrip(rtt));
         }
         let mut pushed = false;
         let control = self.with(|core| {
+            if line.is_some_and(|line| line != core.line) {
+                return None;
+            }
             // It may have led to another gateway than the link does by now, whose pushes are numbered otherwise.
             if let (Event::Push(_), Some(line)) = (&event, push_line)
                 && line != Some(core.session.pushes_taken().0)
@@ -55,6 +64,7 @@ impl Shared {
                 tracing::debug!(id = push.id, "limits.pushes_max: the app does not take its pushes");
                 return None;
             }
+            core.is_refused |= short.is_none() && is_draining(&event);
             if let Event::Reset { seq, error } = &event
                 && core.asks_again(*seq, error, short.is_some())
             {
@@ -266,6 +276,11 @@ impl Core {
             call.fail(error);
         }
     }
+}
+
+/// Whether the gateway refuses a request because it goes.
+fn is_draining(event: &Event) -> bool {
+    matches!(event, Event::Reset { error, .. } if error.kind == RpcErrorKind::Draining)
 }
 
 /// How often one call is asked for over another connection because its answer cannot be read.

@@ -29,7 +29,7 @@ use towline_protocols::{
         Execution, Hello, RpcError, RpcErrorKind, Welcome,
         client::{CallOptions, Fate, Session},
     },
-    policy::{AppState, Liveness, Network, Strategies},
+    policy::{AppState, Handover, Liveness, Network, Strategies},
 };
 
 use self::{again::Again, durable::Permit, short::LinkState, sights::Sights};
@@ -236,6 +236,14 @@ pub(crate) struct Core {
     pub(crate) liveness: Liveness,
     /// The network in use, as the app says.
     pub(crate) network: Network,
+    /// The one that has joined it, until the line is there or it was found to be no good.
+    pub(crate) joining: Option<Network>,
+    /// The connection that is made beside the line's own.
+    pub(crate) handover: Handover,
+    /// Where the line's gateway, which goes, sends its clients.
+    pub(crate) advised: Vec<Endpoint>,
+    /// The line's gateway has refused a request because it goes.
+    pub(crate) is_refused: bool,
     /// How much the app is wanted, as it says.
     pub(crate) app: AppState,
     /// What is to be said of all that to the gateway.
@@ -291,6 +299,10 @@ impl Core {
             beats: Beats::open(config.identity_file.as_deref(), &config.strategies),
             liveness: Liveness::new(config.strategies.liveness.clone()),
             network: Network::default(),
+            joining: None,
+            handover: Handover::default(),
+            advised: Vec::new(),
+            is_refused: false,
             app: AppState::default(),
             reports: Reports::new(config.app.clone()),
             sights: Sights::default(),
@@ -370,6 +382,11 @@ impl Core {
             self.dirty.push_back(key);
         }
         self.wake_line = true;
+    }
+
+    /// The supervisor has something to do.
+    pub(crate) fn wake_supervisor(&mut self) {
+        self.wake_supervisor = true;
     }
 
     /// The line has something to do that concerns no call.
@@ -514,6 +531,7 @@ impl Core {
         self.line += 1;
         self.stream_heard = None;
         self.is_refusable = base.refers();
+        self.is_refused = false;
         self.leaving.clear();
         self.resets.clear();
         self.forgets.clear();

@@ -28,7 +28,7 @@ use towline_protocols::{
         self, CloseCode, Connection, Event, GoAway, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
         SessionHeaders, Welcome,
     },
-    policy::{Event as Seen, Step},
+    policy::{Event as Seen, Leave, SentAway, Step},
 };
 
 pub(crate) use self::opening::Opening;
@@ -44,6 +44,7 @@ use crate::{
     connect::{PathCounts, Racing, Reached, Wire},
     core::{Control, Core, Kept, RequestSink, Shared, now as clock},
     state::{ConnectionState, Transport},
+    timeline::Made,
 };
 
 /// Bytes asked of the machine at a time: enough to fill a few TLS records, little enough that an urgent
@@ -51,8 +52,6 @@ use crate::{
 const BURST_BYTES: usize = 32 << 10;
 /// How long the last words may take to leave.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
-/// How long a connection that was told to go away is kept for the answers that are still to come.
-const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// A burst of calls has pauses; a line without calls for so long is idle.
 const FETCH_AFTER: Duration = Duration::from_millis(500);
 
@@ -77,6 +76,8 @@ pub(crate) enum Next {
     WithPassword,
     /// What was said early on QUIC was not answered before another connection was there: go on with that.
     Overtaken(Box<(Reached, Racing)>),
+    /// Go on over the connection that was made beside this one.
+    Beside,
     /// Connect to one of these, if there are any; the delay has passed.
     Elsewhere(Vec<String>),
     /// Connect to the same gateway again without delay, and spell out what HELLO named: it does not hold that, and
@@ -106,7 +107,7 @@ pub(crate) struct Setup {
 
 /// Drives a fresh connection to its end.
 pub(crate) async fn run(made: Reached, opening: &Opening, racing: Racing) -> LineEnd {
-    let Reached { wire, gateway, number } = made;
+    let Reached { at, wire, gateway, number } = made;
     let now = clock();
     let transport = wire.transport();
     let setup = opening.setup(&gateway);
@@ -115,8 +116,11 @@ pub(crate) async fn run(made: Reached, opening: &Opening, racing: Racing) -> Lin
         Wire::Quic(wire) => (usize::from(wire.early.is_some()), wire.early.is_some()),
     };
     setup.shared.with(|core| {
+        core.made = Some(Made { at, times: wire.times() });
         let is_known = core.session.is_known();
-        core.link.flew(flew, is_known);
+        if opening.flies() {
+            core.link.flew(flew, is_known);
+        }
     });
     let opened = match opening.take(&setup, transport, early, now) {
         Ok(opened) => opened,
@@ -171,10 +175,7 @@ struct Line<S> {
 
 /// GOAWAY came: when to go, and where.
 struct Leaving {
-    /// From now on, as soon as nothing runs here.
-    from: Instant,
-    /// In any case.
-    by: Instant,
+    when: Leave,
     endpoints: Vec<String>,
 }
 
@@ -228,7 +229,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.fill(clock(), usize::MAX);
         // A peer that is gone hears nothing.
         let listens = matches!(end.next, Next::Never(_) | Next::Elsewhere(_));
-        let _ = timeout(LAST_WORDS_MAX, self.say_last_words(listens)).await;
+        // Where another connection is there, nobody waits for this one.
+        let limit = if matches!(end.next, Next::Beside) { Duration::ZERO } else { LAST_WORDS_MAX };
+        let _ = timeout(limit, self.say_last_words(listens)).await;
         end
     }
 
@@ -326,11 +329,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if let Some(end) = self.check_leaving(now) {
             return Some(end);
         }
-        // Until its turn to leave comes, a client is served as before.
-        let may_open = self.leaving.as_ref().is_none_or(|leaving| now < leaving.from);
-        let (machine, online) = (&mut self.machine, self.online);
+        let (machine, online, leaving) = (&mut self.machine, self.online, self.leaving.as_ref());
         let (closing, mut reconnect, spoke, moves, asks) = self.shared.with(|core| {
             core.end_pauses(now);
+            let may_open = leaving.is_none_or(|leaving| leaving.opens(core, now));
             let spoke = machine.tell(core, online, may_open, now);
             let changed = std::mem::take(&mut core.network_changed);
             let moves = changed && machine.move_on(now);
@@ -444,22 +446,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     fn on_goaway(&mut self, goaway: &GoAway) {
-        let now = clock();
-        let spread = Duration::from_millis(goaway.spread_ms.into());
-        let from = now + spread.mul_f64(self.setup.spread_share);
         tracing::info!(text = goaway.text, "the gateway asks to go elsewhere");
-        self.leaving = Some(Leaving { from, by: from + LEAVE_MAX, endpoints: goaway.endpoints.clone() });
+        let (spread, share) = (Duration::from_millis(goaway.spread_ms.into()), self.setup.spread_share);
+        let policy = self.shared.strategies.borrow().handover.clone();
+        let endpoints = goaway.endpoints.clone();
+        let when = self.shared.with(|core| {
+            core.advised = endpoints.iter().filter_map(|text| text.parse().ok()).collect();
+            core.wake_supervisor();
+            core.handover.sent_away(&policy, SentAway { spread, share }, clock())
+        });
+        self.leaving = Some(Leaving { when, endpoints });
     }
 
     fn check_leaving(&mut self, now: Instant) -> Option<LineEnd> {
-        let leaving = self.leaving.as_mut()?;
-        let idle = self.shared.with(|core| core.in_flight() == 0);
-        if now < leaving.from || (now < leaving.by && !idle) {
+        let Some(leaving) = &mut self.leaving else {
+            // The gateway is the same: what runs goes on there.
+            let is_ready = self.shared.with(|core| core.handover.is_ready());
+            return is_ready.then(|| self.end("another network has joined".to_owned(), Next::Beside));
+        };
+        let (is_due, is_ready) = self.shared.with(|core| {
+            let is_ready = core.handover.is_ready();
+            let may_go = core.in_flight() == 0 && (is_ready || !leaving.opens(core, now));
+            (now >= leaving.when.by || now >= leaving.when.from && may_go, is_ready)
+        });
+        if !is_due {
             return None;
         }
         let endpoints = std::mem::take(&mut leaving.endpoints);
         self.machine.control().close(CloseCode::Done, "");
-        Some(self.end("the gateway asked to go elsewhere".to_owned(), Next::Elsewhere(endpoints)))
+        let next = if is_ready { Next::Beside } else { Next::Elsewhere(endpoints) };
+        Some(self.end("the gateway asked to go elsewhere".to_owned(), next))
     }
 
     /// The gateway's last words.
@@ -528,12 +544,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     fn next_timeout(&mut self, now: Instant) -> Instant {
-        let leaving = self.leaving.as_ref().map(|it| if now < it.from { it.from } else { it.by });
+        let leaving = self.leaving.as_ref().map(|it| it.due(now));
         let welcome = (!self.online).then_some(self.welcome_due);
         let pauses = self.shared.with(|core| core.pause_ends());
         let others = [welcome, self.machine.moved_due(), self.fetch_due(), self.acks.due(), leaving, pauses];
         let others: Vec<Instant> = others.into_iter().flatten().collect();
         self.watch.next_wake(self.machine.control(), &others, now)
+    }
+}
+
+impl Leaving {
+    /// Whether new requests go by this line: until its turn to leave comes a client is served as before, and then while
+    /// the next connection is being made.
+    fn opens(&self, core: &Core, now: Instant) -> bool {
+        let Leave { from, opens_until, .. } = self.when;
+        !core.is_refused && (now < from || now < opens_until && core.handover.is_under_way())
+    }
+
+    /// When there is something to do next.
+    fn due(&self, now: Instant) -> Instant {
+        let Leave { from, opens_until, by } = self.when;
+        [from, opens_until].into_iter().filter(|at| *at > now).min().unwrap_or(by)
     }
 }
 

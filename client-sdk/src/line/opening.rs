@@ -26,6 +26,7 @@ pub(crate) struct Opening {
     greeting: Arc<Greeting>,
     /// A draw in 0..1 for the connection's share of a GOAWAY's spread.
     spread_share: f64,
+    flies: bool,
     stage: Mutex<Stage>,
 }
 
@@ -57,7 +58,12 @@ impl Opening {
     /// With `flies` false nothing is said before there is a connection.
     pub(crate) fn new(greeting: Arc<Greeting>, spread_share: f64, flies: bool) -> Arc<Self> {
         let stage = if flies { Stage::Waiting } else { Stage::Over };
-        Arc::new(Self { greeting, spread_share, stage: Mutex::new(stage) })
+        Arc::new(Self { greeting, spread_share, flies, stage: Mutex::new(stage) })
+    }
+
+    /// Whether something could have been said before there was a connection.
+    pub(super) fn flies(&self) -> bool {
+        self.flies
     }
 
     /// For a connection to `gateway` that can carry early data.

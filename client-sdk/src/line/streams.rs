@@ -274,7 +274,7 @@ impl Task {
             error.execution = Execution::Ran;
         }
         stream.fault = Some(error.clone());
-        self.shared.on_event(Event::Reset { seq: self.seq, error });
+        self.shared.on_stream_event(self.line, Event::Reset { seq: self.seq, error });
         if needs_dictionary {
             stream.cancel().await;
         }
@@ -285,7 +285,7 @@ impl Task {
     fn hand_on(&self, stream: &mut Stream) -> Result<bool, RpcError> {
         while self.shared.with(|core| core.has_place_for_part(self.key)) {
             match stream.codec.poll_event()? {
-                Some(event) => _ = self.shared.on_event(event),
+                Some(event) => self.shared.on_stream_event(self.line, event),
                 None => return Ok(true),
             }
         }

@@ -1,5 +1,6 @@
 //! A client on links that die without a word, in simulated time.
 
+mod beside;
 mod signs;
 
 use std::{
@@ -48,6 +49,10 @@ struct World {
     silence_kept_s: u32,
     /// What the gateway sends behind the next answer of a call.
     policy: Option<link::Policy>,
+    /// What the gateway says behind the answers that follow, the last one first.
+    goaways: Vec<link::GoAway>,
+    /// The network takes no new connection.
+    refuses: bool,
     reports: Vec<link::Report>,
 }
 
@@ -68,6 +73,8 @@ impl Network {
             work: Duration::ZERO,
             silence_kept_s: 0,
             policy: None,
+            goaways: Vec::new(),
+            refuses: false,
             reports: Vec::new(),
         })))
     }
@@ -104,6 +111,9 @@ impl Dial for Network {
                 world.dialed.len()
             });
             sleep(network.with(|world| world.round_trip)).await;
+            if network.with(|world| world.refuses) {
+                return Err(std::io::ErrorKind::ConnectionRefused.into());
+            }
             let (ours, theirs) = tokio::io::duplex(4096);
             let (up, down) = split(theirs);
             let road = Arc::new(Road { network, number, moved: Mutex::new(Instant::now()) });
@@ -204,6 +214,9 @@ async fn gateway(
                 machine.send_message(seq, body, true).ok();
                 if let Some(policy) = road.network.with(|world| world.policy.take()) {
                     machine.control().policy(policy);
+                }
+                if let Some(goaway) = road.network.with(|world| world.goaways.pop()) {
+                    machine.control().goaway(goaway);
                 }
             }
         }

@@ -7,6 +7,7 @@
 mod access;
 mod backend;
 mod bed;
+mod beside;
 mod chaos;
 mod closed;
 mod compensation;

@@ -7,6 +7,8 @@
 mod backend;
 #[path = "../link/bed.rs"]
 mod bed;
+#[path = "../link/beside.rs"]
+mod beside;
 #[path = "../link/chaos.rs"]
 mod chaos;
 #[path = "../link/dictionaries.rs"]

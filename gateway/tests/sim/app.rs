@@ -10,7 +10,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use towline_client::{
-    CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Policy, Priority, RpcError,
+    CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Network, NetworkKind, Policy, Priority,
+    RpcError,
 };
 
 use crate::{
@@ -20,9 +21,7 @@ use crate::{
     model::{Call, End, Line, LineChange},
     network::Sees,
     phone::{self, Phone},
-    questions::{
-        answer_of, is_refusal, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer,
-    },
+    questions::{answer_of, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer},
     world::World,
 };
 
@@ -133,7 +132,15 @@ impl App {
     }
 
     pub(crate) fn network_changed(&self) {
-        self.client.network_changed(towline_client::Network::default());
+        self.client.network_changed(Network::default());
+    }
+
+    /// Another network than the one in use is there too.
+    pub(crate) fn network_joined(&self, world: &World) {
+        let is_wifi = self.client.network().kind == NetworkKind::Wifi;
+        let kind = if is_wifi { NetworkKind::Cellular } else { NetworkKind::Wifi };
+        world.note(format!("app {}: {kind} joins", self.number));
+        self.client.network_joined(Network::new(kind, "sim"));
     }
 }
 
@@ -194,7 +201,6 @@ pub(crate) fn outcome_of(id: u64, outcome: Arrived) -> End {
         }
         Ok((headers, messages)) => match wrong_in_answer(id, &headers) {
             Some(wrong) => End::WrongAnswer(wrong),
-            None if is_refusal(&headers) && messages.is_empty() => End::Refused,
             None if messages == answer_of(id) => End::Answered,
             None => {
                 let lengths: Vec<usize> = messages.iter().map(Bytes::len).collect();

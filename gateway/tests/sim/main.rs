@@ -108,8 +108,10 @@ async fn simulate(seed: u64) {
             apps.push(App::start(&world, client));
         }
         let app = world.pick(apps.len());
-        if world.draw() < 0.05 {
-            apps[app].network_changed();
+        match world.draw() {
+            ..0.05 => apps[app].network_changed(),
+            0.05..0.1 => apps[app].network_joined(&world),
+            _ => {}
         }
         if next_call <= calls {
             apps[app].call(&world, next_call);

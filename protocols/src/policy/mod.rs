@@ -8,11 +8,13 @@
 //! ```
 //!
 //! [`Race`] decides which ways to gateways are tried, and when; [`Ways`] and [`Names`] remember what is known of them.
+//! [`Handover`] decides when a second connection is made beside one that still works.
 //!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
 mod compression;
 mod durable;
+mod handover;
 mod heartbeat;
 mod line;
 mod liveness;
@@ -30,6 +32,7 @@ mod timeouts;
 pub use self::{
     compression::CompressionPolicy,
     durable::DurablePolicy,
+    handover::{Handover, HandoverAction, HandoverPolicy, Leave, SentAway},
     heartbeat::{FORGET_AFTER_S, Filed, Ground, Heartbeat, HeartbeatPolicy, Learnt, NETWORKS_MAX, Records},
     line::LinePolicy,
     liveness::{Clocks, Liveness, LivenessPolicy, Pulse, Signs},

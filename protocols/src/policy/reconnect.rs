@@ -5,6 +5,7 @@
 //!  up ──the network changed, a beat was missed──> at once ──failed──> min, doubling
 //!  up ──closed by the gateway──────────────────> spread ────failed──> spread, doubling
 //!  up ──GOAWAY, whose spread is over───────────> at once ──failed──> spread, doubling      all up to max, with jitter
+//!  up for a moment ──and GOAWAY once more──────> spread, doubling
 //! ```
 
 use std::time::Duration;
@@ -72,12 +73,14 @@ pub struct Reconnect {
     failures: u32,
     /// Others are likely to come at the same moment.
     is_crowded: bool,
+    /// A gateway has sent it away, and no other has shown since that it is well.
+    was_sent_away: bool,
 }
 
 impl Reconnect {
     /// Of a client that has just started.
     pub fn new(seed: u64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), failures: 0, is_crowded: false }
+        Self { random: fastrand::Rng::with_seed(seed), failures: 0, is_crowded: false, was_sent_away: false }
     }
 
     /// How long to wait before the next attempt. Delays are drawn from zero up to a ceiling (full jitter), so that clients
@@ -86,13 +89,15 @@ impl Reconnect {
         let Lost { loss, was_up } = lost;
         let stable = if policy.enabled { policy.stable_after } else { Duration::ZERO };
         if was_up.is_some_and(|up| up >= stable) {
-            (self.failures, self.is_crowded) = (0, false);
+            (self.failures, self.is_crowded, self.was_sent_away) = (0, false, false);
         }
         match loss {
             Loss::Own if was_up.is_some() => return Delay::default(),
             Loss::SentAway => {
                 self.is_crowded = policy.enabled;
-                return Delay::default();
+                if !std::mem::replace(&mut self.was_sent_away, true) {
+                    return Delay::default();
+                }
             }
             Loss::Closed => self.is_crowded |= policy.enabled && was_up.is_some(),
             Loss::Own | Loss::Failed => {}
@@ -155,6 +160,18 @@ mod tests {
         };
         assert!(longest(1) > MAX / 2, "a gateway that dies of its clients is given more and more time");
         assert!(longest(20) <= policy.spread);
+    }
+
+    #[test]
+    fn who_is_sent_in_circles_goes_slower_each_time() {
+        let policy = ReconnectPolicy::default();
+        let losses = [lost(Loss::SentAway, Some(1)); 12];
+        let all: Vec<_> = (0..50).map(|seed| delays(&policy, seed, &losses)).collect();
+        assert!(all.iter().all(|delays| delays[0] == Duration::ZERO));
+        assert!(all.iter().all(|delays| delays[2..].iter().all(|delay| *delay >= MIN / 2)));
+        assert!(all.iter().flatten().max().unwrap() > &(MAX / 2));
+        let settled = [lost(Loss::SentAway, Some(60)); 3];
+        assert_eq!(delays(&policy, 1, &settled), [Duration::ZERO; 3]);
     }
 
     #[test]

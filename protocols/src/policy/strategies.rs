@@ -1,9 +1,9 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    CompressionPolicy, DurablePolicy, HeartbeatPolicy, HedgePolicy, LivenessPolicy, Parameter,
-    ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy, ReportPolicy, RetryPolicy,
-    ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
+    CompressionPolicy, DurablePolicy, HandoverPolicy, HeartbeatPolicy, HedgePolicy, LivenessPolicy,
+    Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy, ReportPolicy,
+    RetryPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -83,6 +83,8 @@ strategies! {
     short: ShortPolicy,
     /// When a lost connection is made again.
     reconnect: ReconnectPolicy,
+    /// How a line moves while its connection still works.
+    handover: HandoverPolicy,
     /// What is said to the gateway of all that.
     report: ReportPolicy,
 }

@@ -82,7 +82,7 @@ impl LinkState {
         !self.given_up.is_empty()
     }
 
-    pub(in crate::core) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.up_since.is_some()
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Outbox {
     messages: VecDeque<Bytes>,
     first: u64,
     next: u64,
+    /// Messages that a line was given at any time: a gateway may have them, though the request has begun again since.
+    given: u64,
     /// What the app sends is dropped.
     is_closed: bool,
     waiting_bytes: usize,
@@ -58,6 +60,7 @@ impl Outbox {
             messages: VecDeque::new(),
             first: 0,
             next: 0,
+            given: 0,
             is_closed: false,
             waiting_bytes: 0,
             kept: 0,
@@ -81,9 +84,7 @@ impl Outbox {
     /// The next message for the line. It is kept.
     pub(super) fn next(&mut self) -> Option<Bytes> {
         let message = self.messages.get(self.kept_count())?.clone();
-        self.next += 1;
-        self.waiting_bytes -= message.len();
-        self.grow(cost(&message));
+        self.pass(1);
         Some(message)
     }
 
@@ -104,8 +105,12 @@ impl Outbox {
     /// Goes on behind the first `count` messages. False, with nothing changed, where the next of them is
     /// forgotten, or was never given to a line.
     pub(super) fn rewind(&mut self, count: u64) -> bool {
-        if !(self.first..=self.next).contains(&count) {
+        if !(self.first..=self.given).contains(&count) {
             return false;
+        }
+        if let Some(ahead) = count.checked_sub(self.next) {
+            self.pass(ahead as usize);
+            return true;
         }
         let kept = (count - self.first) as usize;
         let (again, bytes) = self
@@ -118,13 +123,24 @@ impl Outbox {
         true
     }
 
+    /// The next `count` messages are with a line, or with the gateway already.
+    fn pass(&mut self, count: usize) {
+        let passed = self.messages.range(self.kept_count()..).take(count);
+        let (bytes, costs) =
+            passed.fold((0, 0), |(bytes, costs), message| (bytes + message.len(), costs + cost(message)));
+        self.next += count as u64;
+        self.given = self.given.max(self.next);
+        self.waiting_bytes -= bytes;
+        self.grow(costs);
+    }
+
     /// Nobody wants any of it, nor what the app would send behind it.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
         // What was never given to a line is forgotten as well: no line begins with it any more.
         self.next += (self.messages.len() - self.kept_count()) as u64;
         self.messages = VecDeque::new();
-        self.first = self.next;
+        (self.first, self.given) = (self.next, self.next);
         self.waiting_bytes = 0;
         self.shrink(self.kept);
     }
@@ -196,6 +212,17 @@ mod tests {
         assert!(outbox.rewind(5) && !outbox.has_waiting());
         drop(outbox);
         assert_eq!(total.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_a_gateway_has_from_before_it_began_again_is_passed_over() {
+        let total = Total::default();
+        let mut outbox = outbox(&total, 5, 3);
+        assert!(outbox.rewind(0), "it begins again");
+        assert!(!outbox.rewind(4), "nobody was given the fourth");
+        assert!(outbox.rewind(2));
+        assert_eq!((outbox.waiting_bytes(), total.load(Ordering::Relaxed)), (30, 2 * COST));
+        assert_eq!(rest(&mut outbox), [2, 3, 4]);
     }
 
     #[test]

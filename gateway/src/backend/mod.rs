@@ -36,7 +36,7 @@ pub(crate) use self::{
     dial::{dial, failed, overloaded, unavailable},
     headers::is_grpc,
     tls::{client_config, connect as connect_by_tls},
-    turn::{CLIENT_TURNS, TurnsLater, turns},
+    turn::{CLIENT_TURNS, TurnsLater, pass_turn, turns},
 };
 pub use self::{
     publish::{Batcher, Replayed, Reply, publish, replay},

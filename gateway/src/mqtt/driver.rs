@@ -9,7 +9,7 @@ mod room;
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -37,12 +37,10 @@ use super::{
     receipts::{Receipt, Receipts},
     subscribe,
 };
-use crate::{access::Leave, backend::TurnsLater, hub::LastMatch, rate::Pace, request::Origin};
+use crate::{access::Leave, backend::pass_turn, hub::LastMatch, rate::Pace, request::Origin};
 
 /// Answers that may wait for a client that does not read, before it is no longer read from.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
-/// A publisher's messages come one by one, and those of many publishers within a turn: they leave together.
-const TURNS: u8 = 1;
 /// Reads, or answers of a backend, before what they gave rise to is sent.
 const READS_MAX: u8 = 4;
 /// How long the last words may take.
@@ -85,6 +83,8 @@ pub(super) struct Driver<S> {
     is_unflushed: bool,
     /// The client does not take what is written.
     is_blocked: bool,
+    /// The other ready tasks have gone first since there is something to send.
+    has_let_pass: bool,
     /// Set where the listener limits rates.
     pace: Option<Box<Pace>>,
     /// Nothing is read for now: the client has to wait for a backend or the store, or to read what it is sent, or it is
@@ -146,6 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             park_after,
             is_unflushed: false,
             is_blocked: false,
+            has_let_pass: false,
             pace,
             is_paused: false,
         }
@@ -153,8 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Runs until the connection ends, and says goodbye; or until it may park.
     pub(super) async fn run(&mut self) -> Rest {
-        let polled = pin!(poll_fn(|cx| self.poll(cx)));
-        let Err(end) = TurnsLater::new(TURNS, polled).await else { return Rest::Quiet };
+        let Err(end) = poll_fn(|cx| self.poll(cx)).await else { return Rest::Quiet };
         tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
         // A client that broke a rule may be in the middle of saying more.
         let lingers = matches!(end, End::Broken(_));
@@ -181,7 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// What there is to do, again and again until everything waits. What is read is answered together with what else
-    /// is to be sent: a system call costs more than a message.
+    /// is to be sent: a system call costs more than a message. A publisher's messages come one by one, and those of many
+    /// publishers within a turn, so they are taken in at once and leave a turn later.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut reads = 0;
         self.now = super::now();
@@ -201,6 +202,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 continue;
             }
             reads = 0;
+            if !self.has_let_pass && !matches!(read, Poll::Ready(Err(_))) && self.has_to_send() {
+                self.has_let_pass = true;
+                pass_turn(cx);
+                return Poll::Pending;
+            }
             self.poll_transmit(cx).map_err(|_| End::Lost)?;
             // A client that is gone may still hear what was answered.
             if let Poll::Ready(read) = read {
@@ -211,6 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 break;
             }
         }
+        self.has_let_pass = false;
         self.poll_timer(cx)
     }
 
@@ -309,6 +316,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Some(closing) if self.inbox.is_empty() && self.receipts.is_empty() => Err(End::Closed(*closing)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the stream could be given something. What it does not take waits for it, and for nobody else.
+    fn has_to_send(&self) -> bool {
+        let mut inner = self.attachment.client.lock();
+        !self.is_blocked
+            && inner
+                .current(self.attachment.epoch)
+                .is_some_and(|(connection, session)| connection.has_output(session))
     }
 
     /// Writes what the machine has, until that or the stream is exhausted.

@@ -1,15 +1,27 @@
 //! What the broker does without being asked by a connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 
 use crate::{
     control::reload,
     gateway::Gateway,
     hub::{Delivered, Delivery, Mailbox, Message, ShareStrategy, SubscribeOptions},
     mqtt,
-    settings::Settings,
+    request::{Origin, Protocol},
+    settings::{Listener, Settings},
 };
 
 /// Counts what it is given.
@@ -76,4 +88,66 @@ async fn a_shorter_sys_interval_is_obeyed_within_a_minute() {
     reload::apply(&gateway, every(10)).unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(*listener.0.lock() >= 7, "{}", listener.0.lock());
+}
+
+/// Counts how often something is written to it.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// An MQTT 3.1.1 client that is greeted, and how often it was written to.
+async fn client(gateway: &Arc<Gateway>, id: u8) -> (DuplexStream, Arc<AtomicUsize>) {
+    let (mut near, far) = tokio::io::duplex(4096);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let origin = Origin::new("edge".into(), ([127, 0, 0, 1], 1).into(), Protocol::Mqtt, false);
+    let far = Counted(far, writes.clone());
+    tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
+    near.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01").await.unwrap();
+    near.write_all(&[id]).await.unwrap();
+    near.read_exact(&mut [0; 4]).await.unwrap();
+    (near, writes)
+}
+
+#[tokio::test]
+async fn what_several_publish_in_one_turn_leaves_in_one_write() {
+    let listeners = vec![Listener::plain("edge", ([127, 0, 0, 1], 0).into())];
+    let gateway = Gateway::build(Settings { listeners, ..Settings::default() }).unwrap();
+    let (mut subscriber, writes) = client(&gateway, b's').await;
+    subscriber.write_all(b"\x82\x06\0\x01\0\x01t\0").await.unwrap();
+    subscriber.read_exact(&mut [0; 5]).await.unwrap();
+    let mut publishers = Vec::new();
+    for id in b'a'..=b'e' {
+        publishers.push(client(&gateway, id).await.0);
+    }
+    let before = writes.load(Ordering::Relaxed);
+    for publisher in &mut publishers {
+        publisher.write_all(b"\x30\x04\0\x01tx").await.unwrap();
+    }
+    let mut came = [0; 5 * 6];
+    subscriber.read_exact(&mut came).await.unwrap();
+    assert_eq!(came[..6], *b"\x30\x04\0\x01tx");
+    assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
 }

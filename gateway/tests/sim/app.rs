@@ -21,7 +21,9 @@ use crate::{
     model::{Call, End, Line, LineChange},
     network::Sees,
     phone::{self, Phone},
-    questions::{answer_of, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer},
+    questions::{
+        answer_of, is_refusal, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer,
+    },
     world::World,
 };
 
@@ -201,6 +203,7 @@ pub(crate) fn outcome_of(id: u64, outcome: Arrived) -> End {
         }
         Ok((headers, messages)) => match wrong_in_answer(id, &headers) {
             Some(wrong) => End::WrongAnswer(wrong),
+            None if is_refusal(&headers) && messages.is_empty() => End::Refused,
             None if messages == answer_of(id) => End::Answered,
             None => {
                 let lengths: Vec<usize> = messages.iter().map(Bytes::len).collect();

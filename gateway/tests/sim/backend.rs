@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
 use tokio::time::sleep;
 use towline_client::{Execution, RpcError, RpcErrorKind};
 use towline_gateway::{
@@ -20,7 +20,9 @@ use towline_gateway::{
 use crate::{
     determinism,
     model::Call,
-    questions::{answer_headers, answer_of, body_of, prefixed, session_headers, wrong_in_request},
+    questions::{
+        answer_headers, answer_of, body_of, prefixed, refusal_headers, session_headers, wrong_in_request,
+    },
     world::World,
 };
 
@@ -73,11 +75,20 @@ impl Backend {
             call.wrong = call.wrong.take().or_else(|| (!is_whole).then(wrong));
         });
         self.pass("while the backend works").await;
-        if self.world.draw() < faults {
+        let luck = self.world.draw();
+        if luck < faults {
             self.write_down(id, |call| {
                 (call.backend_failed, call.runs_failed) = (true, call.runs_failed + 1)
             });
             return Err(RpcError::new(RpcErrorKind::BackendFailed, Execution::MayHaveRun, "simulated"));
+        }
+        if luck < 2.0 * faults {
+            // Which counts as done: who may not have it done twice may not ask again.
+            self.write_down(id, |call| {
+                (call.refused, call.runs_failed) = (true, call.runs_failed + 1);
+                call.answered = Some(determinism::elapsed());
+            });
+            return Ok(self.refusal(id));
         }
         let thinks =
             if self.world.draw() < 0.8 { Duration::from_millis(300) } else { Duration::from_secs(10) };
@@ -110,6 +121,14 @@ impl Backend {
         });
         let mut response = Response::new(StreamBody::new(body).boxed_unsync());
         *response.headers_mut() = answer_headers(id);
+        response
+    }
+
+    /// gRPC's UNAVAILABLE, to come again in a moment.
+    fn refusal(&self, id: u64) -> Response<Body> {
+        let body = Empty::new().map_err(|never| match never {});
+        let mut response = Response::new(body.boxed_unsync());
+        *response.headers_mut() = refusal_headers(id);
         response
     }
 

@@ -13,7 +13,7 @@ const RECORDING_MAX: Duration = Duration::from_millis(10);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// How long a gateway waits for the rest of a request (`session.upload_wait`).
 const UPLOAD_WAIT: Duration = Duration::from_secs(30);
-/// A request of a message that is not larger arrives whole, or not at all.
+/// Over TCP a request of a message that is not larger arrives whole, or not at all. Packets of QUIC cut it anywhere.
 const FRAME_MAX: usize = 16 << 10;
 
 impl Model {
@@ -72,10 +72,11 @@ impl Model {
     /// Its connection was lost when its body may not have arrived whole, and the rest did not come: the client has it
     /// no more, or came too late, or with early data, behind which no body goes on. A POST brings no rest at all.
     fn upload_was_given_up(&self, call: &Call, ended: Duration) -> bool {
-        let has_parts = call.streams || call.size > FRAME_MAX;
-        let by_post = self.habits.posts && !call.streams;
+        let is_large = call.streams || call.size > FRAME_MAX;
+        let by_post = self.habits.posts && !call.streams && is_large;
+        let has_parts = is_large || self.habits.quic;
         let is_late = self.habits.short_memory || self.habits.early_data || self.was_away(call, ended);
-        has_parts && (by_post || self.was_cut(call, ended) && is_late)
+        by_post || has_parts && self.was_cut(call, ended) && is_late
     }
 
     /// A stream keeps its newest messages only.

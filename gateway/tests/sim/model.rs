@@ -39,7 +39,9 @@ pub(crate) struct Call {
     pub(crate) answered: Option<Duration>,
     /// The backend has said that it failed.
     pub(crate) backend_failed: bool,
-    /// How often it said so of a call that it had done.
+    /// It has asked for the call to come later.
+    pub(crate) refused: bool,
+    /// How often it said either of a call that it had done.
     pub(crate) runs_failed: u32,
     /// The backend was given what the app did not send.
     pub(crate) wrong: Option<String>,
@@ -51,6 +53,8 @@ pub(crate) struct Call {
 pub(crate) enum End {
     /// With the whole answer.
     Answered,
+    /// With the backend's wish that it came later.
+    Refused,
     /// With an answer that the backend did not give.
     WrongAnswer(String),
     Failed {
@@ -225,6 +229,7 @@ impl Model {
         match end {
             End::WrongAnswer(what) => Some(format!("got a wrong answer: {what}")),
             End::Answered if call.runs == 0 => Some("was answered and never ran".to_owned()),
+            End::Refused if !call.refused => Some("was refused by nobody".to_owned()),
             End::Failed { execution: Execution::NotRun, kind, text } if self.was_seen(call, *kind) => {
                 Some(format!("reached the backend and is said not to have: {kind:?} {text}"))
             }
@@ -234,7 +239,7 @@ impl Model {
             End::Failed { kind, execution, text } if !self.may_fail(call, *ended, *kind, *execution) => {
                 Some(format!("failed without need: {kind:?} {execution:?} {text}"))
             }
-            End::Failed { .. } | End::Answered | End::GivenUp => None,
+            End::Failed { .. } | End::Answered | End::Refused | End::GivenUp => None,
         }
     }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const ASKED: HeaderName = HeaderName::from_static("x-sim-asked");
 /// The same of each answer.
 const ANSWERED: HeaderName = HeaderName::from_static("x-sim-answered");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A session header that some requests have of their own.
 const VERSION: HeaderName = HeaderName::from_static("x-app-version");
 const TOKEN: HeaderName = HeaderName::from_static("x-sim-token");
@@ -115,6 +116,18 @@ pub(crate) fn answer_headers(id: u64) -> HeaderMap {
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(ANSWERED, HeaderValue::from(id % KINDS));
     headers
+}
+
+/// The whole of an answer that asks for the call to come later.
+pub(crate) fn refusal_headers(id: u64) -> HeaderMap {
+    let mut headers = answer_headers(id);
+    headers.insert(STATUS, HeaderValue::from_static("14"));
+    headers.insert("grpc-retry-pushback-ms", HeaderValue::from(id % 7 * 50));
+    headers
+}
+
+pub(crate) fn is_refusal(headers: &HeaderMap) -> bool {
+    headers.contains_key(STATUS)
 }
 
 /// What is wrong with the fields of an answer as the app sees them.

@@ -333,10 +333,10 @@ impl Call {
         if refused && is_only && !self.response_received {
             error.execution = Execution::NotRun;
         }
-        // And what is idempotent a POST runs in whatever session it finds: that has an outcome of its own.
+        // And what is idempotent a POST runs in whatever session it finds, of which the one that tells an outcome need
+        // not be the only one: each has an outcome of its own.
         let is_elsewhere = self.options.idempotent && self.was_posted();
-        let is_of_this_carrier = is_refusal(&error) || is_elsewhere;
-        let says_little = !is_only && !is_attached && is_of_this_carrier;
+        let says_little = !is_only && (is_elsewhere || !is_attached && is_refusal(&error));
         if (self.doubtful || says_little) && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;
         }

@@ -129,6 +129,30 @@ mod tests {
         client::{CallOptions, Session},
     };
 
+    /// A POST behind whose HELLO the session was lost ran it in one of its own, which the next HELLO ended; another POST
+    /// took it to the session that there is now.
+    #[test]
+    fn the_outcome_that_the_link_asks_for_says_nothing_of_the_sessions_that_posts_found() {
+        let mut session = Session::new("phone-7", [7; 16], 0);
+        let hello = session.hello(Hello::default());
+        session.on_welcome(&hello, &Welcome { session_id: 7, ..Welcome::default() });
+        session.on_link_lost();
+        let seq = session.open(CallOptions { idempotent: true, replayable: true, continues: false });
+        for _ in 0..2 {
+            let (post, _) = session.short_hello(Hello::default());
+            session.on_short_sent(post, seq);
+            session.on_short_over(post);
+        }
+        let hello = session.hello(Hello::default());
+        let welcome = Welcome { session_id: 8, resumed: true, ..Welcome::default() };
+        let fates = session.on_welcome(&hello, &welcome);
+        assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0, sent: None })]);
+        let error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "");
+        let delivery = session.on_event(Event::Reset { seq, error });
+        let Some(Event::Reset { error, .. }) = delivery.event else { panic!("it is over") };
+        assert_eq!(error.execution, Execution::MayHaveRun);
+    }
+
     /// A server that was started again refuses the numbers that it may have run before; those above its mark are free.
     #[test]
     fn a_request_that_a_restarted_server_refuses_in_a_post_is_opened_above_its_mark() {

@@ -332,6 +332,11 @@ impl Connection {
         self.control.is_empty() && session.is_empty()
     }
 
+    /// Whether something waits to be transmitted, as far as the client takes it.
+    pub fn has_output<M: ApplicationMessage>(&self, session: &Session<M>) -> bool {
+        !self.control.is_empty() || session.has_queued()
+    }
+
     /// Bytes of answers that wait to be transmitted: a driver stops reading from a client that reads none.
     pub fn control_bytes(&self) -> usize {
         self.control.len()

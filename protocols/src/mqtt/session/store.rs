@@ -127,6 +127,11 @@ impl<M: ApplicationMessage> Session<M> {
         }
     }
 
+    /// Whether a message waits to be sent for the first time.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Queues a message, or drops one as the settings' policy says.
     pub fn push(&mut self, message: M, terms: Terms<'_>, settings: &Settings) -> Push {
         let cost = cost(&message);

@@ -143,12 +143,17 @@ async fn what_was_judged_is_subscribed_to_whatever_a_reload_renames_meanwhile() 
     let gateway = gateway(settings.clone());
     let (mut client, _) = Client::connect(&gateway, connect_as(Version::V5, "m1", "ada", "right")).await;
     oracle.open(false);
-    let subscribed = tokio::spawn(async move { client.subscribe("old/a", QoS::AtMostOnce).await });
+    let subscribing = tokio::spawn(async move {
+        let reason = client.subscribe("old/a", QoS::AtMostOnce).await;
+        // Its session ends with it.
+        (client, reason)
+    });
     oracle.is_asked(2).await;
     settings.rewrites = rewrite("asked/no");
     towline_gateway::control::reload::apply(&gateway, settings).unwrap();
     oracle.open(true);
-    assert_eq!(subscribed.await.unwrap(), ReasonCode::Success);
+    let (_client, reason) = subscribing.await.unwrap();
+    assert_eq!(reason, ReasonCode::Success);
     assert_eq!(oracle.asked()[1]["topic"], "asked/a");
     let held: Vec<_> = gateway.hub.subscriptions("m1").into_iter().map(|(filter, _)| filter).collect();
     assert_eq!(held, ["asked/a"]);

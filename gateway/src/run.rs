@@ -9,7 +9,7 @@ use crate::{
     control::{admin::Admin, certificates, experiments, policy},
     dictionaries,
     gateway::{Gateway, StartError},
-    listener, mqtt, session, upstream,
+    listener, mqtt, session, upstream, withdrawal,
 };
 
 /// A running gateway. Dropping it leaves the gateway running; call [`Serving::drain`] to end it.
@@ -53,6 +53,7 @@ pub async fn serve(gateway: Arc<Gateway>) -> Result<Serving, StartError> {
     tokio::spawn(dictionaries::watch(Arc::downgrade(&gateway)));
     tokio::spawn(experiments::watch(Arc::downgrade(&gateway)));
     tokio::spawn(upstream::watch(Arc::downgrade(&gateway)));
+    tokio::spawn(withdrawal::watch_keys(Arc::downgrade(&gateway)));
     mqtt::ensure_watched(&gateway);
     let address = admin.address;
     admin.serve(Arc::clone(&gateway));

@@ -1,4 +1,5 @@
-//! What vouched for connected clients is withdrawn: the hook's answers are forgotten, or a reload changed who is admitted.
+//! What vouched for connected clients is withdrawn: the hook's answers are forgotten, a reload changed who is admitted, or the
+//! issuer of tokens has taken a key back.
 //! Their connections end, and whoever still may is back at once, looked at anew.
 //!
 //! ```text
@@ -11,7 +12,7 @@ use std::{
     collections::{HashSet, VecDeque},
     mem,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -114,7 +115,23 @@ impl Gateway {
     /// After a reload: connections end of whom nobody vouches any more, or another has to be asked about. Says how many.
     pub fn withdraw_changed(&self, old: &Snapshot, new: &Snapshot) -> usize {
         let changes = Changes::of(old, new);
-        if changes.is_none() { 0 } else { self.withdraw("reload", &|origin| changes.concern(origin)) }
+        let changed =
+            if changes.is_none() { 0 } else { self.withdraw("reload", &|origin| changes.concern(origin)) };
+        let has_lost_keys = match (&old.issuer, &new.issuer) {
+            (Some(old), Some(new)) => !old.keys_are_within(new),
+            _ => false,
+        };
+        changed + if has_lost_keys { self.withdraw_unsigned(new) } else { 0 }
+    }
+
+    /// Connections end whose clients came by tokens of keys that are gone. Says how many.
+    fn withdraw_unsigned(&self, snapshot: &Snapshot) -> usize {
+        let Some(issuer) = &snapshot.issuer else { return 0 };
+        let is_lost = |origin: &Origin| match origin.by {
+            By::Token(key) => issuer.has_lost(&self.issuer_keys, key),
+            _ => false,
+        };
+        self.withdraw("keys", &is_lost)
     }
 
     fn withdraw(&self, reason: &str, concerns: &dyn Fn(&Origin) -> bool) -> usize {
@@ -131,6 +148,16 @@ impl Gateway {
     }
 }
 
+/// Ends connections by tokens whose keys are no longer at the issuer's URL. Ends with the gateway.
+pub async fn watch_keys(gateway: Weak<Gateway>) {
+    let Some(mut losses) = gateway.upgrade().map(|gateway| gateway.issuer_keys.losses()) else { return };
+    while losses.changed().await.is_ok() {
+        let Some(gateway) = gateway.upgrade() else { return };
+        let snapshot = gateway.snapshot.load_full();
+        gateway.withdraw_unsigned(&snapshot);
+    }
+}
+
 /// What a reload changed of who is admitted.
 #[derive(Default)]
 struct Changes<'a> {
@@ -140,6 +167,8 @@ struct Changes<'a> {
     listeners: HashSet<&'a str>,
     /// By which connections were admitted that are to be looked at anew.
     by: Vec<By>,
+    /// Tokens are asked for something else, or not taken.
+    tokens: bool,
 }
 
 impl<'a> Changes<'a> {
@@ -160,15 +189,17 @@ impl<'a> Changes<'a> {
         if new.judges_certificates() && (!by.is_empty() || !old.judges_certificates()) {
             by.push(By::Certificate);
         }
-        if old.issuer.is_some() && new.issuer.is_none() {
-            by.push(By::Token);
-        }
+        let tokens = match (&old.issuer, &new.issuer) {
+            (Some(old), Some(new)) => !old.asks_as(new),
+            (old, None) => old.is_some(),
+            (None, _) => false,
+        };
         let listeners = listeners.map(|listener| &*listener.name).collect();
-        Self { users: old.users.changed_in(&new.users), listeners, by }
+        Self { users: old.users.changed_in(&new.users), listeners, by, tokens }
     }
 
     fn is_none(&self) -> bool {
-        self.users.is_empty() && self.listeners.is_empty() && self.by.is_empty()
+        self.users.is_empty() && self.listeners.is_empty() && self.by.is_empty() && !self.tokens
     }
 
     fn concern(&self, origin: &Origin) -> bool {
@@ -176,6 +207,7 @@ impl<'a> Changes<'a> {
         let is_same = |by: &By| mem::discriminant(by) == mem::discriminant(&origin.by);
         (origin.by == By::PasswordFile && is_changed())
             || self.listeners.contains(&*origin.listener)
+            || (self.tokens && matches!(origin.by, By::Token(_)))
             || self.by.iter().any(is_same)
     }
 }

@@ -59,8 +59,8 @@ pub enum By {
     Nothing,
     /// Its line in the password file: what is remembered of that is void when the line changes.
     PasswordFile,
-    /// A token of the issuer.
-    Token,
+    /// A token of the issuer, signed with that key.
+    Token(jwt::KeyMark),
     /// Its certificate.
     Certificate,
     /// The hook, which remembers that as long as it may; with the name that the client came by, if the hook gave it

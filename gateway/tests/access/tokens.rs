@@ -17,8 +17,10 @@ use tokio::{
     net::TcpListener,
 };
 use towline_gateway::{
+    control::reload,
     gateway::Gateway,
     settings::{AclRule, Authentication, Jwks, Jwt, Permission, Settings},
+    withdrawal,
 };
 use towline_protocols::mqtt::*;
 
@@ -201,6 +203,42 @@ async fn a_rotated_key_is_found_and_without_keys_nobody_is_admitted() {
     *body.lock() = new.jwks();
     while greet(&new).await != ReasonCode::Success {}
     assert_eq!(greet(&old).await, ReasonCode::BadUserNameOrPassword, "its key is withdrawn");
+}
+
+#[tokio::test]
+async fn connections_end_with_the_key_of_their_token() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let come = async |gateway: &Arc<Gateway>, signer: &Signer| {
+        let token = signer.token("ada", 600, &json!({}));
+        Client::connect(gateway, connect_with(Version::V5, &token)).await.0
+    };
+    let (gateway, folder) = with_file(&old);
+    let mut client = come(&gateway, &old).await;
+    let settings = gateway.snapshot().settings.clone();
+    reload::apply(&gateway, settings.clone()).unwrap();
+    client.expect_nothing().await;
+    std::fs::write(folder.path().join("jwks.json"), new.jwks()).unwrap();
+    reload::apply(&gateway, settings.clone()).unwrap();
+    client.expect_end(ReasonCode::AdministrativeAction).await;
+    let mut client = come(&gateway, &new).await;
+    let mut stricter = settings;
+    stricter.auth.jwt.as_mut().unwrap().audience = vec!["edge".to_owned()];
+    reload::apply(&gateway, stricter).unwrap();
+    client.expect_end(ReasonCode::AdministrativeAction).await;
+
+    let (body, count) = (Arc::new(Mutex::new(old.jwks())), Arc::new(AtomicUsize::new(0)));
+    let address = serve(body.clone(), count.clone()).await;
+    let url = format!("http://{address}/jwks").parse().unwrap();
+    let jwks = Jwks { refetch_after: Duration::ZERO, ..Jwks::new(url) };
+    let gateway = gateway_with(Jwt { jwks: Some(jwks), ..Jwt::default() });
+    tokio::spawn(withdrawal::watch_keys(Arc::downgrade(&gateway)));
+    let mut client = come(&gateway, &old).await;
+    client.expect_nothing().await;
+    *body.lock() = new.jwks();
+    let mut other = connect_with(Version::V5, &new.token("ada", 600, &json!({})));
+    other.client_id = text("m2");
+    while Client::open(&gateway).greet(other.clone()).await.reason != ReasonCode::Success {}
+    client.expect_end(ReasonCode::AdministrativeAction).await;
 }
 
 /// As [`serve`], by TLS.

@@ -171,7 +171,7 @@ impl Hook {
     /// Whether it had its say when a client was admitted by `by`.
     pub fn had_say(&self, by: &By) -> bool {
         match by {
-            By::Nothing | By::Token => false,
+            By::Nothing | By::Token(_) => false,
             By::Hook(_) | By::PasswordFile => true,
             By::Certificate => self.settings.certificates,
         }

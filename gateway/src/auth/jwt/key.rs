@@ -1,7 +1,7 @@
 //! Keys that tokens are verified with.
 
 use aws_lc_rs::{
-    hmac,
+    digest, hmac,
     signature::{self, RsaPublicKeyComponents, UnparsedPublicKey},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
@@ -48,7 +48,12 @@ impl Algorithm {
 #[derive(Default)]
 pub struct KeySet(Vec<Key>);
 
+/// Tells a key from others by what it is made of, whatever its issuer calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyMark([u8; 8]);
+
 struct Key {
+    mark: KeyMark,
     id: Option<String>,
     /// The only algorithm that it is for, if it says so.
     algorithm: Option<Algorithm>,
@@ -89,7 +94,22 @@ impl KeySet {
     /// A secret that issuer and gateway share.
     pub(super) fn add_secret(&mut self, secret: &[u8]) {
         let material = Material::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
-        self.0.push(Key { id: None, algorithm: Some(Algorithm::Hs256), material });
+        self.0.push(Key {
+            mark: KeyMark::of(&[secret]),
+            id: None,
+            algorithm: Some(Algorithm::Hs256),
+            material,
+        });
+    }
+
+    /// Whether the key is one of them.
+    pub(super) fn holds(&self, mark: KeyMark) -> bool {
+        self.0.iter().any(|key| key.mark == mark)
+    }
+
+    /// Whether all of its keys are in `other` too.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        self.0.iter().all(|key| other.holds(key.mark))
     }
 
     /// Whether some key fits, and whether one of those verifies.
@@ -97,7 +117,7 @@ impl KeySet {
         let mut fit = Fit::None;
         for key in self.0.iter().filter(|key| key.fits(algorithm, id)) {
             if key.material.verify(algorithm, signed, mac) {
-                return Fit::Verifies;
+                return Fit::Verifies(key.mark);
             }
             fit = Fit::Fails;
         }
@@ -112,8 +132,18 @@ pub(super) enum Fit {
     None,
     /// It was not made with a key of the set.
     Fails,
-    /// It is genuine.
-    Verifies,
+    /// It is genuine, by this key.
+    Verifies(KeyMark),
+}
+
+impl KeyMark {
+    fn of(material: &[&[u8]]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        material.iter().for_each(|part| context.update(part));
+        let mut mark = [0; 8];
+        mark.copy_from_slice(&context.finish().as_ref()[..8]);
+        Self(mark)
+    }
 }
 
 impl Key {
@@ -142,7 +172,14 @@ impl Key {
             Some(name) => Some(Algorithm::parse(name)?),
             None => None,
         };
-        Some(Self { id: text("kid").map(str::to_owned), algorithm, material })
+        let mark = match &material {
+            Material::P256(point) => KeyMark::of(&[point]),
+            Material::Rsa { modulus, exponent } => KeyMark::of(&[modulus, exponent]),
+            Material::Ed25519(key) => KeyMark::of(&[key]),
+            // A set holds none.
+            Material::Secret(_) => return None,
+        };
+        Some(Self { mark, id: text("kid").map(str::to_owned), algorithm, material })
     }
 
     /// A token that names no key may be of any; a key without a name is no other's.

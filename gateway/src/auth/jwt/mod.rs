@@ -10,7 +10,7 @@ use std::{fs, path::Path, sync::Arc, time::SystemTime};
 
 pub use self::{
     fetch::fetch,
-    key::{Algorithm, KeySet},
+    key::{Algorithm, KeyMark, KeySet},
     remote::Remote,
     token::{Token, TokenRefused},
 };
@@ -73,7 +73,7 @@ impl Issuer {
         }
         let fetched = remote.keys(now);
         let keys = [Some(&self.keys), fetched.as_deref()];
-        token.verify(keys.into_iter().flatten())?;
+        let key = token.verify(keys.into_iter().flatten())?;
         let until = token.check_times(self.settings.leeway, now)?;
         self.check_parties(&token)?;
         let claims = Claims::of(&token.claims);
@@ -88,7 +88,33 @@ impl Issuer {
             return Err(TokenRefused::ClientId);
         }
         let user = Some(user.into());
-        Ok(Identity { user, claims: Some(Arc::new(claims)), until: Some(until), by: By::Token })
+        Ok(Identity { user, claims: Some(Arc::new(claims)), until: Some(until), by: By::Token(key) })
+    }
+
+    /// Whether nobody would be admitted by a token of that key any more. While keys are not there, nobody can say.
+    pub fn has_lost(&self, remote: &Remote, key: KeyMark) -> bool {
+        if self.keys.holds(key) {
+            return false;
+        }
+        match remote.keys(SystemTime::now()) {
+            Some(fetched) => !fetched.holds(key),
+            None => self.settings.jwks.is_none(),
+        }
+    }
+
+    /// Whether all keys of its files are those of `other` too.
+    pub fn keys_are_within(&self, other: &Self) -> bool {
+        self.keys.is_within(&other.keys)
+    }
+
+    /// Whether tokens are asked for the same as by `other`, and its keys are at the same URL.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        let asked = |it: &Self| {
+            let settings::Jwt { algorithms, issuer, audience, user_claim, client_id_claim, jwks, .. } =
+                it.settings.clone();
+            (algorithms, issuer, audience, user_claim, client_id_claim, jwks.map(|jwks| jwks.url))
+        };
+        asked(self) == asked(other)
     }
 
     fn check_parties(&self, token: &Token) -> Result<(), TokenRefused> {

@@ -33,6 +33,8 @@ pub struct Remote {
     changed: Notify,
     /// How often a fetch has ended.
     ends: watch::Sender<u64>,
+    /// How often keys were gone that had been there.
+    losses: watch::Sender<u64>,
     /// It is too early for another fetch.
     is_resting: AtomicBool,
     is_started: AtomicBool,
@@ -54,6 +56,7 @@ impl Remote {
             missing: Notify::new(),
             changed: Notify::new(),
             ends: watch::Sender::new(0),
+            losses: watch::Sender::new(0),
             is_resting: AtomicBool::new(false),
             is_started: AtomicBool::new(false),
             outcomes,
@@ -102,6 +105,11 @@ impl Remote {
         tokio::time::timeout(WAIT_MAX, ends.changed()).await.is_ok()
     }
 
+    /// Changes when keys are gone, as long as this is there.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
+    }
+
     /// Starts to fetch in the background, once.
     pub fn ensure_started(self: &Arc<Self>) {
         if self.source.load().is_some() && !self.is_started.swap(true, Ordering::Relaxed) {
@@ -117,7 +125,11 @@ impl Remote {
         match keys {
             Ok(keys) => {
                 let (keys, at, source) = (Arc::new(keys), SystemTime::now(), Arc::clone(source));
-                self.fetched.store(Some(Arc::new(Fetched { keys, at, source })));
+                let fetched = Arc::new(Fetched { keys, at, source });
+                let before = self.fetched.swap(Some(Arc::clone(&fetched)));
+                if before.is_some_and(|before| !before.keys.is_within(&fetched.keys)) {
+                    self.losses.send_modify(|losses| *losses += 1);
+                }
                 true
             }
             Err(error) => {

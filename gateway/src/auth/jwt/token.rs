@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
 use serde_json::{Map, Value};
 
-use super::key::{Algorithm, Fit, KeySet};
+use super::key::{Algorithm, Fit, KeyMark, KeySet};
 
 /// Issuers' tokens are one or two KiB.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -93,11 +93,12 @@ impl<'t> Token<'t> {
         })
     }
 
-    pub(super) fn verify<'k>(&self, sets: impl Iterator<Item = &'k KeySet>) -> Result<(), TokenRefused> {
+    /// Says which key it is signed with.
+    pub(super) fn verify<'k>(&self, sets: impl Iterator<Item = &'k KeySet>) -> Result<KeyMark, TokenRefused> {
         let mut refused = TokenRefused::UnknownKey;
         for keys in sets {
             match keys.verify(self.algorithm, self.key_id.as_deref(), self.signed, &self.signature) {
-                Fit::Verifies => return Ok(()),
+                Fit::Verifies(key) => return Ok(key),
                 Fit::Fails => refused = TokenRefused::Signature,
                 Fit::None => {}
             }

@@ -113,5 +113,6 @@ async fn carry(
     let streams = Streams::new(Arc::clone(&setup.shared), connection.clone(), path, answered);
     let machine = Machine::Quic(Box::new(control), Box::new(streams));
     let stream = tokio::io::join(recv, send);
-    Line::new(setup, stream, machine, Transport::Quic, hello, now).drive().await
+    // Streams of early data that was refused end, so that a WELCOME on one says that it was not.
+    Line::new(setup, stream, machine, Transport::Quic, hello, now).going_on(&[], !answered).drive().await
 }

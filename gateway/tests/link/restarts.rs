@@ -63,6 +63,11 @@ async fn recalled(client: &Client) -> bool {
     matches!(online, ConnectionState::Online { resumed: true, .. })
 }
 
+/// Whether the app is told that the line began with early data.
+fn says_early(client: &Client) -> bool {
+    matches!(*client.states().borrow(), ConnectionState::Online { early_data: true, .. })
+}
+
 /// Asks, at the start of a run, for what may run twice.
 async fn look(client: &Client) -> Bytes {
     client.call(call("Echo", "look").idempotent()).await.unwrap().into_grpc().unwrap()
@@ -78,6 +83,7 @@ async fn the_next_runs_first_call_leaves_before_the_gateway_has_answered() {
         assert_eq!((accepted(&bed), bed.backend.counts("Echo").started), (1, 2), "{transports:?}");
         assert!(recalled(&client).await, "{transports:?}: the flight named the last run's session");
         assert_eq!(answer(&client, "Echo", "pay").await, "pay");
+        assert!(says_early(&client), "{transports:?}");
     }
 }
 
@@ -104,6 +110,8 @@ async fn what_flew_to_a_gateway_that_takes_no_early_data_is_said_again() {
         let client = Client::start(config(&bed, transports)).unwrap();
         assert_eq!(look(&client).await, "look");
         assert_eq!((accepted(&bed), bed.backend.counts("Echo").started), (0, 2), "{transports:?}");
+        assert_eq!(answer(&client, "Echo", "pay").await, "pay");
+        assert!(!says_early(&client), "{transports:?}");
     }
 }
 

@@ -98,6 +98,17 @@ pub(crate) struct Connector {
 }
 
 /// What came of an attempt.
+/// How QUIC is to shake hands.
+#[derive(Clone, Copy, Debug)]
+struct Handshake {
+    /// The connection may be used before the gateway has answered.
+    flies: bool,
+    /// What one is expected to take, if anything is known of it.
+    round_trip: Option<Duration>,
+    /// Behind so many of them a flight that nothing answers is sent again.
+    repeat: Option<f64>,
+}
+
 enum Made {
     /// The gateway has answered, or early data may be said.
     Wire(Wire),
@@ -152,22 +163,20 @@ impl Connector {
     }
 
     /// Tries one way, where the certificate has to name `name`. A stream that the app dials carries `flight`, if it can carry
-    /// early data; on QUIC, `flies` says whether it may be used before the gateway has answered. `round_trip` is what one is
-    /// expected to take.
+    /// early data.
     fn attempt(
         self,
         endpoint: Endpoint,
         name: String,
         way: Way,
         flight: FirstFlight,
-        flies: bool,
-        round_trip: Option<Duration>,
+        handshake: Handshake,
     ) -> Attempt {
         Box::pin(async move {
             match (way.transport, way.address, self.dialer, self.quic) {
                 (Kind::Quic, Some(address), _, Some(mut quic)) => {
-                    quic.transport_config(Arc::new(tls::quic_transport(&self.limits, round_trip)));
-                    quic::connect(quic, self.sockets, name, address, flies).await.map(Made::Wire)
+                    quic.transport_config(Arc::new(tls::quic_transport(&self.limits, handshake.round_trip)));
+                    quic::connect(quic, self.sockets, name, address, handshake).await.map(Made::Wire)
                 }
                 (Kind::Tcp, None, Some(dialer), _) => {
                     dial::connect(&*dialer, &endpoint, flight).await.map(Made::Wire)

@@ -1,16 +1,19 @@
 //! QUIC by quinn. Each connection has an endpoint (and so a port) of its own: a NAT that lost the old
 //! binding then sees a new flow, and the endpoint goes away with its connection.
 
+mod flights;
+
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime as _, TokioRuntime};
 
-use super::{BindUdp, ConnectError, Wire};
+use self::flights::Flights;
+use super::{BindUdp, ConnectError, Handshake, Wire};
 use crate::{core::now, timeline::ConnectTimes};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
@@ -35,14 +38,21 @@ impl Sockets {
         Self(own)
     }
 
-    fn endpoint(&self, peer: SocketAddr) -> io::Result<Endpoint> {
-        match &self.0 {
-            None => Endpoint::client(unspecified(peer)),
-            Some(own) => {
-                let (socket, runtime) = (own.bind_udp(peer)?, Arc::new(TokioRuntime));
-                Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)
-            }
-        }
+    fn endpoint(
+        &self,
+        peer: SocketAddr,
+        repeat: Option<f64>,
+    ) -> io::Result<(Endpoint, Option<Weak<Flights>>)> {
+        let runtime = Arc::new(TokioRuntime);
+        let socket = match &self.0 {
+            None => runtime.wrap_udp_socket(UdpSocket::bind(unspecified(peer))?)?,
+            Some(own) => own.bind_udp(peer)?,
+        };
+        let flights = repeat.map(|share| Flights::over(Arc::clone(&socket), share));
+        let kept = flights.as_ref().map(Arc::downgrade);
+        let socket = flights.map_or(socket, |flights| flights as Arc<dyn AsyncUdpSocket>);
+        let made = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime);
+        made.map(|endpoint| (endpoint, kept))
     }
 
     fn rebind(&self, endpoint: &Endpoint, peer: SocketAddr) -> io::Result<()> {
@@ -59,6 +69,8 @@ pub(crate) struct Path {
     sockets: Sockets,
     endpoint: Endpoint,
     connection: quinn::Connection,
+    /// What the first socket keeps of the handshake.
+    flights: Option<Weak<Flights>>,
     moving: Option<Moving>,
 }
 
@@ -90,6 +102,13 @@ impl Path {
         let due = now + 3 * self.connection.rtt() + MOVE_GRACE;
         self.moving = Some(Moving { due, heard: self.heard() });
         Ok(())
+    }
+
+    /// The gateway has answered what was said behind the handshake.
+    pub(crate) fn welcomed(&self) {
+        if let Some(flights) = self.flights.as_ref().and_then(Weak::upgrade) {
+            flights.end();
+        }
     }
 
     /// When to look whether the gateway was heard.
@@ -126,14 +145,15 @@ pub(super) async fn connect(
     sockets: Sockets,
     host: String,
     address: SocketAddr,
-    early: bool,
+    handshake: Handshake,
 ) -> Result<Wire, ConnectError> {
     let failed = |error: &dyn std::fmt::Display| ConnectError(format!("QUIC {address}: {error}"));
+    let Handshake { flies, repeat, .. } = handshake;
     let began = now();
-    let endpoint = sockets.endpoint(address).map_err(|error| failed(&error))?;
+    let (endpoint, flights) = sockets.endpoint(address, repeat).map_err(|error| failed(&error))?;
     let connecting = endpoint.connect_with(config, address, &host).map_err(|error| failed(&error))?;
     // Without a ticket for early data there is nothing to say yet.
-    let connecting = match early {
+    let connecting = match flies {
         true => connecting.into_0rtt(),
         false => Err(connecting),
     };
@@ -141,7 +161,7 @@ pub(super) async fn connect(
         Ok((connection, accepted)) => (connection, Some(accepted)),
         Err(connecting) => (connecting.await.map_err(|error| failed(&error))?, None),
     };
-    let path = Path { sockets, endpoint, connection: connection.clone(), moving: None };
+    let path = Path { sockets, endpoint, connection: connection.clone(), flights, moving: None };
     let connect = early.is_none().then(|| now().saturating_duration_since(began));
     let times = ConnectTimes { connect, ..ConnectTimes::default() };
     Ok(Wire::Quic(QuicWire { connection, path, early, times }))

@@ -22,7 +22,7 @@ use towline_protocols::policy::{
     Event, NetworkKey, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Way,
 };
 
-use super::{ConnectError, Connector, Made, Wire, resolve::interleave, tcp::Connected};
+use super::{ConnectError, Connector, Handshake, Made, Wire, resolve::interleave, tcp::Connected};
 use crate::{
     config::Endpoint,
     core::{Shared, now},
@@ -245,7 +245,9 @@ impl Racing {
         let round_trip = self.shared.quality.expected_round_trip();
         let name = self.shared.listed.name_of(endpoint);
         let connector = self.connector.clone();
-        let attempt = connector.attempt(endpoint.clone(), name, way, flight, flies, round_trip);
+        let repeat = (self.policy.enabled && self.policy.repeat).then_some(self.policy.repeat_share);
+        let handshake = Handshake { flies, round_trip, repeat };
+        let attempt = connector.attempt(endpoint.clone(), name, way, flight, handshake);
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
     }

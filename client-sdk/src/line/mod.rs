@@ -426,6 +426,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             let after = now.saturating_duration_since(self.began);
             self.shared.quality.on(Seen::Came(Step::FirstByte, after));
         }
+        self.machine.welcomed();
         self.watch.on_welcome(self.machine.control(), welcome, now);
         let (hello, machine, setup) = (&self.hello, &mut self.machine, &self.setup);
         self.shared.with(|core| {
@@ -661,6 +662,13 @@ impl Machine {
         match self {
             Self::Tcp(_) => false,
             Self::Quic(_, streams) => streams.path.move_on(now).is_ok(),
+        }
+    }
+
+    /// The gateway has what was said first.
+    fn welcomed(&self) {
+        if let Self::Quic(_, streams) = self {
+            streams.path.welcomed();
         }
     }
 

@@ -20,6 +20,7 @@ mod early_data;
 mod early_quic;
 mod endpoint_lists;
 mod faults;
+mod flights;
 mod header_dictionaries;
 mod header_sampling;
 mod hooks;

@@ -26,6 +26,11 @@ parameters! {
         warm_share: f64 = 1.5, 1.0 => 10.0;
         /// It has so much more than that round trip at least: its handshake is work for both ends, and larger.
         warm_min: Duration = millis(50), Duration::ZERO => seconds(10);
+        /// A flight of QUIC's handshake, but the first, is sent again where nothing answers it, sooner than QUIC's own timers do
+        /// it, and with the first call that was behind it. Off: what was lost of it waits for those.
+        repeat: bool = true, false => true;
+        /// It is sent after so many of the handshake's first round trips, and once more after twice as many.
+        repeat_share: f64 = 1.5, 1.1 => 10.0;
         /// Ways that are tried at one time.
         in_flight_max: usize = 4, 1 => 8;
         /// A way that failed so often of the last eight times, while others got through, is banned: tried when nothing

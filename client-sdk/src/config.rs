@@ -6,6 +6,7 @@ use towline_crypto::{International, KeyReference, Pin, Provider};
 use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, policy::Strategies};
 
 use crate::{
+    bundled::{self, BundledAddresses},
     connect::{BindUdp, Dial, Resolve},
     durable::Storage,
     endpoints::EndpointLists,
@@ -21,6 +22,9 @@ pub struct ClientConfig {
     /// Gateways, tried in order from a random start, or from the one that was reached last on the network; at least
     /// one.
     pub endpoints: Vec<Endpoint>,
+    /// Addresses of the endpoints' names that the app brings along: its first start need not wait for DNS then. At most one
+    /// entry a name; by default there are none.
+    pub bundled_addresses: Vec<BundledAddresses>,
     /// Lists of further gateways that an operator signs, and gateways pass on; by default none is taken.
     pub endpoint_lists: EndpointLists,
     /// Whom to trust.
@@ -96,6 +100,7 @@ impl ClientConfig {
     fn with_security(endpoints: Vec<Endpoint>, security: Security) -> Self {
         Self {
             endpoints,
+            bundled_addresses: Vec::new(),
             endpoint_lists: EndpointLists::default(),
             security,
             dialer: None,
@@ -151,6 +156,7 @@ impl ClientConfig {
             return Err(ConfigError::new("credentials", "name the user, or leave them out"));
         }
         self.never_indexed()?;
+        bundled::check(&self.bundled_addresses, &self.endpoints)?;
         self.endpoint_lists.check()?;
         self.app.check()?;
         self.policy.check().map_err(|text| ConfigError::new("policy", text))?;
@@ -170,6 +176,7 @@ impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientConfig")
             .field("endpoints", &self.endpoints)
+            .field("bundled_addresses", &self.bundled_addresses)
             .field("endpoint_lists", &self.endpoint_lists)
             .field("security", &self.security)
             .field("transports", &self.transports)

@@ -25,6 +25,7 @@
 
 mod backoff;
 mod beats;
+mod bundled;
 mod call;
 mod client;
 mod config;
@@ -55,6 +56,7 @@ mod tickets;
 mod timeline;
 mod wall;
 
+pub use bundled::BundledAddresses;
 pub use call::{CallRequest, CallResponse};
 pub use client::Client;
 pub use config::{

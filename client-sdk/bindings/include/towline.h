@@ -455,6 +455,7 @@ TowlineOptions *towline_options_new(void);
 // Sets an option. Those marked with + may be set several times, each adds a value.
 //
 // - endpoint +: a gateway, host:port; at least one
+// - bundled_addresses +: addresses of an endpoint's name, as edge.example=192.0.2.7,2001:db8::7, to use before DNS has spoken
 // - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
 // - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
 // - roots_pem: the certificate authorities to trust, PEM; must be set unless plaintext is

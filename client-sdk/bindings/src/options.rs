@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use towline_client::{
-    ClientCertificate, ClientConfig, Credentials, Endpoint, EndpointListKey, EndpointLists, Pin, Security,
-    Tls,
+    BundledAddresses, ClientCertificate, ClientConfig, Credentials, Endpoint, EndpointListKey, EndpointLists,
+    Pin, Security, Tls,
 };
 
 use crate::{error::TowlineError, request::Header};
@@ -14,6 +14,10 @@ use crate::{error::TowlineError, request::Header};
 pub struct ClientOptions {
     /// Gateways as `host:port`, at least one. They are tried in order from a random start.
     pub endpoints: Vec<String>,
+    /// Addresses of the endpoints' names, as `edge.example=192.0.2.7,2001:db8::7`, one entry a name: the first start need not
+    /// wait for DNS then, which is asked beside. The certificate still has to name the host.
+    #[uniffi(default = [])]
+    pub bundled_addresses: Vec<String>,
     /// Public keys (`ed25519/` and base64) of those who sign lists of further gateways, which gateways pass on. Without
     /// them no list is taken. Name at least one beside the key in use, so that it can be changed.
     #[uniffi(default = [])]
@@ -148,6 +152,7 @@ impl ClientOptions {
     /// What the client core takes.
     pub(crate) fn into_config(self) -> Result<ClientConfig, TowlineError> {
         let mut config = ClientConfig::plaintext(self.endpoints()?);
+        config.bundled_addresses = self.bundled_addresses()?;
         config.endpoint_lists = self.endpoint_lists()?;
         config.security = self.security()?;
         config.transports = self.transports();
@@ -185,6 +190,14 @@ impl ClientOptions {
         };
         let keys = self.endpoint_list_keys.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
         Ok(EndpointLists { keys, names: self.endpoint_list_names.clone() })
+    }
+
+    fn bundled_addresses(&self) -> Result<Vec<BundledAddresses>, TowlineError> {
+        let parse = |(place, text): (usize, &String)| {
+            text.parse::<BundledAddresses>()
+                .map_err(|error| TowlineError::option(format!("bundled_addresses[{place}]"), error.reason()))
+        };
+        self.bundled_addresses.iter().enumerate().map(parse).collect()
     }
 
     fn endpoints(&self) -> Result<Vec<Endpoint>, TowlineError> {
@@ -292,6 +305,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_named() {
         check(|options| options.endpoints = vec!["a:1".into(), "https://edge".into()], "endpoints[1]");
+        check(|options| options.bundled_addresses = vec!["edge=b".into()], "bundled_addresses[0]");
         check(|options| options.roots_pem = None, "roots_pem");
         check(|options| options.plaintext = true, "plaintext");
         check(|options| options.pins = vec!["sha256/short".into()], "pins[0]");
@@ -322,9 +336,11 @@ mod tests {
         options.endpoint_list_names = vec!["*.edge.example".into()];
         (options.app_name, options.app_version) = (Some("com.example.shop".into()), Some("5.12.3".into()));
         options.app_region = Some("eu".into());
+        options.bundled_addresses = vec!["edge.example=192.0.2.7".into()];
         (options.pushes_max, options.message_bytes_max) = (Some(7), Some(1 << 20));
         let config = options.into_config().unwrap();
         assert_eq!(config.endpoint_lists.keys[0].to_string(), key);
+        assert_eq!(config.bundled_addresses[0].addresses, [std::net::IpAddr::from([192, 0, 2, 7])]);
         assert_eq!(config.endpoint_lists.names, ["*.edge.example"]);
         let app = [&config.app.name, &config.app.version, &config.app.region];
         assert_eq!(app, ["com.example.shop", "5.12.3", "eu"]);

@@ -23,6 +23,7 @@ pub use resolve::{Resolve, Resolving};
 pub(crate) use tcp::ByteStream;
 
 use crate::{
+    bundled::Bundle,
     config::{ClientConfig, Endpoint, Limits, Security, Transports},
     error::StartError,
     state::Transport,
@@ -97,7 +98,6 @@ pub(crate) struct Connector {
     lookups: resolve::Lookups,
 }
 
-/// What came of an attempt.
 /// How QUIC is to shake hands.
 #[derive(Clone, Copy, Debug)]
 struct Handshake {
@@ -109,6 +109,7 @@ struct Handshake {
     repeat: Option<f64>,
 }
 
+/// What came of an attempt.
 enum Made {
     /// The gateway has answered, or early data may be said.
     Wire(Wire),
@@ -134,7 +135,8 @@ impl Connector {
         // Without datagrams, what was configured for both goes by streams alone.
         let quic = quic.filter(|_| config.transports != Transports::Tcp);
         let sockets = quic::Sockets::new(udp);
-        let lookups = resolve::Lookups::new(config.resolver.clone());
+        let bundle = Bundle::new(&config.bundled_addresses);
+        let lookups = resolve::Lookups::new(config.resolver.clone(), bundle);
         let limits = config.limits.clone();
         Ok(Self { transports: config.transports, dialer, sockets, tls, quic, resuming, limits, lookups })
     }

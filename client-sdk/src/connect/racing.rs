@@ -19,7 +19,7 @@ use tokio::{
     time::sleep_until,
 };
 use towline_protocols::policy::{
-    Event, NetworkKey, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Way,
+    Event, NetworkKey, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Verdict, Way,
 };
 
 use super::{ConnectError, Connector, Handshake, Made, Wire, resolve::interleave, tcp::Connected};
@@ -133,7 +133,10 @@ impl Racing {
                 return Err(self.lost(Some(text)));
             }
             if self.race.is_lost() && self.turns.len() == self.gateways.len() {
-                return Err(self.lost(None));
+                match self.fall_back_on_bundle(now) {
+                    true => continue,
+                    false => return Err(self.lost(None)),
+                }
             }
             let due = self.race.poll_timeout().min(self.next_turn());
             tokio::select! {
@@ -158,7 +161,11 @@ impl Racing {
         }
         let reached = self.race.rank(number).and_then(|rank| self.gateways.get(rank));
         self.shared.listed.on_race(&self.gateways[..self.turns.len()], reached, now);
-        self.shared.routes.learn(&self.policy, self.network, &self.race.won(number), now);
+        let said = self.race.won(number);
+        if let Some(gateway) = reached {
+            self.judge_name(&gateway.host, &said, now);
+        }
+        self.shared.routes.learn(&self.policy, self.network, &said, now);
         self.attempts.abort_all();
         self.lookups.abort_all();
         self.held.clear();
@@ -199,14 +206,14 @@ impl Racing {
         if let Ok(address) = host.parse() {
             return self.add(rank, vec![address], now);
         }
-        let known = self.shared.routes.addresses(&self.policy, self.network, &host, now);
-        let is_fresh = known.as_ref().is_some_and(|known| known.is_fresh);
-        if let Some(known) = known {
-            self.add(rank, known.addresses, now);
+        let lookups = self.connector.lookups.clone();
+        let (addresses, is_due) = lookups.at_once(&self.shared, &self.policy, &host, self.network);
+        if !addresses.is_empty() {
+            self.add(rank, addresses, now);
         }
-        if !is_fresh {
+        if is_due {
             self.race.seek(rank);
-            let lookup = self.connector.lookups.clone().find(Arc::clone(&self.shared), host, self.network);
+            let lookup = lookups.find(Arc::clone(&self.shared), host, self.network);
             self.lookups.spawn(async move { (rank, lookup.await) });
         }
     }
@@ -221,6 +228,30 @@ impl Racing {
         let ways = self.connector.ways(endpoint, interleave(addresses, endpoint.port), transports);
         let ways = self.shared.routes.rank(&self.policy, self.network, ways, now);
         self.race.add(rank, ways, now);
+    }
+
+    /// What DNS said led nowhere: what the app brought along is tried too. Whether there was any of it.
+    fn fall_back_on_bundle(&mut self, now: Instant) -> bool {
+        for rank in 0..self.gateways.len() {
+            let bundled = self.connector.lookups.bundled(&self.policy, &self.gateways[rank].host);
+            if !bundled.is_empty() {
+                self.add(rank, bundled, now);
+            }
+        }
+        !self.race.is_lost()
+    }
+
+    /// Another address of that name got through, while one that DNS had said failed: what it said is doubted, as a captive
+    /// portal's word is to be.
+    fn judge_name(&self, host: &str, said: &[(Way, Verdict)], now: Instant) {
+        let Some(known) = self.shared.routes.addresses(&self.policy, self.network, host, now) else { return };
+        let has = |verdict: Verdict| {
+            let mut ways = said.iter().filter(|(_, of)| *of == verdict);
+            ways.any(|(way, _)| way.address.is_some_and(|it| known.addresses.contains(&it.ip())))
+        };
+        if has(Verdict::Failed) && !has(Verdict::Won) {
+            self.shared.routes.doubt(self.network, host);
+        }
     }
 
     fn act(&mut self, action: RaceAction) {

@@ -12,10 +12,11 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
-use towline_protocols::policy::NetworkKey;
+use towline_protocols::policy::{NetworkKey, RacePolicy};
 
 use super::ConnectError;
 use crate::{
+    bundled::Bundle,
     config::Endpoint,
     core::{Shared, now},
 };
@@ -40,6 +41,7 @@ type Answer = Option<Result<Vec<IpAddr>, Arc<str>>>;
 #[derive(Clone)]
 pub(super) struct Lookups {
     resolver: Option<Arc<dyn Resolve>>,
+    bundle: Bundle,
     running: Arc<Mutex<HashMap<Question, watch::Receiver<Answer>>>>,
 }
 
@@ -47,8 +49,29 @@ pub(super) struct Lookups {
 type Question = (String, NetworkKey, u64);
 
 impl Lookups {
-    pub(super) fn new(resolver: Option<Arc<dyn Resolve>>) -> Self {
-        Self { resolver, running: Arc::default() }
+    pub(super) fn new(resolver: Option<Arc<dyn Resolve>>, bundle: Bundle) -> Self {
+        Self { resolver, bundle, running: Arc::default() }
+    }
+
+    /// What the app brought along for `host`; nothing where the race is switched off, which then asks DNS each time.
+    pub(super) fn bundled(&self, policy: &RacePolicy, host: &str) -> Vec<IpAddr> {
+        if policy.enabled { self.bundle.of(host).to_vec() } else { Vec::new() }
+    }
+
+    /// Addresses of `host` that need not be waited for, and whether it is to be looked up beside.
+    pub(super) fn at_once(
+        &self,
+        shared: &Shared,
+        policy: &RacePolicy,
+        host: &str,
+        network: NetworkKey,
+    ) -> (Vec<IpAddr>, bool) {
+        if !policy.enabled {
+            return (Vec::new(), true);
+        }
+        let known = shared.routes.addresses(policy, network, host, now());
+        let is_fresh = known.as_ref().is_some_and(|known| known.is_fresh);
+        (self.bundle.beside(known.as_ref(), host), !is_fresh)
     }
 
     /// The addresses of `host`. They are also remembered, even where nobody waits for them any more.
@@ -117,15 +140,15 @@ impl Lookups {
         }
         let network = shared.with(|core| core.network.place());
         let policy = shared.strategies.borrow().race.clone();
-        let known = shared.routes.addresses(&policy, network, host, now());
-        if known.as_ref().is_none_or(|known| !known.is_fresh) {
+        let (mut addresses, is_due) = self.at_once(shared, &policy, host, network);
+        if is_due {
             let found = self.clone().find(Arc::clone(shared), host.clone(), network);
-            match known {
-                Some(_) => drop(tokio::spawn(found)),
-                None => return Ok(interleave(found.await.map_err(ConnectError)?, endpoint.port)),
+            match addresses.is_empty() {
+                true => addresses = found.await.map_err(ConnectError)?,
+                false => drop(tokio::spawn(found)),
             }
         }
-        Ok(interleave(known.map(|known| known.addresses).unwrap_or_default(), endpoint.port))
+        Ok(interleave(addresses, endpoint.port))
     }
 
     fn lookup(&self, host: &str, again: Option<Duration>) -> Resolving {

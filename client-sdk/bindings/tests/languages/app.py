@@ -227,6 +227,8 @@ async def misuse():
     check("roots_pem", roots_pem=b"no PEM")
     check("endpoints", endpoints=[])
     check("endpoints[0]", endpoints=["https://edge.example/"])
+    check("bundled_addresses[0]", bundled_addresses=["edge.example"])
+    check("bundled_addresses", bundled_addresses=["edge.example=192.0.2.7"])
     check("pins[0]", pins=["sha256/nonsense"])
     check("endpoint_list_keys[0]", endpoint_list_keys=["ed25519/nonsense"])
     check("endpoint_list_names", endpoint_list_names=["*"])

@@ -15,8 +15,9 @@ use towline_protocols::endpoints::ListedEndpoint;
 
 use super::*;
 use crate::{
-    Client, ClientConfig, Dial, Dialed, Dialing, FirstFlight, Network, NetworkKind, Resolve,
-    connect::resolve::Resolving,
+    BundledAddresses, Client, ClientConfig, Dial, Dialed, Dialing, FirstFlight, Network, NetworkKind,
+    Resolve,
+    connect::{ByteStream, resolve::Resolving},
     endpoints::tests::{entry, signed},
     supervisor::{Greeting, Supervisor},
 };
@@ -312,4 +313,72 @@ async fn one_question_is_asked_for_all_who_wait_for_its_answer_and_few_at_one_ti
         }
     }
     panic!("any number of names is looked up");
+}
+
+/// A host of the loopback network at which nobody listens.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 99));
+
+fn bundling(mut config: ClientConfig, addresses: &[IpAddr]) -> Rig {
+    config.bundled_addresses = vec![BundledAddresses { host: "edge".into(), addresses: addresses.to_vec() }];
+    config.strategies.race.names_fresh = Duration::from_secs(60);
+    config.validate().unwrap();
+    Rig::new(config)
+}
+
+fn known(rig: &Rig) -> Option<towline_protocols::policy::Found> {
+    let network = rig.shared.with(|core| core.network.place());
+    rig.shared.routes.addresses(&rig.config.strategies.race, network, "edge", now())
+}
+
+#[tokio::test]
+async fn what_the_app_brings_along_does_not_wait_for_dns_whose_answer_is_remembered_alone() {
+    let dns = Dns::default();
+    let (config, _listener) = named(&dns).await;
+    let rig = bundling(config.clone(), &[HERE]);
+    assert!(rig.reach().await.is_ok(), "DNS is silent");
+    assert_eq!(known(&rig), None);
+
+    let rig = bundling(config, &[NOBODY]);
+    dns.set("edge", Some(Ok(vec![HERE])));
+    assert!(rig.reach().await.is_ok(), "what DNS said joins the race");
+    assert_eq!(known(&rig).map(|known| (known.addresses, known.is_doubted)), Some((vec![HERE], false)));
+}
+
+#[tokio::test]
+async fn what_the_app_brings_along_is_left_once_dns_has_said_something_else() {
+    let dns = Dns::default();
+    let (config, listener) = named(&dns).await;
+    let port = listener.local_addr().unwrap().port();
+    let moved = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 98), port)).await.unwrap();
+    let rig = bundling(config, &[HERE]);
+    dns.set("edge", Some(Ok(vec![moved.local_addr().unwrap().ip()])));
+    while known(&rig).is_none() {
+        assert!(rig.reach().await.is_ok());
+    }
+    let made = rig.race().next().await.map_err(|error| error.0).unwrap();
+    let Wire::Tcp { stream: ByteStream::Plain(stream), .. } = made.wire else { panic!("not in plaintext") };
+    assert_eq!(stream.peer_addr().unwrap(), moved.local_addr().unwrap());
+}
+
+/// As behind a captive portal, whose DNS names the portal for everything.
+#[tokio::test]
+async fn an_answer_of_dns_that_leads_nowhere_costs_no_connection_and_is_doubted() {
+    let dns = Dns::default();
+    let (config, _listener) = named(&dns).await;
+    let rig = bundling(config, &[HERE]);
+    let network = rig.shared.with(|core| core.network.place());
+    rig.shared.routes.found(network, "edge", vec![NOBODY], now());
+    assert!(rig.reach().await.is_ok());
+    assert!(known(&rig).is_some_and(|known| known.is_doubted && known.addresses == [NOBODY]));
+    assert!(rig.reach().await.is_ok());
+}
+
+#[tokio::test]
+async fn short_connections_find_what_the_app_brings_along_too() {
+    let dns = Dns::default();
+    let (config, listener) = named(&dns).await;
+    let rig = bundling(config, &[HERE]);
+    let endpoint = rig.config.endpoints[0].clone();
+    let addresses = rig.connector.lookups.addresses(&rig.shared, &endpoint).await;
+    assert_eq!(addresses.map_err(|error| error.0), Ok(vec![listener.local_addr().unwrap()]));
 }

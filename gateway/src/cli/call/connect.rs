@@ -3,7 +3,8 @@
 use std::{fs, path::PathBuf};
 
 use towline_client::{
-    Client, ClientCertificate, ClientConfig, Credentials, Endpoint, Security, Tls, Transports,
+    BundledAddresses, Client, ClientCertificate, ClientConfig, Credentials, Endpoint, Security, Tls,
+    Transports,
 };
 use towline_crypto::{International, KeyReference, Pin, Providers};
 
@@ -13,6 +14,9 @@ pub struct ConnectArgs {
     /// Gateway; repeat it to name several
     #[arg(long = "connect", value_name = "HOST:PORT", default_value = "127.0.0.1:7443")]
     endpoints: Vec<Endpoint>,
+    /// Addresses of a gateway's name, used before DNS has answered; repeat it for several names
+    #[arg(long = "address", value_name = "HOST=ADDRESS,…")]
+    addresses: Vec<BundledAddresses>,
     /// PEM file of the certificate authority to trust
     #[arg(long, value_name = "FILE", required_unless_present = "plaintext")]
     ca: Option<PathBuf>,
@@ -77,6 +81,7 @@ impl ConnectArgs {
                 TransportArg::Tcp => Transports::Tcp,
             };
         }
+        config.bundled_addresses.clone_from(&self.addresses);
         config.client_id = self.client_id.clone();
         config.identity_file = self.identity.clone();
         config.credentials = self.credentials()?;

@@ -1,6 +1,6 @@
 //! What a laboratory and the client process on its phone say to each other: one JSON object a line.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,8 @@ pub(in crate::lab) struct Setup {
     pub(in crate::lab) who: Who,
     /// HOST:PORT.
     pub(in crate::lab) server: String,
+    /// The address of that host.
+    pub(in crate::lab) address: IpAddr,
     pub(in crate::lab) ca: PathBuf,
     /// A folder of its own.
     pub(in crate::lab) folder: PathBuf,
@@ -50,14 +52,25 @@ pub(in crate::lab) struct Setup {
 /// What a client process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::lab) enum Order {
-    /// One call of an app that has just been started: for the first time, or again on a device that it knows.
-    Cold { name: String, again: bool },
+    /// One call of an app that has just been started.
+    Cold { name: String, start: Start },
     /// Calls one after another, on what connections there are.
     Calls { prefix: String, millis: u64, interval_ms: u64 },
     /// Nothing, with the connection kept.
     Idle { millis: u64 },
     /// The device has another address. Not answered.
     Moved,
+}
+
+/// What an app that is started knows already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::lab) enum Start {
+    /// Nothing: it was never there.
+    First,
+    /// The same, but the server's address, which was built into it.
+    Bundled,
+    /// What it has learnt on the device before.
+    Again,
 }
 
 /// One call, times in nanoseconds of this machine's monotonic clock.

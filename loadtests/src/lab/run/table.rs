@@ -13,11 +13,12 @@ use crate::lab::profiles::chosen;
 pub(super) type Column = (&'static str, fn(&Figures) -> Option<f64>, usize);
 
 /// Heads, figures, digits behind the point.
-pub(super) const COLUMNS: [Column; 13] = [
+pub(super) const COLUMNS: [Column; 14] = [
     ("ok %", |it| it.success.map(|share| 100.0 * share), 1),
     ("connect", |it| it.connect_ms, 0),
     ("cold", |it| it.cold_p50_ms, 0),
     ("cold90", |it| it.cold_p90_ms, 0),
+    ("bundled", |it| it.bundled_p50_ms, 0),
     ("again", |it| it.again_p50_ms, 0),
     ("p50", |it| it.p50_ms, 0),
     ("p90", |it| it.p90_ms, 0),
@@ -49,10 +50,11 @@ pub(super) fn print(report: &Report) {
 
 pub(super) const NOTES: &str = "\
 Times in milliseconds; a call without an answer within 10 s counts as 10 s. ok: calls answered within 10 s. connect, cold:
-median from the start of an app that was never there to a connection with TLS, and to the first answer; again: of one that
-was. p50 to p99: calls on a connection that is there. bytes: IP packets of such a call, both ways. beats/h: times an hour
-that the phone speaks in silence. noticed: from a call on flows that died to the line being given up; dead: to the next
-answer. moved: from the new address after a hand-over to the next answer. The last three: the longest of some.
+median from the start of an app that was never there to a connection with TLS, and to the first answer; bundled: the same
+of one that was built with the server's address, which the others ask DNS for; again: of one that was there. p50 to p99:
+calls on a connection that is there. bytes: IP packets of such a call, both ways. beats/h: times an hour that the phone
+speaks in silence. noticed: from a call on flows that died to the line being given up; dead: to the next answer. moved:
+from the new address after a hand-over to the next answer. The last three: the longest of some.
 ";
 
 fn head() -> String {

@@ -11,12 +11,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::orders::{Done, Order, Sample, Setup, Who};
+use super::orders::{Done, Order, Sample, Setup, Start, Who};
 use crate::{
     clock,
     lab::{
         ground::{Ground, Runs, Servers, Wire},
-        model::{Counts, Order as LinkOrder},
+        model::{Counts, EDGE, Order as LinkOrder},
         profiles::Profile,
     },
 };
@@ -70,6 +70,8 @@ pub(in crate::lab) struct Trial {
     /// Strategies that were switched off.
     pub(in crate::lab) without: Vec<String>,
     pub(in crate::lab) cold: Vec<Sample>,
+    /// The same with the server's address built into the app.
+    pub(in crate::lab) bundled: Vec<Sample>,
     pub(in crate::lab) again: Vec<Sample>,
     pub(in crate::lab) calls: Vec<Sample>,
     /// What the link carried for `calls`.
@@ -123,6 +125,7 @@ impl Task {
             who: self.who,
             without: self.without.clone(),
             cold: Vec::new(),
+            bundled: Vec::new(),
             again: Vec::new(),
             calls: Vec::new(),
             carried: Carried::default(),
@@ -177,6 +180,7 @@ impl<'a> Phone<'a> {
                 Who::Sdk | Who::H3 => "edge.lab.test:443".to_owned(),
                 Who::H1 | Who::H2 => format!("peer.lab.test:{}", ground.programs.peer_port()),
             },
+            address: EDGE.into(),
             ca: ground.certificates.ca.clone(),
             folder: folder.to_owned(),
             curl: ground.programs.curl.clone(),
@@ -210,11 +214,14 @@ impl<'a> Phone<'a> {
 
     fn steps(&mut self, task: &Task, effort: &Effort, trial: &mut Trial) -> Result<(), String> {
         let link = &task.profile.link;
-        trial.cold = self.starts("cold", false, effort)?;
+        trial.cold = self.starts("cold", Start::First, effort)?;
+        if task.who == Who::Sdk {
+            trial.bundled = self.starts("bundled", Start::Bundled, effort)?;
+        }
         // curl keeps no sessions from one process to the next.
         if matches!(task.who, Who::Sdk | Who::H3) {
             // The first of them is where the others come back from.
-            trial.again = self.starts("again", true, effort)?.split_off(1);
+            trial.again = self.starts("again", Start::Again, effort)?.split_off(1);
         }
         self.wire.order(LinkOrder::Begin);
         let before = self.wire.counts();
@@ -238,14 +245,14 @@ impl<'a> Phone<'a> {
         Ok(())
     }
 
-    fn starts(&mut self, name: &str, again: bool, effort: &Effort) -> Result<Vec<Sample>, String> {
+    fn starts(&mut self, name: &str, start: Start, effort: &Effort) -> Result<Vec<Sample>, String> {
         let began = Instant::now();
         let mut samples = Vec::new();
-        let count = effort.starts + u32::from(again);
+        let count = effort.starts + u32::from(start == Start::Again);
         while samples.len() < count as usize && (began.elapsed() < effort.starts_time || samples.len() < 2) {
             self.wire.order(LinkOrder::Begin);
             let name = format!("{name}-{}", samples.len());
-            samples.extend(self.order(&Order::Cold { name, again }, Duration::ZERO)?.samples);
+            samples.extend(self.order(&Order::Cold { name, start }, Duration::ZERO)?.samples);
         }
         Ok(samples)
     }

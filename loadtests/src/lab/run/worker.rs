@@ -36,7 +36,7 @@ pub(in crate::lab) async fn client(args: &ClientArgs) -> Result<(), String> {
     say(&Done::default())?;
     while let Some(order) = due.recv().await {
         let samples = match order {
-            Order::Cold { name, again } => vec![subject.cold(&name, again).await],
+            Order::Cold { name, start } => vec![subject.cold(&name, start).await],
             Order::Calls { prefix, millis, interval_ms } => {
                 let [time, interval] = [millis, interval_ms].map(Duration::from_millis);
                 subject.calls(&prefix, time, interval).await

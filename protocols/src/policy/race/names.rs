@@ -22,6 +22,8 @@ pub struct Found {
     pub addresses: Vec<IpAddr>,
     /// They need not be looked up again.
     pub is_fresh: bool,
+    /// Nothing got through to them when they were used last.
+    pub is_doubted: bool,
 }
 
 /// What is remembered of one name on one network.
@@ -62,7 +64,7 @@ impl Names {
         let own = known.clone().find(|entry| entry.network == network);
         let entry = own.or_else(|| known.next()).filter(|_| policy.enabled)?;
         let is_fresh = own.is_some() && !entry.is_doubted && age(entry) < policy.names_fresh;
-        Some(Found { addresses: entry.addresses.clone(), is_fresh })
+        Some(Found { addresses: entry.addresses.clone(), is_fresh, is_doubted: entry.is_doubted })
     }
 
     /// DNS has answered; that a name has no address unmakes no earlier answer.

@@ -13,7 +13,7 @@ use rustls::{
 use tokio::time::{Instant, sleep_until};
 
 use self::{curl::Curl, http3::Http3, sdk::Sdk};
-use super::orders::{Sample, Setup, Who};
+use super::orders::{Sample, Setup, Start, Who};
 use crate::clock;
 
 /// How long anybody waits for an answer.
@@ -52,10 +52,10 @@ impl Subject {
     }
 
     /// The one call of an app that has just been started.
-    pub(super) async fn cold(&mut self, name: &str, again: bool) -> Sample {
+    pub(super) async fn cold(&mut self, name: &str, start: Start) -> Sample {
         match self {
-            Self::Sdk(sdk) => sdk.cold(name, again).await,
-            Self::Http3(http3) => http3.cold(name, again).await,
+            Self::Sdk(sdk) => sdk.cold(name, start).await,
+            Self::Http3(http3) => http3.cold(name, start == Start::Again).await,
             Self::Curl(curl) => curl.cold(name).await,
         }
     }

@@ -6,13 +6,15 @@ use std::{
 };
 
 use http::Method;
-use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Timeline};
+use towline_client::{
+    BundledAddresses, CallRequest, Client, ClientConfig, ConnectionState, Endpoint, Timeline,
+};
 use towline_protocols::policy::{Network, NetworkKind, Value};
 
-use super::{PATIENCE, Started, body, path};
+use super::{PATIENCE, Started, body, host, path};
 use crate::{
     clock,
-    lab::run::orders::{Sample, Setup},
+    lab::run::orders::{Sample, Setup, Start},
 };
 
 /// States that are kept; a line that changes more often than that says nothing new.
@@ -78,7 +80,7 @@ impl Line {
 impl Sdk {
     pub(super) fn new(setup: Setup) -> Result<Self, String> {
         let sdk = Self { setup, line: Line::default(), starts: 0 };
-        sdk.config(None)?;
+        sdk.config(None, true)?;
         Ok(sdk)
     }
 
@@ -86,10 +88,14 @@ impl Sdk {
         self.line.clone()
     }
 
-    fn config(&self, folder: Option<&Path>) -> Result<ClientConfig, String> {
+    fn config(&self, folder: Option<&Path>, is_bundled: bool) -> Result<ClientConfig, String> {
         let server: Endpoint = self.setup.server.parse().map_err(|error| format!("{error}"))?;
         let roots = std::fs::read(&self.setup.ca).map_err(|error| format!("the CA: {error}"))?;
         let mut config = ClientConfig::new(vec![server], roots);
+        if is_bundled {
+            let (host, addresses) = (host(&self.setup.server).to_owned(), vec![self.setup.address]);
+            config.bundled_addresses = vec![BundledAddresses { host, addresses }];
+        }
         config.identity_file = folder.map(|folder| folder.join("identity"));
         config.limits.deadline_default = PATIENCE;
         config.seed = Some(self.setup.seed.wrapping_add(self.starts));
@@ -100,18 +106,20 @@ impl Sdk {
         Ok(config)
     }
 
-    fn start(&mut self, folder: &Path) -> Result<Client, String> {
+    fn start(&mut self, folder: &Path, is_bundled: bool) -> Result<Client, String> {
         self.starts += 1;
         std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let client = Client::start(self.config(Some(folder))?).map_err(|error| error.to_string())?;
+        let client =
+            Client::start(self.config(Some(folder), is_bundled)?).map_err(|error| error.to_string())?;
         self.line.watch(&client);
         Ok(client)
     }
 
-    pub(super) async fn cold(&mut self, name: &str, again: bool) -> Sample {
+    pub(super) async fn cold(&mut self, name: &str, start: Start) -> Sample {
+        let again = start == Start::Again;
         let folder = self.setup.folder.join(if again { "again" } else { name });
         let started = Started::now();
-        let (begun, client) = (started.0, self.start(&folder));
+        let (begun, client) = (started.0, self.start(&folder, start == Start::Bundled));
         let client = match client {
             Ok(client) => client,
             Err(error) => return started.sample(Err(error), None),
@@ -129,7 +137,7 @@ impl Sdk {
         let client = self.line.seen().client.clone();
         let client = match client {
             Some(client) => client,
-            None => match self.start(&self.setup.folder.join("lasting")) {
+            None => match self.start(&self.setup.folder.join("lasting"), false) {
                 Ok(client) => self.line.seen().client.insert(client).clone(),
                 Err(error) => return Started::now().sample(Err(error), None),
             },

@@ -1,6 +1,5 @@
 //! What vouched for connected clients is withdrawn: the hook's answers are forgotten, a reload changed who is admitted, or the
-//! issuer of tokens has taken a key back.
-//! Their connections end, and whoever still may is back at once, looked at anew.
+//! issuer of tokens has taken a key back. Their connections end, and whoever still may is back at once, looked at anew.
 //!
 //! ```text
 //!  answers or users change --> counted --> connections that this concerns --> end, so many in a second

@@ -144,7 +144,8 @@ int main(int argc, char **argv) {
 
     check(towline_background(client, &error), error);
     check(towline_foreground(client, &error), error);
-    check(towline_network_changed(client, TOWLINE_NETWORK_WIFI, TOWLINE_METERED_NO, "home", NULL, &error), error);
+    check(towline_network_changed(client, TOWLINE_NETWORK_CELLULAR, TOWLINE_METERED_YES, NULL, "46001", &error), error);
+    check(towline_network_joined(client, TOWLINE_NETWORK_WIFI, TOWLINE_METERED_NO, "home", NULL, &error), error);
 
     check(towline_client_shutdown(client, on_done, &done, &error), error);
     wait_for(&done);

@@ -553,6 +553,16 @@ TowlineStatus towline_network_changed(const TowlineClient *client,
                                       const char *carrier,
                                       TowlineError **error);
 
+// Another network has joined the one in use, which still works: Wi-Fi came, and cellular is there yet. The line moves there,
+// with the requests that it has, once some connections over it have come through in a row; if they do not, it stays where
+// it is. The arguments are those of towline_network_changed.
+TowlineStatus towline_network_joined(const TowlineClient *client,
+                                     uint32_t kind,
+                                     uint32_t metered,
+                                     const char *key,
+                                     const char *carrier,
+                                     TowlineError **error);
+
 // What is sent on the network in use costs money, or not: metered is one of TOWLINE_METERED_*. For a device that tells that
 // apart from changes of the network.
 TowlineStatus towline_set_metered(const TowlineClient *client,

@@ -55,6 +55,17 @@ impl Client {
         Ok(())
     }
 
+    /// Another network has joined the one in use, which still works: Wi-Fi came, and cellular is there yet. The line moves
+    /// there, with the requests that it has, once some connections over it have come through in a row; if they do not, it
+    /// stays where it is.
+    ///
+    /// # Errors
+    /// The client is closed.
+    pub fn network_joined(&self, network: Network) -> Result<(), TowlineError> {
+        self.open()?.network_joined(network.into());
+        Ok(())
+    }
+
     /// What is sent on the network in use costs money, or not, or nobody knows: for a device that tells that apart from
     /// changes of the network. `network_changed` says it too.
     ///

@@ -212,13 +212,25 @@ pub extern "C" fn towline_network_changed(
 ) -> TowlineStatus {
     guard(error, || {
         let client = given(client, "client")?.client();
-        let metered = metered_of(metered)?;
-        client.network_changed(Network {
-            kind: network_kind(kind)?,
-            key: raw::text_if_any(key, "key")?.unwrap_or_default(),
-            metered,
-            carrier: raw::text_if_any(carrier, "carrier")?,
-        })
+        client.network_changed(network_of(kind, metered, key, carrier)?)
+    })
+}
+
+/// Another network has joined the one in use, which still works: Wi-Fi came, and cellular is there yet. The line moves there,
+/// with the requests that it has, once some connections over it have come through in a row; if they do not, it stays where
+/// it is. The arguments are those of towline_network_changed.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_network_joined(
+    client: Option<&TowlineClient>,
+    kind: u32,
+    metered: u32,
+    key: *const c_char,
+    carrier: *const c_char,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || {
+        let client = given(client, "client")?.client();
+        client.network_joined(network_of(kind, metered, key, carrier)?)
     })
 }
 
@@ -316,6 +328,15 @@ fn endpoint_list(client: &Client) -> TowlineEndpointList {
         endpoints: u32::try_from(list.endpoints.len()).unwrap_or(u32::MAX),
         left_out: list.left_out,
     }
+}
+
+fn network_of(kind: u32, metered: u32, key: *const c_char, carrier: *const c_char) -> Result<Network, Error> {
+    Ok(Network {
+        kind: network_kind(kind)?,
+        key: raw::text_if_any(key, "key")?.unwrap_or_default(),
+        metered: metered_of(metered)?,
+        carrier: raw::text_if_any(carrier, "carrier")?,
+    })
 }
 
 fn metered_of(metered: u32) -> Result<Option<bool>, Error> {

@@ -70,6 +70,7 @@ class App(private val edge: String, private val plain: String, private val ca: B
             client.background()
             client.foreground()
             client.networkChanged(Network(NetworkKind.WIFI, key = "home", metered = false))
+            client.networkJoined(Network(NetworkKind.CELLULAR, metered = true))
             client.qualityFlow().first()
             client.shutdown()
             val seen = states.await()

@@ -191,6 +191,8 @@ async def states_and_signals():
     it.foreground()
     it.network_changed(towline.Network(kind=towline.NetworkKind.WIFI, key="home", metered=False))
     await it.unary(Request(path=UNARY, message=text("moved")))
+    it.network_joined(towline.Network(kind=towline.NetworkKind.CELLULAR, metered=True))
+    await it.unary(Request(path=UNARY, message=text("joined")))
     await it.shutdown()
     await watching
     assert any(state.is_ONLINE() for state in seen), seen

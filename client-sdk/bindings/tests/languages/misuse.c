@@ -141,6 +141,7 @@ int main(int argc, char **argv) {
     REFUSED(towline_call(client, &wrong, on_response, &outcome, NULL, &error), TOWLINE_STATUS_ARGUMENT,
             "request.flags");
     REFUSED(towline_network_changed(client, 99, 0, NULL, NULL, &error), TOWLINE_STATUS_ARGUMENT, "kind");
+    REFUSED(towline_network_joined(client, 3, 99, NULL, NULL, &error), TOWLINE_STATUS_ARGUMENT, "metered");
     EXPECT(atomic_load(&outcome.told) == 0);
 
     /* Found when it is read: the callback is told. */

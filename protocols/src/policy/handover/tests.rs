@@ -13,6 +13,7 @@ struct Scene {
 }
 
 impl Scene {
+    #[allow(clippy::disallowed_methods, reason = "any origin will do; only differences count")]
     fn new() -> Self {
         let now = Instant::now();
         Self { policy: HandoverPolicy::default(), handover: Handover::default(), began: now, now }

@@ -23,7 +23,7 @@ pub(in crate::lab) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Subject {
     Sdk(Box<Sdk>),
     Http3(Box<Http3>),
-    Curl(Curl),
+    Curl(Box<Curl>),
 }
 
 /// The device's address has changed: whoever listens to the operating system is told.
@@ -43,7 +43,7 @@ impl Subject {
         Ok(match setup.who {
             Who::Sdk => Self::Sdk(Box::new(Sdk::new(setup)?)),
             Who::H3 => Self::Http3(Box::new(Http3::new(setup)?)),
-            Who::H1 | Who::H2 => Self::Curl(Curl::new(setup)?),
+            Who::H1 | Who::H2 => Self::Curl(Box::new(Curl::new(setup)?)),
         })
     }
 

@@ -79,8 +79,14 @@ impl Session {
         self.forsaken()
     }
 
-    /// Takes an event from a short connection as [`Session::on_event`] does from the link.
+    /// Takes an event from a short connection as [`Session::on_event`] does from the link. One that led to another session
+    /// brings the answer of another run, if it is idempotent: where some of an answer was seen, that is not its rest.
     pub fn on_short_event(&mut self, short: u64, event: Event) -> Delivery {
+        if let Event::Welcome(welcome) = &event {
+            let is_other = |call: &Call| call.response_received && call.tie != Some(welcome.session_id);
+            let carried = self.calls.values_mut().filter(|call| is_other(call));
+            carried.for_each(|call| _ = call.short.take_if(|held| held.number == short));
+        }
         self.take(Carrier::Short(short), event)
     }
 
@@ -150,6 +156,34 @@ mod tests {
         let error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "");
         let delivery = session.on_event(Event::Reset { seq, error });
         let Some(Event::Reset { error, .. }) = delivery.event else { panic!("it is over") };
+        assert_eq!(error.execution, Execution::MayHaveRun);
+    }
+
+    /// The server was started again behind the head of an answer, and runs what is idempotent once more.
+    #[test]
+    fn the_answers_of_two_sessions_are_not_taken_for_one() {
+        let mut session = Session::new("phone-7", [7; 16], 0);
+        let hello = session.hello(Hello::default());
+        session.on_welcome(&hello, &Welcome { session_id: 7, ..Welcome::default() });
+        session.on_link_lost();
+        let seq = session.open(CallOptions { idempotent: true, replayable: true, continues: false });
+        let answer = |session: &mut Session, session_id: u64| {
+            let (post, hello) = session.short_hello(Hello::default());
+            session.on_short_sent(post, seq);
+            let welcome = Welcome { session_id, resumed: session_id == 7, ..Welcome::default() };
+            session.on_short_event(post, Event::Welcome(Box::new(welcome.clone())));
+            let mut fates = session.on_short_welcome(&hello, &welcome, false);
+            let head = Event::Response { seq, fields: Vec::new(), end: session_id != 7 };
+            let came = session.on_short_event(post, head).event.is_some();
+            session.on_short_over(post);
+            fates.extend(session.forsaken());
+            (came, fates)
+        };
+        assert_eq!(answer(&mut session, 7), (true, Vec::new()));
+        let (came, fates) = answer(&mut session, 8);
+        assert!(!came, "its end is not that of the first");
+        let [(failed, Fate::Fail(error))] = &fates[..] else { panic!("{fates:?}") };
+        assert_eq!((*failed, error.kind), (seq, RpcErrorKind::SessionLost));
         assert_eq!(error.execution, Execution::MayHaveRun);
     }
 

@@ -42,7 +42,10 @@ impl Model {
                 let drained = |&drain: &Duration| drain <= ended && call.began <= drain + DRAIN_MAX;
                 let may_say_so = match execution {
                     Execution::NotRun => self.is_kept_no_longer(call),
-                    _ => self.habits.posts || self.habits.early_data && self.was_cut(call, ended),
+                    _ => {
+                        let visits = self.habits.early_data && self.was_cut(call, ended);
+                        self.habits.posts || visits || self.was_kept_over(call, ended)
+                    }
                 };
                 may_say_so && self.drains.iter().any(drained)
             }
@@ -82,6 +85,13 @@ impl Model {
     /// A stream keeps its newest messages only.
     fn is_kept_no_longer(&self, call: &Call) -> bool {
         self.habits.short_memory && call.streams
+    }
+
+    /// Its app died with it, and the next life does not know what carried it: a POST of then might still arrive
+    /// (PROTOCOL.md, section 9).
+    fn was_kept_over(&self, call: &Call, ended: Duration) -> bool {
+        let mut lines = self.lines_of(call.client);
+        call.kept && lines.any(|change| change.life > call.life && change.at <= ended)
     }
 
     /// Its line broke while it was under way.

@@ -93,9 +93,11 @@ async fn a_header_dictionary_is_offered_fetched_named_and_rolled_back() {
         // And out again: what the client still holds it names at once, after WELCOME or OFFER has said so.
         bed.gateway().dictionaries.roll_out(version, 100).unwrap();
         connect_again(&client).await;
+        // OFFER may have come before that.
+        let known = counted(&bed, "known");
         connect_again(&client).await;
         echo(&client, "seventh").await;
-        assert_eq!((counted(&bed, "known"), counted(&bed, "unknown")), (2, 0), "{transports:?}");
+        assert_eq!((counted(&bed, "known"), counted(&bed, "unknown")), (known + 1, 0), "{transports:?}");
         assert_eq!(bed.backend.counts("Echo").started, 7);
         client.close().await;
     }

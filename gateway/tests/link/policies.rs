@@ -184,7 +184,8 @@ async fn an_experiment_splits_clients_and_counts_what_they_report() {
     until("the reports", || arms().iter().map(|arm| arm.calls).sum::<u64>() == CALLS * CLIENTS as u64).await;
     for (arm, clients) in arms().iter().zip([CLIENTS as u64 - wide, wide]) {
         assert_eq!((arm.calls, arm.success_ratio), (CALLS * clients, Some(1.0)), "{}", arm.arm);
-        assert!(arm.clients.abs_diff(clients) <= 1, "{} of {clients}", arm.clients);
+        // Their ids are random, and those that share a register are counted once.
+        assert!(arm.clients.abs_diff(clients) <= 2, "{} of {clients}", arm.clients);
         assert!(arm.p50_ms.is_some() && arm.bytes_per_call.is_some_and(|bytes| bytes > 0.0));
         assert!(arm.note.as_ref().is_some_and(|note| note.contains("too few")));
     }

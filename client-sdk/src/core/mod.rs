@@ -244,6 +244,8 @@ pub(crate) struct Core {
     pub(crate) advised: Vec<Endpoint>,
     /// The line's gateway has refused a request because it goes.
     pub(crate) is_refused: bool,
+    /// The line says its last words, and begins no request any more.
+    is_line_over: bool,
     /// How much the app is wanted, as it says.
     pub(crate) app: AppState,
     /// What is to be said of all that to the gateway.
@@ -303,6 +305,7 @@ impl Core {
             handover: Handover::default(),
             advised: Vec::new(),
             is_refused: false,
+            is_line_over: false,
             app: AppState::default(),
             reports: Reports::new(config.app.clone()),
             sights: Sights::default(),
@@ -531,7 +534,7 @@ impl Core {
         self.line += 1;
         self.stream_heard = None;
         self.is_refusable = base.refers();
-        self.is_refused = false;
+        (self.is_refused, self.is_line_over) = (false, false);
         self.leaving.clear();
         self.resets.clear();
         self.forgets.clear();
@@ -551,6 +554,12 @@ impl Core {
         let keys: Vec<Key> = self.calls.keys().copied().collect();
         self.put_back(keys);
         Ok(hello)
+    }
+
+    /// The line is about to end: what it has not begun yet is for the next one. A QUIC stream's task that was made for a
+    /// request would otherwise still send it to a gateway that is being left, whose session the next one does not have.
+    pub(crate) fn end_line(&mut self) {
+        self.is_line_over = true;
     }
 
     /// The live connection has handed over all that it was given of the calls that `has_sent` says.

@@ -225,6 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 break end;
             }
         };
+        self.shared.with(Core::end_line);
         self.watch.ended(self.is_silent, clock());
         self.fill(clock(), usize::MAX);
         // A peer that is gone hears nothing.
@@ -468,7 +469,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let (is_due, is_ready) = self.shared.with(|core| {
             let is_ready = core.handover.is_ready();
             let may_go = core.in_flight() == 0 && (is_ready || !leaving.opens(core, now));
-            (now >= leaving.when.by || now >= leaving.when.from && may_go, is_ready)
+            let is_due = now >= leaving.when.by || now >= leaving.when.from && may_go;
+            if is_due {
+                // Between this look and the end nothing may begin.
+                core.end_line();
+            }
+            (is_due, is_ready)
         });
         if !is_due {
             return None;

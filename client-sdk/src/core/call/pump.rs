@@ -42,7 +42,7 @@ impl Core {
         if !opened && !self.is_permitted(key, self.session.link_session()) {
             return true;
         }
-        if !opened && !may_open {
+        if !opened && (!may_open || self.is_line_over) {
             return false;
         }
         let mut acknowledges = false;

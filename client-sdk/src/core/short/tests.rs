@@ -134,6 +134,20 @@ fn a_call_that_comes_back_to_the_link_is_sent_whole() {
 }
 
 #[test]
+fn a_line_that_ends_begins_no_call_and_the_next_one_does() {
+    let (shared, key) = one_call_of(ShortCalls::Off);
+    shared.with(|core| {
+        core.connect(&named(5));
+        core.end_line();
+        assert_eq!(core.link_says(key, false), Vec::<&str>::new());
+        assert!(!core.has_sent(), "no gateway may be running it");
+        core.link_down("the gateway asked to go elsewhere".into(), false);
+        core.connect(&named(6));
+        assert_eq!(core.link_says(key, false), ["request", "message"]);
+    });
+}
+
+#[test]
 fn an_error_of_the_link_does_not_speak_for_a_post_that_was_cut() {
     for (posted, expected) in [(true, Execution::MayHaveRun), (false, Execution::NotRun)] {
         let (shared, key) = one_call();

@@ -107,7 +107,7 @@ impl Core {
         tracing::debug!(seq, again, ?pause, "the backend asks for the call to come later");
         self.is_answered(seq, is_on_line, has_sent_all);
         if let Some(call) = self.calls.get_mut(&key) {
-            call.reopened_unseen(again);
+            call.reopened(again, false);
         }
         self.begin_pause(key, seq, now + pause);
         true

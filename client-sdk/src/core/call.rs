@@ -85,6 +85,8 @@ pub(crate) struct Call {
     end_sent: bool,
     /// And is looked for among what leaves.
     is_leaving: bool,
+    /// The live connection had it, and led to another run than the one whose answer is taken.
+    pub(super) is_let_go: bool,
     pub(crate) incoming: Incoming,
 }
 
@@ -154,6 +156,7 @@ impl Call {
             message_arrived: false,
             end_sent: false,
             is_leaving: false,
+            is_let_go: false,
             incoming: Incoming::default(),
         }
     }
@@ -269,8 +272,17 @@ impl Call {
         self.is_unary() || self.incoming.messages.is_empty()
     }
 
+    /// The live connection has nothing to do with it any more.
+    pub(super) fn let_go(&mut self) {
+        self.is_let_go = true;
+        self.begin_again();
+        self.incoming.credit_due = 0;
+        self.wakers.stream.notify_one();
+    }
+
     /// The connection is gone; `waiting` says that its successor's HELLO asks for this call.
     pub(super) fn line_lost(&mut self, waiting: bool) {
+        self.is_let_go = false;
         match waiting {
             true => self.place = Place::Unknown,
             // If any line takes it, then from its beginning.
@@ -323,20 +335,15 @@ impl Call {
         }
     }
 
-    /// It is tried again under another number.
+    /// It is tried again under another number. What has come of an answer the app does not see.
     pub(super) fn reopened(&mut self, seq: u64, has_not_run: bool) {
-        self.may_have_run |= !has_not_run;
-        self.seq = seq;
-        self.begin_again();
-    }
-
-    /// The same behind an answer that the app does not see.
-    pub(super) fn reopened_unseen(&mut self, seq: u64) {
         self.incoming = Incoming::default();
         (self.part_at, self.gap) = (None, None);
         self.ended_by_short = false;
         self.marks.unanswered();
-        self.reopened(seq, false);
+        self.may_have_run |= !has_not_run;
+        (self.seq, self.is_let_go) = (seq, false);
+        self.begin_again();
     }
 
     /// Whether the app may have seen something of the answer.

@@ -86,7 +86,8 @@ impl Core {
         started: Instant,
     ) -> Key {
         let idempotent = outgoing.head.idempotent;
-        self.session.restore(seq, CallOptions { idempotent, replayable: true, continues: true }, earlier);
+        let options = CallOptions { idempotent, replayable: true, continues: true, sees_whole: true };
+        self.session.restore(seq, options, earlier);
         let noted = earlier.given_to.map(|session| Given { seq, session });
         let key = self.insert(seq, outgoing, Some(Permit { noted, ..Permit::default() }), started);
         if let Some(call) = self.calls.get_mut(&key) {

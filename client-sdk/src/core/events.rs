@@ -78,6 +78,7 @@ impl Shared {
                 None => core.session.on_event(event),
                 Some(number) => core.session.on_short_event(number, event),
             };
+            core.let_go();
             let Some(event) = delivery.event else {
                 let part_of = part_of.filter(|_| short.is_none());
                 part_of.iter().for_each(|_| core.link.brought(now()));

@@ -348,7 +348,8 @@ impl Core {
             return refused(RpcErrorKind::LimitExceeded, text);
         }
         let idempotent = outgoing.head.idempotent;
-        let options = CallOptions { idempotent, replayable: true, continues: true };
+        let sees_whole = outgoing.message.is_some();
+        let options = CallOptions { idempotent, replayable: true, continues: true, sees_whole };
         let seq = self.session.open(options);
         self.again.called();
         let key = self.insert(seq, outgoing, permit, now);
@@ -475,9 +476,31 @@ impl Core {
         self.wake_line = true;
     }
 
-    /// Whether the app gave call `seq` up.
+    /// Whether the app gave call `seq` up, or takes its answer from elsewhere than the live connection.
     pub(crate) fn is_gone(&self, seq: u64) -> bool {
-        self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(Call::is_over)
+        let is_gone = |call: &Call| call.is_over() || call.is_let_go;
+        self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(is_gone)
+    }
+
+    /// The session takes answers of calls from other runs than the live connection's, which is told so.
+    pub(super) fn let_go(&mut self) {
+        for seq in self.session.take_let_go() {
+            self.resets.push(seq);
+            self.wake_line = true;
+            if let Some(call) = self.call_of(seq) {
+                call.let_go();
+            }
+        }
+    }
+
+    /// The rest of an answer is lost of which the app has seen nothing.
+    pub(super) fn begin_anew(&mut self, key: Key, seq: u64) {
+        let Some(again) = self.session.repeat(seq) else { return };
+        self.by_seq.remove(&seq);
+        self.by_seq.insert(again, key);
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.reopened(again, false);
+        }
     }
 
     /// Whether more of call `key`'s answer may be handed on: one window, and one message.
@@ -600,10 +623,12 @@ impl Core {
                     }
                 }
                 Fate::Ask => self.reconnect = true,
+                Fate::Anew => self.begin_anew(key, seq),
                 Fate::Fail(error) => call.fail(error),
             }
             self.touch(key);
         }
+        self.let_go();
         self.note_sessions();
         kept
     }

@@ -337,6 +337,7 @@ impl Core {
             match fate {
                 Fate::Send => call.forsaken(),
                 Fate::Fail(error) => call.fail(error),
+                Fate::Anew => self.begin_anew(key, seq),
                 Fate::Keep { .. } | Fate::Ask => {}
             }
             self.touch(key);

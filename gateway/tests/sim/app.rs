@@ -22,7 +22,8 @@ use crate::{
     network::Sees,
     phone::{self, Phone},
     questions::{
-        answer_of, is_refusal, is_stream, own_headers, question, session_headers, uploads, wrong_in_answer,
+        answer_of, is_refusal, is_stream, own_headers, question, run_of, session_headers, uploads,
+        wrong_in_answer,
     },
     world::World,
 };
@@ -204,10 +205,11 @@ pub(crate) fn outcome_of(id: u64, outcome: Arrived) -> End {
         Ok((headers, messages)) => match wrong_in_answer(id, &headers) {
             Some(wrong) => End::WrongAnswer(wrong),
             None if is_refusal(&headers) && messages.is_empty() => End::Refused,
-            None if messages == answer_of(id) => End::Answered,
+            None if run_of(&headers).is_some_and(|run| messages == answer_of(id, run)) => End::Answered,
             None => {
                 let lengths: Vec<usize> = messages.iter().map(Bytes::len).collect();
-                End::WrongAnswer(format!("messages of {lengths:?} bytes"))
+                let run = run_of(&headers);
+                End::WrongAnswer(format!("messages of {lengths:?} bytes, or not of run {run:?}"))
             }
         },
     }

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
@@ -20,9 +19,7 @@ use towline_gateway::{
 use crate::{
     determinism,
     model::Call,
-    questions::{
-        answer_headers, answer_of, body_of, prefixed, refusal_headers, session_headers, wrong_in_request,
-    },
+    questions::{answer_of, body_of, head_of, prefixed, refusal_headers, session_headers, wrong_in_request},
     world::World,
 };
 
@@ -68,8 +65,10 @@ impl Backend {
         // What has not arrived whole is not done.
         let body = request.into_body().collect().await?.to_bytes();
         self.world.note(format!("backend of {} runs {id} ({} bytes)", self.gateway, body.len()));
+        let mut run = 0;
         self.write_down(id, |call| {
             call.runs += 1;
+            run = call.runs.into();
             let is_whole = body == body_of(id, call.size);
             let wrong = || format!("the backend read another body, of {} bytes", body.len());
             call.wrong = call.wrong.take().or_else(|| (!is_whole).then(wrong));
@@ -94,12 +93,12 @@ impl Backend {
             if self.world.draw() < 0.8 { Duration::from_millis(300) } else { Duration::from_secs(10) };
         let thinks = self.world.draw_time(thinks);
         sleep(thinks).await;
-        Ok(self.response(id, answer_of(id)))
+        Ok(self.response(id, run))
     }
 
     /// gRPC, its messages now and then late.
-    fn response(self, id: u64, messages: Vec<Bytes>) -> Response<Body> {
-        let mut left = messages.into_iter();
+    fn response(self, id: u64, run: u64) -> Response<Body> {
+        let mut left = answer_of(id, run).into_iter();
         let body = stream::unfold((self, Some(())), move |(backend, going)| {
             let next = left.next();
             async move {
@@ -120,7 +119,7 @@ impl Backend {
             }
         });
         let mut response = Response::new(StreamBody::new(body).boxed_unsync());
-        *response.headers_mut() = answer_headers(id);
+        *response.headers_mut() = head_of(id, run);
         response
     }
 

@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const ASKED: HeaderName = HeaderName::from_static("x-sim-asked");
 /// The same of each answer.
 const ANSWERED: HeaderName = HeaderName::from_static("x-sim-answered");
+/// Which run of the call the answer is of.
+const RUN: HeaderName = HeaderName::from_static("x-sim-run");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A session header that some requests have of their own.
 const VERSION: HeaderName = HeaderName::from_static("x-app-version");
@@ -44,20 +46,24 @@ pub(crate) fn uploads(id: u64) -> Vec<Bytes> {
     (1..4).map(message).collect()
 }
 
-/// The messages of a call's answer. Their sizes are such that some fill windows.
-pub(crate) fn answer_of(id: u64) -> Vec<Bytes> {
+/// The messages of the answer that a run of the call gives. Their sizes are such that some fill windows.
+pub(crate) fn answer_of(id: u64, run: u64) -> Vec<Bytes> {
     let mut chance = fastrand::Rng::with_seed(id);
     let count = if is_stream(id) { chance.usize(0..12) } else { 1 };
     let message = |n: usize| {
         let size = if chance.f32() < 0.9 { chance.usize(0..300) } else { chance.usize(300..60_000) };
-        let mut bytes = BytesMut::with_capacity(size + 16);
+        let mut bytes = BytesMut::with_capacity(size + 24);
         bytes.put_u64(id);
         bytes.put_u64(n as u64);
-        bytes.put_bytes(n as u8, size);
+        bytes.put_u64(run);
+        bytes.put_bytes((n as u64 ^ run) as u8, size);
         // Half of the answers can be compressed.
         if id.is_multiple_of(2) {
-            chance.fill(&mut bytes[16..]);
+            chance.fill(&mut bytes[24..]);
         }
+        // The last word tells runs apart as well.
+        let end = bytes.len() - 8;
+        bytes[end..].copy_from_slice(&run.to_be_bytes());
         bytes.freeze()
     };
     (0..count).map(message).collect()
@@ -111,7 +117,19 @@ pub(crate) fn wrong_in_request(id: u64, shared: &[(String, String)], seen: &Head
     })
 }
 
-pub(crate) fn answer_headers(id: u64) -> HeaderMap {
+/// The head of the answer that a run of the call gives.
+pub(crate) fn head_of(id: u64, run: u64) -> HeaderMap {
+    let mut headers = answer_headers(id);
+    headers.insert(RUN, HeaderValue::from(run));
+    headers
+}
+
+/// Which run an answer with that head is of.
+pub(crate) fn run_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RUN)?.to_str().ok()?.parse().ok()
+}
+
+fn answer_headers(id: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(ANSWERED, HeaderValue::from(id % KINDS));

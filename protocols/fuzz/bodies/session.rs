@@ -58,6 +58,7 @@ impl History {
                 idempotent: first & 1 == 1,
                 replayable: first & 2 == 2,
                 continues: first & 4 == 4,
+                sees_whole: first & 8 == 8,
             }),
             2 => self.send(seq),
             3 => self.connect(),
@@ -152,6 +153,12 @@ impl History {
                     assert_eq!(rest, is_open.then_some(second.into()));
                 }
                 Fate::Ask => panic!("there are no short connections here"),
+                Fate::Anew => {
+                    assert!(options.idempotent && options.replayable && options.sees_whole);
+                    let again = self.session.repeat(seq).expect("it may run again");
+                    self.calls.remove(&seq);
+                    self.opened(again, options);
+                }
                 Fate::Fail(error) => {
                     assert!(error.execution == Execution::MayHaveRun || is_unknown);
                     self.calls.remove(&seq);

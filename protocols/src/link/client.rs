@@ -49,6 +49,8 @@ pub struct Session {
     ack_due: Vec<u64>,
     /// Message bytes of the answers of `ack_due`.
     ack_bytes: usize,
+    /// What the link's connection is to be told that nobody wants it there; each is a request of it.
+    let_go: Vec<u64>,
     /// Short connections made.
     shorts: u64,
     floor_told: u64,
@@ -64,6 +66,8 @@ pub struct CallOptions {
     pub replayable: bool,
     /// The driver keeps what it sent last of the request, and goes on with it on another connection.
     pub continues: bool,
+    /// The application sees an answer when it is whole, and nothing of it before.
+    pub sees_whole: bool,
 }
 
 /// What an earlier run of the program wrote down of a request.
@@ -90,6 +94,9 @@ pub enum Fate {
     },
     /// The server holds more of its answer than this connection is told of: ask by the HELLO of another one.
     Ask,
+    /// The rest of its answer is lost, and the application has seen nothing of that: it begins under the number that
+    /// [`Session::repeat`] gives it.
+    Anew,
     /// It is over; the session has forgotten it.
     Fail(RpcError),
 }
@@ -127,6 +134,7 @@ impl Session {
             calls: BTreeMap::new(),
             ack_due: Vec::new(),
             ack_bytes: 0,
+            let_go: Vec::new(),
             shorts: 0,
             floor_told: 0,
             pushes: Pushes::default(),
@@ -218,6 +226,7 @@ impl Session {
         (self.link_session_id, self.link_opens) = (session_id, true);
         self.ack_due.clear();
         self.ack_bytes = 0;
+        self.let_go.clear();
         self.floor_told = self.floor();
         let mut waiting = Vec::new();
         for (&seq, call) in &mut self.calls {
@@ -285,11 +294,13 @@ impl Session {
                 (Phase::Waiting, None) => {
                     // Sent behind this HELLO: whatever session it led to has them. A POST led to the one that was named.
                     if call.link.is_some() && call.tie == Some(hello.session_id) && !call.was_posted() {
-                        call.tie = Some(welcome.session_id);
+                        call.renamed(welcome.session_id);
                     }
+                    call.keep_to_run(Some(welcome.session_id));
                     call.is_forsaken(welcome.session_id).then(|| call.again(false))
                 }
             };
+            self.let_go.extend(call.take_let_go().then_some(seq));
             fates.extend(fate.map(|fate| (seq, fate)));
         }
         self.forget_failed(&fates);
@@ -316,7 +327,7 @@ impl Session {
 
     /// Takes out what the application has seen before: the replay of an answer begins with its head and
     /// with the message that was cut, another connection may have brought the same, and stored pushes are sent
-    /// again.
+    /// again. Where a request runs in two sessions, the answer is that of the run which began first to give one.
     pub fn on_event(&mut self, event: Event) -> Delivery {
         self.take(Carrier::Link, event)
     }
@@ -327,16 +338,25 @@ impl Session {
             | Event::MessagePart { seq, .. }
             | Event::Reset { seq, .. }
             | Event::End { seq }
-            | Event::Trailers { seq, .. } => match self.calls.get_mut(seq) {
-                Some(call) => call.on_event(carrier, event),
-                None => Delivery::dropped(&event),
-            },
+            | Event::Trailers { seq, .. } => {
+                let (seq, link) = (*seq, self.link_session_id);
+                let Some(call) = self.calls.get_mut(&seq) else { return Delivery::dropped(&event) };
+                let delivery = call.on_event(carrier, link, event);
+                call.keep_to_run((!self.link_opens).then_some(link));
+                self.let_go.extend(call.take_let_go().then_some(seq));
+                delivery
+            }
             Event::Push(push) => {
                 let is_new = self.pushes.on_push(push.priority, push.id);
                 Delivery::of(is_new.then_some(event))
             }
             _ => Delivery::of(Some(event)),
         }
+    }
+
+    /// Requests that the link's connection had, and whose answer is that of another run: it is to reset them.
+    pub fn take_let_go(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.let_go)
     }
 
     /// The application has the whole outcome, or wants it no longer: the server may forget it.
@@ -356,11 +376,12 @@ impl Session {
     }
 
     /// A request ended with an error that says that it did not run: opens it again under a new number, if
-    /// it can be sent again and nothing of an answer was seen.
+    /// it can be sent again and the application has seen nothing of an answer.
     pub fn retry(&mut self, seq: u64, error: &RpcError) -> Option<u64> {
         let call = self.calls.get(&seq)?;
         let may = error.execution == Execution::NotRun || call.options.idempotent;
-        if !may || !call.options.replayable || call.response_received {
+        let is_unseen = !call.response_received || call.options.idempotent && call.options.sees_whole;
+        if !may || !call.options.replayable || !is_unseen {
             return None;
         }
         let options = call.options;
@@ -368,9 +389,9 @@ impl Session {
         Some(self.open(options))
     }
 
-    /// The answer of a request is whole, and the backend asks in it for the request to come later: takes it, and opens the
-    /// request again under a new number, since the server would give the same answer for the old one. Only of what is
-    /// idempotent.
+    /// The answer of a request is whole, and the backend asks in it for the request to come later; or it is lost in the
+    /// middle ([`Fate::Anew`]). Takes it, and opens the request again under a new number, since the server would give the
+    /// same answer for the old one. Only of what is idempotent.
     pub fn repeat(&mut self, seq: u64) -> Option<u64> {
         let options = self.calls.get(&seq)?.options;
         if !options.idempotent || !options.replayable {

@@ -10,26 +10,27 @@ use towline_protocols::link::{
 
 use crate::pair::status_200;
 
-const UNARY: CallOptions = CallOptions { idempotent: false, replayable: true, continues: false };
-const IDEMPOTENT: CallOptions = CallOptions { idempotent: true, replayable: true, continues: false };
+const UNARY: CallOptions =
+    CallOptions { idempotent: false, replayable: true, continues: false, sees_whole: false };
+const IDEMPOTENT: CallOptions = CallOptions { idempotent: true, ..UNARY };
 
-fn named(session_id: u64) -> Welcome {
+pub(crate) fn named(session_id: u64) -> Welcome {
     Welcome { session_id, resumed: true, ..Welcome::default() }
 }
 
-fn lost(session_id: u64) -> Welcome {
+pub(crate) fn lost(session_id: u64) -> Welcome {
     Welcome { session_id, ..Welcome::default() }
 }
 
 /// A session whose server is known by the id 7.
-fn known() -> Session {
+pub(crate) fn known() -> Session {
     let mut session = Session::new("phone-7", [7; 16], 0);
     let hello = session.hello(Hello::default());
     session.on_welcome(&hello, &lost(7));
     session
 }
 
-fn short(session: &mut Session, seqs: &[u64]) -> (u64, Hello) {
+pub(crate) fn short(session: &mut Session, seqs: &[u64]) -> (u64, Hello) {
     let (number, hello) = session.short_hello(Hello::default());
     for &seq in seqs {
         assert!(session.may_go_short(seq), "{seq}");
@@ -38,11 +39,11 @@ fn short(session: &mut Session, seqs: &[u64]) -> (u64, Hello) {
     (number, hello)
 }
 
-fn response(seq: u64) -> Event {
+pub(crate) fn response(seq: u64) -> Event {
     Event::Response { seq, fields: status_200(), end: false }
 }
 
-fn part(seq: u64, bytes: &'static str, end_of_message: bool) -> Event {
+pub(crate) fn part(seq: u64, bytes: &'static str, end_of_message: bool) -> Event {
     let bytes = Bytes::from_static(bytes.as_bytes());
     Event::MessagePart {
         seq,
@@ -54,19 +55,19 @@ fn part(seq: u64, bytes: &'static str, end_of_message: bool) -> Event {
     }
 }
 
-fn refused(seq: u64, kind: RpcErrorKind, execution: Execution) -> Event {
+pub(crate) fn refused(seq: u64, kind: RpcErrorKind, execution: Execution) -> Event {
     Event::Reset { seq, error: RpcError::new(kind, execution, "") }
 }
 
 /// What is handed on: text of messages, `|` behind a whole one, `h` for a head, `.` for the end; and credit.
 #[derive(Default)]
-struct Seen {
-    text: String,
+pub(crate) struct Seen {
+    pub(crate) text: String,
     credit: usize,
 }
 
 impl Seen {
-    fn take(&mut self, delivery: towline_protocols::link::client::Delivery) {
+    pub(crate) fn take(&mut self, delivery: towline_protocols::link::client::Delivery) {
         self.credit += delivery.credit;
         match delivery.event {
             None => {}
@@ -497,7 +498,7 @@ fn of_what_is_idempotent_the_outcome_of_the_link_says_nothing_of_a_post_before()
 fn what_is_idempotent_may_have_run_in_another_session_than_the_one_that_does_not_know_it() {
     for (idempotent, expected) in [(true, Execution::MayHaveRun), (false, Execution::NotRun)] {
         let mut session = known();
-        let seq = session.open(CallOptions { idempotent, replayable: false, continues: false });
+        let seq = session.open(CallOptions { idempotent, ..CallOptions::default() });
         session.hello(Hello::default());
         session.on_request_sent(seq);
         let hello = session.hello(Hello::default());

@@ -220,6 +220,7 @@ impl World {
             idempotent: self.random.bool(),
             replayable: self.random.u8(..10) > 0,
             continues: self.random.u8(..10) > 1,
+            sees_whole: self.random.bool(),
         };
         let seq = self.client.session.open(options);
         let call = Call { name: self.calls_opened, options, answer: Vec::new(), outcome: None };
@@ -351,6 +352,12 @@ impl Client {
                         sent.into_iter().for_each(|sent| self.go_on(seq, sent, connection));
                     }
                     Fate::Ask => panic!("there are no short connections here"),
+                    Fate::Anew => {
+                        let again = self.session.repeat(seq).unwrap();
+                        let call = self.calls.remove(&seq).unwrap();
+                        self.calls.insert(again, Call { answer: Vec::new(), ..call });
+                        self.send(again, connection);
+                    }
                     Fate::Fail(error) => self.end(seq, Err(error)),
                 }
             }

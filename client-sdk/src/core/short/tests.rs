@@ -2,6 +2,7 @@
 
 mod again;
 mod later;
+mod runs;
 mod stalled;
 
 use bytes::Bytes;

@@ -135,7 +135,7 @@ impl World {
                     self.client.taken(seq);
                 }
                 Fate::Keep { .. } => self.refused(opened, seq),
-                Fate::Ask => panic!("there are no short connections here"),
+                Fate::Ask | Fate::Anew => panic!("nothing is answered by a POST, or in part"),
                 Fate::Fail(error) => self.failed(seq, error.execution),
             }
         }

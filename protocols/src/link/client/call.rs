@@ -7,6 +7,14 @@
 //!  link    |--- message 0 ---|--- message 1 -- cut            handed on: 0, 1, and of the short connection's
 //!  short        |--- message 0 ---|--- message 1 ---|--- 2     only the rest of 1, and 2
 //! ```
+//!
+//! That holds of one run. What is idempotent may run in two sessions, if a server has lost the one or a carrier leads
+//! elsewhere; the carriers of the others are let go when an answer begins:
+//!
+//! ```text
+//!  link to session 7    |--- message 0 ...                    handed on: nothing, it came second; the link resets it
+//!  short to session 8  |--- message 0 ---|--- message 1 ...   handed on: 0, 1; the rest is that of session 8, or none
+//! ```
 
 use super::{CallOptions, Delivery, Earlier, Fate};
 use crate::link::{Event, Execution, RpcError, RpcErrorKind, Welcome};
@@ -35,6 +43,10 @@ pub(super) struct Call {
     pub(super) short: Option<Short>,
     /// A short connection brought some of its answer since the link's HELLO was written.
     answered_since: bool,
+    /// The session in which it ran whose answer has begun to come.
+    run: Option<u64>,
+    /// The link's live connection had it, and led to another run.
+    let_go: bool,
     pub(super) response_received: bool,
     /// The furthest place that a carrier has reached.
     pub(super) received: Place,
@@ -56,6 +68,8 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Short {
     pub(super) number: u64,
+    /// The one that its WELCOME has named; before, the one that its HELLO names.
+    session_id: u64,
     at: Place,
 }
 
@@ -88,6 +102,8 @@ impl Call {
             link: None,
             short: None,
             answered_since: false,
+            run: None,
+            let_go: false,
             response_received: false,
             received: Place::default(),
             bytes_received: 0,
@@ -118,8 +134,37 @@ impl Call {
         if self.phase != Phase::Complete {
             self.given(session_id);
             self.posts += 1;
-            self.short = Some(Short { number, at: Place::default() });
+            self.short = Some(Short { number, session_id, at: Place::default() });
         }
+    }
+
+    /// The WELCOME of that short connection has come.
+    pub(super) fn short_leads_to(&mut self, number: u64, session_id: u64) {
+        if let Some(short) = self.short.as_mut().filter(|short| short.number == number) {
+            short.session_id = session_id;
+            self.keep_to_run(None);
+        }
+    }
+
+    /// The session that it was given to is another one than was thought.
+    pub(super) fn renamed(&mut self, session_id: u64) {
+        self.tie = Some(session_id);
+        self.run = self.run.map(|_| session_id);
+    }
+
+    /// Lets the carriers go that lead to another run than the one whose answer has begun: theirs is another answer.
+    /// `link`: the session that the link has led to, if that is known.
+    pub(super) fn keep_to_run(&mut self, link: Option<u64>) {
+        let Some(run) = self.run else { return };
+        self.short = self.short.filter(|short| short.session_id == run);
+        if link.is_some_and(|link| link != run) {
+            self.let_go |= self.link.take().is_some();
+        }
+    }
+
+    /// Whether the link was let go, and has not been told.
+    pub(super) fn take_let_go(&mut self) -> bool {
+        std::mem::take(&mut self.let_go)
     }
 
     fn given(&mut self, session_id: u64) {
@@ -160,11 +205,15 @@ impl Call {
 
     /// Whether the session of that id may hold it, so that a HELLO which is silent of it would acknowledge its outcome.
     /// What was given to a session that is lost counts: where a HELLO named that one, the session that the server made
-    /// in its place has run it, if it is idempotent, and may be this one.
+    /// in its place has run it, if it is idempotent, and may be this one. So does what a short connection took there that
+    /// names another one.
     pub(super) fn may_have_reached(&self, session_id: u64) -> bool {
         match self.phase {
             Phase::Unsent => self.doubtful,
-            Phase::Waiting => self.may_be_given(session_id),
+            Phase::Waiting => {
+                let is_there = self.short.is_some_and(|short| short.session_id == session_id);
+                is_there || self.may_be_given(session_id)
+            }
             Phase::Complete => false,
         }
     }
@@ -180,6 +229,11 @@ impl Call {
     /// short connection is to bring it.
     pub(super) fn fate(&mut self, seq: u64, messages_received: u64, welcome: &Welcome) -> Option<Fate> {
         let unknown = welcome.unknown.contains(&seq);
+        let is_other_run = self.run.is_some_and(|run| run != welcome.session_id);
+        if welcome.resumed && !unknown && is_other_run {
+            self.let_go = true;
+            return self.short.is_none().then(|| self.again(false));
+        }
         if welcome.resumed && !unknown {
             self.tie = Some(welcome.session_id);
             (self.link, self.attached) = (Some(Place { messages: messages_received, bytes: 0 }), true);
@@ -213,11 +267,14 @@ impl Call {
     /// said so of what has arrived there.
     pub(super) fn again(&mut self, has_not_run: bool) -> Fate {
         self.doubtful |= !has_not_run;
-        let may = has_not_run || self.options.idempotent;
-        if may && self.options.replayable && !self.response_received {
+        let may = (has_not_run || self.options.idempotent) && self.options.replayable;
+        if may && !self.response_received {
             self.tie = self.tie.filter(|_| has_not_run);
             self.phase = if self.tie.is_some() { Phase::Waiting } else { Phase::Unsent };
             return Fate::Send;
+        }
+        if may && self.options.idempotent && self.options.sees_whole {
+            return Fate::Anew;
         }
         let may_have_run = self.doubtful || self.tie.is_some() || self.response_received;
         let execution = if may_have_run { Execution::MayHaveRun } else { Execution::NotRun };
@@ -236,10 +293,21 @@ impl Call {
         }
     }
 
-    /// Takes an event of its answer. What has come before is left out.
-    pub(super) fn on_event(&mut self, carrier: Carrier, event: Event) -> Delivery {
+    /// Takes an event of its answer. What has come before is left out. `link`: the session that the link leads to.
+    pub(super) fn on_event(&mut self, carrier: Carrier, link: u64, event: Event) -> Delivery {
         if self.place(carrier).is_none() {
             return Delivery::dropped(&event);
+        }
+        let run = match carrier {
+            Carrier::Link => link,
+            Carrier::Short(_) => self.short.map_or(link, |short| short.session_id),
+        };
+        if self.run.is_some_and(|begun| begun != run) {
+            return Delivery::dropped(&event);
+        }
+        if !matches!(event, Event::Reset { .. }) {
+            // No carrier is to ask for the rest elsewhere.
+            (self.run, self.tie) = (Some(run), Some(run));
         }
         match event {
             Event::Response { seq, end, .. } => {

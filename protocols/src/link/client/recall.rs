@@ -64,7 +64,8 @@ mod tests {
         client::{CallOptions, Fate, Session},
     };
 
-    const HARMLESS: CallOptions = CallOptions { idempotent: true, replayable: true, continues: false };
+    const HARMLESS: CallOptions =
+        CallOptions { idempotent: true, replayable: true, continues: false, sees_whole: true };
     const PAYMENT: CallOptions = CallOptions { idempotent: false, ..HARMLESS };
 
     /// A session of a program that was started again, with two requests.

@@ -80,12 +80,10 @@ impl Session {
     }
 
     /// Takes an event from a short connection as [`Session::on_event`] does from the link. One that led to another session
-    /// brings the answer of another run, if it is idempotent: where some of an answer was seen, that is not its rest.
+    /// brings the answer of another run of what is idempotent.
     pub fn on_short_event(&mut self, short: u64, event: Event) -> Delivery {
         if let Event::Welcome(welcome) = &event {
-            let is_other = |call: &Call| call.response_received && call.tie != Some(welcome.session_id);
-            let carried = self.calls.values_mut().filter(|call| is_other(call));
-            carried.for_each(|call| _ = call.short.take_if(|held| held.number == short));
+            self.calls.values_mut().for_each(|call| call.short_leads_to(short, welcome.session_id));
         }
         self.take(Carrier::Short(short), event)
     }
@@ -143,7 +141,7 @@ mod tests {
         let hello = session.hello(Hello::default());
         session.on_welcome(&hello, &Welcome { session_id: 7, ..Welcome::default() });
         session.on_link_lost();
-        let seq = session.open(CallOptions { idempotent: true, replayable: true, continues: false });
+        let seq = session.open(CallOptions { idempotent: true, replayable: true, ..CallOptions::default() });
         for _ in 0..2 {
             let (post, _) = session.short_hello(Hello::default());
             session.on_short_sent(post, seq);
@@ -166,7 +164,7 @@ mod tests {
         let hello = session.hello(Hello::default());
         session.on_welcome(&hello, &Welcome { session_id: 7, ..Welcome::default() });
         session.on_link_lost();
-        let seq = session.open(CallOptions { idempotent: true, replayable: true, continues: false });
+        let seq = session.open(CallOptions { idempotent: true, replayable: true, ..CallOptions::default() });
         let answer = |session: &mut Session, session_id: u64| {
             let (post, hello) = session.short_hello(Hello::default());
             session.on_short_sent(post, seq);
@@ -194,7 +192,7 @@ mod tests {
         let hello = session.hello(Hello::default());
         session.on_welcome(&hello, &Welcome { session_id: 7, ..Welcome::default() });
         session.on_link_lost();
-        let seq = session.open(CallOptions { idempotent: false, replayable: true, continues: false });
+        let seq = session.open(CallOptions { replayable: true, ..CallOptions::default() });
         let (post, hello) = session.short_hello(Hello::default());
         session.on_short_sent(post, seq);
         let again = Welcome { session_id: 7, resumed: true, seq_min: 64, ..Welcome::default() };

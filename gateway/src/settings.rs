@@ -380,6 +380,10 @@ pub struct Session {
     pub upload_wait: Duration,
     /// Outcomes of durable routes on disk, of all sessions together, bytes.
     pub durable_bytes_max: usize,
+    /// The same of the sessions of one user: beyond it the oldest of the user's own outcomes expire.
+    pub user_durable_bytes_max: usize,
+    /// The same, count.
+    pub user_durable_outcomes_max: usize,
     /// Answers, pushes and header fields that all sessions hold together, bytes. At it new requests are refused as not
     /// run and new pushes are given up, until clients have taken what waits for them.
     pub held_bytes_max: usize,
@@ -694,6 +698,8 @@ impl Default for Session {
             outcome_age_max: Duration::from_secs(300),
             upload_wait: Duration::from_secs(30),
             durable_bytes_max: 256 * 1024 * 1024,
+            user_durable_bytes_max: 32 * 1024 * 1024,
+            user_durable_outcomes_max: 65_536,
             held_bytes_max: 1024 * 1024 * 1024,
             user_held_bytes_max: 128 * 1024 * 1024,
             pushes_max: 256,

@@ -17,6 +17,7 @@
 
 mod client;
 mod clock;
+mod durable_shares;
 mod exchange;
 mod headers;
 mod held;
@@ -62,7 +63,8 @@ pub use self::{
     visit::{Established, Visited},
 };
 use self::{
-    held::{Held, Holders},
+    durable_shares::DurableShares,
+    held::Holders,
     link_session::{EndingMarks, Identity},
     secret::SecretHash,
     signal::Signal,
@@ -96,8 +98,8 @@ struct Context {
     clock: Clock,
     receipts: Receipts,
     held: Holders,
-    /// Bytes of outcomes in the store.
-    durable: Held,
+    /// Outcomes in the store.
+    durable: DurableShares,
     ending_marks: EndingMarks,
     limit_hits: IntCounterVec,
     sessions: IntGauge,
@@ -211,7 +213,7 @@ impl Sessions {
             clock,
             receipts,
             held: Holders::default(),
-            durable: Held::default(),
+            durable: DurableShares::default(),
             ending_marks: EndingMarks::default(),
             limit_hits: metrics.limit_hits.clone(),
             sessions: metrics.sessions.clone(),

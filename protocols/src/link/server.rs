@@ -241,6 +241,11 @@ impl<T> Ledger<T> {
         }
     }
 
+    /// Drops the outcome of `seq` for a bound that the server has beside the ledger's own.
+    pub fn expire_outcome(&mut self, seq: u64) {
+        self.expire_entry(seq);
+    }
+
     /// When [`Ledger::expire`] has something to do, at the earliest.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.finished.front().map(|(at, _)| *at + self.limits.outcome_age_max)

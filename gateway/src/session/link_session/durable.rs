@@ -24,6 +24,7 @@ use super::{LinkSession, State};
 use crate::{
     session::{
         Context,
+        durable_shares::Record,
         exchange::{Ended, Exchange},
         outcome_record::{Mark, Outcome},
         record::push_key as outcome_key,
@@ -42,8 +43,8 @@ pub(super) struct Durable {
     reserved: u64,
     /// The mark that the store holds for this session id; 0 until it holds one.
     mark: u64,
-    /// Requests whose outcome was written, and its bytes.
-    records: BTreeMap<u64, usize>,
+    /// Requests whose outcome was written.
+    records: BTreeMap<u64, Record>,
 }
 
 /// Resolves when a change is durable, or will never be.
@@ -109,7 +110,7 @@ impl LinkSession {
     }
 
     /// Writes the outcome of a request that is held back for it; `None` when there is nothing to wait for.
-    pub(in crate::session) fn write_outcome(&self, exchange: &Arc<Exchange>) -> Option<Committed> {
+    pub(in crate::session) fn write_outcome(self: &Arc<Self>, exchange: &Arc<Exchange>) -> Option<Committed> {
         let mut state = self.state.lock();
         let seq = exchange.seq();
         // One that the ledger had no room for is not kept here either: the mark says that it may have run.
@@ -127,8 +128,10 @@ impl LinkSession {
             self.context.limit_hit("store_queue_bytes");
             return None;
         };
-        state.durable.get_or_insert_default().records.insert(seq, bytes);
-        self.context.durable.add(bytes);
+        let record = self.context.durable.add(self, seq, bytes);
+        state.durable.get_or_insert_default().records.insert(seq, record);
+        drop(state);
+        self.context.keep_share(self.user());
         Some(Box::pin(committed))
     }
 
@@ -144,10 +147,10 @@ impl LinkSession {
             return;
         };
         let ledger = state.ledger.as_deref();
-        durable.records.retain(|&seq, bytes| {
+        durable.records.retain(|&seq, record| {
             let is_held = ledger.is_some_and(|ledger| ledger.get(seq).is_some());
             if !is_held {
-                self.context.durable.sub(*bytes);
+                self.context.durable.remove(self.user(), *record);
                 let key = outcome_key(self.client_id(), seq);
                 self.context.forget(Write::Delete { table: Table::Outcomes, key });
             }
@@ -161,15 +164,28 @@ impl LinkSession {
     pub(super) fn forget_marks(&self, state: &mut State) {
         state.seq_min = 0;
         let Some(durable) = &mut state.durable else { return };
-        self.context.durable.sub(durable.records.values().sum());
+        self.leave_share(durable);
         **durable = Durable::default();
         self.context.forget(delete_marks(self.client_id()));
+    }
+
+    fn leave_share(&self, durable: &Durable) {
+        durable.records.values().for_each(|record| self.context.durable.remove(self.user(), *record));
+    }
+
+    /// The share of the session's user in the store is full, and this is its oldest outcome.
+    pub(in crate::session) fn expire_outcome(&self, seq: u64) {
+        let mut state = self.state.lock();
+        if let Some(ledger) = &mut state.ledger {
+            ledger.expire_outcome(seq);
+        }
+        self.forget_outcomes(&mut state);
     }
 
     /// The session ends.
     pub(super) fn end_marks(&self, state: &mut State) {
         let Some(durable) = state.durable.take() else { return };
-        self.context.durable.sub(durable.records.values().sum());
+        self.leave_share(&durable);
         self.context.end_marks(self.client_id().clone());
     }
 
@@ -208,11 +224,11 @@ impl LinkSession {
         let exchange = Exchange::restored(seq, window, self.held.clone(), outcome.parts);
         let held = exchange.bytes();
         ledger.restore(seq, exchange, held, self.context.clock.instant(outcome.finished_ms));
-        durable.records.insert(seq, bytes);
-        self.context.durable.add(bytes);
+        durable.records.insert(seq, self.context.durable.add(self, seq, bytes));
         // A smaller bound than before lets the oldest go.
-        self.forget_outcomes(state);
         self.queue_outcomes(state);
+        drop(guard);
+        self.context.keep_share(self.user());
         true
     }
 }

@@ -23,7 +23,7 @@ async fn forwarded(lease: &Lease, seq: u64) -> (Producer, Consumer) {
     (producer, consumer)
 }
 
-async fn answered(lease: &Lease, seq: u64) -> Consumer {
+pub(super) async fn answered(lease: &Lease, seq: u64) -> Consumer {
     let (producer, consumer) = forwarded(lease, seq).await;
     producer.head(head()).unwrap();
     send(&producer, "paid").unwrap();

@@ -2,6 +2,7 @@
 
 mod consumers;
 mod durable;
+mod durable_shares;
 mod exchanges;
 mod flights;
 mod headers;

@@ -68,6 +68,12 @@ pub(super) fn session(mut t: Table<'_, '_>) -> Session {
         outcome_age_max: t.duration("outcome_age_max", d.outcome_age_max, s(1)..=s(86_400)),
         upload_wait: t.duration("upload_wait", d.upload_wait, s(0)..=s(3600)),
         durable_bytes_max: t.size("durable_bytes_max", d.durable_bytes_max, MIB..=GIB),
+        user_durable_bytes_max: t.size("user_durable_bytes_max", d.user_durable_bytes_max, 64 * KIB..=GIB),
+        user_durable_outcomes_max: t.count(
+            "user_durable_outcomes_max",
+            d.user_durable_outcomes_max,
+            1..=10_000_000,
+        ),
         held_bytes_max: t.size("held_bytes_max", d.held_bytes_max, MIB..=64 * GIB),
         user_held_bytes_max: t.size("user_held_bytes_max", d.user_held_bytes_max, MIB..=64 * GIB),
         pushes_max: t.count("pushes_max", d.pushes_max, 1..=100_000),

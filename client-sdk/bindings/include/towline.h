@@ -456,6 +456,7 @@ TowlineOptions *towline_options_new(void);
 //
 // - endpoint +: a gateway, host:port; at least one
 // - bundled_addresses +: addresses of an endpoint's name, as edge.example=192.0.2.7,2001:db8::7, to use before DNS has spoken
+// - strategy +: a parameter of a strategy, as hedge.enabled=false, which holds until the gateway's policy sets the same one
 // - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
 // - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
 // - roots_pem: the certificate authorities to trust, PEM; must be set unless plaintext is

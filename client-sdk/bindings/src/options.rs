@@ -26,6 +26,10 @@ pub struct ClientOptions {
     /// label in place of the star.
     #[uniffi(default = [])]
     pub endpoint_list_names: Vec<String>,
+    /// Parameters of strategies as `name=value`: `hedge.enabled=false`, `short.after_min=2s`. They hold until the policy of the
+    /// gateway's operator sets the same one; `towline policy parameters` lists them with units and ranges.
+    #[uniffi(default = [])]
+    pub strategies: Vec<String>,
     /// The certificate authorities to trust, and no others: PEM.
     #[uniffi(default = None)]
     pub roots_pem: Option<Vec<u8>>,
@@ -154,6 +158,10 @@ impl ClientOptions {
         let mut config = ClientConfig::plaintext(self.endpoints()?);
         config.bundled_addresses = self.bundled_addresses()?;
         config.endpoint_lists = self.endpoint_lists()?;
+        for (place, assignment) in self.strategies.iter().enumerate() {
+            let set = config.strategies.set_text(assignment);
+            set.map_err(|error| TowlineError::option(format!("strategies[{place}]"), error.to_string()))?;
+        }
         config.security = self.security()?;
         config.transports = self.transports();
         config.credentials = self.credentials()?;
@@ -306,6 +314,7 @@ mod tests {
     fn what_cannot_work_is_named() {
         check(|options| options.endpoints = vec!["a:1".into(), "https://edge".into()], "endpoints[1]");
         check(|options| options.bundled_addresses = vec!["edge=b".into()], "bundled_addresses[0]");
+        check(|options| options.strategies = vec!["hedge.enabled=no".into()], "strategies[0]");
         check(|options| options.roots_pem = None, "roots_pem");
         check(|options| options.plaintext = true, "plaintext");
         check(|options| options.pins = vec!["sha256/short".into()], "pins[0]");
@@ -337,10 +346,13 @@ mod tests {
         (options.app_name, options.app_version) = (Some("com.example.shop".into()), Some("5.12.3".into()));
         options.app_region = Some("eu".into());
         options.bundled_addresses = vec!["edge.example=192.0.2.7".into()];
+        options.strategies = vec!["hedge.enabled=false".into(), "handover.checks=3".into()];
         (options.pushes_max, options.message_bytes_max) = (Some(7), Some(1 << 20));
         let config = options.into_config().unwrap();
         assert_eq!(config.endpoint_lists.keys[0].to_string(), key);
         assert_eq!(config.bundled_addresses[0].addresses, [std::net::IpAddr::from([192, 0, 2, 7])]);
+        assert!(defaults.strategies.hedge.enabled && !config.strategies.hedge.enabled);
+        assert_eq!(config.strategies.handover.checks, 3);
         assert_eq!(config.endpoint_lists.names, ["*.edge.example"]);
         let app = [&config.app.name, &config.app.version, &config.app.region];
         assert_eq!(app, ["com.example.shop", "5.12.3", "eu"]);

@@ -16,9 +16,9 @@ use towline_client::{
     CallRequest, CallResponse, Client, MessageBytes, Priority, ShortCalls, StreamReceiver, StreamSender,
     Timeline,
 };
+use towline_protocols::policy::units::parse_duration;
 
 pub use self::{connect::ConnectArgs, dump::describe};
-use crate::control::config::parse_duration;
 
 /// Longer than anybody waits at a terminal.
 const DEADLINE_MAX: Duration = Duration::from_secs(86_400);

@@ -28,6 +28,7 @@ mod retry;
 mod short;
 mod strategies;
 mod timeouts;
+pub mod units;
 
 pub use self::{
     compression::CompressionPolicy,

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::units::{parse_duration, parse_size};
+
 /// What a parameter is set to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
@@ -23,6 +25,16 @@ impl Value {
             Self::Number(_) => "a number",
             Self::Count(_) => "a count",
             Self::Switch(_) => "true or false",
+        }
+    }
+
+    /// Reads `text` as a value of the kind that `self` has: `250ms`, `0.25`, `3` or `64KiB`, `true`.
+    pub fn parse_alike(self, text: &str) -> Option<Self> {
+        match self {
+            Self::Time(_) => parse_duration(text).map(Self::Time),
+            Self::Number(_) => text.parse().ok().map(Self::Number),
+            Self::Count(_) => text.parse().ok().or_else(|| parse_size(text)).map(Self::Count),
+            Self::Switch(_) => text.parse().ok().map(Self::Switch),
         }
     }
 
@@ -113,6 +125,16 @@ pub enum ParameterError {
         /// What it was to be.
         given: Value,
         /// The kind that it has.
+        wanted: &'static str,
+    },
+    /// What it was to be is not of its kind, or not written as that is.
+    #[error("{name} cannot be `{text}`; wanted is {wanted}")]
+    Unreadable {
+        /// Which.
+        name: String,
+        /// What it was to be, as far as it is worth showing.
+        text: String,
+        /// The kind that it has, and how that is written.
         wanted: &'static str,
     },
     /// It would be out of its range.

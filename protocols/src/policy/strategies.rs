@@ -89,6 +89,41 @@ strategies! {
     report: ReportPolicy,
 }
 
+impl Strategies {
+    /// Sets a parameter as people write it: `race.stagger=250ms`, `hedge.enabled=false`. Whether values go together is
+    /// for [`Strategies::check`] to say, when all are set.
+    ///
+    /// # Errors
+    /// [`ParameterError`]; nothing is changed then.
+    pub fn set_text(&mut self, assignment: &str) -> Result<(), ParameterError> {
+        let (name, text) = assignment.split_once('=').unwrap_or((assignment, ""));
+        let (name, text) = (name.trim(), text.trim());
+        let value = match self.get(name) {
+            Some(present) => present.parse_alike(text).ok_or_else(|| ParameterError::Unreadable {
+                name: name.to_owned(),
+                text: text.chars().take(SHOWN_MAX).collect(),
+                wanted: wanted(present),
+            })?,
+            // The name is what is wrong.
+            None => Value::Switch(true),
+        };
+        self.set(name, value)
+    }
+}
+
+/// Characters of a text that an error repeats.
+const SHOWN_MAX: usize = 40;
+
+/// A kind, with an example.
+fn wanted(kind: Value) -> &'static str {
+    match kind {
+        Value::Time(_) => "a time, as 500ms, 30s or 2m",
+        Value::Number(_) => "a number, as 0.25",
+        Value::Count(_) => "a count, as 3, or of bytes 64KiB",
+        Value::Switch(_) => "true or false",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -130,6 +165,30 @@ mod tests {
         let second = Value::Time(Duration::from_secs(1));
         check("timeouts.margin", second, "timeouts.margin is 1s, which is a time; wanted is a number");
         check("quality.half_life", second, "quality.half_life is 1s, allowed are 5s to 3600s");
+    }
+
+    #[test]
+    fn parameters_are_set_as_people_write_them() {
+        let mut strategies = Strategies::default();
+        for text in
+            ["hedge.enabled=false", " quality.half_life = 2m", "timeouts.margin=2.5", "handover.checks=3"]
+        {
+            strategies.set_text(text).unwrap();
+        }
+        assert!(!strategies.hedge.enabled);
+        assert_eq!(strategies.quality.half_life, Duration::from_secs(120));
+        assert_eq!((strategies.timeouts.margin, strategies.handover.checks), (2.5, 3));
+        let before = strategies.clone();
+        for (text, expected) in [
+            ("hedge.enabled", "hedge.enabled cannot be ``; wanted is true or false"),
+            ("hedge.enable=no", "hedge.enable is not known; hedge.enabled is"),
+            ("quality.half_life=2", "quality.half_life cannot be `2`; wanted is a time, as 500ms, 30s or 2m"),
+            ("timeouts.margin=1", "timeouts.margin is 1, allowed are 1.5 to 20"),
+            ("", " is not known"),
+        ] {
+            assert_eq!(strategies.set_text(text).unwrap_err().to_string(), expected);
+        }
+        assert_eq!(strategies, before);
     }
 
     #[test]

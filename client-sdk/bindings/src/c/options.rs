@@ -18,6 +18,7 @@ pub extern "C" fn towline_options_new() -> Box<TowlineOptions> {
 ///
 /// - endpoint +: a gateway, host:port; at least one
 /// - bundled_addresses +: addresses of an endpoint's name, as edge.example=192.0.2.7,2001:db8::7, to use before DNS has spoken
+/// - strategy +: a parameter of a strategy, as hedge.enabled=false, which holds until the gateway's policy sets the same one
 /// - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
 /// - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
 /// - roots_pem: the certificate authorities to trust, PEM; must be set unless plaintext is
@@ -66,6 +67,7 @@ fn set(options: &mut ClientOptions, name: &str, value: String) -> Result<(), Err
     match name {
         "endpoint" => options.endpoints.push(value),
         "bundled_addresses" => options.bundled_addresses.push(value),
+        "strategy" => options.strategies.push(value),
         "endpoint_list_key" => options.endpoint_list_keys.push(value),
         "endpoint_list_name" => options.endpoint_list_names.push(value),
         "roots_pem" => options.roots_pem = Some(value.into_bytes()),
@@ -155,12 +157,14 @@ mod tests {
             ("endpoint_list_name", "*.edge.example"),
             ("app_region", "eu"),
             ("bundled_addresses", "a=192.0.2.7"),
+            ("strategy", "hedge.enabled=false"),
             ("pushes_max", "9"),
         ] {
             set(&mut options, name, value.to_owned()).unwrap();
         }
         assert_eq!(options.endpoints, ["a:1", "b:2"]);
         assert_eq!(options.bundled_addresses, ["a=192.0.2.7"]);
+        assert_eq!(options.strategies, ["hedge.enabled=false"]);
         assert_eq!(options.transports, Some(Transports::Tcp));
         assert!(!options.early_data && !options.keep_tickets);
         assert_eq!(options.session_headers[0].name, "Authorization");

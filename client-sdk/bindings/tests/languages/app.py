@@ -162,7 +162,7 @@ async def damaged():
 async def what_the_operator_says():
     key = "ed25519/11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
     async with client(endpoint_list_keys=[key], endpoint_list_names=["*.edge.example"], app_name="com.example.shop",
-                      app_version="5.12.3", app_region="eu", pushes_max=8) as it:
+                      app_version="5.12.3", app_region="eu", pushes_max=8, strategies=["hedge.enabled=false"]) as it:
         await it.unary(Request(path=UNARY, message=text("up")))
         assert it.endpoint_list() is None
         assert it.policy_revision() >= 0
@@ -231,6 +231,8 @@ async def misuse():
     check("endpoints[0]", endpoints=["https://edge.example/"])
     check("bundled_addresses[0]", bundled_addresses=["edge.example"])
     check("bundled_addresses", bundled_addresses=["edge.example=192.0.2.7"])
+    check("strategies[0]", strategies=["hedge.enabled=maybe"])
+    check("strategies", strategies=["quality.good_max=50s"])
     check("pins[0]", pins=["sha256/nonsense"])
     check("endpoint_list_keys[0]", endpoint_list_keys=["ed25519/nonsense"])
     check("endpoint_list_names", endpoint_list_names=["*"])

@@ -50,6 +50,10 @@ pub struct ConnectArgs {
     /// File whose first line is the password
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// Parameter of a strategy, such as hedge.enabled=false or short.after_min=50ms, until the gateway's policy sets it;
+    /// `towline policy parameters` lists them; repeat it to set several
+    #[arg(long = "strategy", value_name = "NAME=VALUE")]
+    strategies: Vec<String>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,9 @@ impl ConnectArgs {
             };
         }
         config.bundled_addresses.clone_from(&self.addresses);
+        for assignment in &self.strategies {
+            config.strategies.set_text(assignment).map_err(|error| format!("--strategy: {error}"))?;
+        }
         config.client_id = self.client_id.clone();
         config.identity_file = self.identity.clone();
         config.credentials = self.credentials()?;

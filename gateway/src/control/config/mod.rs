@@ -4,7 +4,6 @@ mod mistakes;
 mod policy;
 mod reader;
 mod sections;
-mod units;
 
 use std::{fs, path::Path};
 
@@ -13,7 +12,6 @@ use towline_crypto::Providers;
 pub use self::mistakes::{Mistake, Mistakes};
 pub use self::policy::{DOCUMENT_BYTES_MAX, parse_policy};
 use self::reader::Reader;
-pub(crate) use self::units::parse_duration;
 use crate::settings::Settings;
 
 /// Reads and checks a configuration file and the files that it names; listeners may name `providers`.

@@ -4,12 +4,14 @@ use std::{path::Path, sync::Arc};
 
 use toml::{Spanned, de::DeValue};
 use towline_crypto::Providers;
-use towline_protocols::policy::{NetworkKind, Value};
+use towline_protocols::policy::{
+    NetworkKind, Value,
+    units::{parse_duration, parse_size},
+};
 
 use super::{
     mistakes::Mistakes,
     reader::{Reader, Table, nearest},
-    units::{parse_duration, parse_size},
 };
 use crate::policy::{
     ARMS_MAX, Arm, Assignments, BUCKETS, Bounds, Condition, Document, EXPERIMENTS_MAX, Everything,

@@ -15,11 +15,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 use towline_crypto::Providers;
+use towline_protocols::policy::units::{parse_duration, parse_size, show_duration, show_size};
 
-use super::{
-    mistakes::Mistake,
-    units::{parse_duration, parse_size, show_duration, show_size},
-};
+use super::mistakes::Mistake;
 
 /// A key at most this many edits away is taken for a slip of the pen.
 const SUGGESTION_EDITS_MAX: usize = 3;

@@ -12,12 +12,14 @@ mod upstream;
 
 use std::{net::SocketAddr, time::Duration};
 
+use towline_protocols::policy::units::show_duration;
+
 use self::{
     bounds as section,
     listeners::listeners,
     routes::{backends, routes},
 };
-use super::{reader::Table, units::show_duration};
+use super::reader::Table;
 use crate::{control::telemetry, endpoints::PublishedList, settings::*};
 
 /// The whole file.

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them.
+//! Durations and sizes as people write them, in configurations, policies and options.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ const DURATION_UNITS: &[(&str, u64)] =
 const SIZE_UNITS: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Reads `500ms`, `30s`, `2m`, `1h`, `7d`.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, DURATION_UNITS).map(Duration::from_millis)
 }
 
 /// Reads `64KiB`, `4MiB`, `1GiB`.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     parse(text, SIZE_UNITS)
 }
 
 /// Writes a duration in the largest unit that holds it without a fraction.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis() as u64;
     show(ms, DURATION_UNITS).unwrap_or_else(|| format!("{ms}ms"))
 }
 
 /// Writes a size in the largest unit that holds it without a fraction.
-pub(super) fn show_size(bytes: u64) -> String {
+pub fn show_size(bytes: u64) -> String {
     show(bytes, SIZE_UNITS).unwrap_or_else(|| bytes.to_string())
 }
 

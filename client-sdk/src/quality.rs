@@ -15,7 +15,8 @@ use towline_protocols::{
     compress::Effort,
     link::{LevelReported, QualitySnapshot},
     policy::{
-        Arrival, Event, Impressions, Level, Meter, Network, Quality, ShortWaits, Step, Strategies, Wanted,
+        Arrival, Event, Handshakes, Impressions, KeyExchange, Level, Meter, Network, Quality, ShortWaits,
+        Step, Strategies, Wanted,
     },
 };
 
@@ -36,6 +37,8 @@ struct Machines {
     quality: Quality,
     /// What answers to calls bring.
     received: Meter,
+    /// Of the network in use.
+    handshakes: Handshakes,
     /// Sees whether the parameters are others.
     strategies: watch::Receiver<Strategies>,
 }
@@ -57,7 +60,12 @@ impl Observed {
         let records = disk.as_ref().and_then(file::read).unwrap_or_default();
         let policy = strategies.borrow().quality.clone();
         let quality = Quality::remembering(policy, Impressions::restore(records, since_1970().as_secs()));
-        let machines = Machines { quality, received: Meter::default(), strategies: strategies.subscribe() };
+        let machines = Machines {
+            quality,
+            received: Meter::default(),
+            handshakes: Handshakes::default(),
+            strategies: strategies.subscribe(),
+        };
         Self {
             machines: Mutex::new(machines),
             strategies: strategies.subscribe(),
@@ -111,6 +119,20 @@ impl Observed {
         self.machines.lock().quality.expected_connect(now())
     }
 
+    /// The key exchange to offer on the network in use.
+    pub(crate) fn key_exchange(&self) -> KeyExchange {
+        let (mut machines, now) = (self.machines.lock(), now());
+        let (level, rate) = (machines.quality.level(), machines.quality.expected_send_rate(now));
+        machines.handshakes.offer(&self.strategies.borrow().handshake, level, rate)
+    }
+
+    /// The same on another network.
+    pub(crate) fn key_exchange_on(&self, network: &Network) -> KeyExchange {
+        let (machines, arrival) = (self.machines.lock(), Arrival::at(network, since_1970().as_secs()));
+        let rate = machines.quality.expected_send_rate_on(arrival);
+        Handshakes::default().offer(&self.strategies.borrow().handshake, None, rate)
+    }
+
     /// How long calls wait before they go by POST, where the next link carries calls `early`; `absent_max` and `answer_max`
     /// are the longest.
     pub(crate) fn short_waits(&self, early: bool, absent_max: Duration, answer_max: Duration) -> ShortWaits {
@@ -124,7 +146,11 @@ impl Observed {
 
     /// The device is on that network from now on.
     pub(crate) fn arrived(&self, network: &Network) {
-        self.on(Event::NetworkChanged(Arrival::at(network, since_1970().as_secs())));
+        let arrival = Arrival::at(network, since_1970().as_secs());
+        self.step(|machines, now| {
+            machines.handshakes = Handshakes::default();
+            machines.quality.on(now, Event::NetworkChanged(arrival))
+        });
     }
 
     /// So many bytes of an answer have come; `is_last`: with them its end.

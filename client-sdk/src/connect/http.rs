@@ -1,15 +1,21 @@
 //! Connections for short calls: HTTP/2 or HTTP/1.1 over TLS, or HTTP/1.1 in plaintext where the app asked for that.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use towline_protocols::policy::KeyExchange;
 
-use super::{ByteStream, ConnectError, Connector, Dial, Dialed, resolve::Lookups, tls};
+use super::{
+    ByteStream, ConnectError, Connector, Dial, Dialed,
+    resolve::Lookups,
+    tls::{self, Made, Secured},
+};
 use crate::{
     config::Endpoint,
     core::{Shared, now},
+    tickets::Transport,
     timeline::ConnectTimes,
 };
 
@@ -24,7 +30,7 @@ pub(crate) enum HttpVersion {
 #[derive(Clone)]
 pub(crate) struct HttpConnector {
     dialer: Option<Arc<dyn Dial>>,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    secured: Option<Secured>,
     lookups: Lookups,
     shared: Arc<Shared>,
 }
@@ -35,15 +41,13 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 impl HttpConnector {
     /// With the trust and the ways of the link's.
     pub(crate) fn of(link: &Connector, shared: &Arc<Shared>) -> Self {
-        let tls = link.tls.as_deref().zip(link.resuming.as_ref());
-        let tls = tls.map(|(tls, resuming)| tls::http_config(tls, resuming));
-        let (dialer, lookups) = (link.dialer.clone(), link.lookups.clone());
-        Self { dialer, tls, lookups, shared: Arc::clone(shared) }
+        let Connector { dialer, secured, lookups, .. } = link.clone();
+        Self { dialer, secured, lookups, shared: Arc::clone(shared) }
     }
 
     /// `https`, or `http` in plaintext.
     pub(crate) fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        if self.secured.is_some() { "https" } else { "http" }
     }
 
     /// Says as well how long it took.
@@ -60,37 +64,64 @@ impl HttpConnector {
         }
         let addresses = self.lookups.addresses(&self.shared, &endpoint).await?;
         let dns = Some(now() - began);
-        let (tls, host) = (self.tls, self.shared.listed.name_of(&endpoint));
-        let made = staggered(addresses, |address| connect_one(tls.clone(), host.clone(), address)).await?;
+        let (host, offer) = (self.shared.listed.name_of(&endpoint), self.shared.quality.key_exchange());
+        let attempt = |address| connect_one(self.secured.clone(), offer, host.clone(), address);
+        let made = staggered(addresses, attempt).await?;
         let (stream, version, times) = made;
         Ok((stream, version, ConnectTimes { dns, ..times }))
     }
 }
 
+/// What a gateway refuses of a handshake with X25519 alone is made anew as a hybrid one.
 async fn connect_one(
-    tls: Option<Arc<rustls::ClientConfig>>,
+    secured: Option<Secured>,
+    offer: KeyExchange,
     host: String,
     address: SocketAddr,
 ) -> Result<(ByteStream, HttpVersion, ConnectTimes), ConnectError> {
     let failed =
         |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
     let began = now();
-    let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", &error))?;
+    let stream = reach(address).await.map_err(|error| failed("TCP", &error))?;
     let connected = now();
     let mut times = ConnectTimes { connect: Some(connected - began), ..ConnectTimes::default() };
-    stream.set_nodelay(true).map_err(|error| failed("TCP", &error))?;
-    let Some(tls) = tls else {
+    let Some(secured) = secured else {
         return Ok((ByteStream::Plain(stream), HttpVersion::Http1, times));
     };
     let name = ServerName::try_from(host).map_err(|error| failed("TLS", &error))?;
-    let stream =
-        TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed("TLS", &error))?;
+    let made = secured.streams(Transport::Http, &name, offer);
+    let stream = match shake_hands(&made, name.clone(), stream).await {
+        Err(error) if made.is_refused(&error) => {
+            secured.resuming.refused(Transport::Http, &name);
+            let stream = reach(address).await.map_err(|error| failed("TCP", &error))?;
+            let hybrid = secured.streams(Transport::Http, &name, KeyExchange::Hybrid);
+            shake_hands(&hybrid, name, stream).await
+        }
+        shaken => shaken,
+    };
+    let stream = stream.map_err(|error| failed("TLS", &error))?;
     let version = match stream.get_ref().1.alpn_protocol() {
         Some(tls::HTTP_2) => HttpVersion::Http2,
         _ => HttpVersion::Http1,
     };
     times.tls = Some(now() - connected);
     Ok((ByteStream::Tls(Box::new(stream)), version, times))
+}
+
+async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn shake_hands(
+    made: &Made<Arc<rustls::ClientConfig>>,
+    name: ServerName<'static>,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TlsConnector::from(Arc::clone(&made.config)).connect(name, stream).await?;
+    made.check(stream.get_ref().1)?;
+    Ok(stream)
 }
 
 /// Starts `attempt` on each address, [`ATTEMPT_DELAY`] after the one before or as soon as that has failed

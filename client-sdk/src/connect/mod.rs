@@ -12,7 +12,7 @@ mod tls;
 
 use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use towline_protocols::policy::{Transport as Kind, Way};
+use towline_protocols::policy::{KeyExchange, Transport as Kind, Way};
 
 pub use dial::{BindUdp, ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
@@ -27,7 +27,7 @@ use crate::{
     config::{ClientConfig, Endpoint, Limits, Security, Transports},
     error::StartError,
     state::Transport,
-    tickets::{Resuming, Tickets},
+    tickets::Tickets,
     timeline::ConnectTimes,
 };
 
@@ -90,18 +90,18 @@ pub(crate) struct Connector {
     transports: Transports,
     dialer: Option<Arc<dyn Dial>>,
     sockets: quic::Sockets,
-    tls: Option<Arc<rustls::ClientConfig>>,
-    quic: Option<quinn::ClientConfig>,
-    /// What connections of that security are resumed with.
-    resuming: Option<Resuming>,
+    /// `None` in plaintext.
+    secured: Option<tls::Secured>,
+    has_quic: bool,
     limits: Limits,
     lookups: resolve::Lookups,
 }
 
-/// How QUIC is to shake hands.
+/// How hands are to be shaken.
 #[derive(Clone, Copy, Debug)]
 struct Handshake {
-    /// The connection may be used before the gateway has answered.
+    offer: KeyExchange,
+    /// QUIC's connection may be used before the gateway has answered.
     flies: bool,
     /// What one is expected to take, if anything is known of it.
     round_trip: Option<Duration>,
@@ -121,29 +121,28 @@ type Attempt = Pin<Box<dyn Future<Output = Result<Made, ConnectError>> + Send>>;
 
 impl Connector {
     pub(crate) fn new(config: &ClientConfig, tickets: &Tickets) -> Result<Self, StartError> {
-        let (tls, quic, resuming) = match &config.security {
-            Security::Plaintext => (None, None, None),
-            Security::Tls(security) => {
-                let (tls, resuming) = tls::tls_config(security, config.early_data, tickets)?;
-                let quic = tls::quic_config(&tls, &resuming, &config.limits)?;
-                (Some(tls), Some(quic), Some(resuming))
-            }
+        let secured = match &config.security {
+            Security::Plaintext => None,
+            Security::Tls(security) => Some(tls::secured(security, config.early_data, tickets)?),
         };
+        if let Some(secured) = &secured {
+            secured.check_quic()?;
+        }
         let (dialer, udp) = (config.dialer.clone(), config.udp.clone());
-        // Whoever has a way of its own for streams alone has none for datagrams.
-        let quic = quic.filter(|_| dialer.is_none() || udp.is_some());
-        // Without datagrams, what was configured for both goes by streams alone.
-        let quic = quic.filter(|_| config.transports != Transports::Tcp);
+        // Whoever has a way of its own for streams alone has none for datagrams; without datagrams, what was configured for
+        // both goes by streams alone.
+        let has_datagrams = dialer.is_none() || udp.is_some();
+        let has_quic = secured.is_some() && has_datagrams && config.transports != Transports::Tcp;
         let sockets = quic::Sockets::new(udp);
         let bundle = Bundle::new(&config.bundled_addresses);
         let lookups = resolve::Lookups::new(config.resolver.clone(), bundle);
         let limits = config.limits.clone();
-        Ok(Self { transports: config.transports, dialer, sockets, tls, quic, resuming, limits, lookups })
+        Ok(Self { transports: config.transports, dialer, sockets, secured, has_quic, limits, lookups })
     }
 
     /// Whether names are to be looked up: a dialer finds gateways by itself.
     fn needs_addresses(&self) -> bool {
-        self.dialer.is_none() || self.quic.is_some()
+        self.dialer.is_none() || self.has_quic
     }
 
     /// All ways to a gateway that has these addresses and takes QUIC, TCP, or both.
@@ -151,11 +150,11 @@ impl Connector {
         let gateway: Arc<str> = endpoint.to_string().into();
         let way = |address, transport| Way { gateway: Arc::clone(&gateway), address, transport };
         let mut ways = Vec::new();
-        if self.quic.is_some() && quic {
+        if self.has_quic && quic {
             ways.extend(addresses.iter().map(|&address| way(Some(address), Kind::Quic)));
         }
         // A dialer that is given nothing for QUIC stands for both.
-        if tcp && (self.transports != Transports::Quic || self.quic.is_none()) {
+        if tcp && (self.transports != Transports::Quic || !self.has_quic) {
             match self.dialer {
                 Some(_) => ways.push(way(None, Kind::Tcp)),
                 None => ways.extend(addresses.into_iter().map(|address| way(Some(address), Kind::Tcp))),
@@ -175,10 +174,11 @@ impl Connector {
         handshake: Handshake,
     ) -> Attempt {
         Box::pin(async move {
-            match (way.transport, way.address, self.dialer, self.quic) {
-                (Kind::Quic, Some(address), _, Some(mut quic)) => {
-                    quic.transport_config(Arc::new(tls::quic_transport(&self.limits, handshake.round_trip)));
-                    quic::connect(quic, self.sockets, name, address, handshake).await.map(Made::Wire)
+            match (way.transport, way.address, self.dialer, self.secured) {
+                (Kind::Quic, Some(address), _, Some(secured)) if self.has_quic => {
+                    let server = quic::Server { address, name };
+                    let quic = quic::connect(&secured, self.sockets, server, handshake, &self.limits);
+                    quic.await.map(Made::Wire)
                 }
                 (Kind::Tcp, None, Some(dialer), _) => {
                     dial::connect(&*dialer, &endpoint, flight).await.map(Made::Wire)
@@ -190,7 +190,13 @@ impl Connector {
     }
 
     /// Goes on from TCP, carrying `flight` where TLS takes early data.
-    fn secure(self, name: String, connected: tcp::Connected, flight: FirstFlight) -> Attempt {
-        Box::pin(async move { connected.secure(self.tls, name, flight).await.map(Made::Wire) })
+    fn secure(
+        self,
+        name: String,
+        connected: tcp::Connected,
+        flight: FirstFlight,
+        offer: KeyExchange,
+    ) -> Attempt {
+        Box::pin(async move { connected.secure(self.secured, offer, name, flight).await.map(Made::Wire) })
     }
 }

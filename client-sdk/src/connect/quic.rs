@@ -6,15 +6,18 @@ mod flights;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    ops::RangeInclusive,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime as _, TokioRuntime};
+use quinn::{AsyncUdpSocket, ConnectionError, Endpoint, EndpointConfig, Runtime as _, TokioRuntime};
+use rustls::pki_types::ServerName;
+use towline_protocols::policy::KeyExchange;
 
 use self::flights::Flights;
-use super::{BindUdp, ConnectError, Handshake, Wire};
-use crate::{core::now, timeline::ConnectTimes};
+use super::{BindUdp, ConnectError, Handshake, Wire, tls::Secured};
+use crate::{config::Limits, core::now, tickets::Transport, timeline::ConnectTimes};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
 const MOVE_GRACE: Duration = Duration::from_secs(1);
@@ -140,31 +143,93 @@ impl Path {
     }
 }
 
+/// Whom a connection leads to.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    /// What its certificate has to name.
+    pub(super) name: String,
+}
+
+/// What a gateway refuses of a handshake with X25519 alone is made anew as a hybrid one; where the connection is in use
+/// already, the next one is that.
 pub(super) async fn connect(
+    secured: &Secured,
+    sockets: Sockets,
+    server: Server,
+    handshake: Handshake,
+    limits: &Limits,
+) -> Result<Wire, ConnectError> {
+    let Server { address, name } = server;
+    let failed = |error: &dyn std::fmt::Display| ConnectError(format!("QUIC {address}: {error}"));
+    let name = ServerName::try_from(name).map_err(|error| failed(&error))?;
+    let began = now();
+    let made = secured.quic(&name, handshake, limits).map_err(|error| failed(&error))?;
+    let shaken = match shake_hands(made.config, sockets.clone(), &name, address, handshake).await {
+        Err(Failed::Tls(error)) if made.is_classical => {
+            tracing::debug!(error, "a hybrid handshake instead");
+            secured.resuming.refused(Transport::Quic, &name);
+            let hybrid = Handshake { offer: KeyExchange::Hybrid, ..handshake };
+            let made = secured.quic(&name, hybrid, limits).map_err(|error| failed(&error))?;
+            shake_hands(made.config, sockets, &name, address, hybrid).await
+        }
+        shaken => shaken,
+    };
+    let (path, early) = shaken.map_err(|error| failed(&error))?;
+    let connect = early.is_none().then(|| now().saturating_duration_since(began));
+    let times = ConnectTimes { connect, ..ConnectTimes::default() };
+    Ok(Wire::Quic(QuicWire { connection: path.connection.clone(), path, early, times }))
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// One of both sides has ended the handshake.
+    #[error("{0}")]
+    Tls(String),
+    #[error("{0}")]
+    Other(ConnectionError),
+}
+
+/// Alerts of TLS as errors of QUIC (RFC 9001, section 4.8).
+const CRYPTO_ERRORS: RangeInclusive<u64> = 0x100..=0x1ff;
+
+impl From<ConnectionError> for Failed {
+    fn from(error: ConnectionError) -> Self {
+        let code = match &error {
+            ConnectionError::TransportError(error) => Some(u64::from(error.code)),
+            ConnectionError::ConnectionClosed(close) => Some(u64::from(close.error_code)),
+            _ => None,
+        };
+        match code {
+            Some(code) if CRYPTO_ERRORS.contains(&code) => Self::Tls(error.to_string()),
+            _ => Self::Other(error),
+        }
+    }
+}
+
+async fn shake_hands(
     config: quinn::ClientConfig,
     sockets: Sockets,
-    host: String,
+    name: &ServerName<'static>,
     address: SocketAddr,
     handshake: Handshake,
-) -> Result<Wire, ConnectError> {
-    let failed = |error: &dyn std::fmt::Display| ConnectError(format!("QUIC {address}: {error}"));
-    let Handshake { flies, repeat, .. } = handshake;
-    let began = now();
-    let (endpoint, flights) = sockets.endpoint(address, repeat).map_err(|error| failed(&error))?;
-    let connecting = endpoint.connect_with(config, address, &host).map_err(|error| failed(&error))?;
+) -> Result<(Path, Option<quinn::ZeroRttAccepted>), Failed> {
+    let (endpoint, flights) = sockets.endpoint(address, handshake.repeat)?;
+    let connecting = endpoint.connect_with(config, address, &name.to_str())?;
     // Without a ticket for early data there is nothing to say yet.
-    let connecting = match flies {
+    let connecting = match handshake.flies {
         true => connecting.into_0rtt(),
         false => Err(connecting),
     };
     let (connection, early) = match connecting {
         Ok((connection, accepted)) => (connection, Some(accepted)),
-        Err(connecting) => (connecting.await.map_err(|error| failed(&error))?, None),
+        Err(connecting) => (connecting.await?, None),
     };
-    let path = Path { sockets, endpoint, connection: connection.clone(), flights, moving: None };
-    let connect = early.is_none().then(|| now().saturating_duration_since(began));
-    let times = ConnectTimes { connect, ..ConnectTimes::default() };
-    Ok(Wire::Quic(QuicWire { connection, path, early, times }))
+    Ok((Path { sockets, endpoint, connection, flights, moving: None }, early))
 }
 
 fn unspecified(peer: SocketAddr) -> SocketAddr {

@@ -19,7 +19,7 @@ use tokio::{
     time::sleep_until,
 };
 use towline_protocols::policy::{
-    Event, NetworkKey, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Verdict, Way,
+    Event, KeyExchange, Network, Pace, Race, RaceAction, RacePolicy, Step, Transport as Kind, Verdict, Way,
 };
 
 use super::{ConnectError, Connector, Handshake, Made, Wire, resolve::interleave, tcp::Connected};
@@ -45,7 +45,7 @@ pub(crate) struct Racing {
     shared: Arc<Shared>,
     opening: Arc<Opening>,
     policy: RacePolicy,
-    network: NetworkKey,
+    network: Network,
     /// The first is tried first.
     gateways: Vec<Endpoint>,
     /// When each of those began that take part already, by rank.
@@ -74,13 +74,13 @@ impl Racing {
         gateways: Vec<Endpoint>,
         limit: Duration,
     ) -> Self {
-        let network = shared.with(|core| core.network.place());
+        let network = shared.with(|core| core.network.clone());
         Self::begin_on(network, connector, shared, opening, gateways, limit)
     }
 
     /// The same on a network that need not be the one in use.
     pub(crate) fn begin_on(
-        network: NetworkKey,
+        network: Network,
         connector: Connector,
         shared: &Arc<Shared>,
         opening: &Arc<Opening>,
@@ -155,7 +155,7 @@ impl Racing {
     /// The gateway has answered on the way of that number: it has won.
     pub(crate) fn answered(&mut self, number: usize) {
         let now = now();
-        let is_in_use = self.shared.with(|core| core.network.place() == self.network);
+        let is_in_use = self.shared.with(|core| core.network.place() == self.network.place());
         if let Some(after) = self.race.running_for(number, now).filter(|_| is_in_use) {
             self.shared.quality.on(Event::Came(Step::Connect, after));
         }
@@ -165,7 +165,7 @@ impl Racing {
         if let Some(gateway) = reached {
             self.judge_name(&gateway.host, &said, now);
         }
-        self.shared.routes.learn(&self.policy, self.network, &said, now);
+        self.shared.routes.learn(&self.policy, self.network.place(), &said, now);
         self.attempts.abort_all();
         self.lookups.abort_all();
         self.held.clear();
@@ -207,13 +207,13 @@ impl Racing {
             return self.add(rank, vec![address], now);
         }
         let lookups = self.connector.lookups.clone();
-        let (addresses, is_due) = lookups.at_once(&self.shared, &self.policy, &host, self.network);
+        let (addresses, is_due) = lookups.at_once(&self.shared, &self.policy, &host, self.network.place());
         if !addresses.is_empty() {
             self.add(rank, addresses, now);
         }
         if is_due {
             self.race.seek(rank);
-            let lookup = lookups.find(Arc::clone(&self.shared), host, self.network);
+            let lookup = lookups.find(Arc::clone(&self.shared), host, self.network.place());
             self.lookups.spawn(async move { (rank, lookup.await) });
         }
     }
@@ -226,7 +226,7 @@ impl Racing {
         let endpoint = &self.gateways[rank];
         let transports = self.shared.listed.transports_of(endpoint);
         let ways = self.connector.ways(endpoint, interleave(addresses, endpoint.port), transports);
-        let ways = self.shared.routes.rank(&self.policy, self.network, ways, now);
+        let ways = self.shared.routes.rank(&self.policy, self.network.place(), ways, now);
         self.race.add(rank, ways, now);
     }
 
@@ -244,13 +244,15 @@ impl Racing {
     /// Another address of that name got through, while one that DNS had said failed: what it said is doubted, as a captive
     /// portal's word is to be.
     fn judge_name(&self, host: &str, said: &[(Way, Verdict)], now: Instant) {
-        let Some(known) = self.shared.routes.addresses(&self.policy, self.network, host, now) else { return };
+        let Some(known) = self.shared.routes.addresses(&self.policy, self.network.place(), host, now) else {
+            return;
+        };
         let has = |verdict: Verdict| {
             let mut ways = said.iter().filter(|(_, of)| *of == verdict);
             ways.any(|(way, _)| way.address.is_some_and(|it| known.addresses.contains(&it.ip())))
         };
         if has(Verdict::Failed) && !has(Verdict::Won) {
-            self.shared.routes.doubt(self.network, host);
+            self.shared.routes.doubt(self.network.place(), host);
         }
     }
 
@@ -269,7 +271,7 @@ impl Racing {
 
     fn start(&mut self, number: usize) {
         let Some((way, endpoint)) = self.way(number) else { return };
-        let is_blocked = || self.shared.routes.is_quic_blocked(&self.policy, self.network, now());
+        let is_blocked = || self.shared.routes.is_quic_blocked(&self.policy, self.network.place(), now());
         // Where UDP was seen not to pass, nobody waits for what was said early.
         let flies = way.transport == Kind::Quic && self.opening.may_fly() && !is_blocked();
         let flight = self.opening.first_flight(endpoint);
@@ -277,7 +279,7 @@ impl Racing {
         let name = self.shared.listed.name_of(endpoint);
         let connector = self.connector.clone();
         let repeat = (self.policy.enabled && self.policy.repeat).then_some(self.policy.repeat_share);
-        let handshake = Handshake { flies, round_trip, repeat };
+        let handshake = Handshake { offer: self.offer(), flies, round_trip, repeat };
         let attempt = connector.attempt(endpoint.clone(), name, way, flight, handshake);
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
@@ -290,9 +292,18 @@ impl Racing {
         };
         let flight = self.opening.first_flight(endpoint);
         let name = self.shared.listed.name_of(endpoint);
-        let attempt = self.connector.clone().secure(name, connected, flight);
+        let attempt = self.connector.clone().secure(name, connected, flight, self.offer());
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
+    }
+
+    /// The key exchange to offer.
+    fn offer(&self) -> KeyExchange {
+        let is_in_use = self.shared.with(|core| core.network.place() == self.network.place());
+        match is_in_use {
+            true => self.shared.quality.key_exchange(),
+            false => self.shared.quality.key_exchange_on(&self.network),
+        }
     }
 
     fn way(&self, number: usize) -> Option<(Way, &Endpoint)> {
@@ -353,7 +364,7 @@ impl Racing {
 
     fn lost(&mut self, text: Option<String>) -> ConnectError {
         let opened = &self.gateways[..self.turns.len()];
-        opened.iter().for_each(|gateway| self.shared.routes.doubt(self.network, &gateway.host));
+        opened.iter().for_each(|gateway| self.shared.routes.doubt(self.network.place(), &gateway.host));
         self.shared.listed.on_race(opened, None, now());
         let gateways: Vec<String> = opened.iter().map(ToString::to_string).collect();
         let text = text.map(|text| format!("{}: {text}", gateways.join(", ")));

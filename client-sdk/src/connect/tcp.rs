@@ -1,6 +1,6 @@
 //! TCP, with TLS on top unless the app asked for plaintext.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, task::Context, task::Poll, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, task::Context, task::Poll, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -8,9 +8,10 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
+use towline_protocols::policy::KeyExchange;
 
-use super::{ByteIo, ConnectError, FirstFlight, Wire, early};
-use crate::{core::now, timeline::ConnectTimes};
+use super::{ByteIo, ConnectError, FirstFlight, Wire, early, tls::Secured};
+use crate::{core::now, tickets::Transport, timeline::ConnectTimes};
 
 /// A byte stream, encrypted or not.
 pub(crate) enum ByteStream {
@@ -38,22 +39,34 @@ pub(super) async fn connect(address: SocketAddr) -> Result<Connected, ConnectErr
 }
 
 impl Connected {
-    /// Makes TLS on it, where the app has not asked for plaintext.
+    /// Makes TLS on it, where the app has not asked for plaintext. What a gateway refuses of a handshake with X25519 alone is
+    /// made anew as a hybrid one.
     pub(super) async fn secure(
         self,
-        tls: Option<Arc<rustls::ClientConfig>>,
+        secured: Option<Secured>,
+        offer: KeyExchange,
         host: String,
         flight: FirstFlight,
     ) -> Result<Wire, ConnectError> {
         let Self { stream, address, took } = self;
         let (began, mut times) = (now(), ConnectTimes { connect: Some(took), ..ConnectTimes::default() });
-        let Some(tls) = tls else {
+        let Some(secured) = secured else {
             return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0, times });
         };
         let name = ServerName::try_from(host).map_err(|error| failed("TLS", address, &error))?;
-        let (stream, early) = early::secure(tls, name, stream, &flight)
-            .await
-            .map_err(|error| failed("TLS", address, &error))?;
+        let made = secured.streams(Transport::Tcp, &name, offer);
+        let shaken = early::secure(&made, name.clone(), stream, &flight).await;
+        let (stream, early) = match shaken {
+            Err(error) if made.is_refused(&error) => {
+                tracing::debug!(%error, "a hybrid handshake instead");
+                secured.resuming.refused(Transport::Tcp, &name);
+                let stream = connect(address).await?.stream;
+                let hybrid = secured.streams(Transport::Tcp, &name, KeyExchange::Hybrid);
+                early::secure(&hybrid, name, stream, &flight).await
+            }
+            shaken => shaken,
+        }
+        .map_err(|error| failed("TLS", address, &error))?;
         if stream.get_ref().1.alpn_protocol() != Some(super::tls::ALPN) {
             return Err(failed("TLS", address, &"the peer does not speak towline/1"));
         }

@@ -1,15 +1,18 @@
 //! TLS and QUIC configurations: TLS 1.3 by rustls, the app's own roots, pins and certificate, ALPN `towline/1`.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use rustls::{
-    ClientConfig as TlsConfig, RootCertStore,
+    ClientConfig as TlsConfig, HandshakeKind, NamedGroup, RootCertStore,
     client::danger::ServerCertVerifier,
-    pki_types::{CertificateDer, pem::PemObject as _},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
     sign::SingleCertAndKey,
 };
 use towline_crypto::{International, Provider, ServerVerifier, offer_of};
+use towline_protocols::policy::KeyExchange;
 
+use super::Handshake;
 use crate::{
     config::{ClientCertificate, Limits, Tls},
     error::{ConfigError, StartError},
@@ -26,13 +29,46 @@ pub(super) const HTTP_2: &[u8] = b"h2";
 /// the NAT binding; this must be above the longest beat allowed.
 const QUIC_IDLE_MAX: Duration = Duration::from_secs(3700);
 
-/// What TCP and QUIC are secured with, and what they are resumed with; none of it is found missing only when a connection
-/// is tried.
-pub(super) fn tls_config(
-    tls: &Tls,
-    early_data: bool,
-    tickets: &Tickets,
-) -> Result<(Arc<TlsConfig>, Resuming), StartError> {
+/// What connections are secured with, and what they are resumed with.
+#[derive(Clone)]
+pub(super) struct Secured {
+    /// Offers what the providers have, in their order.
+    pub(super) tls: Arc<TlsConfig>,
+    /// The same without the hybrid group, where that would come first. It is not offered behind the others either: a server
+    /// that likes it better would ask for it by a HelloRetryRequest.
+    classical: Option<Arc<TlsConfig>>,
+    pub(super) resuming: Resuming,
+}
+
+/// Made for one handshake.
+pub(super) struct Made<C> {
+    pub(super) config: C,
+    /// With X25519 alone.
+    pub(super) is_classical: bool,
+    /// It comes to nothing unless it resumes a session.
+    pub(super) has_to_resume: bool,
+}
+
+impl<C> Made<C> {
+    /// Whether what has to resume a session did so.
+    pub(super) fn check(&self, connection: &rustls::ClientConnection) -> io::Result<()> {
+        match self.has_to_resume && connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+            true => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the gateway does not resume the session"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a hybrid handshake may succeed where this one failed.
+    pub(super) fn is_refused(&self, error: &io::Error) -> bool {
+        // Of TLS, not of the network.
+        self.is_classical && error.kind() == io::ErrorKind::InvalidData
+    }
+}
+
+/// What TCP and QUIC are secured with; none of it is found missing only when a connection is tried.
+pub(super) fn secured(tls: &Tls, early_data: bool, tickets: &Tickets) -> Result<Secured, StartError> {
     let providers: Vec<_> = tls.crypto.iter().map(|provider| provider.crypto()).collect();
     let unusable = |error: &dyn std::fmt::Display| StartError::Roots(error.to_string());
     let offer = offer_of(&providers)
@@ -40,21 +76,110 @@ pub(super) fn tls_config(
     let verifier = ServerVerifier::new(Arc::new(roots(&tls.roots_pem)?), tls.pins.clone(), &providers)
         .map_err(|error| unusable(&error))?;
     let verifier: Arc<dyn ServerCertVerifier> = tickets.verifier(Arc::new(verifier));
-    let builder = TlsConfig::builder_with_provider(Arc::new(tickets.crypto(offer)))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| unusable(&error))?
+    let builder = |crypto: CryptoProvider| {
+        let builder = TlsConfig::builder_with_provider(Arc::new(crypto))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| unusable(&error))?;
         // The verifier is rustls' own, and takes delegated certificates and pins beside.
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&verifier));
+        Ok::<_, StartError>(builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier)))
+    };
+    let crypto = tickets.crypto(offer);
+    let hybrid = builder(crypto.clone())?;
     let mut config = match &tls.certificate {
-        None => builder.with_no_client_auth(),
-        Some(certificate) => builder.with_client_cert_resolver(Arc::new(identity(certificate, &tls.crypto)?)),
+        None => hybrid.with_no_client_auth(),
+        Some(certificate) => hybrid.with_client_cert_resolver(Arc::new(identity(certificate, &tls.crypto)?)),
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_early_data = early_data;
     let resuming = tickets.resuming(&config, &verifier);
     config.resumption = resuming.by(Transport::Tcp);
-    Ok((Arc::new(config), resuming))
+    let classical = match without_hybrid(crypto) {
+        None => None,
+        Some(crypto) => {
+            // A session is resumed by those alone who have the verifier and the certificates that it was made with.
+            let credentials = Arc::clone(&config.client_auth_cert_resolver);
+            let mut classical = builder(crypto)?.with_client_cert_resolver(credentials);
+            classical.alpn_protocols.clone_from(&config.alpn_protocols);
+            classical.enable_early_data = early_data;
+            Some(Arc::new(classical))
+        }
+    };
+    Ok(Secured { tls: Arc::new(config), classical, resuming })
+}
+
+/// The same cryptography without the group that is the first and a hybrid one; `None` if it is not, as ShangMi's.
+fn without_hybrid(mut crypto: CryptoProvider) -> Option<CryptoProvider> {
+    let (first, others) = crypto.kx_groups.split_first()?;
+    let is_left_out = first.name() == HYBRID && others.first().is_some_and(|next| next.name() == CLASSICAL);
+    crypto.kx_groups.remove(0);
+    is_left_out.then_some(crypto)
+}
+
+const HYBRID: NamedGroup = NamedGroup::X25519MLKEM768;
+const CLASSICAL: NamedGroup = NamedGroup::X25519;
+
+impl Secured {
+    /// For one handshake by `transport`, but QUIC.
+    pub(super) fn streams(
+        &self,
+        transport: Transport,
+        server: &ServerName<'static>,
+        offer: KeyExchange,
+    ) -> Made<Arc<TlsConfig>> {
+        let Made { config, is_classical, has_to_resume } = self.made(transport, server, offer);
+        let config = match transport {
+            Transport::Http => http_config(config),
+            Transport::Tcp | Transport::Quic => config,
+        };
+        Made { config: Arc::new(config), is_classical, has_to_resume }
+    }
+
+    /// Whether QUIC can be secured in this way.
+    pub(super) fn check_quic(&self) -> Result<(), StartError> {
+        quic_crypto(Arc::clone(&self.tls)).map(|_| ())
+    }
+
+    /// For one handshake by QUIC.
+    pub(super) fn quic(
+        &self,
+        server: &ServerName<'static>,
+        handshake: Handshake,
+        limits: &Limits,
+    ) -> Result<Made<quinn::ClientConfig>, StartError> {
+        let Made { config, is_classical, has_to_resume } =
+            self.made(Transport::Quic, server, handshake.offer);
+        let crypto = quic_crypto(Arc::new(config))?;
+        let crypto = match has_to_resume {
+            true => self.resuming.quic_resumed(Arc::new(crypto), server.clone()),
+            false => self.resuming.quic(Arc::new(crypto)),
+        };
+        let mut config = quinn::ClientConfig::new(crypto);
+        config.transport_config(Arc::new(quic_transport(limits, handshake.round_trip)));
+        Ok(Made { config, is_classical, has_to_resume })
+    }
+
+    /// Sessions are kept apart by transport: what a ticket allows of early data differs.
+    fn made(
+        &self,
+        transport: Transport,
+        server: &ServerName<'static>,
+        offer: KeyExchange,
+    ) -> Made<TlsConfig> {
+        let resumption = self.resuming.classically(transport, server, offer);
+        match self.classical.as_ref().zip(resumption) {
+            None => {
+                let mut config = TlsConfig::clone(&self.tls);
+                config.resumption = self.resuming.by(transport);
+                Made { config, is_classical: false, has_to_resume: false }
+            }
+            Some((classical, resumption)) => {
+                let mut config = TlsConfig::clone(classical);
+                config.resumption = resumption;
+                let has_to_resume = offer == KeyExchange::ClassicalResumed;
+                Made { config, is_classical: true, has_to_resume }
+            }
+        }
+    }
 }
 
 fn roots(roots_pem: &[u8]) -> Result<RootCertStore, StartError> {
@@ -86,31 +211,19 @@ fn identity(
     Ok(certified.map_err(|error| wrong(format!("its key {error}")))?.into())
 }
 
-/// The same trust for HTTP. Sessions are kept apart, as those of the link are for its own ALPN; nothing goes early.
-pub(super) fn http_config(tls: &TlsConfig, resuming: &Resuming) -> Arc<TlsConfig> {
-    let mut tls = tls.clone();
-    tls.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
-    tls.enable_early_data = false;
-    tls.resumption = resuming.by(Transport::Http);
-    Arc::new(tls)
-}
-
-/// The same trust for QUIC. Sessions are kept apart: what a ticket allows of early data differs.
-pub(super) fn quic_config(
-    tls: &TlsConfig,
-    resuming: &Resuming,
-    limits: &Limits,
-) -> Result<quinn::ClientConfig, StartError> {
-    let mut tls = tls.clone();
-    tls.resumption = resuming.by(Transport::Quic);
+fn quic_crypto(tls: Arc<TlsConfig>) -> Result<quinn::crypto::rustls::QuicClientConfig, StartError> {
     let initial = International::default()
         .quic_initial()
         .ok_or_else(|| StartError::Roots("no suite for QUIC's Initial packets".to_owned()))?;
-    let crypto = quinn::crypto::rustls::QuicClientConfig::with_initial(Arc::new(tls), initial)
-        .map_err(|error| StartError::Roots(error.to_string()))?;
-    let mut config = quinn::ClientConfig::new(resuming.quic(Arc::new(crypto)));
-    config.transport_config(Arc::new(quic_transport(limits, None)));
-    Ok(config)
+    quinn::crypto::rustls::QuicClientConfig::with_initial(tls, initial)
+        .map_err(|error| StartError::Roots(error.to_string()))
+}
+
+/// The same trust for HTTP, which has an ALPN of its own; nothing goes early.
+fn http_config(mut tls: TlsConfig) -> TlsConfig {
+    tls.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+    tls.enable_early_data = false;
+    tls
 }
 
 /// How QUIC behaves on a network where round trips are expected to take so long.
@@ -157,13 +270,15 @@ fn mtu_discovery(udp_payload_max: u16) -> Option<quinn::MtuDiscoveryConfig> {
 
 #[cfg(test)]
 mod kept_sessions;
+#[cfg(test)]
+mod offers;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn made(tls: &Tls, early_data: bool) -> Result<(Arc<TlsConfig>, Resuming), StartError> {
-        tls_config(tls, early_data, &Tickets::default())
+    fn made(tls: &Tls, early_data: bool) -> Result<Secured, StartError> {
+        secured(tls, early_data, &Tickets::default())
     }
 
     fn check(pem: &str, reason: &str) {
@@ -200,13 +315,13 @@ mod tests {
         let ours = rcgen::generate_simple_self_signed(vec!["app".into()]).unwrap();
         let mut tls = Tls::new(ours.cert.pem());
         tls.crypto = vec![Arc::new(towline_crypto::ShangMi::default()), Arc::new(International::default())];
-        let (config, resuming) = made(&tls, false).unwrap();
-        let provider = config.crypto_provider();
+        let secured = made(&tls, false).unwrap();
+        let provider = secured.tls.crypto_provider();
         let suites: Vec<u16> = provider.cipher_suites.iter().map(|suite| suite.suite().into()).collect();
         assert_eq!(suites[0], 0x00c6);
         assert!(suites.contains(&0x1301));
         assert_eq!(u16::from(provider.kx_groups[0].name()), 41);
-        assert!(quic_config(&config, &resuming, &Limits::default()).is_ok());
+        assert!(secured.check_quic().is_ok() && secured.classical.is_none(), "the hybrid is not the first");
         tls.crypto.clear();
         let error = made(&tls, false).err().unwrap().to_string();
         assert!(error.contains("name at least one provider"), "{error}");

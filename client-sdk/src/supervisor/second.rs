@@ -84,11 +84,11 @@ impl Supervisor {
         });
         let (gateways, network, limit) = match joining {
             // What is known of the network in use says nothing of the other.
-            Some(network) => (vec![present.clone()], network.place(), highest),
+            Some(network) => (vec![present.clone()], network, highest),
             None => {
                 let gateways = self.gateways_but(present, advised);
                 let limit = shared.quality.wait(Step::Connect, highest).limit;
-                (gateways, shared.with(|core| core.network.place()), limit)
+                (gateways, shared.with(|core| core.network.clone()), limit)
             }
         };
         let opening = Opening::new(Arc::clone(&self.greeting), self.spread_share(), false);

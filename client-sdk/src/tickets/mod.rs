@@ -6,10 +6,12 @@
 //!  record   a session as bytes        folder: sealed files, each used once
 //!  mint     a session of rustls' from a record, when the server is dialled
 //!  store    what rustls asks: memory first, then the folder
+//!  hello    whether a server that was shown a session resumes it
 //! ```
 
 mod capture;
 mod folder;
+mod hello;
 mod message;
 mod mint;
 mod quic;
@@ -23,7 +25,9 @@ use rustls::{
     ClientConfig as TlsConfig,
     client::{Resumption, danger::ServerCertVerifier},
     crypto::CryptoProvider,
+    pki_types::ServerName,
 };
+use towline_protocols::policy::KeyExchange;
 
 use self::{folder::Folder, mint::Mint, store::Store};
 use crate::{
@@ -48,7 +52,7 @@ pub struct TicketCounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     /// The link on TCP.
-    Tcp,
+    Tcp = 0,
     /// The link on QUIC: what a ticket allows of early data differs.
     Quic,
     /// HTTPS, which has its own ALPN.
@@ -110,25 +114,55 @@ impl Tickets {
             let mint = Mint::new(Arc::clone(tls.crypto_provider()), verifier, credentials);
             (Arc::clone(folder), Arc::new(mint))
         });
-        Resuming { kept }
+        let stores = [Transport::Tcp, Transport::Quic, Transport::Http].map(|transport| {
+            let kept = kept.as_ref().map(|(folder, mint)| store::Kept {
+                folder: Arc::clone(folder),
+                mint: Arc::clone(mint),
+                transport: transport.name(),
+            });
+            Arc::new(Store::new(kept))
+        });
+        Resuming { is_kept: kept.is_some(), stores }
     }
 }
 
-/// Resumes the sessions of one configuration.
+/// Resumes the sessions of one configuration, and of one that offers other groups beside it.
 #[derive(Clone)]
 pub(crate) struct Resuming {
-    kept: Option<(Arc<Folder>, Arc<Mint>)>,
+    is_kept: bool,
+    /// By transport.
+    stores: [Arc<Store>; 3],
 }
 
 impl Resuming {
+    fn store(&self, transport: Transport) -> &Arc<Store> {
+        &self.stores[transport as usize]
+    }
+
     /// By that transport.
     pub(crate) fn by(&self, transport: Transport) -> Resumption {
-        let kept = self.kept.as_ref().map(|(folder, mint)| store::Kept {
-            folder: Arc::clone(folder),
-            mint: Arc::clone(mint),
-            transport: transport.name(),
-        });
-        Resumption::store(Arc::new(Store::new(kept)))
+        Resumption::store(Arc::clone(self.store(transport)) as _)
+    }
+
+    /// What one handshake with X25519 alone resumes. `None` where it is to be a hybrid one.
+    pub(crate) fn classically(
+        &self,
+        transport: Transport,
+        server: &ServerName<'static>,
+        offer: KeyExchange,
+    ) -> Option<Resumption> {
+        let store = self.store(transport);
+        let classical = match offer {
+            KeyExchange::Hybrid => None,
+            KeyExchange::ClassicalResumed => store.resumed_classically(server),
+            KeyExchange::Classical => store.classically(server),
+        };
+        classical.map(|classical| Resumption::store(Arc::new(classical)))
+    }
+
+    /// A handshake with X25519 alone came to nothing there.
+    pub(crate) fn refused(&self, transport: Transport, server: &ServerName<'static>) {
+        self.store(transport).refused(server);
     }
 
     /// QUIC's cryptography, so that its sessions can be kept.
@@ -136,10 +170,20 @@ impl Resuming {
         &self,
         crypto: Arc<dyn quinn::crypto::ClientConfig>,
     ) -> Arc<dyn quinn::crypto::ClientConfig> {
-        match self.kept {
-            Some(_) => Arc::new(quic::Seen(crypto)),
-            None => crypto,
+        match self.is_kept {
+            true => Arc::new(quic::Seen { inner: crypto, resumes_for: None }),
+            false => crypto,
         }
+    }
+
+    /// The same for a handshake that has to resume, or comes to nothing.
+    pub(crate) fn quic_resumed(
+        &self,
+        crypto: Arc<dyn quinn::crypto::ClientConfig>,
+        server: ServerName<'static>,
+    ) -> Arc<dyn quinn::crypto::ClientConfig> {
+        let resumes_for = Some((Arc::clone(self.store(Transport::Quic)), server));
+        Arc::new(quic::Seen { inner: crypto, resumes_for })
     }
 }
 

@@ -1,4 +1,5 @@
-//! QUIC's handshake messages on their way to rustls: quinn reads them from CRYPTO frames.
+//! QUIC's handshake messages on their way to rustls: quinn reads them from CRYPTO frames. One that has to resume a session
+//! ends here before its keys are made, where the server does not.
 
 use std::{any::Any, sync::Arc};
 
@@ -6,12 +7,24 @@ use quinn::{
     ConnectError, Side,
     crypto::{ClientConfig, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session},
 };
-use quinn_proto::{ConnectionId, TransportError, transport_parameters::TransportParameters};
+use quinn_proto::{
+    ConnectionId, TransportError, TransportErrorCode, transport_parameters::TransportParameters,
+};
+use rustls::{AlertDescription, pki_types::ServerName};
 
-use super::{capture, message::Messages};
+use super::{
+    capture,
+    hello::{Answer, Hello},
+    message::Messages,
+    store::Store,
+};
 
 /// The cryptography of connections, of whose sessions [`capture::take`] learns.
-pub(super) struct Seen(pub(super) Arc<dyn ClientConfig>);
+pub(super) struct Seen {
+    pub(super) inner: Arc<dyn ClientConfig>,
+    /// Only a session is resumed, of this server's; the store is told if that is refused.
+    pub(super) resumes_for: Option<(Arc<Store>, ServerName<'static>)>,
+}
 
 impl ClientConfig for Seen {
     fn start_session(
@@ -20,14 +33,35 @@ impl ClientConfig for Seen {
         server_name: &str,
         parameters: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
-        let inner = Arc::clone(&self.0).start_session(version, server_name, parameters)?;
-        Ok(Box::new(SeenSession { inner, messages: Messages::default() }))
+        let inner = Arc::clone(&self.inner).start_session(version, server_name, parameters)?;
+        let resumes_for = self.resumes_for.clone().map(|of| (Hello::default(), of));
+        Ok(Box::new(SeenSession { inner, messages: Messages::default(), resumes_for }))
     }
 }
 
 struct SeenSession {
     inner: Box<dyn Session>,
     messages: Messages,
+    /// What was read of ServerHello, until it is whole.
+    resumes_for: Option<(Hello, (Arc<Store>, ServerName<'static>))>,
+}
+
+impl SeenSession {
+    /// Looks whether the server resumes what it has to.
+    fn look(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
+        let Some((hello, (store, server))) = &mut self.resumes_for else { return Ok(()) };
+        match hello.read(bytes) {
+            Answer::Unfinished => {}
+            Answer::Resumes => self.resumes_for = None,
+            Answer::Whole => {
+                store.refused(server);
+                let alert = u8::from(AlertDescription::HandshakeFailure);
+                let reason = "the gateway does not resume the session".to_owned();
+                return Err(TransportError { code: TransportErrorCode::crypto(alert), frame: None, reason });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Session for SeenSession {
@@ -56,6 +90,7 @@ impl Session for SeenSession {
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        self.look(bytes)?;
         capture::handles(&mut self.messages, bytes);
         self.inner.read_handshake(bytes)
     }

@@ -1,6 +1,18 @@
 //! Where rustls puts sessions: in memory, and on disk where there is one.
+//!
+//! ```text
+//!  hybrid handshakes ───── Store: any session, the newest first
+//!                            |  ^
+//!    a session of a hybrid   v  |  its successors
+//!  handshakes with X25519  Classical: that one session
+//! ```
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use rustls::{
@@ -15,12 +27,16 @@ use super::{
     mint::Mint,
     record::Record,
 };
-use crate::wall;
+use crate::{core::now, wall};
 
 /// Sessions of one server in memory; beyond, its oldest goes.
 const NAME_MAX: usize = 8;
 /// Sessions of all servers; and servers whose group is known.
 const SESSIONS_MAX: usize = 128;
+
+/// A server that refused a session to a handshake with X25519 alone is shown no other for so long: where gateways do not
+/// share their keys, each such handshake is a connection in vain.
+const REFUSED_FOR: Duration = Duration::from_secs(3600);
 
 /// Sessions of one transport.
 pub(super) struct Store {
@@ -41,13 +57,22 @@ struct Memory {
     /// The newest last.
     sessions: VecDeque<Session>,
     groups: VecDeque<(ServerName<'static>, NamedGroup)>,
+    /// Servers that want to be shown the hybrid, and since when.
+    refused: VecDeque<(ServerName<'static>, Instant)>,
 }
 
 struct Session {
     server: ServerName<'static>,
     /// Its file.
     name: Option<Name>,
+    /// The group of the handshake that it began with, as far as that is known.
+    group: Option<NamedGroup>,
     value: Tls13ClientSessionValue,
+}
+
+/// Whether keys that were agreed upon in that group stay secret from quantum computers.
+fn is_hybrid(group: Option<NamedGroup>) -> bool {
+    group == Some(NamedGroup::X25519MLKEM768)
 }
 
 impl Memory {
@@ -64,9 +89,15 @@ impl Memory {
         self.sessions.push_back(session);
     }
 
-    fn take(&mut self, server: &ServerName<'_>) -> Option<Session> {
-        let newest = self.sessions.iter().rposition(|held| held.server == *server)?;
+    fn take(&mut self, server: &ServerName<'_>, hybrid_alone: bool) -> Option<Session> {
+        let is_wanted = |held: &Session| !hybrid_alone || is_hybrid(held.group);
+        let newest = self.sessions.iter().rposition(|held| held.server == *server && is_wanted(held))?;
         self.sessions.remove(newest)
+    }
+
+    fn has_refused(&mut self, server: &ServerName<'_>, now: Instant) -> bool {
+        self.refused.retain(|(_, since)| now.saturating_duration_since(*since) < REFUSED_FOR);
+        self.refused.iter().any(|(known, _)| known == server)
     }
 
     fn group(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
@@ -88,10 +119,14 @@ impl Store {
     }
 
     /// Keeps the session that is given now; its name.
-    fn keep(&self, server: &ServerName<'_>, session: &Tls13ClientSessionValue) -> Option<Name> {
+    fn keep(
+        &self,
+        server: &ServerName<'_>,
+        session: &Tls13ClientSessionValue,
+        group: Option<NamedGroup>,
+    ) -> Option<Name> {
         let disk = self.disk.as_ref()?;
         let captured = capture::take()?;
-        let group = self.memory.lock().group(server);
         let record = Record {
             suite: session.suite().common.suite.into(),
             group: group.map_or(0, u16::from),
@@ -105,13 +140,69 @@ impl Store {
         disk.folder.keep(disk.place(server), &record)
     }
 
-    fn restore(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+    fn insert(&self, server: ServerName<'static>, value: Tls13ClientSessionValue, group: Option<NamedGroup>) {
+        let name = self.keep(&server, &value, group);
+        self.memory.lock().insert(Session { server, name, group, value });
+    }
+
+    /// The newest, which is on disk no more when this returns; of those that began with the hybrid, or of all.
+    fn take(&self, server: &ServerName<'static>, hybrid_alone: bool) -> Option<Session> {
+        loop {
+            let Some(session) = self.memory.lock().take(server, hybrid_alone) else { break };
+            let is_gone = match (&self.disk, session.name) {
+                (Some(disk), Some(name)) => disk.folder.remove(name),
+                _ => true,
+            };
+            if is_gone {
+                return Some(session);
+            }
+        }
+        let restored = self.restore(server)?;
+        if hybrid_alone && !is_hybrid(restored.group) {
+            self.memory.lock().insert(restored);
+            return None;
+        }
+        Some(restored)
+    }
+
+    fn restore(&self, server: &ServerName<'static>) -> Option<Session> {
         let disk = self.disk.as_ref()?;
         let record = disk.folder.take(disk.place(server), wall::since_1970())?;
-        if record.group != 0 {
-            self.memory.lock().learn_group(server.clone(), record.group.into());
+        let group = (record.group != 0).then(|| NamedGroup::from(record.group));
+        if let Some(group) = group {
+            self.memory.lock().learn_group(server.clone(), group);
         }
-        disk.mint.session(server, &record)
+        let value = disk.mint.session(server, &record)?;
+        Some(Session { server: server.clone(), name: None, group, value })
+    }
+
+    /// What a handshake with X25519 alone resumes, if it is to resume what began with the hybrid. `None`: there is no such
+    /// session, or the server is not to be shown any in this way.
+    pub(super) fn resumed_classically(self: &Arc<Self>, server: &ServerName<'static>) -> Option<Classical> {
+        if self.memory.lock().has_refused(server, now()) {
+            return None;
+        }
+        let Session { value, group, .. } = self.take(server, true)?;
+        Some(Classical { store: Arc::clone(self), session: Mutex::new(Some(value)), group })
+    }
+
+    /// What any handshake with X25519 alone may resume.
+    pub(super) fn classically(self: &Arc<Self>, server: &ServerName<'static>) -> Option<Classical> {
+        if self.memory.lock().has_refused(server, now()) {
+            return None;
+        }
+        let session = self.take(server, false).map(|session| session.value);
+        Some(Classical { store: Arc::clone(self), session: Mutex::new(session), group: None })
+    }
+
+    /// A handshake with X25519 alone came to nothing there.
+    pub(super) fn refused(&self, server: &ServerName<'static>) {
+        let mut memory = self.memory.lock();
+        memory.refused.retain(|(known, _)| known != server);
+        if memory.refused.len() >= SESSIONS_MAX {
+            memory.refused.pop_front();
+        }
+        memory.refused.push_back((server.clone(), now()));
     }
 }
 
@@ -140,23 +231,52 @@ impl ClientSessionStore for Store {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
-        let name = self.keep(&server, &value);
-        self.memory.lock().insert(Session { server, name, value });
+        let group = self.memory.lock().group(&server);
+        self.insert(server, value, group);
     }
 
-    /// The newest, which is on disk no more when this returns.
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        loop {
-            let Some(Session { name, value, .. }) = self.memory.lock().take(server) else { break };
-            let is_gone = match (&self.disk, name) {
-                (Some(disk), Some(name)) => disk.folder.remove(name),
-                _ => true,
-            };
-            if is_gone {
-                return Some(value);
-            }
-        }
-        self.restore(server)
+        self.take(server, false).map(|session| session.value)
+    }
+}
+
+/// The one session that a handshake with X25519 alone may resume. What the gateway says of groups in it is not kept: it
+/// would keep hybrid handshakes from offering theirs.
+pub(super) struct Classical {
+    store: Arc<Store>,
+    session: Mutex<Option<Tls13ClientSessionValue>>,
+    /// What sessions are noted as that follow from it.
+    group: Option<NamedGroup>,
+}
+
+impl ClientSessionStore for Classical {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.store.insert(server, value, self.group);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.session.lock().take()
+    }
+}
+
+/// Secrets stay out.
+impl fmt::Debug for Classical {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Classical").finish_non_exhaustive()
     }
 }
 

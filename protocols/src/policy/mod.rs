@@ -8,13 +8,15 @@
 //! ```
 //!
 //! [`Race`] decides which ways to gateways are tried, and when; [`Ways`] and [`Names`] remember what is known of them.
-//! [`Handover`] decides when a second connection is made beside one that still works.
+//! [`Handover`] decides when a second connection is made beside one that still works, [`Handshakes`] which key exchange a
+//! connection begins with.
 //!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
 mod compression;
 mod durable;
 mod handover;
+mod handshake;
 mod heartbeat;
 mod line;
 mod liveness;
@@ -34,6 +36,7 @@ pub use self::{
     compression::CompressionPolicy,
     durable::DurablePolicy,
     handover::{Handover, HandoverAction, HandoverPolicy, Leave, SentAway},
+    handshake::{HandshakePolicy, Handshakes, KeyExchange},
     heartbeat::{FORGET_AFTER_S, Filed, Ground, Heartbeat, HeartbeatPolicy, Learnt, NETWORKS_MAX, Records},
     line::LinePolicy,
     liveness::{Clocks, Liveness, LivenessPolicy, Pulse, Signs},

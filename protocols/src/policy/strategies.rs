@@ -1,9 +1,9 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    CompressionPolicy, DurablePolicy, HandoverPolicy, HeartbeatPolicy, HedgePolicy, LivenessPolicy,
-    Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy, ReportPolicy,
-    RetryPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
+    CompressionPolicy, DurablePolicy, HandoverPolicy, HandshakePolicy, HeartbeatPolicy, HedgePolicy,
+    LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy,
+    ReportPolicy, RetryPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -67,6 +67,8 @@ strategies! {
     timeouts: TimeoutPolicy,
     /// How connections are made where there are several ways.
     race: RacePolicy,
+    /// Which key exchange handshakes offer.
+    handshake: HandshakePolicy,
     /// How long quiet connections are left alone.
     heartbeat: HeartbeatPolicy,
     /// When a silent connection is dead.

@@ -12,10 +12,12 @@ use tokio::{
     net::TcpListener,
 };
 
+use towline_protocols::policy::KeyExchange;
+
 use super::*;
 use crate::{
     connect::{Wire, tcp, tls},
-    tickets::Tickets,
+    tickets::{Tickets, Transport},
 };
 
 const FLIGHT: &[u8] = b"HELLO and a request";
@@ -33,7 +35,7 @@ struct Seen {
 }
 
 struct Rig {
-    client: Arc<ClientConfig>,
+    client: tls::Secured,
     server: ServerConfig,
 }
 
@@ -54,13 +56,8 @@ impl Rig {
         server.send_half_rtt_data = true;
         server.session_storage = ServerSessionMemoryCache::new(16);
         Self {
-            client: tls::tls_config(
-                &crate::config::Tls::new(pem.as_bytes()),
-                early_data,
-                &Tickets::default(),
-            )
-            .unwrap()
-            .0,
+            client: tls::secured(&crate::config::Tls::new(pem.as_bytes()), early_data, &Tickets::default())
+                .unwrap(),
             server,
         }
     }
@@ -73,7 +70,8 @@ impl Rig {
         let calling = async {
             let name = ServerName::try_from("gateway.example").unwrap();
             let first: FirstFlight = Arc::new(move || flight.map(Bytes::from_static));
-            let (mut stream, early) = secure(self.client.clone(), name, near, &first).await.unwrap();
+            let made = self.client.streams(Transport::Tcp, &name, KeyExchange::Hybrid);
+            let (mut stream, early) = secure(&made, name, near, &first).await.unwrap();
             stream.write_all(&flight.unwrap_or(FLIGHT)[early..]).await.unwrap();
             stream.flush().await.unwrap();
             let mut answer = [0; ANSWER.len()];
@@ -193,7 +191,8 @@ async fn an_address_that_takes_the_flight_and_never_answers_loses_the_race() {
     let connect = async |address| {
         let host = "gateway.example".to_owned();
         let connected = tcp::connect(address).await.unwrap();
-        connected.secure(Some(rig.client.clone()), host, flight.clone()).await.unwrap()
+        let (secured, offer) = (Some(rig.client.clone()), KeyExchange::Hybrid);
+        connected.secure(secured, offer, host, flight.clone()).await.unwrap()
     };
     let Wire::Tcp { mut stream, early: 0, .. } = connect(address).await else {
         panic!("there is no ticket yet")

@@ -20,25 +20,31 @@ use crate::{
     tickets::TicketCounts,
 };
 
-const HOST: &str = "gateway.example";
-const FLIGHT: &[u8] = b"HELLO and a request";
+pub(super) const HOST: &str = "gateway.example";
+pub(super) const FLIGHT: &[u8] = b"HELLO and a request";
 
 /// A server, and an app's storage.
-struct Rig {
-    server: ServerConfig,
-    security: Tls,
+pub(super) struct Rig {
+    pub(super) server: ServerConfig,
+    pub(super) security: Tls,
     folder: TempDir,
 }
 
 /// What a run of the app has: everything but the storage is gone with it.
-struct Run {
-    tls: Arc<TlsConfig>,
-    quic: quinn::ClientConfig,
+pub(super) struct Run {
+    pub(super) secured: Secured,
     tickets: Tickets,
 }
 
+impl Run {
+    fn tls(&self) -> Arc<TlsConfig> {
+        let name = ServerName::try_from(HOST).unwrap();
+        self.secured.streams(Transport::Tcp, &name, KeyExchange::Hybrid).config
+    }
+}
+
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
         let (pem, der) = (key.cert.pem(), key.cert.der().clone());
         let private = PrivateKeyDer::from_pem_slice(key.signing_key.serialize_pem().as_bytes()).unwrap();
@@ -64,7 +70,7 @@ impl Rig {
         config
     }
 
-    fn run(&self) -> Run {
+    pub(super) fn run(&self) -> Run {
         self.run_of(&self.config())
     }
 
@@ -72,9 +78,7 @@ impl Rig {
         let identity = Identity::open(config).unwrap();
         let tickets = Tickets::open(config, &identity);
         let crate::config::Security::Tls(security) = &config.security else { panic!("TLS") };
-        let (tls, resuming) = tls_config(security, true, &tickets).unwrap();
-        let quic = quic_config(&tls, &resuming, &Limits::default()).unwrap();
-        Run { tls, quic, tickets }
+        Run { secured: secured(security, true, &tickets).unwrap(), tickets }
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -84,8 +88,14 @@ impl Rig {
 
     /// A connection on TCP: how its handshake went, and what arrived as early data.
     fn connect(&self, run: &Run) -> (HandshakeKind, Vec<u8>) {
+        let (client, early) = self.shakes_hands(run.tls());
+        (client.handshake_kind().unwrap(), early)
+    }
+
+    /// The connection, and what arrived as early data.
+    pub(super) fn shakes_hands(&self, tls: Arc<TlsConfig>) -> (ClientConnection, Vec<u8>) {
         let name = ServerName::try_from(HOST).unwrap();
-        let mut client = ClientConnection::new(Arc::clone(&run.tls), name).unwrap();
+        let mut client = ClientConnection::new(tls, name).unwrap();
         let mut server = ServerConnection::new(Arc::new(self.server.clone())).unwrap();
         if let Some(mut early) = client.early_data() {
             early.write_all(FLIGHT).unwrap();
@@ -110,7 +120,7 @@ impl Rig {
         }
         assert!(!client.is_handshaking() && !server.is_handshaking());
         assert_eq!(client.is_early_data_accepted(), !early.is_empty());
-        (client.handshake_kind().unwrap(), early)
+        (client, early)
     }
 }
 
@@ -154,7 +164,12 @@ async fn the_next_run_sends_early_data_on_quic() {
     // Whether there was early data, and whether it was accepted.
     let connect = async |run: &Run| {
         let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
-        let connecting = endpoint.connect_with(run.quic.clone(), address, HOST).unwrap();
+        let handshake = Handshake { offer: KeyExchange::Hybrid, flies: true, round_trip: None, repeat: None };
+        let name = ServerName::try_from(HOST).unwrap();
+        let mut quic = run.secured.quic(&name, handshake, &Limits::default()).unwrap().config;
+        // quinn's own server opens streams to the client here; the link's does not.
+        quic.transport_config(Arc::default());
+        let connecting = endpoint.connect_with(quic, address, HOST).unwrap();
         let (connection, accepted) = match connecting.into_0rtt() {
             Ok((connection, accepted)) => (connection, Some(accepted)),
             Err(connecting) => (connecting.await.unwrap(), None),
@@ -172,17 +187,13 @@ async fn the_next_run_sends_early_data_on_quic() {
         endpoint.wait_idle().await;
         early
     };
-    let mut first = rig.run();
-    // quinn's own server opens streams to the client here; the link's does not.
-    let transport = Arc::new(quinn::TransportConfig::default());
-    first.quic.transport_config(Arc::clone(&transport));
+    let first = rig.run();
     assert!(!connect(&first).await, "there is no ticket yet");
     while rig.files().len() < 2 {
         tokio::task::yield_now().await;
     }
     drop(first);
-    let mut next = rig.run();
-    next.quic.transport_config(transport);
+    let next = rig.run();
     assert!(connect(&next).await);
     assert_eq!(next.tickets.counts().restored, 1);
 }
@@ -261,7 +272,7 @@ fn other_pins_roots_certificates_or_identities_find_nothing() {
     let name = ServerName::try_from(HOST).unwrap();
     let finds = |config: &ClientConfig| {
         let run = rig.run_of(config);
-        let mut client = ClientConnection::new(Arc::clone(&run.tls), name.clone()).unwrap();
+        let mut client = ClientConnection::new(run.tls(), name.clone()).unwrap();
         assert_eq!(run.tickets.counts().damaged, 0);
         client.early_data().is_some()
     };
@@ -314,7 +325,7 @@ fn files_tell_nothing_and_are_for_their_owner_only() {
     let rig = Rig::new();
     let run = rig.run();
     rig.connect(&run);
-    let shown = format!("{:?}", run.tls.resumption);
+    let shown = format!("{:?}", run.tls().resumption);
     assert!(!shown.contains("psk") && !shown.contains(HOST), "{shown}");
     for path in rig.files() {
         let holds = |text: &str, bytes: &[u8]| bytes.windows(text.len()).any(|part| part == text.as_bytes());

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Impression, Prior, Quality, REPEAT_MIN, Step,
+    Arrival, Impression, Prior, Quality, REPEAT_MIN, Step,
     window::{Window, mean, quantile},
 };
 
@@ -98,6 +98,18 @@ impl Quality {
     /// The same, or what is to be expected where so much comes: few apps send enough to tell.
     pub fn expected_send_rate(&self, now: Instant) -> Option<f64> {
         self.send_rate(now).or(self.expected_receive_rate(now).map(|rate| rate * SEND_SHARE))
+    }
+
+    /// The same of a network that need not be the one in use: as it was on earlier stays, or is usual for its kind.
+    pub fn expected_send_rate_on(&self, arrival: Arrival) -> Option<f64> {
+        let half_life = self.policy.record_half_life;
+        let known = arrival.network.filter(|_| self.policy.enabled);
+        let before = known.and_then(|network| self.records.get(network, arrival.unix_s, half_life));
+        let received = before.and_then(|(before, _)| before.receive_rate);
+        let sent = before.and_then(|(before, _)| before.send_rate);
+        let usual =
+            || Prior::of(arrival.kind).filter(|_| self.policy.enabled).map(|prior| prior.receive_rate);
+        sent.or_else(|| received.or_else(usual).map(|rate| rate * SEND_SHARE))
     }
 
     /// The share of attempts that failed; `None` where none was made lately.

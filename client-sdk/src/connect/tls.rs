@@ -165,8 +165,12 @@ impl Secured {
         server: &ServerName<'static>,
         offer: KeyExchange,
     ) -> Made<TlsConfig> {
-        let resumption = self.resuming.classically(transport, server, offer);
-        match self.classical.as_ref().zip(resumption) {
+        // A session that is taken from the store is not there for another handshake.
+        let classical = self.classical.as_ref().and_then(|classical| {
+            let resumption = self.resuming.classically(transport, server, offer)?;
+            Some((classical, resumption))
+        });
+        match classical {
             None => {
                 let mut config = TlsConfig::clone(&self.tls);
                 config.resumption = self.resuming.by(transport);

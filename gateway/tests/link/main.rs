@@ -24,6 +24,7 @@ mod flights;
 mod header_dictionaries;
 mod header_sampling;
 mod hooks;
+mod key_exchange;
 mod killed;
 mod later;
 mod lengths;

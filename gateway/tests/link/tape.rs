@@ -33,6 +33,7 @@ pub struct Tape {
     passage: watch::Sender<Passage>,
     cuts: watch::Sender<u64>,
     flights: watch::Sender<Vec<Vec<u8>>>,
+    answers: watch::Sender<Vec<Vec<u8>>>,
 }
 
 impl Tape {
@@ -40,8 +41,9 @@ impl Tape {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (passage, cuts) = (watch::Sender::new(Passage::Free), watch::Sender::new(0));
-        let flights = watch::Sender::new(Vec::new());
-        let (seen, gone, written) = (passage.subscribe(), cuts.subscribe(), flights.clone());
+        let (flights, answers) = (watch::Sender::new(Vec::new()), watch::Sender::new(Vec::new()));
+        let (seen, gone) = (passage.subscribe(), cuts.subscribe());
+        let written = (flights.clone(), answers.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *seen.borrow() != Passage::Shut {
@@ -49,7 +51,7 @@ impl Tape {
                 }
             }
         });
-        Self { address, passage, cuts, flights }
+        Self { address, passage, cuts, flights, answers }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -72,10 +74,18 @@ impl Tape {
 
     /// The first flight of connection `place`, once something of it is there.
     pub async fn flight(&self, place: usize) -> Vec<u8> {
-        let mut flights = self.flights.subscribe();
-        let there = |flights: &Vec<Vec<u8>>| flights.get(place).is_some_and(|flight| !flight.is_empty());
-        flights.wait_for(there).await.unwrap()[place].clone()
+        noted(&self.flights, place).await
     }
+
+    /// What the gateway said first on connection `place`, once it has said something.
+    pub async fn answer(&self, place: usize) -> Vec<u8> {
+        noted(&self.answers, place).await
+    }
+}
+
+async fn noted(list: &watch::Sender<Vec<Vec<u8>>>, place: usize) -> Vec<u8> {
+    let there = |noted: &Vec<Vec<u8>>| noted.get(place).is_some_and(|bytes| !bytes.is_empty());
+    list.subscribe().wait_for(there).await.unwrap()[place].clone()
 }
 
 async fn relay(
@@ -83,7 +93,7 @@ async fn relay(
     upstream: SocketAddr,
     passage: watch::Receiver<Passage>,
     mut cuts: watch::Receiver<u64>,
-    flights: watch::Sender<Vec<Vec<u8>>>,
+    (flights, answers): (watch::Sender<Vec<Vec<u8>>>, watch::Sender<Vec<Vec<u8>>>),
 ) {
     cuts.mark_unchanged();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
@@ -92,16 +102,18 @@ async fn relay(
         place = flights.len();
         flights.push(Vec::new());
     });
+    answers.send_modify(|answers| answers.resize(answers.len().max(place + 1), Vec::new()));
     let answered = Arc::new(AtomicBool::new(false));
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
     let note = |bytes: &[u8]| flights.send_modify(|flights| flights[place].extend_from_slice(bytes));
+    let note_answer = |bytes: &[u8]| answers.send_modify(|answers| answers[place] = bytes.to_vec());
     tokio::select! {
         _ = cuts.changed() => {}
         () = async {
             tokio::join!(
                 up(client_in, server_out, passage, &answered, note),
-                down(server_in, client_out, &answered),
+                down(server_in, client_out, &answered, note_answer),
             );
         } => {}
     }
@@ -132,10 +144,12 @@ async fn up(
     let _ = to.shutdown().await;
 }
 
-async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answered: &AtomicBool) {
+async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answered: &AtomicBool, note: impl Fn(&[u8])) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        answered.store(true, Ordering::SeqCst);
+        if !answered.swap(true, Ordering::SeqCst) {
+            note(&buffer[..count]);
+        }
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }

@@ -81,7 +81,7 @@ impl Rig {
         Run { secured: secured(security, true, &tickets).unwrap(), tickets }
     }
 
-    fn files(&self) -> Vec<PathBuf> {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder.path().join("identity.tickets"));
         entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
     }

@@ -97,6 +97,79 @@ fn a_server_that_has_forgotten_the_session_gets_no_word_without_the_hybrid() {
     assert!(!made.is_classical);
 }
 
+/// On real sockets: a gateway that was started anew gets a hybrid handshake, in the same attempt.
+#[tokio::test]
+async fn on_tcp_what_is_refused_is_made_anew() {
+    let mut rig = Rig::new();
+    let run = rig.run();
+    shakes(&rig, &run, Hybrid);
+    rig.server.session_storage = ServerSessionMemoryCache::new(64);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = Arc::new(rig.server.clone());
+    // The groups of each connection in turn.
+    let serving = std::thread::spawn(move || {
+        [(); 2].map(|()| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut server = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            // Whoever is refused ends its connection.
+            let _ = server.complete_io(&mut stream);
+            server.negotiated_key_exchange_group().map(|group| group.name())
+        })
+    });
+    let connected = crate::connect::tcp::connect(address).await.unwrap();
+    let flight: crate::connect::FirstFlight = Arc::new(|| None);
+    let wire = connected.secure(Some(run.secured.clone()), ClassicalResumed, HOST.to_owned(), flight).await;
+    assert_eq!(serving.join().unwrap(), [Some(CLASSICAL), Some(HYBRID)]);
+    assert!(wire.is_ok());
+}
+
+#[tokio::test]
+async fn on_quic_what_is_refused_is_made_anew() {
+    let mut rig = Rig::new();
+    rig.server.send_tls13_tickets = 4;
+    let run = rig.run();
+    let handshake = Handshake { offer: ClassicalResumed, flies: false, round_trip: None, repeat: None };
+    let serve = |rig: &Rig| {
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(rig.server.clone()).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let server = quinn::Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap();
+        let accepting = server.clone();
+        tokio::spawn(async move {
+            let mut connections = Vec::new();
+            while let Some(incoming) = accepting.accept().await {
+                connections.extend(incoming.await.ok());
+            }
+        });
+        server
+    };
+    let connect = async |server: &quinn::Endpoint| {
+        let server =
+            crate::connect::quic::Server { address: server.local_addr().unwrap(), name: HOST.to_owned() };
+        let sockets = crate::connect::quic::Sockets::default();
+        crate::connect::quic::connect(&run.secured, sockets, server, handshake, &Limits::default())
+            .await
+            .map_err(|error| error.0)
+            .unwrap()
+    };
+    let has_session = || {
+        let session = run.secured.resuming.classically(Transport::Quic, &name(), ClassicalResumed);
+        session.is_some()
+    };
+    let first = serve(&rig);
+    let _wire = connect(&first).await;
+    while rig.files().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    assert!(has_session());
+    let _wire = connect(&first).await;
+    assert!(has_session(), "the server has resumed one");
+    rig.server.session_storage = ServerSessionMemoryCache::new(64);
+    let anew = serve(&rig);
+    let _wire = connect(&anew).await;
+    assert!(!has_session(), "the last one was refused, and the hybrid is offered from now on");
+}
+
 #[test]
 fn transports_have_sessions_of_their_own() {
     let rig = Rig::new();
@@ -123,6 +196,14 @@ fn other_cryptography_is_left_as_it_is() {
             };
             assert!(!made.is_classical);
             assert_eq!(groups(&made.config), groups(&secured.tls));
+        }
+        if security.crypto.len() > 1 {
+            let shakes = || rig.shakes_hands(secured.streams(Transport::Tcp, &name(), Hybrid).config).0;
+            assert_eq!(shakes().handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
+            for offer in [ClassicalResumed, Classical, ClassicalResumed, Classical] {
+                secured.streams(Transport::Tcp, &name(), offer);
+            }
+            assert_eq!(shakes().handshake_kind(), Some(HandshakeKind::Resumed), "the session is still there");
         }
     }
 }

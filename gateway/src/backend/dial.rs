@@ -83,3 +83,70 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::settings::{Backend, BackendKind, BackendTls};
+
+    const NAME: &str = "accounts.internal.example";
+
+    /// A backend that shows a certificate for [`NAME`], whatever it is asked for.
+    async fn serve(folder: &Path) -> Backend {
+        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+        let ca = folder.join("ca.pem");
+        fs::write(&ca, made.cert.pem()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move { acceptor.accept(tcp).await.map(drop) });
+            }
+        });
+        let tls = Some(BackendTls { ca, server_name: Some(NAME.to_owned()), certificate: None });
+        Backend { tls, ..Backend::new("b", BackendKind::Http1, address) }
+    }
+
+    #[tokio::test]
+    async fn what_clients_are_told_of_a_failure_names_neither_hosts_nor_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = serve(folder.path()).await;
+        assert!(connect(&backend, b"http/1.1").await.is_ok());
+        let told = async |change: &dyn Fn(&mut Backend)| {
+            let mut backend = backend.clone();
+            change(&mut backend);
+            let Err(error) = connect(&backend, b"http/1.1").await else { panic!("it is reached") };
+            assert_eq!((error.kind, error.execution), (RpcErrorKind::BackendUnavailable, Execution::NotRun));
+            let folder = folder.path().display().to_string();
+            let places = ["127.0.0.1", "internal", "elsewhere", "nowhere", &folder];
+            let said = places.iter().find(|place| error.message.contains(**place));
+            assert_eq!(said, None, "{}", error.message);
+            error.message
+        };
+        let tls =
+            |backend: &mut Backend, change: &dyn Fn(&mut BackendTls)| change(backend.tls.as_mut().unwrap());
+        let another =
+            told(&|backend| tls(backend, &|tls| tls.server_name = Some("elsewhere".to_owned()))).await;
+        assert_eq!(&*another, "backend b: TLS: its certificate is for another name");
+        told(&|backend| tls(backend, &|tls| tls.server_name = None)).await;
+        told(&|backend| tls(backend, &|tls| tls.server_name = Some("else where".to_owned()))).await;
+        told(&|backend| tls(backend, &|tls| tls.ca = folder.path().join("nowhere.pem"))).await;
+        told(&|backend| backend.address = "nowhere.invalid:1".to_owned()).await;
+        told(&|backend| backend.address = "127.0.0.1:1".to_owned()).await;
+    }
+}

@@ -2,12 +2,13 @@
 
 use std::{
     fmt::Display,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::net::TcpStream;
@@ -17,20 +18,40 @@ use crate::settings::{Backend, BackendTls};
 
 /// Shakes hands, for the protocol that ALPN calls `alpn`, if it has a name there. Files are read anew each time, so that a
 /// renewed certificate is used.
+///
+/// # Errors
+/// A text for clients: it names neither hosts nor files.
 pub(crate) async fn connect(
     tcp: TcpStream,
     backend: &Backend,
     tls: &BackendTls,
     alpn: Option<&[u8]>,
 ) -> Result<TlsStream<TcpStream>, String> {
-    let name = server_name(backend, tls)?;
+    let untold = |why: String| {
+        tracing::debug!(backend = &*backend.name, "TLS: {why}");
+        "TLS: the gateway has no use of its files or name".to_owned()
+    };
+    let name = server_name(backend, tls).map_err(untold)?;
     let files = tls.clone();
     // A file of all public authorities takes milliseconds to read.
     let config = tokio::task::spawn_blocking(move || config(&files)).await;
-    let mut config = config.map_err(|_| "the gateway is ending")??;
+    let mut config = config.map_err(|_| "the gateway is ending")?.map_err(untold)?;
     config.alpn_protocols = alpn.into_iter().map(<[u8]>::to_vec).collect();
     let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(name, tcp).await.map_err(|error| format!("TLS: {error}"))
+    connector.connect(name, tcp).await.map_err(|error| format!("TLS: {}", reason(backend, &error)))
+}
+
+/// rustls says of a certificate for another name which it is, and which was wanted.
+fn reason(backend: &Backend, error: &io::Error) -> String {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match of_tls {
+        Some(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+            tracing::debug!(backend = &*backend.name, "TLS: {error}");
+            "its certificate is for another name".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Whether everything is there that a connection will need.

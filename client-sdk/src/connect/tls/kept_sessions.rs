@@ -320,6 +320,33 @@ fn what_is_damaged_is_counted_and_the_handshake_is_a_whole_one() {
     assert!(next.tickets.counts().damaged <= 1);
 }
 
+/// The app was installed anew, and its folder of tickets is one of before, as a backup may bring it back.
+#[test]
+fn what_another_identity_has_sealed_is_replaced_behind_a_whole_handshake() {
+    let rig = Rig::new();
+    rig.connect(&rig.run());
+    let others: Vec<_> = rig.files().into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
+    fs::remove_file(rig.folder.path().join("identity")).unwrap();
+    let stranger = rig.run();
+    assert_eq!(rig.connect(&stranger).0, HandshakeKind::Full);
+    drop(stranger);
+    for (_, path) in &others {
+        fs::remove_file(path).unwrap();
+    }
+    // Under names that this identity looks for, sealed by a key that it has not.
+    for (path, (sealed, _)) in rig.files().iter().zip(&others) {
+        fs::write(path, sealed).unwrap();
+    }
+    let next = rig.run();
+    assert_eq!(rig.connect(&next), (HandshakeKind::Full, Vec::new()), "and nothing was said early");
+    assert_eq!(next.tickets.counts(), counts(2, 0, 2, 0));
+    let files = rig.files();
+    assert_eq!(files.len(), 2, "what could not be read is gone");
+    assert!(files.iter().all(|path| others.iter().all(|(sealed, _)| fs::read(path).unwrap() != *sealed)));
+    drop(next);
+    assert_eq!(rig.connect(&rig.run()), (HandshakeKind::Resumed, FLIGHT.to_vec()));
+}
+
 #[test]
 fn files_tell_nothing_and_are_for_their_owner_only() {
     let rig = Rig::new();

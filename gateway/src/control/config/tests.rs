@@ -543,6 +543,14 @@ fn a_hook_needs_a_backend_that_can_be_asked() {
         "t.toml:11:11: auth.hook.backend: \"b\" gets passwords, and is beyond loopback without tls; give it tls, or \
          write plaintext = true if the way to it is your own",
     );
+    let hook = "[auth.hook]\nbackend = \"b\"\n";
+    check(&format!("{}{hook}", backend("http1")), "");
+    check(&format!("{far}{hook}plaintext = true\n"), "");
+    check(
+        &format!("{far}{hook}plaintext = false\n"),
+        "t.toml:11:11: auth.hook.backend: \"b\" gets passwords, and is beyond loopback without tls; give it tls, or \
+         write plaintext = true if the way to it is your own",
+    );
     check(
         &format!("{}[auth.hook]\nbackend = \"b\"\n", backend("mqtt")),
         "t.toml:11:11: auth.hook.backend: \"b\" is an MQTT broker; name one of kind http1, http2 or grpc",

@@ -6,9 +6,11 @@ mod call;
 mod durable;
 mod events;
 mod inbox;
+mod line;
 mod outbox;
 mod publish;
 mod refusal;
+mod shared;
 mod short;
 mod sights;
 mod tokens;
@@ -21,15 +23,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use towline_protocols::{
     hpack::NeverIndexed,
     link::{
-        Execution, Hello, RpcError, RpcErrorKind, Welcome,
-        client::{CallOptions, Fate, Session},
+        Execution, RpcError, RpcErrorKind,
+        client::{CallOptions, Session},
     },
-    policy::{AppState, Handover, Liveness, Network, Strategies},
+    policy::{AppState, Handover, Liveness, Network},
 };
 
 use self::{again::Again, durable::Permit, short::LinkState, sights::Sights};
@@ -38,143 +39,27 @@ pub(crate) use self::{
     durable::{Given, Step as DurableStep},
     events::Control,
     inbox::{Inbox, Ticket},
+    line::Kept,
     publish::{PendingPublish, PendingSubscribe},
+    shared::Shared,
     short::{Begun, Busy, Errand, Next, now},
     tokens::Tokens,
 };
 use crate::{
     beats::Beats,
-    config::{ClientConfig, Endpoint, Limits, Policy},
+    config::{ClientConfig, Endpoint, Limits},
     dictionaries::Dictionaries,
-    durable::{Book, Record, newest_session},
-    endpoints::Listed,
-    error::StartError,
     identity::Identity,
     known::Known,
     last_session::LastSession,
-    policy::InForce,
     push_log::PushLog,
-    quality::Observed,
-    reports::{Reports, Traffic},
-    routes::Routes,
-    state::{ConnectionState, Transport},
-    tickets::Tickets,
+    reports::Reports,
+    state::Transport,
     timeline::Made,
 };
 
 /// Names a call for its handles; the sequence number may change when a call is sent again.
 pub(crate) type Key = u64;
-
-/// The shared state and how its parts wake each other.
-pub(crate) struct Shared {
-    core: Mutex<Core>,
-    /// Wakes the line: something is to be sent.
-    pub(crate) line: Notify,
-    /// Wakes whoever takes pushes.
-    pub(crate) pushes: Notify,
-    /// Wakes whoever makes short connections.
-    pub(crate) short: Notify,
-    /// Wakes the supervisor: the app closed the client, or the network changed.
-    pub(crate) supervisor: Notify,
-    /// Counts how often the app has said that connections are to be made anew.
-    pub(crate) network: watch::Sender<u64>,
-    pub(crate) states: watch::Sender<ConnectionState>,
-    pub(crate) policy: watch::Sender<Policy>,
-    /// What the strategies are told; whoever asks one reads it here, each time.
-    pub(crate) strategies: watch::Sender<Strategies>,
-    pub(crate) in_force: InForce,
-    pub(crate) quality: Observed,
-    /// Durable calls; with an identity file only.
-    pub(crate) book: Option<Arc<Book>>,
-    pub(crate) traffic: Traffic,
-    /// What is known of the ways to gateways.
-    pub(crate) routes: Routes,
-    /// Where the operator's list leads.
-    pub(crate) listed: Arc<Listed>,
-    /// TLS sessions of this run of the app and of those before.
-    pub(crate) tickets: Tickets,
-}
-
-impl Shared {
-    /// Also the durable calls of earlier runs.
-    pub(crate) fn new(config: &ClientConfig) -> Result<(Self, Vec<Record>), StartError> {
-        let identity = Identity::open(config)?;
-        let (book, waiting) = Book::open(config, &identity)?.unzip();
-        let tickets = Tickets::open(config, &identity);
-        let waiting = waiting.unwrap_or_default();
-        let listed = Arc::new(Listed::open(config, &identity));
-        let dictionaries = Dictionaries::open(config, Arc::clone(&listed))
-            .map_err(|error| StartError::Dictionaries(error.to_string()))?;
-        let strategies = watch::Sender::new(config.strategies.clone());
-        let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
-        let again = Again::new(strategies.subscribe(), !seed);
-        let mut core = Core::new(identity, dictionaries, config, again);
-        core.session = match newest_session(&waiting) {
-            Some(session) => core.session.resuming(session),
-            None => core.session.recalling(core.last_session.id()),
-        };
-        core.never_indexed = config.never_indexed()?;
-        if let Some(path) = &config.identity_file {
-            let failed = |source| StartError::Identity { path: path.clone(), source };
-            core.remember_pushes(path).map_err(failed)?;
-        }
-        let policy = watch::Sender::new(config.policy.clone());
-        let in_force = InForce::new(config, policy.clone(), strategies.clone());
-        // What the last run was told.
-        core.beats.heartbeat.set_policy(strategies.borrow().heartbeat.clone());
-        core.liveness.set_policy(strategies.borrow().liveness.clone());
-        let book = book.map(|book| Arc::new(book.obeying(strategies.subscribe())));
-        let shared = Self {
-            book,
-            core: Mutex::new(core),
-            line: Notify::new(),
-            short: Notify::new(),
-            pushes: Notify::new(),
-            supervisor: Notify::new(),
-            network: watch::Sender::new(0),
-            states: watch::Sender::new(ConnectionState::Offline { reason: "starting".to_owned() }),
-            policy,
-            quality: Observed::open(config.identity_file.as_deref(), &strategies),
-            routes: Routes::open(config.identity_file.as_deref(), now()),
-            listed,
-            tickets,
-            strategies,
-            in_force,
-            traffic: Traffic::default(),
-        };
-        Ok((shared, waiting))
-    }
-
-    /// Runs one step on the state; the line is woken when the step left work for it.
-    pub(crate) fn with<T>(&self, step: impl FnOnce(&mut Core) -> T) -> T {
-        let mut core = self.core.lock();
-        let result = step(&mut core);
-        let (wake, wake_short) = (std::mem::take(&mut core.wake_line), std::mem::take(&mut core.link.wake));
-        let wake_supervisor = std::mem::take(&mut core.wake_supervisor);
-        drop(core);
-        if wake_supervisor {
-            self.supervisor.notify_one();
-        }
-        if wake {
-            self.line.notify_one();
-        }
-        if wake_short {
-            self.short.notify_one();
-        }
-        result
-    }
-
-    pub(crate) fn set_state(&self, state: ConnectionState) {
-        self.states.send_if_modified(|current| {
-            // What is closed stays closed.
-            let changes = *current != state && !matches!(current, ConnectionState::Closed { .. });
-            if changes {
-                *current = state;
-            }
-            changes
-        });
-    }
-}
 
 /// The state itself.
 pub(crate) struct Core {
@@ -482,27 +367,6 @@ impl Core {
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(is_gone)
     }
 
-    /// The session takes answers of calls from other runs than the live connection's, which is told so.
-    pub(super) fn let_go(&mut self) {
-        for seq in self.session.take_let_go() {
-            self.resets.push(seq);
-            self.wake_line = true;
-            if let Some(call) = self.call_of(seq) {
-                call.let_go();
-            }
-        }
-    }
-
-    /// The rest of an answer is lost of which the app has seen nothing.
-    pub(super) fn begin_anew(&mut self, key: Key, seq: u64) {
-        let Some(again) = self.session.repeat(seq) else { return };
-        self.by_seq.remove(&seq);
-        self.by_seq.insert(again, key);
-        if let Some(call) = self.calls.get_mut(&key) {
-            call.reopened(again, false);
-        }
-    }
-
     /// Whether more of call `key`'s answer may be handed on: one window, and one message.
     pub(crate) fn has_place_for_part(&self, key: Key) -> bool {
         let window = self.limits.stream_window as usize;
@@ -550,101 +414,6 @@ impl Core {
         self.calls.values().any(|call| call.was_sent() && !call.is_over())
     }
 
-    /// Begins a new connection: nothing is on it yet.
-    pub(crate) fn begin_line(&mut self, transport: Transport, base: Hello) -> std::io::Result<Hello> {
-        self.identity.next_epoch()?;
-        self.transport = transport;
-        self.line += 1;
-        self.stream_heard = None;
-        self.is_refusable = base.refers();
-        (self.is_refused, self.is_line_over) = (false, false);
-        self.leaving.clear();
-        self.resets.clear();
-        self.forgets.clear();
-        self.dictionary_unknown = false;
-        self.dictionaries.begin_line();
-        self.reconnect = false;
-        self.network_changed = false;
-        self.probe = false;
-        self.inbox.begin_line();
-        self.publishes.iter_mut().for_each(|publish| publish.sent = false);
-        self.subscribes.iter_mut().for_each(|subscribe| subscribe.sent = false);
-        let mut hello = self.session.hello(base);
-        self.reports.greet(&mut hello, &self.network);
-        for call in self.calls.values_mut() {
-            call.line_lost(hello.waiting.iter().any(|waiting| waiting.seq == call.seq));
-        }
-        let keys: Vec<Key> = self.calls.keys().copied().collect();
-        self.put_back(keys);
-        Ok(hello)
-    }
-
-    /// The line is about to end: what it has not begun yet is for the next one. A QUIC stream's task that was made for a
-    /// request would otherwise still send it to a gateway that is being left, whose session the next one does not have.
-    pub(crate) fn end_line(&mut self) {
-        self.is_line_over = true;
-    }
-
-    /// The live connection has handed over all that it was given of the calls that `has_sent` says.
-    pub(crate) fn left(&mut self, mut has_sent: impl FnMut(u64) -> bool) {
-        if self.leaving.is_empty() {
-            return;
-        }
-        let now = now();
-        for seq in std::mem::take(&mut self.leaving) {
-            let is_sent = has_sent(seq);
-            match self.call_of(seq) {
-                Some(call) if is_sent => call.marks.sent(now),
-                Some(_) => self.leaving.push(seq),
-                None => {}
-            }
-        }
-    }
-
-    /// Follows what the session says of each call after WELCOME. Returns the calls to attach to.
-    pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<Kept> {
-        self.offline = None;
-        self.is_refusable = false;
-        self.last_session.learn(welcome.session_id);
-        let mut kept = Vec::new();
-        for (seq, fate) in self.session.on_welcome(hello, welcome) {
-            let Some(&key) = self.by_seq.get(&seq) else { continue };
-            let Some(call) = self.calls.get_mut(&key) else { continue };
-            match fate {
-                Fate::Send => call.send_again(welcome.resumed && !welcome.visiting),
-                Fate::Keep { messages_received, sent } => {
-                    if let Err(error) = call.kept(sent) {
-                        call.fail(error);
-                        self.resets.push(seq);
-                    }
-                    kept.push(Kept { key, messages_received, continues: sent.is_some() });
-                    if !call.is_kept_whole() {
-                        self.session.partly_kept(seq);
-                    }
-                }
-                Fate::Ask => self.reconnect = true,
-                Fate::Anew => self.begin_anew(key, seq),
-                Fate::Fail(error) => call.fail(error),
-            }
-            self.touch(key);
-        }
-        self.let_go();
-        self.note_sessions();
-        kept
-    }
-
-    /// `gateway` does not hold what `hello` names, and acted upon nothing of its connection.
-    pub(crate) fn refused(&mut self, hello: &Hello, gateway: &Endpoint) {
-        self.line += 1;
-        self.known.on_refused(gateway);
-        self.link.wake = true;
-        for seq in self.session.on_refused(hello) {
-            if let Some(call) = self.call_of(seq) {
-                call.never_sent();
-            }
-        }
-    }
-
     /// Fails everything that waits, but for durable calls: the client is over.
     pub(crate) fn close(&mut self, kind: RpcErrorKind, reason: &str) {
         self.closing.get_or_insert_with(|| reason.to_owned());
@@ -662,15 +431,6 @@ impl Core {
         self.subscribes.clear();
         (self.wake_line, self.link.wake) = (true, true);
     }
-}
-
-/// A call that the gateway has, and that goes on on another connection.
-pub(crate) struct Kept {
-    pub(crate) key: Key,
-    /// Messages of its answer that arrived before.
-    pub(crate) messages_received: u64,
-    /// The rest of the request follows.
-    pub(crate) continues: bool,
 }
 
 /// A handle's wake-up calls; shared by the call and its handles.

@@ -4,6 +4,8 @@
 mod acks;
 mod gauge;
 mod io;
+mod leaving;
+mod machine;
 mod opening;
 mod policy;
 mod quic;
@@ -13,7 +15,6 @@ mod tests;
 mod watch;
 
 use std::{
-    future::poll_fn,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -24,25 +25,23 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 use towline_protocols::{
-    link::{
-        self, CloseCode, Connection, Event, GoAway, Hello, LinkError, RequestHead, RpcError, RpcErrorKind,
-        SessionHeaders, Welcome,
-    },
-    policy::{Event as Seen, Leave, SentAway, Step},
+    link::{self, CloseCode, Event, Hello, LinkError, RpcErrorKind, SessionHeaders, Welcome},
+    policy::{Event as Seen, Step},
 };
 
 pub(crate) use self::opening::Opening;
 use self::{
     acks::Acks,
     io::{Moved, move_bytes},
+    leaving::Leaving,
+    machine::Machine,
     opening::Opened,
-    streams::Streams,
     watch::{Finding, Watch},
 };
 use crate::{
     config::Endpoint,
-    connect::{PathCounts, Racing, Reached, Wire},
-    core::{Control, Core, Kept, RequestSink, Shared, now as clock},
+    connect::{Racing, Reached, Wire},
+    core::{Control, Core, Shared, now as clock},
     state::{ConnectionState, Transport},
     timeline::Made,
 };
@@ -143,12 +142,6 @@ pub(crate) async fn run(made: Reached, opening: &Opening, racing: Racing) -> Lin
     }
 }
 
-/// The protocol's machine of either binding.
-enum Machine {
-    Tcp(Box<Connection>),
-    Quic(Box<link::Control>, Box<Streams>),
-}
-
 struct Line<S> {
     setup: Setup,
     shared: Arc<Shared>,
@@ -171,12 +164,6 @@ struct Line<S> {
     watch: Watch,
     /// Nobody said why the connection ended.
     is_silent: bool,
-}
-
-/// GOAWAY came: when to go, and where.
-struct Leaving {
-    when: Leave,
-    endpoints: Vec<String>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
@@ -447,44 +434,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.shared.set_state(state);
     }
 
-    fn on_goaway(&mut self, goaway: &GoAway) {
-        tracing::info!(text = goaway.text, "the gateway asks to go elsewhere");
-        let (spread, share) = (Duration::from_millis(goaway.spread_ms.into()), self.setup.spread_share);
-        let policy = self.shared.strategies.borrow().handover.clone();
-        let endpoints = goaway.endpoints.clone();
-        let when = self.shared.with(|core| {
-            core.advised = endpoints.iter().filter_map(|text| text.parse().ok()).collect();
-            core.wake_supervisor();
-            core.handover.sent_away(&policy, SentAway { spread, share }, clock())
-        });
-        self.leaving = Some(Leaving { when, endpoints });
-    }
-
-    fn check_leaving(&mut self, now: Instant) -> Option<LineEnd> {
-        let Some(leaving) = &mut self.leaving else {
-            // The gateway is the same: what runs goes on there.
-            let is_ready = self.shared.with(|core| core.handover.is_ready());
-            return is_ready.then(|| self.end("another network has joined".to_owned(), Next::Beside));
-        };
-        let (is_due, is_ready) = self.shared.with(|core| {
-            let is_ready = core.handover.is_ready();
-            let may_go = core.in_flight() == 0 && (is_ready || !leaving.opens(core, now));
-            let is_due = now >= leaving.when.by || now >= leaving.when.from && may_go;
-            if is_due {
-                // Between this look and the end nothing may begin.
-                core.end_line();
-            }
-            (is_due, is_ready)
-        });
-        if !is_due {
-            return None;
-        }
-        let endpoints = std::mem::take(&mut leaving.endpoints);
-        self.machine.control().close(CloseCode::Done, "");
-        let next = if is_ready { Next::Beside } else { Next::Elsewhere(endpoints) };
-        Some(self.end("the gateway asked to go elsewhere".to_owned(), next))
-    }
-
     /// The gateway's last words.
     fn closed(&mut self, code: CloseCode, text: &str) -> LineEnd {
         let reason = format!("the gateway closed the connection ({code:?}): {text}");
@@ -557,205 +506,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let others = [welcome, self.machine.moved_due(), self.fetch_due(), self.acks.due(), leaving, pauses];
         let others: Vec<Instant> = others.into_iter().flatten().collect();
         self.watch.next_wake(self.machine.control(), &others, now)
-    }
-}
-
-impl Leaving {
-    /// Whether new requests go by this line: until its turn to leave comes a client is served as before, and then while
-    /// the next connection is being made.
-    fn opens(&self, core: &Core, now: Instant) -> bool {
-        let Leave { from, opens_until, .. } = self.when;
-        !core.is_refused && (now < from || now < opens_until && core.handover.is_under_way())
-    }
-
-    /// When there is something to do next.
-    fn due(&self, now: Instant) -> Instant {
-        let Leave { from, opens_until, by } = self.when;
-        [from, opens_until].into_iter().filter(|at| *at > now).min().unwrap_or(by)
-    }
-}
-
-impl Machine {
-    fn control(&mut self) -> &mut link::Control {
-        match self {
-            Self::Tcp(connection) => connection.control(),
-            Self::Quic(control, _) => control,
-        }
-    }
-
-    fn handle_bytes(&mut self, now: Instant, input: &mut BytesMut) -> Result<(), LinkError> {
-        match self {
-            Self::Tcp(connection) => connection.handle_bytes(now, input),
-            Self::Quic(control, _) => control.handle_bytes(now, input),
-        }
-    }
-
-    fn poll_event(&mut self) -> Option<Event> {
-        match self {
-            Self::Tcp(connection) => connection.poll_event(),
-            Self::Quic(control, _) => control.poll_event(),
-        }
-    }
-
-    fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, bytes_max: usize) -> usize {
-        match self {
-            Self::Tcp(connection) => connection.poll_transmit(now, out, bytes_max),
-            Self::Quic(control, _) => control.poll_transmit(now, out, bytes_max),
-        }
-    }
-
-    /// Datagrams of QUIC that have come.
-    fn datagrams(&self) -> Option<u64> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Quic(_, streams) => Some(streams.path.heard()),
-        }
-    }
-
-    /// What QUIC counts of its packets.
-    fn counts(&self) -> Option<PathCounts> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Quic(_, streams) => Some(streams.path.counts()),
-        }
-    }
-
-    /// Gives the machine everything that waits for it. Whether something is said beside its own stream.
-    fn tell(&mut self, core: &mut Core, online: bool, may_open: bool, now: Instant) -> bool {
-        if core.take_dictionary_unknown() {
-            self.control().forget_dictionary();
-        }
-        if online {
-            tell_control(self.control(), core);
-        }
-        let (resets, forgets) = (core.take_resets(), core.take_forgets());
-        match self {
-            Self::Tcp(connection) => {
-                let cancelled = RpcError::new(
-                    RpcErrorKind::Cancelled,
-                    link::Execution::MayHaveRun,
-                    "the client lost interest",
-                );
-                resets.iter().for_each(|&seq| connection.reset(seq, &cancelled));
-                forgets.iter().for_each(|&seq| connection.forget(seq));
-                tell_connection(connection, core, may_open, now);
-                false
-            }
-            Self::Quic(control, streams) => {
-                let spoke = streams.tell(control, core, may_open, online);
-                if spoke {
-                    control.spoke(now);
-                }
-                spoke
-            }
-        }
-    }
-
-    /// Continues a request of an earlier connection on this one; on TCP, HELLO has done so.
-    fn attach(&mut self, core: &mut Core, kept: &Kept) {
-        match self {
-            Self::Quic(control, streams) => streams.attach(control, core, kept),
-            Self::Tcp(connection) => {
-                if let (true, Some(call)) = (kept.continues, core.call(kept.key)) {
-                    connection.go_on(call.seq, call.asked());
-                }
-            }
-        }
-    }
-
-    /// Goes on where the network changed; false where only a new connection can.
-    fn move_on(&mut self, now: Instant) -> bool {
-        match self {
-            Self::Tcp(_) => false,
-            Self::Quic(_, streams) => streams.path.move_on(now).is_ok(),
-        }
-    }
-
-    /// The gateway has what was said first.
-    fn welcomed(&self) {
-        if let Self::Quic(_, streams) = self {
-            streams.path.welcomed();
-        }
-    }
-
-    fn moved_due(&self) -> Option<Instant> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Quic(_, streams) => streams.path.due(),
-        }
-    }
-
-    /// Whether the gateway was not heard since the network changed.
-    fn is_lost(&mut self, now: Instant) -> bool {
-        match self {
-            Self::Tcp(_) => false,
-            Self::Quic(_, streams) => streams.path.is_lost(now),
-        }
-    }
-
-    /// Waits until a task of a QUIC stream has ended, or leaves something to the control stream.
-    async fn streams_moved(&mut self) {
-        match self {
-            Self::Tcp(_) => std::future::pending().await,
-            Self::Quic(control, streams) => tokio::select! {
-                () = streams.ended() => {}
-                () = poll_fn(|cx| control.poll_instructions(cx)) => {}
-            },
-        }
-    }
-}
-
-/// Publishes wait here while more than this is queued in the machine.
-const PUBLISH_QUEUE_BYTES: usize = 64 << 10;
-
-fn tell_control(control: &mut link::Control, core: &mut Core) {
-    while let Some((priority, id)) = core.session.take_push_ack() {
-        control.push_ack(priority, id);
-    }
-    core.dictionaries.take_held().into_iter().for_each(|held| control.fetch(held));
-    if let Some(subscribe) = core.take_subscribe() {
-        control.subscribe(subscribe);
-    }
-    if control.queued_bytes() < PUBLISH_QUEUE_BYTES {
-        for publish in core.take_publishes() {
-            if let Err(error) = control.publish(&publish) {
-                core.publish_failed(publish.id, error);
-            }
-        }
-    }
-}
-
-fn tell_connection(connection: &mut Connection, core: &mut Core, may_open: bool, now: Instant) {
-    let mut waiting = Vec::new();
-    while let Some(key) = core.next_dirty() {
-        let streams_max = connection.control().peer().limits.streams_max as usize;
-        let may_open = may_open && connection.streams_open() < streams_max;
-        if !core.pump(key, connection, may_open, now) {
-            waiting.push(key);
-        }
-    }
-    core.put_back(waiting);
-}
-
-impl RequestSink for Connection {
-    fn request(&mut self, seq: u64, head: RequestHead, end: bool) -> Result<(), RpcError> {
-        self.send_request(seq, head, end)
-    }
-
-    fn message(&mut self, seq: u64, message: bytes::Bytes, end: bool) -> Result<usize, RpcError> {
-        self.send_message(seq, message, end)
-    }
-
-    fn end(&mut self, seq: u64) -> Result<(), RpcError> {
-        self.send_end(seq)
-    }
-
-    fn capacity(&mut self, seq: u64) -> usize {
-        self.send_capacity(seq)
-    }
-
-    fn credit(&mut self, seq: u64, bytes: usize) {
-        Connection::credit(self, seq, bytes);
     }
 }
 

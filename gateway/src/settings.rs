@@ -3,9 +3,11 @@
 
 mod access;
 mod auth;
+mod backends;
 mod delivery;
 mod mqtt;
 mod rates;
+mod session;
 mod topics;
 mod upstream;
 
@@ -22,14 +24,16 @@ use towline_dictionaries::headers::{CLIENTS_MIN_DEFAULT, HEADER_FIELDS_DEFAULT, 
 pub use self::{
     access::{Acl, AclAction, AclRule, Mqtt3Denied, Permission},
     auth::{Auth, Guesses, Hook, Jwks, Jwt},
+    backends::{Backend, BackendKind, Route},
     delivery::{Batch, Delivery, Retry},
     mqtt::Mqtt,
     rates::Rates,
+    session::{Session, Short},
     topics::{Delayed, Presence, Rewrite, Shadow},
     upstream::{BackendTls, DropPolicy, QueueBounds, Upstream},
 };
 pub use crate::hub::ShareStrategy;
-use crate::{dictionaries::Sampling, network::Network};
+use crate::network::Network;
 pub use towline_protocols::mqtt::session::QueuePolicy;
 use towline_protocols::{hpack::NeverIndexed, tls::RecordSizes};
 
@@ -236,81 +240,6 @@ pub enum Authentication {
     Certificate,
 }
 
-/// A named place that answers requests or takes messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// Unique name.
-    pub name: Arc<str>,
-    /// What it speaks.
-    pub kind: BackendKind,
-    /// `host:port`, resolved at connect time.
-    pub address: String,
-    /// Bound on connection establishment.
-    pub connect_timeout: Duration,
-    /// Bound on the time to the answer's head, unless the route or the caller says less.
-    pub timeout: Duration,
-    /// Connections kept at the most (HTTP/1.1: also requests at one time; more wait).
-    pub connections_max: usize,
-    /// How long an unused connection is kept.
-    pub idle_timeout: Duration,
-    /// TLS to what takes requests; `None` speaks plaintext.
-    pub tls: Option<BackendTls>,
-    /// MQTT upstream only: prefix of topics at the broker.
-    pub topic_prefix: String,
-    /// MQTT upstream only: what it is beside its address.
-    pub upstream: Upstream,
-    /// Answers in place of what is at `address`; no part of the file.
-    pub service: Option<crate::backend::Service>,
-}
-
-/// What a backend speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackendKind {
-    /// HTTP/1.1 with a connection pool.
-    Http1,
-    /// HTTP/2: in plaintext with prior knowledge, by TLS with ALPN.
-    Http2,
-    /// gRPC: HTTP/2 whose errors are gRPC statuses.
-    Grpc,
-    /// An upstream MQTT broker; takes publishes only.
-    Mqtt,
-}
-
-/// One rule of the router. All that is set must match.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// Unique name, used in metrics.
-    pub name: Arc<str>,
-    /// Exact path, or a prefix when it ends in `*`.
-    pub path: Option<String>,
-    /// Host without port, or `*.suffix`.
-    pub host: Option<String>,
-    /// Header name (lower case) and exact value.
-    pub header: Option<(String, String)>,
-    /// MQTT topic filter; such a route takes publishes, not requests.
-    pub topic: Option<String>,
-    /// Name of the backend.
-    pub backend: Arc<str>,
-    /// Topic routes to a gRPC or HTTP backend: the method path that is called.
-    pub call: Option<String>,
-    /// Bound on the time to the answer's head; `None` takes the backend's.
-    pub timeout: Option<Duration>,
-    /// Name that the client's certificate bears, exactly or as `*.suffix`; `*` takes every certificate.
-    pub client_certificate: Option<String>,
-    /// Refuse requests that came over an unencrypted transport.
-    pub encrypted_only: bool,
-    /// Running it twice does no harm: it may be retried.
-    pub idempotent: bool,
-    /// Which of its bodies and header lists are kept to train dictionaries on.
-    pub sampling: Sampling,
-    /// HTTP clients may be answered with dictionaries (RFC 9842).
-    pub dcz: bool,
-    /// What is kept of a link request outlives the gateway's process.
-    pub durable: bool,
-    /// Topic routes: how messages reach the backend.
-    pub delivery: Delivery,
-}
-
 /// Admin listener: metrics, health, push API. It admits without authentication.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -352,76 +281,6 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// A link or MQTT connection over TCP that was quiet for this long gives its task back; zero: never.
     pub park_after: Duration,
-}
-
-/// Link sessions.
-#[derive(Clone, Debug)]
-pub struct Session {
-    /// How long a session without a connection is kept.
-    pub expiry: Duration,
-    /// Flow-control window of one stream, bytes.
-    pub stream_window: u32,
-    /// Flow-control window of one connection, bytes.
-    pub connection_window: u32,
-    /// Dynamic table of HPACK (TCP) and QPACK (QUIC), bytes, each direction.
-    pub header_table_bytes: usize,
-    /// QUIC: requests whose header block may wait for insertions into the table.
-    pub qpack_blocked_streams: usize,
-    /// Header fields that no compression table may hold, beside credentials.
-    pub never_indexed: NeverIndexed,
-    /// Outcomes kept per session, count.
-    pub outcomes_max: usize,
-    /// Outcomes kept per session, bytes.
-    pub outcome_bytes_max: usize,
-    /// How long an outcome is kept.
-    pub outcome_age_max: Duration,
-    /// How long the rest of a request is waited for whose connection was lost before it had arrived; zero: not at
-    /// all.
-    pub upload_wait: Duration,
-    /// Outcomes of durable routes on disk, of all sessions together, bytes.
-    pub durable_bytes_max: usize,
-    /// The same of the sessions of one user: beyond it the oldest of the user's own outcomes expire.
-    pub user_durable_bytes_max: usize,
-    /// The same, count.
-    pub user_durable_outcomes_max: usize,
-    /// Answers, pushes and header fields that all sessions hold together, bytes. At it new requests are refused as not
-    /// run and new pushes are given up, until clients have taken what waits for them.
-    pub held_bytes_max: usize,
-    /// The same of the sessions of one user; sessions without a user share the bound of all.
-    pub user_held_bytes_max: usize,
-    /// Pushes kept per session, count.
-    pub pushes_max: usize,
-    /// Pushes kept per session, bytes.
-    pub push_bytes_max: usize,
-    /// How long a push is kept.
-    pub push_age_max: Duration,
-    /// Topic filters of one session.
-    pub subscriptions_max: usize,
-    /// Header fields kept per session, so that a client need not send them again, bytes.
-    pub headers_bytes_max: usize,
-    /// Longest promise of silence that a client may make.
-    pub heartbeat_max: Duration,
-    /// How long a session token opens; zero issues and takes none.
-    pub token_life: Duration,
-}
-
-/// Short connections of the link: HTTPS POST (PROTOCOL.md, section 21).
-#[derive(Clone, Debug)]
-pub struct Short {
-    /// Whether listeners that admit the link and HTTP take them.
-    pub enabled: bool,
-    /// The body of a POST, bytes.
-    pub body_bytes_max: usize,
-    /// Requests that one POST sends, asks for or gives up.
-    pub requests_max: usize,
-    /// How long one answer waits for outcomes.
-    pub answer_time_max: Duration,
-    /// POSTs of one session at one time.
-    pub posts_max: usize,
-    /// Pushes in one answer, count.
-    pub pushes_max: usize,
-    /// Pushes in one answer, bytes.
-    pub push_bytes_max: usize,
 }
 
 /// The push API.
@@ -605,48 +464,6 @@ impl Listener {
     }
 }
 
-impl Backend {
-    /// A backend with the default bounds.
-    pub fn new(name: &str, kind: BackendKind, address: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            kind,
-            address: address.into(),
-            connect_timeout: Duration::from_secs(2),
-            timeout: Duration::from_secs(30),
-            connections_max: 64,
-            idle_timeout: Duration::from_secs(60),
-            tls: None,
-            topic_prefix: String::new(),
-            upstream: Upstream::default(),
-            service: None,
-        }
-    }
-}
-
-impl Route {
-    /// A route that matches everything.
-    pub fn new(name: &str, backend: &str) -> Self {
-        Self {
-            name: name.into(),
-            path: None,
-            host: None,
-            header: None,
-            topic: None,
-            backend: backend.into(),
-            call: None,
-            timeout: None,
-            client_certificate: None,
-            encrypted_only: false,
-            idempotent: false,
-            sampling: Sampling::default(),
-            dcz: false,
-            durable: false,
-            delivery: Delivery::default(),
-        }
-    }
-}
-
 impl Default for Tls {
     fn default() -> Self {
         Self {
@@ -680,49 +497,6 @@ impl Default for Limits {
             tcp_user_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             park_after: Duration::from_secs(2),
-        }
-    }
-}
-
-impl Default for Session {
-    fn default() -> Self {
-        Self {
-            expiry: Duration::from_secs(3600),
-            stream_window: 64 * 1024,
-            connection_window: 256 * 1024,
-            header_table_bytes: 4096,
-            qpack_blocked_streams: 0,
-            never_indexed: NeverIndexed::default(),
-            outcomes_max: 256,
-            outcome_bytes_max: 1024 * 1024,
-            outcome_age_max: Duration::from_secs(300),
-            upload_wait: Duration::from_secs(30),
-            durable_bytes_max: 256 * 1024 * 1024,
-            user_durable_bytes_max: 32 * 1024 * 1024,
-            user_durable_outcomes_max: 65_536,
-            held_bytes_max: 1024 * 1024 * 1024,
-            user_held_bytes_max: 128 * 1024 * 1024,
-            pushes_max: 256,
-            push_bytes_max: 1024 * 1024,
-            push_age_max: Duration::from_secs(86_400),
-            subscriptions_max: 64,
-            headers_bytes_max: 4 * 1024,
-            heartbeat_max: Duration::from_secs(600),
-            token_life: Duration::from_secs(12 * 3600),
-        }
-    }
-}
-
-impl Default for Short {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            body_bytes_max: 1024 * 1024,
-            requests_max: 32,
-            answer_time_max: Duration::from_secs(30),
-            posts_max: 8,
-            pushes_max: 32,
-            push_bytes_max: 64 * 1024,
         }
     }
 }

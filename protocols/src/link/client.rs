@@ -3,6 +3,7 @@
 //! A `Session` knows nothing of sockets or bindings: its driver makes connections, asks for the HELLO of
 //! each, shows it what arrives, and does what it says.
 
+mod acks;
 mod call;
 mod pushes;
 mod recall;
@@ -16,7 +17,7 @@ use self::{
     pushes::Pushes,
     recall::Recalled,
 };
-use super::{Ack, Event, Execution, Hello, Priority, RpcError, Waiting, Welcome};
+use super::{Event, Execution, Hello, Priority, RpcError, Waiting, Welcome};
 
 /// A client's session: sequence numbers, requests whose outcome is wanted, pushes taken.
 ///
@@ -408,41 +409,6 @@ impl Session {
         }
     }
 
-    /// Outcomes that were taken and not told, and the message bytes of their answers, which the server keeps.
-    pub fn ack_due(&self) -> (usize, usize) {
-        (self.ack_due.len(), self.ack_bytes)
-    }
-
-    /// Whether REQUEST `seq`, which goes out now, can tell what was taken in place of an ACK: nothing before it
-    /// is still wanted.
-    pub fn acknowledge_with(&mut self, seq: u64) -> bool {
-        let floor = self.floor();
-        if floor + 1 != seq || floor == self.floor_told {
-            return false;
-        }
-        self.floor_told = floor;
-        self.ack_due.retain(|&due| due > floor);
-        if self.ack_due.is_empty() {
-            self.ack_bytes = 0;
-        }
-        true
-    }
-
-    /// Outcomes taken since the last time, to be sent as ACK.
-    pub fn take_ack(&mut self) -> Option<Ack> {
-        let floor = self.floor();
-        let mut seqs = std::mem::take(&mut self.ack_due);
-        seqs.retain(|&seq| seq > floor);
-        if floor == self.floor_told && seqs.is_empty() {
-            return None;
-        }
-        self.floor_told = floor;
-        self.ack_bytes = 0;
-        // A frame holds 1024; what is left goes with the next.
-        self.ack_due = seqs.split_off(seqs.len().min(ACK_SINGLES_MAX));
-        Some(Ack { floor, seqs })
-    }
-
     /// The application has taken this push and all of its urgency before it.
     pub fn push_taken(&mut self, priority: Priority, id: u64) {
         self.pushes.on_taken(priority, id);
@@ -463,11 +429,4 @@ impl Session {
     pub fn calls(&self) -> impl Iterator<Item = u64> {
         self.calls.keys().copied()
     }
-
-    fn floor(&self) -> u64 {
-        self.calls.keys().next().map_or(self.seq_next, |&seq| seq) - 1
-    }
 }
-
-/// What one ACK frame may hold.
-const ACK_SINGLES_MAX: usize = 1024;

@@ -7,6 +7,7 @@ use http::{
     header::{self, Entry},
 };
 
+use super::now;
 use crate::request::{Origin, Protocol};
 
 /// The client id of the link or MQTT session that a request came by.
@@ -219,7 +220,7 @@ pub(super) fn text(value: &str) -> HeaderValue {
 /// At most eight digits and a unit; rounded up to whole milliseconds.
 fn grpc_timeout(deadline: Instant) -> HeaderValue {
     const DIGITS_MAX: u128 = 99_999_999;
-    let left = deadline.saturating_duration_since(Instant::now());
+    let left = deadline.saturating_duration_since(now());
     let millis = left.as_micros().div_ceil(1000);
     let value = match millis <= DIGITS_MAX {
         true => format!("{millis}m"),

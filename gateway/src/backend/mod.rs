@@ -51,6 +51,11 @@ use crate::{
     throttle::Throttle,
 };
 
+/// Tokio's clock, by which deadlines towards backends are kept, so that tests can move it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// One configured backend and its connections. Made once, shared by its routes, kept over reloads that
 /// do not change it.
 pub struct Backend {
@@ -116,7 +121,7 @@ impl Backend {
     ) -> impl Future<Output = Result<Response<Body>, RpcError>> + Send {
         let caller = request.deadline;
         // By the clock that the wait below goes by.
-        let latest = tokio::time::Instant::now().into_std() + route.timeout();
+        let latest = now() + route.timeout();
         let head_by = caller.map_or(latest, |caller| caller.min(latest));
         let repeatable = route.idempotent || request.idempotent || is_safe(request.http.method());
         let outgoing = Outgoing::prepare(*request, own, &self.settings);
@@ -172,7 +177,7 @@ impl Backend {
             error.kind,
             RpcErrorKind::BackendUnavailable | RpcErrorKind::BackendFailed | RpcErrorKind::DeadlineExceeded
         );
-        if is_backends && let Some(held_back) = self.failures.pass(Instant::now()) {
+        if is_backends && let Some(held_back) = self.failures.pass(now()) {
             tracing::warn!(address = self.settings.address, held_back, "a request failed: {error}");
         }
     }

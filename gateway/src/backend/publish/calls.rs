@@ -1,6 +1,6 @@
 //! Messages as calls: one, or a batch of them, by gRPC and by HTTP; and what the answer says.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use serde::Serialize;
 
-use super::{Reply, batch::Item};
+use super::{super::now, Reply, batch::Item};
 use crate::{
     backend::headers::text,
     error::{Execution, RpcError, RpcErrorKind},
@@ -88,7 +88,7 @@ async fn call(
     let http = http::Request::new(Body::new(Full::new(body).map_err(|never| match never {})));
     let mut request = Request {
         origin: origin.clone(),
-        deadline: Some(Instant::now() + route.timeout()),
+        deadline: Some(now() + route.timeout()),
         priority: message.priority,
         idempotent: route.idempotent,
         http,

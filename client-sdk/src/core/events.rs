@@ -56,6 +56,7 @@ impl Shared {
             if let (Event::Push(_), Some(line)) = (&event, push_line)
                 && line != Some(core.session.pushes_taken().0)
             {
+                core.inbox.skip(short);
                 return None;
             }
             if let Event::Push(push) = &event

@@ -19,7 +19,8 @@ pub(crate) struct Inbox {
     handed: [BTreeMap<(u64, u64), Handed>; URGENCIES],
     /// Pushes came that found no place: when the app has taken what is here, the gateway sends them again.
     left_out: bool,
-    /// Short connections that brought such ones: what follows on them follows those.
+    /// Short connections that brought such ones, or ones of a numbering that was not known yet: what follows on them
+    /// follows those.
     skipping: Vec<u64>,
 }
 
@@ -45,11 +46,15 @@ impl Inbox {
     /// Once a push was left out, those after it are too: they come in order. `short`: the short connection that brings it.
     pub(super) fn has_place(&mut self, pushes_max: usize, short: Option<u64>) -> bool {
         self.left_out |= self.waiting.len() >= pushes_max;
-        let is_skipping = short.is_some_and(|number| self.skipping.contains(&number));
-        if self.left_out && !is_skipping {
-            self.skipping.extend(short);
+        if self.left_out {
+            self.skip(short);
         }
-        !self.left_out && !is_skipping
+        !self.left_out && !short.is_some_and(|number| self.skipping.contains(&number))
+    }
+
+    /// A push of that short connection was left out: to take one behind it would say that both were taken.
+    pub(super) fn skip(&mut self, short: Option<u64>) {
+        self.skipping.extend(short.filter(|number| !self.skipping.contains(number)));
     }
 
     pub(super) fn short_over(&mut self, number: u64) {

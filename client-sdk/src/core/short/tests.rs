@@ -148,6 +148,22 @@ fn a_line_that_ends_begins_no_call_and_the_next_one_does() {
     });
 }
 
+/// To take one behind it would acknowledge both.
+#[test]
+fn pushes_behind_one_that_a_post_brought_before_the_numbering_was_known_are_left_to_the_link() {
+    let (shared, _) = one_call();
+    let push = |id| Event::Push(towline_protocols::link::Push { id, ..Default::default() });
+    let number = shared.with(|core| core.begin_post(false).1);
+    shared.on_short_event(number, Some(1), push(1));
+    shared.with(|core| core.connect(&named(5)));
+    shared.on_short_event(number, Some(1), push(2));
+    (1..=3).for_each(|id| _ = shared.on_event(push(id)));
+    let taken = shared.with(|core| {
+        std::iter::from_fn(|| core.inbox.take()).map(|(_, push, _)| push.id).collect::<Vec<_>>()
+    });
+    assert_eq!(taken, [1, 2, 3]);
+}
+
 #[test]
 fn an_error_of_the_link_does_not_speak_for_a_post_that_was_cut() {
     for (posted, expected) in [(true, Execution::MayHaveRun), (false, Execution::NotRun)] {

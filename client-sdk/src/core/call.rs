@@ -367,7 +367,11 @@ impl Call {
         }
     }
 
-    pub(crate) fn fail(&mut self, mut error: RpcError) {
+    pub(crate) fn fail(&mut self, error: RpcError) {
+        let mut error = match &self.permit {
+            Some(permit) => permit.told(error),
+            None => error,
+        };
         if self.may_have_run && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;
         }

@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use towline_protocols::link::{
-    RpcError,
+    Execution, RpcError, RpcErrorKind,
     client::{CallOptions, Earlier},
 };
 
@@ -33,11 +33,23 @@ pub(super) struct Permit {
     held: bool,
     noted: Option<Given>,
     asked: Option<Given>,
+    /// An earlier run of the app gave it to somebody.
+    was_given: bool,
 }
 
 impl Permit {
     pub(super) fn held() -> Self {
         Self { held: true, ..Self::default() }
+    }
+
+    /// What an error says to who knows no more of the call than what is on disk. Which outcome an earlier run has
+    /// acknowledged is not known here: it may have been that an attempt had not run, and the next one not noted yet.
+    pub(super) fn told(&self, error: RpcError) -> RpcError {
+        let is_of_earlier_run = self.was_given && error.kind == RpcErrorKind::OutcomeExpired;
+        match error.execution {
+            Execution::Ran if is_of_earlier_run => RpcError { execution: Execution::MayHaveRun, ..error },
+            _ => error,
+        }
     }
 }
 
@@ -89,7 +101,8 @@ impl Core {
         let options = CallOptions { idempotent, replayable: true, continues: true, sees_whole: true };
         self.session.restore(seq, options, earlier);
         let noted = earlier.given_to.map(|session| Given { seq, session });
-        let key = self.insert(seq, outgoing, Some(Permit { noted, ..Permit::default() }), started);
+        let permit = Permit { noted, was_given: noted.is_some(), ..Permit::default() };
+        let key = self.insert(seq, outgoing, Some(permit), started);
         if let Some(call) = self.calls.get_mut(&key) {
             call.attempts = u32::from(noted.is_some());
             call.may_have_run = earlier.doubtful;

@@ -157,7 +157,12 @@ impl Run {
 
     /// A connection: the gateway goes on with the session that it has if HELLO names it.
     fn connect(&self, gateway: &mut Gateway) {
-        let kept = self.shared.with(|core| {
+        self.meet(gateway).into_iter().for_each(|seq| self.answer(seq));
+    }
+
+    /// The same, without the answers; the numbers that are asked for.
+    fn meet(&self, gateway: &mut Gateway) -> Vec<u64> {
+        self.shared.with(|core| {
             let hello = core.begin_line(Transport::Tcp, Hello::default()).unwrap();
             core.link_up(&Endpoint { host: "edge".into(), port: 443 });
             gateway.kept.retain(|seq| hello.waiting.iter().any(|waiting| waiting.seq == *seq));
@@ -167,9 +172,8 @@ impl Run {
             let welcome =
                 Welcome { session_id: SESSION, push_line: 1, resumed, unknown, ..Welcome::default() };
             let kept = core.welcomed(&hello, &welcome);
-            kept.iter().filter_map(|kept| Some(core.call(kept.key)?.seq)).collect::<Vec<_>>()
-        });
-        kept.into_iter().for_each(|seq| self.answer(seq));
+            kept.iter().filter_map(|kept| Some(core.call(kept.key)?.seq)).collect()
+        })
     }
 
     /// Lets everybody go on until nobody can: what is sent is run and answered, and what is taken forgotten.
@@ -405,6 +409,32 @@ async fn a_damaged_record_is_reported_and_the_others_are_kept() {
     assert_eq!((refused.kind, refused.execution), (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun));
     run.acknowledge("b").await.unwrap().unwrap();
     run.submit("b", &mut gateway, true).await.unwrap().unwrap();
+}
+
+/// It may have been acknowledged that an attempt had not run, and the app have died before the next one was on disk.
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_acknowledged_is_not_said_to_have_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let config = config(folder.path(), &disk);
+    let mut gateway = Gateway::default();
+    let first = Run::start(&config);
+    first.connect(&mut gateway);
+    first.submit("a", &mut gateway, false).await.unwrap().unwrap();
+    disk.plan.lock().is_dead = true;
+    drop(first);
+    disk.plan.lock().is_dead = false;
+
+    let second = Run::start(&config);
+    let [seq] = second.meet(&mut gateway)[..] else { panic!("one is asked for") };
+    let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::Ran, "acknowledged");
+    second.shared.on_event(Event::Reset { seq, error });
+    let outcomes = second.outcomes(&mut gateway).await;
+    let told = outcomes[0].result.as_ref().unwrap_err();
+    assert_eq!(
+        (told.error.kind, told.error.execution),
+        (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,18 +28,21 @@ impl Model {
             BackendFailed, BackendUnavailable, Cancelled, Draining, Internal, LimitExceeded, OutcomeExpired,
             SessionLost,
         };
+        let drained = |&drain: &Duration| drain <= ended && call.began <= drain + DRAIN_MAX;
         match (kind, execution) {
             (BackendUnavailable | BackendFailed, _) => call.backend_failed,
             (Cancelled, Execution::MayHaveRun) => self.upload_was_given_up(call, ended),
             (SessionLost | OutcomeExpired, Execution::MayHaveRun) => {
-                self.was_lost(call, ended) || self.is_kept_no_longer(call)
+                let was_refused = kind == OutcomeExpired && self.was_kept_over(call, ended);
+                self.was_lost(call, ended)
+                    || self.is_kept_no_longer(call)
+                    || was_refused && self.drains.iter().any(drained)
             }
             // What has not run is sent again, to the next gateway or under the next number, if it is there to be sent.
             (SessionLost | OutcomeExpired, Execution::NotRun) => self.is_kept_no_longer(call),
             // A POST that refuses it says nothing of the connections that had it before, and a connection that visits
             // nothing of the one that has the session.
             (Draining, execution) => {
-                let drained = |&drain: &Duration| drain <= ended && call.began <= drain + DRAIN_MAX;
                 let may_say_so = match execution {
                     Execution::NotRun => self.is_kept_no_longer(call),
                     _ => {

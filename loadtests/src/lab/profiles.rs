@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use towline_protocols::policy::NetworkKind;
+
 use super::model::{DnsFault, Hostile, LinkConfig, Loss, NatConfig, Outages, Way};
 
 /// A network.
@@ -21,6 +23,17 @@ impl Profile {
     /// The round trip of a small packet on an idle link, without jitter and transmission.
     pub fn round_trip(&self) -> Duration {
         self.link.up.delay + self.link.down.delay
+    }
+
+    /// What a phone's operating system would call it.
+    pub fn kind(&self) -> NetworkKind {
+        match self.name {
+            name if name.starts_with("wifi") => NetworkKind::Wifi,
+            name if name.starts_with("edge") || name == "2g" => NetworkKind::Cellular2g,
+            "3g" => NetworkKind::Cellular3g,
+            name if name.starts_with("4g") => NetworkKind::Cellular4g,
+            _ => NetworkKind::Cellular,
+        }
     }
 }
 

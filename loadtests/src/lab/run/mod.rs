@@ -21,7 +21,7 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use towline_protocols::policy::Strategies;
+use towline_protocols::policy::{Strategies, Value};
 
 pub(super) use self::worker::client;
 use self::{
@@ -72,6 +72,12 @@ pub struct RunArgs {
     /// Strategies of the SDK that are switched off, by name
     #[arg(long, value_delimiter = ',', value_name = "STRATEGY")]
     pub without: Vec<String>,
+    /// Parameters of the SDK's strategies that are other than by default, as `liveness.grace=500ms`
+    #[arg(long = "set", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = assigned)]
+    pub set: Vec<(String, Value)>,
+    /// The SDK is told what kind of network it is on, as apps pass it on from the operating system
+    #[arg(long)]
+    pub tell_kind: bool,
     /// The SDK as it is, and again with each strategy switched off in turn
     #[arg(long, conflicts_with_all = ["without", "clients"])]
     pub ablate: bool,
@@ -153,6 +159,25 @@ fn effort(args: &RunArgs) -> Effort {
     }
 }
 
+/// A parameter's name and what it is to be.
+fn assigned(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("wanted is NAME=VALUE")?;
+    let mut strategies = Strategies::default();
+    let wanted = |kind: &str| format!("{name} is {value}; wanted is {kind}");
+    let value = match strategies.get(name) {
+        None => Value::Switch(true),
+        Some(Value::Switch(_)) => Value::Switch(value.parse().map_err(|_| wanted("true or false"))?),
+        Some(Value::Count(_)) => Value::Count(value.parse().map_err(|_| wanted("a count"))?),
+        Some(Value::Number(_)) => Value::Number(value.parse().map_err(|_| wanted("a number"))?),
+        Some(Value::Time(_)) => {
+            let millis = value.strip_suffix("ms").and_then(|millis| millis.parse().ok());
+            Value::Time(Duration::from_millis(millis.ok_or_else(|| wanted("a time, as 500ms"))?))
+        }
+    };
+    strategies.set(name, value).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value))
+}
+
 /// The strategies that can be switched off.
 fn strategies() -> Vec<&'static str> {
     let sections = Strategies::sections().into_iter();
@@ -185,6 +210,8 @@ fn tasks(args: &RunArgs, profiles: &[Profile]) -> Vec<Task> {
             profile: *profile,
             who: *who,
             without: without.clone(),
+            set: args.set.clone(),
+            tell_kind: args.tell_kind,
             seed: args.seed,
         })
         .collect()

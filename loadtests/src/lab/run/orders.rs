@@ -1,8 +1,9 @@
 //! What a laboratory and the client process on its phone say to each other: one JSON object a line.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use towline_protocols::policy::Value;
 
 /// Who is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
@@ -47,6 +48,39 @@ pub(in crate::lab) struct Setup {
     pub(in crate::lab) seed: u64,
     /// Strategies of the SDK that are switched off.
     pub(in crate::lab) without: Vec<String>,
+    /// Parameters of the SDK's strategies that are other than by default.
+    pub(in crate::lab) set: Vec<(String, SetValue)>,
+    /// The kind of network that the SDK is told of, if it is.
+    pub(in crate::lab) kind: Option<String>,
+}
+
+/// A parameter's value.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(in crate::lab) enum SetValue {
+    Time(Duration),
+    Number(f64),
+    Count(u64),
+    Switch(bool),
+}
+
+impl SetValue {
+    pub(in crate::lab) fn of(value: Value) -> Self {
+        match value {
+            Value::Time(time) => Self::Time(time),
+            Value::Number(number) => Self::Number(number),
+            Value::Count(count) => Self::Count(count),
+            Value::Switch(switch) => Self::Switch(switch),
+        }
+    }
+
+    pub(in crate::lab) fn value(self) -> Value {
+        match self {
+            Self::Time(time) => Value::Time(time),
+            Self::Number(number) => Value::Number(number),
+            Self::Count(count) => Value::Count(count),
+            Self::Switch(switch) => Value::Switch(switch),
+        }
+    }
 }
 
 /// What a client process is to do.

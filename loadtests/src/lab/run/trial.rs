@@ -11,7 +11,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::orders::{Done, Order, Sample, Setup, Start, Who};
+use towline_protocols::policy::Value;
+
+use super::orders::{Done, Order, Sample, SetValue, Setup, Start, Who};
 use crate::{
     clock,
     lab::{
@@ -108,6 +110,10 @@ pub(super) struct Task {
     pub(super) profile: Profile,
     pub(super) who: Who,
     pub(super) without: Vec<String>,
+    /// Parameters of the SDK's.
+    pub(super) set: Vec<(String, Value)>,
+    /// The SDK is told the network's kind.
+    pub(super) tell_kind: bool,
     pub(super) seed: u64,
 }
 
@@ -188,6 +194,8 @@ impl<'a> Phone<'a> {
             answer_bytes: effort.answer_bytes,
             seed: task.seed,
             without: task.without.clone(),
+            set: task.set.iter().map(|(name, value)| (name.clone(), SetValue::of(*value))).collect(),
+            kind: task.tell_kind.then(|| task.profile.kind().name().to_owned()),
         };
         let failed = |error: &dyn std::fmt::Display| format!("the client process: {error}");
         let setup = serde_json::to_string(&setup).map_err(|error| failed(&error))?;

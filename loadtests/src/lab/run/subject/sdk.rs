@@ -34,6 +34,8 @@ pub(super) struct Line(Arc<Mutex<Seen>>);
 #[derive(Default)]
 struct Seen {
     client: Option<Client>,
+    /// What kind of network the app says that it is on.
+    kind: Option<NetworkKind>,
     states: Vec<(u64, String)>,
 }
 
@@ -46,8 +48,13 @@ impl Line {
     pub(super) fn moved(&self) {
         let client = self.seen().client.clone();
         if let Some(client) = client {
-            client.network_changed(Network::new(NetworkKind::Cellular, "lab"));
+            let unsaid = || Network::new(NetworkKind::Cellular, "lab");
+            client.network_changed(self.network().unwrap_or_else(unsaid));
         }
+    }
+
+    fn network(&self) -> Option<Network> {
+        self.seen().kind.map(|kind| Network::new(kind, "lab"))
     }
 
     pub(super) fn take_states(&self) -> Vec<(u64, String)> {
@@ -79,7 +86,9 @@ impl Line {
 
 impl Sdk {
     pub(super) fn new(setup: Setup) -> Result<Self, String> {
-        let sdk = Self { setup, line: Line::default(), starts: 0 };
+        let line = Line::default();
+        line.seen().kind = setup.kind.as_deref().and_then(NetworkKind::from_name);
+        let sdk = Self { setup, line, starts: 0 };
         sdk.config(None, true)?;
         Ok(sdk)
     }
@@ -103,6 +112,9 @@ impl Sdk {
             let name = format!("{strategy}.enabled");
             config.strategies.set(&name, Value::Switch(false)).map_err(|error| error.to_string())?;
         }
+        for (name, value) in &self.setup.set {
+            config.strategies.set(name, value.value()).map_err(|error| error.to_string())?;
+        }
         Ok(config)
     }
 
@@ -111,6 +123,9 @@ impl Sdk {
         std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let client =
             Client::start(self.config(Some(folder), is_bundled)?).map_err(|error| error.to_string())?;
+        if let Some(network) = self.line.network() {
+            client.network_changed(network);
+        }
         self.line.watch(&client);
         Ok(client)
     }

@@ -58,11 +58,14 @@ parameters! {
         radio_sleeps_after: Duration = seconds(5), seconds(1) => minutes(10);
         /// Bytes that wait in a socket may take so long as this many per second need, until more is known.
         rate_min: u64 = 8_000, 100 => 100_000_000;
-        /// After a death the next link is given twice as long, and so on so often, until one was alive for
-        /// `settled_after`.
+        /// After a death the next link is given twice as long, and so on so often, until one has settled (`settled_after`,
+        /// `settled_answers`).
         doublings_max: u32 = 3, 0 => 10;
         /// How long a link has to be alive until earlier deaths are forgotten.
         settled_after: Duration = seconds(30), seconds(1) => minutes(60);
+        /// They are forgotten sooner where so many answers in a row came within what is given to a link that none died
+        /// before: it is as quick as it is taken for. Zero: time alone counts.
+        settled_answers: u32 = 8, 0 => 1000;
         /// A clock that jumped by this, or a wake-up that came so late, says that the device slept.
         sleep_min: Duration = seconds(5), seconds(1) => minutes(10);
     }
@@ -114,6 +117,8 @@ pub struct Liveness {
     /// 2G and 3G: first words wait for the radio.
     radio_sleeps: bool,
     deaths: u32,
+    /// Answers in a row, since a death, that came within what is given to a link where none died before.
+    prompt: u32,
     began: Option<Instant>,
     /// When a packet was lost last, as far as that is known, or when the first link was up.
     lost: Option<Instant>,
@@ -130,6 +135,7 @@ impl Liveness {
             rate: None,
             radio_sleeps: false,
             deaths: 0,
+            prompt: 0,
             began: None,
             lost: None,
         }
@@ -157,6 +163,10 @@ impl Liveness {
 
     /// A PING was answered, and with it the peer has `bytes` more.
     pub fn answered(&mut self, now: Instant, after: Duration, bytes: u64) {
+        if !self.is_prompt(after) {
+            self.prompt = 0;
+        }
+        self.settles(after);
         self.measured(after);
         if bytes >= RATE_BYTES_MIN {
             let seen = bytes as f64 / after.as_secs_f64().max(1e-3);
@@ -167,6 +177,8 @@ impl Liveness {
 
     /// The first byte of an answer came so long after its request was given to a connection: a round trip takes no longer.
     pub fn came_within(&mut self, after: Duration) {
+        // One that came later may have kept the server busy.
+        self.settles(after);
         // One that was lost, or asked of a server for long, is not what answers take.
         let bound = self.answers.map(|(usual, variation)| 2 * usual + 4 * variation);
         self.answers = Some(smooth(self.answers, bound.map_or(after, |bound| after.min(bound))));
@@ -193,6 +205,26 @@ impl Liveness {
         if self.began.is_some_and(|began| now.saturating_duration_since(began) >= self.policy.settled_after) {
             self.deaths = 0;
         }
+    }
+
+    /// An answer came after that time: for a link that none died before it was in time, or was not.
+    fn settles(&mut self, after: Duration) {
+        if self.deaths == 0 || self.policy.settled_answers == 0 || !self.is_prompt(after) {
+            return;
+        }
+        self.prompt += 1;
+        if self.prompt >= self.policy.settled_answers {
+            (self.deaths, self.prompt) = (0, 0);
+        }
+    }
+
+    fn is_prompt(&self, after: Duration) -> bool {
+        self.round_trip.is_some_and(|(smoothed, _)| after < self.given(smoothed))
+    }
+
+    /// What a link is given at least.
+    fn given(&self, smoothed: Duration) -> Duration {
+        smoothed.mul_f64(self.policy.round_trips) + self.policy.grace
     }
 
     fn measured(&mut self, after: Duration) {
@@ -253,6 +285,7 @@ impl Liveness {
     /// The link was found dead.
     pub fn died(&mut self) {
         self.deaths = (self.deaths + 1).min(self.policy.doublings_max);
+        self.prompt = 0;
         self.began = None;
     }
 
@@ -302,7 +335,7 @@ impl Liveness {
 
     /// How long after the first word a link is dead.
     fn patience(&self, smoothed: Duration, signs: &Signs) -> Duration {
-        let mut patience = smoothed.mul_f64(self.policy.round_trips) + self.policy.grace;
+        let mut patience = self.given(smoothed);
         let first = signs.unanswered.or(signs.ping).unwrap_or(signs.heard);
         let was_quiet = first.saturating_duration_since(signs.heard) >= self.policy.radio_sleeps_after;
         if self.radio_sleeps && was_quiet {

@@ -47,6 +47,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Of so many connections on a network that answers, one may have needed more than its first way.
 const RACED_SHARE: u32 = 10;
 
+/// One in so many connections that are given up may be alive: what a blackout swallowed comes behind it.
+const DIED_ALIVE_SHARE: u32 = 3;
+
 /// Attempts of one call, with the first.
 const ATTEMPTS_MAX: u32 = 3;
 /// Sums of shares are not exact.
@@ -108,6 +111,11 @@ fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
         let text = format!("{transport:?} was left quiet for {quiet:.2} time-outs of the NAT of {network}");
         check(*quiet <= QUIET_MAX, text);
     }
+    let (died, alive) = (report.died, report.died_alive);
+    check(
+        alive * DIED_ALIVE_SHARE <= died,
+        format!("{alive} of {died} connections that were given up were alive"),
+    );
     // 99 of 100 are not cut short; a network that gets slower is found by doubling.
     let (cut, made) = (report.cut_short, report.made);
     check(cut * 50 <= made, format!("{cut} of {made} connections would have come behind their limit"));

@@ -379,6 +379,73 @@ fn after_deaths_in_a_row_a_link_has_more_time() {
     assert_eq!(dead - link.now, ms(1200));
 }
 
+/// How long a call on the link waits at the most.
+fn given(link: &Link) -> Duration {
+    let now = Some(link.now);
+    let signs = Signs { unanswered: now, ping: now, waiting: now, ..link.signs };
+    match link.liveness.judge(link.now, &signs) {
+        Pulse::Fine(Some(dead)) => dead - link.now,
+        pulse => panic!("{pulse:?}"),
+    }
+}
+
+#[test]
+fn a_link_that_answers_as_ever_has_settled_after_eight_answers() {
+    let mut link = Link::unrepaired(8, ms(100));
+    link.liveness.died();
+    link.liveness.died();
+    link.liveness.begin(link.now, ms(100));
+    for answer in 0..8 {
+        assert_eq!(given(&link), ms(4800), "{answer}");
+        match answer % 2 {
+            0 => link.liveness.came_within(ms(100)),
+            _ => link.liveness.answered(link.now, ms(100), 0),
+        }
+    }
+    assert_eq!(given(&link), ms(1200));
+    // Those before a death say nothing of what comes behind it.
+    link.liveness.died();
+    assert_eq!(given(&link), ms(2400));
+}
+
+#[test]
+fn a_link_that_is_slower_than_it_was_taken_for_has_not_settled() {
+    let mut link = Link::unrepaired(8, ms(100));
+    link.liveness.answered(link.now, ms(100), 0);
+    link.liveness.died();
+    link.liveness.begin(link.now, ms(100));
+    for _ in 0..7 {
+        link.liveness.came_within(ms(100));
+    }
+    // A server may work for long: that is no sign of the link's.
+    link.liveness.came_within(ms(5000));
+    link.liveness.answered(link.now, ms(1300), 0);
+    let slower = given(&link);
+    assert!(slower > ms(2400), "a PING took longer than a link is given: {slower:?}");
+    for _ in 0..7 {
+        link.liveness.came_within(ms(200));
+    }
+    assert!(given(&link) > ms(2400), "it is counted anew");
+    link.liveness.came_within(ms(200));
+    assert!(given(&link) < ms(1800), "{:?}", given(&link));
+}
+
+#[test]
+fn without_settled_answers_time_alone_settles() {
+    let mut link = Link::unrepaired(8, ms(100));
+    link.liveness.set_policy(LivenessPolicy {
+        settled_answers: 0,
+        repair: false,
+        ..LivenessPolicy::default()
+    });
+    link.liveness.died();
+    link.liveness.begin(link.now, ms(100));
+    for _ in 0..100 {
+        link.liveness.came_within(ms(100));
+    }
+    assert_eq!(given(&link), ms(2400));
+}
+
 #[test]
 fn a_radio_of_an_old_generation_may_have_to_wake() {
     let mut link = Link::unrepaired(6, ms(300));

@@ -47,7 +47,7 @@ pub struct Metrics {
     /// Logins by password, session token or certificate, by `listener` and `outcome` (`ok`, `refused`).
     pub logins: IntCounterVec,
     /// Connections ended because what vouched for their clients was withdrawn, by `protocol` (`link`, `mqtt`) and `reason`
-    /// (`forgotten`, `reload`, `keys`: of tokens).
+    /// (`forgotten`, `reload`, `keys`: of tokens, `authorities`: of certificates).
     pub connections_withdrawn: IntCounterVec,
     /// Fetches of the keys of tokens' issuer, by `outcome` (`ok`, `failed`).
     pub jwks_fetches: IntCounterVec,

@@ -15,6 +15,7 @@ use crate::{
     key_ring::NextKeys,
     link,
     metrics::Metrics,
+    request::Origin,
     rewrite::Rewrites,
     router::RouteTable,
     session_token::SessionTokens,
@@ -153,6 +154,24 @@ impl Snapshot {
     /// Whether the hook is asked about clients of listeners that go by certificates.
     pub fn judges_certificates(&self) -> bool {
         self.hook.as_ref().is_some_and(|hook| hook.judges_certificates())
+    }
+
+    /// Whether the authority behind the certificate that a client has shown, if it has, is still one of its listener's.
+    pub fn trusts(&self, origin: &Origin) -> bool {
+        let Some(authority) = origin.identity.as_ref().and_then(|identity| identity.authority.as_ref())
+        else {
+            return true;
+        };
+        let tls = self.listener(&origin.listener).and_then(|listener| listener.tls.as_ref());
+        tls.is_some_and(|tls| tls.trusts(authority))
+    }
+
+    /// Whether certificates are taken from all authorities that they were taken from in an `earlier` state.
+    pub fn trusts_all_of(&self, earlier: &Self) -> bool {
+        earlier.listeners().all(|listener| {
+            let later = self.listener(&listener.settings.name).and_then(|later| later.tls.as_ref());
+            listener.tls.as_ref().is_none_or(|tls| later.is_some_and(|later| tls.is_trusted_within(later)))
+        })
     }
 
     /// Every listener.

@@ -1,5 +1,5 @@
-//! What vouched for connected clients is withdrawn: the hook's answers are forgotten, a reload changed who is admitted, or the
-//! issuer of tokens has taken a key back. Their connections end, and whoever still may is back at once, looked at anew.
+//! What vouched for connected clients is withdrawn: the hook's answers are forgotten, a reload changed who is admitted, the
+//! issuer of tokens has taken a key back, or an authority was taken out of a listener's `client_ca`. Their connections end, and whoever still may is back at once, looked at anew.
 //!
 //! ```text
 //!  answers or users change --> counted --> connections that this concerns --> end, so many in a second
@@ -120,7 +120,17 @@ impl Gateway {
             (Some(old), Some(new)) => !old.keys_are_within(new),
             _ => false,
         };
-        changed + if has_lost_keys { self.withdraw_unsigned(new) } else { 0 }
+        let unsigned = if has_lost_keys { self.withdraw_unsigned(new) } else { 0 };
+        changed + unsigned + self.withdraw_distrusted(old, new)
+    }
+
+    /// After certificates were read again, with a reload or without: connections end whose clients have shown one of an
+    /// authority that is gone, by whatever they were admitted, since rules go by certificates too. Says how many.
+    pub fn withdraw_distrusted(&self, old: &Snapshot, new: &Snapshot) -> usize {
+        match new.trusts_all_of(old) {
+            true => 0,
+            false => self.withdraw("authorities", &|origin| !new.trusts(origin)),
+        }
     }
 
     /// Connections end whose clients came by tokens of keys that are gone. Says how many.

@@ -85,7 +85,9 @@ impl Watch {
         }
         match snapshot.with_tls_read_again() {
             Ok(fresh) => {
-                gateway.snapshot.store(Arc::new(fresh));
+                let fresh = Arc::new(fresh);
+                gateway.snapshot.store(Arc::clone(&fresh));
+                gateway.withdraw_distrusted(&snapshot, &fresh);
                 gateway.metrics.certificate_reloads.with_label_values(&["ok"]).inc();
                 info!("certificates and keys reloaded, because their files changed");
                 self.refused = None;

@@ -65,6 +65,10 @@ impl Gate {
         origin: &Arc<Origin>,
         headers: &mut HeaderMap,
     ) -> Result<Arc<Origin>, Refusal> {
+        // The connection may be older than the reload that took the authority out.
+        if !gateway.snapshot().trusts(origin) {
+            return Err(Refusal::Unauthorized);
+        }
         if self.demanded == Authentication::None {
             return Ok(origin.clone());
         }

@@ -274,6 +274,7 @@ mod tests {
             common_name: Some("ada".into()),
             names: Vec::new(),
             fingerprint_sha256: [1; 32],
+            authority: None,
             client_cert: None,
         };
         let origin = Origin { identity: Some(Arc::new(identity)), ..origin() };

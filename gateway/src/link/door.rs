@@ -233,7 +233,7 @@ impl Door {
         let may_return = matches!(by, By::Hook(_));
         let origin = Arc::new(Origin { client_id, user, claims, by, ..origin.clone() });
         lease.vouch(&origin);
-        if gateway.withdrawals.count() != as_of {
+        if gateway.withdrawals.count() != as_of || !gateway.snapshot().trusts(&origin) {
             // By what it was admitted may be what was withdrawn, and it came behind those who were looked for.
             lease.disown();
         }

@@ -138,10 +138,18 @@ fn identity(
     listener: &str,
     chain: Option<&[CertificateDer<'_>]>,
 ) -> Result<Option<Arc<PeerIdentity>>, Refusal> {
+    let Some(chain) = chain.filter(|chain| !chain.is_empty()) else { return Ok(None) };
     let snapshot = gateway.snapshot();
-    let forward = snapshot.listener(listener).is_some_and(|each| each.settings.forward_client_certificate);
-    PeerIdentity::of(chain, forward, SystemTime::now())
-        .map_err(|error| HandshakeError::Peer(error.to_string()).into())
+    let listener = snapshot.listener(listener);
+    let tls = listener.and_then(|listener| listener.tls.as_ref());
+    let refused = |why: &str| HandshakeError::Peer(why.to_owned());
+    // The handshake may have begun before a reload.
+    let authority = tls.and_then(|tls| tls.authority_behind(chain)).cloned();
+    let authority =
+        authority.ok_or_else(|| refused("the authority of the client's certificate was taken out"))?;
+    let forward = listener.is_some_and(|each| each.settings.forward_client_certificate);
+    PeerIdentity::of(Some(chain), Some(authority), forward, SystemTime::now())
+        .map_err(|error| refused(&error.to_string()).into())
 }
 
 #[cfg(test)]

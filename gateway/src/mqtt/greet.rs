@@ -74,7 +74,7 @@ where
     };
     match admitted {
         Ok((attachment, origin)) => {
-            if gateway.withdrawals.count() != as_of {
+            if gateway.withdrawals.count() != as_of || !gateway.snapshot().trusts(&origin) {
                 // By what it was admitted may be what was withdrawn, and it came behind those who were looked for.
                 attachment.client.close(&UNPROVEN);
             }

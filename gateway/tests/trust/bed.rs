@@ -21,14 +21,30 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use towline_client::{CallRequest, Client, ClientConfig, ConnectionState, Security, Tls, Transports};
+use towline_client::{
+    CallRequest, Client, ClientCertificate, ClientConfig, ConnectionState, Security, Tls, Transports,
+};
 use towline_crypto::{ServerVerifier, shangmi::issue, x509::Certificate};
 use towline_gateway::{
-    control::config,
+    control::{config, reload},
     demo::{self, Demo},
     gateway::Gateway,
     run::{self, Serving},
 };
+
+/// An authority for clients' certificates, beside the bed's own.
+pub struct Authority {
+    first: String,
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    /// Certificate and key of a client, PEM.
+    pub fn client(&self, name: &str) -> (String, String) {
+        client_of(&self.issuer, name)
+    }
+}
 
 pub struct Bed {
     pub serving: Serving,
@@ -64,6 +80,37 @@ impl Bed {
     /// Certificate and key of a client, PEM.
     pub fn client(&self, name: &str) -> (String, String) {
         client_of(&self.clients, name)
+    }
+
+    /// Has the gateway take certificates of a second authority, too, which bears the name of the first.
+    pub fn add_authority(&self) -> Authority {
+        let (issuer, pem) = authority("clients");
+        let authority =
+            Authority { first: std::fs::read_to_string(self.path("clients.pem")).unwrap(), issuer, pem };
+        std::fs::write(self.path("clients.pem"), format!("{}{}", authority.first, authority.pem)).unwrap();
+        self.reload();
+        authority
+    }
+
+    /// Takes the first authority out: the one that was added stays.
+    pub fn take_first_authority_out(&self, added: &Authority) {
+        std::fs::write(self.path("clients.pem"), &added.pem).unwrap();
+        self.reload();
+    }
+
+    fn reload(&self) {
+        let settings = self.serving.gateway.snapshot.load().settings.clone();
+        reload::apply(&self.serving.gateway, settings).unwrap();
+    }
+
+    /// A client of the SDK that stays.
+    pub fn client_with(&self, transports: Transports, certificate: &(String, String)) -> Client {
+        let mut tls = Tls::new(std::fs::read(self.path("ca.pem")).unwrap());
+        tls.certificate = Some(ClientCertificate::pem(&*certificate.0, &*certificate.1));
+        let mut config = ClientConfig::new(vec![self.endpoint()], Vec::new());
+        config.security = Security::Tls(tls);
+        config.transports = transports;
+        Client::start(config).unwrap()
     }
 
     /// One whose authority the gateway does not know.
@@ -189,8 +236,13 @@ impl Bed {
 
 /// CONNECT of MQTT 5 without anything; the CONNACK.
 pub async fn mqtt_connect<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec<u8> {
-    let connect = b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02me";
-    stream.write_all(connect).await.unwrap();
+    mqtt_connect_as(stream, b"me").await
+}
+
+/// The same, by an id of two characters.
+pub async fn mqtt_connect_as<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, id: &[u8; 2]) -> Vec<u8> {
+    let connect = [b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02", &id[..]].concat();
+    stream.write_all(&connect).await.unwrap();
     mqtt_packet(stream).await
 }
 
@@ -206,7 +258,7 @@ pub async fn mqtt_publish<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, top
 }
 
 /// Of less than 128 bytes.
-async fn mqtt_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Vec<u8> {
+pub async fn mqtt_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Vec<u8> {
     let mut packet = vec![0; 2];
     stream.read_exact(&mut packet).await.unwrap();
     packet.resize(2 + usize::from(packet[1]), 0);

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 mod bed;
+mod withdrawn;
 
 use http::Method;
 use towline_client::{CallRequest, ClientCertificate, Pin, ShangMi, Transports};

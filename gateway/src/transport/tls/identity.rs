@@ -11,6 +11,8 @@ use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use towline_crypto::x509::{Certificate, SubjectName};
 
+use super::Authority;
+
 /// A client's certificate, which the handshake verified against the listener's `client_ca`, or that did so for
 /// the session that goes on.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub struct PeerIdentity {
     pub names: Vec<Arc<str>>,
     /// SHA-256 of the certificate, DER.
     pub fingerprint_sha256: [u8; 32],
+    /// The listener's authority that stands behind it.
+    pub authority: Option<Authority>,
     /// `Client-Cert` as backends get it (RFC 9440), where the listener forwards it.
     pub(crate) client_cert: Option<HeaderValue>,
 }
@@ -31,12 +35,14 @@ pub struct PeerIdentity {
 pub struct Expired;
 
 impl PeerIdentity {
-    /// Reads the first certificate of a verified chain; `None` without one. `forward` keeps it for backends.
+    /// Reads the first certificate of a chain that was verified against `authority`; `None` without one. `forward` keeps
+    /// it for backends.
     ///
     /// # Errors
     /// [`Expired`]: a resumed handshake verifies no certificate, so its time is looked at here.
     pub fn of(
         chain: Option<&[CertificateDer<'_>]>,
+        authority: Option<Authority>,
         forward: bool,
         now: SystemTime,
     ) -> Result<Option<Arc<Self>>, Expired> {
@@ -57,6 +63,7 @@ impl PeerIdentity {
             common_name: certificate.common_name().map(Into::into),
             names: names.collect(),
             fingerprint_sha256,
+            authority,
             client_cert: forward.then(|| client_cert(leaf)).flatten(),
         })))
     }

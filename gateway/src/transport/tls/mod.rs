@@ -2,6 +2,7 @@
 //! choice among them by the ClientHello.
 
 mod accept;
+mod authorities;
 mod buffers;
 mod certificates;
 mod delegated;
@@ -24,6 +25,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
+    pki_types::CertificateDer,
     server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use towline_crypto::{Offer, Provider, Providers, x509::KeyKind};
@@ -31,12 +33,13 @@ use towline_protocols::tls::ClientHello;
 
 pub use self::{
     accept::{Accepted, HandshakeError, Hello},
+    authorities::Authority,
     certificates::{Certificate, read_authorities, read_certificates},
     identity::{Expired, PeerIdentity},
     stream::{IdleTls, TlsStream},
     tickets::{TicketKeys, Tickets},
 };
-use self::{certificates::Chooser, delegated::Delegated};
+use self::{authorities::Authorities, certificates::Chooser, delegated::Delegated};
 use crate::{
     gateway::StartError,
     settings::{ClientCertificates, Listener, ListenerProtocol},
@@ -63,6 +66,8 @@ pub struct ServerTls {
     /// In the listener's order of preference; never empty.
     families: Vec<Family>,
     certificates: Vec<Arc<Certificate>>,
+    /// Of clients' certificates.
+    authorities: Authorities,
 }
 
 /// One kind of cryptography.
@@ -109,7 +114,7 @@ impl ServerTls {
             .map(|files| Certificate::read(files, &providers).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let authorities = listener.client_ca.as_deref().map(read_authorities).transpose()?;
-        let authorities = Arc::new(authorities.unwrap_or_else(RootCertStore::empty));
+        let authorities = Authorities::new(authorities.unwrap_or_else(RootCertStore::empty));
         let mut families = Vec::new();
         for provider in providers {
             let own: Vec<_> =
@@ -118,9 +123,9 @@ impl ServerTls {
             let chooser = Chooser::new(&own, delegate)?.ok_or_else(|| {
                 settings_error(listener, format_args!("no certificate is for crypto \"{}\"", provider.name()))
             })?;
-            families.push(Family::new(listener, provider, Arc::new(chooser), &authorities, keys)?);
+            families.push(Family::new(listener, provider, Arc::new(chooser), &authorities.store, keys)?);
         }
-        Ok(Self { families, certificates })
+        Ok(Self { families, certificates, authorities })
     }
 
     /// The configuration for TLS over TCP that suits a client. With one kind of cryptography there is no
@@ -155,6 +160,21 @@ impl ServerTls {
             QuicServerConfig::with_initial(config, family.provider.quic_initial()?).ok().map(Arc::new)
         };
         self.families.iter().find_map(initial)
+    }
+
+    /// Which authority stands behind a client's chain that was verified; `None` if it is none of the listener's any more.
+    pub fn authority_behind(&self, chain: &[CertificateDer<'_>]) -> Option<&Authority> {
+        self.authorities.behind(chain, self.families.iter().map(|family| &family.provider))
+    }
+
+    /// Whether clients' certificates of that authority are taken.
+    pub fn trusts(&self, authority: &Authority) -> bool {
+        self.authorities.has(authority)
+    }
+
+    /// Whether `later` takes the certificates of all authorities that this one does.
+    pub fn is_trusted_within(&self, later: &Self) -> bool {
+        self.authorities.are_within(&later.authorities)
     }
 
     /// Every certificate, as configured.

@@ -268,7 +268,7 @@ impl Done {
     }
 
     fn identity(&self) -> Option<Arc<PeerIdentity>> {
-        PeerIdentity::of(self.server.peer_certificates(), false, SystemTime::now()).unwrap()
+        PeerIdentity::of(self.server.peer_certificates(), None, false, SystemTime::now()).unwrap()
     }
 }
 
@@ -476,7 +476,7 @@ fn a_resumed_session_keeps_its_identity_until_the_certificate_expires() {
     let (first, second) = (full.identity().unwrap(), resumed.identity().unwrap());
     assert_eq!(first.fingerprint_sha256, second.fingerprint_sha256);
     let later = SystemTime::now() + Duration::from_secs(100 * 366 * 86_400);
-    assert_eq!(PeerIdentity::of(resumed.server.peer_certificates(), false, later).err(), Some(Expired));
+    assert_eq!(PeerIdentity::of(resumed.server.peer_certificates(), None, false, later).err(), Some(Expired));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Messages that wait for somebody who takes them in order: what an upstream broker is still to get, and what a
-//! backend would not take. They lie in the store, and in memory beside it, within one bound for both.
+//! backend would not take. They lie in the store, and the first of them in memory, too (waiting.rs).
 //!
 //! ```text
 //!  push --> waiting, store --> (barrier: it is durable) --> next_after --> remove
@@ -9,10 +9,15 @@
 //! ```
 
 mod record;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use std::{
-    collections::VecDeque,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +27,7 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Notify;
 
+use self::waiting::{Gone, READ_AHEAD, Waiting};
 use crate::{
     hub::Message,
     metrics::Metrics,
@@ -43,6 +49,8 @@ pub struct Outbox {
     store: Store,
     bounds: ArcSwap<(QueueBounds, &'static Names)>,
     waiting: Mutex<Waiting>,
+    /// The store has what was to be kept up to this number.
+    written: Arc<AtomicU64>,
     changed: Notify,
     counters: Counters,
 }
@@ -79,13 +87,6 @@ pub struct Names {
 #[error("the queue is full ({0})")]
 pub struct Full(pub &'static str);
 
-#[derive(Default)]
-struct Waiting {
-    letters: VecDeque<Letter>,
-    bytes: usize,
-    number_last: u64,
-}
-
 #[derive(Clone)]
 struct Handles {
     letters: prometheus::IntCounterVec,
@@ -110,6 +111,7 @@ const UNBOUNDED: QueueBounds = QueueBounds {
     policy: DropPolicy::Newest,
 };
 static UNNAMED: Names = Names { count: "outbox_max", bytes: "outbox_bytes_max", age: "outbox_age_max" };
+const NOT_THIS_VERSION: &str = "a queued message's record is not of this version";
 /// What a message costs beside its bytes.
 const OVERHEAD_BYTES: usize = 128;
 
@@ -125,12 +127,18 @@ impl Outboxes {
             limit_hits: metrics.limit_hits.clone(),
         };
         let outboxes = Self { boxes: DashMap::new(), store: store.clone(), metrics };
-        for (key, value) in store.scan(Table::Outbox)? {
-            let restored = store::parse_queue_key(&key)
-                .and_then(|(name, number)| Some((name, record::decode(number, &value)?)));
-            let (name, letter) =
-                restored.ok_or_else(|| store.damaged("a queued message's record is not of this version"))?;
-            outboxes.get(name).restore(letter);
+        let mut first = Vec::new();
+        loop {
+            let entries = store.scan_some(Table::Outbox, &first, &[u8::MAX], READ_AHEAD)?;
+            let Some((last, _)) = entries.last() else { break };
+            // The key that comes next.
+            first = [&last[..], &[0]].concat();
+            for (key, value) in &entries {
+                let restored = store::parse_queue_key(key)
+                    .and_then(|(name, number)| Some((name, record::decode(number, value)?)));
+                let (name, letter) = restored.ok_or_else(|| store.damaged(NOT_THIS_VERSION))?;
+                outboxes.get(name).restore(letter);
+            }
         }
         Ok(outboxes)
     }
@@ -156,7 +164,8 @@ impl Outbox {
     fn new(name: Arc<str>, store: Store, metrics: &Handles) -> Self {
         let counters = Counters::new(metrics, &name);
         let bounds = ArcSwap::from_pointee((UNBOUNDED, &UNNAMED));
-        Self { name, store, bounds, waiting: Mutex::default(), changed: Notify::new(), counters }
+        let (waiting, written) = (Mutex::default(), Arc::default());
+        Self { name, store, bounds, waiting, written, changed: Notify::new(), counters }
     }
 
     /// Its name.
@@ -181,19 +190,19 @@ impl Outbox {
         is_stored: bool,
     ) -> Result<(), Full> {
         let now = mqtt::now();
+        let cost = cost(&message);
         let mut waiting = self.waiting.lock();
-        self.make_room(&mut waiting, cost(&message), now)?;
-        let (number, since_ms) = (waiting.number_last + 1, mqtt::clock().unix_ms(now));
+        waiting.settle(self.written.load(Ordering::Acquire));
+        self.make_room(&mut waiting, cost, now)?;
+        // What memory has no room for goes to the store, whatever its quality.
+        let is_stored = is_stored || waiting.is_window_full();
+        let (number, since_ms) = (waiting.next_number(), mqtt::clock().unix_ms(now));
         let letter = Letter { number, since_ms, message, user, reason, is_stored };
         if is_stored {
-            let put =
-                Write::Put { table: Table::Outbox, key: self.key(number), value: record::encode(&letter) };
             // Under the lock, so that the store has what memory has.
-            self.store.write(put).map_err(|_| self.refused("store_queue_bytes"))?;
+            self.store_letter(&letter)?;
         }
-        waiting.number_last = number;
-        waiting.bytes += cost(&letter.message);
-        waiting.letters.push_back(letter);
+        waiting.push(letter, cost);
         drop(waiting);
         self.counters.queued.inc();
         self.counters.waiting.inc();
@@ -201,19 +210,64 @@ impl Outbox {
         Ok(())
     }
 
-    /// The first message behind `number` that is still worth taking.
+    fn store_letter(&self, letter: &Letter) -> Result<(), Full> {
+        let (number, written) = (letter.number, Arc::clone(&self.written));
+        let put = Write::Put { table: Table::Outbox, key: self.key(number), value: record::encode(letter) };
+        let note = move |stored: Result<(), StoreError>| {
+            if stored.is_ok() {
+                written.fetch_max(number, Ordering::AcqRel);
+            }
+        };
+        self.store.write_all(vec![put], note).map_err(|_| self.refused("store_queue_bytes"))
+    }
+
+    /// The first message behind `number` that is still worth taking. Reads it from the store where it is not in memory.
     pub fn after(&self, number: u64) -> Option<Letter> {
         let now = mqtt::now();
-        let mut waiting = self.waiting.lock();
-        self.drop_overdue(&mut waiting, now);
         loop {
-            let index = waiting.letters.partition_point(|letter| letter.number <= number);
-            let letter = waiting.letters.get(index)?;
-            if letter.message.expires.is_none_or(|at| at > now) {
-                return Some(letter.clone());
-            }
+            let missing = {
+                let mut waiting = self.waiting.lock();
+                waiting.settle(self.written.load(Ordering::Acquire));
+                self.drop_overdue(&mut waiting, now);
+                let index = waiting.index_after(number);
+                match waiting.letter_at(index) {
+                    Some(letter) if letter.message.expires.is_none_or(|at| at > now) => return Some(letter),
+                    Some(_) => {
+                        self.drop_at(&mut waiting, index);
+                        continue;
+                    }
+                    None => waiting.number_at(index)?,
+                }
+            };
+            self.read_ahead(missing)?;
+        }
+    }
+
+    /// Reads messages from that one on, which stands in the store alone. `None` if the store cannot be read.
+    fn read_ahead(&self, number: u64) -> Option<()> {
+        let letters = self.read(number, u64::MAX, READ_AHEAD)?;
+        let mut waiting = self.waiting.lock();
+        if letters.first().is_none_or(|letter| letter.number != number)
+            && let Some(index) = waiting.index_of(number)
+        {
+            tracing::error!(queue = %self.name, number, "a queued message is not in the store, or damaged");
             self.drop_at(&mut waiting, index);
         }
+        waiting.fill(letters);
+        Some(())
+    }
+
+    /// Up to `most` messages as the store has them. Some may have left the queue.
+    fn read(&self, first: u64, last: u64, most: usize) -> Option<Vec<Letter>> {
+        let read = self.store.scan_some(Table::Outbox, &self.key(first), &self.key(last), most);
+        let entries = read
+            .inspect_err(
+                |error| tracing::error!(queue = %self.name, %error, "queued messages cannot be read"),
+            )
+            .ok()?;
+        let letter =
+            |(key, value): &(Vec<u8>, Vec<u8>)| record::decode(store::parse_queue_key(key)?.1, value);
+        Some(entries.iter().filter_map(letter).collect())
     }
 
     /// Waits for the first message behind `number`. Safe to cancel.
@@ -229,34 +283,62 @@ impl Outbox {
         }
     }
 
-    /// The message was taken.
-    pub fn remove(&self, number: u64) -> Option<Letter> {
+    /// The message was taken. Says whether it was still there.
+    pub fn remove(&self, number: u64) -> bool {
         let mut waiting = self.waiting.lock();
-        let index = waiting.letters.binary_search_by_key(&number, |letter| letter.number).ok()?;
-        let letter = self.take_at(&mut waiting, index)?;
-        self.counters.taken.inc();
-        Some(letter)
+        let Some(index) = waiting.index_of(number) else { return false };
+        let is_removed = self.take_at(&mut waiting, index);
+        self.counters.taken.inc_by(is_removed.into());
+        is_removed
+    }
+
+    /// Gives up the messages behind `number`, `most` of them at the most. Says how many.
+    pub fn purge(&self, number: u64, most: usize) -> usize {
+        let mut waiting = self.waiting.lock();
+        let index = waiting.index_after(number);
+        let count = (waiting.len() - index).min(most);
+        for _ in 0..count {
+            self.take_at(&mut waiting, index);
+        }
+        self.counters.taken.inc_by(count as u64);
+        count
     }
 
     /// Up to `most` messages from behind `number` on, for an operator to look at.
     pub fn list(&self, number: u64, most: usize) -> Vec<Letter> {
-        let mut waiting = self.waiting.lock();
-        self.drop_overdue(&mut waiting, mqtt::now());
-        let index = waiting.letters.partition_point(|letter| letter.number <= number);
-        waiting.letters.range(index..).take(most).cloned().collect()
+        let (mut letters, missing) = {
+            let mut waiting = self.waiting.lock();
+            waiting.settle(self.written.load(Ordering::Acquire));
+            self.drop_overdue(&mut waiting, mqtt::now());
+            let first = waiting.index_after(number);
+            let range = first..waiting.len().min(first.saturating_add(most));
+            let letters: Vec<_> = range.clone().filter_map(|index| waiting.letter_at(index)).collect();
+            let mut missing = range.filter(|index| waiting.letter_at(*index).is_none());
+            let bounds = missing.next().map(|first| (first, missing.next_back().unwrap_or(first)));
+            let number_at = |index| waiting.number_at(index).unwrap_or_default();
+            (letters, bounds.map(|(first, last)| (number_at(first), number_at(last))))
+        };
+        let Some((first, last)) = missing else { return letters };
+        let read = self.read(first, last, usize::MAX).unwrap_or_default();
+        let waiting = self.waiting.lock();
+        letters.extend(read.into_iter().filter(|letter| waiting.is_in_store_alone(letter.number)));
+        drop(waiting);
+        letters.sort_by_key(|letter| letter.number);
+        letters
     }
 
     /// Messages and bytes that wait.
     pub fn size(&self) -> (usize, usize) {
         let waiting = self.waiting.lock();
-        (waiting.letters.len(), waiting.bytes)
+        (waiting.len(), waiting.bytes())
     }
 
     fn restore(&self, letter: Letter) {
+        let (number, cost) = (letter.number, cost(&letter.message));
         let mut waiting = self.waiting.lock();
-        waiting.number_last = waiting.number_last.max(letter.number);
-        waiting.bytes += cost(&letter.message);
-        waiting.letters.push_back(letter);
+        waiting.push(letter, cost);
+        self.written.fetch_max(number, Ordering::AcqRel);
+        waiting.settle(number);
         self.counters.waiting.inc();
     }
 
@@ -265,11 +347,11 @@ impl Outbox {
         self.drop_overdue(waiting, now);
         loop {
             let limit = match () {
-                () if waiting.letters.len() >= bounds.count_max => names.count,
-                () if waiting.bytes.saturating_add(bytes) > bounds.bytes_max => names.bytes,
+                () if waiting.len() >= bounds.count_max => names.count,
+                () if waiting.bytes().saturating_add(bytes) > bounds.bytes_max => names.bytes,
                 () => return Ok(()),
             };
-            if bounds.policy == DropPolicy::Newest || waiting.letters.is_empty() {
+            if bounds.policy == DropPolicy::Newest || waiting.is_empty() {
                 return Err(self.refused(limit));
             }
             self.hit(limit);
@@ -284,29 +366,25 @@ impl Outbox {
         }
         let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = mqtt::clock().unix_ms(now).saturating_sub(age_max_ms);
-        while waiting.letters.front().is_some_and(|letter| letter.since_ms < oldest_ms) {
+        while waiting.first_since_ms().is_some_and(|since_ms| since_ms < oldest_ms) {
             self.hit(names.age);
             self.drop_at(waiting, 0);
         }
     }
 
     fn drop_at(&self, waiting: &mut Waiting, index: usize) {
-        if self.take_at(waiting, index).is_some() {
+        if self.take_at(waiting, index) {
             self.counters.dropped.inc();
         }
     }
 
-    fn take_at(&self, waiting: &mut Waiting, index: usize) -> Option<Letter> {
-        let letter = waiting.letters.remove(index)?;
-        waiting.bytes -= cost(&letter.message);
-        if letter.is_stored {
-            self.store.must_write(Write::Delete { table: Table::Outbox, key: self.key(letter.number) });
-        }
-        if waiting.letters.is_empty() {
-            waiting.letters = VecDeque::new();
+    fn take_at(&self, waiting: &mut Waiting, index: usize) -> bool {
+        let Some(Gone { number, is_stored }) = waiting.take(index) else { return false };
+        if is_stored {
+            self.store.must_write(Write::Delete { table: Table::Outbox, key: self.key(number) });
         }
         self.counters.waiting.dec();
-        Some(letter)
+        true
     }
 
     fn key(&self, number: u64) -> Vec<u8> {
@@ -348,94 +426,4 @@ fn cost(message: &Message) -> usize {
         + text(&message.response_topic)
         + message.correlation_data.as_ref().map_or(0, bytes::Bytes::len)
         + pairs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::{Memory, Writer};
-
-    static NAMES: Names = Names { count: "c", bytes: "b", age: "a" };
-
-    fn bounds(count_max: usize, policy: DropPolicy) -> QueueBounds {
-        let age_max = Duration::from_secs(10);
-        QueueBounds { count_max, bytes_max: 1 << 20, age_max, policy }
-    }
-
-    fn open(memory: &Memory, count_max: usize, policy: DropPolicy) -> (Arc<Outbox>, Writer) {
-        let (store, writer) = Store::by_hand(memory);
-        let outbox = Outboxes::restore(&store, &Metrics::new()).unwrap().get("q");
-        outbox.set_bounds(bounds(count_max, policy), &NAMES);
-        (outbox, writer)
-    }
-
-    fn push(outbox: &Outbox, payload: &str) -> Result<(), Full> {
-        let payload = payload.to_owned().into();
-        let message = Message { topic: "t".into(), payload, qos: 1, ..Message::default() };
-        outbox.push(Arc::new(message), None, None, true)
-    }
-
-    fn payloads(outbox: &Outbox) -> Vec<String> {
-        let text = |letter: Letter| String::from_utf8(letter.message.payload.to_vec()).unwrap();
-        outbox.list(0, 100).into_iter().map(text).collect()
-    }
-
-    #[tokio::test]
-    async fn what_was_written_is_back_in_order_and_what_was_taken_is_not() {
-        let memory = Memory::new().unwrap();
-        let (outbox, writer) = open(&memory, 10, DropPolicy::Newest);
-        for payload in ["1", "2", "3"] {
-            push(&outbox, payload).unwrap();
-        }
-        writer.write();
-        outbox.remove(2);
-        writer.write();
-        push(&outbox, "4").unwrap();
-        drop((outbox, writer));
-        let (outbox, _writer) = open(&memory, 10, DropPolicy::Newest);
-        assert_eq!(payloads(&outbox), ["1", "3"]);
-        assert_eq!(outbox.next_after(1).await.number, 3);
-    }
-
-    #[tokio::test]
-    async fn the_policy_says_what_goes_when_it_is_full() {
-        let memory = Memory::new().unwrap();
-        let (outbox, _writer) = open(&memory, 2, DropPolicy::Newest);
-        push(&outbox, "1").unwrap();
-        push(&outbox, "2").unwrap();
-        assert_eq!(push(&outbox, "3"), Err(Full("c")));
-        assert_eq!(payloads(&outbox), ["1", "2"]);
-        outbox.set_bounds(bounds(2, DropPolicy::Oldest), &NAMES);
-        push(&outbox, "3").unwrap();
-        assert_eq!(payloads(&outbox), ["2", "3"]);
-        assert_eq!(outbox.counters.dropped.get(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_message_larger_than_the_queue_is_refused_whatever_the_policy() {
-        let (outbox, _writer) = open(&Memory::new().unwrap(), 2, DropPolicy::Oldest);
-        assert_eq!(push(&outbox, &"x".repeat(2 << 20)), Err(Full("b")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_goes_before_the_owner_has_said_what_may() {
-        let (store, _writer) = Store::by_hand(&Memory::new().unwrap());
-        let outbox = Outboxes::restore(&store, &Metrics::new()).unwrap().get("q");
-        push(&outbox, "1").unwrap();
-        tokio::time::advance(Duration::from_secs(400 * 86_400)).await;
-        assert_eq!(payloads(&outbox), ["1"]);
-        outbox.set_bounds(bounds(9, DropPolicy::Newest), &NAMES);
-        assert!(payloads(&outbox).is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_has_waited_too_long_is_given_up() {
-        let (outbox, _writer) = open(&Memory::new().unwrap(), 9, DropPolicy::Newest);
-        push(&outbox, "1").unwrap();
-        tokio::time::advance(Duration::from_secs(6)).await;
-        push(&outbox, "2").unwrap();
-        tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(payloads(&outbox), ["2"]);
-        assert_eq!(outbox.counters.waiting.get(), 1);
-    }
 }

@@ -16,6 +16,7 @@ mod writer;
 
 use std::{
     fs, io,
+    ops::RangeBounds,
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -295,6 +296,21 @@ impl Store {
         self.read_all(table).map_err(|error| read_error(&self.inner.disk.path, &error))
     }
 
+    /// Up to `most` entries of a table from `first` to `last`, both included, as they are on disk; what is queued is not
+    /// seen. Keys that begin with 255 are above the highest text.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn scan_some(
+        &self,
+        table: Table,
+        first: &[u8],
+        last: &[u8],
+        most: usize,
+    ) -> Result<Entries, StoreError> {
+        self.read(table, first..=last, most).map_err(|error| read_error(&self.inner.disk.path, &error))
+    }
+
     /// The error of a record that its owner cannot read.
     pub fn damaged(&self, problem: &str) -> StoreError {
         StoreError::Damaged { path: self.inner.disk.path.to_path_buf(), problem: problem.to_owned() }
@@ -313,9 +329,18 @@ impl Store {
     }
 
     fn read_all(&self, table: Table) -> Result<Entries, redb::Error> {
+        self.read(table, .., usize::MAX)
+    }
+
+    fn read<'k>(
+        &self,
+        table: Table,
+        keys: impl RangeBounds<&'k [u8]> + 'k,
+        most: usize,
+    ) -> Result<Entries, redb::Error> {
         let table = self.inner.disk.database.begin_read()?.open_table(table.definition())?;
         let mut entries = Vec::new();
-        for entry in table.range::<&[u8]>(..)? {
+        for entry in table.range::<&[u8]>(keys)?.take(most) {
             let (key, value) = entry?;
             entries.push((key.value().to_vec(), value.value().to_vec()));
         }

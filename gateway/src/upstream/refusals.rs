@@ -134,7 +134,7 @@ impl Shared {
     pub(super) fn taken(&self, sent: Sent) {
         self.counters.forwarded.inc();
         match sent {
-            Sent::Letter(letter) => drop(self.outbox.remove(letter.number)),
+            Sent::Letter(letter) => _ = self.outbox.remove(letter.number),
             Sent::Job(job) => job.finish(Ok(())),
         }
     }
@@ -159,7 +159,7 @@ impl Shared {
             mqtt::publish_locally(&gateway, &Arc::new(dead));
         }
         // Behind the dead letter, also in the store: a crash between them leaves the message in its queue.
-        drop(self.outbox.remove(letter.number));
+        self.outbox.remove(letter.number);
     }
 }
 

@@ -94,10 +94,7 @@ async fn purge(
     Query(range): Query<Range>,
 ) -> Result<String, Refusal> {
     let outbox = find(&gateway, &queue)?;
-    let mut purged = 0;
-    for letter in outbox.list(range.after, range.count.unwrap_or(usize::MAX)) {
-        purged += usize::from(outbox.remove(letter.number).is_some());
-    }
+    let purged = outbox.purge(range.after, range.count.unwrap_or(usize::MAX));
     gateway
         .store
         .barrier()

@@ -106,6 +106,9 @@ pub struct MqttWork {
     pub bytes: usize,
     /// A closed loop goes on when messages have arrived, not when they were taken. For one worker process.
     pub windowed: bool,
+    /// Delivery counts from the moment a message was sent, not from when it was due: it is the server's alone, and how late
+    /// the generator was stands apart.
+    pub from_sent: bool,
     /// First level of the topics and of the client ids, unique per run.
     pub run: String,
 }
@@ -160,7 +163,16 @@ mod tests {
     use super::*;
 
     fn work(publishers: usize, subscribers: usize, pairs: bool) -> MqttWork {
-        MqttWork { publishers, subscribers, pairs, qos: 0, bytes: 64, windowed: false, run: "r".into() }
+        MqttWork {
+            publishers,
+            subscribers,
+            pairs,
+            qos: 0,
+            bytes: 64,
+            windowed: false,
+            from_sent: false,
+            run: "r".into(),
+        }
     }
 
     #[test]

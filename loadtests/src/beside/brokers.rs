@@ -6,7 +6,8 @@
 //! ```
 //!
 //! CPU time is that of a closed loop in which a publisher goes on when its messages have arrived, so that no broker
-//! is flooded and all of them do the same work; latency is that of an open loop at a fixed rate.
+//! is flooded and all of them do the same work; latency is that of an open loop at a fixed rate, from the moment a message
+//! was sent, so that it is the broker's; how late the load was with that stands beside it.
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     conductor::Crew,
+    latencies::Latencies,
     plan::{MqttWork, Pace, Plan, Protocol, Target, Transport, Work},
     tally::Round,
 };
@@ -93,7 +95,16 @@ pub(super) fn run(args: &BrokersArgs, ground: &Ground, report: &mut Report) -> R
 }
 
 fn measure(args: &BrokersArgs, bytes: u32, ground: &Ground) -> Result<Table, String> {
-    let columns = ["CPU us/message", "messages/s", "server busy %", "paced/s", "p50 ms", "p99 ms", "missing"];
+    let columns = [
+        "CPU us/message",
+        "messages/s",
+        "server busy %",
+        "paced/s",
+        "p50 ms",
+        "p99 ms",
+        "late p99 ms",
+        "missing",
+    ];
     let pace = if args.half_load { "half load".into() } else { format!("{} deliveries/s", args.rate) };
     let title = format!(
         "MQTT 3.1.1, {bytes} bytes: {} publishes of each publisher under way; latency at {pace}",
@@ -133,6 +144,7 @@ fn measure(args: &BrokersArgs, bytes: u32, ground: &Ground) -> Result<Table, Str
         }
     }
     table.note("CPU: of the broker, by message that reached a subscriber, in the closed loop.");
+    table.note("late: how long after its time the load sent a message. Where that is more than p99, the load is what is slow.");
     table.note("missing: what was published and did not arrive, in either loop.");
     Ok(table)
 }
@@ -156,7 +168,8 @@ impl Sum {
         drop(crew);
         let rate = if args.half_load { per_second(&round) / 2.0 } else { args.rate };
         let paced = Pace::Open { rate: rate / work.copies() as f64, in_flight: PACED_IN_FLIGHT };
-        let again = MqttWork { run: format!("{}-paced", work.run), windowed: false, ..work.clone() };
+        let again =
+            MqttWork { run: format!("{}-paced", work.run), windowed: false, from_sent: true, ..work.clone() };
         let mut crew = self::crew(args, ground, broker, &again, paced)?;
         crew.round(0, WARM_UP, "warm-up")?;
         let round = crew.round(0, args.duration, "paced")?;
@@ -167,14 +180,15 @@ impl Sum {
 
     fn figures(&self) -> Vec<f64> {
         let (delivered, nanos) = (self.closed.delivered.max(1) as f64, self.closed.nanos.max(1) as f64);
-        let millis = |quantile| self.paced.delivery.quantile(quantile) as f64 / 1e6;
+        let millis = |of: &Latencies, quantile| of.quantile(quantile) as f64 / 1e6;
         vec![
             self.cpu_ns as f64 / 1e3 / delivered,
             per_second(&self.closed),
             self.cpu_ns as f64 * 100.0 / nanos,
             per_second(&self.paced),
-            millis(0.5),
-            millis(0.99),
+            millis(&self.paced.delivery, 0.5),
+            millis(&self.paced.delivery, 0.99),
+            millis(&self.paced.lag, 0.99),
             self.missing as f64,
         ]
     }
@@ -196,7 +210,8 @@ fn missing(round: &Round, work: &MqttWork) -> Result<u64, String> {
 fn work(bytes: u32, case: &Case, qos: u8, turn: u32) -> MqttWork {
     let &Case { publishers, subscribers, pairs, .. } = case;
     let run = format!("brokers-{:x}-{bytes}-{turn}", std::process::id());
-    MqttWork { publishers, subscribers, pairs, qos, bytes: bytes as usize, windowed: true, run }
+    let bytes = bytes as usize;
+    MqttWork { publishers, subscribers, pairs, qos, bytes, windowed: true, from_sent: false, run }
 }
 
 fn crew(

@@ -138,8 +138,16 @@ fn mqtt(args: &MqttArgs) -> Result<Choice, String> {
     let kind = if args.tls { Kind::MqttTls } else { Kind::Mqtt };
     let run = format!("load-{:x}", std::process::id());
     let pairs = args.pattern == Pattern::Pairs;
-    let work =
-        MqttWork { publishers, subscribers, pairs, qos: args.qos, bytes: args.bytes, windowed: false, run };
+    let work = MqttWork {
+        publishers,
+        subscribers,
+        pairs,
+        qos: args.qos,
+        bytes: args.bytes,
+        windowed: false,
+        from_sent: false,
+        run,
+    };
     let (targets, all) = (vec![target("mqtt", &args.connect, kind, &args.common)?], work.connections());
     let plan = plan(targets, all, &args.spread, Work::Mqtt(work), pace(&args.pace)?, args.pace.timeout)?;
     Ok(Choice {

@@ -102,6 +102,7 @@ fn lost_messages_are_counted_against_every_subscriber() {
         qos: 0,
         bytes: 8,
         windowed: false,
+        from_sent: false,
         run: "r".into(),
     };
     let round = Round { operations: 5, delivered: 48, nanos: 1_000_000_000, ..Round::default() };

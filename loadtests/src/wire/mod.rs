@@ -130,7 +130,7 @@ impl Dialer {
     fn identity(&self, index: usize) -> Identity {
         let Work::Mqtt(work) = &self.plan.work else {
             let client_id = format!("load-{}-{index}", std::process::id());
-            return Identity { client_id, filter: None, topic: None, qos: 0, payload_bytes: 0, lane: None };
+            return Identity { client_id, ..Identity::default() };
         };
         Identity {
             client_id: format!("{}-{index}", work.run),
@@ -138,6 +138,7 @@ impl Dialer {
             topic: work.publishes(index).then(|| work.topic(index)),
             qos: work.qos,
             payload_bytes: work.bytes,
+            from_sent: work.from_sent,
             lane: work.windowed.then(|| (u32::try_from(index).unwrap_or(u32::MAX), work.copies())),
         }
     }

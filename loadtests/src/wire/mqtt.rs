@@ -30,7 +30,7 @@ const VERSION: Version = Version::V311;
 const KEEP_ALIVE_S: u16 = 600;
 
 /// Who a connection is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// Unique among all clients.
     pub client_id: String,
@@ -42,6 +42,8 @@ pub struct Identity {
     pub qos: u8,
     /// Of what it publishes.
     pub payload_bytes: usize,
+    /// Payloads carry when they were sent instead of when they were due.
+    pub from_sent: bool,
     /// Its number and how many subscribers each of its publishes reaches, if it waits for them.
     pub lane: Option<(u32, u64)>,
 }

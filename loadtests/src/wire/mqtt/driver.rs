@@ -27,7 +27,7 @@ use crate::{
 const OUTPUT_MAX: usize = 16 << 10;
 /// What is read at a time.
 const READ_BYTES: usize = 8 << 10;
-/// Of a payload: when it was due.
+/// Of a payload: when it was due, or sent.
 const SENT_BYTES: usize = size_of::<u64>();
 /// How often a publisher looks at the time although nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -192,7 +192,8 @@ impl Driver {
     }
 
     fn publish(&mut self, due: u64) -> Result<(), Fault> {
-        self.payload[..SENT_BYTES].copy_from_slice(&due.to_be_bytes());
+        let stamp = if self.identity.from_sent { clock::now() } else { due };
+        self.payload[..SENT_BYTES].copy_from_slice(&stamp.to_be_bytes());
         if let Some((lane, copies)) = &self.lane {
             lane.sent(due, *copies);
         }

@@ -18,6 +18,7 @@ use super::{
     message::{Shared, qos, view},
 };
 use crate::{
+    backend::pass_turn,
     hub::{Delivered, Delivery, Mailbox, Message, Room},
     presence::{Presence, What},
     receipts::Progress,
@@ -71,6 +72,8 @@ pub(super) struct Inner {
     pub(super) closing: Option<&'static Closing>,
     /// Of the present connection's driver.
     waker: Option<Waker>,
+    /// It is called to look for messages, and has not looked.
+    is_called: bool,
     /// What publishers wait for while the queue fills. Made when it first does.
     room: Option<Arc<Room>>,
 }
@@ -131,6 +134,7 @@ impl Client {
             origin: None,
             closing: None,
             waker: None,
+            is_called: false,
             room: None,
         };
         Self { id, user, common, inner: Mutex::new(inner) }
@@ -315,8 +319,9 @@ impl Inner {
         self.session.get_or_insert_default()
     }
 
-    /// Whom to wake when there is something to do.
+    /// Whom to wake when there is something to do: all messages up to now were looked at.
     pub(super) fn register(&mut self, cx: &Context<'_>) {
+        self.is_called = false;
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
@@ -330,6 +335,7 @@ impl Inner {
         if is_quiet {
             self.compact();
             self.waker = Some(waker.clone());
+            self.is_called = false;
         }
         is_quiet
     }
@@ -350,6 +356,22 @@ impl Inner {
         if connection.is_none() || !is_filled {
             room.open();
         }
+    }
+
+    /// Has the driver look for messages, once for all that come within a turn of the scheduler: it sends them together,
+    /// since a system call costs more than a message. A queue that fills does not wait for that.
+    fn call(&mut self) {
+        let Self { waker: Some(waker), session, settings, is_called, .. } = self else { return };
+        if session.as_ref().is_some_and(|session| session.is_filled(4, settings)) {
+            waker.wake_by_ref();
+        } else if !std::mem::replace(is_called, true) {
+            pass_turn(&mut Context::from_waker(waker));
+        }
+    }
+
+    /// Whether the driver was called since it looked for messages. It is looking.
+    pub(super) fn take_call(&mut self) -> bool {
+        std::mem::take(&mut self.is_called)
     }
 
     pub(super) fn wake(&self) {
@@ -428,7 +450,7 @@ impl Client {
         }
         // What is kept may be sent when the store has it.
         if is_connected && !is_kept {
-            inner.wake();
+            inner.call();
         }
         (delivered, is_kept)
     }

@@ -307,8 +307,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Ok(())
     }
 
-    fn check_closing(&self) -> Result<(), End> {
+    fn check_closing(&mut self) -> Result<(), End> {
         let mut inner = self.attachment.client.lock();
+        // Whoever calls has let others go first.
+        self.has_let_pass |= inner.take_call();
         let closing = inner.closing;
         match closing {
             _ if inner.current(self.attachment.epoch).is_none() => Err(End::Closed(TAKEN_OVER)),

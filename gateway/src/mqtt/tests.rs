@@ -131,23 +131,43 @@ async fn client(gateway: &Arc<Gateway>, id: u8) -> (DuplexStream, Arc<AtomicUsiz
     (near, writes)
 }
 
-#[tokio::test]
-async fn what_several_publish_in_one_turn_leaves_in_one_write() {
+/// What a subscriber gets, in how many writes, when five publish `burst` in one turn, with room for `queue_max` messages of
+/// its own. On one thread of the kind that serves: a task that another one wakes goes before those that are ready.
+async fn published_in_one_turn(burst: &'static [u8], queue_max: usize) -> (Vec<u8>, usize) {
     let listeners = vec![Listener::plain("edge", ([127, 0, 0, 1], 0).into())];
-    let gateway = Gateway::build(Settings { listeners, ..Settings::default() }).unwrap();
-    let (mut subscriber, writes) = client(&gateway, b's').await;
-    subscriber.write_all(b"\x82\x06\0\x01\0\x01t\0").await.unwrap();
-    subscriber.read_exact(&mut [0; 5]).await.unwrap();
-    let mut publishers = Vec::new();
-    for id in b'a'..=b'e' {
-        publishers.push(client(&gateway, id).await.0);
-    }
-    let before = writes.load(Ordering::Relaxed);
-    for publisher in &mut publishers {
-        publisher.write_all(b"\x30\x04\0\x01tx").await.unwrap();
-    }
-    let mut came = [0; 5 * 6];
-    subscriber.read_exact(&mut came).await.unwrap();
-    assert_eq!(came[..6], *b"\x30\x04\0\x01tx");
-    assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
+    let mut settings = Settings { listeners, ..Settings::default() };
+    settings.mqtt.queue_max = queue_max;
+    let gateway = Gateway::build(settings).unwrap();
+    let publishing = async move {
+        let (mut subscriber, writes) = client(&gateway, b's').await;
+        subscriber.write_all(b"\x82\x06\0\x01\0\x01t\0").await.unwrap();
+        subscriber.read_exact(&mut [0; 5]).await.unwrap();
+        let mut publishers = Vec::new();
+        for id in b'a'..=b'e' {
+            publishers.push(client(&gateway, id).await.0);
+        }
+        let before = writes.load(Ordering::Relaxed);
+        for publisher in &mut publishers {
+            publisher.write_all(burst).await.unwrap();
+        }
+        let mut came = vec![0; 5 * burst.len()];
+        subscriber.read_exact(&mut came).await.unwrap();
+        (came, writes.load(Ordering::Relaxed) - before)
+    };
+    // What is lost is waited for in vain.
+    tokio::time::timeout(Duration::from_secs(60), tokio::spawn(publishing)).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_several_publish_in_one_turn_leaves_in_one_write() {
+    let (came, writes) = published_in_one_turn(b"\x30\x04\0\x01tx", 1000).await;
+    assert_eq!((&came[..6], writes), (&b"\x30\x04\0\x01tx"[..], 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_queue_that_fills_within_a_turn_is_not_waited_with() {
+    let burst = b"\x30\x04\0\x01tx\x30\x04\0\x01ty\x30\x04\0\x01tz";
+    // All of them come.
+    let (_, writes) = published_in_one_turn(burst, 8).await;
+    assert!(writes > 1, "{writes}");
 }

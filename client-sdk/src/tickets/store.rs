@@ -240,8 +240,8 @@ impl ClientSessionStore for Store {
     }
 }
 
-/// The one session that a handshake with X25519 alone may resume. What the gateway says of groups in it is not kept: it
-/// would keep hybrid handshakes from offering theirs.
+/// The one session that a handshake with X25519 alone may resume. What the gateway says of groups in it is not kept: rustls
+/// would offer no share of the hybrid from then on, and be asked for one.
 pub(super) struct Classical {
     store: Arc<Store>,
     session: Mutex<Option<Tls13ClientSessionValue>>,

@@ -14,6 +14,9 @@ use tokio::{
     sync::watch,
 };
 
+/// What passed on each connection, one after the other.
+type Notes = watch::Sender<Vec<Vec<u8>>>;
+
 /// What clients may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
@@ -32,8 +35,8 @@ pub struct Tape {
     address: SocketAddr,
     passage: watch::Sender<Passage>,
     cuts: watch::Sender<u64>,
-    flights: watch::Sender<Vec<Vec<u8>>>,
-    answers: watch::Sender<Vec<Vec<u8>>>,
+    flights: Notes,
+    answers: Notes,
 }
 
 impl Tape {
@@ -83,7 +86,7 @@ impl Tape {
     }
 }
 
-async fn noted(list: &watch::Sender<Vec<Vec<u8>>>, place: usize) -> Vec<u8> {
+async fn noted(list: &Notes, place: usize) -> Vec<u8> {
     let there = |noted: &Vec<Vec<u8>>| noted.get(place).is_some_and(|bytes| !bytes.is_empty());
     list.subscribe().wait_for(there).await.unwrap()[place].clone()
 }
@@ -93,7 +96,7 @@ async fn relay(
     upstream: SocketAddr,
     passage: watch::Receiver<Passage>,
     mut cuts: watch::Receiver<u64>,
-    (flights, answers): (watch::Sender<Vec<Vec<u8>>>, watch::Sender<Vec<Vec<u8>>>),
+    (flights, answers): (Notes, Notes),
 ) {
     cuts.mark_unchanged();
     let Ok(server) = TcpStream::connect(upstream).await else { return };

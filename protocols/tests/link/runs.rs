@@ -1,6 +1,8 @@
 //! Requests that run in two sessions, each with an answer of its own: a server was started again, or a short connection
 //! was led to another one. An answer is taken from one run alone.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is the test's")]
+
 use towline_protocols::link::{
     Event, Execution, Hello, RpcErrorKind,
     client::{CallOptions, Delivery, Fate, Session},

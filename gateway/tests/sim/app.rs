@@ -143,6 +143,7 @@ impl App {
         let is_wifi = self.client.network().kind == NetworkKind::Wifi;
         let kind = if is_wifi { NetworkKind::Cellular } else { NetworkKind::Wifi };
         world.note(format!("app {}: {kind} joins", self.number));
+        world.state().model.joins.push((self.number, determinism::elapsed()));
         self.client.network_joined(Network::new(kind, "sim"));
     }
 }

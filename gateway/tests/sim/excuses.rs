@@ -13,6 +13,8 @@ const RECORDING_MAX: Duration = Duration::from_millis(10);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// How long a gateway waits for the rest of a request (`session.upload_wait`).
 const UPLOAD_WAIT: Duration = Duration::from_secs(30);
+/// For how long a network that has joined is tried (`handover.give_up`).
+const JOINS_MAX: Duration = Duration::from_secs(30);
 /// Over TCP a request of a message that is not larger arrives whole, or not at all. Packets of QUIC cut it anywhere.
 const FRAME_MAX: usize = 16 << 10;
 
@@ -182,7 +184,16 @@ impl Model {
     fn was_before_welcome(&self, call: &Call, ended: Duration) -> bool {
         let mut welcomes = self.welcomes(call.client).filter(|(life, ..)| *life == call.life);
         let first = welcomes.next().map(|(_, _, at)| at);
-        first.is_none_or(|first| call.began <= first) && self.breaks(call, call.began, first.unwrap_or(ended))
+        let until = first.unwrap_or(ended);
+        let broke = || self.breaks(call, call.began, until) || self.has_joined(call, until);
+        first.is_none_or(|first| call.began <= first) && broke()
+    }
+
+    /// Whether another network that joined may have taken over what a connection was carrying that was not up yet: no
+    /// change of the line is seen then.
+    fn has_joined(&self, call: &Call, until: Duration) -> bool {
+        let moves_late = |at: Duration| at <= until && call.began <= at + JOINS_MAX;
+        self.joins.iter().any(|&(client, at)| client == call.client && moves_late(at))
     }
 
     /// Whether an answer of that time may not have been stored.

@@ -76,6 +76,12 @@ fn a_seed_says_it_all() {
 
 fn run(seed: u64) {
     runner::watch();
+    if world::is_traced() {
+        // What either side logs, between what happens.
+        let log =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time().with_ansi(false);
+        let _ = log.try_init();
+    }
     determinism::run(seed, move || async move {
         timeout(LASTS_MAX, simulate(seed)).await.unwrap();
     });

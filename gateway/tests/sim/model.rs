@@ -155,6 +155,8 @@ pub(crate) struct Model {
     pub(crate) cuts: Vec<Duration>,
     pub(crate) lines: Vec<LineChange>,
     pub(crate) moves: Vec<Move>,
+    /// Which client was told when that another network is there.
+    pub(crate) joins: Vec<(usize, Duration)>,
     /// When first flights were not taken as early data, or left for another attempt, and whose.
     pub(crate) flights_lost: Vec<(usize, Duration)>,
     /// When a byte stream of the link was made or given a first flight, and whose.
@@ -178,6 +180,7 @@ impl Model {
             cuts: Vec::new(),
             lines: Vec::new(),
             moves: Vec::new(),
+            joins: Vec::new(),
             flights_lost: Vec::new(),
             carried: Vec::new(),
             dialed: [None; CLIENT_IDS.len()],

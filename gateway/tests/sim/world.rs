@@ -283,11 +283,16 @@ impl World {
     }
 }
 
+/// Whether all that happens is printed.
+pub(crate) fn is_traced() -> bool {
+    std::env::var_os("TOWLINE_SIM_TRACE").is_some()
+}
+
 impl State {
     pub(crate) fn note(&mut self, what: &str) {
         let now = determinism::elapsed();
         (now, what).hash(&mut self.trace);
-        if std::env::var_os("TOWLINE_SIM_TRACE").is_some() {
+        if is_traced() {
             println!("{:>9.3} {what}", now.as_secs_f64());
         }
     }

@@ -185,6 +185,8 @@ impl Connection {
             return Err(limit(format!("{streams_max} requests are open, the server's streams_max")));
         }
         self.check_header_list(&head.fields)?;
+        // It waits here, and WELCOME may come meanwhile: whoever gave it did not know what that says.
+        let head = RequestHead { heard: self.control.is_welcomed(), ..head };
         let stream = self.open(seq, head.priority);
         stream.sending = if end { Sending::Ending } else { Sending::Open };
         stream.writer.belongs_to(&head.fields);

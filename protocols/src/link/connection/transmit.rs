@@ -99,7 +99,7 @@ impl Connection {
     fn transmit_request(&mut self, seq: u64, head: &RequestHead, end: bool, out: &mut BytesMut) -> bool {
         self.encode_block(&head.fields);
         let chunk = self.inline_chunk(seq);
-        let options = RequestOptions::of(head, self.control.is_welcomed(), chunk.is_some());
+        let options = RequestOptions::of(head, head.heard, chunk.is_some());
         let options = options.encode(self.block.len());
         self.put_head(FrameType::Request, seq, options.as_slice(), chunk, end, out);
         true

@@ -222,7 +222,9 @@ impl Model {
         }
         // An app that says that it does no harm has it tried again each time that the backend failed.
         let runs_max = if call.idempotent { 1 + call.runs_failed } else { 1 };
-        if call.runs > runs_max && !(call.idempotent && self.may_repeat(call, *ended)) {
+        let may_repeat =
+            call.idempotent && self.may_repeat(call, *ended) || self.was_refused_unstored(call, end);
+        if call.runs > runs_max && !may_repeat {
             return Some(format!("ran {} times, of which {} failed", call.runs, call.runs_failed));
         }
         // What the disk did not take is asked for once more.
@@ -254,6 +256,14 @@ impl Model {
         let is_forgotten = call.idempotent || kind == RpcErrorKind::Internal;
         let seen = if by_post && is_forgotten { call.seen_at_end } else { call.seen };
         seen > 0
+    }
+
+    /// Whether a gateway that can store nothing refused it, each time that the client gave it another number: POSTs of
+    /// those that somebody sends again later each run, as above.
+    fn was_refused_unstored(&self, call: &Call, end: &End) -> bool {
+        let is_unstored =
+            matches!(end, End::Failed { kind: RpcErrorKind::Internal, execution: Execution::NotRun, .. });
+        is_unstored && self.habits.posts && !call.streams && call.seen_at_end == 0
     }
 
     /// What clients have taken is acknowledged, and what is acknowledged is forgotten. A client that uses POSTs alone

@@ -266,12 +266,9 @@ impl Session {
         self.link_opens = false;
         for (&seq, call) in self.calls.iter_mut().filter(|(_, call)| call.phase == Phase::Waiting) {
             let was_sent = call.link.take().is_some();
+            let was_asked = hello.waiting.iter().any(|waiting| waiting.seq == seq);
             call.asked = false;
-            if was_sent || hello.waiting.iter().any(|waiting| waiting.seq == seq) {
-                call.carriers = call.carriers.saturating_sub(1);
-            }
-            if call.carriers == 0 {
-                (call.phase, call.tie) = (Phase::Unsent, None);
+            if (was_sent || was_asked) && call.was_not_heard(was_asked) {
                 unsent.push(seq);
             }
         }

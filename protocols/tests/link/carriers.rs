@@ -176,36 +176,65 @@ fn a_refusal_by_one_way_leaves_the_request_to_the_other() {
     }
 }
 
-/// A server that was started again refuses the number wherever it comes. It has not run for any of the two.
+/// A server that was started again, or has another session, refuses the number wherever it comes. It has not run for any
+/// of the two.
 #[test]
-fn what_a_restarted_server_refuses_both_ways_has_not_run() {
-    let expired = || refused(1, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun);
-    for link_is_first in [true, false] {
+fn what_is_refused_both_ways_in_place_of_being_run_has_not_run() {
+    for kind in [RpcErrorKind::OutcomeExpired, RpcErrorKind::SessionLost] {
+        let refusal = || refused(1, kind, Execution::MayHaveRun);
+        for link_is_first in [true, false] {
+            let mut session = known();
+            let seq = session.open(UNARY);
+            session.on_request_sent(seq);
+            let (post, _) = short(&mut session, &[seq]);
+            let mut seen = Seen::default();
+            let mut take = |session: &mut Session, by_link: bool| match by_link {
+                true => seen.take(session.on_event(refusal())),
+                false => seen.take(session.on_short_event(post, refusal())),
+            };
+            take(&mut session, link_is_first);
+            take(&mut session, !link_is_first);
+            assert_eq!(seen.text, format!("!{kind:?}/NotRun"));
+            assert!(session.retry(seq, &RpcError::new(kind, Execution::NotRun, "")).is_some());
+        }
+        // One of them that is lost may have had it run.
         let mut session = known();
         let seq = session.open(UNARY);
         session.on_request_sent(seq);
         let (post, _) = short(&mut session, &[seq]);
+        session.on_link_lost();
         let mut seen = Seen::default();
-        let mut take = |session: &mut Session, by_link: bool| match by_link {
-            true => seen.take(session.on_event(expired())),
-            false => seen.take(session.on_short_event(post, expired())),
-        };
-        take(&mut session, link_is_first);
-        take(&mut session, !link_is_first);
-        assert_eq!(seen.text, "!OutcomeExpired/NotRun");
-        assert!(
-            session.retry(seq, &RpcError::new(RpcErrorKind::OutcomeExpired, Execution::NotRun, "")).is_some()
-        );
+        seen.take(session.on_short_event(post, refusal()));
+        assert_eq!(seen.text, format!("!{kind:?}/MayHaveRun"));
     }
-    // One of them that is lost may have had it run.
-    let mut session = known();
-    let seq = session.open(UNARY);
-    session.on_request_sent(seq);
-    let (post, _) = short(&mut session, &[seq]);
-    session.on_link_lost();
-    let mut seen = Seen::default();
-    seen.take(session.on_short_event(post, expired()));
-    assert_eq!(seen.text, "!OutcomeExpired/MayHaveRun");
+}
+
+/// A connection that asks for an answer gives no request: only those that gave it may have had it run.
+#[test]
+fn what_is_refused_to_the_only_one_that_gave_it_has_not_run_whoever_asked_for_it() {
+    for kind in [RpcErrorKind::OutcomeExpired, RpcErrorKind::SessionLost] {
+        let mut session = known();
+        session.on_link_lost();
+        let seq = session.open(UNARY);
+        let (post, _) = short(&mut session, &[seq]);
+        let asks = session.hello(Hello::default());
+        assert!(asks.waiting.iter().any(|waiting| waiting.seq == seq));
+        let mut seen = Seen::default();
+        seen.take(session.on_short_event(post, refused(seq, kind, Execution::MayHaveRun)));
+        assert_eq!(seen.text, format!("!{kind:?}/NotRun"));
+
+        // Another POST, which was lost, did give it.
+        let mut session = known();
+        session.on_link_lost();
+        let seq = session.open(UNARY);
+        let (lost, _) = short(&mut session, &[seq]);
+        session.on_short_over(lost);
+        let (post, _) = short(&mut session, &[seq]);
+        session.hello(Hello::default());
+        let mut seen = Seen::default();
+        seen.take(session.on_short_event(post, refused(seq, kind, Execution::MayHaveRun)));
+        assert_eq!(seen.text, format!("!{kind:?}/MayHaveRun"));
+    }
 }
 
 #[test]
@@ -285,6 +314,28 @@ fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
     seen.take(session.on_event(refused(seq, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun)));
     assert_eq!(seen.text, "hone|");
     assert!(!session.is_on_link(seq));
+
+    // Nor where the other has brought nothing yet, and this one came to ask.
+    let mut session = known();
+    session.on_link_lost();
+    let seq = session.open(UNARY);
+    let (lost, _) = short(&mut session, &[seq]);
+    session.on_short_over(lost);
+    let hello = session.hello(Hello::default());
+    assert!(matches!(session.on_welcome(&hello, &named(7))[..], [(_, Fate::Keep { .. })]));
+    let (post, _) = short(&mut session, &[seq]);
+    let mut seen = Seen::default();
+    let expired = || refused(seq, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun);
+    seen.take(session.on_event(expired()));
+    assert!(!session.is_on_link(seq));
+    assert_eq!(seen.text, "", "the POST is still to come");
+    // That comes to nothing: the next connection asks once more, and there is nobody else.
+    assert_eq!(session.on_short_over(post), [seq]);
+    session.on_link_lost();
+    let hello = session.hello(Hello::default());
+    assert!(matches!(session.on_welcome(&hello, &named(7))[..], [(_, Fate::Keep { .. })]));
+    seen.take(session.on_event(expired()));
+    assert_eq!(seen.text, "!OutcomeExpired/MayHaveRun");
 }
 
 #[test]

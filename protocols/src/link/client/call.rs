@@ -31,6 +31,8 @@ pub(super) struct Call {
     doubtful: bool,
     /// Connections that were given its REQUEST or asked for its answer, and may have left it running.
     pub(super) carriers: u32,
+    /// Those of them that were asked for its answer, and not given it.
+    asks: u32,
     /// Those of them that were short ones.
     posts: u32,
     /// What the link's live connection has of it.
@@ -96,6 +98,7 @@ impl Call {
             tie: None,
             doubtful: false,
             carriers: 0,
+            asks: 0,
             posts: 0,
             attached: false,
             asked: false,
@@ -222,7 +225,23 @@ impl Call {
     pub(super) fn ask(&mut self) {
         self.phase = Phase::Waiting;
         (self.asked, self.answered_since) = (true, false);
+        self.is_asked_of();
+    }
+
+    /// A connection asks for its answer.
+    pub(super) fn is_asked_of(&mut self) {
         self.carriers += 1;
+        self.asks += 1;
+    }
+
+    /// A connection that was given it, or asked for its answer, was acted upon in nothing. Whether nobody else has it.
+    pub(super) fn was_not_heard(&mut self, asked: bool) -> bool {
+        self.carriers = self.carriers.saturating_sub(1);
+        self.asks = self.asks.saturating_sub(u32::from(asked));
+        if self.carriers == 0 {
+            (self.phase, self.tie) = (Phase::Unsent, None);
+        }
+        self.carriers == 0
     }
 
     /// What becomes of it when HELLO said that it waits and that so many messages of its answer are there. `None`: a
@@ -256,7 +275,7 @@ impl Call {
             // complete: in this session it runs once all the same, so it is given to no other.
             let may_come = self.was_posted() || welcome.visiting;
             self.tie = may_come.then_some(welcome.session_id);
-            self.carriers = self.posts + u32::from(welcome.visiting);
+            (self.carriers, self.asks) = (self.posts + u32::from(welcome.visiting), 0);
             // Behind a HELLO that led to another session, what is idempotent is run.
             self.doubtful |= welcome.visiting || self.options.idempotent;
         }
@@ -367,20 +386,20 @@ impl Call {
 
     /// The carrier says that the request is over. `None`: another one may know better.
     fn on_reset(&mut self, carrier: Carrier, mut error: RpcError) -> Option<RpcError> {
-        let (other, delivers) = match carrier {
-            Carrier::Link => {
-                (self.short.is_some(), self.short.is_some_and(|short| short.at != Place::default()))
-            }
-            Carrier::Short(_) => (self.link.is_some(), self.link.is_some_and(|at| at != Place::default())),
+        let other = match carrier {
+            Carrier::Link => self.short.is_some(),
+            Carrier::Short(_) => self.link.is_some(),
         };
-        let is_cut = error.kind == RpcErrorKind::OutcomeExpired && delivers;
         // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
         let is_attached = carrier == Carrier::Link && self.attached;
-        // A server refuses a REQUEST so in place of running it (section 9): what is known of it the other one hears, which
-        // is told the same where the server was started again.
-        let is_in_place_of_running = !is_attached
-            && (error.kind, error.execution) == (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun);
-        if other && (is_refusal(&error) || is_cut || is_in_place_of_running) {
+        let refuses = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::SessionLost);
+        let refused = refuses && error.execution == Execution::MayHaveRun;
+        // A server refuses a REQUEST so in place of running it (sections 9 and 21): what is known of it the other one
+        // hears, which is told the same where the server was started again.
+        let is_in_place_of_running = !is_attached && refused;
+        // An answer that is too large to be recorded, or has too many readers, the other one may be bringing.
+        let is_elsewhere = error.kind == RpcErrorKind::OutcomeExpired;
+        if other && (is_refusal(&error) || is_elsewhere) {
             let refused = u32::from(error.execution == Execution::NotRun || is_in_place_of_running);
             self.carriers = self.carriers.saturating_sub(refused);
             match carrier {
@@ -393,18 +412,17 @@ impl Call {
             return None;
         }
         self.phase = Phase::Complete;
-        let refuses = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::SessionLost);
-        let refused = refuses && error.execution == Execution::MayHaveRun;
         // A server that remembers no more of a number than that it may have run refuses it (section 9), and so does
-        // one whose session a POST does not name (section 21). Given to nobody else, it has not run.
-        let is_only = self.carriers <= 1;
+        // one whose session a POST does not name (section 21). Given to nobody else, it has not run, whoever asked for it.
+        let others_asked = if is_attached { 0 } else { self.asks };
+        let is_only = self.carriers.saturating_sub(others_asked) <= 1;
         if refused && is_only && !self.response_received {
             error.execution = Execution::NotRun;
         }
         // And what is idempotent a POST runs in whatever session it finds, of which the one that tells an outcome need
         // not be the only one: each has an outcome of its own.
-        let is_elsewhere = self.options.idempotent && self.was_posted();
-        let says_little = !is_only && (is_elsewhere || !is_attached && is_refusal(&error));
+        let runs_anywhere = self.options.idempotent && self.was_posted();
+        let says_little = !is_only && (runs_anywhere || !is_attached && is_refusal(&error));
         if (self.doubtful || says_little) && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;
         }

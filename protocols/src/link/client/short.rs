@@ -19,7 +19,7 @@ impl Session {
         let mut waiting = Vec::new();
         for (&seq, call) in &mut self.calls {
             if self.session_id == 0 && call.phase == Phase::Waiting && call.link.is_none() {
-                call.carriers += 1;
+                call.is_asked_of();
                 let messages_received = call.received.messages;
                 // No POST goes on with what the link has begun.
                 waiting.push(Waiting { seq, messages_received, continues: false });

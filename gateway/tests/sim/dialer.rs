@@ -33,7 +33,7 @@ impl BindUdp for Dialer {
         if !self.world.is_alive(self.life) {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
-        self.goes_to(GATEWAYS.iter().position(|it| *it == gateway));
+        self.goes_to(GATEWAYS.iter().position(|it| *it == gateway), false);
         self.world.note("a UDP socket is bound");
         Ok(self.world.datagrams.bind_client())
     }
@@ -63,7 +63,7 @@ impl Dialer {
     /// TCP's and TLS' round trips, and early data where chance wants it.
     async fn dial(&self, gateway: usize, flight: FirstFlight) -> io::Result<Dialed> {
         let world = &self.world;
-        self.goes_to(Some(gateway));
+        self.goes_to(Some(gateway), false);
         world.state().model.dials(self.client, determinism::elapsed());
         let round_trip = 2 * world.plan.quality.delay;
         sleep(round_trip).await;
@@ -107,7 +107,7 @@ impl Dialer {
     /// The same for POSTs, which are no early data.
     async fn dial_http(&self, gateway: usize) -> io::Result<Dialed> {
         let world = &self.world;
-        self.goes_to(Some(gateway));
+        self.goes_to(Some(gateway), true);
         sleep(4 * world.plan.quality.delay).await;
         self.lives().await;
         let (client, server, cutter) =
@@ -147,9 +147,9 @@ impl Dialer {
         Ok(client)
     }
 
-    fn goes_to(&self, gateway: Option<usize>) {
+    fn goes_to(&self, gateway: Option<usize>, for_post: bool) {
         let at = determinism::elapsed();
-        self.world.state().model.goes_to(self.client, gateway.unwrap_or_default(), at);
+        self.world.state().model.goes_to(self.client, gateway.unwrap_or_default(), for_post, at);
     }
 
     /// What an app waits for that has died never comes.

@@ -163,8 +163,8 @@ pub(crate) struct Model {
     pub(crate) carried: Vec<(usize, Duration)>,
     /// When each client dialed last.
     dialed: [Option<Duration>; CLIENT_IDS.len()],
-    /// Where each client turned last.
-    places: [Option<usize>; CLIENT_IDS.len()],
+    /// Where each client turned last, for its link and for a POST.
+    places: [[Option<usize>; 2]; CLIENT_IDS.len()],
 }
 
 impl Model {
@@ -184,7 +184,7 @@ impl Model {
             flights_lost: Vec::new(),
             carried: Vec::new(),
             dialed: [None; CLIENT_IDS.len()],
-            places: [None; CLIENT_IDS.len()],
+            places: [[None; 2]; CLIENT_IDS.len()],
         }
     }
 
@@ -198,9 +198,12 @@ impl Model {
         }
     }
 
-    /// An app connects to a gateway.
-    pub(crate) fn goes_to(&mut self, client: usize, gateway: usize, at: Duration) {
-        if self.places[client].replace(gateway).is_some_and(|before| before != gateway) {
+    /// An app connects to a gateway, where it or its other carrier may have been elsewhere.
+    pub(crate) fn goes_to(&mut self, client: usize, gateway: usize, for_post: bool, at: Duration) {
+        let places = &mut self.places[client];
+        let moves = places.iter().flatten().any(|&before| before != gateway);
+        places[usize::from(for_post)] = Some(gateway);
+        if moves {
             self.moves.push(Move { client, at });
         }
     }

@@ -48,8 +48,10 @@ impl Model {
                 let may_say_so = match execution {
                     Execution::NotRun => self.is_kept_no_longer(call),
                     _ => {
-                        let visits = self.habits.early_data && self.was_cut(call, ended);
-                        self.habits.posts || visits || self.was_kept_over(call, ended)
+                        // And what is idempotent, and was sent once, may have run behind a HELLO that began a session.
+                        let says_little = self.habits.early_data || call.idempotent;
+                        let was_sent = says_little && self.was_cut(call, ended);
+                        self.habits.posts || was_sent || self.was_kept_over(call, ended)
                     }
                 };
                 may_say_so && self.drains.iter().any(drained)
@@ -185,8 +187,17 @@ impl Model {
         let mut welcomes = self.welcomes(call.client).filter(|(life, ..)| *life == call.life);
         let first = welcomes.next().map(|(_, _, at)| at);
         let until = first.unwrap_or(ended);
-        let broke = || self.breaks(call, call.began, until) || self.has_joined(call, until);
+        // The HELLO of a connection that broke before may arrive behind that of a POST, and begin a session in place of
+        // the one that this was told of.
+        let from = if self.habits.posts { self.life_begins(call) } else { call.began };
+        let broke = || self.breaks(call, from, until) || self.has_joined(call, until);
         first.is_none_or(|first| call.began <= first) && broke()
+    }
+
+    /// Just behind the first sign of the life of its app that called.
+    fn life_begins(&self, call: &Call) -> Duration {
+        let first = self.lines_of(call.client).find(|change| change.life == call.life);
+        first.map_or(call.began, |change| call.began.min(change.at + Duration::from_nanos(1)))
     }
 
     /// Whether another network that joined may have taken over what a connection was carrying that was not up yet: no

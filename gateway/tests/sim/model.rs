@@ -225,8 +225,7 @@ impl Model {
         }
         // An app that says that it does no harm has it tried again each time that the backend failed.
         let runs_max = if call.idempotent { 1 + call.runs_failed } else { 1 };
-        let may_repeat =
-            call.idempotent && self.may_repeat(call, *ended) || self.was_refused_unstored(call, end);
+        let may_repeat = call.idempotent && self.may_repeat(call, *ended);
         if call.runs > runs_max && !may_repeat {
             return Some(format!("ran {} times, of which {} failed", call.runs, call.runs_failed));
         }
@@ -238,7 +237,7 @@ impl Model {
             End::WrongAnswer(what) => Some(format!("got a wrong answer: {what}")),
             End::Answered if call.runs == 0 => Some("was answered and never ran".to_owned()),
             End::Refused if !call.refused => Some("was refused by nobody".to_owned()),
-            End::Failed { execution: Execution::NotRun, kind, text } if self.was_seen(call, *kind) => {
+            End::Failed { execution: Execution::NotRun, kind, text } if self.was_seen(call) => {
                 Some(format!("reached the backend and is said not to have: {kind:?} {text}"))
             }
             End::Failed { execution: Execution::Ran, kind, text } if call.runs == 0 => {
@@ -252,21 +251,11 @@ impl Model {
     }
 
     /// Whether the backend was given any of it. A POST that somebody sends again later runs where the gateway has died
-    /// since, if it may be repeated, or if the gateway could store nothing of it, its refusal neither (PROTOCOL.md, 21):
-    /// of those it counts what had happened when the client was told.
-    fn was_seen(&self, call: &Call, kind: RpcErrorKind) -> bool {
+    /// since, if it may be repeated: of those it counts what had happened when the client was told.
+    fn was_seen(&self, call: &Call) -> bool {
         let by_post = self.habits.posts && !call.streams;
-        let is_forgotten = call.idempotent || kind == RpcErrorKind::Internal;
-        let seen = if by_post && is_forgotten { call.seen_at_end } else { call.seen };
+        let seen = if by_post && call.idempotent { call.seen_at_end } else { call.seen };
         seen > 0
-    }
-
-    /// Whether a gateway that can store nothing refused it, each time that the client gave it another number: POSTs of
-    /// those that somebody sends again later each run, as above.
-    fn was_refused_unstored(&self, call: &Call, end: &End) -> bool {
-        let is_unstored =
-            matches!(end, End::Failed { kind: RpcErrorKind::Internal, execution: Execution::NotRun, .. });
-        is_unstored && self.habits.posts && !call.streams && call.seen_at_end == 0
     }
 
     /// What clients have taken is acknowledged, and what is acknowledged is forgotten. A client that uses POSTs alone

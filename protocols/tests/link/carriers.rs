@@ -237,6 +237,26 @@ fn what_is_refused_to_the_only_one_that_gave_it_has_not_run_whoever_asked_for_it
     }
 }
 
+/// Its refusal is not stored either, and a POST may be sent again behind its next start.
+#[test]
+fn what_a_server_that_stores_nothing_refuses_in_a_post_may_run_yet() {
+    let internal = |seq| refused(seq, RpcErrorKind::Internal, Execution::NotRun);
+    for (by_link, text) in [(true, "!Internal/NotRun"), (false, "!Internal/MayHaveRun")] {
+        let mut session = known();
+        let seq = session.open(UNARY);
+        let mut seen = Seen::default();
+        if by_link {
+            session.on_request_sent(seq);
+            seen.take(session.on_event(internal(seq)));
+        } else {
+            session.on_link_lost();
+            let (post, _) = short(&mut session, &[seq]);
+            seen.take(session.on_short_event(post, internal(seq)));
+        }
+        assert_eq!(seen.text, text);
+    }
+}
+
 #[test]
 fn a_refusal_says_nothing_of_those_that_had_the_request_before() {
     let limit = |seq| refused(seq, RpcErrorKind::LimitExceeded, Execution::NotRun);

@@ -423,7 +423,10 @@ impl Call {
         // not be the only one: each has an outcome of its own.
         let runs_anywhere = self.options.idempotent && self.was_posted();
         let says_little = !is_only && (runs_anywhere || !is_attached && is_refusal(&error));
-        if (self.doubtful || says_little) && error.execution == Execution::NotRun {
+        // A server that can store nothing does not store its refusal either: started again, it runs a POST that somebody
+        // on the way sends once more (section 21).
+        let is_unstored = error.kind == RpcErrorKind::Internal && self.was_posted();
+        if (self.doubtful || says_little || is_unstored) && error.execution == Execution::NotRun {
             error.execution = Execution::MayHaveRun;
         }
         Some(error)

@@ -83,7 +83,7 @@ final class Model: ObservableObject {
 
     func watchPushes() async {
         do {
-            for try await push in try client.pushSequence() {
+            for try await push in client.pushSequence() {
                 said = "\(push.topic): \(String(decoding: push.payload, as: UTF8.self))"
             }
         } catch {

@@ -10,3 +10,4 @@ mod generated;
 mod header;
 mod kotlin;
 mod python;
+mod swift;

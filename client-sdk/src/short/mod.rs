@@ -145,16 +145,19 @@ impl Shorts {
         if home != self.home {
             (self.home, self.unreached) = (home, 0);
         }
+        // A listed place that takes QUIC alone takes no POSTs.
+        let takes_none = |home| !self.shared.listed.transports_of(home).1;
+        let unreached = self.unreached + usize::from(self.home.as_ref().is_some_and(takes_none));
         let endpoints = &self.config.endpoints;
         let place = |home: &Endpoint| endpoints.iter().position(|endpoint| endpoint == home);
         let place = match &self.home {
             // One that a GOAWAY named comes before the configured ones.
-            Some(home) if place(home).is_none() => match self.unreached.checked_sub(1) {
+            Some(home) if place(home).is_none() => match unreached.checked_sub(1) {
                 None => return home.clone(),
                 Some(others) => self.first + others,
             },
-            Some(home) => place(home).unwrap_or_default() + self.unreached,
-            None => self.first + self.unreached,
+            Some(home) => place(home).unwrap_or_default() + unreached,
+            None => self.first + unreached,
         };
         endpoints[place % endpoints.len()].clone()
     }

@@ -2,10 +2,10 @@
 
 use std::{
     path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use towline_client::{Client, ClientConfig, Transports};
+use towline_client::{Client, ClientConfig, ShortCalls, Transports};
 use towline_crypto::signing::SigningKey;
 use towline_gateway::{
     control::reload,
@@ -14,7 +14,7 @@ use towline_gateway::{
 use towline_protocols::endpoints::{EndpointList, ListSignature, ListedEndpoint};
 
 use crate::{
-    bed::{BOTH, Bed, answer, online},
+    bed::{BOTH, Bed, answer, call, online},
     waits::until,
 };
 
@@ -97,6 +97,11 @@ async fn pair() -> (Bed, Bed) {
     (Bed::start().await, Bed::start().await)
 }
 
+/// Short connections that the gateway has answered.
+fn posts(bed: &Bed) -> u64 {
+    bed.gateway().metrics.short_connections.with_label_values(&["edge", "answered"]).get()
+}
+
 fn reached(bed: &Bed) -> usize {
     bed.backend.counts("Echo").started
 }
@@ -125,6 +130,29 @@ async fn a_client_goes_to_a_listed_place_from_its_next_connection_on() {
         assert_eq!((counted(&first, "offered"), counted(&first, "fetched")), (1, 1), "{transports:?}");
         next.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_place_that_takes_quic_alone_is_given_no_posts() {
+    let (first, second) = pair().await;
+    let desk = Desk::new();
+    let there = ListedEndpoint { tcp: false, ..place(port(&second)) };
+    reload(&first, |settings| settings.endpoint_list = desk.publish(7, &[there]));
+    let mut config = desk.config(&first, &second, Transports::Quic);
+    config.short_calls = ShortCalls::Always;
+    let client = Client::start(config).unwrap();
+    holds(&client, 7).await;
+    connect_again(&client).await;
+    let begun = posts(&first);
+    let patience = tokio::time::Instant::now() + Duration::from_secs(20);
+    // No POST may be begun of a call that the link has answered.
+    while posts(&first) == begun && tokio::time::Instant::now() < patience {
+        client.call(call("Echo", "x").idempotent()).await.unwrap();
+    }
+    assert!(posts(&first) > begun);
+    assert_eq!(second.gateway().hub.is_connected(client.client_id()), Some(true), "the link is there");
+    assert_eq!(posts(&second), 0);
+    client.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use crate::{
     engine::Engine,
     error::TowlineError,
     request::{Request, Response},
-    source::{Feed, Source},
+    source::{Feed, Listens, Source},
 };
 
 /// How a call ended that `Client.submit` took in.
@@ -142,7 +142,15 @@ fn discarding(error: DurableError) -> TowlineError {
     }
 }
 
-struct OutcomeFeed(DurableOutcomes);
+impl Listens for OutcomeListener {
+    type Feed = OutcomeFeed;
+
+    fn source(&self) -> &Source<OutcomeFeed> {
+        &self.source
+    }
+}
+
+pub(crate) struct OutcomeFeed(DurableOutcomes);
 
 impl Feed for OutcomeFeed {
     type Item = Arc<DurableOutcome>;

@@ -7,7 +7,7 @@ use towline_client::{ConnectionState, Pushes, QualityLevel};
 
 use crate::{
     error::TowlineError,
-    source::{Feed, Source},
+    source::{Feed, Listens, Source},
 };
 
 /// A message that nobody asked for.
@@ -169,7 +169,19 @@ fn fresh<T>(mut values: watch::Receiver<T>) -> watch::Receiver<T> {
     values
 }
 
-struct PushFeed(Pushes);
+impl Listens for PushListener {
+    type Feed = PushFeed;
+
+    fn source(&self) -> &Source<PushFeed> {
+        &self.source
+    }
+
+    fn handled(&self) {
+        self.done();
+    }
+}
+
+pub(crate) struct PushFeed(Pushes);
 
 impl Feed for PushFeed {
     type Item = Push;
@@ -179,8 +191,16 @@ impl Feed for PushFeed {
     }
 }
 
+impl Listens for StateListener {
+    type Feed = StateFeed;
+
+    fn source(&self) -> &Source<StateFeed> {
+        &self.source
+    }
+}
+
 /// `None` behind the last state.
-struct StateFeed(Option<watch::Receiver<ConnectionState>>);
+pub(crate) struct StateFeed(Option<watch::Receiver<ConnectionState>>);
 
 impl Feed for StateFeed {
     type Item = LineState;
@@ -196,7 +216,15 @@ impl Feed for StateFeed {
     }
 }
 
-struct QualityFeed {
+impl Listens for QualityListener {
+    type Feed = QualityFeed;
+
+    fn source(&self) -> &Source<QualityFeed> {
+        &self.source
+    }
+}
+
+pub(crate) struct QualityFeed {
     levels: watch::Receiver<Option<QualityLevel>>,
     states: watch::Receiver<ConnectionState>,
 }

@@ -18,7 +18,7 @@ use tracing::{
 
 use crate::{
     error::TowlineError,
-    source::{Feed, Source},
+    source::{Feed, Listens, Source},
 };
 
 /// Records kept for a listener that is slow: enough for a reconnect at the finest level. Older ones are dropped, and
@@ -93,7 +93,15 @@ static BRIDGE: OnceLock<Option<broadcast::Sender<LogRecord>>> = OnceLock::new();
 /// The finest level asked for; 0 is none.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
-struct LogFeed(broadcast::Receiver<LogRecord>);
+impl Listens for LogListener {
+    type Feed = LogFeed;
+
+    fn source(&self) -> &Source<LogFeed> {
+        &self.source
+    }
+}
+
+pub(crate) struct LogFeed(broadcast::Receiver<LogRecord>);
 
 impl Feed for LogFeed {
     type Item = LogRecord;

@@ -18,6 +18,18 @@ pub(crate) trait Feed: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Self::Item>> + Send;
 }
 
+/// A handle by which an app waits for one item after the other.
+pub(crate) trait Listens: Send + Sync + 'static {
+    /// Where they come from.
+    type Feed: Feed;
+
+    /// The same, for who asks.
+    fn source(&self) -> &Source<Self::Feed>;
+
+    /// The app is done with the item that was handed out last.
+    fn handled(&self) {}
+}
+
 /// A feed for askers on other threads. Those that ask while another waits come behind it.
 pub(crate) struct Source<F: Feed> {
     feed: Arc<Turns<F>>,

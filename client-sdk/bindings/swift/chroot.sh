@@ -5,7 +5,7 @@
 set -euo pipefail
 folder="${1:?usage: chroot.sh FOLDER}"
 [ -f "$folder/complete" ] && exit 0
-packages=swiftlang,libc6-dev,libstdc++-14-dev
-debootstrap --variant=minbase --include="$packages" trixie "$folder" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+debootstrap --variant=minbase trixie "$folder" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+chroot "$folder" apt-get install -y -qq --no-install-recommends swiftlang libc6-dev libstdc++-14-dev >/dev/null
 rm -rf "$folder"/var/cache/apt/archives/*.deb
 touch "$folder/complete"

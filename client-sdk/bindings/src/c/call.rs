@@ -124,7 +124,7 @@ pub extern "C" fn towline_call(
     guard(error, || {
         let client = given(client, "client")?.client();
         let request = read(given(request, "request")?)?;
-        let on_response = on_response.ok_or_else(|| Error::argument("on_response", "is NULL"))?;
+        let on_response = given(on_response, "on_response")?;
         let user_data = UserData::new(user_data);
         let callbacks = Callbacks::get()?;
         client.open()?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    TowlineError, TowlineStatus,
+    Out, TowlineError, TowlineStatus,
     callbacks::Callbacks,
     emptied, given, guard, guarded,
     options::TowlineOptions,
@@ -44,7 +44,7 @@ pub extern "C" fn towline_client_new(
 ) -> TowlineStatus {
     let client = emptied(client);
     guard(error, || {
-        let out = client.ok_or_else(|| Error::argument("client", "is NULL"))?;
+        let out = given(client, "client")?;
         let client = Client::new(given(options, "options")?.0.clone())?;
         let client_id = c_text(&client.client_id());
         put(Some(out), Some(TowlineClient { client, client_id }));
@@ -106,7 +106,7 @@ pub extern "C" fn towline_endpoint_list(
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
     guard(error, || {
-        let list = list.ok_or_else(|| Error::argument("list", "is NULL"))?;
+        let list = given(list, "list")?;
         list.write(given(client, "client").map(|it| endpoint_list(&it.client))?);
         Ok(())
     })
@@ -127,11 +127,8 @@ pub extern "C" fn towline_subscribe(
     user_data: *mut c_void,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    guard(error, || {
-        let (client, filter) = (given(client, "client")?.client(), raw::text(filter, "filter")?);
-        client.open()?;
-        done(async move { client.subscribe(filter).await }, on_done, user_data)
-    })
+    let work = |client: Arc<Client>, filter| async move { client.subscribe(filter).await };
+    done_with(client, ("filter", filter), work, (on_done, user_data), error)
 }
 
 /// Takes a subscription back. on_done may be NULL.
@@ -143,11 +140,8 @@ pub extern "C" fn towline_unsubscribe(
     user_data: *mut c_void,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    guard(error, || {
-        let (client, filter) = (given(client, "client")?.client(), raw::text(filter, "filter")?);
-        client.open()?;
-        done(async move { client.unsubscribe(filter).await }, on_done, user_data)
-    })
+    let work = |client: Arc<Client>, filter| async move { client.unsubscribe(filter).await };
+    done_with(client, ("filter", filter), work, (on_done, user_data), error)
 }
 
 /// Publishes a message; on_done is told when the gateway has accepted it, and it may arrive twice. Without on_done it is
@@ -210,10 +204,7 @@ pub extern "C" fn towline_network_changed(
     carrier: *const c_char,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    guard(error, || {
-        let client = given(client, "client")?.client();
-        client.network_changed(network_of(kind, metered, key, carrier)?)
-    })
+    guard(error, || given(client, "client")?.client.network_changed(network_of(kind, metered, key, carrier)?))
 }
 
 /// Another network has joined the one in use, which still works: Wi-Fi came, and cellular is there yet. The line moves there,
@@ -228,10 +219,7 @@ pub extern "C" fn towline_network_joined(
     carrier: *const c_char,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    guard(error, || {
-        let client = given(client, "client")?.client();
-        client.network_joined(network_of(kind, metered, key, carrier)?)
-    })
+    guard(error, || given(client, "client")?.client.network_joined(network_of(kind, metered, key, carrier)?))
 }
 
 /// What is sent on the network in use costs money, or not: metered is one of TOWLINE_METERED_*. For a device that tells that
@@ -296,6 +284,24 @@ impl TowlineClient {
     pub(super) fn client(&self) -> Arc<Client> {
         Arc::clone(&self.client)
     }
+}
+
+/// An entry that does `work` on a client that is open, with a text that has a name, and tells whom it names.
+pub(super) fn done_with<W>(
+    client: Option<&TowlineClient>,
+    (argument, text): (&str, *const c_char),
+    work: impl FnOnce(Arc<Client>, String) -> W,
+    (on_done, user_data): (TowlineOnDone, *mut c_void),
+    error: Out<'_, TowlineError>,
+) -> TowlineStatus
+where
+    W: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    guard(error, || {
+        let (client, text) = (given(client, "client")?.client(), raw::text(text, argument)?);
+        client.open()?;
+        done(work(client, text), on_done, user_data)
+    })
 }
 
 /// Does `work` and tells `on_done`, if there is one.

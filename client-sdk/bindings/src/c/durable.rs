@@ -11,12 +11,12 @@ use super::{
     TowlineError, TowlineStatus,
     call::{TowlineRequest, TowlineResponse, read},
     callbacks::Callbacks,
-    client::{TowlineClient, TowlineOnDone, done},
-    emptied, given, guard,
+    client::{TowlineClient, TowlineOnDone, done, done_with},
+    given, guard,
     listen::{TowlineListener, listen},
     raw::{self, TowlineBytes, UserData, c_text},
 };
-use crate::{DurableOutcome, engine::Engine, error::TowlineError as Error};
+use crate::{Client, DurableOutcome, engine::Engine};
 
 /// How a call ended that towline_submit took in.
 #[repr(C)]
@@ -59,7 +59,7 @@ pub extern "C" fn towline_damaged_records(
 ) -> TowlineStatus {
     guard(error, || {
         let records = given(client, "client")?.client().damaged_records();
-        let on_damaged = on_damaged.ok_or_else(|| Error::argument("on_damaged", "is NULL"))?;
+        let on_damaged = given(on_damaged, "on_damaged")?;
         let (callbacks, user_data) = (Callbacks::get()?, UserData::new(user_data));
         let tell = move || {
             for record in &records {
@@ -86,11 +86,8 @@ pub extern "C" fn towline_discard_damaged(
     user_data: *mut c_void,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    guard(error, || {
-        let (client, name) = (given(client, "client")?.client(), raw::text(name, "name")?);
-        client.open()?;
-        done(async move { client.discard_damaged(name).await }, on_done, user_data)
-    })
+    let work = |client: Arc<Client>, name| async move { client.discard_damaged(name).await };
+    done_with(client, ("name", name), work, (on_done, user_data), error)
 }
 
 /// Takes a call in that outlives the app. It needs the option identity_file, beside which it is kept; it runs once, in this
@@ -127,24 +124,15 @@ pub extern "C" fn towline_on_outcome(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    let listener = emptied(listener);
-    guard(error, || {
+    listen(listener, error, || {
         let outcomes = given(client, "client")?.client().outcomes()?;
-        let on_outcome = on_outcome.ok_or_else(|| Error::argument("on_outcome", "is NULL"))?;
+        let on_outcome = given(on_outcome, "on_outcome")?;
         let user_data = UserData::new(user_data);
         let tell = move |outcome: Option<Arc<DurableOutcome>>| match outcome {
             Some(outcome) => with_outcome(&outcome, |outcome| on_outcome(user_data.get(), Some(outcome))),
             None => on_outcome(user_data.get(), None),
         };
-        listen(
-            listener,
-            move || {
-                let outcomes = Arc::clone(&outcomes);
-                async move { outcomes.next().await }
-            },
-            tell,
-            || {},
-        )
+        Ok((outcomes, tell))
     })
 }
 
@@ -158,11 +146,8 @@ pub extern "C" fn towline_acknowledge(
     user_data: *mut c_void,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    guard(error, || {
-        let (client, key) = (given(client, "client")?.client(), raw::text(key, "key")?);
-        client.open()?;
-        done(async move { client.acknowledge(key).await }, on_done, user_data)
-    })
+    let work = |client: Arc<Client>, key| async move { client.acknowledge(key).await };
+    done_with(client, ("key", key), work, (on_done, user_data), error)
 }
 
 fn with_outcome(outcome: &DurableOutcome, tell: impl FnOnce(&TowlineOutcome)) {

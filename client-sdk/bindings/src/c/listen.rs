@@ -2,7 +2,6 @@
 
 use std::{
     ffi::{c_char, c_void},
-    future::Future,
     mem::MaybeUninit,
     sync::Arc,
 };
@@ -15,7 +14,10 @@ use super::{
     raw::{TowlineBytes, UserData, c_text},
 };
 use crate::{
-    Cancellation, LineState, LogLevel, LogRecord, Push, Quality, engine::Engine, error::TowlineError as Error,
+    Cancellation, LineState, LogLevel, LogRecord, Push, Quality,
+    engine::Engine,
+    error::TowlineError as Error,
+    source::{Feed, Listens},
 };
 
 /// Something that is listened for, until the handle is freed.
@@ -126,24 +128,15 @@ pub extern "C" fn towline_on_state(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    let listener = emptied(listener);
-    guard(error, || {
-        let states = given(client, "client")?.client().states();
-        let on_state = on_state.ok_or_else(|| Error::argument("on_state", "is NULL"))?;
+    listen(listener, error, || {
+        let listened = given(client, "client")?.client().states();
+        let on_state = given(on_state, "on_state")?;
         let user_data = UserData::new(user_data);
         let tell = move |state: Option<LineState>| match state {
             Some(state) => with_state(state, |state| on_state(user_data.get(), Some(state))),
             None => on_state(user_data.get(), None),
         };
-        listen(
-            listener,
-            move || {
-                let states = Arc::clone(&states);
-                async move { states.next().await }
-            },
-            tell,
-            || {},
-        )
+        Ok((listened, tell))
     })
 }
 
@@ -156,25 +149,15 @@ pub extern "C" fn towline_on_push(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    let listener = emptied(listener);
-    guard(error, || {
-        let pushes = given(client, "client")?.client().pushes()?;
-        let on_push = on_push.ok_or_else(|| Error::argument("on_push", "is NULL"))?;
+    listen(listener, error, || {
+        let listened = given(client, "client")?.client().pushes()?;
+        let on_push = given(on_push, "on_push")?;
         let user_data = UserData::new(user_data);
         let tell = move |push: Option<Push>| match push {
             Some(push) => with_push(&push, |push| on_push(user_data.get(), Some(push))),
             None => on_push(user_data.get(), None),
         };
-        let handled = Arc::clone(&pushes);
-        listen(
-            listener,
-            move || {
-                let pushes = Arc::clone(&pushes);
-                async move { pushes.next().await }
-            },
-            tell,
-            move || handled.done(),
-        )
+        Ok((listened, tell))
     })
 }
 
@@ -187,23 +170,14 @@ pub extern "C" fn towline_on_quality(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    let listener = emptied(listener);
-    guard(error, || {
-        let levels = given(client, "client")?.client().qualities();
-        let on_quality = on_quality.ok_or_else(|| Error::argument("on_quality", "is NULL"))?;
+    listen(listener, error, || {
+        let listened = given(client, "client")?.client().qualities();
+        let on_quality = given(on_quality, "on_quality")?;
         let user_data = UserData::new(user_data);
         let tell = move |level: Option<Quality>| {
             on_quality(user_data.get(), level.map(|level| level as u32).as_ref());
         };
-        listen(
-            listener,
-            move || {
-                let levels = Arc::clone(&levels);
-                async move { levels.next().await }
-            },
-            tell,
-            || {},
-        )
+        Ok((listened, tell))
     })
 }
 
@@ -217,24 +191,15 @@ pub extern "C" fn towline_on_log(
     listener: Option<&mut MaybeUninit<*mut TowlineListener>>,
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
-    let listener = emptied(listener);
-    guard(error, || {
-        let records = crate::logs(log_level(level)?)?;
-        let on_log = on_log.ok_or_else(|| Error::argument("on_log", "is NULL"))?;
+    listen(listener, error, || {
+        let listened = crate::logs(log_level(level)?)?;
+        let on_log = given(on_log, "on_log")?;
         let user_data = UserData::new(user_data);
         let tell = move |record: Option<LogRecord>| match record {
             Some(record) => with_record(&record, |record| on_log(user_data.get(), Some(record))),
             None => on_log(user_data.get(), None),
         };
-        listen(
-            listener,
-            move || {
-                let records = Arc::clone(&records);
-                async move { records.next().await }
-            },
-            tell,
-            || {},
-        )
+        Ok((listened, tell))
     })
 }
 
@@ -244,31 +209,34 @@ pub extern "C" fn towline_listener_free(listener: Option<Box<TowlineListener>>) 
     guarded((), || drop(listener));
 }
 
-/// Tells every item, one after the other, and `None` at the end: of the feed or of the listener. `handled` is called when
-/// the app has been told an item.
-pub(super) fn listen<T, N>(
+/// An entry that makes a listener: `on` says what is listened to, and how the app is told an item, and `None` at the end
+/// of the feed or of the listener. They are told one after the other.
+pub(super) fn listen<L, T>(
     listener: Out<'_, TowlineListener>,
-    next: impl Fn() -> N + Send + 'static,
-    tell: impl Fn(Option<T>) + Clone + Send + 'static,
-    handled: impl Fn() + Send + 'static,
-) -> Result<(), Error>
+    error: Out<'_, TowlineError>,
+    on: impl FnOnce() -> Result<(Arc<L>, T), Error>,
+) -> TowlineStatus
 where
-    T: Send + 'static,
-    N: Future<Output = Result<Option<T>, Error>> + Send,
+    L: Listens,
+    T: Fn(Option<<L::Feed as Feed>::Item>) + Clone + Send + 'static,
 {
-    let out = listener.ok_or_else(|| Error::argument("listener", "is NULL"))?;
-    let (engine, callbacks) = (Engine::get()?, Callbacks::get()?);
-    let cancellation = Cancellation::new();
-    put(Some(out), Some(TowlineListener(Arc::clone(&cancellation))));
-    engine.spawn(async move {
-        while let Ok(Some(item)) = Arc::clone(&cancellation).or(next()).await {
-            let tell = tell.clone();
-            callbacks.make(move || tell(Some(item))).await;
-            handled();
-        }
-        callbacks.make(move || tell(None)).await;
-    });
-    Ok(())
+    let listener = emptied(listener);
+    guard(error, || {
+        let (listened, tell) = on()?;
+        let out = given(listener, "listener")?;
+        let (engine, callbacks) = (Engine::get()?, Callbacks::get()?);
+        let cancellation = Cancellation::new();
+        put(Some(out), Some(TowlineListener(Arc::clone(&cancellation))));
+        engine.spawn(async move {
+            while let Ok(Some(item)) = Arc::clone(&cancellation).or(listened.source().next()).await {
+                let tell = tell.clone();
+                callbacks.make(move || tell(Some(item))).await;
+                listened.handled();
+            }
+            callbacks.make(move || tell(None)).await;
+        });
+        Ok(())
+    })
 }
 
 fn with_state(state: LineState, tell: impl FnOnce(&TowlineState)) {

@@ -69,7 +69,7 @@ fn emptied<T>(mut out: Out<'_, T>) -> Out<'_, T> {
     out
 }
 
-/// A handle that must be there.
-fn given<'a, T>(handle: Option<&'a T>, argument: &str) -> Result<&'a T, crate::TowlineError> {
-    handle.ok_or_else(|| crate::TowlineError::argument(argument, "is NULL"))
+/// What must not be NULL: a handle, a callback, a place for what is made.
+fn given<T>(pointer: Option<T>, argument: &str) -> Result<T, crate::TowlineError> {
+    pointer.ok_or_else(|| crate::TowlineError::argument(argument, "is NULL"))
 }

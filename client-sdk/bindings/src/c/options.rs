@@ -2,7 +2,7 @@
 
 use std::{ffi::c_char, mem::MaybeUninit, time::Duration};
 
-use super::{TowlineError, TowlineStatus, guard, guarded, raw};
+use super::{TowlineError, TowlineStatus, given, guard, guarded, raw};
 use crate::{ClientOptions, DictionaryFetch, Header, ShortCalls, Transports, error::TowlineError as Error};
 
 /// What a client is made with.
@@ -52,7 +52,7 @@ pub extern "C" fn towline_options_set(
     error: Option<&mut MaybeUninit<*mut TowlineError>>,
 ) -> TowlineStatus {
     guard(error, || {
-        let options = options.ok_or_else(|| Error::argument("options", "is NULL"))?;
+        let options = given(options, "options")?;
         set(&mut options.0, &raw::text(name, "name")?, raw::text(value, "value")?)
     })
 }

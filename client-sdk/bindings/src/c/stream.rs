@@ -70,8 +70,8 @@ pub extern "C" fn towline_stream_open(
     let stream = emptied(stream);
     guard(error, || {
         let client = given(client, "client")?.client();
-        let on_event = on_event.ok_or_else(|| Error::argument("on_event", "is NULL"))?;
-        let out: &mut MaybeUninit<_> = stream.ok_or_else(|| Error::argument("stream", "is NULL"))?;
+        let on_event = given(on_event, "on_event")?;
+        let out: &mut MaybeUninit<_> = given(stream, "stream")?;
         let (engine, callbacks) = (Engine::get()?, Callbacks::get()?);
         let stream = client.stream(read(given(request, "request")?)?)?;
         let (sends, queue) = mpsc::channel(SENDS_MAX);

@@ -216,6 +216,10 @@ typedef struct TowlineError TowlineError;
 // Something that is listened for, until the handle is freed.
 typedef struct TowlineListener TowlineListener;
 
+// A name whose addresses the client wants to know. The app owns it, and frees it with towline_name_free once it has
+// answered it, in the callback or later, by any thread.
+typedef struct TowlineName TowlineName;
+
 // What a client is made with.
 typedef struct TowlineOptions TowlineOptions;
 
@@ -243,6 +247,18 @@ typedef struct {
   // How many more it names, whose certificates would name what the app does not allow.
   uint32_t left_out;
 } TowlineEndpointList;
+
+// What became of TLS sessions that are kept for the next run of the app, since this client was made.
+typedef struct {
+  // Given to the disk, for the next run.
+  uint64_t kept;
+  // Of earlier runs, taken away from there to be used.
+  uint64_t restored;
+  // That could not be read or opened: the handshake was a whole one, or used another.
+  uint64_t damaged;
+  // That went before they were used, since there were too many.
+  uint64_t dropped;
+} TowlineTicketCounts;
 
 // Bytes that belong to somebody else: to the app when it passes them, for the time of the call; to the library when a
 // callback gets them, for the time of the callback.
@@ -418,6 +434,9 @@ typedef struct {
 // has NULL.
 typedef void (*TowlineOnOutcome)(void *user_data, const TowlineOutcome *outcome);
 
+// Told each name to look up, which is the app's from then on. The last call has NULL.
+typedef void (*TowlineOnName)(void *user_data, TowlineName *name);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -456,6 +475,7 @@ TowlineOptions *towline_options_new(void);
 //
 // - endpoint +: a gateway, host:port; at least one
 // - bundled_addresses +: addresses of an endpoint's name, as edge.example=192.0.2.7,2001:db8::7, to use before DNS has spoken
+// - own_resolver: whether the app looks names up itself, see towline_on_name (false)
 // - strategy +: a parameter of a strategy, as hedge.enabled=false, which holds until the gateway's policy sets the same one
 // - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
 // - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
@@ -516,6 +536,12 @@ void towline_client_free(TowlineClient *client);
 // Says what list of further gateways is held: see the option endpoint_list_key.
 TowlineStatus towline_endpoint_list(const TowlineClient *client,
                                     TowlineEndpointList *list,
+                                    TowlineError **error);
+
+// Says how many TLS sessions were kept and restored, beside the option identity_file. Whether early data was taken is
+// in the state of the line.
+TowlineStatus towline_ticket_counts(const TowlineClient *client,
+                                    TowlineTicketCounts *counts,
                                     TowlineError **error);
 
 // The revision of the operator's policy that the client follows; 0 where it has been sent none.
@@ -732,6 +758,28 @@ TowlineStatus towline_acknowledge(const TowlineClient *client,
                                   TowlineOnDone on_done,
                                   void *user_data,
                                   TowlineError **error);
+
+// Listens for names to look up, where the option own_resolver is set: until somebody listens no name is looked up.
+// Each name goes to one listener.
+TowlineStatus towline_on_name(const TowlineClient *client,
+                              TowlineOnName on_name,
+                              void *user_data,
+                              TowlineListener **listener,
+                              TowlineError **error);
+
+// The name. It lives as long as the handle.
+const char *towline_name_host(const TowlineName *name);
+
+// Its addresses, the preferred first: 1 to 16 of IPv4 and IPv6, as 192.0.2.7,2001:db8::7. A second answer is none.
+TowlineStatus towline_name_answer(const TowlineName *name,
+                                  const char *addresses,
+                                  TowlineError **error);
+
+// There is no answer; reason is what the state of the line says of it.
+TowlineStatus towline_name_fail(const TowlineName *name, const char *reason, TowlineError **error);
+
+// Frees the handle; NULL is nothing. The lookup fails if it was not answered.
+void towline_name_free(TowlineName *name);
 
 #ifdef __cplusplus
 }  // extern "C"

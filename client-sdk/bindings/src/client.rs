@@ -15,6 +15,7 @@ use crate::{
     engine::Engine,
     error::TowlineError,
     listen::{PushListener, QualityListener, StateListener},
+    names::{self, Questions},
     options::ClientOptions,
     request::{Request, Response},
     stream::MessageStream,
@@ -26,6 +27,8 @@ use crate::{
 pub struct Client {
     inner: towline_client::Client,
     is_shut_down: AtomicBool,
+    /// Where the app looks names up itself.
+    questions: Option<Questions>,
 }
 
 /// The operator's list of further gateways that a client holds.
@@ -45,6 +48,20 @@ pub struct EndpointList {
     pub left_out: u32,
 }
 
+/// What became of TLS sessions that are kept for the next run of the app, since this client was made. Whether early
+/// data was taken is in the state of the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Record)]
+pub struct TicketCounts {
+    /// Given to the disk, for the next run.
+    pub kept: u64,
+    /// Of earlier runs, taken away from there to be used.
+    pub restored: u64,
+    /// That could not be read or opened: the handshake was a whole one, or used another.
+    pub damaged: u64,
+    /// That went before they were used, since there were too many.
+    pub dropped: u64,
+}
+
 #[uniffi::export]
 impl Client {
     /// Checks the options and begins to connect in the background. Calls may be made at once: they wait for the line.
@@ -53,11 +70,16 @@ impl Client {
     /// An option cannot work, or the identity file cannot be used.
     #[uniffi::constructor]
     pub fn new(options: ClientOptions) -> Result<Arc<Self>, TowlineError> {
-        let config = options.into_config()?;
+        let asking = options.own_resolver.then(names::asking);
+        let mut config = options.into_config()?;
+        let questions = asking.map(|(asking, questions)| {
+            config.resolver = Some(Arc::new(asking));
+            questions
+        });
         let engine = Engine::get()?;
         let _inside = engine.enter();
         let inner = towline_client::Client::start(config)?;
-        Ok(Arc::new(Self { inner, is_shut_down: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { inner, is_shut_down: AtomicBool::new(false), questions }))
     }
 
     /// The name of this client, to which backends push.
@@ -78,6 +100,17 @@ impl Client {
             endpoints: list.endpoints.iter().map(ToString::to_string).collect(),
             left_out: u32::try_from(list.left_out).unwrap_or(u32::MAX),
         })
+    }
+
+    /// How many TLS sessions were kept and restored, beside `identity_file`.
+    pub fn ticket_counts(&self) -> TicketCounts {
+        let counts = self.inner.ticket_counts();
+        TicketCounts {
+            kept: counts.kept,
+            restored: counts.restored,
+            damaged: counts.damaged,
+            dropped: counts.dropped,
+        }
     }
 
     /// The revision of the operator's policy that the client follows; 0 where it has been sent none.
@@ -204,6 +237,11 @@ impl Client {
             return Err(TowlineError::Closed);
         }
         Ok(&self.inner)
+    }
+
+    /// Names that the app is to look up, where it said so.
+    pub(crate) fn questions(&self) -> Option<Questions> {
+        self.questions.clone()
     }
 
     /// From here on the client is closed for the app.

@@ -1,9 +1,9 @@
 //! The Towline client for Kotlin, Swift and Python (by uniffi) and for C (`include/towline.h`).
 //!
 //! Everything stands on `towline_client`; here are its shapes in other languages. `engine` runs it: one tokio runtime
-//! for the process. `client` and `stream` are the handles, `request` and `options` what goes in, `listen`, `durable` and
-//! `logs` what an app waits for, `error` what went wrong; `c` is the C ABI over the same handles, and the only place with
-//! `unsafe`.
+//! for the process. `client` and `stream` are the handles, `request` and `options` what goes in, `listen`, `durable`,
+//! `names` and `logs` what an app waits for, `error` what went wrong; `c` is the C ABI over the same handles, and the
+//! only place with `unsafe`.
 //!
 //! Whoever listens asks for one thing after the other (`next()`), which Kotlin's `Flow`, Swift's `AsyncSequence` and
 //! Python's asynchronous iterators wrap in a few lines: an app that is slow holds pushes back and acknowledges each by
@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod listen;
 mod logs;
+mod names;
 mod options;
 #[cfg(feature = "panic-probe")]
 mod probe;
@@ -28,11 +29,12 @@ mod source;
 mod stream;
 
 pub use cancel::Cancellation;
-pub use client::{Client, EndpointList};
+pub use client::{Client, EndpointList, TicketCounts};
 pub use durable::{DamagedRecord, DurableOutcome, OutcomeListener};
 pub use error::{ErrorKind, Execution, TowlineError};
 pub use listen::{LineState, Push, PushListener, Quality, QualityListener, StateListener, Transport};
 pub use logs::{LogLevel, LogListener, LogRecord, logs};
+pub use names::{NameListener, NameQuestion};
 pub use options::{ClientOptions, DictionaryFetch, ShortCalls, Transports};
 #[cfg(feature = "panic-probe")]
 pub use probe::{panic_probe, panic_probe_later};

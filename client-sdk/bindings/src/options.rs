@@ -18,6 +18,10 @@ pub struct ClientOptions {
     /// wait for DNS then, which is asked beside. The certificate still has to name the host.
     #[uniffi(default = [])]
     pub bundled_addresses: Vec<String>,
+    /// Whether the app looks names up itself, as `Client.names` hands them out: DNS over HTTPS, an operator's HTTPDNS.
+    /// The system's resolver is not asked then.
+    #[uniffi(default = false)]
+    pub own_resolver: bool,
     /// Public keys (`ed25519/` and base64) of those who sign lists of further gateways, which gateways pass on. Without
     /// them no list is taken. Name at least one beside the key in use, so that it can be changed.
     #[uniffi(default = [])]

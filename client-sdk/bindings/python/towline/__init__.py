@@ -31,6 +31,8 @@ from .towline_ffi import (
     LogRecord,
     MessageBytes,
     MessageStream,
+    NameListener,
+    NameQuestion,
     Network,
     NetworkKind,
     OutcomeListener,
@@ -44,6 +46,7 @@ from .towline_ffi import (
     StateListener,
     StreamEnd,
     StreamHead,
+    TicketCounts,
     Timeline,
     TowlineError,
     Transport,
@@ -71,7 +74,7 @@ def _iterates(kind, step):
     kind.__anext__ = following
 
 
-for _kind in (PushListener, StateListener, QualityListener, OutcomeListener, LogListener):
+for _kind in (PushListener, StateListener, QualityListener, OutcomeListener, NameListener, LogListener):
     _iterates(_kind, "next")
 _iterates(MessageStream, "message")
 

@@ -16,7 +16,7 @@ use super::{
     put,
     raw::{self, TowlineBytes, UserData, c_text},
 };
-use crate::{Client, Network, NetworkKind, engine::Engine, error::TowlineError as Error};
+use crate::{Client, Network, NetworkKind, TicketCounts, engine::Engine, error::TowlineError as Error};
 
 /// A session with a gateway that outlives connections. Any thread may use it.
 pub struct TowlineClient {
@@ -108,6 +108,36 @@ pub extern "C" fn towline_endpoint_list(
     guard(error, || {
         let list = given(list, "list")?;
         list.write(given(client, "client").map(|it| endpoint_list(&it.client))?);
+        Ok(())
+    })
+}
+
+/// What became of TLS sessions that are kept for the next run of the app, since this client was made.
+#[repr(C)]
+pub struct TowlineTicketCounts {
+    /// Given to the disk, for the next run.
+    pub kept: u64,
+    /// Of earlier runs, taken away from there to be used.
+    pub restored: u64,
+    /// That could not be read or opened: the handshake was a whole one, or used another.
+    pub damaged: u64,
+    /// That went before they were used, since there were too many.
+    pub dropped: u64,
+}
+
+/// Says how many TLS sessions were kept and restored, beside the option identity_file. Whether early data was taken is
+/// in the state of the line.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_ticket_counts(
+    client: Option<&TowlineClient>,
+    counts: Option<&mut MaybeUninit<TowlineTicketCounts>>,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || {
+        let counts = given(counts, "counts")?;
+        let TicketCounts { kept, restored, damaged, dropped } =
+            given(client, "client")?.client.ticket_counts();
+        counts.write(TowlineTicketCounts { kept, restored, damaged, dropped });
         Ok(())
     })
 }

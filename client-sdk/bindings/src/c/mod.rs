@@ -16,6 +16,7 @@ mod client;
 mod durable;
 mod error;
 mod listen;
+mod names;
 mod options;
 #[cfg(feature = "panic-probe")]
 mod probe;

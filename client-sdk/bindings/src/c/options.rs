@@ -18,6 +18,7 @@ pub extern "C" fn towline_options_new() -> Box<TowlineOptions> {
 ///
 /// - endpoint +: a gateway, host:port; at least one
 /// - bundled_addresses +: addresses of an endpoint's name, as edge.example=192.0.2.7,2001:db8::7, to use before DNS has spoken
+/// - own_resolver: whether the app looks names up itself, see towline_on_name (false)
 /// - strategy +: a parameter of a strategy, as hedge.enabled=false, which holds until the gateway's policy sets the same one
 /// - endpoint_list_key +: ed25519/ and base64 of a public key; lists of further gateways that it signed are taken
 /// - endpoint_list_name +: what certificates of listed gateways may name beside the endpoints' hosts, as *.edge.example
@@ -67,6 +68,7 @@ fn set(options: &mut ClientOptions, name: &str, value: String) -> Result<(), Err
     match name {
         "endpoint" => options.endpoints.push(value),
         "bundled_addresses" => options.bundled_addresses.push(value),
+        "own_resolver" => options.own_resolver = flag(name, &value)?,
         "strategy" => options.strategies.push(value),
         "endpoint_list_key" => options.endpoint_list_keys.push(value),
         "endpoint_list_name" => options.endpoint_list_names.push(value),
@@ -150,6 +152,7 @@ mod tests {
             ("transports", "tcp"),
             ("early_data", "false"),
             ("keep_tickets", "false"),
+            ("own_resolver", "true"),
             ("session_header", "Authorization: Bearer a:b"),
             ("deadline_ms", "1500"),
             ("calls_max", "7"),
@@ -166,7 +169,7 @@ mod tests {
         assert_eq!(options.bundled_addresses, ["a=192.0.2.7"]);
         assert_eq!(options.strategies, ["hedge.enabled=false"]);
         assert_eq!(options.transports, Some(Transports::Tcp));
-        assert!(!options.early_data && !options.keep_tickets);
+        assert!(!options.early_data && !options.keep_tickets && options.own_resolver);
         assert_eq!(options.session_headers[0].name, "Authorization");
         assert_eq!(options.session_headers[0].value, "Bearer a:b");
         assert_eq!(options.deadline, Some(Duration::from_millis(1500)));

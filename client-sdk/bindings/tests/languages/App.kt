@@ -78,6 +78,21 @@ class App(private val edge: String, private val plain: String, private val ca: B
         }
     }
 
+    suspend fun ownResolver() = coroutineScope {
+        val endpoint = "localhost:" + edge.substringAfterLast(':')
+        Client(ClientOptions(endpoints = listOf(endpoint), ownResolver = true, rootsPem = ca)).use { client ->
+            val asked = async {
+                client.nameFlow().onEach { question ->
+                    question.use { it.answer(listOf("127.0.0.1")) }
+                }.count()
+            }
+            check(client.unary(Request(UNARY, text("found"))).startsWith(text("found")))
+            check(client.ticketCounts().damaged == 0uL)
+            client.shutdown()
+            check(asked.await() > 0)
+        }
+    }
+
     suspend fun misuse() {
         refused<TowlineException.Config> { Client(ClientOptions(listOf(edge))) }
         refused<TowlineException.Config> { Client(ClientOptions(listOf("https://edge/"), rootsPem = ca)) }
@@ -115,7 +130,9 @@ class App(private val edge: String, private val plain: String, private val ca: B
     }
 
     suspend fun run() {
-        val parts = listOf(::calls, ::streams, ::pushes, ::durable, ::statesAndSignals, ::misuse, ::cancellation, ::panics)
+        val parts = listOf(
+            ::calls, ::streams, ::pushes, ::durable, ::statesAndSignals, ::ownResolver, ::misuse, ::cancellation, ::panics,
+        )
         for (part in parts) {
             withTimeout(60_000) { part() }
             println("ok ${part.name}")

@@ -173,6 +173,30 @@ struct Parts: Sendable {
         try check(error.option == "strategies[0]", error)
     }
 
+    func ownResolver() async throws {
+        let port = edge.split(separator: ":").last!
+        let client = try Client(options: ClientOptions(
+            endpoints: ["localhost:\(port)"], ownResolver: true, rootsPem: roots
+        ))
+        let answering = Task {
+            var asked: [String] = []
+            for try await question in client.nameSequence() {
+                asked.append(question.host())
+                if asked.count == 1 {
+                    question.fail(reason: "not yet")
+                } else {
+                    try question.answer(addresses: ["127.0.0.1"])
+                }
+            }
+            return asked
+        }
+        _ = try await client.unary(Request(path: unaryPath, message: text("found")))
+        try check(client.ticketCounts().damaged == 0)
+        try await client.shutdown()
+        let asked = try await answering.value
+        try check(asked.count >= 2 && asked.allSatisfy { $0 == "localhost" }, asked)
+    }
+
     func logs() async throws {
         let log = try logSequence(level: .debug)
         let client = try Client(options: ClientOptions(endpoints: ["127.0.0.1:1"], plaintext: true))
@@ -190,7 +214,8 @@ struct Parts: Sendable {
     func misuse() async throws {
         var error = try await refused { try Client(options: ClientOptions(endpoints: [edge])) }
         try check(error.option == "roots_pem", error)
-        error = try await refused { try Client(options: ClientOptions(endpoints: [edge], rootsPem: Data("no PEM".utf8))) }
+        let noPem = Data("no PEM".utf8)
+        error = try await refused { try Client(options: ClientOptions(endpoints: [edge], rootsPem: noPem)) }
         try check(error.option == "roots_pem", error)
         error = try await refused { try Client(options: ClientOptions(endpoints: ["https://edge/"], rootsPem: roots)) }
         try check(error.option == "endpoints[0]", error)
@@ -280,9 +305,9 @@ struct App {
         let parts = Parts(edge: arguments[1], plain: arguments[2], roots: roots)
         let all: [(String, () async throws -> Void)] = [
             ("calls", parts.calls), ("streams", parts.streams), ("pushes", parts.pushes), ("durable", parts.durable),
-            ("states and signals", parts.statesAndSignals), ("strategies", parts.strategies), ("logs", parts.logs),
-            ("misuse", parts.misuse), ("cancellation", parts.cancellation), ("panics", parts.panics),
-            ("release", parts.release),
+            ("states and signals", parts.statesAndSignals), ("strategies", parts.strategies),
+            ("own resolver", parts.ownResolver), ("logs", parts.logs), ("misuse", parts.misuse),
+            ("cancellation", parts.cancellation), ("panics", parts.panics), ("release", parts.release),
         ]
         for (name, part) in all {
             let watch = Task.detached {

@@ -159,6 +159,60 @@ async def damaged():
             assert it.damaged_records() == []
 
 
+async def own_resolver():
+    endpoint = "localhost:" + EDGE.rpartition(":")[2]
+    # Nothing but the app says where the gateway is: what it says is what the line comes to.
+    async with Client(ClientOptions(endpoints=[endpoint], roots_pem=CA, own_resolver=True)) as it:
+        names, states = it.names(), it.states()
+
+        async def refuse():
+            async for question in names:
+                question.fail("no resolver today")
+
+        refusing = asyncio.ensure_future(refuse())
+        while not ((state := await states.next()).is_OFFLINE() and "no resolver today" in state.reason):
+            assert not state.is_ONLINE(), state
+        refusing.cancel()
+        question = await names.next()
+        assert question.host() == "localhost", question.host()
+        for wrong, argument in ((["localhost"], "addresses[0]"), ([], "addresses")):
+            try:
+                question.answer(wrong)
+                raise AssertionError("no address")
+            except TowlineError.Argument as error:
+                assert error.argument == argument, error
+        question.answer(["127.0.0.1"])
+        assert (await it.unary(Request(path=UNARY, message=text("found")))).startswith(text("found"))
+        await it.shutdown()
+        assert await names.next() is None
+    async with client() as it:
+        try:
+            it.names()
+            raise AssertionError("names that nobody asks for")
+        except TowlineError.Config as error:
+            assert error.option == "own_resolver", error
+
+
+async def tickets():
+    # Small files may be on their way to the disk when a client is closed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        def run():
+            return client(identity_file=f"{folder}/identity")
+
+        async with run() as it:
+            await it.unary(Request(path=UNARY, message=text("first")))
+            while it.ticket_counts().kept == 0:
+                await asyncio.sleep(0.01)
+            assert it.ticket_counts().restored == 0
+        async with run() as it:
+            states = it.states()
+            while not (state := await states.next()).is_ONLINE():
+                pass
+            counts = it.ticket_counts()
+            assert counts.restored > 0 and counts.damaged == 0, counts
+            assert isinstance(state.early_data, bool), state
+
+
 async def what_the_operator_says():
     key = "ed25519/11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
     async with client(endpoint_list_keys=[key], endpoint_list_names=["*.edge.example"], app_name="com.example.shop",
@@ -327,8 +381,8 @@ async def refused(work, error, **fields):
 
 
 async def main():
-    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, damaged, what_the_operator_says,
-                 states_and_signals, logs, misuse, cancellation, panics, release):
+    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, damaged, own_resolver, tickets,
+                 what_the_operator_says, states_and_signals, logs, misuse, cancellation, panics, release):
         await asyncio.wait_for(part(), 60)
         print("ok", part.__name__)
 

@@ -52,6 +52,20 @@ fn a_call_outlives_its_client() {
     assert!(said.ends_with("everything was as it should be\n"), "{said}");
 }
 
+#[test]
+fn an_app_looks_names_up_and_the_next_run_restores_its_tickets() {
+    if !has("cc") {
+        return;
+    }
+    let bed = Bed::start();
+    let names = compiled(&bed, "tests/languages/names.c");
+    let edge = bed.endpoint("edge");
+    let (_, port) = edge.rsplit_once(':').unwrap();
+    let identity = bed.folder.path().join("identity");
+    let said = run(program(&names).arg(format!("localhost:{port}")).arg(&bed.ca).arg(identity));
+    assert!(said.ends_with("everything was as it should be\n"), "{said}");
+}
+
 /// The header is also C++.
 #[test]
 fn the_header_compiles_as_cpp() {

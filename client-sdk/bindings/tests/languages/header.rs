@@ -3,7 +3,8 @@
 use std::{env, fs, path::Path};
 
 /// The sources of the C ABI, as the header lists them.
-const SOURCES: [&str; 8] = ["error", "raw", "options", "client", "call", "stream", "listen", "durable"];
+const SOURCES: [&str; 9] =
+    ["error", "raw", "options", "client", "call", "stream", "listen", "durable", "names"];
 
 #[test]
 fn the_header_is_up_to_date() {

@@ -24,5 +24,5 @@ fn an_app_in_python() {
     python.env("PYTHONPATH", bed.folder.path()).arg("-X").arg("dev");
     python.arg(package().join("tests/languages/app.py"));
     let said = run(python.args([bed.endpoint("edge"), bed.endpoint("plain")]).arg(&bed.ca));
-    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 13, "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 15, "{said}");
 }

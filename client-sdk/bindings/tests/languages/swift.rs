@@ -46,7 +46,7 @@ fn an_app_in_swift() {
     let mut app = swift.command(&folder, "./app");
     app.args([bed.endpoint("edge"), bed.endpoint("plain")]).arg(bed.ca.file_name().unwrap());
     let said = run(&mut app);
-    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 11, "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 12, "{said}");
 }
 
 /// Where Swift is: here, or in a system of its own.

@@ -2,8 +2,9 @@
 
 import Foundation
 
-/// What a listener hands out, until the client is closed. Each loop listens for itself: one that is left ends its listener,
-/// and so does one whose task is cancelled, which ends as behind the last item. A loop does not keep its client alive.
+/// What a listener hands out, until the client is closed. Each loop listens for itself: one that is left ends its
+/// listener, and so does one whose task is cancelled, which ends as behind the last item. A loop does not keep its
+/// client alive.
 public struct Listening<Element: Sendable>: AsyncSequence, Sendable {
     let listen: @Sendable () throws -> Listener<Element>
 
@@ -26,8 +27,8 @@ struct Listener<Element: Sendable>: Sendable {
 }
 
 extension Client {
-    /// Pushes, each acknowledged to the gateway when the next one is asked for: one whose loop ends comes again, to the next
-    /// loop. `pushes()` is the listener itself, with `done` for who wants no other. Several loops share them.
+    /// Pushes, each acknowledged to the gateway when the next one is asked for: one whose loop ends comes again, to the
+    /// next loop. `pushes()` is the listener itself, with `done` for who wants no other. Several loops share them.
     public func pushSequence() -> Listening<Push> {
         Listening {
             let listener = try self.pushes()
@@ -59,6 +60,15 @@ extension Client {
         }
     }
 
+    /// Names that the app looks up itself, where the option `ownResolver` is set: each is answered, or fails when it is
+    /// released.
+    public func nameSequence() -> Listening<NameQuestion> {
+        Listening {
+            let listener = try self.names()
+            return Listener(next: { try await listener.next() }, stop: { listener.stop() })
+        }
+    }
+
     /// As `call`, and cancelled with its task: then it throws `TowlineError.Rpc` of the kind `cancelled`.
     public func call(_ request: Request) async throws -> Response {
         let cancellation = Cancellation()
@@ -81,8 +91,8 @@ extension Client {
 }
 
 extension MessageStream {
-    /// The messages of the stream, of which every loop takes on where the last was left. Cancelling the task that iterates
-    /// cancels the stream, and the loop throws `TowlineError.Rpc` of the kind `cancelled`.
+    /// The messages of the stream, of which every loop takes on where the last was left. Cancelling the task that
+    /// iterates cancels the stream, and the loop throws `TowlineError.Rpc` of the kind `cancelled`.
     public var messages: Listening<Data> {
         Listening { Listener(next: { try await self.message() }, stop: { try? self.cancel() }) }
     }

@@ -51,6 +51,13 @@ fun Client.outcomeFlow(): Flow<DurableOutcome> = flow {
     }
 }
 
+/** Names that the app looks up itself, where the option `ownResolver` is set: each is answered, or fails when closed. */
+fun Client.nameFlow(): Flow<NameQuestion> = flow {
+    names().use { listener ->
+        while (true) emit(listener.next() ?: break)
+    }
+}
+
 /** What all clients of the process log, from [level] upwards. */
 fun logFlow(level: LogLevel): Flow<LogRecord> = flow {
     logs(level).use { listener ->

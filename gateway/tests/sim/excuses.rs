@@ -125,10 +125,12 @@ impl Model {
     }
 
     /// Whether anything may have gone by a line that was so since `since`, until then. The simulation does not see the
-    /// connections that QUIC makes.
+    /// connections that QUIC makes. A line that goes on over a second connection is given one that was made while it was
+    /// up.
     fn may_have_carried(&self, since: &LineChange, until: Duration) -> bool {
-        let is_its =
-            |&(client, at): &(usize, Duration)| client == since.client && since.at <= at && at <= until;
+        let before = self.lines_of(since.client).take_while(|change| change.at < since.at).last();
+        let from = before.filter(|before| before.line == Line::Up).map_or(since.at, |before| before.at);
+        let is_its = |&(client, at): &(usize, Duration)| client == since.client && from <= at && at <= until;
         match since.line {
             Line::Up => true,
             Line::Dialing => self.habits.quic || self.carried.iter().any(is_its),

@@ -142,6 +142,9 @@ int main(int argc, char **argv) {
     wait_for(&done);
     wait_for(&pushed);
 
+    /* What the system says is passed on, here as if it had: nobody looks at the app, and somebody does again; cellular
+     * is the network now, and Wi-Fi joins it while it still works. Where the one in use is gone, Wi-Fi too is told by
+     * towline_network_changed. */
     check(towline_background(client, &error), error);
     check(towline_foreground(client, &error), error);
     check(towline_network_changed(client, TOWLINE_NETWORK_CELLULAR, TOWLINE_METERED_YES, NULL, "46001", &error), error);

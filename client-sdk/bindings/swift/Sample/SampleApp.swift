@@ -35,7 +35,7 @@ final class Model: ObservableObject {
     @Published var state = ""
     @Published var said = ""
     private let client: Client
-    private let monitor = NWPathMonitor()
+    private let watch: NetworkWatch
 
     init() {
         guard let file = Bundle.main.url(forResource: "dev-ca", withExtension: "pem"),
@@ -53,8 +53,7 @@ final class Model: ObservableObject {
         } catch {
             fatalError("\(error)")
         }
-        monitor.pathUpdateHandler = { [client] path in try? client.networkChanged(network: path.network) }
-        monitor.start(queue: .global())
+        watch = NetworkWatch(client: client)
     }
 
     func phaseChanged(to phase: ScenePhase) {
@@ -69,7 +68,8 @@ final class Model: ObservableObject {
         do {
             let answer = try await client.call(Request(path: "/hello", method: "GET", deadline: 10))
             let text = String(decoding: answer.body, as: UTF8.self)
-            said = "\(answer.status) over \(answer.timeline.transport): \(text)"
+            let transport = answer.timeline.transport.map { "\($0)" } ?? "nothing"
+            said = "\(answer.status) over \(transport): \(text)"
         } catch let TowlineError.Rpc(kind, execution, _, _, reason, _) {
             said = "\(kind), \(execution): \(reason)"
         } catch {
@@ -92,12 +92,49 @@ final class Model: ObservableObject {
     }
 }
 
+/// Tells the client what network apps are to use. The one before may still be there: cellular is when Wi-Fi comes, and
+/// calls go on over it until the client has found Wi-Fi to be good.
+@MainActor
+final class NetworkWatch {
+    private let client: Client
+    private let monitor = NWPathMonitor()
+    private var kind: NWInterface.InterfaceType?
+    private var told: Towline.Network?
+
+    init(client: Client) {
+        self.client = client
+        monitor.pathUpdateHandler = { [weak self] path in
+            MainActor.assumeIsolated { self?.changed(to: path) }
+        }
+        monitor.start(queue: .main)
+    }
+
+    private func changed(to path: NWPath) {
+        let before = kind
+        kind = path.kind
+        let network = path.network
+        // Paths change with every address: what the client knows already is not told again.
+        guard network != told else { return }
+        told = network
+        let joins = before != kind && path.availableInterfaces.contains { $0.type == before }
+        if joins { try? client.networkJoined(network: network) } else { try? client.networkChanged(network: network) }
+    }
+}
+
 private extension NWPath {
+    /// Through what it leads; none where it leads nowhere.
+    var kind: NWInterface.InterfaceType? {
+        guard status == .satisfied else { return nil }
+        return [.wifi, .cellular, .wiredEthernet].first { usesInterfaceType($0) } ?? .other
+    }
+
     var network: Towline.Network {
-        guard status == .satisfied else { return Towline.Network(kind: .offline) }
-        if usesInterfaceType(.wifi) { return Towline.Network(kind: .wifi, metered: isExpensive) }
-        if usesInterfaceType(.cellular) { return Towline.Network(kind: .cellular, metered: isExpensive) }
-        if usesInterfaceType(.wiredEthernet) { return Towline.Network(kind: .ethernet, metered: isExpensive) }
-        return Towline.Network(kind: .unknown, metered: isExpensive)
+        switch kind {
+        case nil: return Towline.Network(kind: .offline)
+        case .wifi: return Towline.Network(kind: .wifi, metered: isExpensive)
+        case .cellular: return Towline.Network(kind: .cellular, metered: isExpensive)
+        case .wiredEthernet: return Towline.Network(kind: .ethernet, metered: isExpensive)
+        default: return Towline.Network(kind: .unknown, metered: isExpensive)
+        }
     }
 }

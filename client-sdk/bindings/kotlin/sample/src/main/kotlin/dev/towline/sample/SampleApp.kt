@@ -3,6 +3,7 @@ package dev.towline.sample
 import android.app.Application
 import android.net.ConnectivityManager
 import android.net.NetworkCapabilities
+import android.net.NetworkRequest
 import androidx.lifecycle.DefaultLifecycleObserver
 import androidx.lifecycle.LifecycleOwner
 import androidx.lifecycle.ProcessLifecycleOwner
@@ -30,8 +31,7 @@ class SampleApp : Application() {
 
     override fun onCreate() {
         super.onCreate()
-        val connectivity = getSystemService(ConnectivityManager::class.java)
-        connectivity.registerDefaultNetworkCallback(NetworkWatch(client))
+        NetworkWatch(client).register(getSystemService(ConnectivityManager::class.java))
         ProcessLifecycleOwner.get().lifecycle.addObserver(AppWatch(client))
     }
 }
@@ -48,22 +48,57 @@ private fun Client.unlessClosed(tell: Client.() -> Unit) = try {
 } catch (_: TowlineException.Closed) {
 }
 
-private class NetworkWatch(private val client: Client) : ConnectivityManager.NetworkCallback() {
+/**
+ * Tells the client which network is the default. The one before may still be up: Android keeps cellular for half a
+ * minute when Wi-Fi has become the default, and calls go on over it until the client has found Wi-Fi to be good.
+ *
+ * All callbacks come on one thread of the system's.
+ */
+private class NetworkWatch(private val client: Client) {
+    private val up = mutableSetOf<android.net.Network>()
+    private var default: android.net.Network? = null
     private var told: Network? = null
 
-    override fun onCapabilitiesChanged(network: android.net.Network, capabilities: NetworkCapabilities) {
-        val metered = !capabilities.hasCapability(NetworkCapabilities.NET_CAPABILITY_NOT_METERED)
-        // The handle tells networks apart until the device restarts.
-        tell(Network(kind(capabilities), key = network.networkHandle.toString(), metered = metered))
+    fun register(connectivity: ConnectivityManager) {
+        val internet = NetworkRequest.Builder().addCapability(NetworkCapabilities.NET_CAPABILITY_INTERNET).build()
+        connectivity.registerNetworkCallback(internet, Up())
+        connectivity.registerDefaultNetworkCallback(Default())
     }
 
-    override fun onLost(network: android.net.Network) = tell(Network(NetworkKind.OFFLINE))
+    /** Networks that are up, the default and others. */
+    private inner class Up : ConnectivityManager.NetworkCallback() {
+        override fun onAvailable(network: android.net.Network) {
+            up += network
+        }
+
+        override fun onLost(network: android.net.Network) {
+            up -= network
+        }
+    }
+
+    private inner class Default : ConnectivityManager.NetworkCallback() {
+        override fun onCapabilitiesChanged(network: android.net.Network, networkCapabilities: NetworkCapabilities) {
+            val joins = default != network && default in up
+            default = network
+            val metered = !networkCapabilities.hasCapability(NetworkCapabilities.NET_CAPABILITY_NOT_METERED)
+            // The handle tells networks apart until the device restarts.
+            val key = network.networkHandle.toString()
+            val next = Network(kind(networkCapabilities), key = key, metered = metered)
+            tell(next) { if (joins) networkJoined(next) else networkChanged(next) }
+        }
+
+        override fun onLost(network: android.net.Network) {
+            default = null
+            val none = Network(NetworkKind.OFFLINE)
+            tell(none) { networkChanged(none) }
+        }
+    }
 
     /** Capabilities change with every bar of signal: what the client knows already is not told again. */
-    private fun tell(network: Network) {
+    private fun tell(network: Network, how: Client.() -> Unit) {
         if (network == told) return
         told = network
-        client.unlessClosed { networkChanged(network) }
+        client.unlessClosed(how)
     }
 
     private fun kind(capabilities: NetworkCapabilities) = when {

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::DefaultHasher},
-    hash::{BuildHasherDefault, Hash, Hasher},
+    hash::{Hash, Hasher},
 };
 
-use super::{HeaderField, dynamic_table::DynamicTable, static_table::Match};
+use super::{HeaderField, dynamic_table::DynamicTable, quick_hash::QuickHash, static_table::Match};
 
 /// The dynamic table with an index by content.
 ///
@@ -23,7 +23,7 @@ pub(crate) struct IndexedTable {
 
 #[derive(Debug, Default)]
 struct Index {
-    by_hash: HashMap<u64, u64, BuildHasherDefault<DefaultHasher>>,
+    by_hash: HashMap<u64, u64, QuickHash>,
     evicted: u64,
     /// Of each entry, the newest first, whether something has referred to it.
     referred: VecDeque<bool>,

@@ -17,6 +17,7 @@ pub(crate) mod indexing;
 pub(crate) mod integer;
 mod known;
 mod never_indexed;
+mod quick_hash;
 pub(crate) mod repetition;
 mod shelf;
 mod sightings;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use super::HeaderField;
+use super::{HeaderField, quick_hash::QuickHash};
 
 /// A table of fields with indices from 1, before the dynamic table.
 #[derive(Clone, Copy, Debug)]
@@ -66,12 +66,12 @@ pub(crate) enum Match<I = usize> {
 #[derive(Debug)]
 struct StaticIndex {
     fields: Vec<HeaderField>,
-    by_name: HashMap<&'static [u8], Vec<usize>>,
+    by_name: HashMap<&'static [u8], Vec<usize>, QuickHash>,
 }
 
 impl StaticIndex {
     fn new(fields: impl Iterator<Item = &'static (&'static str, &'static str)>) -> Self {
-        let mut index = Self { fields: Vec::new(), by_name: HashMap::new() };
+        let mut index = Self { fields: Vec::new(), by_name: HashMap::default() };
         for (name, value) in fields {
             index.fields.push(HeaderField::from_static(name, value));
             index.by_name.entry(name.as_bytes()).or_default().push(index.fields.len());

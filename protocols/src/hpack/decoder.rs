@@ -2,6 +2,9 @@
 
 use super::{HeaderField, HpackError, KnownFields, dynamic_table::DynamicTable, integer, string};
 
+/// Fields that a list has room for at first, if its block is as long: a field takes an octet at least.
+const FIELDS_FEW: usize = 8;
+
 /// Reads header blocks of one direction of one connection.
 ///
 /// Memory is bounded by the table, the list limit and the length of the block: fields that come from a
@@ -48,7 +51,7 @@ impl Decoder {
     pub fn decode(&mut self, block: &[u8]) -> Result<Vec<HeaderField>, HpackError> {
         let mut input = block;
         self.take_size_updates(&mut input)?;
-        let mut fields = Vec::new();
+        let mut fields = Vec::with_capacity(input.len().min(FIELDS_FEW));
         let mut list_size = 0;
         while !input.is_empty() {
             let field = self.take_field(&mut input)?;

@@ -24,7 +24,8 @@ const OWN_PREFIX: &str = "x-towline-";
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// They concern one connection, not the message (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("http2-settings"),
@@ -42,6 +43,10 @@ const GATEWAY_OWNED: [HeaderName; 6] = [
     HeaderName::from_static("x-real-ip"),
     GRPC_TIMEOUT,
 ];
+
+/// They are for the gateway: the backend gets a TE of its own where it needs one, "100 Continue" has been said, and the
+/// host stands apart.
+const NOT_FORWARDED: [HeaderName; 3] = [header::TE, header::EXPECT, header::HOST];
 
 /// They say where a request goes, how it is framed and who sends it, which a trailer must not (RFC 9110,
 /// section 6.5.1).
@@ -62,11 +67,7 @@ pub(super) fn outgoing(
     origin: &Origin,
     deadline: Option<Instant>,
 ) {
-    strip_hop_by_hop(headers);
-    headers.remove(header::TE);
-    // The gateway has said "100 Continue" itself.
-    headers.remove(header::EXPECT);
-    strip_forged(headers);
+    strip(headers, |name| NOT_FORWARDED.contains(name) || is_forged(name));
     headers.extend(own);
     headers.append(header::VIA, HeaderValue::from_static(via(version)));
     for (name, value) in origin.told.get_or_make(|| told(origin)) {
@@ -114,11 +115,7 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Leaves of a client's trailers what it may say: some backends read them as headers.
 pub(super) fn outgoing_trailers(trailers: &mut HeaderMap) {
-    strip_hop_by_hop(trailers);
-    strip_forged(trailers);
-    for name in NOT_IN_TRAILERS {
-        trailers.remove(name);
-    }
+    strip(trailers, |name| NOT_IN_TRAILERS.contains(name) || is_forged(name));
 }
 
 /// Turns an HTTP/1.1 backend's answer headers into what the client gets.
@@ -127,7 +124,7 @@ pub(super) fn incoming(headers: &mut HeaderMap) {
         // It says how long the body is, whatever else is said (RFC 9112, section 6.3).
         headers.remove(header::CONTENT_LENGTH);
     }
-    strip_hop_by_hop(headers);
+    strip(headers, |_| false);
 }
 
 /// Whether the content type is gRPC's, with or without a suffix such as `+proto`.
@@ -153,7 +150,7 @@ fn via(version: Version) -> &'static str {
 fn is_forged(name: &HeaderName) -> bool {
     let spelled = |own: &str| {
         let read_as = |byte| if byte == b'_' { b'-' } else { byte };
-        name.as_str().bytes().map(read_as).eq(own.bytes())
+        name.as_str().len() == own.len() && name.as_str().bytes().map(read_as).eq(own.bytes())
     };
     let is_own = name.as_str().get(..OWN_PREFIX.len()).is_some_and(|start| {
         start.bytes().zip(OWN_PREFIX.bytes()).all(|(byte, own)| byte == own || (byte == b'_' && own == b'-'))
@@ -161,25 +158,15 @@ fn is_forged(name: &HeaderName) -> bool {
     is_own || GATEWAY_OWNED.iter().chain(&[FORWARDED_FOR, FORWARDED_PROTO]).any(|own| spelled(own.as_str()))
 }
 
-fn strip_forged(headers: &mut HeaderMap) {
-    if headers.keys().any(is_forged) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| is_forged(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Entry::Occupied(connection) = headers.entry(header::CONNECTION) {
-        let (_, values) = connection.remove_entry_mult();
-        let named: Vec<HeaderName> = values.flat_map(|value| options(&value)).collect();
-        // RFC 8470, section 5.1: that one is never an option of a connection, and the backend must see it.
-        for name in named.into_iter().filter(|name| name != "early-data") {
-            headers.remove(name);
-        }
-    }
-    for name in HOP_BY_HOP {
+/// Takes out what concerns one connection, and what else `goes`. There is hardly ever any of it: to look at the names
+/// that are there is a third of the work of asking for each that may be.
+fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let named = headers.get_all(header::CONNECTION).iter().flat_map(options);
+    // RFC 8470, section 5.1: that one is never an option of a connection, and the backend must see it.
+    let named = named.filter(|name| name != "early-data");
+    let present = headers.keys().filter(|name| HOP_BY_HOP.contains(name) || goes(name)).cloned();
+    let gone: Vec<HeaderName> = named.chain(present).collect();
+    for name in gone {
         headers.remove(name);
     }
 }
@@ -308,12 +295,17 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("te", "gzip"),
             ("upgrade", "websocket"),
+            ("connection", "early-data, x-second-hop"),
+            ("x-second-hop", "1"),
+            ("early-data", "1"),
+            ("expect", "100-continue"),
+            ("host", "a.example"),
             ("accept", "*/*"),
         ]);
         outgoing(&mut headers, HeaderMap::new(), Version::HTTP_11, &origin(None, None), None);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["accept", "via", "x-forwarded-for", "x-forwarded-proto"]);
+        assert_eq!(left, ["accept", "early-data", "via", "x-forwarded-for", "x-forwarded-proto"]);
     }
 
     #[test]

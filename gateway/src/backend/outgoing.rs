@@ -49,7 +49,6 @@ impl Outgoing {
         let authority = authority(&parts, backend)?;
         let Parts { method, uri, version, mut headers, .. } = parts;
         headers::outgoing(&mut headers, own, version, &request.origin, request.deadline);
-        headers.remove(HOST);
         let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         // Nothing has left for the backend yet, whatever the error says.
         let unsent = |error| RpcError { execution: Execution::NotRun, ..error };

@@ -161,8 +161,8 @@ impl Backend {
     async fn attempt(&self, outgoing: &mut Outgoing, progress: &Progress) -> Result<Response<Body>, Failed> {
         match &self.connections {
             Connections::Http1(pool) => pool.call(outgoing, progress).await,
-            Connections::Http2(pool) => pool.call(outgoing.take(), progress).await,
-            Connections::Service(service) => service.call(outgoing.take(), progress).await,
+            Connections::Http2(pool) => pool.call(outgoing, progress).await,
+            Connections::Service(service) => service.call(outgoing, progress).await,
             Connections::Mqtt => Err(Failed::finally(RpcError::new(
                 RpcErrorKind::NoRoute,
                 Execution::NotRun,

@@ -62,29 +62,18 @@ impl Outgoing {
         matches!(self.payload, Payload::Whole(_))
     }
 
-    /// All of it for one attempt; a copy where another one may follow.
-    pub(super) fn take(&mut self) -> Box<Self> {
+    /// For one attempt, the head for HTTP/2 by way of `scheme`, and the body: a copy where another attempt may follow.
+    pub(super) fn http2(&mut self, scheme: Scheme) -> (http::Request<()>, Payload) {
         let headers = if self.is_whole() { self.headers.clone() } else { mem::take(&mut self.headers) };
-        Box::new(Self {
-            method: self.method.clone(),
-            authority: self.authority.clone(),
-            path: self.path.clone(),
-            headers,
-            payload: self.payload.take(),
-        })
-    }
-
-    /// The head for HTTP/2 by way of `scheme`, and the body.
-    pub(super) fn into_http2(self, scheme: Scheme) -> (http::Request<()>, Payload) {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(scheme);
-        uri.authority = Some(self.authority);
-        uri.path_and_query = Some(self.path);
+        uri.authority = Some(self.authority.clone());
+        uri.path_and_query = Some(self.path.clone());
         let mut head = http::Request::new(());
-        *head.method_mut() = self.method;
+        *head.method_mut() = self.method.clone();
         *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
-        *head.headers_mut() = self.headers;
-        (head, self.payload)
+        *head.headers_mut() = headers;
+        (head, self.payload.take())
     }
 }
 

@@ -23,10 +23,10 @@ pub type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, RpcError
 impl Service {
     pub(super) async fn call(
         &self,
-        outgoing: Box<Outgoing>,
+        outgoing: &mut Outgoing,
         progress: &Progress,
     ) -> Result<Response<Body>, Failed> {
-        let (head, payload) = outgoing.into_http2(Scheme::HTTP);
+        let (head, payload) = outgoing.http2(Scheme::HTTP);
         progress.sent();
         self.0.answer(head.map(|()| Body::new(payload))).await.map_err(Failed::finally)
     }

@@ -31,11 +31,11 @@ use crate::{
 pub(super) async fn run(
     lease: Lease,
     backend: &settings::Backend,
-    outgoing: Box<Outgoing>,
+    outgoing: &mut Outgoing,
     progress: &Progress,
 ) -> Result<Response<Body>, Failed> {
     let scheme = if backend.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-    let (head, payload) = outgoing.into_http2(scheme);
+    let (head, payload) = outgoing.http2(scheme);
     let bodiless = matches!(&payload, Payload::Whole(body) if body.is_empty());
     let broken = |error: h2::Error| {
         lease.retire();

@@ -64,7 +64,7 @@ impl Pool {
     /// Sends a request and brings the head of the answer.
     pub(super) async fn call(
         self: &Arc<Self>,
-        outgoing: Box<Outgoing>,
+        outgoing: &mut Outgoing,
         progress: &Progress,
     ) -> Result<Response<Body>, Failed> {
         let lease = self.lease().await.map_err(Failed::finally)?;

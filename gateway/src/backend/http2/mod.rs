@@ -75,11 +75,7 @@ impl Pool {
     async fn lease(self: &Arc<Self>) -> Result<Lease, RpcError> {
         let mut failures = 0;
         loop {
-            // Enabled before the look, so that what is freed in between is not missed.
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            let choice = self.choose();
-            match choice {
+            match self.choose() {
                 Choice::Use(lease) => return Ok(lease),
                 Choice::Dial(dialing) => {
                     dialing.await?;
@@ -88,29 +84,41 @@ impl Pool {
                         return Err(unavailable(&self.settings, &"connections close at once"));
                     }
                 }
-                Choice::Wait => {
-                    let _waiter = Waiter::enter(self)?;
-                    changed.await;
-                }
+                Choice::Wait => self.changes().await?,
             }
         }
     }
 
+    /// Waits for a stream that ends or a connection that comes up; at once if there may be a free stream already.
+    async fn changes(&self) -> Result<(), RpcError> {
+        // Enabled before the look, so that what is freed in between is not missed.
+        let mut changed = std::pin::pin!(self.changed.notified());
+        changed.as_mut().enable();
+        if self.is_full() {
+            let _waiter = Waiter::enter(self)?;
+            changed.await;
+        }
+        Ok(())
+    }
+
     fn choose(self: &Arc<Self>) -> Choice {
         let mut state = self.state.lock();
-        let least = state.connections.iter().filter(|each| each.is_usable());
-        let least = least.min_by_key(|each| each.load()).cloned();
-        let may_dial = state.connections.len() < self.settings.connections_max;
-        match least {
-            Some(connection) if connection.load() < connection.streams_max() => {
-                if may_dial && is_crowded(&connection, state.connections.len()) {
-                    drop(self.dialing(&mut state));
-                }
-                Choice::Use(Lease::new(connection, self.clone()))
-            }
-            Some(_) | None if may_dial => Choice::Dial(self.dialing(&mut state)),
-            Some(_) | None => Choice::Wait,
+        let Some(connection) = free(&state) else {
+            return if self.may_dial(&state) { Choice::Dial(self.dialing(&mut state)) } else { Choice::Wait };
+        };
+        if self.may_dial(&state) && is_crowded(&connection, state.connections.len()) {
+            drop(self.dialing(&mut state));
         }
+        Choice::Use(Lease::new(connection, self.clone()))
+    }
+
+    fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        free(&state).is_none() && !self.may_dial(&state)
+    }
+
+    fn may_dial(&self, state: &State) -> bool {
+        state.connections.len() < self.settings.connections_max
     }
 
     /// The dial under way, or a new one. It runs in its own task: a caller that gives up does not end it
@@ -156,12 +164,18 @@ impl Pool {
     }
 }
 
+/// The connection with the fewest requests, if it takes one more.
+fn free(state: &State) -> Option<Arc<Connection>> {
+    let usable = state.connections.iter().filter(|each| each.is_usable());
+    usable.min_by_key(|each| each.load()).filter(|least| least.load() < least.streams_max()).cloned()
+}
+
 /// Whether another connection should be there beside the `connections` of which this has the fewest requests.
 fn is_crowded(least: &Connection, connections: usize) -> bool {
-    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    let threads = || tokio::runtime::Handle::current().metrics().num_workers();
     let (load, streams_max) = (least.load(), least.streams_max());
     let is_full_soon = load >= streams_max - streams_max / STREAMS_SPARE;
-    is_full_soon || (load >= STREAMS_SPREAD && connections < threads)
+    is_full_soon || (load >= STREAMS_SPREAD && connections < threads())
 }
 
 /// Counts a waiting request.

@@ -1,42 +1,19 @@
 /* A call that one client takes in, and whose outcome the next one has, and a record that is damaged between two clients:
  * durable HOST:PORT IDENTITY. */
 #include <dirent.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "expect.h"
 #include "towline.h"
 
-#define EXPECT(condition)                                                        \
-    do {                                                                         \
-        if (!(condition)) {                                                      \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                             \
-        }                                                                        \
-    } while (0)
-
-/* What callbacks were told, under a lock. */
+/* What callbacks were told. */
 static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
     unsigned done, failed, outcomes, ended, damaged, told_all;
     char name[256];
-} told = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, 0, ""};
-
-static void count(unsigned *what) {
-    pthread_mutex_lock(&told.lock);
-    ++*what;
-    pthread_cond_broadcast(&told.changed);
-    pthread_mutex_unlock(&told.lock);
-}
-
-static void wait_for(unsigned *what, unsigned expected) {
-    pthread_mutex_lock(&told.lock);
-    while (*what < expected) pthread_cond_wait(&told.changed, &told.lock);
-    pthread_mutex_unlock(&told.lock);
-}
+} told = {0, 0, 0, 0, 0, 0, ""};
 
 static void on_done(void *user_data, const TowlineError *error) {
     (void)user_data;
@@ -113,7 +90,7 @@ static void close_client(TowlineClient *client) {
     TowlineError *error = NULL;
     unsigned before = told.done;
     check(towline_client_shutdown(client, on_done, NULL, &error), error);
-    wait_for(&told.done, before + 1);
+    wait_for_count(&told.done, before + 1);
     towline_client_free(client);
 }
 
@@ -129,21 +106,21 @@ int main(int argc, char **argv) {
     EXPECT(towline_submit(first, &request, NULL, tag, on_done, NULL, &error) == TOWLINE_STATUS_ARGUMENT);
     towline_error_free(error);
     check(towline_submit(first, &request, "order-1", tag, on_done, NULL, &error), error);
-    wait_for(&told.done, 1);
+    wait_for_count(&told.done, 1);
     close_client(first);
 
     TowlineClient *next = client_of(argv);
     TowlineListener *outcomes = NULL;
     check(towline_on_outcome(next, on_outcome, &told, &outcomes, &error), error);
-    wait_for(&told.outcomes, 1);
+    wait_for_count(&told.outcomes, 1);
     check(towline_acknowledge(next, "order-1", on_done, NULL, &error), error);
-    wait_for(&told.done, 3);
+    wait_for_count(&told.done, 3);
     EXPECT(told.failed == 0);
     check(towline_acknowledge(next, "order-1", on_done, NULL, &error), error);
-    wait_for(&told.failed, 1);
-    wait_for(&told.done, 4);
+    wait_for_count(&told.failed, 1);
+    wait_for_count(&told.done, 4);
     close_client(next);
-    wait_for(&told.ended, 1);
+    wait_for_count(&told.ended, 1);
     EXPECT(told.outcomes == 1);
     towline_listener_free(outcomes);
 
@@ -158,7 +135,7 @@ int main(int argc, char **argv) {
     towline_error_free(error);
     check(towline_reconnect(third, &error), error);
     check(towline_submit(third, &request, "order-2", tag, on_done, NULL, &error), error);
-    wait_for(&told.done, 6);
+    wait_for_count(&told.done, 6);
     close_client(third);
     damage(argv[2]);
 
@@ -166,14 +143,14 @@ int main(int argc, char **argv) {
     EXPECT(towline_damaged_records(fourth, NULL, NULL, &error) == TOWLINE_STATUS_ARGUMENT);
     towline_error_free(error);
     check(towline_damaged_records(fourth, on_damaged, &told, &error), error);
-    wait_for(&told.told_all, 1);
+    wait_for_count(&told.told_all, 1);
     EXPECT(told.damaged == 1);
     check(towline_discard_damaged(fourth, "another", on_unknown, NULL, &error), error);
-    wait_for(&told.done, 8);
+    wait_for_count(&told.done, 8);
     check(towline_discard_damaged(fourth, told.name, on_done, NULL, &error), error);
-    wait_for(&told.done, 9);
+    wait_for_count(&told.done, 9);
     check(towline_damaged_records(fourth, on_damaged, &told, &error), error);
-    wait_for(&told.told_all, 2);
+    wait_for_count(&told.told_all, 2);
     EXPECT(told.damaged == 1 && told.failed == 1);
     close_client(fourth);
     puts("everything was as it should be");

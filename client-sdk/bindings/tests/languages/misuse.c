@@ -5,17 +5,10 @@
 #include <string.h>
 #include <threads.h>
 
+#include "expect.h"
 #include "towline.h"
 
 TowlineStatus towline_panic_probe(TowlineError **error);
-
-#define EXPECT(condition)                                                        \
-    do {                                                                         \
-        if (!(condition)) {                                                      \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                             \
-        }                                                                        \
-    } while (0)
 
 static void refused(TowlineStatus status, TowlineError *error, TowlineStatus expected, const char *subject) {
     EXPECT(status == expected);

@@ -1,40 +1,17 @@
 /* Names that the app looks up, and TLS sessions that the next run restores: names localhost:PORT CA.pem IDENTITY. */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <threads.h>
 
+#include "expect.h"
 #include "towline.h"
 
-#define EXPECT(condition)                                                        \
-    do {                                                                         \
-        if (!(condition)) {                                                      \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                             \
-        }                                                                        \
-    } while (0)
-
-/* What callbacks were told, under a lock. */
+/* What callbacks were told. */
 static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
     unsigned asked, ended, answered, done, failed_so;
     TowlineName *name;
-} told = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, NULL};
-
-static void count(unsigned *what) {
-    pthread_mutex_lock(&told.lock);
-    ++*what;
-    pthread_cond_broadcast(&told.changed);
-    pthread_mutex_unlock(&told.lock);
-}
-
-static void wait_for(unsigned *what, unsigned expected) {
-    pthread_mutex_lock(&told.lock);
-    while (*what < expected) pthread_cond_wait(&told.changed, &told.lock);
-    pthread_mutex_unlock(&told.lock);
-}
+} told = {0, 0, 0, 0, 0, NULL};
 
 /* There is no answer until the state says so; then the next name is kept for another thread to answer. */
 static void on_name(void *user_data, TowlineName *name) {
@@ -107,7 +84,7 @@ static void call(TowlineClient *client) {
 static void close_client(TowlineClient *client) {
     unsigned before = told.done;
     EXPECT(towline_client_shutdown(client, on_done, NULL, NULL) == TOWLINE_STATUS_OK);
-    wait_for(&told.done, before + 1);
+    wait_for_count(&told.done, before + 1);
     towline_client_free(client);
 }
 
@@ -119,15 +96,15 @@ int main(int argc, char **argv) {
     EXPECT(towline_on_state(first, on_state, NULL, &states, NULL) == TOWLINE_STATUS_OK);
     EXPECT(towline_on_name(first, on_name, &told, &names, NULL) == TOWLINE_STATUS_OK);
     call(first);
-    wait_for(&told.failed_so, 1);
-    wait_for(&told.asked, 1);
+    wait_for_count(&told.failed_so, 1);
+    wait_for_count(&told.asked, 1);
     EXPECT(told.answered == 0);
     EXPECT(towline_name_answer(told.name, "localhost", &error) == TOWLINE_STATUS_ARGUMENT);
     EXPECT(strcmp(towline_error_subject(error), "addresses[0]") == 0);
     towline_error_free(error);
     EXPECT(towline_name_answer(told.name, "127.0.0.1", NULL) == TOWLINE_STATUS_OK);
     towline_name_free(told.name);
-    wait_for(&told.answered, 1);
+    wait_for_count(&told.answered, 1);
 
     TowlineTicketCounts counts = {0};
     EXPECT(towline_ticket_counts(first, NULL, NULL) == TOWLINE_STATUS_ARGUMENT);
@@ -137,13 +114,13 @@ int main(int argc, char **argv) {
     }
     EXPECT(counts.restored == 0);
     close_client(first);
-    wait_for(&told.ended, 1);
+    wait_for_count(&told.ended, 1);
     towline_listener_free(names);
     towline_listener_free(states);
 
     TowlineClient *next = client_of(argv, "false");
     call(next);
-    wait_for(&told.answered, 2);
+    wait_for_count(&told.answered, 2);
     EXPECT(towline_ticket_counts(next, &counts, NULL) == TOWLINE_STATUS_OK);
     EXPECT(counts.restored > 0 && counts.damaged == 0);
     EXPECT(towline_on_name(next, on_name, &told, &names, &error) == TOWLINE_STATUS_CONFIG);

@@ -31,7 +31,7 @@ static void on_outcome(void *user_data, const TowlineOutcome *outcome) {
         count(&told.ended);
         return;
     }
-    EXPECT(strcmp(outcome->key, "order-1") == 0);
+    EXPECT(strcmp(outcome->key, told.outcomes == 0 ? "order-1" : "order-2") == 0);
     EXPECT(outcome->tag.len == 4 && memcmp(outcome->tag.data, "cart", 4) == 0);
     EXPECT(outcome->error == NULL && towline_response_status(outcome->response) == 200);
     EXPECT(towline_response_grpc_status(outcome->response, NULL) == 0);
@@ -134,9 +134,14 @@ int main(int argc, char **argv) {
     EXPECT(towline_set_metered(third, 9, &error) == TOWLINE_STATUS_ARGUMENT);
     towline_error_free(error);
     check(towline_reconnect(third, &error), error);
+    check(towline_on_outcome(third, on_outcome, &told, &outcomes, &error), error);
     check(towline_submit(third, &request, "order-2", tag, on_done, NULL, &error), error);
     wait_for_count(&told.done, 6);
+    /* Its outcome is on disk then, and the record that is damaged is the last one of it. */
+    wait_for_count(&told.outcomes, 2);
     close_client(third);
+    wait_for_count(&told.ended, 2);
+    towline_listener_free(outcomes);
     damage(argv[2]);
 
     TowlineClient *fourth = client_of(argv);

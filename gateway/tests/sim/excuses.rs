@@ -41,7 +41,9 @@ impl Model {
                     || was_refused && self.drains.iter().any(drained)
             }
             // What has not run is sent again, to the next gateway or under the next number, if it is there to be sent.
-            (SessionLost | OutcomeExpired, Execution::NotRun) => self.is_kept_no_longer(call),
+            (SessionLost | OutcomeExpired, Execution::NotRun) => {
+                self.is_kept_no_longer(call) || self.died_with_its_half(call, ended)
+            }
             // A POST that refuses it says nothing of the connections that had it before, and a connection that visits
             // nothing of the one that has the session.
             (Draining, execution) => {
@@ -92,6 +94,12 @@ impl Model {
     /// A stream keeps its newest messages only.
     fn is_kept_no_longer(&self, call: &Call) -> bool {
         self.habits.short_memory && call.streams
+    }
+
+    /// What a gateway told at a resume to have of a stream, the client keeps no more; then that one died.
+    fn died_with_its_half(&self, call: &Call, ended: Duration) -> bool {
+        let mut deaths = self.deaths.iter().map(|death| death.at);
+        call.streams && deaths.any(|at| at <= ended && self.breaks(call, call.began, at))
     }
 
     /// Its app died with it, and the next life does not know what carried it: a POST of then might still arrive

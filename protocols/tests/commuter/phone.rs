@@ -53,8 +53,10 @@ pub struct Report {
     pub quiet_max: BTreeMap<(&'static str, Transport), f64>,
     /// Of `lost_to_nat`, those of the month's second half on networks without blackouts, when all of these are known.
     pub lost_when_known: u32,
-    /// Connections that were taken for dead, and those of them whose gateway was about to be heard.
+    /// Connections that were taken for dead, and those of them whose gateway was about to be heard: where a blackout
+    /// held its word back, as nobody can tell from a death, and where all had passed since the first unanswered word.
     pub died: u32,
+    pub died_in_blackout: u32,
     pub died_alive: u32,
     /// Connections that were made, and attempts that were given up and would have come.
     pub made: u32,
@@ -332,7 +334,12 @@ impl<'a> Phone<'a> {
 
     fn died(&mut self, link: &Link) {
         self.report.died += 1;
-        self.report.died_alive += u32::from(!link.coming.is_empty());
+        if !link.coming.is_empty() {
+            let first = link.unanswered.or(link.ping).unwrap_or(link.heard);
+            let is_alive = self.month.is_up_during(first..self.now);
+            self.report.died_alive += u32::from(is_alive);
+            self.report.died_in_blackout += u32::from(!is_alive);
+        }
         if !link.is_known && !link.is_late {
             let key = (self.stay().place.network_name(), link.transport);
             *self.report.lost_to_nat.entry(key).or_default() += 1;

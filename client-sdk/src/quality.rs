@@ -119,6 +119,12 @@ impl Observed {
         self.machines.lock().quality.expected_connect(now())
     }
 
+    /// The same on another network.
+    pub(crate) fn expected_connect_on(&self, network: &Network) -> Option<Duration> {
+        let arrival = Arrival::at(network, since_1970().as_secs());
+        self.machines.lock().quality.expected_connect_on(arrival)
+    }
+
     /// The key exchange to offer on the network in use.
     pub(crate) fn key_exchange(&self) -> KeyExchange {
         let (mut machines, now) = (self.machines.lock(), now());
@@ -173,6 +179,12 @@ impl Observed {
     /// The round trip, as far as anything is known of it.
     pub(crate) fn expected_round_trip(&self) -> Option<Duration> {
         self.machines.lock().quality.expected_round_trip(now())
+    }
+
+    /// The same on another network.
+    pub(crate) fn expected_round_trip_on(&self, network: &Network) -> Option<Duration> {
+        let arrival = Arrival::at(network, since_1970().as_secs());
+        self.machines.lock().quality.expected_round_trip_on(arrival)
     }
 
     /// The app may end at any time from now on: what is known goes to disk.

@@ -90,7 +90,11 @@ impl Racing {
         let policy = shared.strategies.borrow().race.clone();
         let began = now();
         let fallback = shared.policy.borrow().fallback_delay;
-        let mut pace = policy.pace(shared.quality.expected_connect(), fallback);
+        let connect = match is_in_use(shared, &network) {
+            true => shared.quality.expected_connect(),
+            false => shared.quality.expected_connect_on(&network),
+        };
+        let mut pace = policy.pace(connect, fallback);
         // Another gateway knows nothing of what the session's own one may be running.
         if shared.with(|core| core.has_sent()) {
             pace.gateway = pace.gateway.max(limit / 2);
@@ -275,7 +279,10 @@ impl Racing {
         // Where UDP was seen not to pass, nobody waits for what was said early.
         let flies = way.transport == Kind::Quic && self.opening.may_fly() && !is_blocked();
         let flight = self.opening.first_flight(endpoint);
-        let round_trip = self.shared.quality.expected_round_trip();
+        let round_trip = match is_in_use(&self.shared, &self.network) {
+            true => self.shared.quality.expected_round_trip(),
+            false => self.shared.quality.expected_round_trip_on(&self.network),
+        };
         let name = self.shared.listed.name_of(endpoint);
         let connector = self.connector.clone();
         let repeat = (self.policy.enabled && self.policy.repeat).then_some(self.policy.repeat_share);
@@ -299,8 +306,7 @@ impl Racing {
 
     /// The key exchange to offer.
     fn offer(&self) -> KeyExchange {
-        let is_in_use = self.shared.with(|core| core.network.place() == self.network.place());
-        match is_in_use {
+        match is_in_use(&self.shared, &self.network) {
             true => self.shared.quality.key_exchange(),
             false => self.shared.quality.key_exchange_on(&self.network),
         }
@@ -371,6 +377,11 @@ impl Racing {
         let reasons: Vec<String> = text.into_iter().chain(self.reasons.drain(..)).collect();
         ConnectError(if reasons.is_empty() { "nothing to try".to_owned() } else { reasons.join("; ") })
     }
+}
+
+/// Whether a network is the one in use, and not one that has joined it.
+fn is_in_use(shared: &Shared, network: &Network) -> bool {
+    shared.with(|core| core.network.place() == network.place())
 }
 
 #[cfg(test)]

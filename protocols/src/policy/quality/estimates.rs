@@ -102,14 +102,30 @@ impl Quality {
 
     /// The same of a network that need not be the one in use: as it was on earlier stays, or is usual for its kind.
     pub fn expected_send_rate_on(&self, arrival: Arrival) -> Option<f64> {
-        let half_life = self.policy.record_half_life;
-        let known = arrival.network.filter(|_| self.policy.enabled);
-        let before = known.and_then(|network| self.records.get(network, arrival.unix_s, half_life));
-        let received = before.and_then(|(before, _)| before.receive_rate);
-        let sent = before.and_then(|(before, _)| before.send_rate);
-        let usual =
-            || Prior::of(arrival.kind).filter(|_| self.policy.enabled).map(|prior| prior.receive_rate);
-        sent.or_else(|| received.or_else(usual).map(|rate| rate * SEND_SHARE))
+        let (before, usual) = self.known_of(arrival);
+        let received =
+            before.and_then(|before| before.receive_rate).or(usual.map(|prior| prior.receive_rate));
+        before.and_then(|before| before.send_rate).or(received.map(|rate| rate * SEND_SHARE))
+    }
+
+    /// [`Quality::expected_round_trip`] of a network that need not be the one in use.
+    pub fn expected_round_trip_on(&self, arrival: Arrival) -> Option<Duration> {
+        let (before, usual) = self.known_of(arrival);
+        before.and_then(|before| before.round_trip).or(usual.map(|prior| prior.round_trip))
+    }
+
+    /// [`Quality::expected_connect`] of a network that need not be the one in use.
+    pub fn expected_connect_on(&self, arrival: Arrival) -> Option<Duration> {
+        self.expected_round_trip_on(arrival).map(|trip| trip * CONNECT_TRIPS)
+    }
+
+    /// What earlier stays on a network saw, and what is usual for its kind.
+    fn known_of(&self, arrival: Arrival) -> (Option<Impression>, Option<Prior>) {
+        let Arrival { network, kind, unix_s, .. } = arrival;
+        let known = network.filter(|_| self.policy.enabled);
+        let before =
+            known.and_then(|network| self.records.get(network, unix_s, self.policy.record_half_life));
+        (before.map(|(before, _)| before), Prior::of(kind).filter(|_| self.policy.enabled))
     }
 
     /// The share of attempts that failed; `None` where none was made lately.

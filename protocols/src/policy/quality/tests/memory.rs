@@ -47,6 +47,23 @@ fn a_known_network_begins_as_it_was_left_and_an_unknown_one_as_its_kind() {
 }
 
 #[test]
+fn a_network_that_is_not_in_use_is_taken_for_what_it_was_or_what_its_kind_is() {
+    let mut run = after_a_stay();
+    run.on(at(2, UNIX_S + 600));
+    run.every(ms(1000), 20, Event::RoundTrip(ms(20)));
+    let Event::NetworkChanged(known) = at(1, UNIX_S + 700) else { unreachable!() };
+    let (quality, trips) = (&run.quality, |trip: Duration| Some(trip * 2));
+    assert_eq!(quality.expected_round_trip_on(known), Some(ms(500)));
+    assert_eq!(quality.expected_connect_on(known), trips(ms(500)));
+    assert_eq!(quality.expected_send_rate_on(known), Some(125_000.0));
+    let unknown = Arrival { network: Some(NetworkKey(3)), kind: NetworkKind::Cellular2g, ..known };
+    let prior = Prior::of(NetworkKind::Cellular2g).unwrap();
+    assert_eq!(quality.expected_round_trip_on(unknown), Some(prior.round_trip));
+    assert_eq!(quality.expected_connect_on(unknown), trips(prior.round_trip));
+    assert_eq!(quality.expected_send_rate_on(unknown), Some(prior.receive_rate / 2.0));
+}
+
+#[test]
 fn what_is_remembered_gives_way_to_what_is_seen_the_sooner_the_older_it_is() {
     let until_believed = |away_s: u64| {
         let mut run = after_a_stay();

@@ -121,18 +121,31 @@ impl Folder {
         Some(name)
     }
 
-    /// Takes the newest session of a place away, so that it is used once; `None` where it cannot be taken away.
-    pub(super) fn take(&self, place: Place, now: Duration) -> Option<Record> {
+    /// Takes the newest session of a place away that is wanted, so that it is used once; `None` where it cannot be taken
+    /// away.
+    pub(super) fn take(
+        &self,
+        place: Place,
+        now: Duration,
+        is_wanted: impl Fn(&Record) -> bool,
+    ) -> Option<Record> {
+        let mut left = Vec::new();
         loop {
-            let name = {
-                let mut names = self.names.lock();
-                let newest = names.iter().rposition(|name| name.place == place)?;
-                names.remove(newest)
-            };
-            let bytes = self.read(name);
+            let is_next = |name: &&Name| name.place == place && !left.contains(*name);
+            let name = *self.names.lock().iter().rfind(is_next)?;
+            let opened = self.read(name).and_then(|bytes| self.seal.open(&name.to_string(), bytes));
+            let record = opened.and_then(|bytes| Record::parse(&zeroize::Zeroizing::new(bytes)));
+            if record.as_ref().is_some_and(|record| record.lasts(now) && !is_wanted(record)) {
+                left.push(name);
+                continue;
+            }
+            let taken = self.names.lock().extract_if(.., |known| *known == name).count();
+            if taken == 0 {
+                // Another handshake was faster.
+                continue;
+            }
             self.unlink(name).ok()?;
-            let opened = bytes.and_then(|bytes| self.seal.open(&name.to_string(), bytes));
-            match opened.and_then(|bytes| Record::parse(&zeroize::Zeroizing::new(bytes))) {
+            match record {
                 None => {
                     self.counts.damaged.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!("{}: a ticket is damaged", self.path.display());

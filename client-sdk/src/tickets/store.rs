@@ -157,18 +157,16 @@ impl Store {
                 return Some(session);
             }
         }
-        let restored = self.restore(server)?;
-        if hybrid_alone && !is_hybrid(restored.group) {
-            self.memory.lock().insert(restored);
-            return None;
-        }
-        Some(restored)
+        self.restore(server, hybrid_alone)
     }
 
-    fn restore(&self, server: &ServerName<'static>) -> Option<Session> {
+    fn restore(&self, server: &ServerName<'static>, hybrid_alone: bool) -> Option<Session> {
         let disk = self.disk.as_ref()?;
-        let record = disk.folder.take(disk.place(server), wall::since_1970())?;
-        let group = (record.group != 0).then(|| NamedGroup::from(record.group));
+        let group_of = |record: &Record| (record.group != 0).then(|| NamedGroup::from(record.group));
+        // Those of one second are in no order on disk, and what is not wanted stays there.
+        let is_wanted = |record: &Record| !hybrid_alone || is_hybrid(group_of(record));
+        let record = disk.folder.take(disk.place(server), wall::since_1970(), is_wanted)?;
+        let group = group_of(&record);
         if let Some(group) = group {
             self.memory.lock().learn_group(server.clone(), group);
         }

@@ -284,28 +284,6 @@ async fn a_publisher_of_qos_1_waits_for_a_subscriber_that_is_behind_and_nothing_
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_publish_once_wait_for_a_subscriber_that_is_behind_as_well() {
-    let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
-    let (mut behind, _publisher) = one_at_a_time(&hood, 0).await;
-    let mut meters = Vec::new();
-    for number in 0..40 {
-        let mut meter = Client::v311(&hood.gateway, &format!("meter-{number}")).await;
-        meter.publish("cmd", &number.to_string(), QoS::AtLeastOnce).await;
-        meters.push(meter);
-    }
-    for _ in 0..40 {
-        let publish = behind.expect_publish().await;
-        let ack = Ack::new(publish.packet_id.unwrap(), ReasonCode::Success);
-        behind.send(Packet::Puback(ack)).await;
-    }
-    for meter in &mut meters {
-        assert!(matches!(meter.receive().await, Some(Packet::Puback(_))));
-    }
-    assert_eq!(metric(&hood.gateway, "towline_mqtt_messages_dropped_total"), 0.0);
-    hood.check().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_subscriber_that_takes_nothing_holds_a_publisher_up_for_a_second_and_no_more() {
     let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
     let begun = tokio::time::Instant::now();

@@ -133,10 +133,6 @@ pub trait Mailbox: Send + Sync {
     fn is_durable(&self) -> bool {
         false
     }
-    /// The room in its queue, if that is, or once was, scarce to this publisher, and there is a connection to make more.
-    fn room(&self, _publisher: Option<&str>) -> Option<Arc<Room>> {
-        None
-    }
 }
 
 /// How a message is to be delivered to one client.
@@ -340,24 +336,6 @@ impl Hub {
         let mut fanout = self.deliver_to_subscribers(message, &keeping, last, now);
         fanout.settle(keeping.finish(mark));
         self.count(fanout)
-    }
-
-    /// Has `last` know what room there is for a message that is not yet delivered, if it knows nothing of the topic.
-    pub(crate) fn look_for_room(&self, message: &Message, last: &mut LastMatch, now: Instant) {
-        if last.topic(message.topic.as_bytes()).is_some() {
-            return;
-        }
-        let rooms = Rooms::default();
-        last.matching(&self.inner, message).for_each_direct(|client, granted, _| {
-            if granted.qos.min(message.qos) > 0 {
-                client
-                    .mailbox
-                    .room(message.publisher.as_deref())
-                    .into_iter()
-                    .for_each(|room| rooms.note(room, now));
-            }
-        });
-        last.settle(rooms);
     }
 
     fn deliver_to_subscribers(

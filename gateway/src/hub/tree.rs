@@ -118,17 +118,6 @@ impl Matched {
 
     /// Calls `deliver` once for each client of the direct subscriptions and once for each shared one.
     pub(super) fn for_each_client(&self, mut deliver: impl FnMut(&Client, SubscribeOptions, &[u32])) {
-        self.for_each_direct(&mut deliver);
-        for subscription in &self.shared {
-            let options = subscription.options;
-            let identifier = [options.identifier];
-            let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &identifier };
-            deliver(&subscription.client, options, identifiers);
-        }
-    }
-
-    /// Calls `deliver` once for each client of the direct subscriptions.
-    pub(super) fn for_each_direct(&self, mut deliver: impl FnMut(&Client, SubscribeOptions, &[u32])) {
         let mut identifiers = Vec::new();
         for same_client in self.direct.chunk_by(|a, b| a.key() == b.key()) {
             let [first, rest @ ..] = same_client else { continue };
@@ -141,6 +130,12 @@ impl Matched {
                 identifiers.extend(Some(other.options.identifier).filter(|&id| id != 0));
             }
             deliver(&first.client, granted, &identifiers);
+        }
+        for subscription in &self.shared {
+            let options = subscription.options;
+            let identifier = [options.identifier];
+            let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &identifier };
+            deliver(&subscription.client, options, identifiers);
         }
     }
 }

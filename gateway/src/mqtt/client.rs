@@ -408,12 +408,6 @@ impl Mailbox for Client {
     fn is_durable(&self) -> bool {
         self.is_kept()
     }
-
-    fn room(&self, publisher: Option<&str>) -> Option<Arc<Room>> {
-        // Who publishes to itself would not take of its queue while it waits.
-        let inner = (publisher != Some(&*self.id)).then(|| self.lock())?;
-        inner.room.clone().filter(|_| inner.connection.is_some())
-    }
 }
 
 impl Client {

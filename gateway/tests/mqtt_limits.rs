@@ -283,6 +283,49 @@ async fn a_publisher_of_qos_1_waits_for_a_subscriber_that_is_behind_and_nothing_
     hood.check().await;
 }
 
+/// Forty devices publish one message each to a subscriber that takes one at a time, each of them after `before` of its
+/// own have come through. Nothing is lost, and all are acknowledged.
+async fn check_single_publishes(before: usize) {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;
+    let (mut behind, _publisher) = one_at_a_time(&hood, 0).await;
+    let mut take = async |count: usize| {
+        for _ in 0..count {
+            let publish = behind.expect_publish().await;
+            let ack = Ack::new(publish.packet_id.unwrap(), ReasonCode::Success);
+            behind.send(Packet::Puback(ack)).await;
+        }
+    };
+    let mut meters = Vec::new();
+    for number in 0..40 {
+        let mut meter = Client::v311(&hood.gateway, &format!("meter-{number}")).await;
+        for _ in 0..before {
+            meter.publish("cmd", "early", QoS::AtLeastOnce).await;
+            take(1).await;
+            assert!(matches!(meter.receive().await, Some(Packet::Puback(_))));
+        }
+        meters.push(meter);
+    }
+    for (number, meter) in meters.iter_mut().enumerate() {
+        meter.publish("cmd", &number.to_string(), QoS::AtLeastOnce).await;
+    }
+    take(40).await;
+    for meter in &mut meters {
+        assert!(matches!(meter.receive().await, Some(Packet::Puback(_))));
+    }
+    assert_eq!(metric(&hood.gateway, "towline_mqtt_messages_dropped_total"), 0.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_publishes_for_the_first_time_waits_for_a_subscriber_that_is_behind_as_well() {
+    check_single_publishes(0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_knows_a_subscriber_as_one_that_is_not_behind_learns_that_it_is() {
+    check_single_publishes(1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_takes_nothing_holds_a_publisher_up_for_a_second_and_no_more() {
     let mut hood = Neighbourhood::new(|settings| settings.mqtt.queue_max = 10).await;

@@ -5,24 +5,22 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    Inner, Message, check_topic,
-    room::{Room, Rooms},
-    tree::Matched,
-};
+use super::{Inner, Message, check_topic, room::Room, tree::Matched};
 
 /// Subscriptions that are kept for the next message. With more of them, to find them is little beside to serve them, and
 /// the publisher would hold on to much.
 const KEPT_MAX: usize = 8;
 
-/// Where the last message of one publisher went. It holds on to clients that have left until the publisher's next
-/// message, or its end: `KEPT_MAX` of them at the most, without their queues.
+/// Where the last message of one publisher went, or is about to go. It holds on to clients that have left until the
+/// publisher's next message, or its end: `KEPT_MAX` of them at the most, without their queues.
 #[derive(Default)]
 pub struct LastMatch {
     topic: Arc<str>,
     matched: Matched,
-    /// Of the tree in which it was found; `None` when it is not to be used again.
+    /// Of the tree in which it was found.
     generation: Option<u64>,
+    /// The next message of the topic goes to the same clients.
+    is_lasting: bool,
     /// In a queue that it went to with a quality above 0, and that was once half full.
     room: Option<Arc<Room>>,
 }
@@ -37,16 +35,40 @@ impl LastMatch {
     pub(super) fn matching(&mut self, hub: &Inner, message: &Message) -> &Matched {
         // Before the tree is asked: a change in between has it asked once more.
         let generation = hub.generation.load(Ordering::Acquire);
-        if self.generation == Some(generation) && self.topic == message.topic {
+        if self.is_lasting && self.is_of(message, generation) {
             return &self.matched;
         }
-        self.topic = message.topic.clone();
-        let is_valid = check_topic(&message.topic, hub.levels_max).is_ok();
-        self.matched = match is_valid {
+        let matched = match is_valid(hub, message) {
             true => hub.tree.read().matching(&message.topic, message.publisher.as_deref()),
             false => Matched::default(),
         };
-        self.generation = self.matched.is_lasting(KEPT_MAX).then_some(generation);
+        let is_lasting = matched.is_lasting(KEPT_MAX);
+        self.hold(message, generation, matched, is_lasting)
+    }
+
+    /// Who is to get the message whatever its turn, if that is not known: a shared subscription has it choose among
+    /// its members, whose turn is not to be taken before the message is delivered.
+    pub(super) fn unknown_direct(&mut self, hub: &Inner, message: &Message) -> Option<&Matched> {
+        let generation = hub.generation.load(Ordering::Acquire);
+        if self.is_of(message, generation) {
+            return None;
+        }
+        let (matched, is_all) = match is_valid(hub, message) {
+            true => hub.tree.read().matching_direct(&message.topic, message.publisher.as_deref()),
+            false => (Matched::default(), true),
+        };
+        let is_lasting = is_all && matched.is_lasting(KEPT_MAX);
+        Some(self.hold(message, generation, matched, is_lasting))
+    }
+
+    fn is_of(&self, message: &Message, generation: u64) -> bool {
+        self.generation == Some(generation) && self.topic == message.topic
+    }
+
+    fn hold(&mut self, message: &Message, generation: u64, matched: Matched, is_lasting: bool) -> &Matched {
+        self.topic = message.topic.clone();
+        (self.generation, self.is_lasting) = (Some(generation), is_lasting);
+        self.matched = matched;
         &self.matched
     }
 
@@ -55,11 +77,15 @@ impl LastMatch {
         self.room.as_ref().filter(|room| room.is_scarce(now))
     }
 
-    /// The message is delivered: lets go of what is not used again.
-    pub(super) fn settle(&mut self, rooms: Rooms) {
-        self.room = rooms.into_room();
-        if self.generation.is_none() {
+    /// The message is delivered, or looked for: lets go of what is not used again.
+    pub(super) fn settle(&mut self, room: Option<Arc<Room>>) {
+        self.room = room;
+        if !self.is_lasting {
             self.matched = Matched::default();
         }
     }
+}
+
+fn is_valid(hub: &Inner, message: &Message) -> bool {
+    check_topic(&message.topic, hub.levels_max).is_ok()
 }

@@ -133,6 +133,10 @@ pub trait Mailbox: Send + Sync {
     fn is_durable(&self) -> bool {
         false
     }
+    /// The room in its queue, if that is, or once was, scarce to this publisher, and there is a connection to make more.
+    fn room(&self, _publisher: Option<&str>) -> Option<Arc<Room>> {
+        None
+    }
 }
 
 /// How a message is to be delivered to one client.
@@ -355,8 +359,27 @@ impl Hub {
             let is_written = delivery.qos > 0 && delivered != Delivered::Dropped;
             fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
         });
-        last.settle(rooms);
+        let (room, is_first) = rooms.into_room();
+        last.settle(room);
+        if is_first {
+            // Who has published there while it was plenty looks once more.
+            self.inner.generation.fetch_add(1, Ordering::Release);
+        }
         fanout
+    }
+
+    /// Has `last` know what room there is for a message that is yet to be delivered, if it does not. Of members of
+    /// shared subscriptions it knows once they have got one.
+    pub(crate) fn look_for_room(&self, message: &Message, last: &mut LastMatch, now: Instant) {
+        let Some(matched) = last.unknown_direct(&self.inner, message) else { return };
+        let rooms = Rooms::default();
+        matched.for_each_client(|client, granted, _| {
+            let room = (granted.qos.min(message.qos) > 0)
+                .then(|| client.mailbox.room(message.publisher.as_deref()))
+                .flatten();
+            room.into_iter().for_each(|room| rooms.note(room, now));
+        });
+        last.settle(rooms.into_room().0);
     }
 
     /// Delivers a message to one client; `None` when no such client is registered.

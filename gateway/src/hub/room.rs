@@ -2,7 +2,7 @@
 //! something has to be dropped.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,7 +30,10 @@ pub struct Room {
 
 /// Where a delivery leaves the room of the queue that it went to, for a publisher who can wait.
 #[derive(Debug, Default)]
-pub struct Rooms(RefCell<Option<Arc<Room>>>);
+pub struct Rooms {
+    noted: RefCell<Option<Arc<Room>>>,
+    has_new: Cell<bool>,
+}
 
 impl Room {
     /// The queue is half full, or more than that.
@@ -65,14 +68,20 @@ impl Room {
 impl Rooms {
     /// Of several queues, the publisher waits for one in which room is scarce.
     pub(crate) fn note(&self, room: Arc<Room>, now: Instant) {
-        let mut noted = self.0.borrow_mut();
+        let mut noted = self.noted.borrow_mut();
         if !noted.as_ref().is_some_and(|noted| noted.is_scarce(now)) {
             *noted = Some(room);
         }
     }
 
-    pub(super) fn into_room(self) -> Option<Arc<Room>> {
-        self.0.into_inner()
+    /// One of them was made by this delivery: other publishers do not know of it.
+    pub(crate) fn note_new(&self) {
+        self.has_new.set(true);
+    }
+
+    /// Says too whether there is a new one.
+    pub(super) fn into_room(self) -> (Option<Arc<Room>>, bool) {
+        (self.noted.into_inner(), self.has_new.get())
     }
 }
 
@@ -111,6 +120,6 @@ mod tests {
         for room in [&plenty, &scarce, &plenty] {
             rooms.note(room.clone(), now());
         }
-        assert!(Arc::ptr_eq(&rooms.into_room().unwrap(), &scarce));
+        assert!(Arc::ptr_eq(&rooms.into_room().0.unwrap(), &scarce));
     }
 }

@@ -110,6 +110,23 @@ fn the_members_of_a_shared_group_take_turns_with_one_publisher_as_well() {
 }
 
 #[test]
+fn who_looks_for_room_first_takes_nobodys_turn_and_reaches_the_same_subscribers() {
+    let hub = Hub::new(8);
+    let inboxes = ["a", "b", "direct"].map(|id| join(&hub, id, None));
+    for id in ["a", "b"] {
+        hub.subscribe(id, "$share/g/x", options(1, 0)).unwrap();
+    }
+    hub.subscribe("direct", "x", options(1, 0)).unwrap();
+    for _ in 0..4 {
+        let mut last = LastMatch::default();
+        let message = Arc::new(message("x"));
+        hub.look_for_room(&message, &mut last, mqtt::now());
+        assert_eq!(hub.publish_with(&message, None, &mut last, mqtt::now()), counts(2, 0));
+    }
+    assert_eq!(inboxes.map(|inbox| inbox.got.lock().len()), [2, 2, 4]);
+}
+
+#[test]
 fn no_local_and_retain_as_published_are_obeyed() {
     let hub = Hub::new(8);
     let (own, other) = (join(&hub, "own", None), join(&hub, "other", None));

@@ -212,8 +212,29 @@ impl Tree {
 
     /// Everybody who is to get a message on `topic`, a valid topic name.
     pub(super) fn matching(&self, topic: &str, publisher: Option<&str>) -> Matched {
-        let strategy = self.share_strategy;
-        let mut collector = Collector { publisher, strategy, nodes: 0, matched: Matched::default() };
+        let mut matching = Matching { publisher, ..Matching::default() };
+        let keeps_to = publisher.filter(|_| self.share_strategy == ShareStrategy::Sticky);
+        self.for_each_subscribers(topic, |subscribers| {
+            matching.take_direct(subscribers);
+            matching.take_shared(subscribers, keeps_to);
+        });
+        matching.into_matched()
+    }
+
+    /// The same without the members of shared subscriptions, which are not asked whose turn it is. Says too whether
+    /// that is everybody.
+    pub(super) fn matching_direct(&self, topic: &str, publisher: Option<&str>) -> (Matched, bool) {
+        let mut matching = Matching { publisher, ..Matching::default() };
+        let mut is_all = true;
+        self.for_each_subscribers(topic, |subscribers| {
+            matching.take_direct(subscribers);
+            is_all &= subscribers.shared.is_empty();
+        });
+        (matching.into_matched(), is_all)
+    }
+
+    /// Calls `take` for each filter that matches.
+    fn for_each_subscribers(&self, topic: &str, mut take: impl FnMut(&Subscribers)) {
         let mut frontier = vec![NodeId::ROOT];
         let mut next = Vec::new();
         // MQTT-4.7.2-1: wildcards in the first level do not reach topics that begin with "$".
@@ -224,7 +245,7 @@ impl Tree {
                 let node = &self.nodes[node_id.0 as usize];
                 if wildcards {
                     // "a/#" takes all that lies below "a" ...
-                    self.collect(node.hash, &mut collector);
+                    self.subscribers(node.hash).into_iter().for_each(&mut take);
                     next.extend(node.plus.child());
                 }
                 if level != LevelId::UNUSED {
@@ -235,19 +256,14 @@ impl Tree {
             wildcards = true;
         }
         for node_id in frontier {
-            self.collect(node_id, &mut collector);
+            self.subscribers(node_id).into_iter().for_each(&mut take);
             // ... and "a" itself.
-            self.collect(self.nodes[node_id.0 as usize].hash, &mut collector);
+            self.subscribers(self.nodes[node_id.0 as usize].hash).into_iter().for_each(&mut take);
         }
-        if collector.nodes > 1 {
-            collector.matched.direct.sort_unstable_by_key(Subscription::key);
-        }
-        collector.matched
     }
 
-    fn collect(&self, node: NodeId, collector: &mut Collector<'_>) {
-        let Some(subscribers) = &self.nodes[node.0 as usize].subscribers else { return };
-        collector.take(subscribers);
+    fn subscribers(&self, node: NodeId) -> Option<&Subscribers> {
+        self.nodes[node.0 as usize].subscribers.as_deref()
     }
 
     fn find(&self, filter: &str) -> Option<NodeId> {
@@ -384,16 +400,17 @@ impl Node {
     }
 }
 
-struct Collector<'a> {
+/// A match under way.
+#[derive(Default)]
+struct Matching<'a> {
     publisher: Option<&'a str>,
-    strategy: ShareStrategy,
-    nodes: usize,
+    filters: usize,
     matched: Matched,
 }
 
-impl Collector<'_> {
-    fn take(&mut self, subscribers: &Subscribers) {
-        self.nodes += 1;
+impl Matching<'_> {
+    fn take_direct(&mut self, subscribers: &Subscribers) {
+        self.filters += 1;
         let publisher = self.publisher;
         let wanted = |held: &&Subscription| {
             !(held.options.no_local && publisher.is_some_and(|id| *id == *held.client.id))
@@ -402,8 +419,17 @@ impl Collector<'_> {
             Members::Few(list) => self.matched.direct.extend(list.iter().filter(wanted).cloned()),
             Members::Many(table) => self.matched.direct.extend(table.values().filter(wanted).cloned()),
         }
-        let keeps_to = publisher.filter(|_| self.strategy == ShareStrategy::Sticky);
+    }
+
+    fn take_shared(&mut self, subscribers: &Subscribers, keeps_to: Option<&str>) {
         self.matched.shared.extend(subscribers.shared.iter().filter_map(|group| group.choose(keeps_to)));
+    }
+
+    fn into_matched(mut self) -> Matched {
+        if self.filters > 1 {
+            self.matched.direct.sort_unstable_by_key(Subscription::key);
+        }
+        self.matched
     }
 }
 

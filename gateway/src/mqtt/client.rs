@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::pass_turn,
-    hub::{Delivered, Delivery, Mailbox, Message, Room},
+    hub::{Delivered, Delivery, Mailbox, Message, Room, Rooms},
     presence::{Presence, What},
     receipts::Progress,
     request::Origin,
@@ -340,13 +340,18 @@ impl Inner {
         is_quiet
     }
 
-    /// The room in the queue, if that is, or once was, half full.
-    fn room(&mut self, now: Instant) -> Option<Arc<Room>> {
+    /// Notes the room in the queue, if that is, or once was, half full.
+    fn note_room(&mut self, rooms: &Rooms, now: Instant) {
         let Self { session, settings, room, .. } = self;
         if session.as_ref().is_some_and(|session| session.is_filled(2, settings)) {
+            if room.is_none() {
+                rooms.note_new();
+            }
             room.get_or_insert_default().fill(now);
         }
-        room.clone()
+        if let Some(room) = room {
+            rooms.note(room.clone(), now);
+        }
     }
 
     /// The client has taken of its queue, or is gone.
@@ -408,6 +413,12 @@ impl Mailbox for Client {
     fn is_durable(&self) -> bool {
         self.is_kept()
     }
+
+    fn room(&self, publisher: Option<&str>) -> Option<Arc<Room>> {
+        // Who publishes to itself would not take of its queue while it waits.
+        let inner = (publisher != Some(&*self.id)).then(|| self.lock())?;
+        inner.room.clone().filter(|_| inner.connection.is_some())
+    }
 }
 
 impl Client {
@@ -444,9 +455,8 @@ impl Client {
         }
         // Who publishes to itself would not take of its queue while it waits.
         let is_own = message.publisher.as_ref() == Some(&self.id);
-        let rooms = rooms.filter(|_| is_connected && quality > 0 && !is_own);
-        if let Some((rooms, room)) = rooms.and_then(|rooms| Some((rooms, inner.room(since)?))) {
-            rooms.note(room, since);
+        if let Some(rooms) = rooms.filter(|_| is_connected && quality > 0 && !is_own) {
+            inner.note_room(rooms, since);
         }
         // What is kept may be sent when the store has it.
         if is_connected && !is_kept {

@@ -6,12 +6,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use towline_protocols::mqtt::QoS;
 
 use super::Driver;
-use crate::mqtt::inbox::Incoming;
+use crate::{access::Leave, mqtt::inbox::Incoming};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Whether the publish had better wait. QoS 0 does not: nothing tells its publisher to.
-    pub(super) fn lacks_room(&self, incoming: &Incoming) -> bool {
-        incoming.qos != QoS::AtMostOnce && self.last.scarce_room(self.now).is_some()
+    pub(super) fn lacks_room(&mut self, incoming: &Incoming) -> bool {
+        if incoming.qos == QoS::AtMostOnce || incoming.leave != Leave::Granted {
+            return false;
+        }
+        self.attachment.gateway.hub.look_for_room(&incoming.message, &mut self.last, self.now);
+        self.last.scarce_room(self.now).is_some()
     }
 
     /// Ready when the first publish that waits need not wait for room. The client is read from meanwhile, until the

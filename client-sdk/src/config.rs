@@ -7,7 +7,7 @@ use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, polic
 
 use crate::{
     bundled::{self, BundledAddresses},
-    connect::{BindUdp, Dial, Resolve},
+    connect::{BindSocket, BindUdp, Dial, Resolve},
     durable::Storage,
     endpoints::EndpointLists,
     error::ConfigError,
@@ -34,6 +34,8 @@ pub struct ClientConfig {
     pub dialer: Option<Arc<dyn Dial>>,
     /// Makes the datagram sockets of QUIC, where the app has a way of its own to the gateway.
     pub udp: Option<Arc<dyn BindUdp>>,
+    /// Binds the sockets that the client itself makes to the networks that they are for.
+    pub binder: Option<Arc<dyn BindSocket>>,
     /// Looks names up in place of the system's resolver.
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Transports to use.
@@ -105,6 +107,7 @@ impl ClientConfig {
             security,
             dialer: None,
             udp: None,
+            binder: None,
             resolver: None,
             transports: Transports::QuicAndTcp,
             early_data: true,

@@ -63,7 +63,9 @@ pub use config::{
     AppInfo, ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy,
     Security, ShortCalls, Tls, Transports,
 };
-pub use connect::{BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight, Resolve, Resolving};
+pub use connect::{
+    BindSocket, BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight, Resolve, Resolving, SocketHandle,
+};
 pub use durable::{
     DamagedRecord, Durable, DurableError, DurableOutcome, DurableOutcomes, Storage, StoredFile, Storing,
 };

@@ -43,8 +43,8 @@ impl Client {
     /// Another network has joined the one in use, which still works: Wi-Fi came, and cellular is there yet. A second
     /// connection is made to the gateway while the first goes on. Once some in a row have come through
     /// ([`HandoverPolicy::checks`](crate::HandoverPolicy)), the line and its requests move over to the last of them, and
-    /// `network` is the one in use; what fails leaves the line where it is. [`ClientConfig::dialer`](crate::ClientConfig)
-    /// and `udp`, where there are any, are to make what they are asked for on that network from now on.
+    /// `network` is the one in use; what fails leaves the line where it is. Whoever makes or binds sockets
+    /// ([`ClientConfig::dialer`](crate::ClientConfig), `udp` and `binder`) is told for each which network it is for.
     ///
     /// Where there is no connection, and where `handover.enabled` is off, this is [`Client::network_changed`], as it is of
     /// the same network.

@@ -4,6 +4,7 @@ use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use quinn::AsyncUdpSocket;
 use tokio::io::{AsyncRead, AsyncWrite};
+use towline_protocols::policy::Network;
 
 use super::{ConnectError, FirstFlight, Wire, tcp::ByteStream};
 use crate::{config::Endpoint, core::now, timeline::ConnectTimes};
@@ -14,6 +15,13 @@ pub trait Dial: Send + Sync {
     /// A stream to `endpoint`. Where it can carry early data (RFC 8446, section 2.3), it may ask `flight` for it, once.
     fn dial(&self, endpoint: &Endpoint, flight: FirstFlight) -> Dialing;
 
+    /// The same on `network`, which is the one in use, or one that has joined it ([`crate::Client::network_joined`]). This is
+    /// what the client asks; whoever tells networks apart answers it.
+    fn dial_on(&self, network: &Network, endpoint: &Endpoint, flight: FirstFlight) -> Dialing {
+        let _ = network;
+        self.dial(endpoint, flight)
+    }
+
     /// Whether [`Dial::dial_http`] leads somewhere. Without it, calls do not go out over short connections.
     fn carries_http(&self) -> bool {
         false
@@ -22,6 +30,12 @@ pub trait Dial: Send + Sync {
     /// A stream to `endpoint` on which HTTP/1.1 is spoken.
     fn dial_http(&self, endpoint: &Endpoint) -> Dialing {
         self.dial(endpoint, Arc::new(|| None))
+    }
+
+    /// The same on `network`, as [`Dial::dial_on`].
+    fn dial_http_on(&self, network: &Network, endpoint: &Endpoint) -> Dialing {
+        let _ = network;
+        self.dial_http(endpoint)
     }
 }
 
@@ -50,16 +64,26 @@ pub trait BindUdp: Send + Sync {
     /// # Errors
     /// The connection is given up, and another is tried as the policy says.
     fn bind_udp(&self, peer: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>>;
+
+    /// The same on `network`, as [`Dial::dial_on`]; a connection that moves to another one names that.
+    ///
+    /// # Errors
+    /// As of [`BindUdp::bind_udp`].
+    fn bind_udp_on(&self, network: &Network, peer: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let _ = network;
+        self.bind_udp(peer)
+    }
 }
 
 pub(super) async fn connect(
     dialer: &dyn Dial,
+    network: &Network,
     endpoint: &Endpoint,
     flight: FirstFlight,
 ) -> Result<Wire, ConnectError> {
     let began = now();
-    let Dialed { stream, early } =
-        dialer.dial(endpoint, flight).await.map_err(|error| ConnectError(error.to_string()))?;
+    let dialed = dialer.dial_on(network, endpoint, flight).await;
+    let Dialed { stream, early } = dialed.map_err(|error| ConnectError(error.to_string()))?;
     let times =
         ConnectTimes { connect: Some(now().saturating_duration_since(began)), ..ConnectTimes::default() };
     Ok(Wire::Tcp { stream: ByteStream::Own(stream), early, times })

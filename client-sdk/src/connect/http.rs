@@ -5,11 +5,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use towline_protocols::policy::KeyExchange;
+use towline_protocols::policy::{KeyExchange, Network};
 
 use super::{
     ByteStream, ConnectError, Connector, Dial, Dialed,
     resolve::Lookups,
+    sockets::{Makers, Sockets},
     tls::{self, Made, Secured},
 };
 use crate::{
@@ -30,6 +31,7 @@ pub(crate) enum HttpVersion {
 #[derive(Clone)]
 pub(crate) struct HttpConnector {
     dialer: Option<Arc<dyn Dial>>,
+    makers: Makers,
     secured: Option<Secured>,
     lookups: Lookups,
     shared: Arc<Shared>,
@@ -41,8 +43,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 impl HttpConnector {
     /// With the trust and the ways of the link's.
     pub(crate) fn of(link: &Connector, shared: &Arc<Shared>) -> Self {
-        let Connector { dialer, secured, lookups, .. } = link.clone();
-        Self { dialer, secured, lookups, shared: Arc::clone(shared) }
+        let Connector { dialer, makers, secured, lookups, .. } = link.clone();
+        Self { dialer, makers, secured, lookups, shared: Arc::clone(shared) }
     }
 
     /// `https`, or `http` in plaintext.
@@ -50,22 +52,25 @@ impl HttpConnector {
         if self.secured.is_some() { "https" } else { "http" }
     }
 
-    /// Says as well how long it took.
+    /// A connection on `network`, which is the one in use. Says as well how long it took.
     pub(crate) async fn connect(
         self,
+        network: &Network,
         endpoint: Endpoint,
     ) -> Result<(ByteStream, HttpVersion, ConnectTimes), ConnectError> {
         let began = now();
         if let Some(dialer) = &self.dialer {
-            let dialed = dialer.dial_http(&endpoint).await;
+            let dialed = dialer.dial_http_on(network, &endpoint).await;
             let Dialed { stream, .. } = dialed.map_err(|error| ConnectError(error.to_string()))?;
             let times = ConnectTimes { connect: Some(now() - began), ..ConnectTimes::default() };
             return Ok((ByteStream::Own(stream), HttpVersion::Http1, times));
         }
-        let addresses = self.lookups.addresses(&self.shared, &endpoint).await?;
+        let addresses = self.lookups.addresses(&self.shared, network, &endpoint).await?;
         let dns = Some(now() - began);
         let (host, offer) = (self.shared.listed.name_of(&endpoint), self.shared.quality.key_exchange());
-        let attempt = |address| connect_one(self.secured.clone(), offer, host.clone(), address);
+        let sockets = self.makers.on(network);
+        let attempt =
+            |address| connect_one(sockets.clone(), self.secured.clone(), offer, host.clone(), address);
         let made = staggered(addresses, attempt).await?;
         let (stream, version, times) = made;
         Ok((stream, version, ConnectTimes { dns, ..times }))
@@ -74,6 +79,7 @@ impl HttpConnector {
 
 /// What a gateway refuses of a handshake with X25519 alone is made anew as a hybrid one.
 async fn connect_one(
+    sockets: Sockets,
     secured: Option<Secured>,
     offer: KeyExchange,
     host: String,
@@ -82,7 +88,7 @@ async fn connect_one(
     let failed =
         |what: &str, error: &dyn std::fmt::Display| ConnectError(format!("{what} {address}: {error}"));
     let began = now();
-    let stream = reach(address).await.map_err(|error| failed("TCP", &error))?;
+    let stream = sockets.tcp(address).await.map_err(|error| failed("TCP", &error))?;
     let connected = now();
     let mut times = ConnectTimes { connect: Some(connected - began), ..ConnectTimes::default() };
     let Some(secured) = secured else {
@@ -93,7 +99,7 @@ async fn connect_one(
     let stream = match shake_hands(&made, name.clone(), stream).await {
         Err(error) if made.is_refused(&error) => {
             secured.resuming.refused(Transport::Http, &name);
-            let stream = reach(address).await.map_err(|error| failed("TCP", &error))?;
+            let stream = sockets.tcp(address).await.map_err(|error| failed("TCP", &error))?;
             let hybrid = secured.streams(Transport::Http, &name, KeyExchange::Hybrid);
             shake_hands(&hybrid, name, stream).await
         }
@@ -106,12 +112,6 @@ async fn connect_one(
     };
     times.tls = Some(now() - connected);
     Ok((ByteStream::Tls(Box::new(stream)), version, times))
-}
-
-async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 async fn shake_hands(

@@ -7,19 +7,21 @@ mod http;
 mod quic;
 mod racing;
 mod resolve;
+mod sockets;
 mod tcp;
 mod tls;
 
 use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use towline_protocols::policy::{KeyExchange, Transport as Kind, Way};
+use towline_protocols::policy::{KeyExchange, Network, Transport as Kind, Way};
 
 pub use dial::{BindUdp, ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
 pub(crate) use http::{HttpConnector, HttpVersion};
-pub(crate) use quic::{Path, PathCounts, QuicWire};
+pub(crate) use quic::{Moves, Path, PathCounts, QuicWire};
 pub(crate) use racing::{Racing, Reached};
 pub use resolve::{Resolve, Resolving};
+pub use sockets::{BindSocket, SocketHandle};
 pub(crate) use tcp::ByteStream;
 
 use crate::{
@@ -89,7 +91,7 @@ impl fmt::Display for ConnectError {
 pub(crate) struct Connector {
     transports: Transports,
     dialer: Option<Arc<dyn Dial>>,
-    sockets: quic::Sockets,
+    makers: sockets::Makers,
     /// `None` in plaintext.
     secured: Option<tls::Secured>,
     has_quic: bool,
@@ -128,16 +130,16 @@ impl Connector {
         if let Some(secured) = &secured {
             secured.check_quic()?;
         }
-        let (dialer, udp) = (config.dialer.clone(), config.udp.clone());
+        let dialer = config.dialer.clone();
         // Whoever has a way of its own for streams alone has none for datagrams; without datagrams, what was configured for
         // both goes by streams alone.
-        let has_datagrams = dialer.is_none() || udp.is_some();
+        let has_datagrams = dialer.is_none() || config.udp.is_some();
         let has_quic = secured.is_some() && has_datagrams && config.transports != Transports::Tcp;
-        let sockets = quic::Sockets::new(udp);
+        let makers = sockets::Makers::of(config);
         let bundle = Bundle::new(&config.bundled_addresses);
         let lookups = resolve::Lookups::new(config.resolver.clone(), bundle);
         let limits = config.limits.clone();
-        Ok(Self { transports: config.transports, dialer, sockets, secured, has_quic, limits, lookups })
+        Ok(Self { transports: config.transports, dialer, makers, secured, has_quic, limits, lookups })
     }
 
     /// Whether names are to be looked up: a dialer finds gateways by itself.
@@ -163,27 +165,29 @@ impl Connector {
         ways
     }
 
-    /// Tries one way, where the certificate has to name `name`. A stream that the app dials carries `flight`, if it can carry
-    /// early data.
+    /// Tries one way on `network`, where the certificate has to name `name`. A stream that the app dials carries `flight`, if
+    /// it can carry early data.
     fn attempt(
         self,
+        network: Network,
         endpoint: Endpoint,
         name: String,
         way: Way,
         flight: FirstFlight,
         handshake: Handshake,
     ) -> Attempt {
+        let sockets = self.makers.on(&network);
         Box::pin(async move {
             match (way.transport, way.address, self.dialer, self.secured) {
                 (Kind::Quic, Some(address), _, Some(secured)) if self.has_quic => {
                     let server = quic::Server { address, name };
-                    let quic = quic::connect(&secured, self.sockets, server, handshake, &self.limits);
+                    let quic = quic::connect(&secured, sockets, server, handshake, &self.limits);
                     quic.await.map(Made::Wire)
                 }
                 (Kind::Tcp, None, Some(dialer), _) => {
-                    dial::connect(&*dialer, &endpoint, flight).await.map(Made::Wire)
+                    dial::connect(&*dialer, &network, &endpoint, flight).await.map(Made::Wire)
                 }
-                (Kind::Tcp, Some(address), ..) => tcp::connect(address).await.map(Made::Tcp),
+                (Kind::Tcp, Some(address), ..) => tcp::connect(sockets, address).await.map(Made::Tcp),
                 _ => Err(ConnectError(format!("{way}: nothing leads there"))),
             }
         })

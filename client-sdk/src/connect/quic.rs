@@ -5,18 +5,19 @@ mod flights;
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::SocketAddr,
     ops::RangeInclusive,
+    pin::Pin,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use quinn::{AsyncUdpSocket, ConnectionError, Endpoint, EndpointConfig, Runtime as _, TokioRuntime};
+use quinn::{AsyncUdpSocket, ConnectionError, Endpoint, EndpointConfig, TokioRuntime};
 use rustls::pki_types::ServerName;
-use towline_protocols::policy::KeyExchange;
+use towline_protocols::policy::{KeyExchange, Network};
 
 use self::flights::Flights;
-use super::{BindUdp, ConnectError, Handshake, Wire, tls::Secured};
+use super::{ConnectError, Handshake, Wire, sockets::Sockets, tls::Secured};
 use crate::{config::Limits, core::now, tickets::Transport, timeline::ConnectTimes};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
@@ -32,39 +33,8 @@ pub(crate) struct QuicWire {
     pub(crate) times: ConnectTimes,
 }
 
-/// Where sockets come from: the operating system, unless the app makes them.
-#[derive(Clone, Default)]
-pub(super) struct Sockets(Option<Arc<dyn BindUdp>>);
-
-impl Sockets {
-    pub(super) fn new(own: Option<Arc<dyn BindUdp>>) -> Self {
-        Self(own)
-    }
-
-    fn endpoint(
-        &self,
-        peer: SocketAddr,
-        repeat: Option<f64>,
-    ) -> io::Result<(Endpoint, Option<Weak<Flights>>)> {
-        let runtime = Arc::new(TokioRuntime);
-        let socket = match &self.0 {
-            None => runtime.wrap_udp_socket(UdpSocket::bind(unspecified(peer))?)?,
-            Some(own) => own.bind_udp(peer)?,
-        };
-        let flights = repeat.map(|share| Flights::over(Arc::clone(&socket), share));
-        let kept = flights.as_ref().map(Arc::downgrade);
-        let socket = flights.map_or(socket, |flights| flights as Arc<dyn AsyncUdpSocket>);
-        let made = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime);
-        made.map(|endpoint| (endpoint, kept))
-    }
-
-    fn rebind(&self, endpoint: &Endpoint, peer: SocketAddr) -> io::Result<()> {
-        match &self.0 {
-            None => endpoint.rebind(UdpSocket::bind(unspecified(peer))?),
-            Some(own) => endpoint.rebind_abstract(own.bind_udp(peer)?),
-        }
-    }
-}
+/// A socket that is being made for a connection that moves.
+pub(crate) type Moves = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// The socket of a connection, which may change under it (RFC 9000, section 9).
 #[derive(Clone)]
@@ -98,13 +68,18 @@ struct Moving {
 }
 
 impl Path {
-    /// Goes on from a new socket: the old one may be bound to an interface that is gone, or to a NAT's
+    /// Goes on from a new socket, of that network: the old one may be bound to an interface that is gone, or to a NAT's
     /// binding that is. The gateway is asked for a sign of life at once.
-    pub(crate) fn move_on(&mut self, now: Instant) -> io::Result<()> {
-        self.sockets.rebind(&self.endpoint, self.connection.remote_address())?;
+    pub(crate) fn move_on(&self, network: &Network) -> Moves {
+        let (sockets, endpoint) = (self.sockets.on(network), self.endpoint.clone());
+        let peer = self.connection.remote_address();
+        Box::pin(async move { endpoint.rebind_abstract(sockets.udp(peer).await?) })
+    }
+
+    /// It goes on from there: the gateway should be heard soon.
+    pub(crate) fn moved(&mut self, now: Instant) {
         let due = now + 3 * self.connection.rtt() + MOVE_GRACE;
         self.moving = Some(Moving { due, heard: self.heard() });
-        Ok(())
     }
 
     /// The gateway has answered what was said behind the handshake.
@@ -218,7 +193,7 @@ async fn shake_hands(
     address: SocketAddr,
     handshake: Handshake,
 ) -> Result<(Path, Option<quinn::ZeroRttAccepted>), Failed> {
-    let (endpoint, flights) = sockets.endpoint(address, handshake.repeat)?;
+    let (endpoint, flights) = endpoint(&sockets, address, handshake.repeat).await?;
     let connecting = endpoint.connect_with(config, address, &name.to_str())?;
     // Without a ticket for early data there is nothing to say yet.
     let connecting = match handshake.flies {
@@ -232,9 +207,16 @@ async fn shake_hands(
     Ok((Path { sockets, endpoint, connection, flights, moving: None }, early))
 }
 
-fn unspecified(peer: SocketAddr) -> SocketAddr {
-    match peer {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    }
+async fn endpoint(
+    sockets: &Sockets,
+    peer: SocketAddr,
+    repeat: Option<f64>,
+) -> io::Result<(Endpoint, Option<Weak<Flights>>)> {
+    let socket = sockets.udp(peer).await?;
+    let flights = repeat.map(|share| Flights::over(Arc::clone(&socket), share));
+    let kept = flights.as_ref().map(Arc::downgrade);
+    let socket = flights.map_or(socket, |flights| flights as Arc<dyn AsyncUdpSocket>);
+    let runtime = Arc::new(TokioRuntime);
+    let made = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime);
+    made.map(|endpoint| (endpoint, kept))
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use tokio::{
+    sync::watch,
     task::{AbortHandle, JoinError, JoinSet},
     time::sleep_until,
 };
@@ -46,6 +47,8 @@ pub(crate) struct Racing {
     opening: Arc<Opening>,
     policy: RacePolicy,
     network: Network,
+    /// Tells whether the network in use has changed since it began.
+    changes: watch::Receiver<u64>,
     /// The first is tried first.
     gateways: Vec<Endpoint>,
     /// When each of those began that take part already, by rank.
@@ -107,6 +110,7 @@ impl Racing {
             shared: Arc::clone(shared),
             opening: Arc::clone(opening),
             network,
+            changes: shared.network.subscribe(),
             gateways,
             turns: Vec::new(),
             race: Race::new(&policy, pace, limit, began),
@@ -153,6 +157,16 @@ impl Racing {
                 Some(joined) = self.lookups.join_next() => self.on_lookup(joined),
                 () = sleep_until(due.into()) => {}
             }
+        }
+    }
+
+    /// The same for whoever moves along with the network: once that has changed nothing comes, since what is made here
+    /// belongs to the one before.
+    pub(crate) async fn next_here(&mut self) -> Result<Reached, ConnectError> {
+        let mut changes = self.changes.clone();
+        tokio::select! {
+            made = self.next() => made,
+            Ok(()) = changes.changed() => std::future::pending().await,
         }
     }
 
@@ -217,7 +231,7 @@ impl Racing {
         }
         if is_due {
             self.race.seek(rank);
-            let lookup = lookups.find(Arc::clone(&self.shared), host, self.network.place());
+            let lookup = lookups.find(Arc::clone(&self.shared), host, self.network.clone());
             self.lookups.spawn(async move { (rank, lookup.await) });
         }
     }
@@ -287,7 +301,8 @@ impl Racing {
         let connector = self.connector.clone();
         let repeat = (self.policy.enabled && self.policy.repeat).then_some(self.policy.repeat_share);
         let handshake = Handshake { offer: self.offer(), flies, round_trip, repeat };
-        let attempt = connector.attempt(endpoint.clone(), name, way, flight, handshake);
+        let (network, endpoint) = (self.network.clone(), endpoint.clone());
+        let attempt = connector.attempt(network, endpoint, name, way, flight, handshake);
         let handle = self.attempts.spawn(async move { (number, attempt.await) });
         self.handles.insert(number, handle);
     }

@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
-use towline_protocols::policy::{NetworkKey, RacePolicy};
+use towline_protocols::policy::{Network, NetworkKey, RacePolicy};
 
 use super::ConnectError;
 use crate::{
@@ -26,6 +26,13 @@ pub trait Resolve: Send + Sync {
     /// The addresses of `host`, the preferred first. It may take as long as it likes: connections to addresses that are
     /// known do not wait for it.
     fn resolve(&self, host: &str) -> Resolving;
+
+    /// The same for connections on `network`, which is the one in use, or one that has joined it
+    /// ([`crate::Client::network_joined`]). This is what the client asks; whoever tells networks apart answers it.
+    fn resolve_on(&self, network: &Network, host: &str) -> Resolving {
+        let _ = network;
+        self.resolve(host)
+    }
 }
 
 /// The addresses, once they are known.
@@ -79,7 +86,7 @@ impl Lookups {
         self,
         shared: Arc<Shared>,
         host: String,
-        network: NetworkKey,
+        network: Network,
     ) -> Result<Vec<IpAddr>, String> {
         let mut answer = self.ask(&shared, host, network)?;
         let answer = answer.wait_for(Option::is_some).await;
@@ -94,9 +101,10 @@ impl Lookups {
         &self,
         shared: &Arc<Shared>,
         host: String,
-        network: NetworkKey,
+        network: Network,
     ) -> Result<watch::Receiver<Answer>, String> {
-        let question = (host, network, *shared.network.borrow());
+        let place = network.place();
+        let question = (host, place, *shared.network.borrow());
         let mut running = self.running.lock();
         // One whose task broke is asked again.
         if let Some(answer) = running.get(&question).filter(|answer| answer.has_changed().is_ok()) {
@@ -111,7 +119,7 @@ impl Lookups {
             let race = &shared.strategies.borrow().race;
             race.enabled.then_some(race.names_again)
         };
-        let lookup = self.lookup(&question.0, again);
+        let lookup = self.lookup(&network, &question.0, again);
         let (running, shared) = (Arc::clone(&self.running), Arc::clone(shared));
         tokio::spawn(async move {
             let result = match lookup.await {
@@ -120,7 +128,7 @@ impl Lookups {
                 Err(error) => Err(format!("DNS: {error}").into()),
             };
             if let Ok(addresses) = &result {
-                shared.routes.found(network, &question.0, addresses.clone(), now());
+                shared.routes.found(place, &question.0, addresses.clone(), now());
             }
             running.lock().remove(&question);
             sender.send_replace(Some(result));
@@ -132,17 +140,17 @@ impl Lookups {
     pub(super) async fn addresses(
         &self,
         shared: &Arc<Shared>,
+        network: &Network,
         endpoint: &Endpoint,
     ) -> Result<Vec<SocketAddr>, ConnectError> {
         let host = &endpoint.host;
         if let Ok(address) = host.parse() {
             return Ok(vec![SocketAddr::new(address, endpoint.port)]);
         }
-        let network = shared.with(|core| core.network.place());
         let policy = shared.strategies.borrow().race.clone();
-        let (mut addresses, is_due) = self.at_once(shared, &policy, host, network);
+        let (mut addresses, is_due) = self.at_once(shared, &policy, host, network.place());
         if is_due {
-            let found = self.clone().find(Arc::clone(shared), host.clone(), network);
+            let found = self.clone().find(Arc::clone(shared), host.clone(), network.clone());
             match addresses.is_empty() {
                 true => addresses = found.await.map_err(ConnectError)?,
                 false => drop(tokio::spawn(found)),
@@ -151,9 +159,9 @@ impl Lookups {
         Ok(interleave(addresses, endpoint.port))
     }
 
-    fn lookup(&self, host: &str, again: Option<Duration>) -> Resolving {
+    fn lookup(&self, network: &Network, host: &str, again: Option<Duration>) -> Resolving {
         if let Some(own) = &self.resolver {
-            return own.resolve(host);
+            return own.resolve_on(network, host);
         }
         let host = host.to_owned();
         let ask = move || {

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 use towline_protocols::policy::KeyExchange;
 
-use super::{ByteIo, ConnectError, FirstFlight, Wire, early, tls::Secured};
+use super::{ByteIo, ConnectError, FirstFlight, Wire, early, sockets::Sockets, tls::Secured};
 use crate::{core::now, tickets::Transport, timeline::ConnectTimes};
 
 /// A byte stream, encrypted or not.
@@ -26,16 +26,16 @@ pub(crate) enum ByteStream {
 /// A connection of TCP on which nothing was said.
 pub(super) struct Connected {
     stream: TcpStream,
+    /// Made it, and makes another where that is wanted.
+    sockets: Sockets,
     address: SocketAddr,
     took: Duration,
 }
 
-pub(super) async fn connect(address: SocketAddr) -> Result<Connected, ConnectError> {
+pub(super) async fn connect(sockets: Sockets, address: SocketAddr) -> Result<Connected, ConnectError> {
     let began = now();
-    let stream = TcpStream::connect(address).await.map_err(|error| failed("TCP", address, &error))?;
-    // Frames are written whole; waiting for more would only delay them.
-    stream.set_nodelay(true).map_err(|error| failed("TCP", address, &error))?;
-    Ok(Connected { stream, address, took: now().saturating_duration_since(began) })
+    let stream = sockets.tcp(address).await.map_err(|error| failed("TCP", address, &error))?;
+    Ok(Connected { stream, sockets, address, took: now().saturating_duration_since(began) })
 }
 
 impl Connected {
@@ -48,7 +48,7 @@ impl Connected {
         host: String,
         flight: FirstFlight,
     ) -> Result<Wire, ConnectError> {
-        let Self { stream, address, took } = self;
+        let Self { stream, sockets, address, took } = self;
         let (began, mut times) = (now(), ConnectTimes { connect: Some(took), ..ConnectTimes::default() });
         let Some(secured) = secured else {
             return Ok(Wire::Tcp { stream: ByteStream::Plain(stream), early: 0, times });
@@ -60,7 +60,7 @@ impl Connected {
             Err(error) if made.is_refused(&error) => {
                 tracing::debug!(%error, "a hybrid handshake instead");
                 secured.resuming.refused(Transport::Tcp, &name);
-                let stream = connect(address).await?.stream;
+                let stream = connect(sockets, address).await?.stream;
                 let hybrid = secured.streams(Transport::Tcp, &name, KeyExchange::Hybrid);
                 early::secure(&hybrid, name, stream, &flight).await
             }

@@ -3,11 +3,14 @@
 use std::{future::poll_fn, time::Instant};
 
 use bytes::BytesMut;
-use towline_protocols::link::{self, Connection, Event, LinkError, RequestHead, RpcError, RpcErrorKind};
+use towline_protocols::{
+    link::{self, Connection, Event, LinkError, RequestHead, RpcError, RpcErrorKind},
+    policy::Network,
+};
 
 use super::streams::Streams;
 use crate::{
-    connect::PathCounts,
+    connect::{Moves, PathCounts},
     core::{Core, Kept, RequestSink},
 };
 
@@ -105,11 +108,18 @@ impl Machine {
         }
     }
 
-    /// Goes on where the network changed; false where only a new connection can.
-    pub(super) fn move_on(&mut self, now: Instant) -> bool {
+    /// Goes on from a socket of that network; `None` where only a new connection can.
+    pub(super) fn move_on(&self, network: &Network) -> Option<Moves> {
         match self {
-            Self::Tcp(_) => false,
-            Self::Quic(_, streams) => streams.path.move_on(now).is_ok(),
+            Self::Tcp(_) => None,
+            Self::Quic(_, streams) => Some(streams.path.move_on(network)),
+        }
+    }
+
+    /// It goes on from there.
+    pub(super) fn moved(&mut self, now: Instant) {
+        if let Self::Quic(_, streams) = self {
+            streams.path.moved(now);
         }
     }
 

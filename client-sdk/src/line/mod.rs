@@ -16,6 +16,7 @@ mod watch;
 
 use std::{
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -26,7 +27,7 @@ use tokio::{
 };
 use towline_protocols::{
     link::{self, CloseCode, Event, Hello, LinkError, RpcErrorKind, SessionHeaders, Welcome},
-    policy::{Event as Seen, Step},
+    policy::{Event as Seen, Network, Step},
 };
 
 pub(crate) use self::opening::Opening;
@@ -40,7 +41,7 @@ use self::{
 };
 use crate::{
     config::Endpoint,
-    connect::{Racing, Reached, Wire},
+    connect::{Moves, Racing, Reached, Wire},
     core::{Control, Core, Shared, now as clock},
     state::{ConnectionState, Transport},
     timeline::Made,
@@ -158,6 +159,8 @@ struct Line<S> {
     began: Instant,
     welcome_due: Instant,
     leaving: Option<Leaving>,
+    /// QUIC's next socket, while it is being made.
+    moving: Option<Moves>,
     /// Since when nothing is under way.
     idle_since: Option<Instant>,
     acks: Acks,
@@ -191,6 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             online: false,
             early_data: false,
             leaving: None,
+            moving: None,
             idle_since: None,
             acks: Acks::default(),
             watch,
@@ -259,6 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             () = waiting.line.notified() => None,
             () = sleep_until(due.into()) => self.on_time(),
             () = self.machine.streams_moved() => None,
+            made = next_socket(&mut self.moving) => self.on_next_socket(made),
         }
     }
 
@@ -318,18 +323,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             return Some(end);
         }
         let (machine, online, leaving) = (&mut self.machine, self.online, self.leaving.as_ref());
-        let (closing, mut reconnect, spoke, moves, asks) = self.shared.with(|core| {
+        let (closing, reconnect, spoke, network, asks) = self.shared.with(|core| {
             core.end_pauses(now);
             let may_open = leaving.is_none_or(|leaving| leaving.opens(core, now));
             let spoke = machine.tell(core, online, may_open, now);
-            let changed = std::mem::take(&mut core.network_changed);
-            let moves = changed && machine.move_on(now);
-            let reconnect = core.reconnect || (changed && !moves);
-            (core.closing.clone(), reconnect, spoke, moves, std::mem::take(&mut core.probe))
+            let network = std::mem::take(&mut core.network_changed).then(|| core.network.clone());
+            (core.closing.clone(), core.reconnect, spoke, network, std::mem::take(&mut core.probe))
         });
-        if moves {
-            self.watch.moves(self.machine.control(), now);
-        }
+        let stays = network.and_then(|network| self.move_to(&network));
         if spoke {
             self.watch.said(now);
         }
@@ -337,12 +338,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.watch.ask(self.machine.control(), now);
         }
         self.acknowledge(now, closing.is_some());
-        reconnect |= self.machine.is_lost(now);
+        let reconnect = reconnect || self.machine.is_lost(now);
         if let Some(reason) = closing {
             self.machine.control().close(CloseCode::Done, &reason);
             return Some(self.end(reason, Next::Never(RpcErrorKind::Cancelled)));
         }
-        reconnect.then(|| self.end("a new connection was asked for".to_owned(), Next::AtOnce))
+        stays.or_else(|| {
+            reconnect.then(|| self.end("a new connection was asked for".to_owned(), Next::AtOnce))
+        })
+    }
+
+    /// The network changed: QUIC goes on from a socket there. The end, where only a new connection can.
+    fn move_to(&mut self, network: &Network) -> Option<LineEnd> {
+        self.moving = self.machine.move_on(network);
+        let Some(moving) = &mut self.moving else {
+            return Some(self.end("the network changed".to_owned(), Next::AtOnce));
+        };
+        // Where the app need not be asked, the socket is there at once.
+        match moving.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => None,
+            Poll::Ready(made) => self.on_next_socket(made),
+        }
+    }
+
+    fn on_next_socket(&mut self, made: std::io::Result<()>) -> Option<LineEnd> {
+        self.moving = None;
+        if let Err(error) = made {
+            return Some(self.end(format!("the network changed: {error}"), Next::AtOnce));
+        }
+        let now = clock();
+        self.machine.moved(now);
+        self.watch.moves(self.machine.control(), now);
+        None
     }
 
     /// Tells which outcomes were taken. The next request does it for nothing, so that an ACK waits for one.
@@ -506,6 +533,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let others = [welcome, self.machine.moved_due(), self.fetch_due(), self.acks.due(), leaving, pauses];
         let others: Vec<Instant> = others.into_iter().flatten().collect();
         self.watch.next_wake(self.machine.control(), &others, now)
+    }
+}
+
+/// Resolves when QUIC's next socket is there, or cannot be made.
+async fn next_socket(moving: &mut Option<Moves>) -> std::io::Result<()> {
+    match moving {
+        Some(moving) => moving.await,
+        None => std::future::pending().await,
     }
 }
 

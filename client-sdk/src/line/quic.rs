@@ -63,7 +63,7 @@ async fn drive_early(
         // Streams of rejected early data end before it is told that it was.
         biased;
         accepted = accepted => accepted,
-        other = racing.next() => return match other {
+        other = racing.next_here() => return match other {
             Ok(made) => {
                 let reason = "QUIC: early data was not answered before another way was through".to_owned();
                 LineEnd { reason, was_online: false, next: Next::Overtaken(Box::new((made, racing))) }

@@ -9,6 +9,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use towline_protocols::policy::{Network, NetworkKey};
 
 use crate::{
     config::Endpoint,
@@ -26,7 +27,15 @@ const IDLE_MAX: usize = 4;
 /// The connections of one client.
 pub(super) struct Pool {
     connector: HttpConnector,
-    idle: Mutex<Vec<(Endpoint, Sender)>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// A connection that waits for a request.
+struct Idle {
+    /// Where it was made.
+    network: NetworkKey,
+    gateway: Endpoint,
+    sender: Sender,
 }
 
 /// One connection, as far as it takes requests.
@@ -42,9 +51,13 @@ impl Pool {
         Self { connector, idle: Mutex::default() }
     }
 
-    /// A new connection to `gateway` that takes a request, and how it was made.
-    pub(super) async fn connect(&self, gateway: &Endpoint) -> Result<(Sender, Made), ConnectError> {
-        let (stream, version, times) = self.connector.clone().connect(gateway.clone()).await?;
+    /// A new connection on `network` to `gateway` that takes a request, and how it was made.
+    pub(super) async fn connect(
+        &self,
+        network: &Network,
+        gateway: &Endpoint,
+    ) -> Result<(Sender, Made), ConnectError> {
+        let (stream, version, times) = self.connector.clone().connect(network, gateway.clone()).await?;
         let stream = TokioIo::new(stream);
         let failed = |error: hyper::Error| ConnectError(format!("HTTP: {error}"));
         let sender = match version {
@@ -57,7 +70,7 @@ impl Pool {
                 let handshake = http2::handshake(TokioExecutor::new(), stream);
                 let (sender, connection) = handshake.await.map_err(failed)?;
                 tokio::spawn(connection);
-                self.put(gateway, Sender::Http2(sender.clone()));
+                self.put(network, gateway, Sender::Http2(sender.clone()));
                 Sender::Http2(sender)
             }
         };
@@ -65,11 +78,11 @@ impl Pool {
     }
 
     /// A connection whose answer has been read takes the next request.
-    pub(super) fn put(&self, gateway: &Endpoint, sender: Sender) {
+    pub(super) fn put(&self, network: &Network, gateway: &Endpoint, sender: Sender) {
         let mut idle = self.idle.lock();
-        idle.retain(|(_, sender)| !sender.is_closed());
+        idle.retain(|it| !it.sender.is_closed());
         if idle.len() < IDLE_MAX {
-            idle.push((gateway.clone(), sender));
+            idle.push(Idle { network: network.place(), gateway: gateway.clone(), sender });
         }
     }
 
@@ -78,14 +91,15 @@ impl Pool {
         self.idle.lock().clear();
     }
 
-    /// A connection to `gateway` that is there and takes a request.
-    pub(super) fn take(&self, gateway: &Endpoint) -> Option<Sender> {
-        let mut idle = self.idle.lock();
-        idle.retain(|(_, sender)| !sender.is_closed());
-        let place = idle.iter().rposition(|(to, sender)| to == gateway && sender.is_ready())?;
-        match &idle[place].1 {
+    /// A connection to `gateway` that is there and takes a request. Those of another network than `network`, which is in use,
+    /// are closed: the line has left it.
+    pub(super) fn take(&self, network: &Network, gateway: &Endpoint) -> Option<Sender> {
+        let (mut idle, here) = (self.idle.lock(), network.place());
+        idle.retain(|it| it.network == here && !it.sender.is_closed());
+        let place = idle.iter().rposition(|it| it.gateway == *gateway && it.sender.is_ready())?;
+        match &idle[place].sender {
             Sender::Http2(sender) => Some(Sender::Http2(sender.clone())),
-            Sender::Http1(_) => Some(idle.swap_remove(place).1),
+            Sender::Http1(_) => Some(idle.swap_remove(place).sender),
         }
     }
 

@@ -99,9 +99,10 @@ impl Post {
     }
 
     async fn exchange(&self, begun: &mut Option<u64>) -> Result<(), Failure> {
-        let (mut sender, made) = match self.pool.take(&self.gateway) {
+        let on = self.shared.with(|core| core.network.clone());
+        let (mut sender, made) = match self.pool.take(&on, &self.gateway) {
             Some(sender) => (sender, None),
-            None => self.connect().await.map(|(sender, made)| (sender, Some(made)))?,
+            None => self.connect(&on).await.map(|(sender, made)| (sender, Some(made)))?,
         };
         let Some((opened, mut machine)) = self.begin(made)? else { return Ok(()) };
         *begun = Some(opened.number);
@@ -134,7 +135,7 @@ impl Post {
         };
         Box::pin(answering).await?;
         if let Sender::Http1(_) = &sender {
-            self.pool.put(&self.gateway, sender);
+            self.pool.put(&on, &self.gateway, sender);
         }
         // A gateway that has waited is asked again at once, one that ends answers at once is not.
         if self.is_unanswered(&opened) && now().saturating_duration_since(began) < WAIT / 2 {
@@ -161,9 +162,9 @@ impl Post {
         left.min(WAIT).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)
     }
 
-    async fn connect(&self) -> Result<(Sender, Made), Failure> {
+    async fn connect(&self, on: &policy::Network) -> Result<(Sender, Made), Failure> {
         let wait = self.wait(Step::Connect, 0);
-        match timeout(wait.limit, Box::pin(self.pool.connect(&self.gateway))).await {
+        match timeout(wait.limit, Box::pin(self.pool.connect(on, &self.gateway))).await {
             Ok(Ok(made)) => {
                 wait.came();
                 Ok(made)

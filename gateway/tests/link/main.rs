@@ -30,6 +30,7 @@ mod later;
 mod lengths;
 mod limits;
 mod metered;
+mod networks;
 mod never_indexed;
 #[path = "../access/oracle.rs"]
 mod oracle;

@@ -16,7 +16,7 @@ use towline_protocols::policy::KeyExchange;
 
 use super::*;
 use crate::{
-    connect::{Wire, tcp, tls},
+    connect::{Wire, sockets::Sockets, tcp, tls},
     tickets::{Tickets, Transport},
 };
 
@@ -190,7 +190,7 @@ async fn an_address_that_takes_the_flight_and_never_answers_loses_the_race() {
     });
     let connect = async |address| {
         let host = "gateway.example".to_owned();
-        let connected = tcp::connect(address).await.unwrap();
+        let connected = tcp::connect(Sockets::default(), address).await.unwrap();
         let (secured, offer) = (Some(rig.client.clone()), KeyExchange::Hybrid);
         connected.secure(secured, offer, host, flight.clone()).await.unwrap()
     };

@@ -1,5 +1,7 @@
 //! Races over a dialer of the test's own in simulated time, and over loopback where names matter.
 
+mod joined;
+
 use std::{
     collections::HashMap,
     io,
@@ -35,6 +37,7 @@ enum Fate {
 struct World {
     fates: Arc<Mutex<HashMap<u16, Fate>>>,
     dialed: Arc<Mutex<Vec<u16>>>,
+    networks: Arc<Mutex<Vec<Network>>>,
 }
 
 impl World {
@@ -48,9 +51,19 @@ impl World {
     fn dialed(&self) -> Vec<u16> {
         std::mem::take(&mut self.dialed.lock())
     }
+
+    /// The networks that they were to be dialed on.
+    fn networks(&self) -> Vec<Network> {
+        std::mem::take(&mut self.networks.lock())
+    }
 }
 
 impl Dial for World {
+    fn dial_on(&self, network: &Network, endpoint: &Endpoint, flight: FirstFlight) -> Dialing {
+        self.networks.lock().push(network.clone());
+        self.dial(endpoint, flight)
+    }
+
     fn dial(&self, endpoint: &Endpoint, _: FirstFlight) -> Dialing {
         self.dialed.lock().push(endpoint.port);
         let fate = self.fates.lock().get(&endpoint.port).copied().unwrap_or(Fate::Answers);
@@ -78,10 +91,14 @@ impl Rig {
     }
 
     fn race(&self) -> Racing {
+        self.race_on(self.shared.with(|core| core.network.clone()))
+    }
+
+    fn race_on(&self, network: Network) -> Racing {
         let greeting = Greeting::new(Arc::clone(&self.shared), self.config.clone());
         let opening = Opening::new(Arc::new(greeting), 0.0, true);
-        let gateways = self.config.endpoints.clone();
-        Racing::begin(self.connector.clone(), &self.shared, &opening, gateways, Duration::from_secs(10))
+        let (connector, gateways) = (self.connector.clone(), self.config.endpoints.clone());
+        Racing::begin_on(network, connector, &self.shared, &opening, gateways, Duration::from_secs(10))
     }
 
     /// The port of the gateway that is reached, and after how long.
@@ -301,12 +318,12 @@ async fn one_question_is_asked_for_all_who_wait_for_its_answer_and_few_at_one_ti
         let find = rig.connector.lookups.clone().find(Arc::clone(&rig.shared), host, network);
         async move { tokio::time::timeout(Duration::ZERO, find).await }
     };
-    let network = rig.shared.with(|core| core.network.place());
+    let network = rig.shared.with(|core| core.network.clone());
     for _ in 0..100 {
-        assert!(ask("edge".to_owned(), network).await.is_err(), "it waits");
+        assert!(ask("edge".to_owned(), network.clone()).await.is_err(), "it waits");
     }
     for number in 0..100 {
-        if let Ok(refused) = ask(format!("edge-{number}"), network).await {
+        if let Ok(refused) = ask(format!("edge-{number}"), network.clone()).await {
             assert_eq!(number, 15, "fifteen beside the first");
             assert!(refused.unwrap_err().contains("16 names are being looked up"));
             return;
@@ -379,6 +396,7 @@ async fn short_connections_find_what_the_app_brings_along_too() {
     let (config, listener) = named(&dns).await;
     let rig = bundling(config, &[HERE]);
     let endpoint = rig.config.endpoints[0].clone();
-    let addresses = rig.connector.lookups.addresses(&rig.shared, &endpoint).await;
+    let network = rig.shared.with(|core| core.network.clone());
+    let addresses = rig.connector.lookups.addresses(&rig.shared, &network, &endpoint).await;
     assert_eq!(addresses.map_err(|error| error.0), Ok(vec![listener.local_addr().unwrap()]));
 }

@@ -7,6 +7,7 @@ use super::{
     kept_sessions::{FLIGHT, HOST, Rig, Run},
     *,
 };
+use crate::connect::sockets::Sockets;
 
 fn name() -> ServerName<'static> {
     ServerName::try_from(HOST).unwrap()
@@ -119,7 +120,7 @@ async fn on_tcp_what_is_refused_is_made_anew() {
             server.negotiated_key_exchange_group().map(|group| group.name())
         })
     });
-    let connected = crate::connect::tcp::connect(address).await.unwrap();
+    let connected = crate::connect::tcp::connect(Sockets::default(), address).await.unwrap();
     let flight: crate::connect::FirstFlight = Arc::new(|| None);
     let wire = connected.secure(Some(run.secured.clone()), ClassicalResumed, HOST.to_owned(), flight).await;
     assert_eq!(serving.join().unwrap(), [Some(CLASSICAL), Some(HYBRID)]);
@@ -148,8 +149,7 @@ async fn on_quic_what_is_refused_is_made_anew() {
     let connect = async |server: &quinn::Endpoint| {
         let server =
             crate::connect::quic::Server { address: server.local_addr().unwrap(), name: HOST.to_owned() };
-        let sockets = crate::connect::quic::Sockets::default();
-        crate::connect::quic::connect(&run.secured, sockets, server, handshake, &Limits::default())
+        crate::connect::quic::connect(&run.secured, Sockets::default(), server, handshake, &Limits::default())
             .await
             .map_err(|error| error.0)
             .unwrap()

@@ -5,8 +5,8 @@
  * function returns. Calls to a handle that was freed are undefined, as is a function pointer that throws.
  *
  * Callbacks are made one after the other by a thread of the library's, which holds no lock meanwhile: they may call any
- * function, and one that blocks holds up other callbacks but not the line. What a callback gets lives until it returns.
- * user_data comes back as it was given.
+ * function, and one that blocks holds up other callbacks but not the line. TowlineBindSocket alone is called by others.
+ * What a callback gets lives until it returns. user_data comes back as it was given.
  *
  * This file is made by cbindgen: client-sdk/bindings/tests/languages/header.rs says how.
  */
@@ -268,6 +268,33 @@ typedef struct {
   // How many.
   size_t len;
 } TowlineBytes;
+
+// A network, as the app has told of it.
+typedef struct {
+  // One of TOWLINE_NETWORK_*; TOWLINE_NETWORK_UNKNOWN where the app has told of none.
+  uint32_t kind;
+  // One of TOWLINE_METERED_*.
+  uint32_t metered;
+  // The label, may be empty.
+  const char *key;
+  // MCC and MNC, may be empty.
+  const char *carrier;
+} TowlineNetwork;
+
+// Binds a socket to the network that it is for, before it connects: by setsockopt, with SO_BINDTODEVICE or IP_BOUND_IF. fd
+// stays the client's: it is not to be closed, and not to be kept. peer is the address that it is for, as 192.0.2.7 or
+// 2001:db8::7. Answers 0, or the errno that says why not: then the socket is closed and its attempt fails, the state of the
+// line says why, and another attempt is made as ever.
+//
+// Unlike callbacks it is called by several threads of the library's, at one time too; each may block for up to five
+// seconds.
+typedef int32_t (*TowlineBindSocket)(void *user_data,
+                                     int32_t fd,
+                                     const char *peer,
+                                     const TowlineNetwork *network);
+
+// Told once that user_data is not used any more.
+typedef void (*TowlineOnReleased)(void *user_data);
 
 // A header field.
 typedef struct {
@@ -611,6 +638,15 @@ TowlineStatus towline_low_power(const TowlineClient *client, bool low_power, Tow
 // The device dozes, or not any more.
 TowlineStatus towline_doze(const TowlineClient *client, bool dozing, TowlineError **error);
 
+// Has each socket of clients that are made with these options bound to the network that it is for. Without it sockets
+// follow the system's routes, and a network that was told by towline_network_joined is not used until they lead there.
+// on_released, which may be NULL, is told when the options and those clients are gone, or something else was set here.
+TowlineStatus towline_options_set_binder(TowlineOptions *options,
+                                         TowlineBindSocket bind,
+                                         void *user_data,
+                                         TowlineOnReleased on_released,
+                                         TowlineError **error);
+
 // Sends one request; on_response is called once with its whole answer, unless this function fails. A gRPC status other
 // than OK is no error here: see towline_response_grpc_status.
 //
@@ -769,6 +805,11 @@ TowlineStatus towline_on_name(const TowlineClient *client,
 
 // The name. It lives as long as the handle.
 const char *towline_name_host(const TowlineName *name);
+
+// Says which network connections to it are for, as the app has told of it. Its texts live as long as the handle.
+TowlineStatus towline_name_network(const TowlineName *name,
+                                   TowlineNetwork *network,
+                                   TowlineError **error);
 
 // Its addresses, the preferred first: 1 to 16 of IPv4 and IPv6, as 192.0.2.7,2001:db8::7. A second answer is none.
 TowlineStatus towline_name_answer(const TowlineName *name,

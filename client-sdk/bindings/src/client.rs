@@ -8,9 +8,10 @@ use std::{
     time::SystemTime,
 };
 
-use towline_client::ConnectionState;
+use towline_client::{BindSocket, ConnectionState};
 
 use crate::{
+    binder::{Binds, SocketBinder},
     cancel::Cancellation,
     engine::Engine,
     error::TowlineError,
@@ -65,13 +66,18 @@ pub struct TicketCounts {
 #[uniffi::export]
 impl Client {
     /// Checks the options and begins to connect in the background. Calls may be made at once: they wait for the line.
+    /// `socket_binder` is asked to bind each socket to the network that it is for.
     ///
     /// # Errors
     /// An option cannot work, or the identity file cannot be used.
-    #[uniffi::constructor]
-    pub fn new(options: ClientOptions) -> Result<Arc<Self>, TowlineError> {
+    #[uniffi::constructor(default(socket_binder = None))]
+    pub fn new(
+        options: ClientOptions,
+        socket_binder: Option<Arc<dyn SocketBinder>>,
+    ) -> Result<Arc<Self>, TowlineError> {
         let asking = options.own_resolver.then(names::asking);
         let mut config = options.into_config()?;
+        config.binder = socket_binder.map(|binder| Arc::new(Binds(binder)) as Arc<dyn BindSocket>);
         let questions = asking.map(|(asking, questions)| {
             config.resolver = Some(Arc::new(asking));
             questions

@@ -2,15 +2,17 @@
 //!
 //! Everything stands on `towline_client`; here are its shapes in other languages. `engine` runs it: one tokio runtime
 //! for the process. `client` and `stream` are the handles, `request` and `options` what goes in, `listen`, `durable`,
-//! `names` and `logs` what an app waits for, `error` what went wrong; `c` is the C ABI over the same handles, and the
+//! `names` and `logs` what an app waits for, `binder` what it is asked to do, `error` what went wrong; `c` is the C ABI over the same handles, and the
 //! only place with `unsafe`.
 //!
 //! Whoever listens asks for one thing after the other (`next()`), which Kotlin's `Flow`, Swift's `AsyncSequence` and
 //! Python's asynchronous iterators wrap in a few lines: an app that is slow holds pushes back and acknowledges each by
-//! asking for the next, and nothing of the app runs on the engine's thread.
+//! asking for the next, and nothing of the app runs on the engine's thread. A socket that waits to be bound cannot be handed
+//! out so: the app is called, by a thread that may block.
 
 uniffi::setup_scaffolding!();
 
+mod binder;
 mod c;
 mod cancel;
 mod client;
@@ -28,6 +30,7 @@ mod signals;
 mod source;
 mod stream;
 
+pub use binder::{BinderError, SocketBinder};
 pub use cancel::Cancellation;
 pub use client::{Client, EndpointList, TicketCounts};
 pub use durable::{DamagedRecord, DurableOutcome, OutcomeListener};

@@ -16,6 +16,7 @@ use towline_client::{ConnectionState, Resolve, Resolving};
 use crate::{
     client::Client,
     error::TowlineError,
+    signals::Network,
     source::{Feed, Listens, Source},
 };
 
@@ -33,6 +34,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 #[derive(uniffi::Object)]
 pub struct NameQuestion {
     host: String,
+    network: Network,
     /// `None` once it is answered.
     answer: Mutex<Option<Waits>>,
 }
@@ -66,6 +68,11 @@ impl NameQuestion {
     /// The name.
     pub fn host(&self) -> String {
         self.host.clone()
+    }
+
+    /// The network that connections to it are for, as the app has told of it: Android's `Network.getAllByName` asks there.
+    pub fn network(&self) -> Network {
+        self.network.clone()
     }
 
     /// Its addresses, the preferred first: 1 to 16 of IPv4 and IPv6. A second answer is none.
@@ -138,20 +145,25 @@ pub(crate) struct Asking(mpsc::Sender<NameQuestion>);
 
 impl Resolve for Asking {
     fn resolve(&self, host: &str) -> Resolving {
-        Box::pin(self.ask(host, ANSWER_MAX))
+        self.resolve_on(&towline_client::Network::default(), host)
+    }
+
+    fn resolve_on(&self, network: &towline_client::Network, host: &str) -> Resolving {
+        Box::pin(self.ask(network, host, ANSWER_MAX))
     }
 }
 
 impl Asking {
     fn ask(
         &self,
+        network: &towline_client::Network,
         host: &str,
         answer_max: Duration,
     ) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static {
-        let (questions, host) = (self.0.clone(), host.to_owned());
+        let (questions, host, network) = (self.0.clone(), host.to_owned(), Network::from(network));
         async move {
             let (answer, answered) = oneshot::channel();
-            let question = NameQuestion { host, answer: Mutex::new(Some(answer)) };
+            let question = NameQuestion { host, network, answer: Mutex::new(Some(answer)) };
             questions.try_send(question).map_err(|_| io::Error::other("the app takes no more questions"))?;
             match timeout(answer_max, answered).await {
                 Ok(Ok(answer)) => answer,
@@ -233,10 +245,13 @@ mod tests {
     #[tokio::test]
     async fn a_question_that_nobody_takes_is_given_up_and_not_handed_out_later() {
         let (asking, questions) = asking();
-        let given_up = asking.ask("a.example", Duration::ZERO).await.unwrap_err();
+        let home = towline_client::Network::new(towline_client::NetworkKind::Wifi, "home");
+        let given_up = asking.ask(&home, "a.example", Duration::ZERO).await.unwrap_err();
         assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
-        let asked = tokio::spawn(asking.resolve("b.example"));
-        assert_eq!(open_question(&questions).await.unwrap().host(), "b.example");
+        let asked = tokio::spawn(asking.resolve_on(&home, "b.example"));
+        let question = open_question(&questions).await.unwrap();
+        assert_eq!((question.host(), question.network()), ("b.example".to_owned(), Network::from(&home)));
+        drop(question);
         assert!(asked.await.unwrap().is_err());
     }
 }

@@ -134,6 +134,34 @@ impl From<Network> for towline_client::Network {
     }
 }
 
+impl From<&towline_client::Network> for Network {
+    fn from(network: &towline_client::Network) -> Self {
+        Self {
+            kind: network.kind.into(),
+            key: network.key.clone(),
+            metered: network.metered,
+            carrier: network.carrier.clone(),
+        }
+    }
+}
+
+impl From<towline_client::NetworkKind> for NetworkKind {
+    fn from(kind: towline_client::NetworkKind) -> Self {
+        use towline_client::NetworkKind as Kind;
+        match kind {
+            Kind::Unknown => Self::Unknown,
+            Kind::None => Self::Offline,
+            Kind::Ethernet => Self::Ethernet,
+            Kind::Wifi => Self::Wifi,
+            Kind::Cellular => Self::Cellular,
+            Kind::Cellular2g => Self::Cellular2g,
+            Kind::Cellular3g => Self::Cellular3g,
+            Kind::Cellular4g => Self::Cellular4g,
+            Kind::Cellular5g => Self::Cellular5g,
+        }
+    }
+}
+
 impl From<NetworkKind> for towline_client::NetworkKind {
     fn from(kind: NetworkKind) -> Self {
         match kind {

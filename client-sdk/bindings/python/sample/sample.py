@@ -1,7 +1,10 @@
 """A first call, a push, and what Linux says of the network: sample.py HOST:PORT CA.pem, with `towline dev` running."""
 
 import asyncio
+import ipaddress
+import os
 import pathlib
+import socket
 import sys
 
 import towline
@@ -46,6 +49,22 @@ class NetworkWatch:
             await monitor.wait()
 
 
+class Binder(towline.SocketBinder):
+    """Binds each socket to the interface of the network that it is for: while calls go on over the one in use, the one that
+    joined is tried."""
+
+    def bind(self, fd, peer, network):
+        # Before there was any route, and where the gateway is on this machine, the system's choice will do.
+        if not network.key or ipaddress.ip_address(peer).is_loopback:
+            return
+        # The socket is the client's, and Python closes what it wraps: that is a copy.
+        with socket.socket(fileno=os.dup(fd)) as it:
+            try:
+                it.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, network.key.encode())
+            except OSError as error:
+                raise towline.BinderError.Refused(f"{network.key}: {error}") from error
+
+
 async def default_routes():
     """Interfaces with a default route, that of the smallest metric first."""
     asked = await asyncio.create_subprocess_exec(
@@ -63,7 +82,7 @@ async def default_routes():
 
 async def main(endpoint, ca):
     options = towline.ClientOptions(endpoints=[endpoint], roots_pem=pathlib.Path(ca).read_bytes())
-    async with towline.Client(options) as client:
+    async with towline.Client(options, socket_binder=Binder()) as client:
         watching = asyncio.ensure_future(NetworkWatch(client).run())
         answer = await client.call(towline.Request(path="/hello", method="GET"))
         print("call:", answer.status, answer.body.decode())

@@ -13,6 +13,7 @@ asynchronous iterators, and a client is an asynchronous context manager. A task 
 
 from . import towline_ffi
 from .towline_ffi import (
+    BinderError,
     Cancellation,
     Client,
     ClientOptions,
@@ -43,6 +44,7 @@ from .towline_ffi import (
     Request,
     Response,
     ShortCalls,
+    SocketBinder,
     StateListener,
     StreamEnd,
     StreamHead,

@@ -40,6 +40,12 @@ impl Callbacks {
         }
     }
 
+    /// Makes a callback that nobody waits for.
+    pub(super) fn tell(&self, callback: impl FnOnce() + Send + 'static) {
+        // The thread ends with the process.
+        let _ = self.jobs.send(Box::new(callback));
+    }
+
     fn start() -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         thread::Builder::new().name("towline-calls".to_owned()).spawn(move || {

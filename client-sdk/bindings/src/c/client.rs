@@ -45,7 +45,8 @@ pub extern "C" fn towline_client_new(
     let client = emptied(client);
     guard(error, || {
         let out = given(client, "client")?;
-        let client = Client::new(given(options, "options")?.0.clone())?;
+        let TowlineOptions { options, binder } = given(options, "options")?;
+        let client = Client::new(options.clone(), binder.clone())?;
         let client_id = c_text(&client.client_id());
         put(Some(out), Some(TowlineClient { client, client_id }));
         Ok(())

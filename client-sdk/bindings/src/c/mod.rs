@@ -2,7 +2,7 @@
 //!
 //! Every entry goes through [`guard`], so that no panic leaves it. Callbacks are made by one thread of their own
 //! (`callbacks`), which holds no lock meanwhile: they may call any function of the header, and may block without
-//! holding up the client.
+//! holding up the client. One that binds a socket cannot wait behind others: threads that may block make it (`binder`).
 #![allow(unsafe_code, reason = "names are exported here; what C hands over is read in `raw` alone")]
 #![allow(
     unreachable_pub,
@@ -10,6 +10,7 @@
     reason = "it is public for C, by name and by the header, and private for Rust"
 )]
 
+mod binder;
 mod call;
 mod callbacks;
 mod client;

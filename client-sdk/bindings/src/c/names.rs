@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     TowlineError, TowlineStatus,
+    binder::{CNetwork, TowlineNetwork},
     client::TowlineClient,
     given, guard, guarded,
     listen::{TowlineListener, listen},
@@ -20,6 +21,7 @@ use crate::NameQuestion;
 pub struct TowlineName {
     question: Arc<NameQuestion>,
     host: CString,
+    network: CNetwork,
 }
 
 /// Told each name to look up, which is the app's from then on. The last call has NULL.
@@ -50,6 +52,20 @@ pub extern "C" fn towline_on_name(
 #[unsafe(no_mangle)]
 pub extern "C" fn towline_name_host(name: Option<&TowlineName>) -> *const c_char {
     guarded(c"".as_ptr(), || name.map_or(c"", |it| it.host.as_c_str()).as_ptr())
+}
+
+/// Says which network connections to it are for, as the app has told of it. Its texts live as long as the handle.
+#[unsafe(no_mangle)]
+pub extern "C" fn towline_name_network(
+    name: Option<&TowlineName>,
+    network: Option<&mut MaybeUninit<TowlineNetwork>>,
+    error: Option<&mut MaybeUninit<*mut TowlineError>>,
+) -> TowlineStatus {
+    guard(error, || {
+        let network = given(network, "network")?;
+        network.write(given(name, "name")?.network.shown());
+        Ok(())
+    })
 }
 
 /// Its addresses, the preferred first: 1 to 16 of IPv4 and IPv6, as 192.0.2.7,2001:db8::7. A second answer is none.
@@ -87,7 +103,7 @@ pub extern "C" fn towline_name_free(name: Option<Box<TowlineName>>) {
 
 impl TowlineName {
     fn new(question: Arc<NameQuestion>) -> Self {
-        let host = c_text(&question.host());
-        Self { question, host }
+        let (host, network) = (c_text(&question.host()), CNetwork::new(&question.network()));
+        Self { question, host, network }
     }
 }

@@ -1,17 +1,23 @@
 //! Options by name: a header that need not change when there are more of them.
 
-use std::{ffi::c_char, mem::MaybeUninit, time::Duration};
+use std::{ffi::c_char, mem::MaybeUninit, sync::Arc, time::Duration};
 
 use super::{TowlineError, TowlineStatus, given, guard, guarded, raw};
-use crate::{ClientOptions, DictionaryFetch, Header, ShortCalls, Transports, error::TowlineError as Error};
+use crate::{
+    ClientOptions, DictionaryFetch, Header, ShortCalls, SocketBinder, Transports,
+    error::TowlineError as Error,
+};
 
 /// What a client is made with.
-pub struct TowlineOptions(pub(super) ClientOptions);
+pub struct TowlineOptions {
+    pub(super) options: ClientOptions,
+    pub(super) binder: Option<Arc<dyn SocketBinder>>,
+}
 
 /// Options without a gateway, and defaults for all else. Free them with towline_options_free.
 #[unsafe(no_mangle)]
 pub extern "C" fn towline_options_new() -> Box<TowlineOptions> {
-    Box::new(TowlineOptions(ClientOptions::new(std::iter::empty::<String>())))
+    Box::new(TowlineOptions { options: ClientOptions::new(std::iter::empty::<String>()), binder: None })
 }
 
 /// Sets an option. Those marked with + may be set several times, each adds a value.
@@ -54,7 +60,7 @@ pub extern "C" fn towline_options_set(
 ) -> TowlineStatus {
     guard(error, || {
         let options = given(options, "options")?;
-        set(&mut options.0, &raw::text(name, "name")?, raw::text(value, "value")?)
+        set(&mut options.options, &raw::text(name, "name")?, raw::text(value, "value")?)
     })
 }
 

@@ -4,6 +4,7 @@ import dev.towline.*
 import java.io.File
 import java.nio.file.Files
 import java.time.Duration
+import java.util.Collections
 import kotlinx.coroutines.*
 import kotlinx.coroutines.flow.*
 
@@ -93,6 +94,31 @@ class App(private val edge: String, private val plain: String, private val ca: B
         }
     }
 
+    suspend fun sockets() = coroutineScope {
+        val bound = Collections.synchronizedList(mutableListOf<String>())
+        val binder = object : SocketBinder {
+            override fun bind(fd: Int, peer: String, network: Network) {
+                check(fd > 2 && peer == "127.0.0.1") { "$fd $peer" }
+                bound += network.key
+                if (network.key == "cellar") throw BinderException.Refused("cellar is gone")
+                if (network.key == "attic") error("not even refused")
+            }
+        }
+        Client(ClientOptions(endpoints = listOf(edge), rootsPem = ca), binder).use { client ->
+            client.networkChanged(Network(NetworkKind.WIFI, key = "home"))
+            check(client.unary(Request(UNARY, text("bound"))).startsWith(text("bound")))
+            check("home" in bound) { bound }
+            client.networkJoined(Network(NetworkKind.CELLULAR, key = "street"))
+            while ("street" !in bound) client.unary(Request(UNARY, text("on")))
+            for ((key, reason) in listOf("cellar" to "cellar is gone", "attic" to "not even refused")) {
+                client.networkChanged(Network(NetworkKind.WIFI, key = key))
+                client.stateFlow().first { it is LineState.Offline && reason in it.reason }
+            }
+            client.networkChanged(Network(NetworkKind.WIFI, key = "home"))
+            check(client.unary(Request(UNARY, text("back"))).startsWith(text("back")))
+        }
+    }
+
     suspend fun misuse() {
         refused<TowlineException.Config> { Client(ClientOptions(listOf(edge))) }
         refused<TowlineException.Config> { Client(ClientOptions(listOf("https://edge/"), rootsPem = ca)) }
@@ -131,7 +157,8 @@ class App(private val edge: String, private val plain: String, private val ca: B
 
     suspend fun run() {
         val parts = listOf(
-            ::calls, ::streams, ::pushes, ::durable, ::statesAndSignals, ::ownResolver, ::misuse, ::cancellation, ::panics,
+            ::calls, ::streams, ::pushes, ::durable, ::statesAndSignals, ::ownResolver, ::sockets, ::misuse, ::cancellation,
+            ::panics,
         )
         for (part in parts) {
             withTimeout(60_000) { part() }

@@ -3,9 +3,12 @@
 import asyncio
 import datetime
 import gc
+import os
 import pathlib
+import socket
 import sys
 import tempfile
+import weakref
 
 import towline
 from towline import Client, ClientOptions, Execution, ErrorKind, Request, TowlineError, towline_ffi
@@ -175,6 +178,7 @@ async def own_resolver():
         refusing.cancel()
         question = await names.next()
         assert question.host() == "localhost", question.host()
+        assert question.network() == towline.Network(kind=towline.NetworkKind.UNKNOWN), question.network()
         for wrong, argument in ((["localhost"], "addresses[0]"), ([], "addresses")):
             try:
                 question.answer(wrong)
@@ -191,6 +195,59 @@ async def own_resolver():
             raise AssertionError("names that nobody asks for")
         except TowlineError.Config as error:
             assert error.option == "own_resolver", error
+
+
+async def sockets():
+    class Binder(towline.SocketBinder):
+        def __init__(self):
+            self.bound, self.gone, self.broken = [], set(), set()
+
+        def bind(self, fd, peer, network):
+            # A descriptor of its own for the time of the call: Python closes what it wraps.
+            with socket.socket(fileno=os.dup(fd)) as it:
+                try:
+                    it.getpeername()
+                    raise AssertionError("connected already")
+                except OSError:
+                    pass
+                kind = it.type
+            self.bound.append((kind, peer, network.key))
+            if network.key in self.gone:
+                raise towline.BinderError.Refused(f"{network.key} is gone")
+            if network.key in self.broken:
+                raise KeyError(network.key)
+
+    def network(key):
+        return towline.Network(kind=towline.NetworkKind.WIFI, key=key)
+
+    for transports, kind in ((towline.Transports.TCP, socket.SOCK_STREAM), (towline.Transports.QUIC, socket.SOCK_DGRAM)):
+        binder = Binder()
+        options = ClientOptions(endpoints=[EDGE], roots_pem=CA, transports=transports)
+        async with Client(options, socket_binder=binder) as it:
+            it.network_changed(network("home"))
+            await it.unary(Request(path=UNARY, message=text("bound")))
+            # A socket that was wanted before the app told of a network may be bound beside.
+            assert (kind, "127.0.0.1", "home") in binder.bound, binder.bound
+            binder.bound.clear()
+            it.network_joined(network("street"))
+            while len(binder.bound) < 2:
+                await it.unary(Request(path=UNARY, message=text("on")))
+            assert all(bound == (kind, "127.0.0.1", "street") for bound in binder.bound), binder.bound
+            # What is refused, and what the app does wrong, fails attempts and nothing else.
+            binder.gone.add("cellar")
+            binder.broken.add("attic")
+            states = it.states()
+            for key, reason in (("cellar", "cellar is gone"), ("attic", "attic")):
+                it.network_changed(network(key))
+                while not ((state := await states.next()).is_OFFLINE() and reason in state.reason):
+                    pass
+            it.network_changed(network("home"))
+            await it.unary(Request(path=UNARY, message=text("back")))
+        weakly = weakref.ref(binder)
+        del binder, it
+        while weakly() is not None:
+            gc.collect()
+            await asyncio.sleep(0.01)
 
 
 async def tickets():
@@ -381,7 +438,7 @@ async def refused(work, error, **fields):
 
 
 async def main():
-    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, damaged, own_resolver, tickets,
+    for part in (calls, streams, one_direction_waits_for_the_other, pushes, durable, damaged, own_resolver, sockets, tickets,
                  what_the_operator_says, states_and_signals, logs, misuse, cancellation, panics, release):
         await asyncio.wait_for(part(), 60)
         print("ok", part.__name__)

@@ -66,6 +66,17 @@ fn an_app_looks_names_up_and_the_next_run_restores_its_tickets() {
     assert!(said.ends_with("everything was as it should be\n"), "{said}");
 }
 
+#[test]
+fn an_app_binds_sockets_to_networks() {
+    if !has("cc") {
+        return;
+    }
+    let bed = Bed::start();
+    let sockets = compiled(&bed, "tests/languages/sockets.c");
+    let said = run(program(&sockets).arg(bed.endpoint("edge")).arg(&bed.ca));
+    assert!(said.ends_with("everything was as it should be\n"), "{said}");
+}
+
 /// The header is also C++.
 #[test]
 fn the_header_compiles_as_cpp() {

@@ -3,8 +3,8 @@
 use std::{env, fs, path::Path};
 
 /// The sources of the C ABI, as the header lists them.
-const SOURCES: [&str; 9] =
-    ["error", "raw", "options", "client", "call", "stream", "listen", "durable", "names"];
+const SOURCES: [&str; 10] =
+    ["error", "raw", "options", "client", "binder", "call", "stream", "listen", "durable", "names"];
 
 #[test]
 fn the_header_is_up_to_date() {

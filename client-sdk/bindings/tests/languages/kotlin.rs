@@ -36,7 +36,7 @@ fn an_app_in_kotlin() {
     app.arg("-cp").arg(class_path);
     app.arg(format!("-Djna.library.path={}", library_folder().display()));
     let said = run(app.args(["AppKt", &bed.endpoint("edge"), &bed.endpoint("plain")]).arg(&bed.ca));
-    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 9, "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 10, "{said}");
 }
 
 /// The folder that `kotlin/jars.sh` filled.

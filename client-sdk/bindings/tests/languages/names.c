@@ -21,6 +21,10 @@ static void on_name(void *user_data, TowlineName *name) {
         return;
     }
     EXPECT(strcmp(towline_name_host(name), "localhost") == 0);
+    TowlineNetwork network;
+    EXPECT(towline_name_network(name, NULL, NULL) == TOWLINE_STATUS_ARGUMENT);
+    EXPECT(towline_name_network(name, &network, NULL) == TOWLINE_STATUS_OK);
+    EXPECT(network.kind == TOWLINE_NETWORK_UNKNOWN && network.key[0] == '\0');
     if (told.failed_so == 0) {
         EXPECT(towline_name_fail(name, "no resolver today", NULL) == TOWLINE_STATUS_OK);
         towline_name_free(name);

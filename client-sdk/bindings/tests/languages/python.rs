@@ -18,7 +18,7 @@ fn an_app_in_python() {
     let mut python = python(&bed);
     python.arg(package().join("tests/languages/app.py"));
     let said = run(python.args([bed.endpoint("edge"), bed.endpoint("plain")]).arg(&bed.ca));
-    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 15, "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 16, "{said}");
 }
 
 #[test]

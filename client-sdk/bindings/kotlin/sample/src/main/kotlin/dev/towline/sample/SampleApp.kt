@@ -4,18 +4,25 @@ import android.app.Application
 import android.net.ConnectivityManager
 import android.net.NetworkCapabilities
 import android.net.NetworkRequest
+import android.os.ParcelFileDescriptor
 import androidx.lifecycle.DefaultLifecycleObserver
 import androidx.lifecycle.LifecycleOwner
 import androidx.lifecycle.ProcessLifecycleOwner
+import dev.towline.BinderException
 import dev.towline.Client
 import dev.towline.ClientOptions
 import dev.towline.Network
 import dev.towline.NetworkKind
+import dev.towline.SocketBinder
 import dev.towline.TowlineException
 import java.io.File
+import java.io.IOException
+import java.util.concurrent.ConcurrentHashMap
 
 /** One client for the process, which is told what the system says of the network and of the app. */
 class SampleApp : Application() {
+    private val binder = Binder()
+
     val client: Client by lazy {
         Client(
             ClientOptions(
@@ -26,12 +33,13 @@ class SampleApp : Application() {
                 topics = listOf("greetings/#"),
                 agent = "towline-sample/0.1.0",
             ),
+            binder,
         )
     }
 
     override fun onCreate() {
         super.onCreate()
-        NetworkWatch(client).register(getSystemService(ConnectivityManager::class.java))
+        NetworkWatch(client, binder).register(getSystemService(ConnectivityManager::class.java))
         ProcessLifecycleOwner.get().lifecycle.addObserver(AppWatch(client))
     }
 }
@@ -49,12 +57,40 @@ private fun Client.unlessClosed(tell: Client.() -> Unit) = try {
 }
 
 /**
+ * Binds each of the client's sockets to the network that it is for: when Wi-Fi has become the default, the sockets of calls
+ * that go on over cellular are opened there still, and only those that find out whether Wi-Fi is any good are opened on it.
+ */
+private class Binder : SocketBinder {
+    private val networks = ConcurrentHashMap<String, android.net.Network>()
+
+    fun isUp(key: String, network: android.net.Network) {
+        networks[key] = network
+    }
+
+    fun isLost(key: String) {
+        networks.remove(key)
+    }
+
+    /** By a thread of the library's. */
+    override fun bind(fd: Int, peer: String, network: Network) {
+        // Before the system has told of any network the default one will do.
+        if (network.key.isEmpty()) return
+        val system = networks[network.key] ?: throw BinderException.Refused("the network is gone")
+        try {
+            ParcelFileDescriptor.fromFd(fd).use { system.bindSocket(it.fileDescriptor) }
+        } catch (error: IOException) {
+            throw BinderException.Refused("$error")
+        }
+    }
+}
+
+/**
  * Tells the client which network is the default. The one before may still be up: Android keeps cellular for half a
  * minute when Wi-Fi has become the default, and calls go on over it until the client has found Wi-Fi to be good.
  *
  * All callbacks come on one thread of the system's.
  */
-private class NetworkWatch(private val client: Client) {
+private class NetworkWatch(private val client: Client, private val binder: Binder) {
     private val up = mutableSetOf<android.net.Network>()
     private var default: android.net.Network? = null
     private var told: Network? = null
@@ -69,10 +105,12 @@ private class NetworkWatch(private val client: Client) {
     private inner class Up : ConnectivityManager.NetworkCallback() {
         override fun onAvailable(network: android.net.Network) {
             up += network
+            binder.isUp(network.key, network)
         }
 
         override fun onLost(network: android.net.Network) {
             up -= network
+            binder.isLost(network.key)
         }
     }
 
@@ -81,9 +119,8 @@ private class NetworkWatch(private val client: Client) {
             val joins = default != network && default in up
             default = network
             val metered = !networkCapabilities.hasCapability(NetworkCapabilities.NET_CAPABILITY_NOT_METERED)
-            // The handle tells networks apart until the device restarts.
-            val key = network.networkHandle.toString()
-            val next = Network(kind(networkCapabilities), key = key, metered = metered)
+            binder.isUp(network.key, network)
+            val next = Network(kind(networkCapabilities), key = network.key, metered = metered)
             tell(next) { if (joins) networkJoined(next) else networkChanged(next) }
         }
 
@@ -100,6 +137,9 @@ private class NetworkWatch(private val client: Client) {
         told = network
         client.unlessClosed(how)
     }
+
+    /** The handle tells networks apart until the device restarts. */
+    private val android.net.Network.key get() = networkHandle.toString()
 
     private fun kind(capabilities: NetworkCapabilities) = when {
         capabilities.hasTransport(NetworkCapabilities.TRANSPORT_WIFI) -> NetworkKind.WIFI

@@ -1,6 +1,6 @@
 //! A gateway with one listener for each transport, and clients for it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -63,6 +63,19 @@ impl Bed {
         let serving = run::serve(Gateway::build(settings).unwrap()).await.unwrap();
         let ca = std::fs::read(&certificates.ca).unwrap();
         Self { serving, backend, folder, ca, certificates: files }
+    }
+
+    /// Another gateway with the same certificate, which sends its clients to `address` when it goes.
+    pub async fn twin(&self, spread: Duration, address: SocketAddr) -> Self {
+        let mut twin = Self::with(|settings| {
+            (settings.drain_spread, settings.drain_timeout) = (spread, Duration::from_secs(3600));
+            settings.drain_endpoints = vec![address.to_string()];
+            let edge = settings.listeners.iter_mut().filter(|listener| &*listener.name == "edge");
+            edge.for_each(|listener| listener.certificates = vec![self.certificates.clone()]);
+        })
+        .await;
+        twin.ca.clone_from(&self.ca);
+        twin
     }
 
     pub fn gateway(&self) -> &Arc<Gateway> {

@@ -29,16 +29,7 @@ async fn stays_online(client: Client) {
 /// Two gateways with one certificate, so that either is whom the client is sent to.
 async fn two(spread: Duration) -> (Bed, Bed) {
     let next = Bed::start().await;
-    let (files, address) = (next.certificates.clone(), next.address("edge"));
-    let mut first = Bed::with(|settings| {
-        (settings.drain_spread, settings.drain_timeout) = (spread, HOUR);
-        settings.drain_endpoints = vec![address.to_string()];
-        let edge = settings.listeners.iter_mut().filter(|listener| &*listener.name == "edge");
-        edge.for_each(|listener| listener.certificates = vec![files.clone()]);
-    })
-    .await;
-    first.ca.clone_from(&next.ca);
-    (first, next)
+    (next.twin(spread, next.address("edge")).await, next)
 }
 
 #[tokio::test]

@@ -1,20 +1,22 @@
 //! What ClientHellos cost of a slow network's uplink, and what they offer there, on real sockets.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
-use towline_client::{Client, ClientConfig, Network, NetworkKind, Transports};
+use towline_client::{Client, ClientConfig, Network, NetworkKind, ShortCalls, Transport, Transports};
 
 use crate::{
-    bed::{Bed, answer, endpoint, online},
+    bed::{Bed, answer, call, endpoint, online},
     tape::Tape,
+    waits::until,
 };
 
 const X25519: u16 = 29;
 const X25519_MLKEM768: u16 = 0x11ec;
 const KEY_SHARE: u16 = 51;
 const PRE_SHARED_KEY: u16 = 41;
+const ALPN: u16 = 16;
 /// The random that makes a ServerHello a HelloRetryRequest (RFC 8446, section 4.1.3).
 const RETRY: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
 
@@ -29,27 +31,39 @@ fn start(mut config: ClientConfig, kind: NetworkKind, change: impl FnOnce(&mut C
 /// What a flight's ClientHello says: its octets with the record's, the groups of its key shares, and whether it shows a
 /// session.
 fn hello(flight: &[u8]) -> (usize, Vec<u16>, bool) {
-    let short = |at: usize| u16::from_be_bytes([flight[at], flight[at + 1]]);
-    let length = 5 + usize::from(short(3));
+    let mut shares = extension(flight, KEY_SHARE).and_then(|list| list.get(2..)).unwrap_or_default();
+    let mut groups = Vec::new();
+    while shares.len() >= 4 {
+        groups.push(short(shares, 0));
+        shares = &shares[4 + usize::from(short(shares, 2))..];
+    }
+    (hello_length(flight), groups, extension(flight, PRE_SHARED_KEY).is_some())
+}
+
+/// What an extension of the ClientHello says.
+fn extension(flight: &[u8], kind: u16) -> Option<&[u8]> {
     // Record, header, version and random.
     let mut at = 5 + 4 + 2 + 32;
     at += 1 + usize::from(flight[at]);
-    at += 2 + usize::from(short(at));
+    at += 2 + usize::from(short(flight, at));
     at += 1 + usize::from(flight[at]) + 2;
-    let (mut groups, mut resumes) = (Vec::new(), false);
-    while at < length {
-        let (kind, end) = (short(at), at + 4 + usize::from(short(at + 2)));
-        resumes |= kind == PRE_SHARED_KEY;
-        if kind == KEY_SHARE {
-            let mut share = at + 6;
-            while share < end {
-                groups.push(short(share));
-                share += 4 + usize::from(short(share + 2));
-            }
+    while at < hello_length(flight) {
+        let end = at + 4 + usize::from(short(flight, at + 2));
+        if short(flight, at) == kind {
+            return Some(&flight[at + 4..end]);
         }
         at = end;
     }
-    (length, groups, resumes)
+    None
+}
+
+/// With the record's header.
+fn hello_length(flight: &[u8]) -> usize {
+    5 + usize::from(short(flight, 3))
+}
+
+fn short(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The hello of connection `place`, which the gateway answers at once.
@@ -119,6 +133,112 @@ async fn an_operator_may_forbid_it_and_may_have_it_from_the_first_handshake_on()
     let (bytes, groups, resumes) = said(&tape, 2).await;
     assert_eq!((groups, resumes), (vec![X25519], false));
     assert!(bytes < 300, "{bytes}");
+}
+
+/// The groups that connections for POSTs offer, one after the other, and whether each shows a session.
+async fn posts(tape: &Tape) -> Vec<(Vec<u16>, bool)> {
+    let mut posts = Vec::new();
+    for place in 0..tape.connections() {
+        let flight = tape.flight(place).await;
+        let protocols = extension(&flight, ALPN).unwrap();
+        if protocols.windows(3).any(|name| name == b"\x02h2") {
+            let (_, groups, resumes) = said(tape, place).await;
+            posts.push((groups, resumes));
+        }
+    }
+    posts
+}
+
+/// Connections for POSTs have sessions of their own, and are judged as the link's are.
+#[tokio::test]
+async fn posts_on_a_slow_network_resume_without_the_hybrid_as_the_link_does() {
+    let (hybrid, classical): (&[u16], &[u16]) = (&[X25519_MLKEM768, X25519], &[X25519]);
+    let slow = NetworkKind::Cellular2g;
+    for (kind, enabled, always, [whole, resumed]) in [
+        (slow, true, false, [hybrid, classical]),
+        (NetworkKind::Wifi, true, false, [hybrid, hybrid]),
+        (slow, false, false, [hybrid, hybrid]),
+        (slow, true, true, [classical, classical]),
+    ] {
+        let bed = Bed::start().await;
+        let tape = Tape::start(bed.address("edge")).await;
+        let mut config = bed.config(Transports::Tcp);
+        config.endpoints = vec![endpoint(tape.address())];
+        config.short_calls = ShortCalls::Always;
+        let client = start(config, kind, |config| {
+            config.strategies.handshake.enabled = enabled;
+            config.strategies.handshake.whole = always;
+        });
+        let mut states = client.states();
+        for n in 1..=2 {
+            // What is known of the change of the network is known to all then.
+            online(&client).await;
+            let response = client.call(call("Echo", "x")).await.unwrap();
+            assert_eq!(response.timeline.transport, Some(Transport::Post));
+            assert_eq!(posts(&tape).await.len(), n, "{kind:?}");
+            // The same network with another address: connections for POSTs are made anew.
+            states.mark_unchanged();
+            client.network_changed(Network::new(kind, "street"));
+            states.changed().await.unwrap();
+        }
+        assert_eq!(posts(&tape).await, [(whole.to_vec(), false), (resumed.to_vec(), true)], "{kind:?}");
+        assert_eq!(bed.backend.counts("Echo").started, 2);
+    }
+}
+
+/// A connection that is made beside the line's own offers what the network is good for that it is made on, whichever is in
+/// use.
+#[tokio::test]
+async fn second_connections_offer_what_suits_the_network_that_joins() {
+    let hybrid: &[u16] = &[X25519_MLKEM768, X25519];
+    for (in_use, joins, offered) in [
+        (NetworkKind::Wifi, NetworkKind::Cellular2g, &[X25519][..]),
+        (NetworkKind::Cellular2g, NetworkKind::Wifi, hybrid),
+    ] {
+        let bed = Bed::start().await;
+        let tape = Tape::start(bed.address("edge")).await;
+        let mut config = bed.config(Transports::Tcp);
+        config.endpoints = vec![endpoint(tape.address())];
+        let client = start(config, in_use, |config| {
+            config.short_calls = ShortCalls::Off;
+            config.strategies.liveness.enabled = false;
+            config.strategies.handover.check_gap = Duration::from_millis(100);
+        });
+        assert_eq!(answer(&client, "Echo", "x").await, "x");
+        assert_eq!(said(&tape, 0).await.1, hybrid, "the first handshake");
+        let joined = Network::new(joins, "there");
+        client.network_joined(joined.clone());
+        until("the line to move", || client.network() == joined).await;
+        online(&client).await;
+        assert_eq!(answer(&client, "Echo", "y").await, "y");
+        for place in [1, 2] {
+            let (_, groups, resumes) = said(&tape, place).await;
+            assert_eq!((&groups[..], resumes), (offered, true), "{joins:?} joins {in_use:?}: {place}");
+        }
+        assert_eq!(tape.connections(), 3);
+    }
+}
+
+/// At a gateway that goes, the next one is greeted as the network in use asks for. It keeps no session of the client's, and
+/// gets a hybrid handshake.
+#[tokio::test]
+async fn a_second_connection_to_a_gateway_that_knows_no_session_is_hybrid_also_on_a_slow_network() {
+    let next = Bed::start().await;
+    let tape = Tape::start(next.address("edge")).await;
+    let first = next.twin(Duration::from_secs(1), tape.address()).await;
+    let client = start(first.config(Transports::Tcp), NetworkKind::Cellular2g, |config| {
+        config.short_calls = ShortCalls::Off;
+        config.strategies.liveness.enabled = false;
+    });
+    assert_eq!(answer(&client, "Echo", "x").await, "x");
+    first.gateway().drain.begin(tokio::time::Instant::now() + Duration::from_secs(3600));
+    until("the line to move", || tape.connections() == 2).await;
+    assert_eq!(hello(&tape.flight(0).await).1, [X25519]);
+    assert_eq!(said(&tape, 1).await.1, [X25519_MLKEM768, X25519]);
+    until("the line to be there", || {
+        next.gateway().metrics.handshakes.with_label_values(&["edge", "ok"]).get() > 0
+    })
+    .await;
 }
 
 /// A relay of datagrams that counts those that each port of a client says before it is answered.

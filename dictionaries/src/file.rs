@@ -40,6 +40,17 @@ impl DictionaryFile {
         Ok(Self { id, sha256: sha256_hex(&bytes), bytes })
     }
 
+    /// One that came with the program. What its hash says to be unchanged, zstd need not look at twice.
+    pub(crate) fn of_hash(bytes: Bytes, sha256: &str) -> Result<Self, DictError> {
+        let found = sha256_hex(&bytes);
+        if found != sha256 {
+            return Err(DictError::HashDiffers { found, expected: sha256.to_owned() });
+        }
+        let id = bytes.get(ID).and_then(|id| id.try_into().ok()).map(u32::from_le_bytes);
+        let id = id.ok_or(DictionaryError::NoId)?;
+        Ok(Self { id, sha256: found, bytes })
+    }
+
     /// Reads a dictionary made by `towline dict train` or `zstd --train`.
     pub fn load(path: &Path) -> Result<Self, DictError> {
         let io_error = |source| DictError::Io { path: path.to_owned(), source };

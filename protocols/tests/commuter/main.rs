@@ -1,5 +1,6 @@
 //! A month of a commuter's networks in simulated time, by seed: home Wi-Fi, a street, a subway with blackouts, an
-//! elevator, an office whose NAT forgets UDP after 30 s, a train with hand-overs, a captive portal, nights in doze. The
+//! elevator, an office whose NAT forgets UDP after 30 s, a train with hand-overs, a captive portal, nights in doze; every other
+//! network joins the one before while that still works. The
 //! machines of `policy` are driven together as the SDK drives them, and it is checked what must hold whatever the seed:
 //!
 //! - no call comes to its deadline on a network that is up, and none is tried again behind it;
@@ -89,6 +90,10 @@ fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
         }
     };
     check(report.calls > 1000, format!("only {} calls were made", report.calls));
+    let (joined, taken) = (report.joined, report.taken_over);
+    let text =
+        format!("of {joined} networks that joined {taken} took the link over before the other was gone");
+    check(joined > 50 && taken * 2 > joined && taken < joined, text);
     check(report.hung == 0, format!("{} calls came to their deadline on a network that was up", report.hung));
     let slowest = report.slowest_where_up;
     check(slowest <= ANSWER_MAX, format!("an answer took {slowest:?} on a network that was up"));
@@ -181,6 +186,12 @@ fn ways_that_are_tried_too_soon_are_caught() {
         it.race.stagger_share = 0.1;
         it.race.stagger_min = Duration::from_millis(10);
     });
+}
+
+#[test]
+fn networks_that_are_left_before_the_next_is_used_are_caught() {
+    check_is_caught("took the link over", |it| it.handover.enabled = false);
+    check_is_caught("took the link over", |it| it.handover.check_gap = Duration::from_secs(60));
 }
 
 #[test]

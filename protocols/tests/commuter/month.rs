@@ -89,6 +89,8 @@ pub struct Stay {
     pub place: Place,
     /// The cell changed on arrival, and the address with it.
     pub is_handover: bool,
+    /// When the network of the next stay is there, which may be before this one goes.
+    pub joined_from: Duration,
     blackouts: Vec<Range<Duration>>,
 }
 
@@ -106,7 +108,20 @@ impl Month {
         for day in 0..DAYS {
             month.day(day, &mut random);
         }
+        // Drawn apart: the rest of a seed's month is as it is without.
+        month.overlap(&mut fastrand::Rng::with_seed(seed ^ 0x6a6f_696e));
         month
+    }
+
+    /// Every other network is there some seconds before the one that it follows is gone.
+    fn overlap(&mut self, random: &mut fastrand::Rng) {
+        for next in 1..self.stays.len() {
+            let is_other = self.stays[next].place.network() != self.stays[next - 1].place.network();
+            if is_other && random.bool() {
+                let stay = &mut self.stays[next - 1];
+                stay.joined_from = stay.until - Duration::from_secs(random.u64(1..=40));
+            }
+        }
     }
 
     fn day(&mut self, day: u64, random: &mut fastrand::Rng) {
@@ -143,7 +158,7 @@ impl Month {
         }
         let before = self.stays.last();
         let is_handover = place.name == "train" && before.is_some_and(|it| it.place.name == "train");
-        self.stays.push(Stay { until, place, is_handover, blackouts });
+        self.stays.push(Stay { until, place, is_handover, joined_from: until, blackouts });
     }
 
     pub fn end(&self) -> Duration {

@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     time::{Duration, Instant},
 };
 
 use towline_protocols::policy::{
-    AppMode, AppState, Arrival, Event, Ground, Heartbeat, Liveness, NetworkKey, Pulse, Quality, Race,
-    RaceAction, Records, Signs, Step, Strategies, Transport, Way, Ways,
+    AppMode, AppState, Arrival, Event, Ground, Handover, HandoverAction, Heartbeat, Liveness, NetworkKey,
+    Pulse, Quality, Race, RaceAction, Records, Signs, Step, Strategies, Transport, Way, Ways,
 };
 
 use crate::month::{Month, Stay};
@@ -61,6 +62,9 @@ pub struct Report {
     /// Connections that were made, and attempts that were given up and would have come.
     pub made: u32,
     pub cut_short: u32,
+    /// Networks that joined one that was in use, and those of them that took its link over before it was gone.
+    pub joined: u32,
+    pub taken_over: u32,
 }
 
 struct Link {
@@ -102,6 +106,13 @@ pub struct Phone<'a> {
     calls_at: Duration,
     /// Attempts of the last hour.
     attempts: VecDeque<Duration>,
+    handover: Handover,
+    /// The network of the next stay has joined.
+    is_joined: bool,
+    /// When the second connection is there, or has failed.
+    second: Option<(Duration, bool)>,
+    /// The link has moved to the next stay's network, which begins then.
+    ahead: Option<Duration>,
     report: Report,
 }
 
@@ -110,6 +121,8 @@ pub struct Phone<'a> {
 enum Next {
     Arrives,
     Moves,
+    Joins,
+    Second,
     Deadline,
     Calls,
     Connects,
@@ -137,6 +150,10 @@ impl<'a> Phone<'a> {
             call: None,
             calls_at: Duration::ZERO,
             attempts: VecDeque::new(),
+            handover: Handover::default(),
+            is_joined: false,
+            second: None,
+            ahead: None,
             report: Report::default(),
         }
     }
@@ -154,10 +171,14 @@ impl<'a> Phone<'a> {
             match next {
                 Next::Arrives => self.hear(),
                 Next::Moves => {
+                    let is_there = self.ahead.take().is_some();
+                    (self.is_joined, self.second) = (false, None);
                     let key = self.network();
                     stay_ends = self.stay().until;
-                    self.moved(key);
+                    self.moved(key, is_there);
                 }
+                Next::Joins => self.joined(),
+                Next::Second => self.follow_second(),
                 Next::Deadline => self.expire(),
                 Next::Calls => self.begin_call(),
                 Next::Connects => self.connect(),
@@ -168,7 +189,22 @@ impl<'a> Phone<'a> {
     }
 
     fn stay(&self) -> &'a Stay {
-        self.month.at(self.now)
+        self.month.at(self.ahead.unwrap_or(self.now))
+    }
+
+    /// The next moment, not before `time`, at which something passes where the phone is.
+    fn passes_from(&self, time: Duration) -> Duration {
+        // Before the stay there begins, what joined early passes as it does then.
+        match self.ahead.filter(|begins| time < *begins) {
+            Some(_) if self.stay().place.is_captive => self.stay().until,
+            Some(_) => time,
+            None => self.month.passes_from(time),
+        }
+    }
+
+    /// Whether everything passes in that time, in one place and where the phone is.
+    fn is_up_during(&self, time: Range<Duration>) -> bool {
+        self.month.is_up_during(time) && !self.stay().place.is_captive
     }
 
     fn network(&self) -> NetworkKey {
@@ -181,6 +217,13 @@ impl<'a> Phone<'a> {
 
     fn next(&self, stay_ends: Duration) -> (Duration, Next) {
         let mut all = vec![(stay_ends, Next::Moves)];
+        let joined_from = self.month.at(self.now).joined_from;
+        if !self.is_joined && joined_from < stay_ends {
+            all.push((joined_from, Next::Joins));
+        }
+        let second = self.second.map(|(at, _)| at);
+        let polled = self.handover.poll_timeout().map(|at| at - self.origin);
+        all.extend(second.into_iter().chain(polled).map(|at| (at, Next::Second)));
         match &self.call {
             Some(call) => all.push((call.began + DEADLINE, Next::Deadline)),
             None => all.push((self.calls_at, Next::Calls)),
@@ -248,9 +291,9 @@ impl<'a> Phone<'a> {
         link.spoke = self.now;
         if link.is_known {
             // What a blackout swallows is sent again behind it.
-            let passes = self.month.passes_from(self.now);
+            let passes = self.passes_from(self.now);
             let round_trip = place.round_trip(&mut self.random);
-            let at = self.month.passes_from(passes + round_trip);
+            let at = self.passes_from(passes + round_trip);
             let at = link.coming.back().map_or(at, |(last, _)| at.max(*last));
             link.coming.push_back((at, is_call));
         }
@@ -271,7 +314,7 @@ impl<'a> Phone<'a> {
         if is_answer && let Some(call) = self.call.take() {
             let took = self.now - call.began;
             self.liveness.came_within(took);
-            if self.month.is_up_during(call.began..call.began + UP_FOR) {
+            if self.is_up_during(call.began..call.began + UP_FOR) {
                 self.report.slowest_where_up = self.report.slowest_where_up.max(took);
             }
         }
@@ -292,7 +335,7 @@ impl<'a> Phone<'a> {
     fn expire(&mut self) {
         let Some(call) = self.call.take() else { return };
         let ends = call.began + DEADLINE;
-        self.report.hung += u32::from(self.month.is_up_during(ends - UP_FOR..ends));
+        self.report.hung += u32::from(self.is_up_during(ends - UP_FOR..ends));
     }
 
     fn send_call(&mut self) {
@@ -349,18 +392,84 @@ impl<'a> Phone<'a> {
         }
         self.liveness.died();
         self.heartbeat.lost(self.at(self.now));
+        // What broke while a network joined is made anew there.
+        if self.handover.is_for_network() {
+            self.go_ahead();
+        }
         self.reconnect(Duration::ZERO);
     }
 
-    fn moved(&mut self, key: NetworkKey) {
+    /// The next stay's network is there, and this one still.
+    fn joined(&mut self) {
+        self.is_joined = true;
+        let policy = &self.strategies.handover;
+        if policy.enabled && self.link.is_some() {
+            self.report.joined += 1;
+            self.handover.joined(policy, self.origin + self.now);
+            return self.follow_second();
+        }
+        self.heartbeat.ended();
+        self.go_ahead();
+        self.reconnect(Duration::ZERO);
+    }
+
+    /// What comes of the second connection.
+    fn follow_second(&mut self) {
+        let (now, policy) = (self.at(self.now), self.strategies.handover.clone());
+        if let Some((_, is_made)) = self.second.take_if(|(at, _)| *at <= self.now) {
+            match is_made {
+                true if self.handover.made(&policy, now) => return self.take_over(),
+                true => {}
+                false => self.handover.failed(&policy, now),
+            }
+        }
+        while let Some(action) = self.handover.poll(now) {
+            self.second = match action {
+                HandoverAction::GiveUp => None,
+                HandoverAction::Connect => Some(self.second_connection()),
+            };
+        }
+    }
+
+    /// When one on the next stay's network is there, or fails, and which of both: it lasts two round trips.
+    fn second_connection(&mut self) -> (Duration, bool) {
+        self.count_attempt();
+        let place = self.month.at(self.month.at(self.now).until).place;
+        match place.is_captive {
+            true => (self.now + CONNECT_MAX, false),
+            false => (self.now + 2 * place.round_trip(&mut self.random), true),
+        }
+    }
+
+    /// The link goes on over the second connection, and the call with it.
+    fn take_over(&mut self) {
+        self.report.taken_over += 1;
+        self.heartbeat.ended();
+        self.go_ahead();
+        self.reconnect(Duration::ZERO);
+        let round_trip = self.stay().place.round_trip(&mut self.random);
+        self.begin_link(self.network(), Transport::Quic, round_trip);
+    }
+
+    /// The phone uses the next stay's network from now on.
+    fn go_ahead(&mut self) {
+        self.ahead = Some(self.month.at(self.now).until);
+        self.second = None;
+        self.handover.line_ended(false, self.origin + self.now);
+        self.settle();
+    }
+
+    /// `is_there`: the phone uses that network already.
+    fn moved(&mut self, key: NetworkKey, is_there: bool) {
         let place = self.stay().place;
         let mode = if place.dozes { AppMode::Background } else { AppMode::Foreground };
         self.app = AppState { mode, dozing: place.dozes, ..AppState::default() };
         self.heartbeat.set_app(self.app);
         let before = self.month.at(self.now.saturating_sub(Duration::from_millis(1)));
-        if before.place.network().place() == key && !self.stay().is_handover {
+        if is_there || before.place.network().place() == key && !self.stay().is_handover {
             return;
         }
+        self.handover.network_changed(self.origin + self.now);
         self.heartbeat.ended();
         self.settle();
         self.reconnect(Duration::ZERO);
@@ -430,7 +539,7 @@ impl<'a> Phone<'a> {
             }
         };
         // Whoever moves on the way begins anew there.
-        let until = self.month.at(began).until;
+        let until = self.stay().until;
         self.now = at.min(until);
         match won.filter(|_| at < until) {
             Some(number) => {
@@ -455,7 +564,7 @@ impl<'a> Phone<'a> {
         let place = self.stay().place;
         let trips = if way.is_some_and(|way| way.transport == Transport::Tcp) { 3 } else { 2 };
         (0..trips).fold(at, |at, _| {
-            let passes = self.month.passes_from(at);
+            let passes = self.passes_from(at);
             // A handshake that is lost is repeated, later and later.
             let late = if passes > at { (passes - at) / 2 } else { Duration::ZERO };
             passes + late + place.round_trip(&mut self.random)
@@ -468,9 +577,14 @@ impl<'a> Phone<'a> {
         let transport = way.transport;
         self.ways.learn(&self.strategies.race, network, &race.won(number), now);
         self.quality.on(now, Event::Came(Step::Connect, took));
+        self.begin_link(network, transport, took / 2);
+    }
+
+    fn begin_link(&mut self, network: NetworkKey, transport: Transport, welcomed: Duration) {
+        let now = self.at(self.now);
         self.report.made += 1;
         self.failures = 0;
-        self.liveness.begin(now, took / 2);
+        self.liveness.begin(now, welcomed);
         let ground = Ground {
             network,
             transport,

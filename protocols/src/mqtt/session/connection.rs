@@ -493,10 +493,8 @@ impl Connection {
             return Ok(());
         }
         let known = self.aliases.as_ref().and_then(|aliases| aliases.incoming.get(index).cloned().flatten());
-        publish.topic = known.ok_or(MqttError::new(
-            ReasonCode::TopicAliasInvalid,
-            "3.3.2.3.4: a topic alias that stands for nothing yet",
-        ))?;
+        publish.topic =
+            known.ok_or(MqttError::protocol("3.3.2.3.4: a topic alias that stands for nothing yet"))?;
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! What runs the client inside an app: one tokio runtime for all clients of the process.
 
 use std::{
-    future::{self, Future},
+    future::Future,
     pin::Pin,
-    sync::OnceLock,
+    process,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll},
     thread,
     time::Duration,
@@ -11,6 +12,7 @@ use std::{
 
 use tokio::{
     runtime::{Builder, EnterGuard, Handle},
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -29,18 +31,49 @@ const BLOCKING_MAX: usize = 8;
 /// How long such a thread waits for more to do.
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
 
+/// How long the engine's end waits for such threads: a socket's binding is over by then, most lookups of names are.
+const BLOCKING_END_MAX: Duration = Duration::from_secs(2);
+
 static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
 
-/// The process's engine. It is started by the first client and stays.
+/// The process's engine. It is started by the first client and stays, unless it is ended for good.
 pub(crate) struct Engine {
     runtime: Handle,
+    /// `None` once it has been ended.
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends an engine.
+struct Running {
+    /// Dropped, it is the sign to end.
+    stays: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+    /// A child of `fork` has this, and not the thread.
+    process: u32,
+}
+
+/// Ends what runs the clients of this process, for good: calls that wait fail, and so does all that comes later. When it
+/// returns, no thread of the library's calls the app any more, unless one has been blocked in the app for two seconds.
+///
+/// For runtimes that end before their process does: there, a thread that comes back to the app would find it gone. Python's
+/// package calls it when the interpreter ends. It blocks, and is not to be called by a callback.
+#[uniffi::export]
+pub fn end_engine() {
+    if let Some(Ok(engine)) = ENGINE.get() {
+        engine.end();
+    }
 }
 
 impl Engine {
     /// The engine, which is started if it was not.
     pub(crate) fn get() -> Result<&'static Self, TowlineError> {
         let engine = ENGINE.get_or_init(|| Self::start().map_err(|error| error.to_string()));
-        engine.as_ref().map_err(|reason| TowlineError::Start { reason: format!("engine: {reason}") })
+        let error = |reason: &str| TowlineError::Start { reason: format!("engine: {reason}") };
+        let engine = engine.as_ref().map_err(|reason| error(reason))?;
+        if engine.running().is_none() {
+            return Err(error("it was ended for good; this process makes no more calls"));
+        }
+        Ok(engine)
     }
 
     fn start() -> std::io::Result<Self> {
@@ -52,10 +85,28 @@ impl Engine {
             .enable_time()
             .build()?;
         let handle = runtime.handle().clone();
-        thread::Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(move || runtime.block_on(future::pending::<()>()))?;
-        Ok(Self { runtime: handle })
+        let (stays, end) = oneshot::channel();
+        let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+            // It is never sent, only dropped.
+            let _ = runtime.block_on(end);
+            runtime.shutdown_timeout(BLOCKING_END_MAX);
+        })?;
+        let running = Running { stays, thread, process: process::id() };
+        Ok(Self { runtime: handle, running: Mutex::new(Some(running)) })
+    }
+
+    /// Ends it, and waits for that. The second who asks does not wait.
+    fn end(&self) {
+        let Some(Running { stays, thread, process }) = self.running().take() else { return };
+        drop(stays);
+        if process == process::id() && thread.thread().id() != thread::current().id() {
+            // Its panic has been told where it happened.
+            let _ = thread.join();
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What wants to be made inside a runtime is made under this.
@@ -97,14 +148,18 @@ impl<T> Drop for Work<T> {
     }
 }
 
-/// A panic, or the end of the runtime: a fault of this library's in any case.
+/// A panic, which is a fault of this library's, or the engine's end.
 fn fault(error: &tokio::task::JoinError) -> TowlineError {
+    if error.is_cancelled() {
+        return TowlineError::cancelled("the engine was ended while it waited");
+    }
     TowlineError::Internal { reason: format!("the engine's task broke off: {error}") }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
+        future,
         sync::{Arc, mpsc},
         task::Wake,
     };
@@ -138,6 +193,30 @@ mod tests {
         assert!(work.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
         drop(work);
         end.recv().unwrap();
+    }
+
+    #[test]
+    fn an_engine_ends_behind_what_blocks_and_calls_fail() {
+        let engine = Engine::start().unwrap();
+        let (left, done) = mpsc::channel();
+        let (began, begun) = mpsc::channel();
+        engine.runtime.spawn_blocking(move || {
+            let _ = began.send(());
+            thread::sleep(Duration::from_millis(50));
+            let _ = left.send(());
+        });
+        begun.recv().unwrap();
+        let mut waiting = Box::pin(engine.run::<()>(future::pending()));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        engine.end();
+        assert_eq!(done.try_recv(), Ok(()));
+        let is_cancelled = |ended| match ended {
+            Err(TowlineError::Rpc { kind, .. }) => kind == crate::error::ErrorKind::Cancelled,
+            _ => false,
+        };
+        assert!(is_cancelled(wait(waiting)));
+        assert!(is_cancelled(wait(engine.run(async { Ok(()) }))));
+        engine.end();
     }
 
     /// What a foreign executor does.

@@ -34,6 +34,7 @@ pub use binder::{BinderError, SocketBinder};
 pub use cancel::Cancellation;
 pub use client::{Client, EndpointList, TicketCounts};
 pub use durable::{DamagedRecord, DurableOutcome, OutcomeListener};
+pub use engine::end_engine;
 pub use error::{ErrorKind, Execution, TowlineError};
 pub use listen::{LineState, Push, PushListener, Quality, QualityListener, StateListener, Transport};
 pub use logs::{LogLevel, LogListener, LogRecord, logs};

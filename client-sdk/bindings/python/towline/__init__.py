@@ -11,6 +11,8 @@
 asynchronous iterators, and a client is an asynchronous context manager. A task that is cancelled cancels its call.
 """
 
+import atexit
+
 from . import towline_ffi
 from .towline_ffi import (
     BinderError,
@@ -56,7 +58,11 @@ from .towline_ffi import (
     logs,
 )
 
-__all__ = [name for name in dir() if not name.startswith("_") and name != "towline_ffi"]
+__all__ = [name for name in dir() if not name.startswith("_") and name not in ("atexit", "towline_ffi")]
+
+# A thread of the library's that came into Python while the interpreter ends would be ended in the middle of what it does,
+# and the process with it.
+atexit.register(towline_ffi.end_engine)
 
 
 def _itself(self):

@@ -37,6 +37,20 @@ fn the_sample_calls_and_tells_of_networks() {
     run(python(&bed).arg(package().join("tests/languages/networks.py")).arg(package().join("python/sample")));
 }
 
+#[test]
+fn the_interpreter_ends_while_the_library_calls_it() {
+    if !has("python3") {
+        return;
+    }
+    let bed = Bed::start();
+    for way in ["binding", "waiting"] {
+        let mut python = python(&bed);
+        python.arg(package().join("tests/languages/ending.py"));
+        let said = run(python.args([way, &bed.endpoint("edge")]).arg(&bed.ca));
+        assert_eq!(said, "ends\n", "{way}");
+    }
+}
+
 /// An interpreter that has the package.
 fn python(bed: &Bed) -> Command {
     let module = bed.folder.path().join("towline");

@@ -9,7 +9,7 @@ use super::{Inner, Message, check_topic, room::Room, tree::Matched};
 
 /// Subscriptions that are kept for the next message. With more of them, to find them is little beside to serve them, and
 /// the publisher would hold on to much.
-const KEPT_MAX: usize = 8;
+const KEPT_MAX: usize = 16;
 
 /// Where the last message of one publisher went, or is about to go. It holds on to clients that have left until the
 /// publisher's next message, or its end: `KEPT_MAX` of them at the most, without their queues.

@@ -410,15 +410,15 @@ impl Counters {
 }
 
 fn machine_settings(settings: &crate::settings::Settings) -> Arc<Settings> {
-    let Mqtt { receive_maximum, topic_alias_max, topic_levels_max, queue_max, queue_bytes_max, .. } =
-        settings.mqtt;
-    let Mqtt { queue_age_max, queue_policy, .. } = settings.mqtt;
+    let Mqtt { receive_maximum, in_flight_max, topic_alias_max, topic_levels_max, .. } = settings.mqtt;
+    let Mqtt { queue_max, queue_bytes_max, queue_age_max, queue_policy, .. } = settings.mqtt;
     Arc::new(Settings {
         limits: Limits { packet_bytes_max: settings.mqtt.packet_bytes_max, items_max: PACKET_ITEMS_MAX },
         connect_timeout: settings.limits.first_message_timeout,
         session_expiry_max: settings.mqtt.session_expiry_max,
         keep_alive_max: settings.mqtt.keep_alive_max,
         receive_maximum,
+        in_flight_max,
         topic_alias_max,
         topic_levels_max,
         queue_max,

@@ -366,7 +366,15 @@ impl Inner {
     /// Has the driver look for messages, once for all that come within a turn of the scheduler: it sends them together,
     /// since a system call costs more than a message. A queue that fills does not wait for that.
     fn call(&mut self) {
-        let Self { waker: Some(waker), session, settings, is_called, .. } = self else { return };
+        let Self { waker: Some(waker), session, settings, is_called, connection, .. } = self else { return };
+        let has_output = match (&connection, &session) {
+            (Some(connection), Some(session)) => connection.has_output(session),
+            _ => true,
+        };
+        if !has_output {
+            // It looks again when the client acknowledges.
+            return;
+        }
         if session.as_ref().is_some_and(|session| session.is_filled(4, settings)) {
             waker.wake_by_ref();
         } else if !std::mem::replace(is_called, true) {

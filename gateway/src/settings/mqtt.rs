@@ -13,8 +13,10 @@ pub struct Mqtt {
     pub session_expiry_max: Duration,
     /// Keep-alive imposed on clients that ask for none or more; zero imposes nothing.
     pub keep_alive_max: Duration,
-    /// QoS 1 and 2 messages in flight to one client.
+    /// QoS 1 and 2 publishes of one client that are not finished.
     pub receive_maximum: u16,
+    /// QoS 1 and 2 messages in flight to one client.
+    pub in_flight_max: u16,
     /// Messages queued for one session, count.
     pub queue_max: usize,
     /// Messages queued for one session, bytes.
@@ -50,6 +52,7 @@ impl Default for Mqtt {
             session_expiry_max: Duration::from_secs(86_400),
             keep_alive_max: Duration::from_secs(1200),
             receive_maximum: 64,
+            in_flight_max: 1024,
             queue_max: 1000,
             queue_bytes_max: 4 * 1024 * 1024,
             queue_age_max: Duration::ZERO,

@@ -22,6 +22,9 @@ const PAYLOAD_BYTES_COPIED_MAX: usize = 4096;
 /// How much one [`Connection::poll_transmit`] encodes: what a socket takes at once, about.
 const TRANSMIT_BYTES: usize = 16 * 1024;
 
+/// QoS 1 and 2 messages in flight to a client that has acknowledged none.
+const WINDOW_FIRST: u16 = 64;
+
 /// The server's side of an MQTT connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -36,7 +39,13 @@ pub struct Connection {
     unfinished: u16,
     /// QoS 1 and 2 messages sent on this connection and not finished.
     outstanding: u16,
-    outstanding_max: u16,
+    /// How many there may be at present. It opens by one with each acknowledgement while all of it is used: a client that
+    /// acknowledges fast is sent much at one time, and a connection that breaks has little to carry again beside what it
+    /// has carried.
+    window: u16,
+    window_max: u16,
+    /// There were as many when something was last transmitted.
+    is_window_used: bool,
     /// Largest packet that the client takes.
     packet_bytes_max: u32,
     /// Made when first used: most clients use none.
@@ -102,6 +111,7 @@ impl Connection {
     ) -> Self {
         let keep_alive = keep_alive(connect, settings);
         let asked = &connect.properties;
+        let window_max = asked.receive_maximum.map_or(u16::MAX, |max| max.get()).min(settings.in_flight_max);
         let mut connection = Self {
             version: connect.version,
             control: BytesMut::new(),
@@ -110,10 +120,9 @@ impl Connection {
             expiry: expiry(connect, settings),
             unfinished: 0,
             outstanding: 0,
-            outstanding_max: asked
-                .receive_maximum
-                .map_or(u16::MAX, |max| max.get())
-                .min(settings.receive_maximum),
+            window: WINDOW_FIRST.min(window_max),
+            window_max,
+            is_window_used: false,
             packet_bytes_max: asked.packet_bytes_max.map_or(u32::MAX, |max| max.get()),
             aliases: None,
             aliases_out_max: asked.topic_alias_maximum.unwrap_or(0).min(settings.topic_alias_max),
@@ -165,7 +174,7 @@ impl Connection {
 
     /// QoS 1 and 2 messages that may be in flight to the client at one time.
     pub fn in_flight_max(&self) -> u16 {
-        self.outstanding_max
+        self.window_max
     }
 
     /// Messages that were neither sent nor kept since the last call: expired, or larger than the client takes.
@@ -334,7 +343,8 @@ impl Connection {
 
     /// Whether something waits to be transmitted, as far as the client takes it.
     pub fn has_output<M: ApplicationMessage>(&self, session: &Session<M>) -> bool {
-        !self.control.is_empty() || session.has_queued()
+        let is_taken = |qos| qos == QoS::AtMostOnce || self.outstanding < self.window;
+        !self.control.is_empty() || session.first_queued().is_some_and(is_taken)
     }
 
     /// Bytes of answers that wait to be transmitted: a driver stops reading from a client that reads none.
@@ -345,6 +355,17 @@ impl Connection {
     /// Appends to `out` what is to be sent, about 16 KiB at most. A returned payload follows those bytes;
     /// then there may be more.
     pub fn poll_transmit<M: ApplicationMessage>(
+        &mut self,
+        session: &mut Session<M>,
+        out: &mut BytesMut,
+        now: Instant,
+    ) -> Option<Bytes> {
+        let payload = self.transmit(session, out, now);
+        self.is_window_used = self.outstanding >= self.window;
+        payload
+    }
+
+    fn transmit<M: ApplicationMessage>(
         &mut self,
         session: &mut Session<M>,
         out: &mut BytesMut,
@@ -364,7 +385,7 @@ impl Connection {
             let (qos, own_id) = (next.qos, next.message.packet_id());
             let id = match own_id {
                 _ if qos == QoS::AtMostOnce => None,
-                _ if self.outstanding >= self.outstanding_max => return None,
+                _ if self.outstanding >= self.window => return None,
                 // A client that leaves one unanswered for 65535 others waits for itself.
                 Some(id) if session.is_in_flight(id) => return None,
                 Some(id) => Some(id),
@@ -515,8 +536,7 @@ impl Connection {
                 Ok(Some(Event::Received(id, ReasonCode::Success)))
             }
             Some(_) => {
-                session.complete(id);
-                self.outstanding = self.outstanding.saturating_sub(1);
+                self.complete(session, id);
                 Ok(None)
             }
             None if qos == QoS::ExactlyOnce && !ack.reason.is_error() => {
@@ -539,8 +559,16 @@ impl Connection {
 
     fn handle_pubcomp<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) {
         if session.awaits_completion(id) {
-            session.complete(id);
-            self.outstanding = self.outstanding.saturating_sub(1);
+            self.complete(session, id);
+        }
+    }
+
+    /// The client has acknowledged a message for good.
+    fn complete<M: ApplicationMessage>(&mut self, session: &mut Session<M>, id: PacketId) {
+        session.complete(id);
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if self.is_window_used && self.window < self.window_max {
+            self.window += 1;
         }
     }
 
@@ -587,9 +615,8 @@ impl Connection {
         out: &mut BytesMut,
         now: Instant,
     ) -> Option<Bytes> {
-        while self.outstanding < self.outstanding_max && out.len() < TRANSMIT_BYTES {
-            let at = session.in_flight.iter().position(|entry| !entry.is_sent)?;
-            let entry = &mut session.in_flight[at];
+        while self.outstanding < self.window && out.len() < TRANSMIT_BYTES {
+            let entry = session.next_unsent()?;
             let id = entry.id;
             entry.is_sent = true;
             self.outstanding += 1;

@@ -42,8 +42,10 @@ pub struct Settings {
     pub session_expiry_max: Duration,
     /// Longest keep-alive of an MQTT 5 client; zero leaves it to the client. MQTT 3 cannot tell clients.
     pub keep_alive_max: Duration,
-    /// QoS 1 and 2 messages in flight, in each direction.
+    /// QoS 1 and 2 publishes of a client that are not finished, at one time.
     pub receive_maximum: u16,
+    /// QoS 1 and 2 messages in flight to a client, at one time; the client may want fewer.
+    pub in_flight_max: u16,
     /// Topic aliases, in each direction.
     pub topic_alias_max: u16,
     /// Levels of a topic name.

@@ -17,7 +17,8 @@ pub struct Session<M> {
     /// What they take; how much of it those of QoS 0, so that none is given up in vain.
     queued: Load,
     queued_qos0: Load,
-    /// Sent and not acknowledged, in the order of sending.
+    /// Sent and not acknowledged, in the order of sending; those that are to be sent again lie behind those that were
+    /// sent on the present connection.
     pub(super) in_flight: VecDeque<InFlight<M>>,
     /// Of both.
     bytes: usize,
@@ -127,9 +128,9 @@ impl<M: ApplicationMessage> Session<M> {
         }
     }
 
-    /// Whether a message waits to be sent for the first time.
-    pub fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
+    /// The QoS of the message that is to be sent next for the first time.
+    pub(super) fn first_queued(&self) -> Option<QoS> {
+        self.queue.front().map(|first| first.qos)
     }
 
     /// Queues a message, or drops one as the settings' policy says.
@@ -330,29 +331,49 @@ impl<M: ApplicationMessage> Session<M> {
         to_next.map_or(u16::MAX, |steps| steps - 1)
     }
 
+    /// The first one in flight that was not sent on the present connection.
+    pub(super) fn next_unsent(&mut self) -> Option<&mut InFlight<M>> {
+        let at = self.in_flight.partition_point(|entry| entry.is_sent);
+        self.in_flight.get_mut(at)
+    }
+
+    /// Where the identifier is in flight. They are given out in turn, so a message lies about as far behind the first
+    /// one as its identifier does; nearer, where some between them are done.
+    fn place_in_flight(&self, id: PacketId) -> Option<usize> {
+        let first = self.in_flight.front()?.id.get();
+        let guess = if first == id.get() { 0 } else { usize::from(steps(first, id.get())) };
+        let behind = self.in_flight.len().min(guess + 1);
+        let is_it = |entry: &InFlight<M>| entry.id == id;
+        let before = self.in_flight.range(..behind).rposition(is_it);
+        before.or_else(|| Some(behind + self.in_flight.range(behind..).position(is_it)?))
+    }
+
+    fn find_in_flight(&self, id: PacketId) -> Option<&InFlight<M>> {
+        Some(&self.in_flight[self.place_in_flight(id)?])
+    }
+
     /// Whether something in flight uses the identifier.
     pub(super) fn is_in_flight(&self, id: PacketId) -> bool {
-        self.in_flight.iter().any(|entry| entry.id == id)
+        self.place_in_flight(id).is_some()
     }
 
     /// The QoS of an in-flight message that awaits PUBACK or PUBREC.
     pub(super) fn awaits_receipt(&self, id: PacketId) -> Option<QoS> {
-        self.in_flight.iter().find(|entry| entry.id == id && entry.is_sent).and_then(|entry| {
-            match &entry.awaits {
-                Awaits::Receipt(outgoing) => Some(outgoing.qos),
-                Awaits::Completion(_) => None,
-            }
-        })
+        match &self.find_in_flight(id).filter(|entry| entry.is_sent)?.awaits {
+            Awaits::Receipt(outgoing) => Some(outgoing.qos),
+            Awaits::Completion(_) => None,
+        }
     }
 
     /// Whether it awaits PUBCOMP.
     pub(super) fn awaits_completion(&self, id: PacketId) -> bool {
-        self.in_flight.iter().any(|entry| entry.id == id && matches!(entry.awaits, Awaits::Completion(_)))
+        self.find_in_flight(id).is_some_and(|entry| matches!(entry.awaits, Awaits::Completion(_)))
     }
 
     /// QoS 2: the client has the message; its release is on the way.
     pub(super) fn release(&mut self, id: PacketId) {
-        let Some(entry) = self.in_flight.iter_mut().find(|entry| entry.id == id) else { return };
+        let Some(at) = self.place_in_flight(id) else { return };
+        let entry = &mut self.in_flight[at];
         if let Awaits::Receipt(outgoing) = &entry.awaits {
             self.bytes -= cost(&outgoing.message);
             entry.awaits = Awaits::Completion(outgoing.message.released());
@@ -361,7 +382,7 @@ impl<M: ApplicationMessage> Session<M> {
 
     /// An in-flight message is done.
     pub(super) fn complete(&mut self, id: PacketId) {
-        let Some(at) = self.in_flight.iter().position(|entry| entry.id == id) else { return };
+        let Some(at) = self.place_in_flight(id) else { return };
         if let Some(entry) = self.in_flight.remove(at) {
             if let Awaits::Receipt(outgoing) = &entry.awaits {
                 self.bytes -= cost(&outgoing.message);

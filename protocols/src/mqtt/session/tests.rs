@@ -71,6 +71,7 @@ fn settings() -> Settings {
         session_expiry_max: Duration::from_secs(3600),
         keep_alive_max: Duration::ZERO,
         receive_maximum: 2,
+        in_flight_max: 2,
         topic_alias_max: 2,
         topic_levels_max: 4,
         queue_max: 3,

@@ -143,12 +143,14 @@ const SHARE_STRATEGIES: &[(&str, ShareStrategy)] =
 pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     let d = Mqtt::default();
     let receive_maximum = t.integer("receive_maximum", d.receive_maximum.into(), 1..=65_535) as u16;
+    let in_flight_max = t.integer("in_flight_max", d.in_flight_max.into(), 1..=65_535) as u16;
     let topic_alias_max = t.integer("topic_alias_max", d.topic_alias_max.into(), 0..=65_535) as u16;
     let mqtt = Mqtt {
         packet_bytes_max: t.size("packet_bytes_max", d.packet_bytes_max, KIB..=256 * MIB - 1),
         session_expiry_max: t.duration("session_expiry_max", d.session_expiry_max, s(0)..=s(30 * 86_400)),
         keep_alive_max: t.duration("keep_alive_max", d.keep_alive_max, s(0)..=s(65_535)),
         receive_maximum,
+        in_flight_max,
         queue_max: t.count("queue_max", d.queue_max, 1..=1_000_000),
         queue_bytes_max: t.size("queue_bytes_max", d.queue_bytes_max, KIB..=GIB),
         queue_age_max: t.duration("queue_age_max", d.queue_age_max, s(0)..=s(30 * 86_400)),

@@ -153,7 +153,7 @@ fn identifiers_go_round_and_pass_over_those_in_flight() {
 
 #[test]
 fn an_identifier_that_a_message_brings_along_is_not_given_to_another() {
-    let (mut pair, _) = Pair::new(&connect(Version::V311), Settings { receive_maximum: 3, ..settings() });
+    let (mut pair, _) = Pair::new(&connect(Version::V311), Settings { in_flight_max: 3, ..settings() });
     let mut ids = Vec::new();
     for own in [None, PacketId::new(2), None] {
         let message = Message { topic: "t", id: own, ..Default::default() };
@@ -164,4 +164,75 @@ fn an_identifier_that_a_message_brings_along_is_not_given_to_another() {
         }));
     }
     assert_eq!(ids, [1, 2, 3]);
+}
+
+/// Identifiers of the publishes that the client gets now.
+fn publishes(pair: &mut Pair) -> Vec<PacketId> {
+    pair.receive().iter().filter_map(|packet| published(packet).packet_id).collect()
+}
+
+fn acknowledge_all(pair: &mut Pair, ids: &[PacketId]) {
+    for id in ids {
+        pair.send(Packet::Puback(Ack::new(*id, ReasonCode::Success))).unwrap();
+    }
+}
+
+#[test]
+fn the_window_opens_while_a_client_acknowledges_all_that_it_is_sent() {
+    let settings = Settings { in_flight_max: 200, queue_max: 9999, queue_bytes_max: 1 << 20, ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    for _ in 0..30 {
+        pair.deliver("m", QoS::AtLeastOnce);
+    }
+    let ids = publishes(&mut pair);
+    acknowledge_all(&mut pair, &ids);
+    for _ in 0..900 {
+        pair.deliver("m", QoS::AtLeastOnce);
+    }
+    let mut sent = Vec::new();
+    for _ in 0..4 {
+        let ids = publishes(&mut pair);
+        sent.push(ids.len());
+        acknowledge_all(&mut pair, &ids);
+    }
+    assert_eq!(sent, [64, 128, 200, 200], "30 did not use it");
+    pair.session.resume();
+    pair.connection = Connection::accept(&connect(Version::V311), true, None, None, &pair.settings, pair.now);
+    assert_eq!(pair.receive().len(), 1 + 64, "another connection begins anew, with CONNACK");
+}
+
+#[test]
+fn a_client_that_asks_for_few_at_one_time_gets_no_more() {
+    let mut asked = connect(Version::V5);
+    asked.properties.receive_maximum = NonZeroU16::new(3);
+    let settings = Settings { in_flight_max: 200, queue_max: 99, ..settings() };
+    let (mut pair, _) = Pair::new(&asked, settings);
+    for _ in 0..9 {
+        pair.deliver("m", QoS::AtLeastOnce);
+    }
+    for _ in 0..3 {
+        let ids = publishes(&mut pair);
+        assert_eq!(ids.len(), 3);
+        acknowledge_all(&mut pair, &ids);
+    }
+}
+
+#[test]
+fn acknowledgements_in_any_order_are_known() {
+    let settings = Settings { in_flight_max: 9, queue_max: 9, ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    let terms = pair.terms(QoS::AtLeastOnce);
+    for own in [700, 5, 65_535, 6] {
+        let message = Arc::new(Message { topic: "t", id: PacketId::new(own), ..Default::default() });
+        pair.session.restore(message, terms, Phase::MaybeSent, &pair.settings);
+    }
+    for _ in 0..3 {
+        pair.deliver("m", QoS::AtLeastOnce);
+    }
+    let ids = publishes(&mut pair);
+    assert_eq!(ids.len(), 7);
+    for (done, at) in [3, 0, 6, 1, 4, 2, 5].into_iter().enumerate() {
+        acknowledge_all(&mut pair, &[id(9999), ids[at], ids[at]]);
+        assert_eq!(pair.session.len(), 6 - done);
+    }
 }

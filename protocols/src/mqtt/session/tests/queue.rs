@@ -45,7 +45,7 @@ fn waiting(pair: &mut Pair) -> Vec<String> {
 #[test]
 fn a_full_queue_drops_what_its_policy_says() {
     for (policy, kept) in [(QueuePolicy::Oldest, ["b", "c", "d"]), (QueuePolicy::Newest, ["a", "b", "c"])] {
-        let settings = Settings { queue_policy: policy, receive_maximum: 9, ..settings() };
+        let settings = Settings { queue_policy: policy, in_flight_max: 9, ..settings() };
         let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
         for (payload, qos) in [("a", 1), ("b", 1), ("c", 0), ("d", 1)] {
             pair.deliver(payload, QoS::from_bits(qos).unwrap());
@@ -70,7 +70,7 @@ fn nothing_is_given_up_for_what_does_not_fit_beside_what_is_in_flight() {
     let message =
         |bytes| Arc::new(Message { topic: "t", payload: vec![0; bytes].into(), ..Default::default() });
     for (policy, waits) in [(QueuePolicy::Oldest, QoS::AtLeastOnce), (QueuePolicy::Qos0, QoS::AtMostOnce)] {
-        let settings = Settings { queue_policy: policy, receive_maximum: 1, queue_max: 9, ..settings() };
+        let settings = Settings { queue_policy: policy, in_flight_max: 1, queue_max: 9, ..settings() };
         let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
         pair.push(&message(6000), QoS::AtLeastOnce);
         assert_eq!(pair.receive().len(), 1);

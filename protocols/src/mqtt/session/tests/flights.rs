@@ -222,7 +222,7 @@ fn acknowledgements_in_any_order_are_known() {
     let settings = Settings { in_flight_max: 9, queue_max: 9, ..settings() };
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
     let terms = pair.terms(QoS::AtLeastOnce);
-    for own in [700, 5, 65_535, 6] {
+    for own in [700, 5, 65_535, 701] {
         let message = Arc::new(Message { topic: "t", id: PacketId::new(own), ..Default::default() });
         pair.session.restore(message, terms, Phase::MaybeSent, &pair.settings);
     }

@@ -10,13 +10,15 @@ use std::{
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UdpSocket};
 use towline_client::{
-    Client, ClientConfig, Endpoint, Network, NetworkKind, Resolve, Resolving, Transport, Transports,
+    Client, ClientConfig, ConnectionState, Endpoint, Network, NetworkKind, Resolve, Resolving, Transport,
+    Transports,
 };
 
 use crate::{
-    bed::{Bed, answer, call, endpoint, online},
+    bed::{Bed, answer, call, endpoint, online, state},
     chaos::{Chaos, Weather},
     transports::{Udp, online_by},
+    waits::until,
 };
 
 /// Takes connections and datagrams, and says nothing.
@@ -69,6 +71,35 @@ async fn early_data_on_quic_that_is_not_answered_is_overtaken() {
     online_by(&client, Transport::Tcp).await;
     assert_eq!(calling.await.unwrap().unwrap().into_grpc().unwrap(), "y");
     assert_eq!(bed.backend.counts("Echo").started, 2);
+}
+
+/// The same where the line has moved on to another network by then: what gets through on the one before is left there.
+#[tokio::test]
+async fn early_data_on_quic_that_has_moved_is_not_overtaken_by_the_network_that_it_came_from() {
+    let bed = Bed::start().await;
+    let network = Chaos::start(bed.address("edge")).await;
+    let udp = Udp::start(network.address(), bed.address("edge"), true).await;
+    let mut config = config(&bed, network.address());
+    config.policy.fallback_delay = Duration::from_secs(20);
+    config.strategies.race.warm = false;
+    config.strategies.race.stagger_min = Duration::from_secs(1);
+    let client = Client::start(config).unwrap();
+    client.network_changed(Network::new(NetworkKind::Wifi, "home"));
+    online_by(&client, Transport::Quic).await;
+    assert_eq!(answer(&client, "Echo", "x").await, "x");
+    let handshakes = bed.gateway().metrics.handshakes.with_label_values(&["edge", "ok"]);
+    let (before, connections) = (handshakes.get(), network.accepted());
+    udp.set(false);
+    network.set(Weather::Tunnel);
+    client.reconnect();
+    until("TCP behind QUIC", || network.accepted() > connections).await;
+    client.network_changed(Network::new(NetworkKind::Wifi, "train"));
+    network.set(Weather::Clear);
+    until("TCP to be through", || handshakes.get() > before).await;
+    udp.set(true);
+    let online = state(&client, |state| matches!(state, ConnectionState::Online { .. })).await;
+    assert!(matches!(online, ConnectionState::Online { transport: Transport::Quic, .. }), "{online}");
+    assert_eq!(answer(&client, "Echo", "y").await, "y");
 }
 
 #[tokio::test]

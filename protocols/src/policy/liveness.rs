@@ -152,13 +152,18 @@ impl Liveness {
     }
 
     /// A link is up: its first answer took so long. That is no shorter than a round trip, but may be a good deal longer,
-    /// behind whatever is sent at a beginning: it counts until something was measured.
+    /// behind whatever is sent at a beginning: it counts until something was measured. One that is shorter than what was
+    /// measured counts as much as all of that, which may be of another place, or have waited for a blackout's end.
     pub fn begin(&mut self, now: Instant, took: Duration) {
         self.began = Some(now);
         self.lost.get_or_insert(now);
-        if self.round_trip.is_none_or(|(smoothed, _)| took > smoothed) {
-            (self.round_trip, self.is_guess) = (Some((took, took / 2)), true);
-        }
+        (self.round_trip, self.is_guess) = match self.round_trip {
+            Some((smoothed, variation)) if took <= smoothed => {
+                let varies = variation * 3 / 4 + (smoothed - took) / 4;
+                (Some(((smoothed + took) / 2, varies)), self.is_guess)
+            }
+            _ => (Some((took, took / 2)), true),
+        };
     }
 
     /// A PING was answered, and with it the peer has `bytes` more.

@@ -8,7 +8,7 @@
 //! - of no span of time the retries, or the hedges, are more than its calls and minutes earned;
 //! - no NAT is left quiet for longer than one step of learning beyond its time-out, nor often.
 //!
-//! `TOWLINE_COMMUTER_SEED=7` runs one seed and prints what it came to.
+//! `TOWLINE_COMMUTER_SEED=7` runs one seed and prints what it came to, `TOWLINE_COMMUTER_SEEDS=100..200` those seeds.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
@@ -17,7 +17,7 @@ mod month;
 mod phone;
 mod traffic;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use towline_protocols::policy::Strategies;
 
@@ -28,6 +28,7 @@ use crate::{
 };
 
 const ONE_SEED: &str = "TOWLINE_COMMUTER_SEED";
+const RANGE: &str = "TOWLINE_COMMUTER_SEEDS";
 /// Seeds of a plain run.
 const SEEDS: u64 = 24;
 /// Connections that a NAT's time-out may cost on one network by one transport: growing steps over it, closing in, and a
@@ -122,11 +123,20 @@ fn mistakes(seed: u64, strategies: &Strategies) -> Vec<String> {
     mistakes
 }
 
+/// Those that were asked for.
+fn seeds() -> Range<u64> {
+    if let Ok(one) = std::env::var(ONE_SEED) {
+        let seed = one.parse().unwrap_or_else(|_| panic!("{ONE_SEED} is {one:?}, not a number"));
+        return seed..seed + 1;
+    }
+    let Ok(range) = std::env::var(RANGE) else { return 0..SEEDS };
+    let ends = range.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    ends.unwrap_or_else(|| panic!("{RANGE} is {range:?}, not a range as 100..200"))
+}
+
 #[test]
 fn a_month_keeps_what_is_promised() {
-    let one = std::env::var(ONE_SEED).ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
-    let wrong: Vec<String> = seeds.flat_map(|seed| mistakes(seed, &Strategies::default())).collect();
+    let wrong: Vec<String> = seeds().flat_map(|seed| mistakes(seed, &Strategies::default())).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

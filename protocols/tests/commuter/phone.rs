@@ -278,6 +278,8 @@ impl<'a> Phone<'a> {
         let nat_timeout = place.nat_timeout(link.transport);
         link.is_known &= quiet < nat_timeout;
         link.is_late |= quiet >= link.interval + self.strategies.liveness.sleep_min;
+        // By less than a sleep as well, which nobody notices.
+        link.is_late |= self.app.dozing && quiet > link.interval && link.interval < nat_timeout;
         if !link.is_late {
             let longest = self.report.quiet_max.entry((place.network_name(), link.transport)).or_default();
             *longest = longest.max(quiet.as_secs_f64() / nat_timeout.as_secs_f64());
@@ -511,26 +513,28 @@ impl<'a> Phone<'a> {
         let way = |transport| Way { gateway: GATEWAY.into(), address: None, transport };
         let ways = [Transport::Quic, Transport::Tcp].map(way).to_vec();
         race.add(0, self.ways.rank(policy, network, ways, self.at(began)), self.at(began));
-        let mut running: Vec<(Duration, usize)> = Vec::new();
+        // When each is there, and how long the gateway's first answer takes of that.
+        let mut running: Vec<(Duration, usize, Duration)> = Vec::new();
         let (mut at, mut begun) = (began, 0);
         let won = loop {
             while let Some(action) = race.poll(self.origin + at) {
                 match action {
                     RaceAction::Start(number) => {
                         begun += 1;
-                        running.push((self.arrives(at, race.way(number)), number));
+                        let (made, welcomed) = self.arrives(at, race.way(number));
+                        running.push((made, number, welcomed));
                     }
                     // An attempt is whole here: nobody says that it is connected only.
                     RaceAction::GoOn(_) => {}
-                    RaceAction::Abandon(number) => running.retain(|(_, other)| *other != number),
+                    RaceAction::Abandon(number) => running.retain(|(_, other, _)| *other != number),
                 }
             }
             let first = running.iter().min().copied();
             let again = race.poll_timeout() - self.origin;
             match first {
-                Some((made, number)) if made <= again && made < began + limit => {
+                Some((made, number, welcomed)) if made <= again && made < began + limit => {
                     at = made;
-                    break Some(number);
+                    break Some((number, welcomed));
                 }
                 _ => at = again.max(at + Duration::from_millis(1)),
             }
@@ -542,15 +546,15 @@ impl<'a> Phone<'a> {
         let until = self.stay().until;
         self.now = at.min(until);
         match won.filter(|_| at < until) {
-            Some(number) => {
+            Some((number, welcomed)) => {
                 if self.stay().place.is_calm() {
                     self.report.made_where_calm += 1;
                     self.report.raced_where_calm += u32::from(begun > 1);
                 }
-                self.connected(began, network, &race, number);
+                self.connected(began, network, &race, number, welcomed);
             }
             None => {
-                let soonest = running.iter().min().map_or(Duration::MAX, |(made, _)| *made);
+                let soonest = running.iter().min().map_or(Duration::MAX, |(made, ..)| *made);
                 let would_come = soonest < began + CONNECT_MAX && self.month.is_up_during(began..soonest);
                 self.report.cut_short += u32::from(would_come && at < until);
                 self.quality.on(self.at(self.now), Event::Expired(Step::Connect));
@@ -559,25 +563,34 @@ impl<'a> Phone<'a> {
         }
     }
 
-    /// When a connection is there that is begun at `at`: two round trips, by TCP three, if they pass.
-    fn arrives(&mut self, at: Duration, way: Option<&Way>) -> Duration {
+    /// When a connection is there that is begun at `at`: two round trips, by TCP three, if they pass. The last one is that
+    /// of HELLO and WELCOME, and how long it takes.
+    fn arrives(&mut self, at: Duration, way: Option<&Way>) -> (Duration, Duration) {
         let place = self.stay().place;
         let trips = if way.is_some_and(|way| way.transport == Transport::Tcp) { 3 } else { 2 };
-        (0..trips).fold(at, |at, _| {
+        (0..trips).fold((at, Duration::ZERO), |(at, _), _| {
             let passes = self.passes_from(at);
-            // A handshake that is lost is repeated, later and later.
+            // What is lost is repeated, later and later.
             let late = if passes > at { (passes - at) / 2 } else { Duration::ZERO };
-            passes + late + place.round_trip(&mut self.random)
+            let made = passes + late + place.round_trip(&mut self.random);
+            (made, made - at)
         })
     }
 
-    fn connected(&mut self, began: Duration, network: NetworkKey, race: &Race, number: usize) {
+    fn connected(
+        &mut self,
+        began: Duration,
+        network: NetworkKey,
+        race: &Race,
+        number: usize,
+        welcomed: Duration,
+    ) {
         let (took, now) = (self.now - began, self.at(self.now));
         let Some(way) = race.way(number) else { return };
         let transport = way.transport;
         self.ways.learn(&self.strategies.race, network, &race.won(number), now);
         self.quality.on(now, Event::Came(Step::Connect, took));
-        self.begin_link(network, transport, took / 2);
+        self.begin_link(network, transport, welcomed);
     }
 
     fn begin_link(&mut self, network: NetworkKey, transport: Transport, welcomed: Duration) {

@@ -331,7 +331,7 @@ fn a_welcome_that_took_long_stretches_no_bound_once_something_was_measured() {
     check(&|link| link.liveness.came_within(ms(600)), ms(3 * 600 + 900));
     // A server that works for long says nothing of the network.
     check(&|link| link.liveness.came_within(ms(5000)), ms(3 * 800 + 900));
-    // Another link that was slow to begin is a guess again, and one that was not is none.
+    // Another link that was slow to begin is a guess again, and one that was not counts as much as what was measured.
     let again = |took| {
         move |link: &mut Link| {
             link.liveness.path(ms(520));
@@ -339,7 +339,19 @@ fn a_welcome_that_took_long_stretches_no_bound_once_something_was_measured() {
         }
     };
     check(&again(1000), ms(3 * 1000 + 900));
-    check(&again(300), ms(3 * 520 + 900));
+    check(&again(300), ms(3 * 410 + 900));
+}
+
+#[test]
+fn what_a_blackout_held_back_is_soon_forgotten_by_the_links_behind_it() {
+    let mut link = Link::unrepaired(9, ms(100));
+    link.liveness.answered(link.now, ms(20_000), 0);
+    let mut limits = vec![given(&link)];
+    for _ in 0..2 {
+        link.liveness.begin(link.now, ms(100));
+        limits.push(given(&link));
+    }
+    assert_eq!(limits, [3 * 20_000 + 900, 3 * 10_050 + 900, 3 * 5075 + 900].map(ms));
 }
 
 #[test]

@@ -65,10 +65,7 @@ impl Builtin {
     fn file(&self) -> Result<DictionaryFile, DictError> {
         let file = DictionaryFile::of_hash(Bytes::from_static(self.bytes), self.sha256)?;
         if file.id() != self.id {
-            return Err(DictError::HashDiffers {
-                found: file.sha256().to_owned(),
-                expected: self.sha256.to_owned(),
-            });
+            return Err(DictError::IdDiffers { found: file.id(), expected: self.id });
         }
         Ok(file)
     }
@@ -96,7 +93,7 @@ mod tests {
         let changed = Builtin { sha256: "00", ..BUILTIN[0] };
         assert!(matches!(changed.file(), Err(DictError::HashDiffers { .. })));
         let changed = Builtin { id: 40_000, ..BUILTIN[0] };
-        assert!(matches!(changed.file(), Err(DictError::HashDiffers { .. })));
+        assert!(matches!(changed.file(), Err(DictError::IdDiffers { expected: 40_000, .. })));
     }
 
     #[test]

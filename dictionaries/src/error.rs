@@ -43,6 +43,14 @@ pub enum DictError {
         /// SHA-256 that the manifest names.
         expected: String,
     },
+    /// The dictionary has another id than the one that it goes by.
+    #[error("dictionary has the id {found}, expected {expected}")]
+    IdDiffers {
+        /// The id in its header.
+        found: u32,
+        /// The id that its entry names.
+        expected: u32,
+    },
     /// The folder holds something else than samples.
     #[error("{}: not a file; a sample folder holds one file for each sample and nothing else", .0.display())]
     NotASample(PathBuf),

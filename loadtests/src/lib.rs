@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod conductor;
 pub mod corpus;
+mod ending;
 pub mod fault;
 pub mod lab;
 pub mod latencies;

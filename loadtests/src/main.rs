@@ -16,19 +16,18 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match &cli.command {
-        Command::Worker => return finish(worker::main().map(|()| true)),
-        Command::Stand(args) => return finish(beside::stand::run(args).map(|()| true)),
-        Command::Corpus(args) => return finish(corpus::run(args).map(|()| true)),
-        Command::Beside(benchmark) => return finish(beside::run(benchmark)),
-        _ => {}
-    }
-    match choose(&cli.command) {
-        Ok(choice) => finish(run::run(&choice)),
-        Err(text) => {
-            eprintln!("error: {text}");
-            ExitCode::from(USAGE)
-        }
+    match cli.command {
+        Command::Worker => finish(worker::main().map(|()| true)),
+        Command::Stand(args) => finish(beside::stand::run(&args).map(|()| true)),
+        Command::Corpus(args) => finish(corpus::run(&args).map(|()| true)),
+        Command::Beside(benchmark) => finish(beside::run(benchmark)),
+        command => match choose(&command) {
+            Ok(choice) => finish(run::run(&choice)),
+            Err(text) => {
+                eprintln!("error: {text}");
+                ExitCode::from(USAGE)
+            }
+        },
     }
 }
 

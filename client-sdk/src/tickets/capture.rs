@@ -74,7 +74,7 @@ pub(super) fn handles(messages: &mut message::Messages, bytes: &[u8]) {
 /// The same cryptography, of whose sessions [`take`] learns.
 pub(super) fn seen_through(mut crypto: CryptoProvider) -> CryptoProvider {
     for suite in &mut crypto.cipher_suites {
-        if let SupportedCipherSuite::Tls13(inner) = *suite {
+        if let Some(inner) = suite.tls13() {
             *suite = SupportedCipherSuite::Tls13(seen(inner));
         }
     }

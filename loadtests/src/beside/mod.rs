@@ -38,6 +38,7 @@ pub use self::{
     requests::RequestsArgs, shangmi::ShangMiArgs, sizes::BytesArgs,
 };
 use self::{ground::Ground, table::Report};
+use crate::ending::{end_children, has_been_signalled, work_until_signalled};
 
 /// What can be compared.
 #[derive(Debug, Subcommand)]
@@ -97,8 +98,16 @@ impl CommonArgs {
     }
 }
 
-/// Runs a comparison, prints its tables, and says whether Towline has a figure in each.
-pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
+/// Runs a comparison, prints its tables, and says whether Towline has a figure in each. A signal ends its servers too.
+///
+/// # Errors
+/// What could not be started or measured; or that a signal has ended it.
+pub fn run(benchmark: Benchmark) -> Result<bool, String> {
+    let outcome = work_until_signalled(true, move || compare(&benchmark), end_children)?;
+    outcome.ok_or_else(|| "a signal has ended it".to_owned())
+}
+
+fn compare(benchmark: &Benchmark) -> Result<bool, String> {
     let common = match benchmark {
         Benchmark::Memory(args) => &args.common,
         Benchmark::Handshakes(args) => &args.common,
@@ -128,6 +137,9 @@ pub fn run(benchmark: &Benchmark) -> Result<bool, String> {
         Benchmark::Bytes(args) => sizes::run(args, &mut report)?,
         Benchmark::Drain(args) => drain::run(args, &ground, &mut report)?,
         Benchmark::Filters(args) => filters::run(args, &ground, &mut report)?,
+    }
+    if has_been_signalled() {
+        return Err("a signal has ended it".to_owned());
     }
     report.publish(common.json.as_deref())?;
     Ok(report.is_complete())

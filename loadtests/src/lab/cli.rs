@@ -1,13 +1,8 @@
 //! The laboratory's command line.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    time::timeout,
-};
 
 use super::{
     check::{self, CheckArgs},
@@ -17,13 +12,10 @@ use super::{
     shell::{self, ShellArgs},
     stand::{self, BackendArgs, PortalArgs},
 };
+use crate::ending::{runtime, work_until_signalled};
 
 /// What shells say of a process that an interrupt has ended.
 const INTERRUPTED: u8 = 130;
-/// How often, and for how long each time, what a signal ended is waited for: it may have started a process meanwhile.
-const STOP_TRIES: u32 = 20;
-const STOP_TRY: Duration = Duration::from_millis(500);
-
 /// Weak networks on one machine, and what clients make of them.
 ///
 /// Makes network namespaces and TUN devices, which needs root, and removes them at its end.
@@ -98,11 +90,6 @@ fn block_on(server: impl Future<Output = Result<(), String>>) -> Result<ExitCode
     runtime()?.block_on(server).map(|()| ExitCode::SUCCESS)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| format!("no runtime: {error}"))
-}
-
 /// Does what needs namespaces, and removes them also when a signal ends it.
 fn work(
     ends_on_interrupt: bool,
@@ -110,45 +97,13 @@ fn work(
 ) -> Result<ExitCode, String> {
     ground::check()?;
     clean();
-    let (done, outcome) = oneshot::channel();
-    let mut outcome = outcome;
-    // Nobody waits for the outcome of what a signal has ended.
-    thread::spawn(move || drop(done.send(work())));
-    runtime()?.block_on(async {
-        tokio::select! {
-            outcome = &mut outcome => outcome.unwrap_or_else(|_| Err("the laboratory's thread ended".to_owned())),
-            signal = signalled(ends_on_interrupt) => {
-                signal?;
-                stop(outcome).await;
-                Ok(ExitCode::from(INTERRUPTED))
-            }
-        }
-    })
-}
-
-/// Lets what runs remove what it made, servers and folders too: it fails when its processes are gone. What does not end
-/// in time is removed all the same.
-async fn stop<T>(mut outcome: oneshot::Receiver<T>) {
-    run::begin_nothing_more();
-    for _ in 0..STOP_TRIES {
+    let outcome = work_until_signalled(ends_on_interrupt, work, || {
+        run::begin_nothing_more();
         ground::end_own();
-        if timeout(STOP_TRY, &mut outcome).await.is_ok() {
-            break;
-        }
+    })?;
+    if outcome.is_none() {
+        // What did not end in time is removed all the same.
+        ground::remove_own();
     }
-    ground::remove_own();
-}
-
-async fn signalled(by_interrupt: bool) -> Result<(), String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("no signal handler: {error}"));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => if by_interrupt { return Ok(()) },
-            _ = terminate.recv() => return Ok(()),
-            _ = hangup.recv() => return Ok(()),
-        }
-    }
+    Ok(outcome.unwrap_or(ExitCode::from(INTERRUPTED)))
 }

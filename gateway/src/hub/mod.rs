@@ -377,7 +377,7 @@ impl Hub {
             let room = (granted.qos.min(message.qos) > 0)
                 .then(|| client.mailbox.room(message.publisher.as_deref()))
                 .flatten();
-            room.into_iter().for_each(|room| rooms.note(room, now));
+            room.iter().for_each(|room| rooms.note(room, now));
         });
         last.settle(rooms.into_room().0);
     }

@@ -67,10 +67,11 @@ impl Room {
 
 impl Rooms {
     /// Of several queues, the publisher waits for one in which room is scarce.
-    pub(crate) fn note(&self, room: Arc<Room>, now: Instant) {
+    pub(crate) fn note(&self, room: &Arc<Room>, now: Instant) {
         let mut noted = self.noted.borrow_mut();
-        if !noted.as_ref().is_some_and(|noted| noted.is_scarce(now)) {
-            *noted = Some(room);
+        let is_better = |noted: &Arc<Room>| room.is_scarce(now) && !noted.is_scarce(now);
+        if noted.as_ref().is_none_or(is_better) {
+            *noted = Some(room.clone());
         }
     }
 
@@ -118,7 +119,7 @@ mod tests {
         let (rooms, plenty, scarce) = (Rooms::default(), Arc::<Room>::default(), Arc::<Room>::default());
         scarce.fill(now());
         for room in [&plenty, &scarce, &plenty] {
-            rooms.note(room.clone(), now());
+            rooms.note(room, now());
         }
         assert!(Arc::ptr_eq(&rooms.into_room().0.unwrap(), &scarce));
     }

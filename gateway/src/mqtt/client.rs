@@ -350,7 +350,7 @@ impl Inner {
             room.get_or_insert_default().fill(now);
         }
         if let Some(room) = room {
-            rooms.note(room.clone(), now);
+            rooms.note(room, now);
         }
     }
 

@@ -77,6 +77,9 @@ impl FixedHeader {
 ///
 /// `version` is the connection's; CONNECT names its own. After an error the input is of no more use.
 pub fn decode(input: &mut BytesMut, version: Version, limits: &Limits) -> Result<Option<Packet>, MqttError> {
+    if let Some(ack) = short_ack(input, limits) {
+        return Ok(Some(ack));
+    }
     let Some(header) = FixedHeader::parse(input, version, limits)? else { return Ok(None) };
     let packet_bytes = header.header_bytes + header.remaining_bytes;
     if input.len() < packet_bytes {
@@ -85,6 +88,23 @@ pub fn decode(input: &mut BytesMut, version: Version, limits: &Limits) -> Result
     input.advance(header.header_bytes);
     let body = input.split_to(header.remaining_bytes).freeze();
     decode_body(header, body, version, limits).map(Some)
+}
+
+/// An acknowledgement that holds an identifier and nothing else, as most do in all versions: nothing of the input has to
+/// be kept for it. Whatever else is there goes the long way.
+fn short_ack(input: &mut BytesMut, limits: &Limits) -> Option<Packet> {
+    const BYTES: usize = 4;
+    let &[first, 2, high, low, ..] = &**input else { return None };
+    let packet: fn(Ack) -> Packet = match first {
+        0x40 => Packet::Puback,
+        0x50 => Packet::Pubrec,
+        0x62 => Packet::Pubrel,
+        0x70 => Packet::Pubcomp,
+        _ => return None,
+    };
+    let id = PacketId::new(u16::from_be_bytes([high, low])).filter(|_| limits.packet_bytes_max >= BYTES)?;
+    input.advance(BYTES);
+    Some(packet(Ack::new(id, ReasonCode::Success)))
 }
 
 fn packet_kind(bits: u8) -> Result<PacketKind, MqttError> {

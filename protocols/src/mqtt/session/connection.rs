@@ -362,6 +362,7 @@ impl Connection {
     ) -> Option<Bytes> {
         let payload = self.transmit(session, out, now);
         self.is_window_used = self.outstanding >= self.window;
+        session.release_memory();
         payload
     }
 

@@ -219,6 +219,8 @@ impl<M: ApplicationMessage> Session<M> {
     pub fn detach(&mut self) -> usize {
         let dropped = self.queued_qos0.count;
         while self.evict_qos0() {}
+        self.queue.shrink_to_fit();
+        self.in_flight.shrink_to_fit();
         dropped
     }
 
@@ -243,6 +245,11 @@ impl<M: ApplicationMessage> Session<M> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_memory(&self) -> bool {
+        self.queue.capacity() + self.in_flight.capacity() > 0
     }
 
     /// Whether at least one of so many `parts` of the queue is taken, by count or by bytes.
@@ -288,11 +295,14 @@ impl<M: ApplicationMessage> Session<M> {
     pub(super) fn dequeue(&mut self) -> Option<Outgoing<M>> {
         let next = self.queue.pop_front()?;
         self.discount(&next);
-        if self.queue.is_empty() {
-            // An idle session keeps no memory of a busy past.
-            self.queue = VecDeque::new();
-        }
         Some(next)
+    }
+
+    /// An idle session keeps no memory of a busy past. One whose client has something to acknowledge is not idle.
+    pub(super) fn release_memory(&mut self) {
+        if self.is_empty() && self.queue.capacity() + self.in_flight.capacity() > 0 {
+            (self.queue, self.in_flight) = (VecDeque::new(), VecDeque::new());
+        }
     }
 
     /// A message (QoS 1 or 2) that was taken off the queue is in flight, as sent.
@@ -388,9 +398,6 @@ impl<M: ApplicationMessage> Session<M> {
                 self.bytes -= cost(&outgoing.message);
             }
             entry.message().finish();
-        }
-        if self.in_flight.is_empty() {
-            self.in_flight = VecDeque::new();
         }
     }
 

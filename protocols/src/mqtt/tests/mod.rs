@@ -155,8 +155,19 @@ fn rules_of_publish() {
 
 #[test]
 fn acknowledgements_are_short_when_they_can_be() {
-    check(Version::V311, b"\x40\x02\0\x01", Packet::Puback(Ack::new(id(1), ReasonCode::Success)));
-    check(Version::V5, b"\x40\x02\0\x01", Packet::Puback(Ack::new(id(1), ReasonCode::Success)));
+    type Kind = fn(Ack) -> Packet;
+    let puback: (u8, Kind) = (0x40, Packet::Puback);
+    let kinds = [puback, (0x50, Packet::Pubrec), (0x62, Packet::Pubrel), (0x70, Packet::Pubcomp)];
+    for (first, packet) in kinds {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            check(version, &[first, 2, 1, 2], packet(Ack::new(id(0x0102), ReasonCode::Success)));
+            let unnamed = decode(&mut BytesMut::from(&[first, 2, 0, 0][..]), version, &Limits::default());
+            assert!(unnamed.is_err(), "MQTT-2.2.1-3: no identifier is 0");
+        }
+        let tiny = Limits { packet_bytes_max: 3, ..Limits::default() };
+        let large = decode(&mut BytesMut::from(&[first, 2, 0, 1][..]), Version::V5, &tiny).unwrap_err();
+        assert_eq!(large.reason, ReasonCode::PacketTooLarge);
+    }
     check(
         Version::V5,
         b"\x40\x03\0\x01\x10",

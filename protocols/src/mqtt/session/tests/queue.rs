@@ -140,3 +140,23 @@ fn qos_0_is_not_kept_for_the_next_connection() {
     assert_eq!(pair.session.detach(), 1);
     assert_eq!(pair.session.len(), 1);
 }
+
+#[test]
+fn an_idle_session_keeps_no_memory_of_a_busy_past() {
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings());
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        for _ in 0..2 {
+            pair.deliver("m", qos);
+        }
+        let ids: Vec<_> = pair.receive().iter().filter_map(|packet| published(packet).packet_id).collect();
+        assert_eq!(pair.session.holds_memory(), qos == QoS::AtLeastOnce, "until it is acknowledged");
+        for id in ids {
+            pair.send(Packet::Puback(Ack::new(id, ReasonCode::Success))).unwrap();
+        }
+        pair.receive();
+        assert!(!pair.session.holds_memory(), "{qos:?}");
+    }
+    pair.deliver("m", QoS::AtMostOnce);
+    pair.session.detach();
+    assert!(!pair.session.holds_memory(), "nor one whose client is away");
+}

@@ -35,7 +35,8 @@ pub(crate) struct Supervisor {
     place: usize,
     /// How often the network had changed when something was learnt of it last.
     changes: u64,
-    /// A gateway that was reached and did not say WELCOME: it comes last.
+    /// A gateway that was reached and did not say WELCOME: it comes last in the next attempt. In those behind it, which
+    /// have found nobody at the others, it has its turn.
     shunned: Option<Endpoint>,
     /// Whether calls may leave before there is a connection: not when the gateway said that it goes, since then
     /// nobody would know any more whether they ran.
@@ -200,6 +201,7 @@ impl Supervisor {
             }
             Err(error) => {
                 wait.failed();
+                self.shunned = None;
                 self.own_first = !self.own_first;
                 let next = if racing.has_tried() { Next::Again } else { Next::Unsent };
                 Attempt::Failed { reason: error.0, gateway: first, next }
@@ -448,3 +450,6 @@ fn link_config(config: &ClientConfig) -> link::Config {
         ..link::Config::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

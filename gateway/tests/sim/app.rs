@@ -18,6 +18,7 @@ use crate::{
     datagrams::GATEWAYS,
     determinism,
     dialer::Dialer,
+    lists,
     model::{Call, End, Line, LineChange},
     network::Sees,
     phone::{self, Phone},
@@ -79,6 +80,7 @@ impl App {
         config.durable_storage = Some(Arc::new(Phone { world: Arc::clone(world), app: number, life }));
         config.dialer = Some(dialer);
         config.seed = Some(seed);
+        config.endpoint_lists = world.desk.lists();
         config.session_headers.clone_from(&shared);
         (config.short_calls, config.short_after) = (world.plan.posts, world.plan.posts_after);
         // Which of many would make room is decided by the clock of the file system.
@@ -96,6 +98,7 @@ impl App {
         work.spawn(take_pushes(Arc::clone(world), client.clone(), number));
         work.spawn(phone::take_outcomes(Arc::clone(world), client.clone()));
         work.spawn(watch_line(Arc::clone(world), client.states(), number, life));
+        work.spawn(lists::look(Arc::clone(world), client.clone(), number));
         Self { client, number, life, shared, work }
     }
 

@@ -17,7 +17,7 @@ static NOW_NS: AtomicU64 = AtomicU64::new(0);
 static CHANCE: AtomicU64 = AtomicU64::new(0);
 
 /// 2026-01-01, so that dates before the start exist.
-const START: Duration = Duration::from_secs(1_767_225_600);
+pub(crate) const START: Duration = Duration::from_secs(1_767_225_600);
 
 /// Runs `simulation` on a thread of its own, with a runtime whose time jumps to the next thing that is due.
 /// Once in a process.
@@ -56,6 +56,11 @@ fn follow(base: std::time::Instant) {
 /// Since the simulation began.
 pub(crate) fn elapsed() -> Duration {
     Duration::from_nanos(NOW_NS.load(Ordering::SeqCst)).saturating_sub(START)
+}
+
+/// Since 1970.
+pub(crate) fn wall() -> Duration {
+    START + elapsed()
 }
 
 fn nanos(time: Duration) -> u64 {

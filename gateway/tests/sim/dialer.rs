@@ -9,8 +9,8 @@ use towline_client::{BindUdp, Dial, Dialed, Dialing, Endpoint, FirstFlight, Shor
 use towline_gateway::transport::Handshake;
 
 use crate::{
-    datagrams::GATEWAYS,
     determinism,
+    lists::Place,
     network::{self, Sees, Tap},
     world::World,
 };
@@ -33,7 +33,7 @@ impl BindUdp for Dialer {
         if !self.world.is_alive(self.life) {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
-        self.goes_to(GATEWAYS.iter().position(|it| *it == gateway), false);
+        self.goes_to(self.knocks(&gateway.ip().to_string()), false);
         self.world.note("a UDP socket is bound");
         Ok(self.world.datagrams.bind_client())
     }
@@ -41,8 +41,13 @@ impl BindUdp for Dialer {
 
 impl Dial for Dialer {
     fn dial(&self, endpoint: &Endpoint, flight: FirstFlight) -> Dialing {
-        let (dialer, gateway) = (self.clone(), place_of(endpoint));
-        Box::pin(async move { dialer.dial(gateway, flight).await })
+        let (dialer, host) = (self.clone(), endpoint.host.clone());
+        Box::pin(async move {
+            match dialer.knocks(&host) {
+                Some(gateway) => dialer.dial(gateway, flight).await,
+                None => dialer.finds_nobody(&host).await,
+            }
+        })
     }
 
     fn carries_http(&self) -> bool {
@@ -50,16 +55,33 @@ impl Dial for Dialer {
     }
 
     fn dial_http(&self, endpoint: &Endpoint) -> Dialing {
-        let (dialer, gateway) = (self.clone(), place_of(endpoint));
-        Box::pin(async move { dialer.dial_http(gateway).await })
+        let (dialer, host) = (self.clone(), endpoint.host.clone());
+        Box::pin(async move {
+            match dialer.knocks(&host) {
+                Some(gateway) => dialer.dial_http(gateway).await,
+                None => dialer.finds_nobody(&host).await,
+            }
+        })
     }
 }
 
-fn place_of(endpoint: &Endpoint) -> usize {
-    GATEWAYS.iter().position(|gateway| gateway.ip().to_string() == endpoint.host).unwrap()
-}
-
 impl Dialer {
+    /// Somebody is wanted there. The gateway that it is, if anybody is there.
+    fn knocks(&self, host: &str) -> Option<usize> {
+        let place = Place::of(host);
+        self.world.knocks(self.client, self.life, place);
+        place.gateway()
+    }
+
+    /// Somewhere where no gateway is.
+    async fn finds_nobody(&self, host: &str) -> io::Result<Dialed> {
+        sleep(2 * self.world.plan.quality.delay).await;
+        match Place::of(host) {
+            Place::Closed => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => std::future::pending().await,
+        }
+    }
+
     /// TCP's and TLS' round trips, and early data where chance wants it.
     async fn dial(&self, gateway: usize, flight: FirstFlight) -> io::Result<Dialed> {
         let world = &self.world;
@@ -149,7 +171,9 @@ impl Dialer {
 
     fn goes_to(&self, gateway: Option<usize>, for_post: bool) {
         let at = determinism::elapsed();
-        self.world.state().model.goes_to(self.client, gateway.unwrap_or_default(), for_post, at);
+        if let Some(gateway) = gateway {
+            self.world.state().model.goes_to(self.client, gateway, for_post, at);
+        }
     }
 
     /// What an app waits for that has died never comes.

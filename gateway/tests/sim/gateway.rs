@@ -182,6 +182,7 @@ fn settings(world: &World, place: usize, service: Service) -> Settings {
             ..ClientPolicy::default()
         },
         drain_spread: Duration::from_secs(1),
+        endpoint_list: world.desk.published(place),
         ..Settings::default()
     }
 }

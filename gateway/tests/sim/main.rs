@@ -1,9 +1,9 @@
 //! The whole machine, simulated: the real SDK, the real gateway, a network, a disk and a backend that follow a
 //! seed, in time that jumps. A model checks after each run that no request ran twice, that every call ended with
 //! its answer or an error that tells the truth, that the
-//! outcome of each durable call is handed out until it is acknowledged and not again, that each accepted push came once and in order, and that nobody saw header
-//! fields or a body that were not sent. Some seeds have two apps, two gateways that know nothing of each other, or
-//! networks that let POSTs alone pass.
+//! outcome of each durable call is handed out until it is acknowledged and not again, that each accepted push came once and in order, that nobody saw header
+//! fields or a body that were not sent, and that no list of places led anywhere that its operator did not sign for. Some
+//! seeds have two apps, two gateways that know nothing of each other, networks that let POSTs alone pass, or such lists.
 //!
 //! Each seed is a process of its own (determinism.rs says why). `TOWLINE_SIM_SEEDS=100000` or `=500..600` says
 //! how many or which; a seed that fails prints how to run it alone.
@@ -24,6 +24,7 @@ mod dialer;
 mod excuses;
 mod forks;
 mod gateway;
+mod lists;
 mod model;
 mod network;
 mod phone;
@@ -38,6 +39,7 @@ use towline_client::ShortCalls;
 
 use crate::{
     app::App,
+    lists::Desk,
     network::Sees,
     world::{Plan, World},
 };
@@ -45,7 +47,6 @@ use crate::{
 /// After the last fault: the longest silence that is noticed, the longest pause between attempts, and the time
 /// to carry what has waited over the slowest network.
 const PEACE: Duration = Duration::from_secs(300);
-const CALLS_PER_S: f64 = 2.0;
 /// For how long a network lets only some things pass.
 const BLOCKED_MAX: Duration = Duration::from_secs(20);
 /// Of simulated time.
@@ -89,11 +90,13 @@ fn run(seed: u64) {
 
 async fn simulate(seed: u64) {
     let mut chance = fastrand::Rng::with_seed(seed);
-    let plan = Plan::draw(&mut chance);
+    let mut plan = Plan::draw(&mut chance);
     // By a name that no draw decides on: one that is taken would cost another draw.
     let name = format!("towline-sim-{seed}-{}", std::process::id());
     let folder = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(runner::scratch()).unwrap();
-    let world = World::new(plan, chance, folder.path());
+    let desk = Desk::open(seed, plan.gateways, folder.path().to_owned());
+    desk.calms(&mut plan);
+    let world = World::new(plan, chance, desk, folder.path());
     world.note(format!("{:?}", world.plan));
     (0..world.plan.gateways).for_each(|place| world.start_gateway(place));
     let mut apps: Vec<App> = (0..world.plan.apps).map(|client| App::start(&world, client)).collect();
@@ -103,7 +106,7 @@ async fn simulate(seed: u64) {
     let end = Instant::now() + world.plan.lasts;
     let faults = tokio::spawn(break_things(Arc::clone(&world), end));
     while Instant::now() < end || next_call <= calls {
-        let pause = Duration::from_secs_f64(world.draw() * 2.0 / CALLS_PER_S);
+        let pause = Duration::from_secs_f64(world.draw() * 2.0 / world.plan.calls_per_s);
         sleep(pause).await;
         if world.draw() < world.plan.app_deaths * pause.as_secs_f64() && Instant::now() < end {
             let app = apps.swap_remove(world.pick(apps.len()));
@@ -136,7 +139,8 @@ async fn simulate(seed: u64) {
     let held: Vec<usize> = (0..world.plan.gateways)
         .filter_map(|place| Some(world.living(place)?.sessions.held_bytes()))
         .collect();
-    let mistakes = world.state().model.mistakes(&held);
+    let mut mistakes = world.state().model.mistakes(&held);
+    mistakes.extend(world.desk.mistakes(&world.state().model.lines));
     println!("{}{:016x}", runner::FINGERPRINT, world.fingerprint());
     assert!(mistakes.is_empty(), "seed {seed}:\n{}", mistakes.join("\n"));
 }
@@ -175,6 +179,7 @@ async fn break_things(world: Arc<World>, end: Instant) {
             let newer = world.pick(2) as u64;
             world.publish_dictionary(world.pick(world.plan.gateways), newer);
         }
+        world.publishes_list(STEP);
         if happens(world.plan.udp_blocks) {
             let blocked = world.draw_time(BLOCKED_MAX);
             world.note(format!("UDP does not pass for {blocked:?}"));

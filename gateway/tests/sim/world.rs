@@ -17,6 +17,7 @@ use crate::{
     datagrams::Datagrams,
     determinism,
     gateway::{Identity, Incarnation},
+    lists::Desk,
     model::{Habits, Model},
     network::{Cutter, Quality, Sees, Tap},
 };
@@ -40,6 +41,7 @@ pub(crate) struct Plan {
     /// Streams keep less than may have to be sent again.
     pub(crate) short_memory: bool,
     pub(crate) calls: usize,
+    pub(crate) calls_per_s: f64,
     pub(crate) pushes: usize,
     /// Chance of a fault in a second.
     pub(crate) breaks: f64,
@@ -76,6 +78,8 @@ pub(crate) struct World {
     pub(crate) datagrams: Arc<Datagrams>,
     /// Where gateways take QUIC.
     pub(crate) identity: Option<Identity>,
+    /// Who signs lists of places.
+    pub(crate) desk: Desk,
     /// What apps have on disk.
     pub(crate) folder: PathBuf,
     state: Mutex<State>,
@@ -168,6 +172,7 @@ impl Plan {
             disk_deaths,
             backend_deaths,
             calls: chance.usize(5..60),
+            calls_per_s: 2.0,
             // Pushes of two gateways have no order among them.
             pushes: if gateways == 1 { chance.usize(0..40) } else { 0 },
             breaks,
@@ -184,7 +189,7 @@ impl Plan {
 
 impl World {
     /// A world whose apps have their files in `folder`.
-    pub(crate) fn new(plan: Plan, mut chance: fastrand::Rng, folder: &Path) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, mut chance: fastrand::Rng, desk: Desk, folder: &Path) -> Arc<Self> {
         let identity = (plan.transports != Transports::Tcp).then(|| Identity::make(folder));
         let datagrams = Datagrams::new(plan.quality, chance.fork());
         let state = State {
@@ -206,7 +211,7 @@ impl World {
         };
         let memories = (0..plan.gateways).map(|_| Memory::new().unwrap()).collect();
         let (folder, state) = (folder.to_owned(), Mutex::new(state));
-        Arc::new(Self { plan, memories, datagrams, identity, folder, state })
+        Arc::new(Self { plan, memories, datagrams, identity, desk, folder, state })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -5,6 +5,15 @@ target="${CARGO_TARGET_DIR:-$repository/target}"
 # How the library is built that apps carry: arguments of cargo, to which a crate type is added. Only Rust unwinds, so that
 # tables for C code, some 100 KB, would be read by nobody.
 sdk=(rustc --locked --profile sdk -p towline-ffi --features small)
+# TOWLINE_QUIC=off leaves QUIC out, for apps that count bytes: the link goes by TCP alone then.
+case "${TOWLINE_QUIC:-on}" in
+    on) ;;
+    off) sdk+=(--no-default-features) ;;
+    *)
+        echo "TOWLINE_QUIC is $TOWLINE_QUIC: on or off" >&2
+        exit 1
+        ;;
+esac
 export CFLAGS="${CFLAGS:-} -fno-asynchronous-unwind-tables -fno-unwind-tables"
 
 library() { # arguments: a folder. The shared library in it, whatever this system calls it.

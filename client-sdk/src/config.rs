@@ -5,9 +5,11 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use towline_crypto::{International, KeyReference, Pin, Provider};
 use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, policy::Strategies};
 
+#[cfg(feature = "quic")]
+use crate::connect::BindUdp;
 use crate::{
     bundled::{self, BundledAddresses},
-    connect::{BindSocket, BindUdp, Dial, Resolve},
+    connect::{BindSocket, Dial, Resolve},
     durable::Storage,
     endpoints::EndpointLists,
     error::ConfigError,
@@ -33,6 +35,7 @@ pub struct ClientConfig {
     /// used then unless there is `udp` too.
     pub dialer: Option<Arc<dyn Dial>>,
     /// Makes the datagram sockets of QUIC, where the app has a way of its own to the gateway.
+    #[cfg(feature = "quic")]
     pub udp: Option<Arc<dyn BindUdp>>,
     /// Binds the sockets that the client itself makes to the networks that they are for.
     pub binder: Option<Arc<dyn BindSocket>>,
@@ -87,7 +90,7 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// The defaults: QUIC and TCP, TLS with the certificates in `roots_pem`, a client of no name.
+    /// The defaults: the transports that are built in, TLS with the certificates in `roots_pem`, a client of no name.
     pub fn new(endpoints: Vec<Endpoint>, roots_pem: impl Into<Vec<u8>>) -> Self {
         Self::with_security(endpoints, Security::Tls(Tls::new(roots_pem)))
     }
@@ -106,10 +109,11 @@ impl ClientConfig {
             endpoint_lists: EndpointLists::default(),
             security,
             dialer: None,
+            #[cfg(feature = "quic")]
             udp: None,
             binder: None,
             resolver: None,
-            transports: Transports::QuicAndTcp,
+            transports: Transports::default(),
             early_data: true,
             keep_tickets: true,
             client_id: None,
@@ -145,6 +149,10 @@ impl ClientConfig {
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.endpoints.is_empty() {
             return Err(ConfigError::new("endpoints", "name at least one host:port"));
+        }
+        if cfg!(not(feature = "quic")) && self.transports != Transports::Tcp {
+            let text = "this library was built without QUIC: ask for Transports::Tcp, or build it with the feature `quic`";
+            return Err(ConfigError::new("transports", text));
         }
         if matches!(self.security, Security::Plaintext) && self.transports != Transports::Tcp {
             return Err(ConfigError::new(
@@ -350,15 +358,16 @@ impl ClientCertificate {
     }
 }
 
-/// Which transports a client may use.
+/// Which transports a client may use. In a library that was built without QUIC whatever asks for it is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transports {
     /// QUIC first; TCP beside it when QUIC has not answered in the time that the network leads to expect.
-    #[default]
+    #[cfg_attr(feature = "quic", default)]
     QuicAndTcp,
     /// QUIC only.
     Quic,
     /// TCP only.
+    #[cfg_attr(not(feature = "quic"), default)]
     Tcp,
 }
 
@@ -581,6 +590,20 @@ mod tests {
         check_endpoint("127.0.0.1:1", Some(("127.0.0.1", 1)));
         for wrong in ["", "edge", "edge:", ":1", "edge:0", "edge:65536", "::1:80", "[]:1"] {
             check_endpoint(wrong, None);
+        }
+    }
+
+    #[cfg(not(feature = "quic"))]
+    #[test]
+    fn where_quic_is_left_out_tcp_is_used_and_whoever_asks_for_quic_is_refused() {
+        let endpoint = Endpoint { host: "localhost".into(), port: 1 };
+        let mut config = ClientConfig::new(vec![endpoint], "");
+        assert_eq!(config.transports, Transports::Tcp);
+        assert!(config.validate().is_ok());
+        for asked in [Transports::Quic, Transports::QuicAndTcp] {
+            config.transports = asked;
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with("transports: this library was built without QUIC"), "{error}");
         }
     }
 

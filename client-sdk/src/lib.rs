@@ -20,6 +20,8 @@
 //! each (`short`): [`ClientConfig::short_calls`] says when, [`ClientConfig::short_after`] after how long. The gateway
 //! runs each call once, whichever ways it takes; streams and pushes wait for the line.
 //!
+//! Without the feature `quic`, which is on by default, the link goes by TCP alone, and the library is smaller.
+//!
 //! A call with [`CallRequest::durable`] outlives the app (`durable`): it is on disk before it is sent, the next run goes
 //! on with it, and its outcome waits for [`Client::durable_outcomes`] until [`Client::acknowledge`].
 
@@ -63,9 +65,9 @@ pub use config::{
     AppInfo, ClientCertificate, ClientConfig, Credentials, DictionaryFetch, Endpoint, Limits, Policy,
     Security, ShortCalls, Tls, Transports,
 };
-pub use connect::{
-    BindSocket, BindUdp, ByteIo, Dial, Dialed, Dialing, FirstFlight, Resolve, Resolving, SocketHandle,
-};
+#[cfg(feature = "quic")]
+pub use connect::BindUdp;
+pub use connect::{BindSocket, ByteIo, Dial, Dialed, Dialing, FirstFlight, Resolve, Resolving, SocketHandle};
 pub use durable::{
     DamagedRecord, Durable, DurableError, DurableOutcome, DurableOutcomes, Storage, StoredFile, Storing,
 };

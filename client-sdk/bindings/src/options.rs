@@ -49,7 +49,8 @@ pub struct ClientOptions {
     /// The key of `certificate_pem`, in PEM.
     #[uniffi(default = None)]
     pub certificate_key_pem: Option<Vec<u8>>,
-    /// Transports to use; QUIC with TCP beside it unless said otherwise.
+    /// Transports to use; QUIC with TCP beside it unless said otherwise. A library that was built without QUIC uses TCP, and
+    /// refuses what asks for QUIC.
     #[uniffi(default = None)]
     pub transports: Option<Transports>,
     /// Whether requests may leave in the first flight of a resumed connection (0-RTT); each is run once all the same.
@@ -261,11 +262,12 @@ impl ClientOptions {
     }
 
     fn transports(&self) -> towline_client::Transports {
-        let default = if self.plaintext { Transports::Tcp } else { Transports::QuicAndTcp };
-        match self.transports.unwrap_or(default) {
-            Transports::QuicAndTcp => towline_client::Transports::QuicAndTcp,
-            Transports::Quic => towline_client::Transports::Quic,
-            Transports::Tcp => towline_client::Transports::Tcp,
+        match self.transports {
+            None if self.plaintext => towline_client::Transports::Tcp,
+            None => towline_client::Transports::default(),
+            Some(Transports::QuicAndTcp) => towline_client::Transports::QuicAndTcp,
+            Some(Transports::Quic) => towline_client::Transports::Quic,
+            Some(Transports::Tcp) => towline_client::Transports::Tcp,
         }
     }
 

@@ -1,7 +1,10 @@
 //! Byte streams and datagram sockets that the app makes itself: tunnels, and simulated networks.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
+#[cfg(feature = "quic")]
+use std::net::SocketAddr;
+use std::{future::Future, io, pin::Pin, sync::Arc};
 
+#[cfg(feature = "quic")]
 use quinn::AsyncUdpSocket;
 use tokio::io::{AsyncRead, AsyncWrite};
 use towline_protocols::policy::Network;
@@ -57,6 +60,7 @@ pub trait ByteIo: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteIo for S {}
 
 /// Makes the sockets that QUIC runs over, in place of the operating system's.
+#[cfg(feature = "quic")]
 pub trait BindUdp: Send + Sync {
     /// A socket with a port of its own, from which `peer` can be reached. Each connection asks for one, and for
     /// another when the network changes under it.

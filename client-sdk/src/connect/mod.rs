@@ -4,6 +4,10 @@
 mod dial;
 mod early;
 mod http;
+#[cfg(feature = "quic")]
+mod quic;
+#[cfg(not(feature = "quic"))]
+#[path = "without_quic.rs"]
 mod quic;
 mod racing;
 mod resolve;
@@ -11,14 +15,16 @@ mod sockets;
 mod tcp;
 mod tls;
 
-use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use towline_protocols::policy::{KeyExchange, Network, Transport as Kind, Way};
 
-pub use dial::{BindUdp, ByteIo, Dial, Dialed, Dialing};
+#[cfg(feature = "quic")]
+pub use dial::BindUdp;
+pub use dial::{ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
 pub(crate) use http::{HttpConnector, HttpVersion};
-pub(crate) use quic::{Moves, Path, PathCounts, QuicWire};
+pub(crate) use quic::{Path, QuicWire};
 pub(crate) use racing::{Racing, Reached};
 pub use resolve::{Resolve, Resolving};
 pub use sockets::{BindSocket, SocketHandle};
@@ -45,6 +51,7 @@ pub(crate) enum Wire {
         times: ConnectTimes,
     },
     /// QUIC. With early data the gateway may not have answered yet.
+    #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "nobody makes one"))]
     Quic(QuicWire),
 }
 
@@ -76,6 +83,21 @@ impl Wire {
     }
 }
 
+/// What a connection has counted since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PathCounts {
+    /// Smoothed.
+    pub(crate) round_trip: Duration,
+    pub(crate) packets_sent: u64,
+    pub(crate) packets_lost: u64,
+    /// But for those that were lost.
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
+
+/// A socket that is being made for a connection that moves.
+pub(crate) type Moves = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
 /// Why no wire came up: one line for each transport that was tried.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectError(pub(crate) String);
@@ -101,6 +123,7 @@ pub(crate) struct Connector {
 
 /// How hands are to be shaken.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "only QUIC reads them"))]
 struct Handshake {
     offer: KeyExchange,
     /// QUIC's connection may be used before the gateway has answered.
@@ -127,13 +150,17 @@ impl Connector {
             Security::Plaintext => None,
             Security::Tls(security) => Some(tls::secured(security, config.early_data, tickets)?),
         };
+        #[cfg(feature = "quic")]
         if let Some(secured) = &secured {
             secured.check_quic()?;
         }
         let dialer = config.dialer.clone();
         // Whoever has a way of its own for streams alone has none for datagrams; without datagrams, what was configured for
         // both goes by streams alone.
+        #[cfg(feature = "quic")]
         let has_datagrams = dialer.is_none() || config.udp.is_some();
+        #[cfg(not(feature = "quic"))]
+        let has_datagrams = false;
         let has_quic = secured.is_some() && has_datagrams && config.transports != Transports::Tcp;
         let makers = sockets::Makers::of(config);
         let bundle = Bundle::new(&config.bundled_addresses);

@@ -7,7 +7,6 @@ use std::{
     io,
     net::SocketAddr,
     ops::RangeInclusive,
-    pin::Pin,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use rustls::pki_types::ServerName;
 use towline_protocols::policy::{KeyExchange, Network};
 
 use self::flights::Flights;
-use super::{ConnectError, Handshake, Wire, sockets::Sockets, tls::Secured};
+use super::{ConnectError, Handshake, Moves, PathCounts, Wire, sockets::Sockets, tls::Secured};
 use crate::{config::Limits, core::now, tickets::Transport, timeline::ConnectTimes};
 
 /// After the address changed, the gateway has three round trips and this long to be heard on the new one.
@@ -33,9 +32,6 @@ pub(crate) struct QuicWire {
     pub(crate) times: ConnectTimes,
 }
 
-/// A socket that is being made for a connection that moves.
-pub(crate) type Moves = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-
 /// The socket of a connection, which may change under it (RFC 9000, section 9).
 #[derive(Clone)]
 pub(crate) struct Path {
@@ -45,18 +41,6 @@ pub(crate) struct Path {
     /// What the first socket keeps of the handshake.
     flights: Option<Weak<Flights>>,
     moving: Option<Moving>,
-}
-
-/// What a connection has counted since it began.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PathCounts {
-    /// Smoothed.
-    pub(crate) round_trip: Duration,
-    pub(crate) packets_sent: u64,
-    pub(crate) packets_lost: u64,
-    /// But for those that were lost.
-    pub(crate) bytes_sent: u64,
-    pub(crate) bytes_received: u64,
 }
 
 /// The connection has moved, and nothing was heard since.

@@ -14,8 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "quic")]
+use tokio::sync::watch;
 use tokio::{
-    sync::watch,
     task::{AbortHandle, JoinError, JoinSet},
     time::sleep_until,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Racing {
     policy: RacePolicy,
     network: Network,
     /// Tells whether the network in use has changed since it began.
+    #[cfg(feature = "quic")]
     changes: watch::Receiver<u64>,
     /// The first is tried first.
     gateways: Vec<Endpoint>,
@@ -110,6 +112,7 @@ impl Racing {
             shared: Arc::clone(shared),
             opening: Arc::clone(opening),
             network,
+            #[cfg(feature = "quic")]
             changes: shared.network.subscribe(),
             gateways,
             turns: Vec::new(),
@@ -162,6 +165,7 @@ impl Racing {
 
     /// The same for whoever moves along with the network: once that has changed nothing comes, since what is made here
     /// belongs to the one before.
+    #[cfg(feature = "quic")]
     pub(crate) async fn next_here(&mut self) -> Result<Reached, ConnectError> {
         let mut changes = self.changes.clone();
         tokio::select! {
@@ -190,6 +194,7 @@ impl Racing {
     }
 
     /// How long it lasts at the most.
+    #[cfg(feature = "quic")]
     pub(crate) fn left(&self, now: Instant) -> Duration {
         (self.began + self.limit).saturating_duration_since(now)
     }
@@ -400,4 +405,5 @@ fn is_in_use(shared: &Shared, network: &Network) -> bool {
 }
 
 #[cfg(test)]
+#[cfg(feature = "quic")]
 mod tests;

@@ -1,13 +1,11 @@
 //! Where sockets come from: the operating system, unless the app makes them. Each is made for one network, and the app may
 //! bind it there before it says anything.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+#[cfg(feature = "quic")]
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+#[cfg(feature = "quic")]
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -17,6 +15,7 @@ use tokio::{
 };
 use towline_protocols::policy::Network;
 
+#[cfg(feature = "quic")]
 use super::BindUdp;
 use crate::config::ClientConfig;
 
@@ -48,13 +47,18 @@ const BINDS_MAX: usize = 4;
 /// Who makes sockets, and who binds them.
 #[derive(Clone, Default)]
 pub(super) struct Makers {
+    #[cfg(feature = "quic")]
     udp: Option<Arc<dyn BindUdp>>,
     binder: Option<Binder>,
 }
 
 impl Makers {
     pub(super) fn of(config: &ClientConfig) -> Self {
-        Self { udp: config.udp.clone(), binder: config.binder.clone().map(Binder::new) }
+        Self {
+            #[cfg(feature = "quic")]
+            udp: config.udp.clone(),
+            binder: config.binder.clone().map(Binder::new),
+        }
     }
 
     /// For sockets of that network.
@@ -72,6 +76,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// The same of another network.
+    #[cfg(feature = "quic")]
     pub(super) fn on(&self, network: &Network) -> Self {
         self.makers.on(network)
     }
@@ -94,6 +99,7 @@ impl Sockets {
     }
 
     /// A socket from which `peer` can be reached.
+    #[cfg(feature = "quic")]
     pub(super) async fn udp(&self, peer: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         if let Some(own) = &self.makers.udp {
             return own.bind_udp_on(&self.network, peer);
@@ -163,6 +169,7 @@ impl<S: std::os::windows::io::AsSocket + Send + 'static> Handle for S {
     }
 }
 
+#[cfg(feature = "quic")]
 fn unspecified(peer: SocketAddr) -> SocketAddr {
     match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -171,4 +178,5 @@ fn unspecified(peer: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
+#[cfg(feature = "quic")]
 mod tests;

@@ -1,6 +1,6 @@
-//! TLS and QUIC configurations: TLS 1.3 by rustls, the app's own roots, pins and certificate, ALPN `towline/1`.
+//! TLS configurations: TLS 1.3 by rustls, the app's own roots, pins and certificate, ALPN `towline/1`.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use rustls::{
     ClientConfig as TlsConfig, HandshakeKind, NamedGroup, RootCertStore,
@@ -9,12 +9,11 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
     sign::SingleCertAndKey,
 };
-use towline_crypto::{International, Provider, ServerVerifier, offer_of};
+use towline_crypto::{Provider, ServerVerifier, offer_of};
 use towline_protocols::policy::KeyExchange;
 
-use super::Handshake;
 use crate::{
-    config::{ClientCertificate, Limits, Tls},
+    config::{ClientCertificate, Tls},
     error::{ConfigError, StartError},
     tickets::{Resuming, Tickets, Transport},
 };
@@ -24,10 +23,6 @@ pub(super) const ALPN: &[u8] = b"towline/1";
 
 /// HTTP/2's.
 pub(super) const HTTP_2: &[u8] = b"h2";
-
-/// QUIC's own idle timeout: a bound for connections whose beats were lost. The beats of the policy keep
-/// the NAT binding; this must be above the longest beat allowed.
-const QUIC_IDLE_MAX: Duration = Duration::from_secs(3700);
 
 /// What connections are secured with, and what they are resumed with.
 #[derive(Clone)]
@@ -134,30 +129,6 @@ impl Secured {
         Made { config: Arc::new(config), is_classical, has_to_resume }
     }
 
-    /// Whether QUIC can be secured in this way.
-    pub(super) fn check_quic(&self) -> Result<(), StartError> {
-        quic_crypto(Arc::clone(&self.tls)).map(|_| ())
-    }
-
-    /// For one handshake by QUIC.
-    pub(super) fn quic(
-        &self,
-        server: &ServerName<'static>,
-        handshake: Handshake,
-        limits: &Limits,
-    ) -> Result<Made<quinn::ClientConfig>, StartError> {
-        let Made { config, is_classical, has_to_resume } =
-            self.made(Transport::Quic, server, handshake.offer);
-        let crypto = quic_crypto(Arc::new(config))?;
-        let crypto = match has_to_resume {
-            true => self.resuming.quic_resumed(Arc::new(crypto), server.clone()),
-            false => self.resuming.quic(Arc::new(crypto)),
-        };
-        let mut config = quinn::ClientConfig::new(crypto);
-        config.transport_config(Arc::new(quic_transport(limits, handshake.round_trip)));
-        Ok(Made { config, is_classical, has_to_resume })
-    }
-
     /// Sessions are kept apart by transport: what a ticket allows of early data differs.
     fn made(
         &self,
@@ -215,14 +186,6 @@ fn identity(
     Ok(certified.map_err(|error| wrong(format!("its key {error}")))?.into())
 }
 
-fn quic_crypto(tls: Arc<TlsConfig>) -> Result<quinn::crypto::rustls::QuicClientConfig, StartError> {
-    let initial = International::default()
-        .quic_initial()
-        .ok_or_else(|| StartError::Roots("no suite for QUIC's Initial packets".to_owned()))?;
-    quinn::crypto::rustls::QuicClientConfig::with_initial(tls, initial)
-        .map_err(|error| StartError::Roots(error.to_string()))
-}
-
 /// The same trust for HTTP, which has an ALPN of its own; nothing goes early.
 fn http_config(mut tls: TlsConfig) -> TlsConfig {
     tls.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
@@ -230,55 +193,19 @@ fn http_config(mut tls: TlsConfig) -> TlsConfig {
     tls
 }
 
-/// How QUIC behaves on a network where round trips are expected to take so long.
-pub(super) fn quic_transport(limits: &Limits, round_trip: Option<Duration>) -> quinn::TransportConfig {
-    let mut acks = quinn::AckFrequencyConfig::default();
-    acks.max_ack_delay(Some(ACK_DELAY_MAX)).reordering_threshold(1u8.into());
-    let mut transport = quinn::TransportConfig::default();
-    transport
-        .max_concurrent_bidi_streams(0u8.into())
-        .max_concurrent_uni_streams(0u8.into())
-        .stream_receive_window(limits.stream_window.into())
-        // The link's own beats keep a NAT's binding, at the policy's pace: QUIC adds none.
-        .keep_alive_interval(None)
-        .mtu_discovery_config(mtu_discovery(limits.udp_payload_max))
-        .ack_frequency_config(Some(acks))
-        .max_idle_timeout(quinn::IdleTimeout::try_from(QUIC_IDLE_MAX).ok());
-    if let Some(round_trip) = round_trip {
-        transport.initial_rtt(round_trip.mul_f64(FIRST_TRIP_SHARE).clamp(FIRST_TRIP_MIN, FIRST_TRIP_MAX));
-    }
-    transport
-}
-
-/// What the gateway is asked to acknowledge within (draft-ietf-quic-ack-frequency), instead of the 25 ms of RFC 9000,
-/// section 18.2: whoever repeats what was lost waits for that beside the round trip (RFC 9002, section 6.2.1), and a
-/// call's packet has nothing behind it that would tell of its loss sooner.
-const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
-/// RFC 9002, section 6.2.2, has a client that knows nothing take 333 ms for a round trip, so that its first packet is sent
-/// again after a second; on a network that is known, what follows from that, with room for a handshake's larger packets.
-const FIRST_TRIP_SHARE: f64 = 1.5;
-const FIRST_TRIP_MIN: Duration = Duration::from_millis(50);
-const FIRST_TRIP_MAX: Duration = Duration::from_secs(2);
-
-/// Packets of this size pass everywhere (RFC 9000, section 14).
-pub(crate) const UDP_PAYLOAD_MIN: u16 = 1200;
-/// Sizes that differ by less are not worth a probe, which is a lost packet where it does not pass.
-const MTU_STEP: u16 = 60;
-
-/// Each probe is a full packet of the uplink's, and none of it is of use to the app.
-fn mtu_discovery(udp_payload_max: u16) -> Option<quinn::MtuDiscoveryConfig> {
-    let mut probing = quinn::MtuDiscoveryConfig::default();
-    probing.upper_bound(udp_payload_max).minimum_change(MTU_STEP);
-    (udp_payload_max > UDP_PAYLOAD_MIN).then_some(probing)
-}
-
 #[cfg(test)]
+#[cfg(feature = "quic")]
 mod kept_sessions;
 #[cfg(test)]
+#[cfg(feature = "quic")]
 mod offers;
+#[cfg(feature = "quic")]
+mod quic;
 
 #[cfg(test)]
 mod tests {
+    use towline_crypto::International;
+
     use super::*;
 
     fn made(tls: &Tls, early_data: bool) -> Result<Secured, StartError> {

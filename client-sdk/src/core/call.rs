@@ -268,6 +268,7 @@ impl Call {
     }
 
     /// Whether the line may bring more: QUIC stops reading where it may not.
+    #[cfg(feature = "quic")]
     pub(crate) fn wants_more(&self) -> bool {
         self.is_unary() || self.incoming.messages.is_empty()
     }

@@ -28,6 +28,7 @@ impl Shared {
 
     /// Takes one event of a stream of line number `line` in, unless there is another line by now: that one has the
     /// stream's request.
+    #[cfg(feature = "quic")]
     pub(crate) fn on_stream_event(&self, line: u64, event: Event) {
         self.take(event, None, Some(line));
     }

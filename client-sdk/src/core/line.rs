@@ -9,6 +9,7 @@ use crate::{config::Endpoint, state::Transport};
 pub(crate) struct Kept {
     pub(crate) key: Key,
     /// Messages of its answer that arrived before.
+    #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "on TCP, HELLO says it"))]
     pub(crate) messages_received: u64,
     /// The rest of the request follows.
     pub(crate) continues: bool,

@@ -362,12 +362,14 @@ impl Core {
     }
 
     /// Whether the app gave call `seq` up, or takes its answer from elsewhere than the live connection.
+    #[cfg(feature = "quic")]
     pub(crate) fn is_gone(&self, seq: u64) -> bool {
         let is_gone = |call: &Call| call.is_over() || call.is_let_go;
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(is_gone)
     }
 
     /// Whether more of call `key`'s answer may be handed on: one window, and one message.
+    #[cfg(feature = "quic")]
     pub(crate) fn has_place_for_part(&self, key: Key) -> bool {
         let window = self.limits.stream_window as usize;
         let has_place = |call: &Call| call.wants_more() || call.incoming.bytes < window;
@@ -375,6 +377,7 @@ impl Core {
     }
 
     /// Whether the gateway said how call `seq` ended.
+    #[cfg(feature = "quic")]
     pub(crate) fn is_complete(&self, seq: u64) -> bool {
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_some_and(Call::is_over)
     }

@@ -8,6 +8,9 @@ use towline_protocols::{
     policy::Network,
 };
 
+#[cfg(not(feature = "quic"))]
+use super::quic::Streams;
+#[cfg(feature = "quic")]
 use super::streams::Streams;
 use crate::{
     connect::{Moves, PathCounts},
@@ -17,6 +20,7 @@ use crate::{
 /// A connection of TCP, or QUIC's control stream and the streams of requests.
 pub(super) enum Machine {
     Tcp(Box<Connection>),
+    #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "nobody makes one"))]
     Quic(Box<link::Control>, Box<Streams>),
 }
 

@@ -8,7 +8,12 @@ mod leaving;
 mod machine;
 mod opening;
 mod policy;
+#[cfg(feature = "quic")]
 mod quic;
+#[cfg(not(feature = "quic"))]
+#[path = "without_quic.rs"]
+mod quic;
+#[cfg(feature = "quic")]
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -75,6 +80,7 @@ pub(crate) enum Next {
     /// Connect to the same gateway again without delay: it refused the token, and the password was not tried.
     WithPassword,
     /// What was said early on QUIC was not answered before another connection was there: go on with that.
+    #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "TCP is answered before it is used"))]
     Overtaken(Box<(Reached, Racing)>),
     /// Go on over the connection that was made beside this one.
     Beside,

@@ -11,9 +11,11 @@
 
 mod capture;
 mod folder;
+#[cfg(feature = "quic")]
 mod hello;
 mod message;
 mod mint;
+#[cfg(feature = "quic")]
 mod quic;
 mod record;
 mod store;
@@ -122,13 +124,18 @@ impl Tickets {
             });
             Arc::new(Store::new(kept))
         });
-        Resuming { is_kept: kept.is_some(), stores }
+        Resuming {
+            #[cfg(feature = "quic")]
+            is_kept: kept.is_some(),
+            stores,
+        }
     }
 }
 
 /// Resumes the sessions of one configuration, and of one that offers other groups beside it.
 #[derive(Clone)]
 pub(crate) struct Resuming {
+    #[cfg(feature = "quic")]
     is_kept: bool,
     /// By transport.
     stores: [Arc<Store>; 3],
@@ -166,6 +173,7 @@ impl Resuming {
     }
 
     /// QUIC's cryptography, so that its sessions can be kept.
+    #[cfg(feature = "quic")]
     pub(crate) fn quic(
         &self,
         crypto: Arc<dyn quinn::crypto::ClientConfig>,
@@ -177,6 +185,7 @@ impl Resuming {
     }
 
     /// The same for a handshake that has to resume, or comes to nothing.
+    #[cfg(feature = "quic")]
     pub(crate) fn quic_resumed(
         &self,
         crypto: Arc<dyn quinn::crypto::ClientConfig>,

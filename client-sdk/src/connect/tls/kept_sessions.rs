@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::{ClientConfig, Endpoint, Limits},
+    connect::Handshake,
     identity::Identity,
     tickets::TicketCounts,
 };

@@ -1,13 +1,17 @@
 //! Which key exchange a handshake offers, what it resumes then, and what follows from it; against rustls' own server.
 
 use rustls::{HandshakeKind, pki_types::ServerName, server::ServerSessionMemoryCache};
+use towline_crypto::International;
 use towline_protocols::policy::KeyExchange::{self, Classical, ClassicalResumed, Hybrid};
 
 use super::{
     kept_sessions::{FLIGHT, HOST, Rig, Run},
     *,
 };
-use crate::connect::sockets::Sockets;
+use crate::{
+    config::Limits,
+    connect::{Handshake, sockets::Sockets},
+};
 
 fn name() -> ServerName<'static> {
     ServerName::try_from(HOST).unwrap()

@@ -607,6 +607,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "quic")]
     #[test]
     fn plaintext_with_quic_is_refused() {
         let endpoint = Endpoint { host: "localhost".into(), port: 1 };

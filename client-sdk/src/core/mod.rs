@@ -362,7 +362,7 @@ impl Core {
     }
 
     /// Whether the app gave call `seq` up, or takes its answer from elsewhere than the live connection.
-    #[cfg(feature = "quic")]
+    #[cfg(any(feature = "quic", test))]
     pub(crate) fn is_gone(&self, seq: u64) -> bool {
         let is_gone = |call: &Call| call.is_over() || call.is_let_go;
         self.by_seq.get(&seq).and_then(|key| self.calls.get(key)).is_none_or(is_gone)

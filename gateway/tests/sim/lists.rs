@@ -25,14 +25,17 @@ use crate::{
 
 /// Of so many worlds one has lists.
 const WORLDS: f64 = 0.3;
-/// What apps look at their list for.
+/// Of so many of these all lists lead nowhere, and connections break as often at least: places fail again and again.
+const DEAD_ENDS: f64 = 0.3;
+const BREAKS_MIN: f64 = 0.15;
+/// How often apps look at their list.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 /// A race knows the list that was held when it began; it lasts no longer (`connect_timeout`).
 const RACE_MAX: Duration = Duration::from_secs(10);
 /// How far a list of the future is ahead: clocks may differ by a day.
 const AHEAD: Duration = Duration::from_secs(2 * 86_400);
-/// Within the shortest time that a place is left alone, lists begin anew for it, or it is left alone after it has failed
-/// twice. One attempt may still be under way, and one end before the gateway has said WELCOME.
+/// So often may a place be tried in vain because of one list, within the shortest time that one is left alone for: it is
+/// left alone after it has failed twice, but an attempt may be under way then, and one have ended before WELCOME.
 const TRIED_IN_VAIN_MAX: usize = 4;
 const LEFT_ALONE: Duration = Duration::from_secs(5 * 60);
 
@@ -88,6 +91,8 @@ struct State {
     chance: fastrand::Rng,
     /// Chance of a publication in a second.
     odds: f64,
+    /// Nobody is at any place of its lists.
+    leads_nowhere: bool,
     folder: PathBuf,
     /// The key that apps trust, and another one.
     keys: [SigningKey; 2],
@@ -142,11 +147,13 @@ impl Desk {
         if chance.f64() >= WORLDS {
             return Self(None);
         }
-        let odds = 0.01 + 0.08 * chance.f64();
+        let leads_nowhere = chance.f64() < DEAD_ENDS;
+        let odds = if leads_nowhere { 0.03 } else { 0.01 + 0.08 * chance.f64() };
         let key = || SigningKey::generate().unwrap();
         Self(Some(Mutex::new(State {
             chance,
             odds,
+            leads_nowhere,
             folder,
             keys: [key(), key()],
             serial: 0,
@@ -162,6 +169,9 @@ impl Desk {
         if self.0.is_some() {
             plan.calls_per_s /= 5.0;
             plan.lasts *= 3;
+        }
+        if self.state().is_some_and(|state| state.leads_nowhere) {
+            plan.breaks = plan.breaks.max(BREAKS_MIN);
         }
     }
 
@@ -194,9 +204,9 @@ impl Desk {
 impl State {
     fn draw(&mut self) -> Kind {
         match self.chance.f64() {
-            ..0.1 if !self.signed.is_empty() => Kind::Replayed,
-            0.1..0.2 => Kind::Forged,
-            0.2..0.3 => Kind::Early,
+            ..0.2 if !self.signed.is_empty() => Kind::Replayed,
+            0.2..0.3 => Kind::Forged,
+            0.3..0.4 => Kind::Early,
             _ => Kind::Newer,
         }
     }
@@ -237,8 +247,7 @@ impl State {
 
     fn draw_places(&mut self) -> BTreeSet<Place> {
         let gateways = self.published.len();
-        // Some lists lead nowhere.
-        let first = if self.chance.f64() < 0.3 { 5 } else { 0 };
+        let first = if self.leads_nowhere { 5 } else { 0 };
         let places = (0..self.chance.usize(1..4)).map(|_| match self.chance.u8(first..8) {
             0..2 => Place::Gateway(self.chance.usize(..gateways)),
             2..5 => Place::Alias(self.chance.usize(..gateways)),

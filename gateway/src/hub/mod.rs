@@ -129,7 +129,8 @@ pub trait Mailbox: Send + Sync {
     fn deliver(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered;
     /// Whether a connection is up. Must not call the hub.
     fn is_connected(&self) -> bool;
-    /// Whether what it accepts with a quality above 0 goes to the store.
+    /// Whether what it accepts with a quality above 0 goes to the store by itself, beside what is kept by
+    /// [`Delivery::keeping`].
     fn is_durable(&self) -> bool {
         false
     }
@@ -338,6 +339,7 @@ impl Hub {
     ) -> Fanout {
         let keeping = Keeping::default();
         let mut fanout = self.deliver_to_subscribers(message, &keeping, last, now);
+        fanout.to_write += keeping.sessions();
         fanout.settle(keeping.finish(mark));
         self.count(fanout)
     }

@@ -418,10 +418,6 @@ impl Mailbox for Client {
         self.lock().connection.is_some()
     }
 
-    fn is_durable(&self) -> bool {
-        self.is_kept()
-    }
-
     fn room(&self, publisher: Option<&str>) -> Option<Arc<Room>> {
         // Who publishes to itself would not take of its queue while it waits.
         let inner = (publisher != Some(&*self.id)).then(|| self.lock())?;

@@ -158,6 +158,11 @@ impl Keeping {
         gathered.kept.entry(session, position)
     }
 
+    /// How many sessions the message is kept for.
+    pub fn sessions(&self) -> u64 {
+        self.0.borrow().as_ref().map_or(0, |gathered| gathered.recipients.len() as u64)
+    }
+
     /// Writes the message, with `mark` in the same commit; or `mark` alone when nobody keeps it.
     ///
     /// # Errors

@@ -453,7 +453,9 @@ impl Client {
             });
             Shared { message: message.clone(), entry }
         };
-        let pushed = session.get_or_insert_default().push_with(view(message).cost(), terms, settings, make);
+        let session = session.get_or_insert_default();
+        let pushed = session.push_with(view(message).cost(), terms, settings, make);
+        self.count_overdue(session.take_overtaken(), session.take_aged());
         if !self.count_loss(pushed) {
             return (Delivered::Dropped, false);
         }
@@ -469,7 +471,7 @@ impl Client {
         (delivered, is_kept)
     }
 
-    /// Counts messages that were dropped when their turn came; of them, those that had waited for too long.
+    /// Counts messages that were dropped when their turn or another message came; and those that had waited for too long.
     pub(super) fn count_overdue(&self, dropped: u64, aged: u64) {
         if dropped > 0 {
             self.common.dropped.inc_by(dropped);

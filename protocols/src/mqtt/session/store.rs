@@ -29,6 +29,8 @@ pub struct Session<M> {
     received: Vec<PacketId>,
     /// Messages dropped because they had waited for too long, since somebody asked.
     aged: u32,
+    /// Messages past their time that were dropped as another came, since somebody asked.
+    overtaken: u32,
 }
 
 /// What messages take of a queue.
@@ -125,6 +127,7 @@ impl<M: ApplicationMessage> Session<M> {
             ids_free: 0,
             received: Vec::new(),
             aged: 0,
+            overtaken: 0,
         }
     }
 
@@ -147,9 +150,13 @@ impl<M: ApplicationMessage> Session<M> {
         settings: &Settings,
         make: impl FnOnce() -> M,
     ) -> Push {
+        // A client that takes nothing, or is away, has nobody else to look for what is past its time.
+        while self.drop_overdue(terms.since) {
+            self.overtaken = self.overtaken.saturating_add(1);
+        }
         let (mut evicted, mut met) = (0, Bound::Count);
         while let Some(bound) = self.missing(cost, settings) {
-            if !self.drop_overdue(terms.since) && !self.evict(terms.qos, cost, settings) {
+            if !self.evict(terms.qos, cost, settings) {
                 return Push::Dropped(evicted, bound);
             }
             (evicted, met) = (evicted + 1, bound);
@@ -213,6 +220,11 @@ impl<M: ApplicationMessage> Session<M> {
     /// Messages dropped since the last call because they had waited for too long.
     pub fn take_aged(&mut self) -> u64 {
         std::mem::take(&mut self.aged).into()
+    }
+
+    /// Messages dropped since the last call because they were past their time when another came.
+    pub fn take_overtaken(&mut self) -> u64 {
+        std::mem::take(&mut self.overtaken).into()
     }
 
     /// The connection is gone: QoS 0 is not kept for the next one (4.1). Returns how many were dropped.

@@ -85,7 +85,7 @@ fn nothing_is_given_up_for_what_does_not_fit_beside_what_is_in_flight() {
 }
 
 #[test]
-fn what_a_message_cost_that_was_dropped_itself_is_told() {
+fn what_a_message_overtakes_that_is_dropped_itself_is_told() {
     let settings = Settings { queue_age_max: Duration::from_secs(9), ..settings() };
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
     for payload in ["a", "b"] {
@@ -93,7 +93,8 @@ fn what_a_message_cost_that_was_dropped_itself_is_told() {
     }
     pair.now += Duration::from_secs(9);
     let large = Message { topic: "t", payload: vec![0; 10_000].into(), ..Default::default() };
-    assert_eq!(pair.push(&Arc::new(large), QoS::AtLeastOnce), Push::Dropped(2, Bound::Bytes));
+    assert_eq!(pair.push(&Arc::new(large), QoS::AtLeastOnce), Push::Dropped(0, Bound::Bytes));
+    assert_eq!((pair.session.take_overtaken(), pair.session.take_aged()), (2, 2));
 }
 
 #[test]
@@ -116,8 +117,24 @@ fn what_has_waited_for_too_long_makes_room() {
         pair.deliver(payload, QoS::AtLeastOnce);
     }
     pair.now += Duration::from_secs(9);
-    assert_eq!(pair.deliver("d", QoS::AtLeastOnce), Push::QueuedInsteadOf(1, Bound::Count));
+    assert_eq!(pair.deliver("d", QoS::AtLeastOnce), Push::Queued);
     assert_eq!(waiting(&mut pair), ["d"]);
+}
+
+#[test]
+fn what_has_waited_for_too_long_goes_as_another_comes_though_the_client_takes_nothing() {
+    let settings =
+        Settings { queue_age_max: Duration::from_secs(9), in_flight_max: 1, queue_max: 9, ..settings() };
+    let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+    pair.deliver("sent", QoS::AtLeastOnce);
+    assert_eq!(waiting(&mut pair), ["sent"]);
+    for payload in ["a", "b"] {
+        pair.deliver(payload, QoS::AtLeastOnce);
+        pair.now += Duration::from_secs(5);
+    }
+    assert_eq!(pair.deliver("c", QoS::AtLeastOnce), Push::Queued);
+    assert_eq!((pair.session.take_overtaken(), pair.session.take_aged()), (1, 1));
+    assert_eq!(pair.session.len(), 3, "one in flight, and b and c");
 }
 
 #[test]

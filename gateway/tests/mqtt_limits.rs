@@ -125,6 +125,25 @@ async fn a_message_that_there_is_no_room_to_retain_is_refused_and_reaches_nobody
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_packet_holds_so_many_properties_and_filters_whatever_its_bytes() {
+    let mut hood = Neighbourhood::new(|_| ()).await;
+    let greeting = |count| {
+        let mut connect = connect(Version::V5, "client");
+        connect.properties.user_properties = vec![(text("n"), text("v")); count];
+        connect
+    };
+    let (mut client, _) = Client::connect(&hood.gateway, greeting(4096)).await;
+    let connack = Client::open(&hood.gateway).greet(greeting(4097)).await;
+    assert_eq!(connack.reason, ReasonCode::QuotaExceeded);
+    // 4097 filters of one byte.
+    let filters = b"\0\x01t\0".repeat(4097);
+    client.send_bytes(&[&[0x82, 0x87, 0x80, 0x01, 0, 1, 0], &filters[..]].concat()).await;
+    client.expect_end(ReasonCode::QuotaExceeded).await;
+    assert_eq!(hood.limit_hits("mqtt.packet_items"), 1.0);
+    hood.check().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_oversize_packet_is_refused_from_its_header() {
     let mut hood = Neighbourhood::new(|_| ()).await;
     let mut client = Client::v5(&hood.gateway, "client").await;

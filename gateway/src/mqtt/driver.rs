@@ -488,6 +488,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn count_limit(&self, reason: ReasonCode) {
         let limit = match reason {
             ReasonCode::PacketTooLarge => "mqtt.packet_bytes_max",
+            ReasonCode::QuotaExceeded => "mqtt.packet_items",
             ReasonCode::ReceiveMaximumExceeded => "mqtt.receive_maximum",
             ReasonCode::TopicAliasInvalid => "mqtt.topic_alias_max",
             ReasonCode::TopicNameInvalid => "mqtt.topic_levels_max",

@@ -47,8 +47,8 @@ impl Reader {
     /// Counts one list item against the packet's bound.
     pub(super) fn count_item(&mut self) -> Result<(), MqttError> {
         self.items_left = self.items_left.checked_sub(1).ok_or(MqttError::new(
-            ReasonCode::PacketTooLarge,
-            "too many topic filters or properties in one packet",
+            ReasonCode::QuotaExceeded,
+            "4.13: more topic filters and properties in one packet than the server takes",
         ))?;
         Ok(())
     }

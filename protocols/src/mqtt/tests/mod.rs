@@ -263,7 +263,7 @@ fn list_items_of_one_packet_are_bounded() {
         decode(&mut BytesMut::from(&bytes[..]), Version::V311, &limits)
     };
     assert!(filters(2).is_ok());
-    assert_eq!(filters(3).unwrap_err().reason, ReasonCode::PacketTooLarge);
+    assert_eq!(filters(3).unwrap_err().reason, ReasonCode::QuotaExceeded, "its bytes are not too many");
 }
 
 #[test]

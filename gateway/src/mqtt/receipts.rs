@@ -167,6 +167,7 @@ mod tests {
         tokio::spawn(mqtt::serve(gateway.clone(), Arc::new(origin), far, Bytes::new()));
         let connect = Connect {
             version: Version::V5,
+            is_bridge: false,
             clean_start: true,
             keep_alive: 0,
             client_id: text("device"),

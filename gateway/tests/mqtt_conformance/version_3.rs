@@ -83,10 +83,21 @@ async fn mqtt_3_1_a_repeated_packet_may_say_so_and_a_password_may_stand_alone() 
     assert_eq!(client.receive().await, Some(Packet::Pubcomp(ack(id(5)))));
     client.send_bytes(b"\xaa\x05\0\x02\0\x01t").await;
     assert!(matches!(client.receive().await, Some(Packet::Unsuback(_))));
-    // The bit that marks the bridge of another broker changes nothing.
-    let mut bridge = Client::open(&default_gateway());
-    bridge.send_bytes(b"\x10\x0d\0\x04MQTT\x84\x02\0\0\0\x01c").await;
-    assert!(matches!(bridge.receive().await, Some(Packet::Connack(connack)) if !connack.reason.is_error()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bridge_of_another_broker_gets_nothing_back_and_what_is_retained_as_such() {
+    for version in [Version::V31, Version::V311] {
+        let gateway = default_gateway();
+        let greeting = Connect { is_bridge: true, ..connect(version, "bridge") };
+        let (mut bridge, _) = Client::connect(&gateway, greeting).await;
+        bridge.subscribe("#", QoS::AtMostOnce).await;
+        bridge.publish_acked("from/bridge", "x").await;
+        let mut device = Client::v311(&gateway, "device").await;
+        device.send(retained("from/device", "x", QoS::AtMostOnce)).await;
+        let got = bridge.expect_publish().await;
+        assert_eq!((got.topic.as_str(), got.retain), ("from/device", true), "{version:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

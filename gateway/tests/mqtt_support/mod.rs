@@ -224,6 +224,7 @@ pub fn serve(gateway: &Arc<Gateway>, far: DuplexStream) {
 pub fn connect(version: Version, id: &str) -> Connect {
     Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive: 0,
         client_id: text(id),

@@ -54,6 +54,7 @@ impl Device {
         let properties = ConnectProperties { topic_alias_maximum: alias_max, ..ConnectProperties::default() };
         let connect = Connect {
             version: Version::V5,
+            is_bridge: false,
             clean_start: true,
             keep_alive: 0,
             client_id: text(id),

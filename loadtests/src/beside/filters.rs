@@ -145,6 +145,7 @@ impl Client {
         let mut client = Self { stream, input: BytesMut::new(), acknowledged, subscribes: 0 };
         client.send(&Packet::Connect(Box::new(Connect {
             version: VERSION,
+            is_bridge: false,
             clean_start: true,
             keep_alive: 0,
             client_id: text(id)?,

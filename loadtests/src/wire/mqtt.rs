@@ -114,6 +114,7 @@ impl MqttClient {
 fn connect(identity: &Identity) -> Result<Packet, Fault> {
     Ok(Packet::Connect(Box::new(Connect {
         version: VERSION,
+        is_bridge: false,
         clean_start: true,
         keep_alive: KEEP_ALIVE_S,
         client_id: text(&identity.client_id)?,

@@ -9,7 +9,7 @@ use super::{
     PublishProperties, QoS, ReasonCode, RetainHandling, Secret, Suback, SubackProperties, Subscribe,
     SubscribeProperties, Subscription, SubscriptionOptions, Text, Unsuback, Unsubscribe,
     UnsubscribeProperties, Version, WillProperties, topic,
-    wire::{Reader, Wire, varint},
+    wire::{LEVEL_OF_BRIDGE, Reader, Wire, varint},
 };
 
 /// What a decoder takes.
@@ -225,8 +225,7 @@ impl ConnectFlags {
 fn connect(input: &mut Reader) -> Result<Connect, MqttError> {
     let name = Text::read(input)?;
     let level = input.u8()?;
-    let version = match (name.as_str(), level & 0x7f) {
-        // The highest bit of the level marks a bridge of another broker; it changes nothing here.
+    let version = match (name.as_str(), level & !LEVEL_OF_BRIDGE) {
         ("MQIsdp", 3) => Version::V31,
         ("MQTT", 4) => Version::V311,
         ("MQTT", 5) => Version::V5,
@@ -255,6 +254,7 @@ fn connect(input: &mut Reader) -> Result<Connect, MqttError> {
     }
     Ok(Connect {
         version,
+        is_bridge: level & LEVEL_OF_BRIDGE != 0,
         clean_start: flags.clean_start(),
         keep_alive,
         client_id: Text::read(input)?,

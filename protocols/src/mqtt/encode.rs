@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use super::{
     Ack, Auth, Connack, Connect, Disconnect, LastWill, MqttError, Packet, PacketId, PacketKind, Publish, QoS,
     ReasonCode, Suback, Subscribe, SubscriptionId, SubscriptionOptions, Unsuback, Unsubscribe, Version,
-    wire::{Wire, put_binary, put_varint, put_with_length},
+    wire::{LEVEL_OF_BRIDGE, Wire, put_binary, put_varint, put_with_length},
 };
 
 /// Appends one packet. MQTT 3 has no properties and few reason codes: what it cannot say is left out.
@@ -248,7 +248,7 @@ fn put_packet(
 fn put_connect(connect: &Connect, out: &mut BytesMut) -> Result<(), MqttError> {
     let name: &[u8] = if connect.version == Version::V31 { b"MQIsdp" } else { b"MQTT" };
     put_binary(out, name)?;
-    out.put_u8(connect.version as u8);
+    out.put_u8(connect.version as u8 | if connect.is_bridge { LEVEL_OF_BRIDGE } else { 0 });
     let will_flags =
         connect.will.as_ref().map_or(0, |will| 0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5);
     out.put_u8(

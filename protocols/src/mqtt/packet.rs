@@ -121,6 +121,8 @@ impl QoS {
 pub struct Connect {
     /// What the rest of the connection speaks.
     pub version: Version,
+    /// The highest bit of the protocol level, by which brokers mark their bridges. No standard has it.
+    pub is_bridge: bool,
     /// Clean Start; in MQTT 3 Clean Session, which also ends the session with the connection.
     pub clean_start: bool,
     /// Seconds; 0 turns it off.

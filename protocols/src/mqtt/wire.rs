@@ -9,6 +9,9 @@ use super::{Binary, MqttError, QoS, ReasonCode, Secret, SubscriptionId, Text};
 /// The largest value of a Variable Byte Integer: four bytes of seven bits.
 pub(super) const VARINT_MAX: usize = 268_435_455;
 
+/// Of the protocol level in CONNECT: the client is a bridge of another broker.
+pub(super) const LEVEL_OF_BRIDGE: u8 = 0x80;
+
 const CUT: MqttError = MqttError::malformed("2.1.4: a field reaches beyond the end of its packet");
 
 /// A cursor over one packet. Everything it hands out shares the packet's memory.

@@ -29,6 +29,8 @@ const WINDOW_FIRST: u16 = 64;
 #[derive(Debug)]
 pub struct Connection {
     version: Version,
+    /// The client is a bridge of another broker, whose version has no options of subscriptions.
+    is_old_bridge: bool,
     /// What the server answers, ahead of messages.
     control: BytesMut,
     /// Seconds; zero when keep-alive is off.
@@ -114,6 +116,7 @@ impl Connection {
         let window_max = asked.receive_maximum.map_or(u16::MAX, |max| max.get()).min(settings.in_flight_max);
         let mut connection = Self {
             version: connect.version,
+            is_old_bridge: connect.is_bridge && connect.version != Version::V5,
             control: BytesMut::new(),
             keep_alive,
             deadline: None,
@@ -213,7 +216,7 @@ impl Connection {
             Packet::Pubrec(ack) => return self.handle_receipt(session, &ack, QoS::ExactlyOnce),
             Packet::Pubrel(ack) => return Ok(Some(self.handle_pubrel(session, ack.packet_id))),
             Packet::Pubcomp(ack) => self.handle_pubcomp(session, ack.packet_id),
-            Packet::Subscribe(subscribe) => return Ok(Some(Event::Subscribe(subscribe))),
+            Packet::Subscribe(subscribe) => return Ok(Some(Event::Subscribe(self.for_bridge(subscribe)))),
             Packet::Unsubscribe(unsubscribe) => return Ok(Some(Event::Unsubscribe(unsubscribe))),
             Packet::Pingreq => self.control(&Packet::Pingresp),
             Packet::Disconnect(disconnect) => return self.handle_disconnect(&disconnect, settings).map(Some),
@@ -226,6 +229,20 @@ impl Connection {
             }
         }
         Ok(None)
+    }
+
+    /// A bridge takes itself to be sent nothing back that it has brought, and what is retained as such, once its CONNECT
+    /// was accepted with its bit set: mosquitto's are to MQTT 3.1.1 what MQTT 5 has options for.
+    fn for_bridge(&self, mut subscribe: Subscribe) -> Subscribe {
+        if self.is_old_bridge {
+            for subscription in &mut subscribe.subscriptions {
+                // MQTT-3.8.3-4: not of a shared one.
+                let (group, _) = topic::split_share(subscription.filter.as_str());
+                subscription.options.no_local = group.is_none();
+                subscription.options.retain_as_published = true;
+            }
+        }
+        subscribe
     }
 
     /// Says what became of a publish of QoS 1 or 2. MQTT 3 cannot report failures: close the connection

@@ -85,6 +85,7 @@ fn settings() -> Settings {
 fn connect(version: Version) -> Connect {
     Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive: 10,
         client_id: text("c"),

@@ -92,15 +92,29 @@ fn only<T: Default + std::fmt::Debug + Clone + 'static>(
 
 fn connect(version: Version) -> impl Strategy<Value = Connect> {
     let v5 = version == Version::V5;
-    let identity = (any::<bool>(), any::<u16>(), text(), option::of(will(v5)));
+    let identity = (any::<[bool; 2]>(), any::<u16>(), text(), option::of(will(v5)));
     let credentials = (option::of(text()), option::of(secret()));
     (identity, credentials, only(v5, connect_properties())).prop_map(
-        move |((clean_start, keep_alive, client_id, will), (user_name, mut password), properties)| {
+        move |(
+            ([is_bridge, clean_start], keep_alive, client_id, will),
+            (user_name, mut password),
+            properties,
+        )| {
             if !v5 && user_name.is_none() {
                 password = None;
             }
             let will = will.map(Box::new);
-            Connect { version, clean_start, keep_alive, client_id, will, user_name, password, properties }
+            Connect {
+                version,
+                is_bridge,
+                clean_start,
+                keep_alive,
+                client_id,
+                will,
+                user_name,
+                password,
+                properties,
+            }
         },
     )
 }

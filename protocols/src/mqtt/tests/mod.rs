@@ -41,6 +41,7 @@ fn id(value: u16) -> PacketId {
 fn connect(version: Version) -> Connect {
     Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive: 60,
         client_id: text("c"),

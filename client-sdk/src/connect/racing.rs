@@ -99,14 +99,12 @@ impl Racing {
             true => shared.quality.expected_connect(),
             false => shared.quality.expected_connect_on(&network),
         };
-        let mut pace = policy.pace(connect, fallback);
-        // Another gateway knows nothing of what the session's own one may be running.
-        if shared.with(|core| core.has_sent()) {
-            pace.gateway = pace.gateway.max(limit / 2);
-        }
         if !policy.enabled {
             gateways.truncate(1);
         }
+        // Another gateway knows nothing of what the session's own one may be running.
+        let first = if shared.with(|core| core.has_sent()) { limit / 2 } else { Duration::ZERO };
+        let pace = policy.pace(connect, fallback).spread(first, limit, gateways.len());
         Self {
             connector,
             shared: Arc::clone(shared),
@@ -206,9 +204,8 @@ impl Racing {
 
     /// When the next gateway takes part.
     fn next_turn(&self) -> Instant {
-        let turn = |rank: usize| self.began + self.pace.gateway * u32::try_from(rank).unwrap_or(u32::MAX);
         match self.turns.len() < self.gateways.len() {
-            true => turn(self.turns.len()),
+            true => self.began + self.pace.turn(self.turns.len()),
             false => self.began + self.limit,
         }
     }

@@ -10,16 +10,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, time::Instant};
 use towline_crypto::signing::SigningKey;
-use towline_protocols::endpoints::ListedEndpoint;
+use towline_protocols::{endpoints::ListedEndpoint, link::RequestHead};
 
 use super::*;
 use crate::{
     BundledAddresses, Client, ClientConfig, Dial, Dialed, Dialing, FirstFlight, Network, NetworkKind,
     Resolve,
     connect::{ByteStream, resolve::Resolving},
+    core::Outgoing,
     endpoints::tests::{entry, signed},
     supervisor::{Greeting, Supervisor},
 };
@@ -110,6 +112,16 @@ impl Rig {
         }
     }
 
+    /// A gateway may be running a call.
+    fn runs_a_call(&self) {
+        let (deadline, message) = (now() + Duration::from_secs(60), Some(Bytes::from_static(b"pay")));
+        let outgoing = Outgoing { head: RequestHead::default(), deadline, message, bodiless: false };
+        self.shared.with(|core| {
+            let key = core.open(outgoing, now()).unwrap();
+            core.call(key).unwrap().attempts = 1;
+        });
+    }
+
     fn last(&self) -> Option<String> {
         let network = self.shared.with(|core| core.network.place());
         self.shared.routes.last_gateway(&self.config.strategies.race, network, now())
@@ -159,6 +171,24 @@ async fn switched_off_one_gateway_is_tried_and_nothing_remembered() {
     world.fates.lock().insert(1, Fate::Answers);
     assert_eq!(rig.reach().await, Ok((1, Duration::ZERO)));
     assert_eq!((world.dialed(), rig.last()), (vec![1, 1], None));
+}
+
+/// The session's own gateway has half of an attempt to itself while it may be running a call, and all others have a turn in the
+/// rest.
+#[tokio::test(start_paused = true)]
+async fn where_a_call_may_be_running_a_third_gateway_has_a_turn_in_the_attempt() {
+    for (gateways, staggers) in [(3, 6), (4, 6), (3, 12)] {
+        let world = World::with(&(1..gateways).map(|port| (port, Fate::Silent)).collect::<Vec<_>>());
+        let mut config = dialed(&world);
+        config.endpoints = (1..=gateways).map(|port| Endpoint { host: "edge".into(), port }).collect();
+        config.strategies.race.gateway_staggers = staggers;
+        let rig = Rig::new(config);
+        rig.runs_a_call();
+        let (reached, after) = rig.reach().await.unwrap();
+        assert_eq!(reached, gateways);
+        let half = Duration::from_secs(5);
+        assert!(after > half && after < 2 * half, "{gateways} gateways: {after:?}");
+    }
 }
 
 /// A list that leads nowhere costs an attempt, also where nobody else has a turn in it.

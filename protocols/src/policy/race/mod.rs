@@ -180,9 +180,8 @@ impl Race {
     /// come when nothing else is left.
     pub fn add(&mut self, rank: usize, ways: Vec<Ranked>, now: Instant) {
         if self.turns.iter().all(|(of, _)| *of != rank) {
-            let delay = self.pace.gateway * u32::try_from(rank).unwrap_or(u32::MAX);
             // Where nothing else is left, nobody waits.
-            let turn = if self.is_lost() { now } else { now.max(self.began + delay) };
+            let turn = if self.is_lost() { now } else { now.max(self.began + self.pace.turn(rank)) };
             self.turns.push((rank, turn));
         }
         let lead = ways.first().map(|first| (first.way.transport, first.proven));

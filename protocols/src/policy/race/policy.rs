@@ -61,8 +61,28 @@ pub struct Pace {
     pub stagger: Duration,
     /// Between the two series of a gateway.
     pub fallback: Duration,
-    /// Between gateways.
+    /// Between the first gateway and the second.
     pub gateway: Duration,
+    /// Between those behind it.
+    pub others: Duration,
+}
+
+impl Pace {
+    /// When the gateway of that rank, 0 the first, has its turn, counted from the beginning.
+    pub fn turn(&self, rank: usize) -> Duration {
+        match rank.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(others) => self.gateway + self.others * u32::try_from(others).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The same where the first gateway has `first` for itself at least. What that leaves of `limit` is shared by the others of
+    /// `gateways`: each has a turn before it is over, if the second has one.
+    pub fn spread(self, first: Duration, limit: Duration, gateways: usize) -> Self {
+        let gateway = self.gateway.max(first);
+        let others = u32::try_from(gateways.saturating_sub(1)).unwrap_or(u32::MAX).max(1);
+        Self { gateway, others: self.others.min(limit.saturating_sub(gateway) / others), ..self }
+    }
 }
 
 impl RacePolicy {
@@ -86,6 +106,7 @@ impl RacePolicy {
         });
         let stagger = known.unwrap_or(STAGGER_UNKNOWN);
         let fallback = known.unwrap_or(fallback);
-        Pace { stagger, fallback, gateway: stagger.max(fallback) * self.gateway_staggers }
+        let gateway = stagger.max(fallback) * self.gateway_staggers;
+        Pace { stagger, fallback, gateway, others: gateway }
     }
 }

@@ -292,6 +292,24 @@ fn a_gateway_that_is_dead_costs_its_delay_once() {
 }
 
 #[test]
+fn what_the_first_gateway_leaves_of_a_race_is_shared_by_the_others() {
+    let pace = RacePolicy::default().pace(None, ms(250));
+    assert_eq!(pace.gateway, ms(1500));
+    let check = |first: u64, gateways: usize, expected: &[u64]| {
+        let spread = pace.spread(ms(first), ms(10_000), gateways);
+        let turns: Vec<Duration> = (0..gateways).map(|rank| spread.turn(rank)).collect();
+        assert_eq!(turns, expected.iter().map(|turn| ms(*turn)).collect::<Vec<_>>());
+    };
+    check(0, 1, &[0]);
+    check(0, 3, &[0, 1500, 3000]);
+    check(5000, 3, &[0, 5000, 6500]);
+    check(5000, 6, &[0, 5000, 6000, 7000, 8000, 9000]);
+    check(0, 11, &[0, 1500, 2350, 3200, 4050, 4900, 5750, 6600, 7450, 8300, 9150]);
+    // Where the second has none, nobody has.
+    check(12_000, 3, &[0, 12_000, 12_000]);
+}
+
+#[test]
 fn a_race_that_nobody_wins_says_nothing() {
     let mut client = Client::new();
     for _ in 0..20 {

@@ -87,6 +87,8 @@ pub(crate) struct Call {
     is_leaving: bool,
     /// The live connection had it, and led to another run than the one whose answer is taken.
     pub(super) is_let_go: bool,
+    /// The same of the POST that it has.
+    is_post_let_go: bool,
     pub(crate) incoming: Incoming,
 }
 
@@ -157,6 +159,7 @@ impl Call {
             end_sent: false,
             is_leaving: false,
             is_let_go: false,
+            is_post_let_go: false,
             incoming: Incoming::default(),
         }
     }
@@ -279,6 +282,23 @@ impl Call {
         self.begin_again();
         self.incoming.credit_due = 0;
         self.wakers.stream.notify_one();
+    }
+
+    /// Its POST has nothing to do with it any more.
+    pub(super) fn post_let_go(&mut self) {
+        self.is_post_let_go = true;
+        self.wakers.short.notify_one();
+    }
+
+    /// Whether nothing more is wanted of its POST. Its end by that very connection is no reason to cut that: the next call
+    /// takes it.
+    pub(crate) fn is_post_unwanted(&self) -> bool {
+        self.is_post_let_go || self.is_over() && !self.ended_by_short
+    }
+
+    /// Its POST is over.
+    pub(super) fn post_over(&mut self) {
+        (self.posting, self.is_post_let_go) = (false, false);
     }
 
     /// The connection is gone; `waiting` says that its successor's HELLO asks for this call.

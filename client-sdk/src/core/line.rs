@@ -111,8 +111,14 @@ impl Core {
         }
     }
 
-    /// The session takes answers of calls from other runs than the live connection's, which is told so.
+    /// The session takes answers of calls from other runs than the live connection's, which is told so, or than those that
+    /// POSTs led to, which end.
     pub(super) fn let_go(&mut self) {
+        for seq in self.session.take_shorts_let_go() {
+            if let Some(call) = self.call_of(seq) {
+                call.post_let_go();
+            }
+        }
         for seq in self.session.take_let_go() {
             self.resets.push(seq);
             self.wake_line = true;

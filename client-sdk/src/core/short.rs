@@ -378,7 +378,7 @@ impl Call {
 
     /// `sent`: the gateway may have it. `on_link`: the link is to bring its answer as well.
     fn short_over(&mut self, sent: bool, on_link: bool, link_is_up: bool) {
-        self.posting = false;
+        self.post_over();
         self.short_failed |= sent && !self.is_over();
         // What the link's WELCOME has not told of, the link may open; before WELCOME, that has still to come.
         if !on_link && (self.is_on_line() || link_is_up) {

@@ -82,16 +82,14 @@ impl Post {
         Outcome { errand, gateway: self.gateway, round: self.round, result }
     }
 
-    /// Resolves when the call is over or gone.
+    /// Resolves when the call is over or gone, or has its answer from elsewhere.
     async fn unwanted(&self) {
         let Errand::Carry(key) = self.errand else { return std::future::pending().await };
         let wakers = self.shared.with(|core| core.call(key).map(|call| Arc::clone(&call.wakers)));
         let Some(wakers) = wakers else { return };
         loop {
             let notified = wakers.short.notified();
-            // Its end by this very connection is no reason to cut that: the next call takes it.
-            let is_over = |call: &mut Call| call.is_over() && !call.ended_by_short;
-            if self.shared.with(|core| core.call(key).is_none_or(is_over)) {
+            if self.shared.with(|core| core.call(key).is_none_or(|call| call.is_post_unwanted())) {
                 return;
             }
             notified.await;

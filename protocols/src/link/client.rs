@@ -52,6 +52,8 @@ pub struct Session {
     ack_bytes: usize,
     /// What the link's connection is to be told that nobody wants it there; each is a request of it.
     let_go: Vec<u64>,
+    /// Requests whose short connection nobody wants any more; each has one.
+    shorts_let_go: Vec<u64>,
     /// Short connections made.
     shorts: u64,
     floor_told: u64,
@@ -136,6 +138,7 @@ impl Session {
             ack_due: Vec::new(),
             ack_bytes: 0,
             let_go: Vec::new(),
+            shorts_let_go: Vec::new(),
             shorts: 0,
             floor_told: 0,
             pushes: Pushes::default(),
@@ -299,6 +302,7 @@ impl Session {
                 }
             };
             self.let_go.extend(call.take_let_go().then_some(seq));
+            self.shorts_let_go.extend(call.take_short_let_go().then_some(seq));
             fates.extend(fate.map(|fate| (seq, fate)));
         }
         self.forget_failed(&fates);
@@ -342,6 +346,7 @@ impl Session {
                 let delivery = call.on_event(carrier, link, event);
                 call.keep_to_run((!self.link_opens).then_some(link));
                 self.let_go.extend(call.take_let_go().then_some(seq));
+                self.shorts_let_go.extend(call.take_short_let_go().then_some(seq));
                 delivery
             }
             Event::Push(push) => {
@@ -355,6 +360,11 @@ impl Session {
     /// Requests that the link's connection had, and whose answer is that of another run: it is to reset them.
     pub fn take_let_go(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.let_go)
+    }
+
+    /// Requests that a short connection had, and whose answer is that of another run: nothing more of it is taken.
+    pub fn take_shorts_let_go(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.shorts_let_go)
     }
 
     /// The application has the whole outcome, or wants it no longer: the server may forget it.

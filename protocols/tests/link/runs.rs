@@ -57,6 +57,7 @@ fn what_the_link_has_begun_to_bring_a_post_that_led_elsewhere_does_not_end() {
     ]);
     assert_eq!(seen, "hone|two|.");
     assert_eq!(session.take_let_go(), [0; 0], "the link goes on");
+    assert_eq!(session.take_shorts_let_go(), [seq], "and whoever reads the POST need not");
 }
 
 #[test]
@@ -74,6 +75,7 @@ fn what_a_post_has_begun_to_bring_elsewhere_the_link_does_not_end() {
     ]);
     assert_eq!(seen, "hein|zwei|.");
     assert_eq!(session.take_let_go(), [seq]);
+    assert_eq!(session.take_shorts_let_go(), [0; 0]);
 }
 
 /// Of a head alone, too, and of an error: it is another run's outcome.

@@ -49,6 +49,8 @@ pub(super) struct Call {
     run: Option<u64>,
     /// The link's live connection had it, and led to another run.
     let_go: bool,
+    /// A short connection had it, and led to another run.
+    short_let_go: bool,
     pub(super) response_received: bool,
     /// The furthest place that a carrier has reached.
     pub(super) received: Place,
@@ -107,6 +109,7 @@ impl Call {
             answered_since: false,
             run: None,
             let_go: false,
+            short_let_go: false,
             response_received: false,
             received: Place::default(),
             bytes_received: 0,
@@ -159,7 +162,7 @@ impl Call {
     /// `link`: the session that the link has led to, if that is known.
     pub(super) fn keep_to_run(&mut self, link: Option<u64>) {
         let Some(run) = self.run else { return };
-        self.short = self.short.filter(|short| short.session_id == run);
+        self.short_let_go |= self.short.take_if(|short| short.session_id != run).is_some();
         if link.is_some_and(|link| link != run) {
             self.let_go |= self.link.take().is_some();
         }
@@ -168,6 +171,11 @@ impl Call {
     /// Whether the link was let go, and has not been told.
     pub(super) fn take_let_go(&mut self) -> bool {
         std::mem::take(&mut self.let_go)
+    }
+
+    /// The same of a short connection.
+    pub(super) fn take_short_let_go(&mut self) -> bool {
+        std::mem::take(&mut self.short_let_go)
     }
 
     fn given(&mut self, session_id: u64) {

@@ -83,7 +83,10 @@ impl Session {
     /// brings the answer of another run of what is idempotent.
     pub fn on_short_event(&mut self, short: u64, event: Event) -> Delivery {
         if let Event::Welcome(welcome) = &event {
-            self.calls.values_mut().for_each(|call| call.short_leads_to(short, welcome.session_id));
+            for (&seq, call) in &mut self.calls {
+                call.short_leads_to(short, welcome.session_id);
+                self.shorts_let_go.extend(call.take_short_let_go().then_some(seq));
+            }
         }
         self.take(Carrier::Short(short), event)
     }

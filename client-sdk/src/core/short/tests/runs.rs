@@ -1,5 +1,8 @@
 //! Calls that run in the link's session and, by a POST that was led elsewhere, in another.
 
+use std::sync::Arc;
+
+use tokio::time::timeout;
 use towline_protocols::{hpack::HeaderField, link::Priority};
 
 use super::{
@@ -65,9 +68,16 @@ async fn what_the_link_has_begun_to_answer_it_answers_to_the_end() {
     let shared = client(|_| {});
     let (key, seq, errand, number) = by_both(&shared);
     shared.on_event(head(seq, "200"));
+    let wakers = shared.with(|core| Arc::clone(&core.calls[&key].wakers));
+    // Whoever reads the POST is told.
+    timeout(Duration::from_secs(1), wakers.short.notified()).await.unwrap();
+    shared.with(|core| assert!(core.calls[&key].is_post_unwanted()));
     let elsewhere = [head(seq, "201"), part(seq, "paid elsewhere", true)];
     elsewhere.into_iter().for_each(|event| _ = shared.on_short_event(number, None, event));
-    shared.with(|core| core.short_over(errand, Some(number), Some(true)));
+    shared.with(|core| {
+        core.short_over(errand, Some(number), Some(true));
+        assert!(!core.calls[&key].is_post_unwanted(), "the next one would be");
+    });
     shared.on_event(part(seq, "paid", true));
     shared.with(|core| {
         let incoming = &core.calls[&key].incoming;

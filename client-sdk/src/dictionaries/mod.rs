@@ -102,7 +102,7 @@ impl Dictionaries {
         });
     }
 
-    /// Whether something is to be fetched when the line is idle.
+    /// Whether something is to be fetched when the line is idle, or has not been for long.
     pub(crate) fn is_wanting(&self) -> bool {
         let may = match (self.when, self.metered) {
             (DictionaryFetch::Never, _) | (_, Some(true)) => false,
@@ -113,7 +113,7 @@ impl Dictionaries {
         (may || self.fetcher.is_at_list()) && self.fetcher.is_wanting()
     }
 
-    /// What to ask for; the line is idle.
+    /// What to ask for, now.
     pub(crate) fn next_fetch(&mut self) -> Option<Fetch> {
         self.is_wanting().then(|| self.fetcher.next()).flatten()
     }

@@ -59,6 +59,9 @@ const BURST_BYTES: usize = 32 << 10;
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 /// A burst of calls has pauses; a line without calls for so long is idle.
 const FETCH_AFTER: Duration = Duration::from_millis(500);
+/// What is offered waits for an idle line no longer than this: an app that always has a call open would never hear of another
+/// list or dictionary. A piece has 16 KiB at the most, so that calls share the network with little.
+const FETCH_WAITS_MAX: Duration = Duration::from_secs(60);
 
 /// Why a connection ended and what is to be done next.
 pub(crate) struct LineEnd {
@@ -169,6 +172,8 @@ struct Line<S> {
     moving: Option<Moves>,
     /// Since when nothing is under way.
     idle_since: Option<Instant>,
+    /// Since when a piece of a dictionary could be asked for, were the line idle.
+    wanting_since: Option<Instant>,
     acks: Acks,
     watch: Watch,
     /// Nobody said why the connection ended.
@@ -202,6 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             leaving: None,
             moving: None,
             idle_since: None,
+            wanting_since: None,
             acks: Acks::default(),
             watch,
             is_silent: false,
@@ -391,26 +397,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Asks for the next piece of a dictionary, once nothing else was under way for a while.
+    /// Asks for the next piece of a dictionary, once nothing else was under way for a while, or something always was.
     fn fetch_when_idle(&mut self, now: Instant) {
-        let is_idle = self.online && self.leaving.is_none() && self.out.is_empty();
-        if !is_idle || self.shared.with(|core| core.in_flight() > 0) {
-            self.idle_since = None;
-            return;
-        }
-        let since = *self.idle_since.get_or_insert(now);
-        if now < since + FETCH_AFTER {
-            return;
-        }
-        if let Some(fetch) = self.shared.with(|core| core.dictionaries.next_fetch()) {
+        let (in_flight, is_wanting) =
+            self.shared.with(|core| (core.in_flight(), core.dictionaries.is_wanting()));
+        let may_ask = self.online && self.leaving.is_none();
+        let is_idle = may_ask && in_flight == 0 && self.out.is_empty();
+        self.idle_since = self.idle_since.filter(|_| is_idle).or(is_idle.then_some(now));
+        let is_wanting = may_ask && is_wanting;
+        self.wanting_since = self.wanting_since.filter(|_| is_wanting).or(is_wanting.then_some(now));
+        if self.fetch_due().is_some_and(|due| due <= now)
+            && let Some(fetch) = self.shared.with(|core| core.dictionaries.next_fetch())
+        {
+            self.wanting_since = None;
             self.machine.control().fetch(fetch);
         }
     }
 
     /// When a dictionary may be asked for.
     fn fetch_due(&self) -> Option<Instant> {
-        let since = self.idle_since?;
-        self.shared.with(|core| core.dictionaries.is_wanting()).then_some(since + FETCH_AFTER)
+        let latest = self.wanting_since? + FETCH_WAITS_MAX;
+        Some(self.idle_since.map_or(latest, |since| latest.min(since + FETCH_AFTER)))
     }
 
     /// What the gateway said.

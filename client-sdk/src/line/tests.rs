@@ -51,6 +51,10 @@ struct World {
     policy: Option<link::Policy>,
     /// What the gateway says behind the answers that follow, the last one first.
     goaways: Vec<link::GoAway>,
+    /// A dictionary that the gateway offers behind WELCOME.
+    offers: Option<Bytes>,
+    /// When each FETCH came.
+    fetches: Vec<Instant>,
     /// The network takes no new connection.
     refuses: bool,
     reports: Vec<link::Report>,
@@ -74,6 +78,8 @@ impl Network {
             silence_kept_s: 0,
             policy: None,
             goaways: Vec::new(),
+            offers: None,
+            fetches: Vec::new(),
             refuses: false,
             reports: Vec::new(),
         })))
@@ -233,6 +239,9 @@ async fn gateway(
                         Welcome { session_id: 7, push_line: 1, resumed, unknown, ..Welcome::default() };
                     let welcome = Welcome { silence_kept_s, ..welcome };
                     machine.control().welcome(welcome);
+                    if let Some(file) = road.network.with(|world| world.offers.clone()) {
+                        machine.control().offer(offer(&file));
+                    }
                 }
                 Event::MessagePart { seq, bytes, end, .. } => {
                     machine.credit(seq, bytes.len());
@@ -244,6 +253,15 @@ async fn gateway(
                         });
                         due.push((Instant::now() + work, seq));
                     }
+                }
+                Event::Fetch(fetch) if !fetch.held => {
+                    let file = road.network.with(|world| {
+                        world.fetches.push(Instant::now());
+                        world.offers.clone().unwrap()
+                    });
+                    let from = fetch.offset as usize;
+                    let bytes = file.slice(from..file.len().min(from + PIECE_BYTES));
+                    machine.control().piece(link::Piece { hash: fetch.hash, offset: fetch.offset, bytes });
                 }
                 Event::Publish(publish) => machine.control().published(publish.id, None),
                 Event::Subscribe(subscribe) => {
@@ -268,6 +286,18 @@ async fn gateway(
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// What the gateway sends of a dictionary at a time.
+const PIECE_BYTES: usize = 1000;
+
+fn offer(file: &Bytes) -> link::Offer {
+    let offered = link::OfferedDictionary {
+        hash: towline_dictionaries::sha256(file).to_vec().into(),
+        kind: link::DictionaryKind::Payload.into(),
+        bytes: file.len() as u32,
+        ..link::OfferedDictionary::default()
+    };
+    link::Offer { dictionaries: vec![offered] }
+}
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -428,4 +458,37 @@ async fn switched_off_beats_keep_the_policys_interval() {
         network.with(|world| world.sent.iter().map(|(at, _)| at.elapsed().as_secs() % 30).collect());
     assert_eq!(at.len(), 1, "{at:?}");
     drop(client);
+}
+
+/// An idle line asks at once, one that always has a call open for a piece a minute.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_always_busy_fetches_what_is_offered_all_the_same() {
+    let samples: Vec<_> = (0..300).map(towline_dictionaries::demo::message).collect();
+    let options = towline_dictionaries::TrainOptions { size: 2 * PIECE_BYTES };
+    let file = towline_dictionaries::train(&samples, options).unwrap().bytes().clone();
+    let pieces = file.len().div_ceil(PIECE_BYTES);
+    for is_busy in [false, true] {
+        let network = Network::new(ms(50));
+        network.with(|world| (world.offers, world.work) = (Some(file.clone()), ms(3000)));
+        let client = network.client(|_| {});
+        let calls = (0..2).filter(|_| is_busy).map(|number| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                sleep(ms(1500 * number)).await;
+                loop {
+                    call(&client, "x").await.unwrap();
+                }
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        online(&client).await;
+        let began = Instant::now();
+        sleep(10 * MINUTE).await;
+        let fetches: Vec<_> =
+            network.with(|world| world.fetches.iter().map(|at| (*at - began).as_secs()).collect());
+        let expected: Vec<u64> =
+            (1..=pieces as u64).map(|piece| if is_busy { 60 * piece } else { 0 }).collect();
+        assert_eq!(fetches, expected, "busy: {is_busy}");
+        calls.iter().for_each(|call| call.abort());
+    }
 }

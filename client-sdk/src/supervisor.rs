@@ -222,10 +222,11 @@ impl Supervisor {
         let last = self.shared.routes.last_gateway(&policy, network, now());
         let mut all = endpoints.iter().chain(&listed);
         let last = last.and_then(|last| all.find(|endpoint| endpoint.to_string() == last));
-        // Whom a list does not name is left for those whom it names, unless it may be running a call.
+        // Whom a list does not name is left for those whom it names, unless it may be running a call. Behind its expiry
+        // nobody vouches for those whom it named.
         let stays = |gateway: &Endpoint| listed.is_empty() || listed.contains(gateway);
         let last = last.filter(|last| stays(last)).cloned();
-        let home = home.filter(|home| has_sent || stays(home));
+        let home = home.filter(|home| self.shared.listed.is_still_named(home) && (has_sent || stays(home)));
         let own_first = self.own_first && !listed.is_empty();
         let known = last.into_iter().chain(home).filter(|_| policy.enabled && !own_first);
         let turns = endpoints[place..].iter().chain(&endpoints[..place]).cloned();

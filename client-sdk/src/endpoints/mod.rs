@@ -43,6 +43,8 @@ const PURPOSE: &str = "towline client endpoint list 1";
 const SEAL_BYTES_MAX: usize = 64;
 /// Names that an app allows; each place of a list is compared with all of them.
 const NAMES_MAX: usize = 64;
+/// Places of GOAWAYs that are remembered, those of the last few.
+const ADVISED_MAX: usize = 64;
 
 /// Which signed lists of endpoints the client takes from gateways. Without keys it takes none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +104,8 @@ struct State {
     /// The hash of a file that is no list of a trusted key: it is not fetched again.
     refused: Option<[u8; 32]>,
     failures: Failures,
+    /// Where gateways have sent the client, the latest last: a list need not name it as well.
+    advised: Vec<Endpoint>,
     random: fastrand::Rng,
 }
 
@@ -194,6 +198,24 @@ impl Listed {
         let usable = list.entries.iter().filter(|entry| self.allows(entry));
         let usable = usable.filter(|entry| !failures.sets_aside(&endpoint(entry), now));
         order::order(usable, &self.region, random).into_iter().map(endpoint).collect()
+    }
+
+    /// A GOAWAY names these places.
+    pub(crate) fn on_advice(&self, places: &[Endpoint]) {
+        let mut state = self.state.lock();
+        state.advised.retain(|known| !places.contains(known));
+        state.advised.extend(places.iter().take(ADVISED_MAX).cloned());
+        let surplus = state.advised.len().saturating_sub(ADVISED_MAX);
+        state.advised.drain(..surplus);
+    }
+
+    /// Whether the gateway that has the session may be connected to: behind the list's expiry not one that lists alone have
+    /// named.
+    pub(crate) fn is_still_named(&self, gateway: &Endpoint) -> bool {
+        let state = self.state.lock();
+        let has_expired =
+            state.held.as_ref().is_some_and(|list| list.check_time(wall::since_1970()).is_err());
+        !has_expired || self.own.contains(gateway) || state.advised.contains(gateway)
     }
 
     /// What the certificate has to name at `gateway`.

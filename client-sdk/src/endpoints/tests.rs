@@ -30,6 +30,13 @@ pub(crate) fn signed(key: &SigningKey, serial: u64, age_days: i64, entries: Vec<
     (text + &signature.line()).into()
 }
 
+/// The list that is held is no longer to be used.
+pub(crate) fn expire(listed: &Listed) {
+    let mut state = listed.state.lock();
+    let list = state.held.as_mut().unwrap();
+    (list.issued_s, list.expires_s) = (1, 2);
+}
+
 fn config(keys: &[&SigningKey]) -> ClientConfig {
     let mut config = ClientConfig::plaintext(vec![edge("edge.example")]);
     config.endpoint_lists.keys = keys.iter().map(|key| key.public()).collect();
@@ -138,6 +145,23 @@ fn a_list_outlives_the_app_sealed_and_is_no_older_then() {
     config.endpoint_lists.keys = vec![key.public()];
     std::fs::write(&file, &kept[1..]).unwrap();
     assert_eq!(listed(&config).serial(), Some(0), "a broken file");
+}
+
+#[test]
+fn behind_its_expiry_a_list_vouches_for_nobody() {
+    let key = SigningKey::generate().unwrap();
+    let listed = listed(&config(&[&key]));
+    let named = |host: &str| listed.is_still_named(&edge(host));
+    assert!(named("a"), "without a list, GOAWAY must have named it");
+    listed.take(&signed(&key, 1, 0, vec![entry("a"), entry("b")]));
+    assert!(named("a") && named("left-out"));
+    expire(&listed);
+    assert!(!named("a") && named("edge.example"));
+    listed.on_advice(&[edge("b")]);
+    assert!(!named("a") && named("b"));
+    listed.on_advice(&(0..2 * ADVISED_MAX).map(|host| edge(&host.to_string())).collect::<Vec<_>>());
+    assert!(!named("b") && named("0"));
+    assert_eq!(listed.state.lock().advised.len(), ADVISED_MAX);
 }
 
 #[test]

@@ -25,6 +25,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let endpoints = goaway.endpoints.clone();
         let when = self.shared.with(|core| {
             core.advised = endpoints.iter().filter_map(|text| text.parse().ok()).collect();
+            self.shared.listed.on_advice(&core.advised);
             core.wake_supervisor();
             core.handover.sent_away(&policy, SentAway { spread, share }, clock())
         });

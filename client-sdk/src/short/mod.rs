@@ -142,6 +142,7 @@ impl Shorts {
     /// Where the session was found last; where that cannot be reached, the others in turn.
     fn gateway(&mut self) -> Endpoint {
         let home = self.shared.with(|core| core.link.home.clone());
+        let home = home.filter(|home| self.shared.listed.is_still_named(home));
         if home != self.home {
             (self.home, self.unreached) = (home, 0);
         }

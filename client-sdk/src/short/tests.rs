@@ -538,3 +538,21 @@ async fn limits_follow_what_the_network_was_seen_to_take() {
     }
     assert_eq!(waited, [4, 10]);
 }
+
+/// As the link does.
+#[tokio::test(start_paused = true)]
+async fn behind_a_lists_expiry_no_post_goes_to_whom_it_alone_has_named() {
+    let key = towline_crypto::signing::SigningKey::generate().unwrap();
+    let mut config = ClientConfig::plaintext(vec!["edge:443".parse().unwrap()]);
+    config.endpoint_lists.keys = vec![key.public()];
+    config.seed = Some(3);
+    let shared = Arc::new(crate::core::Shared::new(&config).unwrap().0);
+    let supervisor = crate::supervisor::Supervisor::new(Arc::clone(&shared), config.clone()).unwrap();
+    let mut shorts = super::Shorts::new(Arc::clone(&shared), config, supervisor.link(), supervisor.http());
+    let place = crate::endpoints::tests::entry("listed");
+    shared.listed.take(&crate::endpoints::tests::signed(&key, 1, 0, vec![place]));
+    shared.with(|core| core.link.home = Some("listed:443".parse().unwrap()));
+    assert_eq!(shorts.gateway().to_string(), "listed:443");
+    crate::endpoints::tests::expire(&shared.listed);
+    assert_eq!(shorts.gateway().to_string(), "edge:443");
+}

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    ops::RangeInclusive,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -280,11 +281,23 @@ impl State {
     /// Whether a client may have known of that place from a list that it held, and that had not expired, while a race was
     /// on that is on now.
     fn may_be_tried(&self, knock: &Knock) -> bool {
+        let (began, serials) = self.may_be_held(knock);
+        let mut lists = self.signed.range(serials);
+        lists.any(|(_, list)| list.places.contains(&knock.place) && list.expires > began)
+    }
+
+    /// When a race may have begun that is on now, and the lists that the client may have held since.
+    fn may_be_held(&self, knock: &Knock) -> (Duration, RangeInclusive<u64>) {
         let began = knock.at.saturating_sub(RACE_MAX);
         let lowest = self.held_at(knock.client, began).map_or(0, |held| held.serial);
         let highest = self.held_at(knock.client, knock.at + LOOKED_AT_EVERY).map_or(0, |held| held.serial);
-        let mut lists = self.signed.range(lowest..=highest.max(lowest));
-        lists.any(|(_, list)| list.places.contains(&knock.place) && list.expires > began)
+        (began, lowest..=highest.max(lowest))
+    }
+
+    /// Whether all lists that a client may have held had expired before a race began that is on now.
+    fn has_expired(&self, knock: &Knock) -> bool {
+        let (began, serials) = self.may_be_held(knock);
+        self.signed.range(serials).all(|(_, list)| list.expires <= began)
     }
 
     fn check_knock(&self, knock: &Knock) -> Option<String> {
@@ -292,6 +305,10 @@ impl State {
             Place::Stranger => Some(format!("a list that nobody is to believe led to it: {knock:?}")),
             Place::Closed | Place::Silent if !self.may_be_tried(knock) => {
                 Some(format!("no list that was held named it: {knock:?}"))
+            }
+            // One that another list left out may be running a call.
+            Place::Alias(_) if self.has_expired(knock) => {
+                Some(format!("the list that was held had expired: {knock:?}"))
             }
             _ => None,
         }

@@ -22,7 +22,7 @@ use crate::{
     Resolve,
     connect::{ByteStream, resolve::Resolving},
     core::Outgoing,
-    endpoints::tests::{entry, signed},
+    endpoints::tests::{entry, expire, signed},
     supervisor::{Greeting, Supervisor},
 };
 
@@ -210,6 +210,33 @@ async fn behind_a_list_that_leads_nowhere_the_apps_own_gateways_are_tried() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let next = world.dialed().first().copied();
         assert!(next.is_some_and(|port| port != 9), "{enabled}: {next:?}");
+    }
+}
+
+/// Not even for a call that may be running there.
+#[tokio::test(start_paused = true)]
+async fn behind_a_lists_expiry_the_gateway_that_has_the_session_is_left_unless_somebody_else_named_it() {
+    for (has_expired, is_advised) in [(false, false), (true, false), (true, true)] {
+        let (world, key) = (World::default(), SigningKey::generate().unwrap());
+        let mut config = dialed(&world);
+        config.endpoint_lists.keys = vec![key.public()];
+        let rig = Rig::new(config.clone());
+        let home = ListedEndpoint { port: 9, name: None, ..entry("edge") };
+        rig.shared.listed.take(&signed(&key, 1, 0, vec![home]));
+        rig.runs_a_call();
+        let home = Endpoint { host: "edge".into(), port: 9 };
+        rig.shared.with(|core| core.link.home = Some(home.clone()));
+        if has_expired {
+            expire(&rig.shared.listed);
+        }
+        if is_advised {
+            rig.shared.listed.on_advice(&[home]);
+        }
+        let supervisor = Supervisor::new(Arc::clone(&rig.shared), config).unwrap();
+        tokio::spawn(supervisor.run());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let first = world.dialed()[0];
+        assert_eq!(first == 9, !has_expired || is_advised, "{has_expired} {is_advised}: {first}");
     }
 }
 

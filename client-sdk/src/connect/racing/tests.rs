@@ -1,6 +1,8 @@
 //! Races over a dialer of the test's own in simulated time, and over loopback where names matter.
 
 mod joined;
+#[cfg(feature = "quic")]
+mod late;
 
 use std::{
     collections::HashMap,

@@ -38,7 +38,7 @@ pub(super) async fn drive(
                 racing.answered(number);
             }
             drop(racing);
-            carry(&connection, control, path, setup, hello, true).await
+            Box::pin(carry(&connection, control, path, setup, hello, true)).await
         }
         (Err(error), _) => lost(&error),
     };

@@ -81,6 +81,9 @@ pub struct RunArgs {
     /// The SDK as it is, and again with each strategy switched off in turn
     #[arg(long, conflicts_with_all = ["without", "clients"])]
     pub ablate: bool,
+    /// Prints so many of each client's slowest calls on a connection that is there, and where their time went
+    #[arg(long, default_value_t = 0)]
+    pub slowest: usize,
     /// Writes all figures and calls to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -130,7 +133,7 @@ pub(super) fn run(args: &RunArgs) -> Result<bool, String> {
     let effort = effort(args);
     let results = work(&tasks(args, &profiles), &ground, &effort, args.parallel);
     let report = Report { seed: args.seed, effort, peer: ground.programs.peer(), results };
-    table::print(&report);
+    table::print(&report, args.slowest);
     if let Some(file) = &args.json {
         let json = serde_json::to_string(&report).map_err(|error| error.to_string())?;
         write(file, &json)?;

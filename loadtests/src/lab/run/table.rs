@@ -1,14 +1,17 @@
 //! The figures as text.
 
-use std::fmt::Write;
+use std::{cmp::Reverse, fmt::Write, time::Duration};
 
 use super::{
-    Outcome, Report,
+    Effort, Outcome, Report,
     figures::Figures,
-    goals::{Goal, goals},
-    orders::Who,
+    goals::{Goal, Trip, goals},
+    orders::{Sample, Who},
 };
-use crate::lab::profiles::chosen;
+use crate::lab::{
+    model::Way,
+    profiles::{Profile, chosen},
+};
 
 pub(super) type Column = (&'static str, fn(&Figures) -> Option<f64>, usize);
 
@@ -30,8 +33,8 @@ pub(super) const COLUMNS: [Column; 14] = [
     ("moved", |it| it.moved_ms, 0),
 ];
 
-/// Prints the table, what did not go well, and which goals are met.
-pub(super) fn print(report: &Report) {
+/// Prints the table with so many of each client's slowest calls, what did not go well, and which goals are met.
+pub(super) fn print(report: &Report, slowest: usize) {
     let mut text = String::new();
     text += &head();
     for (number, outcome) in report.results.iter().enumerate() {
@@ -41,6 +44,7 @@ pub(super) fn print(report: &Report) {
             let _ = writeln!(text, "{}: {}", outcome.trial.profile, outcome.about);
         }
         text += &row(outcome);
+        text += &slow(outcome, slowest);
     }
     text += NOTES;
     text += &worth(report);
@@ -79,6 +83,19 @@ fn row(outcome: &Outcome) -> String {
     line
 }
 
+/// The slowest calls on a connection that was there, with where their time went if that is known.
+fn slow(outcome: &Outcome, count: usize) -> String {
+    let Some((first, warm)) = outcome.trial.calls.split_first() else { return String::new() };
+    let mut slowest: Vec<&Sample> = warm.iter().collect();
+    slowest.sort_by_key(|sample| Reverse(sample.took));
+    let lines = slowest.into_iter().take(count).map(|sample| {
+        let (took, at) = (sample.took / 1_000_000, sample.start.saturating_sub(first.start) / 1_000_000);
+        let went = sample.error.as_deref().or(sample.timeline.as_deref()).unwrap_or_default();
+        format!("    {took:>6} at {at:>6} {} {went}\n", sample.by)
+    });
+    lines.collect()
+}
+
 /// Who it was, and what was switched off.
 pub(super) fn label(outcome: &Outcome) -> String {
     let off: String = outcome.trial.without.iter().map(|name| format!(" -{name}")).collect();
@@ -95,24 +112,34 @@ pub(super) fn judge(report: &Report) -> Vec<(&str, Vec<Goal>)> {
             .iter()
             .filter(|it| it.trial.profile == profile && matches!(it.trial.who, Who::H2 | Who::H3));
         let peers: Vec<&Figures> = peers.map(|it| &it.figures).collect();
-        (profile, goals(&sdk.figures, &peers, round_trip_ms(report, profile)))
+        let known = chosen(std::slice::from_ref(&sdk.trial.profile)).ok().and_then(|mut found| found.pop());
+        (profile, known.map_or(Vec::new(), |known| goals(&sdk.figures, &peers, trip(report, &known))))
     })
     .collect()
 }
 
-/// A request and its answer on an idle link.
-fn round_trip_ms(report: &Report, profile: &str) -> f64 {
-    let Ok(found) = chosen(&[profile.to_owned()]) else { return 0.0 };
-    let link = found[0].link;
-    let (up, down) = (link.up, link.down);
-    let time = up.delay
-        + up.jitter
-        + up.transmission(report.effort.request_bytes)
-        + down.delay
-        + down.jitter
-        + down.transmission(report.effort.answer_bytes);
-    time.as_secs_f64() * 1000.0
+/// What the network does to a request and its answer.
+fn trip(report: &Report, profile: &Profile) -> Trip {
+    let (up, down) = (profile.link.up, profile.link.down);
+    let Effort { request_bytes, answer_bytes, .. } = report.effort;
+    let whole = profile.round_trip()
+        + (up.jitter + up.transmission(request_bytes))
+        + (down.jitter + down.transmission(answer_bytes));
+    let arrives = |way: Way, bytes: usize| {
+        let packets = bytes.div_ceil(PACKET_BYTES).try_into().unwrap_or(i32::MAX);
+        // In bursts, calls lose more than one packet, and fewer calls do.
+        if way.loss.enter > 0.0 { 1.0 } else { (1.0 - way.loss.mean()).powi(packets) }
+    };
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    Trip {
+        bare_ms: ms(profile.round_trip()),
+        whole_ms: ms(whole),
+        lost: 1.0 - arrives(up, request_bytes) * arrives(down, answer_bytes),
+    }
 }
+
+/// What a packet holds of a message on a path of which nothing is known.
+const PACKET_BYTES: usize = 1200;
 
 /// What became of the figures without each strategy that was switched off, if any was.
 fn worth(report: &Report) -> String {
@@ -149,12 +176,14 @@ fn changes(whole: &Figures, without: &Figures) -> Vec<String> {
 const CHANGE_MIN: f64 = 0.1;
 
 fn judged(report: &Report) -> String {
-    let mut text = "Goals of the SDK (value, bound):\n".to_owned();
+    let mut text =
+        "Goals of the SDK (value, bound; least: what the network takes, where that is more):\n".to_owned();
     for (profile, goals) in judge(report) {
         let words = goals.iter().map(|goal| {
             let digits = if goal.name == "success" { 3 } else { 0 };
             let word = if goal.is_met { "met" } else { "MISSED" };
-            format!("{} {word} ({:.digits$}, {:.digits$})", goal.name, goal.value, goal.bound)
+            let least = goal.least.map_or(String::new(), |least| format!(", least {least:.0}"));
+            format!("{} {word} ({:.digits$}, {:.digits$}{least})", goal.name, goal.value, goal.bound)
         });
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {profile:<12} {}", words.collect::<Vec<_>>().join("  "));

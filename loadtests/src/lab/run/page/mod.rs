@@ -112,8 +112,9 @@ fn goals(report: &Report) -> String {
         let cells = goals.iter().map(|goal| {
             let class = if goal.is_met { "met" } else { "missed" };
             let digits = if goal.name == "success" { 3 } else { 0 };
+            let least = goal.least.map_or(String::new(), |least| format!(", the network takes {least:.0}"));
             format!(
-                "<td class={class}>{} {:.digits$} <span class=about>of {:.digits$}</span></td>",
+                "<td class={class}>{} {:.digits$} <span class=about>of {:.digits$}{least}</span></td>",
                 goal.name, goal.value, goal.bound
             )
         });

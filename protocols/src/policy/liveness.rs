@@ -254,25 +254,24 @@ impl Liveness {
             let first = signs.unanswered.unwrap_or(signs.heard).max(signs.heard);
             // A PING that left late has its round trip all the same.
             let dead = (first + patience).max(ping + patience.mul_f64(PING_SHARE));
-            return match repair {
+            // One that left before a call follows nothing of it. Where that is late, so is what answers the next one.
+            let follow = self.follow(smoothed, now, signs);
+            let is_late = ping + self.probe_after(smoothed, patience) <= now;
+            return match (follow, repair) {
                 _ if dead <= now => Pulse::Dead,
-                Some(repair) if repair <= now => Pulse::Repair,
-                _ => Pulse::Fine(repair.into_iter().chain([dead]).min()),
+                (_, Some(repair)) if repair <= now => Pulse::Repair,
+                (Some(follow), _) if follow <= now && is_late => Pulse::Repair,
+                (Some(follow), _) if follow <= now => Pulse::Probe,
+                _ => Pulse::Fine(follow.into_iter().chain(repair).chain([dead]).min()),
             };
         }
         let Some(waiting) = signs.waiting else { return Pulse::Fine(None) };
         let probe = match signs.unanswered {
             Some(first) => {
-                let probe = first + self.probe_after(smoothed, patience);
-                // What was said before the call waited for nothing.
-                let called = first.max(waiting);
-                if let Some(follow) = self.follow_after(smoothed, now).map(|after| called + after)
-                    && signs.spoke < follow
-                    && now < follow + FOLLOW_LATE_MAX
-                {
+                if let Some(follow) = self.follow(smoothed, now, signs) {
                     return if follow <= now { Pulse::Probe } else { Pulse::Fine(Some(follow)) };
                 }
-                probe
+                first + self.probe_after(smoothed, patience)
             }
             None => {
                 let since = signs.heard.max(signs.spoke);
@@ -305,6 +304,15 @@ impl Liveness {
     fn probe_after(&self, smoothed: Duration, patience: Duration) -> Duration {
         let variation = self.round_trip.map_or(smoothed, |(_, variation)| variation);
         (smoothed + (4 * variation).max(self.policy.probe_after)).min(patience / 2)
+    }
+
+    /// When a PING is to follow the call that waits, unless one has, or it is too late for that.
+    fn follow(&self, smoothed: Duration, now: Instant, signs: &Signs) -> Option<Instant> {
+        let (first, waiting) = signs.unanswered.zip(signs.waiting)?;
+        // What was said before the call waited for nothing.
+        let follow = first.max(waiting) + self.follow_after(smoothed, now)?;
+        let has_followed = signs.ping.is_some_and(|ping| ping >= waiting) || signs.spoke >= follow;
+        (!has_followed && now < follow + FOLLOW_LATE_MAX).then_some(follow)
     }
 
     /// How long after a call a PING follows it, on a network that loses packets.

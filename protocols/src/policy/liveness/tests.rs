@@ -284,6 +284,32 @@ fn where_packets_were_lost_a_ping_follows_each_call() {
     assert_ne!(judge(&link, called + ms(5)), Pulse::Probe);
 }
 
+/// As that of the call before, where it or its PONG was lost: it says nothing of what was said later.
+#[test]
+fn a_ping_of_before_a_call_does_not_stand_for_one_that_follows_it() {
+    let mut link = Link::new(14, ms(60));
+    link.liveness.set_policy(LivenessPolicy::default());
+    (0..20).for_each(|_| link.liveness.came_within(ms(70)));
+    let called = link.now + ms(500);
+    (link.signs.heard, link.signs.spoke) = (called, called);
+    (link.signs.unanswered, link.signs.waiting) = (Some(called), Some(called));
+    let check = |link: &mut Link, ping: Instant, spoke: Instant, expected: Pulse| {
+        (link.signs.ping, link.signs.spoke) = (Some(ping), spoke);
+        assert_eq!(link.liveness.judge(called + ms(15), &link.signs), expected);
+    };
+    // Its PONG may be on its way, or is late: then this one's is behind what is sent again.
+    check(&mut link, called - ms(50), called, Pulse::Probe);
+    check(&mut link, called - ms(600), called, Pulse::Repair);
+    // It has followed, and may have been the first that is not answered.
+    let repair = Pulse::Fine(Some(called + ms(90)));
+    check(&mut link, called - ms(50), called + ms(15), repair);
+    check(&mut link, called + ms(5), called, repair);
+    assert_eq!(
+        link.liveness.judge(called + ms(1), &Signs { ping: Some(called - ms(50)), ..link.signs }),
+        Pulse::Fine(Some(called + ms(15)))
+    );
+}
+
 /// Behind an app's call comes the end of the answer that it follows.
 #[test]
 fn what_was_on_its_way_before_a_call_gives_a_dead_link_no_time() {

@@ -41,20 +41,29 @@ gateway() { # arguments: a name, flags of rustc. The binary.
 CARGO_TARGET_DIR="$target/load" cargo build --locked --release -p towline-loadtests --bin towline-load
 load="$target/load/release/towline-load"
 
-# Counters live in files from the beginning, since towline-load ends its servers without a word.
-counting="$(gateway counting "-Cprofile-generate=$target/counted -Cllvm-args=-runtime-counter-relocation")"
+counting="$(gateway counting "-Cprofile-generate=$target/counted")"
 rm -rf "$target/counted"
 mkdir -p "$target/counted"
-export LLVM_PROFILE_FILE="$target/counted/%p%c.profraw"
+# towline-load ends its servers without a word, and counters are written by a process that ends by itself: it is told to by
+# the end of its parent.
+cat >"$target/counting.sh" <<EOF
+#!/usr/bin/env bash
+LLVM_PROFILE_FILE="$target/counted/%p.profraw" setpriv --pdeathsig TERM "$counting" "\$@" &
+wait
+EOF
+chmod +x "$target/counting.sh"
 train() { # arguments: those of towline-load
     echo "towline-load $*"
-    "$load" "$@" -q --towline "$counting" >"$target/load.log" || { cat "$target/load.log" >&2; return 1; }
+    "$load" "$@" -q --towline "$target/counting.sh" >"$target/load.log" 2>&1 || {
+        cat "$target/load.log" >&2
+        return 1
+    }
 }
 train requests --rounds 1 --duration "${seconds}s" --only towline
 train quic --duration "${seconds}s"
-train brokers --rounds 1 --duration "${seconds}s"
-train handshakes --rounds 1 --duration "${seconds}s"
-unset LLVM_PROFILE_FILE
+train brokers --rounds 1 --duration "${seconds}s" --qos 0,1
+train handshakes --rounds 1 --duration "${seconds}s" --only ECDSA
+for _ in $(seq 150); do pgrep -f "^$counting " >/dev/null || break; sleep 0.2; done
 "$merge" merge -o "$target/towline.profdata" "$target/counted"
 
 built="$(gateway built "-Cprofile-use=$target/towline.profdata")"

@@ -185,7 +185,13 @@ impl Supervisor {
         let highest = shared.policy.borrow().connect_timeout;
         let wait = shared.quality.wait(Step::Connect, highest);
         let mut network = shared.network.subscribe();
-        let mut racing = Racing::begin(self.connector.clone(), &shared, opening, gateways, wait.limit);
+        // Of every change that comes behind this, either the race hears or the line that it makes.
+        let here = shared.with(|core| {
+            core.network_changed = false;
+            core.network.clone()
+        });
+        let connector = self.connector.clone();
+        let mut racing = Racing::begin(here, connector, &shared, opening, gateways, wait.limit);
         let made = tokio::select! {
             biased;
             made = racing.next() => made,

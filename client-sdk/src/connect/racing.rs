@@ -71,20 +71,8 @@ pub(crate) struct Racing {
 }
 
 impl Racing {
-    /// Begins a race that lasts until `limit` is over at most.
+    /// Begins a race on that network, which need not be the one in use, that lasts until `limit` is over at most.
     pub(crate) fn begin(
-        connector: Connector,
-        shared: &Arc<Shared>,
-        opening: &Arc<Opening>,
-        gateways: Vec<Endpoint>,
-        limit: Duration,
-    ) -> Self {
-        let network = shared.with(|core| core.network.clone());
-        Self::begin_on(network, connector, shared, opening, gateways, limit)
-    }
-
-    /// The same on a network that need not be the one in use.
-    pub(crate) fn begin_on(
         network: Network,
         connector: Connector,
         shared: &Arc<Shared>,

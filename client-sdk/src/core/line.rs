@@ -30,7 +30,6 @@ impl Core {
         self.dictionary_unknown = false;
         self.dictionaries.begin_line();
         self.reconnect = false;
-        self.network_changed = false;
         self.probe = false;
         self.inbox.begin_line();
         self.publishes.iter_mut().for_each(|publish| publish.sent = false);

@@ -82,6 +82,13 @@ impl Supervisor {
             let joining = core.joining.clone().filter(|_| core.handover.is_for_network());
             (joining, core.advised.clone())
         });
+        // Its list has expired: what is there goes on, and nothing new is made.
+        if joining.is_some() && !shared.listed.is_still_named(present) {
+            tracing::debug!("no second connection: no list names the gateway any more");
+            let policy = shared.strategies.borrow().handover.clone();
+            shared.with(|core| core.handover.failed(&policy, now()));
+            return Stage::None;
+        }
         let (gateways, network, limit) = match joining {
             // What is known of the network in use says nothing of the other.
             Some(network) => (vec![present.clone()], network, highest),
@@ -92,7 +99,7 @@ impl Supervisor {
             }
         };
         let opening = Opening::new(Arc::clone(&self.greeting), self.spread_share(), false);
-        let racing = Racing::begin_on(network, self.connector.clone(), &shared, &opening, gateways, limit);
+        let racing = Racing::begin(network, self.connector.clone(), &shared, &opening, gateways, limit);
         Stage::Racing(Box::new(racing), opening)
     }
 

@@ -102,7 +102,7 @@ impl Rig {
         let greeting = Greeting::new(Arc::clone(&self.shared), self.config.clone());
         let opening = Opening::new(Arc::new(greeting), 0.0, true);
         let (connector, gateways) = (self.connector.clone(), self.config.endpoints.clone());
-        Racing::begin_on(network, connector, &self.shared, &opening, gateways, Duration::from_secs(10))
+        Racing::begin(network, connector, &self.shared, &opening, gateways, Duration::from_secs(10))
     }
 
     /// The port of the gateway that is reached, and after how long.

@@ -67,7 +67,14 @@ async fn a_client_whose_early_data_was_rejected_before_it_said_anything_goes_on(
     for round in 0..2 {
         let opening = Opening::new(Arc::clone(&greeting), 0.0, true);
         let (connector, gateways) = (rig.connector.clone(), rig.config.endpoints.clone());
-        let mut racing = Racing::begin(connector, &rig.shared, &opening, gateways, Duration::from_secs(10));
+        let mut racing = Racing::begin(
+            Network::default(),
+            connector,
+            &rig.shared,
+            &opening,
+            gateways,
+            Duration::from_secs(10),
+        );
         let made = racing.next().await.map_err(|error| error.0).unwrap();
         assert_eq!((made.wire.transport(), made.wire.is_unanswered()), (Transport::Quic, round == 1));
         // The gateway has the client's Finished: the client knows that early data was rejected.

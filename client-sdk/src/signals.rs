@@ -122,8 +122,10 @@ impl Client {
         shared.with(|core| {
             core.reconnect = true;
             core.touch_control();
+            // At one time: the attempt that follows the end of the line is not to be taken for one of before.
+            shared.network.send_modify(|count| *count += 1);
         });
-        shared.connect_anew();
+        shared.supervisor.notify_one();
     }
 
     fn change_app(&self, change: impl FnOnce(&mut AppState)) {

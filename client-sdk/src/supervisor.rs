@@ -187,6 +187,7 @@ impl Supervisor {
         let mut network = shared.network.subscribe();
         // Of every change that comes behind this, either the race hears or the line that it makes.
         let here = shared.with(|core| {
+            network.mark_unchanged();
             core.network_changed = false;
             core.network.clone()
         });

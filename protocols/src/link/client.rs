@@ -388,7 +388,7 @@ impl Session {
     pub fn retry(&mut self, seq: u64, error: &RpcError) -> Option<u64> {
         let call = self.calls.get(&seq)?;
         let may = error.execution == Execution::NotRun || call.options.idempotent;
-        let is_unseen = !call.response_received || call.options.idempotent && call.options.sees_whole;
+        let is_unseen = !call.has_begun() || call.options.idempotent && call.options.sees_whole;
         if !may || !call.options.replayable || !is_unseen {
             return None;
         }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is the test's")]
 
 use towline_protocols::link::{
-    Event, Execution, Hello, RpcErrorKind,
+    Event, Execution, Hello, RpcErrorKind, Welcome,
     client::{CallOptions, Delivery, Fate, Session},
 };
 
@@ -264,4 +264,22 @@ fn a_hello_names_what_a_post_has_taken_to_its_session() {
     let kept = Fate::Keep { messages_received: 0, sent: None };
     assert_eq!(session.on_welcome(&link, &named(8)), [(seq, kept)]);
     assert_eq!(text([session.on_event(response(seq)), session.on_event(part(seq, "ein", true))]), "ein|");
+}
+
+/// A server that has the session says that it knows nothing of a request, of whose answer it has sent a part without its
+/// head: what it would send of a second run is another answer, and would end nothing.
+#[test]
+fn what_has_begun_without_its_head_is_not_sent_again_under_its_number() {
+    let mut session = known();
+    let once = CallOptions { idempotent: false, ..UNARY };
+    let (payment, harmless) = (session.open(once), session.open(UNARY));
+    for seq in [payment, harmless] {
+        session.on_request_sent(seq);
+        session.on_event(part(seq, "one", true));
+    }
+    let hello = session.hello(Hello::default());
+    let unknown = vec![payment, harmless];
+    let fates = session.on_welcome(&hello, &Welcome { unknown, ..named(7) });
+    let [(failed, Fate::Fail(error)), (again, Fate::Anew)] = &fates[..] else { panic!("{fates:?}") };
+    assert_eq!((*failed, error.execution, *again), (payment, Execution::MayHaveRun, harmless));
 }

@@ -51,7 +51,7 @@ pub(super) struct Call {
     let_go: bool,
     /// A short connection had it, and led to another run.
     short_let_go: bool,
-    pub(super) response_received: bool,
+    response_received: bool,
     /// The furthest place that a carrier has reached.
     pub(super) received: Place,
     /// Message bytes of its answer.
@@ -178,6 +178,11 @@ impl Call {
         std::mem::take(&mut self.short_let_go)
     }
 
+    /// Whether any of an answer has come, which need not be its head: what a server sends first is not in our hands.
+    pub(super) fn has_begun(&self) -> bool {
+        self.run.is_some()
+    }
+
     fn given(&mut self, session_id: u64) {
         self.phase = Phase::Waiting;
         self.tie = Some(session_id);
@@ -295,7 +300,7 @@ impl Call {
     pub(super) fn again(&mut self, has_not_run: bool) -> Fate {
         self.doubtful |= !has_not_run;
         let may = (has_not_run || self.options.idempotent) && self.options.replayable;
-        if may && !self.response_received {
+        if may && !self.has_begun() {
             self.tie = self.tie.filter(|_| has_not_run);
             self.phase = if self.tie.is_some() { Phase::Waiting } else { Phase::Unsent };
             return Fate::Send;
@@ -303,7 +308,7 @@ impl Call {
         if may && self.options.idempotent && self.options.sees_whole {
             return Fate::Anew;
         }
-        let may_have_run = self.doubtful || self.tie.is_some() || self.response_received;
+        let may_have_run = self.doubtful || self.tie.is_some() || self.has_begun();
         let execution = if may_have_run { Execution::MayHaveRun } else { Execution::NotRun };
         let text = "the server does not hold this request any more and it cannot be sent again";
         Fate::Fail(RpcError::new(RpcErrorKind::SessionLost, execution, text))
@@ -424,7 +429,7 @@ impl Call {
         // one whose session a POST does not name (section 21). Given to nobody else, it has not run, whoever asked for it.
         let others_asked = if is_attached { 0 } else { self.asks };
         let is_only = self.carriers.saturating_sub(others_asked) <= 1;
-        if refused && is_only && !self.response_received {
+        if refused && is_only && !self.has_begun() {
             error.execution = Execution::NotRun;
         }
         // And what is idempotent a POST runs in whatever session it finds, of which the one that tells an outcome need

@@ -119,7 +119,13 @@ pub fn development_certificates(folder: &Path) -> Result<DevelopmentCertificates
     certificates::ensure(folder)
 }
 
+/// How often a worker looks into the queue that all workers share before its own: each time. Who finds no room in a worker's
+/// own queue waits there, as most subscribers of a large fan-out do, and what sockets have woken since would go ahead of
+/// all of them.
+const SHARED_QUEUE_TURN: u32 = 1;
+
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let runtime: io::Result<_> = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime: io::Result<_> = builder.enable_all().global_queue_interval(SHARED_QUEUE_TURN).build();
     runtime.map_err(|error| Failure::Other(format!("cannot start threads: {error}")))
 }

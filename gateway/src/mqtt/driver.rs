@@ -161,8 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let ending = end.name();
         let (parting, last_words) = match end {
             End::Lost => (Parting::Lost, None),
-            End::Left { with_will: true } => (Parting::Lost, None),
-            End::Left { with_will: false } => (Parting::Left, None),
+            End::Left { with_will: true } => (Parting::Lost, self.last_answers()),
+            End::Left { with_will: false } => (Parting::Left, self.last_answers()),
             End::Broken(error) => {
                 self.count_limit(error.reason);
                 (Parting::Lost, self.last_words(Closing { reason: error.reason, text: error.rule }))
@@ -430,6 +430,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let has_bytes = !self.input.is_empty() || !self.output.is_empty() || self.is_unflushed;
         let waits = self.is_blocked || self.is_paused || !self.inbox.is_empty() || !self.receipts.is_empty();
         !has_bytes && !waits && self.asking.is_none() && self.exchange.is_none()
+    }
+
+    /// What was answered before the client took leave: who sends all it has to say at one time, CONNECT to DISCONNECT, may
+    /// read on for it.
+    fn last_answers(&self) -> Option<BytesMut> {
+        let mut inner = self.attachment.client.lock();
+        let (connection, _) = inner.current(self.attachment.epoch)?;
+        Some(connection.take_answers()).filter(|answers| !answers.is_empty())
     }
 
     /// The bytes of a DISCONNECT, where the version has one.

@@ -254,3 +254,19 @@ async fn mqtt_3_1_4_5_a_client_need_not_wait_for_connack() {
     assert!(matches!(client.receive().await, Some(Packet::Suback(_))));
     assert_eq!(client.payload().await, "x");
 }
+
+#[tokio::test(start_paused = true)]
+async fn mqtt_3_1_4_5_a_client_that_says_all_at_once_is_answered_up_to_its_leave() {
+    for leave in [&b"\xe0\0"[..], b"\xe0\x01\x04"] {
+        let mut client = Client::open(&default_gateway());
+        client.speak(Version::V5);
+        let connect = connect_bytes(CLEAN, b"", &field(b"c"));
+        let all = [&connect[..], &subscribe_bytes(b"t", 0), b"\xc0\0", leave].concat();
+        client.send_bytes(&all).await;
+        let connack = client.receive().await;
+        assert!(matches!(connack, Some(Packet::Connack(connack)) if !connack.reason.is_error()));
+        assert!(matches!(client.receive().await, Some(Packet::Suback(_))));
+        assert!(matches!(client.receive().await, Some(Packet::Pingresp)));
+        assert_eq!(client.receive().await, None);
+    }
+}

@@ -369,6 +369,11 @@ impl Connection {
         self.control.len()
     }
 
+    /// Takes the answers that wait to be transmitted, without messages: a client that has taken leave may read on for them.
+    pub fn take_answers(&mut self) -> BytesMut {
+        std::mem::take(&mut self.control)
+    }
+
     /// Appends to `out` what is to be sent, about 16 KiB at most. A returned payload follows those bytes;
     /// then there may be more.
     pub fn poll_transmit<M: ApplicationMessage>(

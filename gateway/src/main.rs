@@ -9,6 +9,10 @@ use towline_gateway::cli::{self, Command};
 #[global_allocator]
 static ALLOCATOR: towline_gateway::allocations::Counting = towline_gateway::allocations::Counting;
 
+#[cfg(all(feature = "jemalloc", not(feature = "count-allocations")))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(name = "towline", version, about = "The mobile-edge access gateway", propagate_version = true)]
 struct Arguments {

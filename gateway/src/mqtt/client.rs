@@ -354,6 +354,12 @@ impl Inner {
         }
     }
 
+    /// Whether less than one of so many `parts` of the queue is taken. An empty one has room whatever its bounds.
+    pub(super) fn has_room(&self, parts: usize) -> bool {
+        let Self { session, settings, .. } = self;
+        session.as_ref().is_none_or(|session| session.is_empty() || !session.is_filled(parts, settings))
+    }
+
     /// The client has taken of its queue, or is gone.
     pub(super) fn make_room(&mut self) {
         let Self { room: Some(room), session, settings, connection, .. } = self else { return };

@@ -5,9 +5,11 @@ mod asking;
 mod ending;
 mod pace;
 mod reauth;
+mod retained;
 mod room;
 
 use std::{
+    collections::VecDeque,
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -35,6 +37,7 @@ use super::{
     io::{self, Output},
     message, publish,
     receipts::{Receipt, Receipts},
+    retained::Wanted,
     subscribe,
 };
 use crate::{access::Leave, backend::pass_turn, hub::LastMatch, rate::Pace, request::Origin};
@@ -63,6 +66,9 @@ pub(super) struct Driver<S> {
     output: Output,
     inbox: Inbox,
     receipts: Receipts,
+    /// Retained messages that the client is to get when it has room; of each filter once, so no more than it has
+    /// subscriptions.
+    retained: VecDeque<Wanted>,
     /// Under way while the hook is asked; nothing else is read meanwhile.
     asking: Option<Asking>,
     /// Under way while the client proves itself anew.
@@ -136,6 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             output: Output::default(),
             inbox: Inbox::default(),
             receipts: Receipts::default(),
+            retained: VecDeque::new(),
             asking: None,
             exchange: None,
             timer: timer.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
@@ -174,6 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
         };
         self.attachment.ending = ending;
+        self.keep_retained();
         // The session is free from here on, however long the goodbye takes.
         self.attachment.detach(parting);
         Box::pin(self.farewell(last_words, lingers)).await;
@@ -213,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 read?;
             }
             let may_read_again = self.is_paused && !self.is_pausing();
-            if !goes_on && !may_read_again {
+            if !self.send_retained() && !goes_on && !may_read_again {
                 break;
             }
         }
@@ -429,7 +437,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn is_idle(&self) -> bool {
         let has_bytes = !self.input.is_empty() || !self.output.is_empty() || self.is_unflushed;
         let waits = self.is_blocked || self.is_paused || !self.inbox.is_empty() || !self.receipts.is_empty();
-        !has_bytes && !waits && self.asking.is_none() && self.exchange.is_none()
+        let is_under_way = self.asking.is_some() || self.exchange.is_some() || !self.retained.is_empty();
+        !has_bytes && !waits && !is_under_way
     }
 
     /// What was answered before the client took leave: who sends all it has to say at one time, CONNECT to DISCONNECT, may

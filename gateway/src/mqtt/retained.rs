@@ -23,6 +23,9 @@ use crate::{
     store::{Store, StoreError, Table, Write},
 };
 
+/// Messages that are looked for at one time, with the lock held, for a client that gets them as it has room.
+const LOOK_MAX: usize = 64;
+
 /// The retained messages of a gateway, bounded in count and bytes.
 pub struct Retained {
     topics: RwLock<Topics>,
@@ -39,6 +42,15 @@ pub struct Retained {
 struct Topics {
     messages: BTreeMap<Arc<str>, Arc<Message>>,
     bytes: usize,
+}
+
+/// What a new subscription of an MQTT client has not been delivered yet.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    filter: String,
+    options: SubscribeOptions,
+    /// All up to this topic was delivered.
+    behind: Option<Arc<str>>,
 }
 
 /// A bound on retained messages was met, by its setting.
@@ -130,25 +142,58 @@ impl Retained {
 
     /// Delivers to a client what its new subscription (not a shared one) matches, whatever protocol it speaks.
     pub fn deliver(&self, mailbox: &dyn Mailbox, client_id: &str, filter: &str, options: &SubscribeOptions) {
-        let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &[options.identifier] };
         let since = super::now();
         for message in self.matching(filter, since) {
-            if options.no_local && message.publisher.as_deref() == Some(client_id) {
-                continue;
+            deliver_one(mailbox, client_id, &message, options, since);
+        }
+    }
+
+    /// Delivers the rest of what a new subscription matches, as long as there is room; says whether that is all. A queue
+    /// holds less than there may be, and the client is to have all [MQTT-3.3.1-9].
+    pub(super) fn deliver_rest(
+        &self,
+        mailbox: &dyn Mailbox,
+        client_id: &str,
+        wanted: &mut Wanted,
+        has_room: impl Fn() -> bool,
+    ) -> bool {
+        let since = super::now();
+        loop {
+            let messages = self.matching_behind(&wanted.filter, wanted.behind.as_deref(), LOOK_MAX, since);
+            let is_all = messages.len() < LOOK_MAX;
+            for message in messages {
+                if !has_room() {
+                    return false;
+                }
+                deliver_one(mailbox, client_id, &message, &wanted.options, since);
+                wanted.behind = Some(message.topic.clone());
             }
-            let (qos, keeping) = (message.qos.min(options.qos), Keeping::default());
-            let delivery = Delivery { qos, retain: true, identifiers, keeping: &keeping, since, rooms: None };
-            mailbox.deliver(&message, &delivery);
-            // When the disk cannot follow, the client goes without, as with any other bound.
-            _ = keeping.finish(None);
+            if is_all {
+                return true;
+            }
         }
     }
 
     /// The retained messages that a filter (without `$share`) matches and that have not expired.
     pub fn matching(&self, filter: &str, now: Instant) -> Vec<Arc<Message>> {
+        self.matching_behind(filter, None, usize::MAX, now)
+    }
+
+    /// The same from behind a topic on, and not more than `count_max`.
+    fn matching_behind(
+        &self,
+        filter: &str,
+        behind: Option<&str>,
+        count_max: usize,
+        now: Instant,
+    ) -> Vec<Arc<Message>> {
         if super::is_reserved(filter) {
             let system = self.system.read();
-            return system.iter().filter(|message| topic::matches(filter, &message.topic)).cloned().collect();
+            let matching = system.iter().filter(|message| topic::matches(filter, &message.topic));
+            let from = behind.map_or(0, |behind| {
+                matching.clone().position(|message| *message.topic == *behind).map_or(usize::MAX, |at| at + 1)
+            });
+            return matching.skip(from).take(count_max).cloned().collect();
         }
         let topics = self.topics.read();
         let is_alive = |message: &Arc<Message>| message.expires.is_none_or(|at| at > now);
@@ -157,7 +202,7 @@ impl Retained {
             return topics
                 .messages
                 .get(filter)
-                .filter(|message| is_alive(message))
+                .filter(|message| behind.is_none() && is_alive(message))
                 .cloned()
                 .into_iter()
                 .collect();
@@ -166,10 +211,11 @@ impl Retained {
         let from = literal.strip_suffix('/').unwrap_or(literal);
         topics
             .messages
-            .range::<str, _>((Bound::Included(from), Bound::Unbounded))
+            .range::<str, _>((behind.map_or(Bound::Included(from), Bound::Excluded), Bound::Unbounded))
             .take_while(|(topic, _)| topic.starts_with(from))
             .filter(|(topic, message)| topic::matches(filter, topic) && is_alive(message))
             .map(|(_, message)| message.clone())
+            .take(count_max)
             .collect()
     }
 
@@ -195,6 +241,16 @@ impl Retained {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Wanted {
+    pub(super) fn new(filter: String, options: SubscribeOptions) -> Self {
+        Self { filter, options, behind: None }
+    }
+
+    pub(super) fn filter(&self) -> &str {
+        &self.filter
     }
 }
 
@@ -228,6 +284,24 @@ impl Topics {
             })
             .collect()
     }
+}
+
+fn deliver_one(
+    mailbox: &dyn Mailbox,
+    client_id: &str,
+    message: &Arc<Message>,
+    options: &SubscribeOptions,
+    since: Instant,
+) {
+    if options.no_local && message.publisher.as_deref() == Some(client_id) {
+        return;
+    }
+    let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &[options.identifier] };
+    let (qos, keeping) = (message.qos.min(options.qos), Keeping::default());
+    let delivery = Delivery { qos, retain: true, identifiers, keeping: &keeping, since, rooms: None };
+    mailbox.deliver(message, &delivery);
+    // When the disk cannot follow, the client goes without, as with any other bound.
+    _ = keeping.finish(None);
 }
 
 /// The levels of a filter before its first wildcard, with the slash after them.

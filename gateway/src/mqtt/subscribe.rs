@@ -10,6 +10,7 @@ use super::{
     attachment::Attachment,
     client::Client,
     kept::{encode_subscription, numbered_key},
+    retained::Wanted,
 };
 use crate::{
     access::{Action, Leave},
@@ -27,7 +28,7 @@ pub(super) struct Subscribed {
     packet_id: PacketId,
     reasons: Vec<ReasonCode>,
     /// Filters whose retained messages it is to get.
-    wanted: Vec<(String, SubscribeOptions)>,
+    wanted: Vec<Wanted>,
 }
 
 /// Gives the filters the names that the rules give them: once, so that what is judged is what is subscribed to, whatever a
@@ -80,7 +81,7 @@ pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe, leaves: 
                 reasons.push(subscription.options.qos.granted());
                 if wants_retained(subscription, is_new) {
                     let options = hub_options(subscription, identifier);
-                    wanted.push((subscription.filter.as_str().to_owned(), options));
+                    wanted.push(Wanted::new(subscription.filter.as_str().to_owned(), options));
                 }
             }
             Err(reason) => reasons.push(reason),
@@ -89,16 +90,14 @@ pub(super) fn subscribe(attachment: &Attachment, subscribe: &Subscribe, leaves: 
     Subscribed { packet_id: subscribe.packet_id, reasons, wanted }
 }
 
-/// Answers, and then sends what is retained.
-pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) {
-    let Attachment { gateway, client, epoch, .. } = attachment;
+/// Answers, and says what of the retained messages is to be sent then.
+pub(super) fn answer(attachment: &Attachment, subscribed: Subscribed) -> Vec<Wanted> {
+    let Attachment { client, epoch, .. } = attachment;
     let Subscribed { packet_id, reasons, wanted } = subscribed;
     if let Some((connection, _)) = client.lock().current(*epoch) {
         connection.suback(packet_id, reasons);
     }
-    for (filter, options) in wanted {
-        gateway.mqtt.retained.deliver(client.as_ref(), &client.id, &filter, &options);
-    }
+    wanted
 }
 
 /// Unsubscribes from each filter; what the client is to be told of each.
@@ -251,7 +250,7 @@ fn hub_options(subscription: &Subscription, identifier: u32) -> SubscribeOptions
     }
 }
 
-fn has_subscription(attachment: &Attachment, filter: &str) -> bool {
+pub(super) fn has_subscription(attachment: &Attachment, filter: &str) -> bool {
     attachment.gateway.hub.subscriptions(&attachment.client.id).iter().any(|(held, _)| held == filter)
 }
 

@@ -1,5 +1,8 @@
 //! Section 3.3.1.3: RETAIN, and who is sent what was retained.
 
+use std::{num::NonZeroU16, sync::Arc};
+
+use towline_gateway::gateway::Gateway;
 use towline_protocols::mqtt::*;
 
 use crate::{bed::*, mqtt_support::*};
@@ -90,6 +93,81 @@ async fn mqtt_3_3_1_9_to_11_retain_handling_is_obeyed() {
             "{handling:?}"
         );
     }
+}
+
+/// A gateway that queues ten messages for a session and retains ten times as many; and a subscriber who is sent one
+/// message of QoS 1 at a time.
+async fn more_than_a_queue_holds(qos: QoS) -> (Arc<Gateway>, Vec<String>, Client) {
+    let mut settings = settings();
+    settings.mqtt.queue_max = 10;
+    let gateway = gateway(settings);
+    let mut publisher = Client::v5(&gateway, "publisher").await;
+    let topics: Vec<_> = (0..100).map(|number| format!("t/{number:03}")).collect();
+    for topic in &topics {
+        publisher.send(retained(topic, "x", qos)).await;
+    }
+    for _ in topics.iter().filter(|_| qos == QoS::AtLeastOnce) {
+        publisher.receive().await;
+    }
+    publisher.expect_nothing().await;
+    let mut asked = connect_for(60, "client");
+    asked.properties.receive_maximum = NonZeroU16::new(1);
+    let (client, _) = Client::connect(&gateway, asked).await;
+    (gateway, topics, client)
+}
+
+/// Takes a retained message; says what its topic is.
+async fn take_retained(client: &mut Client) -> String {
+    let publish = client.expect_publish().await;
+    assert!(publish.retain);
+    publish.topic.as_str().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn mqtt_3_3_1_9_all_that_is_retained_is_sent_though_a_queue_holds_less() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        let (gateway, topics, mut client) = more_than_a_queue_holds(qos).await;
+        client.subscribe("t/#", QoS::AtLeastOnce).await;
+        for topic in &topics {
+            assert_eq!(take_retained(&mut client).await, *topic);
+        }
+        client.expect_nothing().await;
+        assert_eq!(metric(&gateway, "towline_mqtt_messages_dropped_total"), 0.0);
+        client.publish_acked("t/live", "y").await;
+        assert_eq!(client.payload().await, "y");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mqtt_3_10_4_2_nothing_retained_is_added_for_a_subscription_that_has_ended() {
+    let (_gateway, _, mut client) = more_than_a_queue_holds(QoS::AtLeastOnce).await;
+    client.subscribe("t/#", QoS::AtLeastOnce).await;
+    let Some(Packet::Publish(first)) = client.receive().await else { panic!("no retained message") };
+    assert_eq!(client.unsubscribe(&["t/#"]).await, [ReasonCode::Success]);
+    client.subscribe("t/099", QoS::AtLeastOnce).await;
+    client.send(Packet::Puback(Ack::new(first.packet_id.unwrap(), ReasonCode::Success))).await;
+    let mut queued = 0;
+    while take_retained(&mut client).await != "t/099" {
+        queued += 1;
+    }
+    assert!(queued <= 5, "{queued} messages were added");
+    client.expect_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn mqtt_3_3_1_9_a_session_keeps_of_what_is_retained_as_much_as_its_queue_holds() {
+    let (gateway, topics, mut client) = more_than_a_queue_holds(QoS::AtLeastOnce).await;
+    client.subscribe("t/#", QoS::AtLeastOnce).await;
+    assert!(matches!(client.receive().await, Some(Packet::Publish(_))));
+    drop(client);
+    pass(SECOND).await;
+    let (mut client, connack) = Client::connect(&gateway, connect_for(60, "client")).await;
+    assert!(connack.session_present);
+    // One was in flight.
+    for topic in &topics[..11] {
+        assert_eq!(take_retained(&mut client).await, *topic);
+    }
+    client.expect_nothing().await;
 }
 
 #[tokio::test(start_paused = true)]

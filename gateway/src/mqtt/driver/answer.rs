@@ -201,7 +201,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return self.acknowledge_repeated(packet_id, reason);
             }
             _ if is_lost => return Err(End::Closed(NOT_STORED)),
-            Receipt::Subscribed(subscribed) => subscribe::answer(&self.attachment, subscribed),
+            Receipt::Subscribed(subscribed) => {
+                let wanted = subscribe::answer(&self.attachment, subscribed);
+                self.want_retained(wanted);
+            }
             receipt => {
                 let mut inner = self.attachment.client.lock();
                 let Some((connection, _)) = inner.current(self.attachment.epoch) else { return Ok(()) };

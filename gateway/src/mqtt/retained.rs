@@ -346,6 +346,28 @@ mod tests {
     }
 
     #[test]
+    fn a_look_goes_on_behind_a_topic() {
+        let retained = Retained::new(100, 100_000);
+        for topic in ["a", "a-b", "a/b", "a/c", "b"] {
+            retained.retain(&message(topic, "x"), Instant::now()).unwrap();
+        }
+        // In no order, as they are told.
+        retained.set_system(["$SYS/up", "$SYS/a", "$SYS/z"].map(|topic| message(topic, "x")).into());
+        let check = |filter: &str, behind, expected: &[&str]| {
+            let found = retained.matching_behind(filter, behind, 2, Instant::now());
+            assert_eq!(found.iter().map(|message| &*message.topic).collect::<Vec<_>>(), expected, "{filter}");
+        };
+        check("a/#", None, &["a", "a/b"]);
+        check("a/#", Some("a/b"), &["a/c"]);
+        check("a/#", Some("a/c"), &[]);
+        check("#", Some("a/c"), &["b"]);
+        check("a", Some("a"), &[]);
+        check("$SYS/#", None, &["$SYS/up", "$SYS/a"]);
+        check("$SYS/#", Some("$SYS/a"), &["$SYS/z"]);
+        check("$SYS/#", Some("$SYS/gone"), &[]);
+    }
+
+    #[test]
     fn an_empty_payload_removes_and_a_new_one_replaces() {
         let retained = Retained::new(1, 1000);
         retained.retain(&message("a", "1"), Instant::now()).unwrap();

@@ -32,6 +32,7 @@ use crate::{
     supervisor,
     tickets::TicketCounts,
     timeline::Timeline,
+    work,
 };
 
 /// A session with a gateway. Cheap to clone; when the last clone is dropped the session's connection is
@@ -64,10 +65,10 @@ impl Client {
         let is_encrypted = !matches!(config.security, Security::Plaintext);
         if config.short_mode() != ShortCalls::Off {
             let shorts = Shorts::new(Arc::clone(&shared), config, supervisor.link(), supervisor.http());
-            runtime.spawn(shorts.run());
+            runtime.spawn(work::boxed(shorts.run()));
         }
         durable::take_up(&shared, &runtime, waiting, is_encrypted);
-        runtime.spawn(supervisor.run());
+        runtime.spawn(work::boxed(supervisor.run()));
         Ok(Self { handle: Arc::new(Handle { shared, client_id, is_encrypted, runtime }) })
     }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::identity::replace;
+use crate::{identity::replace, work};
 
 /// One file, which is replaced as a whole. What cannot be written is only lost for the next run.
 pub(crate) struct Disk {
@@ -37,7 +37,7 @@ impl Disk {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         let disk = Arc::clone(self);
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || disk.write())),
+            Ok(runtime) => drop(runtime.spawn_blocking(work::blocking(move || disk.write()))),
             Err(_) => disk.write(),
         }
     }

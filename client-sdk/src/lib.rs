@@ -57,6 +57,7 @@ mod supervisor;
 mod tickets;
 mod timeline;
 mod wall;
+mod work;
 
 pub use bundled::BundledAddresses;
 pub use call::{CallRequest, CallResponse};

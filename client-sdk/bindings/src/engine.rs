@@ -122,12 +122,18 @@ impl Engine {
         &self,
         work: impl Future<Output = Result<T, TowlineError>> + Send + 'static,
     ) -> Result<T, TowlineError> {
-        Work(self.runtime.spawn(work)).await
+        Work(self.spawn_boxed(Box::pin(work))).await
     }
 
     /// Runs `work` on the engine's thread, whatever becomes of who asked for it.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(work);
+        self.spawn_boxed(Box::pin(work));
+    }
+
+    /// tokio makes its code for a task anew for each type of future, some two KiB with the tables for unwinding: so that
+    /// it sees few types, and apps carry less.
+    fn spawn_boxed<T: Send + 'static>(&self, work: Pin<Box<dyn Future<Output = T> + Send>>) -> JoinHandle<T> {
+        self.runtime.spawn(work)
     }
 }
 

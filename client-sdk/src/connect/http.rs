@@ -18,6 +18,7 @@ use crate::{
     core::{Shared, now},
     tickets::Transport,
     timeline::ConnectTimes,
+    work,
 };
 
 /// What is spoken on a connection.
@@ -138,7 +139,7 @@ where
     let mut reasons = Vec::new();
     let mut addresses = addresses.into_iter().peekable();
     while let Some(address) = addresses.next() {
-        attempts.spawn(attempt(address));
+        attempts.spawn(work::boxed(attempt(address)));
         if addresses.peek().is_none() {
             break;
         }

@@ -29,6 +29,7 @@ use crate::{
     config::Endpoint,
     core::{Shared, now},
     line::Opening,
+    work,
 };
 
 /// What a race gave: a connection, and where it leads.
@@ -222,7 +223,7 @@ impl Racing {
         if is_due {
             self.race.seek(rank);
             let lookup = lookups.find(Arc::clone(&self.shared), host, self.network.clone());
-            self.lookups.spawn(async move { (rank, lookup.await) });
+            self.lookups.spawn(work::boxed(async move { (rank, lookup.await) }));
         }
     }
 
@@ -293,7 +294,7 @@ impl Racing {
         let handshake = Handshake { offer: self.offer(), flies, round_trip, repeat };
         let (network, endpoint) = (self.network.clone(), endpoint.clone());
         let attempt = connector.attempt(network, endpoint, name, way, flight, handshake);
-        let handle = self.attempts.spawn(async move { (number, attempt.await) });
+        let handle = self.attempts.spawn(work::boxed(async move { (number, attempt.await) }));
         self.handles.insert(number, handle);
     }
 
@@ -305,7 +306,7 @@ impl Racing {
         let flight = self.opening.first_flight(endpoint);
         let name = self.shared.listed.name_of(endpoint);
         let attempt = self.connector.clone().secure(name, connected, flight, self.offer());
-        let handle = self.attempts.spawn(async move { (number, attempt.await) });
+        let handle = self.attempts.spawn(work::boxed(async move { (number, attempt.await) }));
         self.handles.insert(number, handle);
     }
 

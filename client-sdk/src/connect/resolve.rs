@@ -19,6 +19,7 @@ use crate::{
     bundled::Bundle,
     config::Endpoint,
     core::{Shared, now},
+    work,
 };
 
 /// Looks names up in place of the system's resolver: DNS over HTTPS, an operator's HTTPDNS, a list.
@@ -121,7 +122,7 @@ impl Lookups {
         };
         let lookup = self.lookup(&network, &question.0, again);
         let (running, shared) = (Arc::clone(&self.running), Arc::clone(shared));
-        tokio::spawn(async move {
+        let asked = async move {
             let result = match lookup.await {
                 Ok(addresses) if addresses.is_empty() => Err("DNS: the name has no address".into()),
                 Ok(addresses) => Ok(addresses),
@@ -132,7 +133,8 @@ impl Lookups {
             }
             running.lock().remove(&question);
             sender.send_replace(Some(result));
-        });
+        };
+        tokio::spawn(work::boxed(asked));
         Ok(answer)
     }
 
@@ -153,7 +155,7 @@ impl Lookups {
             let found = self.clone().find(Arc::clone(shared), host.clone(), network.clone());
             match addresses.is_empty() {
                 true => addresses = found.await.map_err(ConnectError)?,
-                false => drop(tokio::spawn(found)),
+                false => drop(tokio::spawn(work::boxed(found))),
             }
         }
         Ok(interleave(addresses, endpoint.port))
@@ -185,7 +187,7 @@ async fn asked_again<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     let Some(mut pause) = again else { return ask().await };
     let mut asked = JoinSet::new();
     for _ in 1..ASKED_MAX {
-        asked.spawn(ask());
+        asked.spawn(work::boxed(ask()));
         if let Ok(Some(Ok(answer))) = timeout(pause, asked.join_next()).await {
             return answer;
         }

@@ -17,7 +17,7 @@ use towline_protocols::policy::Network;
 
 #[cfg(feature = "quic")]
 use super::BindUdp;
-use crate::config::ClientConfig;
+use crate::{config::ClientConfig, work};
 
 /// A socket that belongs to the client.
 #[cfg(unix)]
@@ -130,12 +130,12 @@ impl Binder {
         let (app, network) = (Arc::clone(&self.app), Arc::clone(network));
         let bound = async {
             let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
-            let work = spawn_blocking(move || {
+            let work = move || {
                 let bound = app.bind_socket(socket.handle(), peer, &network).map(|()| socket);
                 drop(turn);
                 bound
-            });
-            work.await.map_err(io::Error::other)?
+            };
+            spawn_blocking(work::blocking(work)).await.map_err(io::Error::other)?
         };
         let failed = |error: io::Error| {
             io::Error::new(error.kind(), format!("the app did not bind the socket to its network: {error}"))

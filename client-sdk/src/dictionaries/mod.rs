@@ -19,6 +19,7 @@ use self::{fetch::Fetcher, folder::Folder};
 use crate::{
     config::{ClientConfig, DictionaryFetch},
     endpoints::Listed,
+    work,
 };
 
 /// What is held and what is being fetched.
@@ -191,7 +192,7 @@ impl Dictionaries {
             }
         };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(write)),
+            Ok(runtime) => drop(runtime.spawn_blocking(work::blocking(write))),
             Err(_) => write(),
         }
     }

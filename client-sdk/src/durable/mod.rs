@@ -26,6 +26,7 @@ use crate::{
     core::{Outgoing, Shared, now},
     error::FailedCall,
     state::ConnectionState,
+    work,
 };
 
 /// How a call ended.
@@ -202,7 +203,7 @@ pub(crate) async fn begin(
     let (told, stored) = oneshot::channel();
     let caller = waits.then(|| Caller { book: Arc::clone(book), named, outcome, has_it: false });
     // A task of its own: who gives the waiting up does not take the call back.
-    runtime.spawn(keeper.run_new(told));
+    runtime.spawn(work::boxed(keeper.run_new(told)));
     stored.await.unwrap_or_else(|_| Err(crate::client::closed()))?;
     Ok(caller)
 }
@@ -217,7 +218,7 @@ pub(crate) fn take_up(
     let Some(book) = &shared.book else { return };
     for record in records {
         let keeper = Keeper::restored(Arc::clone(shared), Arc::clone(book), record, is_encrypted);
-        keeper.into_iter().for_each(|keeper| drop(runtime.spawn(keeper.run())));
+        keeper.into_iter().for_each(|keeper| drop(runtime.spawn(work::boxed(keeper.run()))));
     }
 }
 
@@ -237,12 +238,12 @@ pub(crate) async fn acknowledge(
     let Some(book) = &shared.book else { return Err(DurableError::NoIdentityFile) };
     let (book, shared) = (Arc::clone(book), Arc::clone(shared));
     // A task of its own: what has begun to go goes.
-    let done = runtime.spawn(async move {
+    let gone = async move {
         let unstored = book.acknowledge(&key).await?;
         unstored.into_iter().for_each(|call| drop(shared.with(|core| core.release(call))));
         Ok(())
-    });
-    done.await.unwrap_or(Err(DurableError::Unknown))
+    };
+    runtime.spawn(work::boxed(gone)).await.unwrap_or(Err(DurableError::Unknown))
 }
 
 /// The session that the newest record was written in: the one that HELLO names, so that the gateway goes on with it.

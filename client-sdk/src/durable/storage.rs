@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
 };
 
-use crate::identity::replace;
+use crate::{identity::replace, work};
 
 /// The end of a write.
 pub type Storing = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -95,7 +95,7 @@ impl Storage for Folder {
 }
 
 fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Storing {
-    let done = tokio::task::spawn_blocking(work);
+    let done = tokio::task::spawn_blocking(work::blocking(work));
     Box::pin(async move { done.await.map_err(io::Error::other)? })
 }
 

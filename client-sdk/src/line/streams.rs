@@ -12,6 +12,7 @@ use towline_protocols::link::{
 use crate::{
     connect::Path,
     core::{Core, Kept, Key, RequestSink, Shared, SharedWakers, now},
+    work,
 };
 
 /// quinn sends streams of a higher number first: the control stream, then urgency 0 to 7.
@@ -118,13 +119,14 @@ impl Streams {
         };
         let task = Task { line: core.line, ..task };
         let (connection, settings) = (self.connection.clone(), control.stream_settings());
-        self.tasks.spawn(async move {
-            let outcome = Box::pin(task.run(connection, settings)).await;
+        let carry = async move {
+            let outcome = task.run(connection, settings).await;
             if let Err(Lost(reason)) = &outcome {
                 tracing::debug!(seq, "stream lost: {reason}");
             }
             Ended { seq, lost: outcome.is_err() }
-        });
+        };
+        self.tasks.spawn(work::boxed(carry));
     }
 }
 

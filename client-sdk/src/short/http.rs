@@ -16,6 +16,7 @@ use crate::{
     connect::{ConnectError, HttpConnector, HttpVersion},
     core::now,
     timeline::Made,
+    work,
 };
 
 /// Where the gateway takes short connections.
@@ -63,13 +64,13 @@ impl Pool {
         let sender = match version {
             HttpVersion::Http1 => {
                 let (sender, connection) = http1::handshake(stream).await.map_err(failed)?;
-                tokio::spawn(connection);
+                tokio::spawn(work::boxed(async move { drop(connection.await) }));
                 Sender::Http1(sender)
             }
             HttpVersion::Http2 => {
                 let handshake = http2::handshake(TokioExecutor::new(), stream);
                 let (sender, connection) = handshake.await.map_err(failed)?;
-                tokio::spawn(connection);
+                tokio::spawn(work::boxed(async move { drop(connection.await) }));
                 self.put(network, gateway, Sender::Http2(sender.clone()));
                 Sender::Http2(sender)
             }

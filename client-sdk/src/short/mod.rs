@@ -31,6 +31,7 @@ use crate::{
     config::{ClientConfig, Endpoint},
     connect::HttpConnector,
     core::{Busy, Errand, Next, Shared, now},
+    work,
 };
 
 /// Makes short connections as calls need them.
@@ -136,7 +137,7 @@ impl Shorts {
             round: self.round,
             errand,
         };
-        self.posts.spawn(Box::pin(post.run()));
+        self.posts.spawn(work::boxed(post.run()));
     }
 
     /// Where the session was found last; where that cannot be reached, the others in turn.

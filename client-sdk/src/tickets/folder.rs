@@ -25,7 +25,7 @@ use aws_lc_rs::hmac;
 use parking_lot::Mutex;
 
 use super::{TicketCounts, message::LIFE_MAX, record::Record};
-use crate::{identity::Identity, seal::Seal, wall};
+use crate::{identity::Identity, seal::Seal, wall, work};
 
 const MAGIC: &[u8; 4] = b"TWS1";
 const PURPOSE: &str = "towline client tickets 1";
@@ -114,7 +114,7 @@ impl Folder {
             folder.write(name, &bytes);
         };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(write)),
+            Ok(runtime) => drop(runtime.spawn_blocking(work::blocking(write))),
             Err(_) => write(),
         }
         self.counts.kept.fetch_add(1, Ordering::Relaxed);

@@ -32,7 +32,7 @@ use quinn::{
 };
 use tokio::{sync::Notify, task::AbortHandle, time::sleep_until};
 
-use crate::core::now;
+use crate::{core::now, work};
 
 /// Bytes of one flight that are kept: Finished and a first call. What comes behind them is left to QUIC.
 const FLIGHT_BYTES_MAX: usize = 8 << 10;
@@ -82,7 +82,7 @@ impl Flights {
         let (flight, moved, task) = (Mutex::default(), Arc::new(Notify::new()), OnceLock::new());
         let flights = Arc::new(Self { inner, share, is_over: AtomicBool::new(false), flight, moved, task });
         let (weak, moved) = (Arc::downgrade(&flights), Arc::clone(&flights.moved));
-        let task = tokio::spawn(repeat_when_silent(weak, moved)).abort_handle();
+        let task = tokio::spawn(work::boxed(repeat_when_silent(weak, moved))).abort_handle();
         // It was empty.
         let _ = flights.task.set(task);
         flights

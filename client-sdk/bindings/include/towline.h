@@ -180,7 +180,8 @@
 // What the client decides, and why.
 #define TOWLINE_LOG_DEBUG 4
 
-// Everything.
+// Everything. The client itself says nothing finer than debug, and the library that the build scripts make leaves out
+// what HTTP/2 and QUIC say inside.
 #define TOWLINE_LOG_TRACE 5
 
 // Whose fault a failure was.

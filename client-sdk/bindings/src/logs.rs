@@ -37,7 +37,8 @@ pub enum LogLevel {
     Info = 3,
     /// What the client decides, and why.
     Debug = 4,
-    /// Everything.
+    /// Everything. The client itself says nothing finer than `Debug`, and with the feature `small` what it is made of
+    /// does not either.
     Trace = 5,
 }
 

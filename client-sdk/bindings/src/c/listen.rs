@@ -94,7 +94,8 @@ pub const TOWLINE_LOG_WARN: u32 = 2;
 pub const TOWLINE_LOG_INFO: u32 = 3;
 /// What the client decides, and why.
 pub const TOWLINE_LOG_DEBUG: u32 = 4;
-/// Everything.
+/// Everything. The client itself says nothing finer than debug, and the library that the build scripts make leaves out
+/// what HTTP/2 and QUIC say inside.
 pub const TOWLINE_LOG_TRACE: u32 = 5;
 
 /// One line of the log. It holds no secret.

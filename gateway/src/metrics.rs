@@ -89,6 +89,8 @@ pub struct Metrics {
     pub deliveries: IntCounterVec,
     /// Messages that MQTT sessions lost to a bound or to their expiry.
     pub mqtt_messages_dropped: IntCounter,
+    /// Messages of shared subscriptions that another member got because a member's session had ended.
+    pub mqtt_messages_handed_over: IntCounter,
     /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused` (for good),
     /// `retried` (refused for now), `looped` (it had passed here before), `dropped` (QoS 0 while the broker was away).
     pub upstream_messages: IntCounterVec,
@@ -263,6 +265,13 @@ impl Metrics {
                 IntCounter::with_opts(options(
                     "mqtt_messages_dropped_total",
                     "Messages that MQTT sessions lost to a bound or to their expiry",
+                )),
+            ),
+            mqtt_messages_handed_over: registered(
+                r,
+                IntCounter::with_opts(options(
+                    "mqtt_messages_handed_over_total",
+                    "Messages of shared subscriptions that another member got because a member's session had ended",
                 )),
             ),
             upstream_messages: counters(

@@ -92,6 +92,16 @@ impl<'a> TopicFilter<'a> {
     }
 }
 
+/// As its client wrote it.
+impl std::fmt::Display for TopicFilter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(group) = self.group {
+            write!(f, "$share/{group}/")?;
+        }
+        f.write_str(self.filter)
+    }
+}
+
 /// Checks a topic name.
 ///
 /// # Errors

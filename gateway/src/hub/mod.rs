@@ -29,7 +29,10 @@ pub use self::last::LastMatch;
 pub use self::registry::RegisterError;
 pub use self::room::{Room, Rooms};
 pub use self::tree::ShareStrategy;
-use self::{registry::Registry, tree::Tree};
+use self::{
+    registry::Registry,
+    tree::{Asked, Tree},
+};
 use crate::{
     metrics::Metrics,
     mqtt::{self, Keeping, Unkept},
@@ -121,6 +124,8 @@ pub enum Delivered {
     Stored,
     /// Not delivered: a bound was met, it expired, or the client is away and keeps no messages.
     Dropped,
+    /// Its session has ended, and only the hub does not know yet: it was not for this client.
+    Gone,
 }
 
 /// Where a client's messages go: its link session or its MQTT session. Must not block.
@@ -133,6 +138,14 @@ pub trait Mailbox: Send + Sync {
     /// [`Delivery::keeping`].
     fn is_durable(&self) -> bool {
         false
+    }
+    /// Whether its session has ended. Must not call the hub.
+    fn has_ended(&self) -> bool {
+        false
+    }
+    /// Whether it would take the message without dropping another for it. Must not call the hub.
+    fn has_room(&self, _message: &Message) -> bool {
+        true
     }
     /// The room in its queue, if that is, or once was, scarce to this publisher, and there is a connection to make more.
     fn room(&self, _publisher: Option<&str>) -> Option<Arc<Room>> {
@@ -150,6 +163,8 @@ pub struct Delivery<'a> {
     pub retain: bool,
     /// Subscription identifiers of all subscriptions that matched (MQTT 5, section 3.3.2.3.8).
     pub identifiers: &'a [u32],
+    /// The shared subscription that asked for it.
+    pub share: Option<&'a Arc<str>>,
     /// Gathers the sessions that keep it in the store, so that they keep it together.
     pub keeping: &'a Keeping,
     /// When it was handed over: one look at the clock for all who get it.
@@ -161,7 +176,7 @@ pub struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// A delivery that no subscription asked for: a push to a client or user.
     pub fn direct(qos: u8, keeping: &'a Keeping) -> Self {
-        Self { qos, retain: false, identifiers: &[], keeping, since: mqtt::now(), rooms: None }
+        Self { qos, retain: false, identifiers: &[], share: None, keeping, since: mqtt::now(), rooms: None }
     }
 }
 
@@ -216,6 +231,7 @@ impl AddAssign<Delivered> for Fanout {
             Delivered::Sent => self.sent += 1,
             Delivered::Stored => self.stored += 1,
             Delivered::Dropped => self.dropped += 1,
+            Delivered::Gone => {}
         }
     }
 }
@@ -352,14 +368,13 @@ impl Hub {
         since: Instant,
     ) -> Fanout {
         let (mut fanout, rooms) = (Fanout::default(), Rooms::default());
-        last.matching(&self.inner, message).for_each_client(|client, granted, identifiers| {
-            let retain = message.retain && granted.retain_as_published;
-            let qos = granted.qos.min(message.qos);
-            let delivery = Delivery { qos, retain, identifiers, keeping, since, rooms: Some(&rooms) };
-            let delivered = client.mailbox.deliver(message, &delivery);
-            fanout += delivered;
-            let is_written = delivery.qos > 0 && delivered != Delivered::Dropped;
-            fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
+        let round = Round { keeping, since, rooms: Some(&rooms) };
+        last.matching(&self.inner, message).for_each_client(|asked| {
+            if round.deliver(message, asked, &mut fanout) == Delivered::Gone
+                && let Some(share) = asked.share
+            {
+                self.deliver_to_member(share, message, &round, &mut fanout);
+            }
         });
         let (room, is_first) = rooms.into_room();
         last.settle(room);
@@ -370,21 +385,61 @@ impl Hub {
         fanout
     }
 
+    /// Gives a message of a shared subscription, whose member's session is over, to another member: to one who has room
+    /// for it, if there is any. `note` becomes durable together with what that one keeps of it. `None`, and nothing is
+    /// written, where nobody is left.
+    pub(crate) fn hand_over(
+        &self,
+        share: &Arc<str>,
+        message: &Arc<Message>,
+        since: Instant,
+        note: Option<(&Store, Write)>,
+    ) -> Option<Delivered> {
+        let (mut fanout, keeping) = (Fanout::default(), Keeping::default());
+        let round = Round { keeping: &keeping, since, rooms: None };
+        let delivered = self.deliver_to_member(share, message, &round, &mut fanout);
+        if delivered.is_some() {
+            // It was promised to its publisher.
+            keeping.must_finish(note);
+        }
+        self.count(fanout);
+        delivered
+    }
+
+    /// Delivers a message to one member of a shared subscription that is not gone; `None` if there is none.
+    fn deliver_to_member(
+        &self,
+        share: &Arc<str>,
+        message: &Arc<Message>,
+        round: &Round<'_>,
+        fanout: &mut Fanout,
+    ) -> Option<Delivered> {
+        let filter = TopicFilter::parse(share, self.inner.levels_max).ok()?;
+        loop {
+            // One that is found gone is not chosen again.
+            let member = self.inner.tree.read().choose_member(&filter, message)?;
+            match member.ask(|asked| round.deliver(message, asked, fanout)) {
+                Delivered::Gone => {}
+                delivered => return Some(delivered),
+            }
+        }
+    }
+
     /// Has `last` know what room there is for a message that is yet to be delivered, if it does not. Of members of
     /// shared subscriptions it knows once they have got one.
     pub(crate) fn look_for_room(&self, message: &Message, last: &mut LastMatch, now: Instant) {
         let Some(matched) = last.unknown_direct(&self.inner, message) else { return };
         let rooms = Rooms::default();
-        matched.for_each_client(|client, granted, _| {
-            let room = (granted.qos.min(message.qos) > 0)
-                .then(|| client.mailbox.room(message.publisher.as_deref()))
+        matched.for_each_client(|asked| {
+            let room = (asked.granted.qos.min(message.qos) > 0)
+                .then(|| asked.client.mailbox.room(message.publisher.as_deref()))
                 .flatten();
             room.iter().for_each(|room| rooms.note(room, now));
         });
         last.settle(rooms.into_room().0);
     }
 
-    /// Delivers a message to one client; `None` when no such client is registered.
+    /// Delivers a message to one client; `None` when no such client is registered, or its session has just ended.
     pub fn push_to_client(&self, client_id: &str, message: &Arc<Message>) -> Option<Delivered> {
         let client = self.inner.registry.client(client_id)?;
         let (mut fanout, keeping) = (Fanout::default(), Keeping::default());
@@ -394,7 +449,7 @@ impl Hub {
         if self.count(fanout).unkept > 0 {
             delivered = Delivered::Dropped;
         }
-        Some(delivered)
+        Some(delivered).filter(|delivered| *delivered != Delivered::Gone)
     }
 
     /// Delivers a message to all clients of a user.
@@ -438,6 +493,28 @@ impl Hub {
     /// Bound on the levels of a topic or filter.
     pub fn levels_max(&self) -> usize {
         self.inner.levels_max
+    }
+}
+
+/// What deliveries of one message have in common.
+struct Round<'a> {
+    keeping: &'a Keeping,
+    since: Instant,
+    rooms: Option<&'a Rooms>,
+}
+
+impl Round<'_> {
+    fn deliver(&self, message: &Arc<Message>, asked: Asked<'_>, fanout: &mut Fanout) -> Delivered {
+        let Asked { client, granted, identifiers, share } = asked;
+        let &Self { keeping, since, rooms } = self;
+        let retain = message.retain && granted.retain_as_published;
+        let qos = granted.qos.min(message.qos);
+        let delivery = Delivery { qos, retain, identifiers, share, keeping, since, rooms };
+        let delivered = client.mailbox.deliver(message, &delivery);
+        *fanout += delivered;
+        let is_written = qos > 0 && matches!(delivered, Delivered::Sent | Delivered::Stored);
+        fanout.to_write += u64::from(is_written && client.mailbox.is_durable());
+        delivered
     }
 }
 

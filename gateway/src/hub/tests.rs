@@ -13,11 +13,16 @@ use super::*;
 /// Remembers what it got: QoS, RETAIN and subscription identifiers.
 struct Inbox {
     connected: AtomicBool,
+    ended: AtomicBool,
     got: Mutex<Vec<(u8, bool, Vec<u32>)>>,
 }
 
 impl Mailbox for Inbox {
     fn deliver(&self, _: &Arc<Message>, delivery: &Delivery<'_>) -> Delivered {
+        if self.has_ended() {
+            self.connected.store(false, Ordering::Relaxed);
+            return Delivered::Gone;
+        }
         let mut identifiers = delivery.identifiers.to_vec();
         identifiers.sort_unstable();
         self.got.lock().push((delivery.qos, delivery.retain, identifiers));
@@ -27,10 +32,19 @@ impl Mailbox for Inbox {
     fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+fn inbox() -> Arc<Inbox> {
+    let (connected, ended) = (AtomicBool::new(true), AtomicBool::new(false));
+    Arc::new(Inbox { connected, ended, got: Mutex::default() })
 }
 
 fn join(hub: &Hub, id: &str, user: Option<&str>) -> Arc<Inbox> {
-    let inbox = Arc::new(Inbox { connected: AtomicBool::new(true), got: Mutex::default() });
+    let inbox = inbox();
     hub.register(&id.into(), user.map(Arc::from), inbox.clone()).unwrap();
     inbox
 }
@@ -162,6 +176,41 @@ fn a_shared_group_takes_turns_among_its_connected_members() {
 }
 
 #[test]
+fn members_who_are_away_and_store_nothing_get_nothing_while_others_store() {
+    let hub = Hub::new(8);
+    let inboxes = ["a", "b"].map(|id| join(&hub, id, None));
+    for (id, qos) in [("a", 0), ("b", 1)] {
+        hub.subscribe(id, "$share/g/x", options(qos, 0)).unwrap();
+    }
+    inboxes.iter().for_each(|inbox| inbox.connected.store(false, Ordering::Relaxed));
+    for _ in 0..4 {
+        publish(&hub, "x");
+    }
+    assert_eq!(inboxes.map(|inbox| inbox.got.lock().len()), [0, 4]);
+}
+
+#[test]
+fn what_finds_its_member_gone_goes_to_another_one_of_the_group() {
+    for strategy in [ShareStrategy::RoundRobin, ShareStrategy::Sticky] {
+        let hub = Hub::new(8);
+        hub.set_share_strategy(strategy);
+        let inboxes = ["a", "b", "c"].map(|id| join(&hub, id, None));
+        for (id, filter) in [("a", "$share/g/x"), ("b", "$share/g/x"), ("c", "x")] {
+            hub.subscribe(id, filter, options(1, 0)).unwrap();
+        }
+        // Chosen as one who is there; that it has gone is seen when it is given the message.
+        inboxes[0].ended.store(true, Ordering::Relaxed);
+        let message = Arc::new(Message { publisher: Some("meter".into()), ..message("x") });
+        for _ in 0..4 {
+            assert_eq!(hub.publish(&message), counts(2, 0), "{strategy:?}");
+        }
+        inboxes.iter().for_each(|inbox| inbox.ended.store(true, Ordering::Relaxed));
+        assert_eq!(hub.publish(&message), Fanout::default(), "{strategy:?}: nobody is there");
+        assert_eq!(inboxes.map(|inbox| inbox.got.lock().len()), [0, 4, 4], "{strategy:?}");
+    }
+}
+
+#[test]
 fn a_publisher_keeps_to_one_member_of_a_shared_group_as_long_as_that_is_there() {
     let hub = Hub::new(8);
     hub.set_share_strategy(ShareStrategy::Sticky);
@@ -229,7 +278,7 @@ fn an_id_is_held_until_its_own_mailbox_lets_go() {
     let hub = Hub::new(8);
     let first = join(&hub, "a", None);
     let id: Arc<str> = "a".into();
-    let other: Arc<dyn Mailbox> = Arc::new(Inbox { connected: AtomicBool::new(true), got: Mutex::default() });
+    let other: Arc<dyn Mailbox> = inbox();
     assert_eq!(hub.register(&id, None, other.clone()), Err(RegisterError::ClientIdTaken));
     assert!(!hub.unregister("a", &other));
     let first: Arc<dyn Mailbox> = first;

@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    SubscribeOptions,
+    Message, SubscribeOptions,
     filter::TopicFilter,
     levels::{LevelId, Levels},
     registry::Client,
@@ -71,6 +71,8 @@ pub enum ShareStrategy {
 
 struct Group {
     name: LevelId,
+    /// `$share/group/filter`.
+    share: Arc<str>,
     members: Vec<Subscription>,
     /// Round robin.
     turn: AtomicUsize,
@@ -106,7 +108,23 @@ pub(super) struct Tree {
 pub(super) struct Matched {
     /// Those of one client are neighbours.
     direct: Vec<Subscription>,
-    shared: Vec<Subscription>,
+    shared: Vec<Member>,
+}
+
+/// The member of a shared subscription that a message is for.
+pub(super) struct Member {
+    subscription: Subscription,
+    share: Arc<str>,
+}
+
+/// A client that is to get a message, and how its subscriptions ask for it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) client: &'a Client,
+    pub(super) granted: SubscribeOptions,
+    pub(super) identifiers: &'a [u32],
+    /// The shared subscription.
+    pub(super) share: Option<&'a Arc<str>>,
 }
 
 impl Matched {
@@ -117,7 +135,7 @@ impl Matched {
     }
 
     /// Calls `deliver` once for each client of the direct subscriptions and once for each shared one.
-    pub(super) fn for_each_client(&self, mut deliver: impl FnMut(&Client, SubscribeOptions, &[u32])) {
+    pub(super) fn for_each_client(&self, mut deliver: impl FnMut(Asked<'_>)) {
         let mut identifiers = Vec::new();
         for same_client in self.direct.chunk_by(|a, b| a.key() == b.key()) {
             let [first, rest @ ..] = same_client else { continue };
@@ -129,14 +147,20 @@ impl Matched {
                 granted.retain_as_published |= other.options.retain_as_published;
                 identifiers.extend(Some(other.options.identifier).filter(|&id| id != 0));
             }
-            deliver(&first.client, granted, &identifiers);
+            deliver(Asked { client: &first.client, granted, identifiers: &identifiers, share: None });
         }
-        for subscription in &self.shared {
-            let options = subscription.options;
-            let identifier = [options.identifier];
-            let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &identifier };
-            deliver(&subscription.client, options, identifiers);
+        for member in &self.shared {
+            member.ask(&mut deliver);
         }
+    }
+}
+
+impl Member {
+    pub(super) fn ask<T>(&self, deliver: impl FnOnce(Asked<'_>) -> T) -> T {
+        let Self { subscription: Subscription { client, options: granted }, share } = self;
+        let identifier = [granted.identifier];
+        let identifiers: &[u32] = if granted.identifier == 0 { &[] } else { &identifier };
+        deliver(Asked { client, granted: *granted, identifiers, share: Some(share) })
     }
 }
 
@@ -171,7 +195,7 @@ impl Tree {
         let subscribers = self.nodes[node.0 as usize].subscribers.get_or_insert_default();
         let is_new = match group {
             None => subscribers.direct.insert(subscription),
-            Some(name) => subscribers.group(name).insert(subscription),
+            Some(name) => subscribers.group(name, filter).insert(subscription),
         };
         if is_new {
             places.list.push(Place { node, group: group.unwrap_or(LevelId::UNUSED) });
@@ -213,7 +237,7 @@ impl Tree {
     /// Everybody who is to get a message on `topic`, a valid topic name.
     pub(super) fn matching(&self, topic: &str, publisher: Option<&str>) -> Matched {
         let mut matching = Matching { publisher, ..Matching::default() };
-        let keeps_to = publisher.filter(|_| self.share_strategy == ShareStrategy::Sticky);
+        let keeps_to = self.keeps_to(publisher);
         self.for_each_subscribers(topic, |subscribers| {
             matching.take_direct(subscribers);
             matching.take_shared(subscribers, keeps_to);
@@ -231,6 +255,20 @@ impl Tree {
             is_all &= subscribers.shared.is_empty();
         });
         (matching.into_matched(), is_all)
+    }
+
+    /// The member of a shared subscription that is to get what another one has left: one who has room for it, if there
+    /// is any.
+    pub(super) fn choose_member(&self, filter: &TopicFilter<'_>, message: &Message) -> Option<Member> {
+        let name = self.levels.find(filter.group()?);
+        let subscribers = self.subscribers(self.find(filter.filter())?)?;
+        let group = subscribers.shared.iter().find(|group| group.name == name)?;
+        group.choose(self.keeps_to(message.publisher.as_deref()), Some(message))
+    }
+
+    /// The publisher, if its messages go to one member.
+    fn keeps_to<'a>(&self, publisher: Option<&'a str>) -> Option<&'a str> {
+        publisher.filter(|_| self.share_strategy == ShareStrategy::Sticky)
     }
 
     /// Calls `take` for each filter that matches.
@@ -422,7 +460,9 @@ impl Matching<'_> {
     }
 
     fn take_shared(&mut self, subscribers: &Subscribers, keeps_to: Option<&str>) {
-        self.matched.shared.extend(subscribers.shared.iter().filter_map(|group| group.choose(keeps_to)));
+        self.matched
+            .shared
+            .extend(subscribers.shared.iter().filter_map(|group| group.choose(keeps_to, None)));
     }
 
     fn into_matched(mut self) -> Matched {
@@ -434,16 +474,17 @@ impl Matching<'_> {
 }
 
 impl Subscribers {
-    fn group(&mut self, name: LevelId) -> &mut Group {
+    fn group(&mut self, name: LevelId, filter: &TopicFilter<'_>) -> &mut Group {
         let index = self.shared.iter().position(|group| group.name == name).unwrap_or_else(|| {
-            self.shared.push(Group { name, members: Vec::new(), turn: AtomicUsize::new(0) });
+            let share = filter.to_string().into();
+            self.shared.push(Group { name, share, members: Vec::new(), turn: AtomicUsize::new(0) });
             self.shared.len() - 1
         });
         &mut self.shared[index]
     }
 
     fn leave_group(&mut self, name: LevelId, client: &Arc<Client>) {
-        let group = self.group(name);
+        let Some(group) = self.shared.iter_mut().find(|group| group.name == name) else { return };
         group.members.retain(|held| !held.is_of(client));
         if group.members.is_empty() {
             self.shared.retain(|group| group.name != name);
@@ -460,28 +501,43 @@ impl Group {
         insert_into(&mut self.members, subscription)
     }
 
-    /// The next member whose connection is up, else the next one, who may store; or the one that the publisher keeps
-    /// to.
-    fn choose(&self, publisher: Option<&str>) -> Option<Subscription> {
-        if let Some(publisher) = publisher {
-            return self.kept_to_by(publisher).cloned();
-        }
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let nth = |n: usize| self.members.get(first.wrapping_add(n) % self.members.len().max(1));
-        let connected =
-            (0..self.members.len()).filter_map(nth).find(|held| held.client.mailbox.is_connected());
-        connected.or_else(|| nth(0)).cloned()
+    /// The next member whose connection is up, else the next one who may store; or of these the one that the publisher
+    /// keeps to. Members who have room for `needs_room` go first.
+    fn choose(&self, publisher: Option<&str>, needs_room: Option<&Message>) -> Option<Member> {
+        let first = match publisher {
+            Some(_) => 0,
+            None => self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        let pick = |is_fit: &dyn Fn(&Subscription) -> bool| match publisher {
+            Some(publisher) => self.kept_to_by(publisher, is_fit),
+            None => self.next_from(first, is_fit),
+        };
+        let with_room = needs_room.and_then(|message| {
+            let has_room = |held: &Subscription| held.client.mailbox.has_room(message);
+            pick(&|held| held.is_there() && has_room(held))
+                .or_else(|| pick(&|held| held.may_store() && has_room(held)))
+        });
+        let chosen = with_room
+            .or_else(|| pick(&Subscription::is_there))
+            .or_else(|| pick(&Subscription::may_store))
+            .or_else(|| pick(&|held| !held.client.mailbox.has_ended()))?;
+        Some(Member { subscription: chosen.clone(), share: self.share.clone() })
     }
 
-    /// Rendezvous hashing: whoever is there and has the largest hash together with the publisher.
-    fn kept_to_by(&self, publisher: &str) -> Option<&Subscription> {
+    /// The first that fits of all members in turn.
+    fn next_from(&self, first: usize, is_fit: &dyn Fn(&Subscription) -> bool) -> Option<&Subscription> {
+        let (before, from) = self.members.split_at(first.checked_rem(self.members.len())?);
+        from.iter().chain(before).find(|held| is_fit(held))
+    }
+
+    /// Rendezvous hashing: of those who fit, who has the largest hash together with the publisher.
+    fn kept_to_by(&self, publisher: &str, is_fit: &dyn Fn(&Subscription) -> bool) -> Option<&Subscription> {
         let rank = |held: &&Subscription| {
             let mut hasher = DefaultHasher::new();
             (publisher, &*held.client.id).hash(&mut hasher);
             hasher.finish()
         };
-        let connected = self.members.iter().filter(|held| held.client.mailbox.is_connected());
-        connected.max_by_key(rank).or_else(|| self.members.iter().max_by_key(rank))
+        self.members.iter().filter(|held| is_fit(held)).max_by_key(rank)
     }
 }
 
@@ -492,6 +548,15 @@ impl Subscription {
 
     fn is_of(&self, client: &Arc<Client>) -> bool {
         Arc::ptr_eq(&self.client, client)
+    }
+
+    fn is_there(&self) -> bool {
+        self.client.mailbox.is_connected()
+    }
+
+    /// Whether its client, who is away, can keep what comes with a quality above 0.
+    fn may_store(&self) -> bool {
+        self.options.qos > 0 && !self.client.mailbox.has_ended()
     }
 }
 

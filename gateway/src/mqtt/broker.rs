@@ -18,6 +18,7 @@ use super::{
     attachment::{Admitted, Attachment, Parting, ends_at},
     client::{Client, Common, Inner, Present, Will},
     departures::Departures,
+    hand_over::hand_over,
     kept::Keeper,
     message, publish,
     retained::Retained,
@@ -346,10 +347,19 @@ impl Broker {
             // A crash in between has it published once more, rather than not at all.
             publish::publish_will(gateway, *will);
         }
-        let was_recorded = client.forget(&mut client.lock());
+        Self::bury(gateway, client)
+    }
+
+    /// Ends a session that nobody can come back to meanwhile, since its entry is held: what its client's next one writes
+    /// must not be taken for this one's. Says whether the store has to hear of it.
+    fn bury(gateway: &Gateway, client: &Arc<Client>) -> bool {
+        // From here on it takes nothing, so nothing is left behind.
+        let orphans = client.lock().end();
         let mailbox: Arc<dyn Mailbox> = client.clone();
         gateway.hub.unregister(&client.id, &mailbox);
-        was_recorded
+        hand_over(gateway, orphans);
+        // Behind that, or a crash in between would leave what it had to nobody.
+        client.forget(&mut client.lock())
     }
 
     fn new_client(
@@ -369,19 +379,11 @@ impl Broker {
     }
 
     fn remove(&self, gateway: &Gateway, client: &Arc<Client>) {
-        // A client that has come back in the meantime stays. What is kept goes while nobody can come: what its
-        // next session writes must not be taken for this one's.
-        let is_over = |_: &Arc<str>, held: &Arc<Client>| {
-            let mut inner = held.lock();
-            let is_over = Arc::ptr_eq(held, client) && inner.connection.is_none();
-            if is_over {
-                client.forget(&mut inner);
-            }
-            is_over
-        };
-        if self.clients.remove_if(&client.id, is_over).is_some() {
-            let mailbox: Arc<dyn Mailbox> = client.clone();
-            gateway.hub.unregister(&client.id, &mailbox);
+        let Entry::Occupied(held) = self.clients.entry(client.id.clone()) else { return };
+        // A client that has come back in the meantime stays.
+        if Arc::ptr_eq(held.get(), client) && !client.is_connected() {
+            Self::bury(gateway, client);
+            held.remove();
         }
     }
 

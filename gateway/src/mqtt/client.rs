@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec};
 use towline_protocols::mqtt::{
     PacketId, ReasonCode,
-    session::{Bound, Connection, Push, Session, Settings, Terms},
+    session::{Bound, Connection, Orphan, Push, Session, Settings, Terms},
 };
 
 use super::{
@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) epoch: u32,
     /// Topic filters in the hub.
     pub(super) subscriptions: u32,
+    /// The session has ended: it takes no message any more.
+    is_over: bool,
     /// Whether the store knows of the session, or of its will.
     is_recorded: bool,
     /// Set if the store keeps it.
@@ -125,6 +127,7 @@ impl Client {
             connection: None,
             epoch: 0,
             subscriptions: 0,
+            is_over: false,
             is_recorded: false,
             durable: None,
             will: None,
@@ -187,7 +190,7 @@ impl Client {
         }
     }
 
-    /// The session is over: what is kept of it goes. Says whether anything was.
+    /// What is kept of the session goes. Says whether anything was.
     pub(super) fn forget(&self, inner: &mut Inner) -> bool {
         let Common { keeper, .. } = &*self.common;
         let was_recorded = std::mem::take(&mut inner.is_recorded);
@@ -200,9 +203,6 @@ impl Client {
                 let (first, last) = numbered_range(durable.number);
                 keeper.store.must_write(Write::DeleteRange { table, first, last });
             }
-        }
-        if let Some(mut session) = inner.session.take() {
-            session.discard();
         }
         was_recorded
     }
@@ -266,6 +266,12 @@ impl Inner {
     /// Marks it as one that the store knows of.
     pub(super) fn set_recorded(&mut self) {
         self.is_recorded = true;
+    }
+
+    /// The session is over. Returns what others may have of it.
+    pub(super) fn end(&mut self) -> Vec<Orphan<Shared>> {
+        self.is_over = true;
+        self.session.take().map(|mut session| session.end()).unwrap_or_default()
     }
 
     /// Where the store has that a QoS 2 publish was taken, if it keeps the session.
@@ -412,16 +418,32 @@ impl Mailbox for Client {
         let (delivered, is_kept) = self.take(message, delivery);
         // What is kept is noted when the store has it.
         if let Some(ticket) = message.receipt.as_ref().filter(|_| !is_kept) {
-            // What the device acknowledges is not followed.
-            let accepted = delivered != Delivered::Dropped;
-            let dropped = if self.is_connected() { "mqtt.queue_max" } else { "away" };
-            ticket.note(&self.id, if accepted { Progress::Handed } else { Progress::Dropped(dropped) });
+            let progress = match delivered {
+                // What the device acknowledges is not followed.
+                Delivered::Sent | Delivered::Stored => Progress::Handed,
+                Delivered::Dropped if self.is_connected() => Progress::Dropped("mqtt.queue_max"),
+                Delivered::Dropped => Progress::Dropped("away"),
+                Delivered::Gone => Progress::Dropped("session_ended"),
+            };
+            // Another member may have what this one was too late for.
+            if delivered != Delivered::Gone || delivery.share.is_none() {
+                ticket.note(&self.id, progress);
+            }
         }
         delivered
     }
 
     fn is_connected(&self) -> bool {
         self.lock().connection.is_some()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.lock().is_over
+    }
+
+    fn has_room(&self, message: &Message) -> bool {
+        let Inner { session, settings, .. } = &*self.lock();
+        session.as_ref().is_none_or(|session| session.has_room(view(message).cost(), settings))
     }
 
     fn room(&self, publisher: Option<&str>) -> Option<Arc<Room>> {
@@ -436,6 +458,9 @@ impl Client {
     fn take(&self, message: &Arc<Message>, delivery: &Delivery<'_>) -> (Delivered, bool) {
         let Common { keeper, dropped, .. } = &*self.common;
         let mut inner = self.lock();
+        if inner.is_over {
+            return (Delivered::Gone, false);
+        }
         let is_connected = inner.connection.is_some();
         // QoS 0 is for those who are there (4.1 leaves the choice).
         if !is_connected && delivery.qos == 0 {
@@ -443,7 +468,7 @@ impl Client {
             return (Delivered::Dropped, false);
         }
         let delivered = if is_connected { Delivered::Sent } else { Delivered::Stored };
-        let &Delivery { qos: quality, retain, identifiers, keeping, since, rooms } = delivery;
+        let &Delivery { qos: quality, retain, identifiers, share, keeping, since, rooms } = delivery;
         let terms = Terms { qos: qos(quality), retain, subscription_ids: identifiers, since };
         let Inner { session, settings, durable, .. } = &mut *inner;
         let mut is_kept = false;
@@ -453,11 +478,20 @@ impl Client {
                 durable.position += 1;
                 let (session, position, client) = (durable.number, durable.position, durable.client.clone());
                 let (client_id, qos) = (&self.id, quality);
-                let place =
-                    Place { session, position, qos, retain, identifiers, client, client_id, delivered };
+                let place = Place {
+                    session,
+                    position,
+                    qos,
+                    retain,
+                    identifiers,
+                    share,
+                    client,
+                    client_id,
+                    delivered,
+                };
                 keeping.join(keeper, message, place, since)
             });
-            Shared { message: message.clone(), entry }
+            Shared { message: message.clone(), entry, share: share.cloned() }
         };
         let session = session.get_or_insert_default();
         let pushed = session.push_with(view(message).cost(), terms, settings, make);

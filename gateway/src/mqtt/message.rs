@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) message: Arc<Message>,
     /// The session's part in it, if the store keeps it.
     pub(super) entry: Option<Arc<Entry>>,
+    /// The shared subscription that asked for it.
+    pub(super) share: Option<Arc<str>>,
 }
 
 impl ApplicationMessage for Shared {
@@ -54,7 +56,11 @@ impl ApplicationMessage for Shared {
         if let Some(entry) = &self.entry {
             entry.release();
         }
-        Self { message: NOTHING.clone(), entry: self.entry.clone() }
+        Self { message: NOTHING.clone(), entry: self.entry.clone(), share: None }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.share.is_some()
     }
 
     fn finish(&self) {
@@ -161,7 +167,7 @@ mod tests {
 
     #[test]
     fn heads_are_shared_while_others_wait_for_the_message_and_by_the_last_of_them() {
-        let sent = Shared { message: Arc::default(), entry: None };
+        let sent = Shared { message: Arc::default(), entry: None, share: None };
         assert!(sent.heads().is_none(), "one subscriber needs no copy to take from");
         let other = sent.clone();
         let heads = sent.heads().unwrap();

@@ -17,6 +17,7 @@ mod departures;
 mod driver;
 mod enhanced;
 mod greet;
+mod hand_over;
 mod inbox;
 mod io;
 mod kept;

@@ -81,7 +81,7 @@ fn restore_messages(
     settings: &Settings,
 ) {
     for (at, restored) in messages.into_iter().enumerate() {
-        let RestoredMessage { entry, message, qos: quality, retain, identifiers, since, is_released } =
+        let RestoredMessage { entry, message, qos: quality, retain, identifiers, share, since, is_released } =
             restored;
         let is_sent = match record.away {
             Some(away) => entry.position() <= away.sent,
@@ -94,7 +94,7 @@ fn restore_messages(
             () => Phase::Waiting,
         };
         let terms = Terms { qos: qos(quality), retain, subscription_ids: &identifiers, since };
-        session.restore(Shared { message, entry: Some(entry) }, terms, phase, settings);
+        session.restore(Shared { message, entry: Some(entry), share }, terms, phase, settings);
     }
 }
 

@@ -298,7 +298,9 @@ fn deliver_one(
     }
     let identifiers: &[u32] = if options.identifier == 0 { &[] } else { &[options.identifier] };
     let (qos, keeping) = (message.qos.min(options.qos), Keeping::default());
-    let delivery = Delivery { qos, retain: true, identifiers, keeping: &keeping, since, rooms: None };
+    // MQTT 5, section 4.8.2: shared subscriptions are sent nothing that is retained.
+    let share = None;
+    let delivery = Delivery { qos, retain: true, identifiers, share, keeping: &keeping, since, rooms: None };
     mailbox.deliver(message, &delivery);
     // When the disk cannot follow, the client goes without, as with any other bound.
     _ = keeping.finish(None);

@@ -227,6 +227,15 @@ impl Store {
         self.inner.queue.push_unbounded(write);
     }
 
+    /// [`Store::write_all`] for what must not be refused, as [`Store::must_write`].
+    pub fn must_write_all(
+        &self,
+        writes: Vec<Write>,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.inner.queue.push_all_unbounded(writes, Box::new(done));
+    }
+
     /// Writes changes at once, ahead of all that is queued, and waits for the disk. For the start.
     ///
     /// # Errors

@@ -67,6 +67,15 @@ impl Queue {
         self.tell(waiting);
     }
 
+    /// Changes whose number their caller bounds, in one batch.
+    pub(super) fn push_all_unbounded(&self, writes: Vec<Write>, barrier: Barrier) {
+        let mut waiting = self.waiting.lock();
+        waiting.bytes += writes.iter().map(Write::bytes).sum::<usize>();
+        waiting.batch.writes.extend(writes);
+        waiting.batch.barriers.push(barrier);
+        self.tell(waiting);
+    }
+
     /// The number of barriers is bounded by the tasks that await them.
     pub(super) fn push_barrier(&self, barrier: Barrier) {
         let mut waiting = self.waiting.lock();

@@ -11,4 +11,5 @@ mod bed;
 mod crash;
 mod faults;
 mod restarts;
+mod shares;
 mod wills;

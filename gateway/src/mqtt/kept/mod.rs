@@ -39,7 +39,7 @@ use super::client::Client;
 use crate::{
     hub::{Delivered, Message},
     receipts::Progress,
-    store::{Store, Table, Write},
+    store::{Store, StoreError, Table, Write},
 };
 
 /// Why a message that was to be kept is lost: the disk does not follow.
@@ -91,6 +91,13 @@ struct Gathered {
     unkept: Unkept,
 }
 
+/// Whether a message may be refused for want of room in the store's queue.
+#[derive(Clone, Copy)]
+enum Urgency {
+    AsRoomAllows,
+    Must,
+}
+
 /// Sessions that were to keep a message, which could not be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unkept {
@@ -107,6 +114,7 @@ pub(super) struct Place<'a> {
     pub(super) qos: u8,
     pub(super) retain: bool,
     pub(super) identifiers: &'a [u32],
+    pub(super) share: Option<&'a Arc<str>>,
     pub(super) client: Weak<Client>,
     pub(super) client_id: &'a Arc<str>,
     pub(super) delivered: Delivered,
@@ -139,13 +147,15 @@ impl Keeping {
     ) -> Arc<Entry> {
         let mut gathered = self.0.borrow_mut();
         let gathered = gathered.get_or_insert_with(|| Gathered::new(keeper.begin(), message.clone(), now));
-        let Place { session, position, qos, retain, identifiers, client, client_id, delivered } = place;
+        let Place { session, position, qos, retain, identifiers, share, client, client_id, delivered } =
+            place;
         gathered.recipients.push(Recipient {
             session,
             position,
             qos,
             retain,
             identifiers: identifiers.into(),
+            share: share.cloned(),
         });
         gathered.clients.push(client);
         if message.receipt.is_some() {
@@ -153,7 +163,7 @@ impl Keeping {
         }
         match delivered {
             Delivered::Sent => gathered.unkept.sent += 1,
-            Delivered::Stored | Delivered::Dropped => gathered.unkept.stored += 1,
+            Delivered::Stored | Delivered::Dropped | Delivered::Gone => gathered.unkept.stored += 1,
         }
         gathered.kept.entry(session, position)
     }
@@ -169,12 +179,22 @@ impl Keeping {
     /// The store's queue is full: no session keeps the message.
     pub fn finish(self, mark: Option<(&Store, Write)>) -> Result<(), Unkept> {
         match (self.0.into_inner(), mark) {
-            (Some(gathered), mark) => gathered.write(mark.map(|(_, write)| write)),
+            (Some(gathered), mark) => gathered.write(mark.map(|(_, write)| write), Urgency::AsRoomAllows),
             (None, Some((store, write))) => {
                 store.must_write(write);
                 Ok(())
             }
             (None, None) => Ok(()),
+        }
+    }
+
+    /// The same, also when the store's queue is full: what it holds was kept before, within the bounds of a session.
+    pub(crate) fn must_finish(self, mark: Option<(&Store, Write)>) {
+        match (self.0.into_inner(), mark) {
+            // It cannot be refused.
+            (Some(gathered), mark) => _ = gathered.write(mark.map(|(_, write)| write), Urgency::Must),
+            (None, Some((store, write))) => store.must_write(write),
+            (None, None) => {}
         }
     }
 }
@@ -185,7 +205,7 @@ impl Gathered {
         Self { kept, message, since, recipients, clients, noted, unkept: Unkept::default() }
     }
 
-    fn write(self, mark: Option<Write>) -> Result<(), Unkept> {
+    fn write(self, mark: Option<Write>, urgency: Urgency) -> Result<(), Unkept> {
         let Self { kept, message, since, recipients, clients, noted, unkept } = self;
         let value = encode_message(&message, since, &recipients);
         let key = kept.number.to_be_bytes().to_vec();
@@ -205,9 +225,16 @@ impl Gathered {
                 }
             }
         };
-        let written = {
+        let done = {
             let settle = settle.clone();
-            kept.store.write_all(writes, move |result| settle(result.is_ok()))
+            move |result: Result<(), StoreError>| settle(result.is_ok())
+        };
+        let written = match urgency {
+            Urgency::AsRoomAllows => kept.store.write_all(writes, done),
+            Urgency::Must => {
+                kept.store.must_write_all(writes, done);
+                Ok(())
+            }
         };
         if written.is_err() {
             settle(false);
@@ -228,16 +255,16 @@ impl Kept {
         Arc::new(Entry { kept: self.clone(), session, position })
     }
 
-    fn note(&self, session: u64, progress: u8) {
+    fn note(&self, session: u64, progress: u8) -> Write {
         self.has_progress.store(true, Ordering::Relaxed);
         let key = progress_key(self.number, session);
-        self.store.must_write(Write::Put { table: Table::MqttProgress, key, value: vec![progress] });
+        Write::Put { table: Table::MqttProgress, key, value: vec![progress] }
     }
 
     /// One of those that hold it is done. The last one ends the record, for which it needs no note.
     fn leave(&self, session: Option<u64>) {
         if let Some(session) = session.filter(|_| self.remaining.load(Ordering::Acquire) > 1) {
-            self.note(session, DONE);
+            self.store.must_write(self.note(session, DONE));
         }
         if self.remaining.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
@@ -273,11 +300,22 @@ impl Entry {
     }
 
     pub(super) fn release(&self) {
-        self.kept.note(self.session, RELEASED);
+        self.kept.store.must_write(self.kept.note(self.session, RELEASED));
     }
 
     pub(super) fn finish(&self) {
         self.kept.leave(Some(self.session));
+    }
+
+    /// What says that the session is done, to be written together with whatever takes its place; then
+    /// [`finish_noted`](Self::finish_noted) is called.
+    pub(super) fn done(&self) -> (&Store, Write) {
+        (&self.kept.store, self.kept.note(self.session, DONE))
+    }
+
+    /// [`finish`](Self::finish), where the note is written.
+    pub(super) fn finish_noted(&self) {
+        self.kept.leave(None);
     }
 }
 

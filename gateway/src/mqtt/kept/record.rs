@@ -24,6 +24,8 @@ use crate::{
 
 /// First byte of each record. Another layout gets another number.
 pub(super) const VERSION: u8 = 1;
+/// The first byte of a message that waits for sessions. In those of version 1 no recipient names a shared subscription.
+const MESSAGE_VERSION: u8 = 2;
 
 /// A session that a message waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(super) struct Recipient {
     pub(super) retain: bool,
     /// Subscription identifiers.
     pub(super) identifiers: Box<[u32]>,
+    /// The shared subscription that asked for it.
+    pub(super) share: Option<Arc<str>>,
 }
 
 /// A message as it lies in the store.
@@ -47,26 +51,30 @@ pub(super) struct Stored {
 pub(super) fn encode_message(message: &Message, since: Instant, recipients: &[Recipient]) -> Vec<u8> {
     let mut out =
         Vec::with_capacity(64 + message.topic.len() + message.payload.len() + 16 * recipients.len());
-    out.put_u8(VERSION);
+    out.put_u8(MESSAGE_VERSION);
     out.put_u64(clock().unix_ms(since));
     put_message(&mut out, message);
     varint::put(&mut out, recipients.len() as u64);
     for recipient in recipients {
         out.put_u64(recipient.session);
         varint::put(&mut out, recipient.position);
-        out.put_u8(recipient.qos | (u8::from(recipient.retain) * RECIPIENT_RETAIN));
+        let is_shared = u8::from(recipient.share.is_some()) * RECIPIENT_SHARED;
+        out.put_u8(recipient.qos | (u8::from(recipient.retain) * RECIPIENT_RETAIN) | is_shared);
         varint::put(&mut out, recipient.identifiers.len() as u64);
         for identifier in &recipient.identifiers {
             varint::put(&mut out, (*identifier).into());
+        }
+        if let Some(share) = &recipient.share {
+            put_bytes(&mut out, share.as_bytes());
         }
     }
     out
 }
 
-/// `None` when the record is not one of this version.
+/// `None` when the record is not one of this version, or of the one before.
 pub(super) fn decode_message(mut input: &[u8]) -> Option<Stored> {
     let input = &mut input;
-    (input.try_get_u8().ok()? == VERSION).then_some(())?;
+    matches!(input.try_get_u8().ok()?, VERSION | MESSAGE_VERSION).then_some(())?;
     let since = clock().instant(input.try_get_u64().ok()?);
     let message = get_message(input)?;
     let mut recipients = Vec::new();
@@ -78,13 +86,16 @@ pub(super) fn decode_message(mut input: &[u8]) -> Option<Stored> {
         for _ in 0..varint::get(input)? {
             identifiers.push(u32::try_from(varint::get(input)?).ok()?);
         }
-        let (qos, retain) = (flags & !RECIPIENT_RETAIN, flags & RECIPIENT_RETAIN != 0);
-        recipients.push(Recipient { session, position, qos, retain, identifiers: identifiers.into() });
+        let share = if flags & RECIPIENT_SHARED == 0 { None } else { Some(text(get_bytes(input)?)?) };
+        let (qos, retain) = (flags & RECIPIENT_QOS, flags & RECIPIENT_RETAIN != 0);
+        recipients.push(Recipient { session, position, qos, retain, identifiers: identifiers.into(), share });
     }
     input.is_empty().then_some(Stored { message, since, recipients })
 }
 
-/// Beside the quality of service of a recipient.
+/// Flags of a recipient.
+const RECIPIENT_QOS: u8 = 3;
+const RECIPIENT_SHARED: u8 = 0x40;
 const RECIPIENT_RETAIN: u8 = 0x80;
 
 /// Flags of a message.
@@ -226,6 +237,7 @@ mod tests {
             qos: 2,
             retain: session == 7,
             identifiers: [1, 268_435_455].into(),
+            share: (session == 7).then(|| "$share/g/t/+".into()),
         };
         let recipients = [recipient(7, 1), recipient(u64::MAX, 1 << 40)];
         let encoded = encode_message(&message, since, &recipients);

@@ -36,6 +36,8 @@ pub(in crate::mqtt) struct RestoredMessage {
     pub(in crate::mqtt) qos: u8,
     pub(in crate::mqtt) retain: bool,
     pub(in crate::mqtt) identifiers: Box<[u32]>,
+    /// The shared subscription that asked for it.
+    pub(in crate::mqtt) share: Option<Arc<str>>,
     pub(in crate::mqtt) since: Instant,
     /// QoS 2: the client has it.
     pub(in crate::mqtt) is_released: bool,
@@ -139,7 +141,7 @@ fn restore_message(
     let Stored { message, since, recipients } = stored;
     let message = Arc::new(message);
     let kept = Arc::new(Kept::new(number, keeper.store.clone(), READY, !progress.is_empty()));
-    for Recipient { session, position, qos, retain, identifiers } in recipients {
+    for Recipient { session, position, qos, retain, identifiers, share } in recipients {
         let far = progress.get(&session).copied();
         let Some(restored) = sessions.get_mut(&session).filter(|_| far != Some(DONE)) else { continue };
         let is_released = far == Some(RELEASED);
@@ -150,6 +152,7 @@ fn restore_message(
             qos,
             retain,
             identifiers,
+            share,
             since,
             is_released,
         });

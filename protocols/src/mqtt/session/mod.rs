@@ -27,7 +27,7 @@ use bytes::Bytes;
 pub use self::{
     connection::{Connection, Event},
     greeting::{Answer, Greeting},
-    store::{Bound, Phase, Push, Session, Terms},
+    store::{Bound, Orphan, Phase, Push, Session, Terms},
 };
 use super::{Limits, PacketId, SharedHeads, Text};
 
@@ -100,6 +100,11 @@ pub trait ApplicationMessage: Clone {
     #[must_use]
     fn released(&self) -> Self {
         self.clone()
+    }
+
+    /// Whether a shared subscription asked for it, whose other members may have it instead of this client.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     /// The session is done with it: the client has it, or it was given up.

@@ -47,6 +47,8 @@ pub(super) struct Outgoing<M> {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) subscription_ids: Box<[SubscriptionId]>,
+    /// When it began to wait.
+    since: Instant,
     /// When it has waited for too long.
     kept_until: Option<Instant>,
 }
@@ -92,6 +94,15 @@ pub enum Phase {
     MaybeSent,
     /// QoS 2: the client has it and is to be told to release it.
     Released,
+}
+
+/// A message of a shared subscription whose client's session is over: it is not finished, and may go to another member.
+#[derive(Clone, Debug)]
+pub struct Orphan<M> {
+    /// The message.
+    pub message: M,
+    /// When it began to wait.
+    pub since: Instant,
 }
 
 /// What became of a message that was to be queued.
@@ -185,15 +196,24 @@ impl<M: ApplicationMessage> Session<M> {
         self.put_in_flight(InFlight { id, awaits, is_sent: false, dup: true });
     }
 
-    /// Gives up everything: the session is over.
-    pub fn discard(&mut self) {
-        for outgoing in self.queue.drain(..) {
-            outgoing.message.finish();
-        }
-        for entry in self.in_flight.drain(..) {
-            entry.message().finish();
-        }
-        *self = Self::new();
+    /// Gives up everything: the session is over. Returns, in the order of sending, what other members of shared
+    /// subscriptions may have instead (4.8.2): what was never sent, and of QoS 1 what was not acknowledged either.
+    /// MQTT-4.8.2-5: what was sent with QoS 2 is for nobody else.
+    pub fn end(&mut self) -> Vec<Orphan<M>> {
+        let Self { queue, in_flight, .. } = std::mem::take(self);
+        let sent = in_flight.into_iter().filter_map(|entry| match entry.awaits {
+            Awaits::Receipt(outgoing) if outgoing.qos == QoS::AtLeastOnce => Some(outgoing),
+            awaits => {
+                awaits.message().finish();
+                None
+            }
+        });
+        sent.chain(queue).filter_map(Outgoing::into_orphan).collect()
+    }
+
+    /// Whether a message of this cost would be queued without another being dropped for it.
+    pub fn has_room(&self, cost: usize, settings: &Settings) -> bool {
+        self.missing(cost, settings).is_none()
     }
 
     /// Gives up the waiting messages that their owner has lost. Returns how many.
@@ -523,16 +543,36 @@ impl<M> Outgoing<M> {
             qos,
             retain,
             subscription_ids: subscription_ids.iter().filter_map(|id| SubscriptionId::new(*id)).collect(),
+            since,
             kept_until: if age_max.is_zero() { None } else { since.checked_add(age_max) },
         }
     }
 }
 
+impl<M: ApplicationMessage> Outgoing<M> {
+    /// Finishes it, unless another member may have it.
+    fn into_orphan(self) -> Option<Orphan<M>> {
+        let Self { message, qos, since, .. } = self;
+        let is_lost = message.standing() == Standing::Lost;
+        if message.is_shared() && qos != QoS::AtMostOnce && !is_lost {
+            return Some(Orphan { message, since });
+        }
+        message.finish();
+        None
+    }
+}
+
 impl<M> InFlight<M> {
     fn message(&self) -> &M {
-        match &self.awaits {
-            Awaits::Receipt(outgoing) => &outgoing.message,
-            Awaits::Completion(message) => message,
+        self.awaits.message()
+    }
+}
+
+impl<M> Awaits<M> {
+    fn message(&self) -> &M {
+        match self {
+            Self::Receipt(outgoing) => &outgoing.message,
+            Self::Completion(message) => message,
         }
     }
 }

@@ -74,6 +74,8 @@ enum Command {
     /// Change the share of clients that a version is for; one that was rolled back is in use again.
     Rollout {
         /// The version, as `list` shows it.
+        // Its id is not its name, which is that of the option `--version`.
+        #[arg(id = "dictionary", value_name = "VERSION")]
         version: u64,
         /// The share.
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]

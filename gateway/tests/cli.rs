@@ -164,3 +164,31 @@ fn a_policy_is_pushed_shown_compared_and_rolled_back_at_a_running_gateway() {
     gateway.kill().unwrap();
     gateway.wait().unwrap();
 }
+
+#[test]
+fn whom_the_gateway_refuses_is_told_so_by_the_exit_code_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (link, admin) = (port(), port());
+    let text = format!(
+        "[[listeners]]\nname = \"a\"\nbind = \"{link}\"\ntls = \"off\"\nauthentication = \"none\"\n[admin]\nbind = \"{admin}\"\n"
+    );
+    std::fs::write(folder.path().join("t.toml"), text).unwrap();
+    let mut serve = towline();
+    serve.current_dir(folder.path()).args(["serve", "--config", "t.toml"]).stderr(Stdio::piped());
+    let mut gateway = serve.spawn().unwrap();
+    let mut lines = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().contains("admin listening")).unwrap().unwrap();
+    let client = ["--plaintext", "--transport", "tcp", "--connect", &link, "--client-id", "phone1"];
+    // No route leads anywhere; the session is there all the same.
+    towline().args(["call", "/x"]).args(client).output().unwrap();
+    // What is over first differs from run to run.
+    for _ in 0..12 {
+        let output = towline().args(["listen", "--topic", "a/#"]).args(client).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("towline: ") && said.contains("does not fit the client id"), "{said}");
+    }
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+}

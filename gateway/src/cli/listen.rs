@@ -31,8 +31,8 @@ pub async fn run(args: ListenArgs) -> Result<(), String> {
     let client = Client::start(config).map_err(|error| error.to_string())?;
     eprintln!("-- client {}", client.client_id());
     let outcome = tokio::select! {
-        outcome = print_pushes(&client, args.count) => outcome,
         reason = print_states(&client) => Err(reason),
+        outcome = print_pushes(&client, args.count) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     client.close().await;
@@ -43,7 +43,8 @@ async fn print_pushes(client: &Client, count: Option<u64>) -> Result<(), String>
     let mut pushes = client.pushes();
     let mut seen = 0;
     while Some(seen) != count {
-        let Some(push) = pushes.next().await else { return Ok(()) };
+        // Where none will come any more, the state of the line says why.
+        let Some(push) = pushes.next().await else { return std::future::pending().await };
         print(&push).map_err(|error| format!("standard output: {error}"))?;
         seen += 1;
     }

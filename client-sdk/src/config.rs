@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use towline_crypto::{International, KeyReference, Pin, Provider};
-use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, policy::Strategies};
+use towline_protocols::{hpack::NeverIndexed, link::report::TEXT_BYTES_MAX, mqtt::topic, policy::Strategies};
 
 #[cfg(feature = "quic")]
 use crate::connect::BindUdp;
@@ -167,6 +167,10 @@ impl ClientConfig {
             return Err(ConfigError::new("credentials", "name the user, or leave them out"));
         }
         self.never_indexed()?;
+        for filter in &self.topics {
+            topic::check_filter(filter)
+                .map_err(|error| ConfigError::new("topics", format!("`{filter}`: {}", error.rule)))?;
+        }
         bundled::check(&self.bundled_addresses, &self.endpoints)?;
         self.endpoint_lists.check()?;
         self.app.check()?;
@@ -633,6 +637,18 @@ mod tests {
         assert!(config.validate().is_ok());
         config.never_indexed.push(":path".into());
         assert!(config.validate().is_err_and(|error| error.to_string().contains("\":path\"")));
+    }
+
+    #[test]
+    fn topics_are_filters() {
+        let mut config = ClientConfig::plaintext(vec![Endpoint { host: "localhost".into(), port: 1 }]);
+        config.topics = vec!["alerts/#".into(), "$share/group/+/temperature".into()];
+        assert!(config.validate().is_ok());
+        for wrong in ["", "a/#/b", "a+"] {
+            config.topics[1] = wrong.into();
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("topics: `{wrong}`: MQTT-4.7")), "{error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use towline_protocols::link::{Execution, Filter, Publish, RpcError, RpcErrorKind, Subscribe, Subscribed};
+use towline_protocols::{
+    link::{Execution, Filter, Publish, RpcError, RpcErrorKind, Subscribe, Subscribed},
+    mqtt::{MqttError, topic},
+};
 
 use super::{Core, now};
 
@@ -40,6 +43,7 @@ impl Core {
         payload: Bytes,
         reply: Option<Reply>,
     ) -> Result<(), RpcError> {
+        topic::check_name(&topic).map_err(|error| malformed(&error))?;
         self.check_waiting(self.publishes.len())?;
         if !self.has_room_for(payload.len()) {
             return Err(limit("limits.queued_bytes_max"));
@@ -55,6 +59,10 @@ impl Core {
 
     /// Adds or removes a topic filter, now and on every later connection.
     pub(crate) fn change_topic(&mut self, filter: String, add: bool, reply: Reply) -> Result<(), RpcError> {
+        if add {
+            // Behind a refusal it would be said to each later gateway as well.
+            topic::check_filter(&filter).map_err(|error| malformed(&error))?;
+        }
         self.check_waiting(self.subscribes.len())?;
         self.topics.retain(|held| *held != filter);
         if add {
@@ -143,6 +151,10 @@ impl Core {
 
 fn limit(what: &str) -> RpcError {
     RpcError::new(RpcErrorKind::LimitExceeded, Execution::NotRun, what)
+}
+
+fn malformed(error: &MqttError) -> RpcError {
+    RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, error.rule)
 }
 
 fn refused(text: &str) -> RpcError {

@@ -353,7 +353,7 @@ impl Racing {
             }
             Err(error) => {
                 let reason = format!("{gateway}: {error}");
-                self.reasons.push(reason);
+                self.note(reason);
                 self.race.failed(number, now());
                 None
             }
@@ -368,10 +368,16 @@ impl Racing {
             Ok(addresses) => self.add(rank, addresses, now),
             Err(reason) => {
                 let reason = format!("{}: {reason}", self.gateways[rank]);
-                self.reasons.push(reason);
+                self.note(reason);
             }
         }
         self.race.found(rank, now);
+    }
+
+    /// Why a way failed, for the error of whoever gives up sooner than the race, too.
+    fn note(&mut self, reason: String) {
+        self.shared.with(|core| core.way_failed = Some(reason.clone()));
+        self.reasons.push(reason);
     }
 
     fn lost(&mut self, text: Option<String>) -> ConnectError {

@@ -68,7 +68,7 @@ impl Core {
 
     /// Follows what the session says of each call after WELCOME. Returns the calls to attach to.
     pub(crate) fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) -> Vec<Kept> {
-        self.offline = None;
+        (self.offline, self.way_failed) = (None, None);
         self.is_refusable = false;
         self.last_session.learn(welcome.session_id);
         let mut kept = Vec::new();

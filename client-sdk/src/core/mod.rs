@@ -108,6 +108,8 @@ pub(crate) struct Core {
     next_publish: u64,
     /// Why there is no line; `None` while there is one.
     pub(crate) offline: Option<String>,
+    /// Why a way failed last, of the attempts that there have been since a line was there.
+    pub(crate) way_failed: Option<String>,
     pub(crate) closing: Option<String>,
     /// Asks the supervisor for a new connection.
     pub(crate) reconnect: bool,
@@ -179,6 +181,7 @@ impl Core {
             subscribes: VecDeque::new(),
             next_publish: 1,
             offline: None,
+            way_failed: None,
             closing: None,
             reconnect: false,
             network_changed: false,
@@ -349,6 +352,10 @@ impl Core {
         let execution = if call.was_sent() { Execution::MayHaveRun } else { Execution::NotRun };
         let mut text = match &self.offline {
             Some(reason) => format!("the deadline passed while the line was down: {reason}"),
+            None if execution == Execution::NotRun && !self.link.is_up() => {
+                let reason = self.way_failed.as_ref().map(|reason| format!(": {reason}"));
+                format!("the deadline passed before there was a connection{}", reason.unwrap_or_default())
+            }
             None => "the deadline passed before the answer was complete".to_owned(),
         };
         if let Some(reason) = &call.link_only {

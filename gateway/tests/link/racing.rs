@@ -10,8 +10,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UdpSocket};
 use towline_client::{
-    Client, ClientConfig, ConnectionState, Endpoint, Network, NetworkKind, Resolve, Resolving, Transport,
-    Transports,
+    Client, ClientConfig, ConnectionState, Endpoint, Network, NetworkKind, Resolve, Resolving, ShortCalls,
+    Transport, Transports,
 };
 
 use crate::{
@@ -100,6 +100,21 @@ async fn early_data_on_quic_that_has_moved_is_not_overtaken_by_the_network_that_
     let online = state(&client, |state| matches!(state, ConnectionState::Online { .. })).await;
     assert!(matches!(online, ConnectionState::Online { transport: Transport::Quic, .. }), "{online}");
     assert_eq!(answer(&client, "Echo", "y").await, "y");
+}
+
+/// TCP is refused and QUIC is silent; the attempt lasts longer than the call.
+#[tokio::test]
+async fn a_call_that_gives_up_before_there_is_a_connection_says_what_failed() {
+    let bed = Bed::start().await;
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(&bed, nobody.local_addr().unwrap());
+    config.short_calls = ShortCalls::Off;
+    let client = Client::start(config).unwrap();
+    let mut request = call("Echo", "x");
+    request.deadline = Some(Duration::from_secs(2));
+    let error = client.call(request).await.unwrap_err().error.to_string();
+    let start = "DeadlineExceeded (not run): the deadline passed before there was a connection: ";
+    assert!(error.starts_with(start) && error.contains("TCP") && error.contains("refused"), "{error}");
 }
 
 #[tokio::test]

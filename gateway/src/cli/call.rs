@@ -25,14 +25,14 @@ const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
 
 /// Sends one request to a gateway and prints the answer.
 ///
-/// A method path such as /towline.demo.v1.Echo/Echo is called as gRPC; with --http METHOD it is plain HTTP.
+/// A method path such as /towline.demo.v1.Echo/Unary is called as gRPC; with --http METHOD it is plain HTTP.
 /// The answer's messages are printed as text where they are text, else field by field as far as the
 /// protobuf wire format tells without a schema; the last line says how the call went.
 #[derive(clap::Args, Debug)]
 pub struct CallArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Path of the method, such as /towline.demo.v1.Echo/Echo
+    /// Path of the method, such as /towline.demo.v1.Echo/Unary
     path: String,
     #[command(flatten)]
     payload: PayloadArgs,
@@ -58,7 +58,7 @@ pub struct CallArgs {
     #[arg(long)]
     idempotent: bool,
     /// How many times to send it, one after the other
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value = "1", conflicts_with = "stream", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Write the messages to standard output as they are
     #[arg(long)]

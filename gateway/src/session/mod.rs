@@ -151,7 +151,7 @@ pub enum OpenError {
     #[error("{0}")]
     Malformed(&'static str),
     /// The session exists and has another secret.
-    #[error("the session secret does not fit the client id")]
+    #[error("the session secret does not fit the client id: whoever began the session has another")]
     WrongSecret,
     /// The session exists and belongs to another user.
     #[error("the client id belongs to another user")]

@@ -91,7 +91,7 @@ fn tables(page: &mut String, gateway: &Gateway, settings: &Settings) -> fmt::Res
     });
     table(page, "Routes, first match wins", &["name", "takes", "backend", "call"], routes)?;
     let backends = settings.backends.iter().map(|backend| {
-        vec![backend.name.to_string(), format!("{:?}", backend.kind), backend.address.clone()]
+        vec![backend.name.to_string(), format!("{:?}", backend.kind).to_lowercase(), backend.address.clone()]
     });
     table(page, "Backends", &["name", "kind", "address"], backends)
 }

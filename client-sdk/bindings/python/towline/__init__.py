@@ -97,5 +97,11 @@ async def _leave(self, *_):
 
 Client.__aenter__ = _enter
 Client.__aexit__ = _leave
+
+# Whoever prints a list of them, or one within another, sees what is in it: uniffi writes `__str__` alone.
+for _kind in (DamagedRecord, EndpointList, GrpcStatus, Header, LogRecord, MessageBytes, Network, Push, Quality, Request,
+              Response, StreamEnd, StreamHead, TicketCounts, Timeline):
+    _kind.__repr__ = _kind.__str__
+
 # The body of an HTTP answer in one piece.
 Response.body = property(lambda self: b"".join(self.messages))

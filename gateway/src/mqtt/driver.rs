@@ -162,7 +162,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Runs until the connection ends, and says goodbye; or until it may park.
     pub(super) async fn run(&mut self) -> Rest {
         let Err(end) = poll_fn(|cx| self.poll(cx)).await else { return Rest::Quiet };
-        tracing::debug!(client_id = %self.attachment.client.id, ?end, "MQTT connection ended");
+        let Origin { listener, peer, .. } = &*self.origin;
+        tracing::debug!(client_id = %self.attachment.client.id, %listener, %peer, ?end, "MQTT connection ended");
         // A client that broke a rule may be in the middle of saying more.
         let lingers = matches!(end, End::Broken(_));
         let ending = end.name();

@@ -28,7 +28,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Shared,
@@ -94,7 +94,7 @@ impl Link {
         let name = self.shared.settings.name.clone();
         let (delay_min, delay_max) =
             (self.shared.settings.upstream.backoff_min, self.shared.settings.upstream.backoff_max);
-        let mut delay = delay_min;
+        let (mut delay, mut told) = (delay_min, None);
         while self.has_work().await {
             // rumqttc's codec reads what a peer has sent; what it did not foresee ends the connection, not the bridge.
             let turn = AssertUnwindSafe(self.connect_and_carry()).catch_unwind().await;
@@ -103,10 +103,10 @@ impl Link {
                 Ok(Ok(End::Left | End::GatewayGone)) => return,
                 Ok(Ok(End::Broken(error))) => {
                     warn!(backend = %name, %error, "upstream connection broke");
-                    delay = delay_min;
+                    (delay, told) = (delay_min, None);
                 }
                 Ok(Err(error)) => {
-                    warn!(backend = %name, address = self.shared.settings.address, %error, "upstream broker");
+                    self.tell_unreachable(&error, &mut told);
                     self.refuse(&error);
                 }
                 Err(_panic) => warn!(backend = %name, "the upstream broker's packets cannot be read"),
@@ -133,6 +133,18 @@ impl Link {
             () = told_to_leave(&mut self.leave) => return false,
         }
         self.held.is_some()
+    }
+
+    /// Warns of a broker that cannot be reached once for each reason: a night without it is not thousands of lines.
+    fn tell_unreachable(&self, error: &RpcError, told: &mut Option<String>) {
+        let (name, address) = (&self.shared.settings.name, &self.shared.settings.address);
+        let text = error.to_string();
+        if told.as_ref() == Some(&text) {
+            debug!(backend = %name, address, %error, "the upstream broker still cannot be reached");
+            return;
+        }
+        warn!(backend = %name, address, %error, "the upstream broker cannot be reached; it is tried again and again");
+        *told = Some(text);
     }
 
     async fn connect_and_carry(&mut self) -> Result<End, RpcError> {

@@ -74,7 +74,8 @@ impl Learnt {
             self.strikes = 0;
         }
         self.good = self.good.max(quiet);
-        if self.bad.is_some_and(|bad| self.good >= bad.mul_f64(SAME)) {
+        // Only what is as long says anything against what failed, and only when it is outlived.
+        if self.bad.is_some_and(|bad| quiet >= bad.mul_f64(AS_LONG)) {
             (self.bad, self.bad_times) = (None, 0);
         }
     }
@@ -104,6 +105,8 @@ impl Learnt {
 
 /// Times that differ by less, as round trips do, are the same.
 const SAME: f64 = 0.99;
+/// The trial of a time that had failed is short of it by no more than a timer's step.
+const AS_LONG: f64 = 0.999;
 /// Where others found a time-out, it is neared in steps of this.
 const OFFERED_GROWTH: f64 = 1.08;
 

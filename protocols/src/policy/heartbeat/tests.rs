@@ -364,3 +364,20 @@ fn the_table_is_bounded_and_forgets_what_is_old() {
     assert_eq!(Records::restore(filed.clone(), phone.unix_s()).iter().count(), NETWORKS_MAX);
     assert_eq!(Records::restore(filed, later).iter().count(), 0);
 }
+
+/// An answer to the app's own word came after a quiet time that was hardly shorter than the time-out.
+#[test]
+fn a_time_out_is_not_forgotten_because_of_what_was_outlived_just_below_it() {
+    let mut learnt = Learnt::default();
+    let policy = HeartbeatPolicy::default();
+    learnt.survived(s(596));
+    for _ in 0..2 {
+        learnt.missed(s(600), 0, &policy);
+        learnt.survived(s(30));
+    }
+    assert_eq!((learnt.good, learnt.bad, learnt.bad_times), (s(596), Some(s(600)), 2));
+    learnt.survived(s(599));
+    assert_eq!(learnt.bad, Some(s(600)), "it is known to be less");
+    learnt.survived(s(600));
+    assert_eq!(learnt.bad, None);
+}

@@ -88,6 +88,6 @@ pub use towline_crypto::{International, KeyReference, Pin, Provider, Providers, 
 pub use towline_protocols::link::Priority;
 /// What the app says of its network and itself; what networks are like, and how limits follow from that.
 pub use towline_protocols::policy::{
-    AppMode, AppState, DurablePolicy, HandoverPolicy, HandshakePolicy, Level as QualityLevel, Network,
-    NetworkKind, QualityPolicy, RacePolicy, ReconnectPolicy, ShortPolicy, Strategies, TimeoutPolicy,
+    AppMode, AppState, CarrierPolicy, DurablePolicy, HandoverPolicy, HandshakePolicy, Level as QualityLevel,
+    Network, NetworkKind, QualityPolicy, RacePolicy, ReconnectPolicy, ShortPolicy, Strategies, TimeoutPolicy,
 };

@@ -31,6 +31,7 @@ impl Client {
             }
             if moves {
                 core.liveness.network_changed(core.network.kind.wakes_slowly());
+                core.carrier.network_changed(now());
             }
             moves
         });
@@ -83,13 +84,15 @@ impl Client {
         let shared = self.shared();
         shared.with(|core| {
             core.app.mode = AppMode::Foreground;
+            core.carrier.set_app(core.app, now());
             core.probe = true;
             core.touch_control();
         });
         shared.supervisor.notify_one();
     }
 
-    /// Nobody looks at the app.
+    /// Nobody looks at the app. Where a network forgets UDP much sooner than TCP, the line moves to TCP after a while, and
+    /// back when somebody has looked at the app for some seconds ([`CarrierPolicy`](crate::CarrierPolicy)).
     pub fn background(&self) {
         self.change_app(|app| app.mode = AppMode::Background);
         // An app that nobody looks at may be ended without a word.
@@ -131,6 +134,7 @@ impl Client {
     fn change_app(&self, change: impl FnOnce(&mut AppState)) {
         self.shared().with(|core| {
             change(&mut core.app);
+            core.carrier.set_app(core.app, now());
             core.touch_control();
         });
     }
@@ -144,6 +148,7 @@ impl Shared {
         self.with(|core| {
             core.dictionaries.set_metered(network.metered);
             core.liveness.network_changed(network.kind.wakes_slowly());
+            core.carrier.network_changed(now());
             core.network = network;
         });
     }

@@ -17,7 +17,7 @@ use towline_protocols::{
 use crate::{
     backoff::Backoff,
     config::{ClientConfig, Endpoint, Policy},
-    connect::{Connector, HttpConnector, Racing, Reached},
+    connect::{Choice, Connector, HttpConnector, Racing, Reached},
     core::{Shared, now},
     error::StartError,
     line::{self, LineEnd, Next, Opening, Setup},
@@ -186,13 +186,15 @@ impl Supervisor {
         let wait = shared.quality.wait(Step::Connect, highest);
         let mut network = shared.network.subscribe();
         // Of every change that comes behind this, either the race hears or the line that it makes.
-        let here = shared.with(|core| {
+        let (here, carrier) = shared.with(|core| {
             network.mark_unchanged();
             core.network_changed = false;
-            core.network.clone()
+            (core.network.clone(), core.carrier.prefers())
         });
         let connector = self.connector.clone();
-        let mut racing = Racing::begin(here, connector, &shared, opening, gateways, wait.limit);
+        let choice = carrier.map_or(Choice::Free, Choice::First);
+        let mut racing =
+            Racing::begin(here, connector, &shared, opening, gateways, wait.limit).choosing(choice);
         let made = tokio::select! {
             biased;
             made = racing.next() => made,

@@ -25,7 +25,7 @@ pub use dial::{ByteIo, Dial, Dialed, Dialing};
 pub use early::FirstFlight;
 pub(crate) use http::{HttpConnector, HttpVersion};
 pub(crate) use quic::{Path, QuicWire};
-pub(crate) use racing::{Racing, Reached};
+pub(crate) use racing::{Choice, Racing, Reached};
 pub use resolve::{Resolve, Resolving};
 pub use sockets::{BindSocket, SocketHandle};
 pub(crate) use tcp::ByteStream;

@@ -42,6 +42,18 @@ pub(crate) struct Reached {
     pub(crate) number: usize,
 }
 
+/// Which transports take part in a race.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Those that are allowed, as they did before.
+    #[default]
+    Free,
+    /// The same, but this one goes first.
+    First(Kind),
+    /// This one alone.
+    Only(Kind),
+}
+
 /// A race.
 pub(crate) struct Racing {
     connector: Connector,
@@ -56,6 +68,7 @@ pub(crate) struct Racing {
     gateways: Vec<Endpoint>,
     /// When each of those began that take part already, by rank.
     turns: Vec<Instant>,
+    choice: Choice,
     race: Race,
     pace: Pace,
     began: Instant,
@@ -103,6 +116,7 @@ impl Racing {
             changes: shared.network.subscribe(),
             gateways,
             turns: Vec::new(),
+            choice: Choice::Free,
             race: Race::new(&policy, pace, limit, began),
             policy,
             pace,
@@ -115,6 +129,11 @@ impl Racing {
             found_after: HashMap::new(),
             reasons: Vec::new(),
         }
+    }
+
+    /// With a choice of transports, before anything is made.
+    pub(crate) fn choosing(self, choice: Choice) -> Self {
+        Self { choice, ..self }
     }
 
     /// The next connection that may be used. If the gateway has answered on it, the race is over. One that carries early
@@ -235,7 +254,13 @@ impl Racing {
         let endpoint = &self.gateways[rank];
         let transports = self.shared.listed.transports_of(endpoint);
         let ways = self.connector.ways(endpoint, interleave(addresses, endpoint.port), transports);
-        let ways = self.shared.routes.rank(&self.policy, self.network.place(), ways, now);
+        let mut ways = self.shared.routes.rank(&self.policy, self.network.place(), ways, now);
+        match self.choice {
+            Choice::Free => {}
+            // What is banned stays behind the others.
+            Choice::First(first) => ways.sort_by_key(|it| (it.banned, it.way.transport != first)),
+            Choice::Only(only) => ways.retain(|it| it.way.transport == only),
+        }
         self.race.add(rank, ways, now);
     }
 

@@ -30,7 +30,7 @@ use towline_protocols::{
         Execution, RpcError, RpcErrorKind,
         client::{CallOptions, Session},
     },
-    policy::{AppState, Handover, Liveness, Network},
+    policy::{self, AppState, Carrier, CarrierPolicy, Handover, HandoverPolicy, Liveness, Network},
 };
 
 use self::{again::Again, durable::Permit, short::LinkState, sights::Sights};
@@ -47,7 +47,7 @@ pub(crate) use self::{
 };
 use crate::{
     beats::Beats,
-    config::{ClientConfig, Endpoint, Limits},
+    config::{ClientConfig, Endpoint, Limits, Transports},
     dictionaries::Dictionaries,
     identity::Identity,
     known::Known,
@@ -127,6 +127,10 @@ pub(crate) struct Core {
     pub(crate) joining: Option<Network>,
     /// The connection that is made beside the line's own.
     pub(crate) handover: Handover,
+    /// By what the line is held while the app is in the background.
+    pub(crate) carrier: Carrier,
+    /// The app leaves the choice between QUIC and TCP to the client.
+    has_carriers: bool,
     /// Where the line's gateway, which goes, sends its clients.
     pub(crate) advised: Vec<Endpoint>,
     /// The line's gateway has refused a request because it goes.
@@ -191,6 +195,8 @@ impl Core {
             network: Network::default(),
             joining: None,
             handover: Handover::default(),
+            carrier: Carrier::default(),
+            has_carriers: config.transports == Transports::QuicAndTcp,
             advised: Vec::new(),
             is_refused: false,
             is_line_over: false,
@@ -209,6 +215,25 @@ impl Core {
         self.push_log = Some(log);
         self.session.restore_pushes(taken.line, taken.marks);
         Ok(())
+    }
+
+    /// The network has just carried a word to the gateway and back on a line by `present`: the radio is awake, and the line
+    /// may move to the other carrier.
+    pub(crate) fn choose_carrier(
+        &mut self,
+        (policy, beside): (&CarrierPolicy, &HandoverPolicy),
+        present: policy::Transport,
+        now: Instant,
+    ) {
+        if !self.has_carriers || !beside.enabled || self.handover.is_under_way() {
+            return;
+        }
+        let heartbeat = &self.beats.heartbeat;
+        if let Some(to) = self.carrier.moves(policy, heartbeat, present, now) {
+            tracing::debug!(to = to.name(), "the line moves to another carrier");
+            self.handover.carried(beside, now);
+            self.wake_supervisor();
+        }
     }
 
     /// Takes a new call in.

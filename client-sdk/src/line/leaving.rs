@@ -35,8 +35,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     pub(super) fn check_leaving(&mut self, now: Instant) -> Option<LineEnd> {
         let Some(leaving) = &mut self.leaving else {
             // The gateway is the same: what runs goes on there.
-            let is_ready = self.shared.with(|core| core.handover.is_ready());
-            return is_ready.then(|| self.end("another network has joined".to_owned(), Next::Beside));
+            let (is_ready, for_carrier) =
+                self.shared.with(|core| (core.handover.is_ready(), core.handover.is_for_carrier()));
+            let why =
+                if for_carrier { "another carrier needs fewer beats" } else { "another network has joined" };
+            return is_ready.then(|| self.end(why.to_owned(), Next::Beside));
         };
         let (is_due, is_ready) = self.shared.with(|core| {
             let is_ready = core.handover.is_ready();

@@ -101,6 +101,7 @@ impl Watch {
         let shared = Arc::clone(&self.shared);
         let interval = shared.with(|core| {
             core.liveness.begin(now, took);
+            core.carrier.begin(self.transport);
             self.app = core.app;
             core.beats.heartbeat.set_app(core.app);
             if core.beats.heartbeat.begin(now, ground) {
@@ -292,6 +293,10 @@ impl Watch {
         if self.arrived == self.filled {
             self.gauge.sent_all();
         }
+        let (carrier, handover) = {
+            let strategies = self.strategies.borrow();
+            (strategies.carrier.clone(), strategies.handover.clone())
+        };
         self.shared.with(|core| {
             match repaired {
                 true => core.liveness.heard(now),
@@ -300,6 +305,7 @@ impl Watch {
             if core.beats.heartbeat.heard() {
                 core.beats.write();
             }
+            core.choose_carrier((&carrier, &handover), self.transport, now);
         });
         !repaired
     }

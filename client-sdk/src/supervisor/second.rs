@@ -1,7 +1,8 @@
 //! A second connection beside the line's own: made while that one serves, so that no call waits for it.
 //!
 //! ```text
-//!  GOAWAY, or a network has joined ──> Handover ──Connect──> a race beside the line ──made──> the line ends by itself
+//!  GOAWAY, a network has joined,
+//!  or another carrier is better    ──> Handover ──Connect──> a race beside the line ──made──> the line ends by itself
 //!                                          ^                            │                     (`Next::Beside`), and
 //!                                          └────────── failed ──────────┘                     goes on over this one
 //! ```
@@ -16,7 +17,7 @@ use towline_protocols::policy::{HandoverAction, Step};
 use super::Supervisor;
 use crate::{
     config::Endpoint,
-    connect::{ConnectError, Racing, Reached},
+    connect::{Choice, ConnectError, Racing, Reached},
     core::{Shared, now},
     line::{LineEnd, Next, Opening},
 };
@@ -73,17 +74,19 @@ impl Supervisor {
         }
     }
 
-    /// Begins a second connection: to the gateway that has the session, over a network that has joined; otherwise to
-    /// another one than that, which goes, unless it has named itself.
+    /// Begins a second connection: to the gateway that has the session, over a network that has joined or by another
+    /// carrier; otherwise to another one than that, which goes, unless it has named itself.
     fn race_beside(&mut self, present: &Endpoint) -> Stage {
         let shared = Arc::clone(&self.shared);
         let highest = shared.policy.borrow().connect_timeout;
-        let (joining, advised) = shared.with(|core| {
+        let (joining, carrier, advised) = shared.with(|core| {
             let joining = core.joining.clone().filter(|_| core.handover.is_for_network());
-            (joining, core.advised.clone())
+            let carrier = core.carrier.moves_to().filter(|_| core.handover.is_for_carrier());
+            (joining, carrier, core.advised.clone())
         });
+        let is_at_home = joining.is_some() || carrier.is_some();
         // Its list has expired: what is there goes on, and nothing new is made.
-        if joining.is_some() && !shared.listed.is_still_named(present) {
+        if is_at_home && !shared.listed.is_still_named(present) {
             tracing::debug!("no second connection: no list names the gateway any more");
             let policy = shared.strategies.borrow().handover.clone();
             shared.with(|core| core.handover.failed(&policy, now()));
@@ -93,13 +96,18 @@ impl Supervisor {
             // What is known of the network in use says nothing of the other.
             Some(network) => (vec![present.clone()], network, highest),
             None => {
-                let gateways = self.gateways_but(present, advised);
+                let gateways = match carrier {
+                    Some(_) => vec![present.clone()],
+                    None => self.gateways_but(present, advised),
+                };
                 let limit = shared.quality.wait(Step::Connect, highest).limit;
                 (gateways, shared.with(|core| core.network.clone()), limit)
             }
         };
+        let choice = carrier.map_or(Choice::Free, Choice::Only);
         let opening = Opening::new(Arc::clone(&self.greeting), self.spread_share(), false);
-        let racing = Racing::begin(network, self.connector.clone(), &shared, &opening, gateways, limit);
+        let racing = Racing::begin(network, self.connector.clone(), &shared, &opening, gateways, limit)
+            .choosing(choice);
         Stage::Racing(Box::new(racing), opening)
     }
 
@@ -151,8 +159,9 @@ impl Shared {
     /// The line is over. Whether it may go on over the second connection.
     fn line_ended(&self, end: &LineEnd, goes_on: bool) -> bool {
         let (is_ready, joined) = self.with(|core| {
-            let (is_ready, for_network) = (core.handover.is_ready(), core.handover.is_for_network());
-            let sent_away = matches!(end.next, Next::Elsewhere(_) | Next::Beside) && !for_network;
+            let is_ready = core.handover.is_ready();
+            let is_at_home = core.handover.is_for_network() || core.handover.is_for_carrier();
+            let sent_away = matches!(end.next, Next::Elsewhere(_) | Next::Beside) && !is_at_home;
             core.handover.line_ended(sent_away, now());
             core.advised.clear();
             (is_ready, core.joining.take())

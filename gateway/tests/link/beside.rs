@@ -1,10 +1,15 @@
 //! Second connections, made while the line's own still works: at a gateway that goes, and on a network that has joined.
 
-use std::time::Duration;
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
-use towline_client::{Client, ClientConfig, ConnectionState, Network, NetworkKind, ShortCalls, Transports};
+use towline_client::{
+    Client, ClientConfig, ConnectionState, Network, NetworkKind, ShortCalls, Transport, Transports,
+};
 
-use crate::bed::{BOTH, Bed, answer, call, online};
+use crate::bed::{BOTH, Bed, answer, call, online, state};
 
 /// Longer than a test runs.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -118,4 +123,45 @@ async fn a_line_moves_to_a_network_that_has_joined_with_all_that_runs() {
         assert!(!watching.is_finished());
         watching.abort();
     }
+}
+
+async fn online_on(client: &Client, wanted: Transport) {
+    state(client, |state| matches!(state, ConnectionState::Online { transport, .. } if *transport == wanted))
+        .await;
+}
+
+/// A NAT forgets UDP after a second and TCP after four, as an earlier run of the app has found.
+#[tokio::test]
+async fn an_app_in_the_background_is_held_by_what_needs_fewer_beats_and_loses_no_call() {
+    let (bed, folder) = (Bed::start().await, tempfile::tempdir().unwrap());
+    let office = Network::new(NetworkKind::Wifi, "office");
+    let (place, today) = (office.place(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
+    let today = today.as_secs();
+    let learnt = format!(
+        "towline-beats 1\n{place} quic {today} 1000 1100 2 {today}\n{place} tcp {today} 4000 4100 2 {today}\n"
+    );
+    fs::write(folder.path().join("identity.beats"), learnt).unwrap();
+    let mut config = config(&bed, Transports::QuicAndTcp);
+    config.identity_file = Some(folder.path().join("identity"));
+    config.strategies.heartbeat.min = Duration::from_secs(1);
+    (config.strategies.carrier.after, config.strategies.carrier.back_after) =
+        (Duration::ZERO, Duration::ZERO);
+    let client = Client::start(config).unwrap();
+    client.network_changed(office);
+    online_on(&client, Transport::Quic).await;
+    answer(&client, "Echo", "before").await;
+    let watching = tokio::spawn(stays_online(client.clone()));
+    let caller = client.clone();
+    let running = tokio::spawn(async move { caller.call(call("Hold", "pay")).await });
+    bed.backend.wait("Hold", |counts| counts.started == 1).await;
+    client.background();
+    online_on(&client, Transport::Tcp).await;
+    answer(&client, "Echo", "in the background").await;
+    client.foreground();
+    online_on(&client, Transport::Quic).await;
+    bed.backend.release();
+    assert_eq!(running.await.unwrap().unwrap().into_grpc().unwrap(), "pay");
+    assert_eq!(bed.backend.counts("Hold").started, 1);
+    assert!(!watching.is_finished());
+    watching.abort();
 }

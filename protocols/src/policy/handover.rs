@@ -1,11 +1,12 @@
 //! When a second connection is made beside one that still works, and when the line moves over to it: at a gateway's
-//! GOAWAY, and when another network has joined the one in use.
+//! GOAWAY, when another network has joined the one in use, and when another carrier is better for it.
 //!
 //! ```text
 //!        GOAWAY, with its turn        due              made, and it was the last check
 //!  idle ─────────────────────> waits ────> connects ────────────────────────────────> ready ──the line moves──> idle
-//!        a network has joined    ^            │
-//!                                └──a pause───┴ failed, or made with checks to come
+//!        a network has joined,   ^            │
+//!        another carrier         ├──a pause───┴ failed, or made with checks to come
+//!                                idle <── failed, for another carrier
 //!
 //!  whatever it does ──time is over, or the line is gone──> idle
 //! ```
@@ -94,6 +95,7 @@ enum Cause {
     /// With the line's draw in 0..1.
     SentAway(f64),
     Joined,
+    Carrier,
 }
 
 impl Handover {
@@ -125,6 +127,14 @@ impl Handover {
         }
     }
 
+    /// Another carrier is to have the line, unless it moves already. One attempt is made.
+    pub fn carried(&mut self, policy: &HandoverPolicy, now: Instant) {
+        if policy.enabled && !self.is_under_way() {
+            let until = now + policy.give_up;
+            self.stage = Stage::Waits(Attempt { cause: Cause::Carrier, until, good: 0, failed: 0 }, now);
+        }
+    }
+
     /// The second connection is through. Whether the line moves there; otherwise it was a check, and is dropped.
     pub fn made(&mut self, policy: &HandoverPolicy, now: Instant) -> bool {
         let Stage::Connects(attempt) = self.stage else { return false };
@@ -141,11 +151,11 @@ impl Handover {
     pub fn failed(&mut self, policy: &HandoverPolicy, now: Instant) {
         let Stage::Connects(attempt) = self.stage else { return };
         let attempt = Attempt { good: 0, failed: attempt.failed.saturating_add(1), ..attempt };
-        let pause = match attempt.cause {
-            Cause::SentAway(share) => pause(attempt.failed, share),
-            Cause::Joined => policy.check_gap,
+        self.stage = match attempt.cause {
+            Cause::SentAway(share) => Stage::Waits(attempt, now + pause(attempt.failed, share)),
+            Cause::Joined => Stage::Waits(attempt, now + policy.check_gap),
+            Cause::Carrier => Stage::Idle,
         };
-        self.stage = Stage::Waits(attempt, now + pause);
     }
 
     /// The line has ended, or moved; `sent_away`: because it was asked to.
@@ -179,7 +189,12 @@ impl Handover {
 
     /// Whether what is under way is for a network that has joined.
     pub fn is_for_network(&self) -> bool {
-        self.is_under_way() && !self.is_sent_away()
+        self.cause() == Some(Cause::Joined)
+    }
+
+    /// Whether what is under way is for another carrier.
+    pub fn is_for_carrier(&self) -> bool {
+        self.cause() == Some(Cause::Carrier)
     }
 
     /// What is to be done now; to be asked until there is nothing.
@@ -207,10 +222,14 @@ impl Handover {
     }
 
     fn is_sent_away(&self) -> bool {
+        matches!(self.cause(), Some(Cause::SentAway(_)))
+    }
+
+    fn cause(&self) -> Option<Cause> {
         match self.stage {
-            Stage::Idle => false,
+            Stage::Idle => None,
             Stage::Waits(attempt, _) | Stage::Connects(attempt) | Stage::Ready(attempt) => {
-                attempt.cause != Cause::Joined
+                Some(attempt.cause)
             }
         }
     }

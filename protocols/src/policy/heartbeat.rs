@@ -281,6 +281,33 @@ impl Heartbeat {
         self.place.map(|place| place.key)
     }
 
+    /// The interval between beats by that transport on the network in use, if its time-out was found, or none was up to
+    /// the longest interval.
+    pub fn found(&self, transport: Transport) -> Option<Duration> {
+        let place = self.place.filter(|_| self.policy.enabled)?;
+        let record = self.records.get((place.key.0, transport))?;
+        let is_found = record.is_closed_in(&self.policy) || record.good >= self.longest(place);
+        is_found.then(|| self.within(place, record.safe(&self.policy)))
+    }
+
+    /// The same as far as it is known, and where nothing has failed yet at least what is hoped for.
+    pub fn outlook(&self, transport: Transport, hope: Duration) -> Duration {
+        let Some(place) = self.place else { return Duration::ZERO };
+        let record = self.records.get((place.key.0, transport)).unwrap_or_default();
+        let safe = record.safe(&self.policy);
+        self.within(place, if record.bad.is_some() { safe } else { safe.max(hope) })
+    }
+
+    /// The longest interval in the background.
+    fn longest(&self, place: Place) -> Duration {
+        self.policy.max.min(place.highest)
+    }
+
+    fn within(&self, place: Place, interval: Duration) -> Duration {
+        let longest = self.longest(place);
+        interval.clamp(self.policy.min.min(longest), longest)
+    }
+
     fn record(&self) -> Learnt {
         self.place.and_then(|place| self.records.get(place.key)).unwrap_or_default()
     }

@@ -8,11 +8,12 @@
 //! ```
 //!
 //! [`Race`] decides which ways to gateways are tried, and when; [`Ways`] and [`Names`] remember what is known of them.
-//! [`Handover`] decides when a second connection is made beside one that still works, [`Handshakes`] which key exchange a
-//! connection begins with.
+//! [`Handover`] decides when a second connection is made beside one that still works, [`Carrier`] whether it is made by
+//! TCP while nobody looks at the app, [`Handshakes`] which key exchange a connection begins with.
 //!
 //! What an operator or an app may say to a strategy is its parameters ([`Parameters`]); [`Strategies`] has them all.
 
+mod carrier;
 mod compression;
 mod durable;
 mod handover;
@@ -33,6 +34,7 @@ mod timeouts;
 pub mod units;
 
 pub use self::{
+    carrier::{Carrier, CarrierPolicy},
     compression::CompressionPolicy,
     durable::DurablePolicy,
     handover::{Handover, HandoverAction, HandoverPolicy, Leave, SentAway},

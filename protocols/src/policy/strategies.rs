@@ -1,9 +1,9 @@
 //! All strategies' parameters in one place, by name.
 
 use super::{
-    CompressionPolicy, DurablePolicy, HandoverPolicy, HandshakePolicy, HeartbeatPolicy, HedgePolicy,
-    LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy, ReconnectPolicy,
-    ReportPolicy, RetryPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
+    CarrierPolicy, CompressionPolicy, DurablePolicy, HandoverPolicy, HandshakePolicy, HeartbeatPolicy,
+    HedgePolicy, LivenessPolicy, Parameter, ParameterError, Parameters, QualityPolicy, RacePolicy,
+    ReconnectPolicy, ReportPolicy, RetryPolicy, ShortPolicy, TimeoutPolicy, Value, parameters::nearest,
 };
 
 macro_rules! strategies {
@@ -87,6 +87,8 @@ strategies! {
     reconnect: ReconnectPolicy,
     /// How a line moves while its connection still works.
     handover: HandoverPolicy,
+    /// By what the link is held while the app is in the background.
+    carrier: CarrierPolicy,
     /// What is said to the gateway of all that.
     report: ReportPolicy,
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use towline_protocols::policy::{
-    AppMode, AppState, Arrival, Event, Ground, Handover, HandoverAction, Heartbeat, Liveness, NetworkKey,
-    Pulse, Quality, Race, RaceAction, Records, Signs, Step, Strategies, Transport, Way, Ways,
+    AppMode, AppState, Arrival, Carrier, Event, Ground, Handover, HandoverAction, Heartbeat, Liveness,
+    NetworkKey, Pulse, Quality, Race, RaceAction, Records, Signs, Step, Strategies, Transport, Way, Ways,
 };
 
 use crate::month::{Month, Stay};
@@ -28,6 +28,8 @@ const FALLBACK_DELAY: Duration = Duration::from_millis(300);
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Somebody looks at the app while it calls, and for so long behind.
+const LOOKED_AT: Duration = Duration::from_secs(60);
 /// Attempts in one hour from which on a phone is beyond help: its month ends there.
 const RUNAWAY: usize = 2000;
 /// What a call is judged by that has the network to itself.
@@ -65,6 +67,10 @@ pub struct Report {
     /// Networks that joined one that was in use, and those of them that took its link over before it was gone.
     pub joined: u32,
     pub taken_over: u32,
+    /// Beats, and how long the app was in the background meanwhile, not in doze, in the month's second half.
+    pub hidden: BTreeMap<&'static str, (u32, Duration)>,
+    /// Moves of the link to the other carrier.
+    pub carried: u32,
 }
 
 struct Link {
@@ -107,6 +113,11 @@ pub struct Phone<'a> {
     /// Attempts of the last hour.
     attempts: VecDeque<Duration>,
     handover: Handover,
+    carrier: Carrier,
+    /// When the app goes to the background, where it is not there.
+    hides_at: Option<Duration>,
+    /// Since when it is there, not in doze, and where the phone is.
+    hidden_since: Option<(Duration, &'static str)>,
     /// The network of the next stay has joined.
     is_joined: bool,
     /// When the second connection is there, or has failed.
@@ -128,6 +139,7 @@ enum Next {
     Connects,
     Judges,
     Beats,
+    Hides,
 }
 
 impl<'a> Phone<'a> {
@@ -151,6 +163,9 @@ impl<'a> Phone<'a> {
             calls_at: Duration::ZERO,
             attempts: VecDeque::new(),
             handover: Handover::default(),
+            carrier: Carrier::default(),
+            hides_at: Some(LOOKED_AT),
+            hidden_since: None,
             is_joined: false,
             second: None,
             ahead: None,
@@ -184,6 +199,7 @@ impl<'a> Phone<'a> {
                 Next::Connects => self.connect(),
                 Next::Judges => self.judge(),
                 Next::Beats => self.beat(),
+                Next::Hides => self.is_looked_at(false),
             }
         }
     }
@@ -224,6 +240,7 @@ impl<'a> Phone<'a> {
         let second = self.second.map(|(at, _)| at);
         let polled = self.handover.poll_timeout().map(|at| at - self.origin);
         all.extend(second.into_iter().chain(polled).map(|at| (at, Next::Second)));
+        all.extend(self.hides_at.map(|at| (at, Next::Hides)));
         match &self.call {
             Some(call) => all.push((call.began + DEADLINE, Next::Deadline)),
             None => all.push((self.calls_at, Next::Calls)),
@@ -307,6 +324,8 @@ impl<'a> Phone<'a> {
         let Some((_, is_answer)) = link.coming.pop_front() else { return };
         link.heard = self.now;
         link.unanswered = None;
+        let is_pong = link.ping.is_some();
+        let transport = link.transport;
         if let Some(ping) = link.ping.take() {
             let after = self.now - ping;
             self.liveness.answered(self.at(self.now), after, 0);
@@ -320,6 +339,47 @@ impl<'a> Phone<'a> {
                 self.report.slowest_where_up = self.report.slowest_where_up.max(took);
             }
         }
+        if is_pong {
+            self.choose_carrier(transport);
+        }
+    }
+
+    /// A PONG has come: the radio is awake.
+    fn choose_carrier(&mut self, present: Transport) {
+        let now = self.at(self.now);
+        if self.handover.is_under_way() || !self.strategies.handover.enabled {
+            return;
+        }
+        if self.carrier.moves(&self.strategies.carrier, &self.heartbeat, present, now).is_some() {
+            self.handover.carried(&self.strategies.handover, now);
+            self.follow_second();
+        }
+    }
+
+    /// Somebody looks at the app from now on, or nobody does.
+    fn is_looked_at(&mut self, is_looked_at: bool) {
+        self.count_hidden();
+        let mode = if is_looked_at { AppMode::Foreground } else { AppMode::Background };
+        let place = self.stay().place;
+        self.hides_at = is_looked_at.then_some(self.now + LOOKED_AT);
+        self.hidden_since = (!is_looked_at && !place.dozes).then_some((self.now, place.name));
+        self.app = AppState { mode, dozing: place.dozes, ..AppState::default() };
+        self.heartbeat.set_app(self.app);
+        self.carrier.set_app(self.app, self.at(self.now));
+        let interval = self.heartbeat.interval(self.at(self.now));
+        if let Some(link) = &mut self.link {
+            link.interval = link.interval.min(interval);
+        }
+    }
+
+    fn count_hidden(&mut self) {
+        if let Some((since, place)) = self.hidden_since.filter(|_| self.is_second_half()) {
+            self.report.hidden.entry(place).or_default().1 += self.now - since;
+        }
+    }
+
+    fn is_second_half(&self) -> bool {
+        self.now > self.month.end() / 2
     }
 
     fn begin_call(&mut self) {
@@ -327,6 +387,7 @@ impl<'a> Phone<'a> {
         self.calls_at = self.now + Duration::from_secs_f64(3600.0 * hours * 2.0 * self.random.f64());
         self.report.calls += 1;
         self.call = Some(Call { began: self.now, is_sent: false });
+        self.is_looked_at(true);
         self.send_call();
         if self.link.is_none() {
             // An app that wants something does not wait for a timer of the night.
@@ -358,6 +419,9 @@ impl<'a> Phone<'a> {
         }
         link.interval = self.heartbeat.beat(self.origin + self.now, quiet);
         link.ping = Some(self.now);
+        if let Some((_, place)) = self.hidden_since.filter(|_| self.is_second_half()) {
+            self.report.hidden.entry(place).or_default().0 += 1;
+        }
         self.say(false, true);
     }
 
@@ -393,10 +457,15 @@ impl<'a> Phone<'a> {
             self.report.lost_when_known += u32::from(is_known && key.0 != "street");
         }
         self.liveness.died();
+        self.liveness.died();
         self.heartbeat.lost(self.at(self.now));
         // What broke while a network joined is made anew there.
         if self.handover.is_for_network() {
             self.go_ahead();
+        }
+        if self.handover.is_for_carrier() {
+            self.handover.line_ended(false, self.at(self.now));
+            self.second = None;
         }
         self.reconnect(Duration::ZERO);
     }
@@ -436,6 +505,12 @@ impl<'a> Phone<'a> {
     /// When one on the next stay's network is there, or fails, and which of both: it lasts two round trips.
     fn second_connection(&mut self) -> (Duration, bool) {
         self.count_attempt();
+        if let Some(transport) = self.carrier.moves_to().filter(|_| self.handover.is_for_carrier()) {
+            let way = Way { gateway: GATEWAY.into(), address: None, transport };
+            let (made, _) = self.arrives(self.now, Some(&way));
+            let is_in_time = made < self.now + CONNECT_MAX;
+            return (made.min(self.now + CONNECT_MAX), is_in_time);
+        }
         let place = self.month.at(self.month.at(self.now).until).place;
         match place.is_captive {
             true => (self.now + CONNECT_MAX, false),
@@ -445,12 +520,25 @@ impl<'a> Phone<'a> {
 
     /// The link goes on over the second connection, and the call with it.
     fn take_over(&mut self) {
+        if let Some(transport) = self.carrier.moves_to().filter(|_| self.handover.is_for_carrier()) {
+            return self.carry(transport);
+        }
         self.report.taken_over += 1;
         self.heartbeat.ended();
         self.go_ahead();
         self.reconnect(Duration::ZERO);
         let round_trip = self.stay().place.round_trip(&mut self.random);
         self.begin_link(self.network(), Transport::Quic, round_trip);
+    }
+
+    /// The link goes on by the other carrier, and the call with it.
+    fn carry(&mut self, transport: Transport) {
+        self.report.carried += 1;
+        self.heartbeat.ended();
+        self.handover.line_ended(false, self.at(self.now));
+        self.reconnect(Duration::ZERO);
+        let round_trip = self.stay().place.round_trip(&mut self.random);
+        self.begin_link(self.network(), transport, round_trip);
     }
 
     /// The phone uses the next stay's network from now on.
@@ -463,10 +551,7 @@ impl<'a> Phone<'a> {
 
     /// `is_there`: the phone uses that network already.
     fn moved(&mut self, key: NetworkKey, is_there: bool) {
-        let place = self.stay().place;
-        let mode = if place.dozes { AppMode::Background } else { AppMode::Foreground };
-        self.app = AppState { mode, dozing: place.dozes, ..AppState::default() };
-        self.heartbeat.set_app(self.app);
+        self.is_looked_at(self.call.is_some());
         let before = self.month.at(self.now.saturating_sub(Duration::from_millis(1)));
         if is_there || before.place.network().place() == key && !self.stay().is_handover {
             return;
@@ -481,6 +566,7 @@ impl<'a> Phone<'a> {
     fn settle(&mut self) {
         let network = self.stay().place.network();
         self.liveness.network_changed(network.kind.wakes_slowly());
+        self.carrier.network_changed(self.at(self.now));
         let arrival = Arrival::at(&network, UNIX_S + self.now.as_secs());
         self.quality.on(self.at(self.now), Event::NetworkChanged(arrival));
         self.failures = 0;
@@ -512,7 +598,10 @@ impl<'a> Phone<'a> {
         let mut race = Race::new(policy, pace, limit, self.at(began));
         let way = |transport| Way { gateway: GATEWAY.into(), address: None, transport };
         let ways = [Transport::Quic, Transport::Tcp].map(way).to_vec();
-        race.add(0, self.ways.rank(policy, network, ways, self.at(began)), self.at(began));
+        let mut ways = self.ways.rank(policy, network, ways, self.at(began));
+        let first = self.carrier.prefers();
+        ways.sort_by_key(|ranked| first.is_some_and(|first| ranked.way.transport != first));
+        race.add(0, ways, self.at(began));
         // When each is there, and how long the gateway's first answer takes of that.
         let mut running: Vec<(Duration, usize, Duration)> = Vec::new();
         let (mut at, mut begun) = (began, 0);
@@ -598,6 +687,7 @@ impl<'a> Phone<'a> {
         self.report.made += 1;
         self.failures = 0;
         self.liveness.begin(now, welcomed);
+        self.carrier.begin(transport);
         let ground = Ground {
             network,
             transport,

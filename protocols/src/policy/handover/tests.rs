@@ -172,3 +172,24 @@ fn a_change_of_networks_ends_checks_and_begins_a_way_out_anew() {
     assert!(!scene.handover.is_ready());
     assert_eq!(scene.next().unwrap().1, HandoverAction::Connect);
 }
+
+#[test]
+fn another_carrier_gets_one_attempt_and_gives_way_to_what_is_urgent() {
+    let mut scene = Scene::new();
+    scene.handover.carried(&scene.policy, scene.now);
+    assert!(scene.handover.is_for_carrier() && !scene.handover.is_for_network());
+    assert_eq!(scene.connects_at(), Duration::ZERO);
+    scene.failed();
+    assert!(!scene.handover.is_under_way());
+    scene.handover.carried(&scene.policy, scene.now);
+    scene.connects_at();
+    assert!(scene.made() && scene.handover.is_ready(), "one is enough");
+    scene.goaway(Duration::ZERO, 0.0);
+    assert!(!scene.handover.is_ready() && !scene.handover.is_for_carrier());
+    scene.handover.carried(&scene.policy, scene.now);
+    assert!(!scene.handover.is_for_carrier(), "the gateway goes");
+    let mut scene = Scene::new();
+    scene.policy.enabled = false;
+    scene.handover.carried(&scene.policy, scene.now);
+    assert!(!scene.handover.is_under_way());
+}

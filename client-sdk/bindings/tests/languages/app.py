@@ -42,6 +42,7 @@ async def calls():
         answer = await it.call(Request(path="/hello", method="GET", deadline=seconds(10), needs_encryption=True))
         assert answer.status == 200 and answer.body, answer
         assert answer.grpc_status is None
+        assert "content-type" in repr(answer.headers) and "attempts=" in repr([answer.timeline]), answer
         assert answer.timeline.attempts >= 1 and answer.timeline.elapsed > seconds(0)
         assert answer.timeline.response.plain == len(answer.body), answer.timeline
         many = await asyncio.gather(*(it.unary(Request(path=UNARY, message=text(str(n)))) for n in range(50)))

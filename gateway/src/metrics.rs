@@ -92,7 +92,8 @@ pub struct Metrics {
     /// Messages of shared subscriptions that another member got because a member's session had ended.
     pub mqtt_messages_handed_over: IntCounter,
     /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused` (for good),
-    /// `retried` (refused for now), `looped` (it had passed here before), `dropped` (QoS 0 while the broker was away).
+    /// `retried` (refused for now), `looped` (it had passed here before; without a backend where another gateway's bridge
+    /// brought it as a client), `dropped` (QoS 0 while the broker was away).
     pub upstream_messages: IntCounterVec,
     /// What upstream brokers refused, each time, by `backend` and `reason`: the name of PUBACK's code, or `not_admitted`
     /// (beyond what CONNACK said).

@@ -3,16 +3,13 @@
 use std::{
     future::{Future as _, poll_fn},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::BytesMut;
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
-use tokio::{io::AsyncWriteExt as _, task::JoinSet};
+use tokio::{io::AsyncWriteExt as _, sync::watch, task::JoinSet};
 use towline_protocols::link::{
     Control, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
 };
@@ -32,7 +29,7 @@ const READ_BYTES: usize = 16 << 10;
 /// Bytes of an answer that wait for the stream, beside one message.
 const OUT_BYTES_MAX: usize = 32 << 10;
 /// Decompressed messages of one connection that nobody has taken may hold `message_bytes_max` and so many of
-/// its windows, as on TCP.
+/// its windows beside one message, as on TCP; others wait as they came.
 const BUDGET_WINDOWS: usize = 4;
 
 /// The streams of one connection. Dropping it ends their tasks; the requests go on in the session.
@@ -42,7 +39,7 @@ pub(super) struct QuicStreams {
     pub(super) path: quic::Path,
     accepted: Option<(SendStream, RecvStream)>,
     /// Bytes of decompressed messages that the backends of all streams have not taken.
-    inflated: Arc<AtomicUsize>,
+    inflated: Arc<watch::Sender<usize>>,
     tasks: JoinSet<Left>,
     /// How many requests QUIC lets the client have open now.
     allowed: usize,
@@ -89,7 +86,10 @@ impl QuicStreams {
                 self.machine.moved();
             }
             let settings = self.machine.stream_settings();
-            let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0 };
+            let limits = settings.config.limits.clamped();
+            let budget =
+                limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
+            let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0, budget };
             self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, send, recv));
             self.make_room();
         }
@@ -107,27 +107,37 @@ impl QuicStreams {
 
 /// A stream's share of the decompressed messages of its connection.
 struct Inflated {
-    of_all: Arc<AtomicUsize>,
+    of_all: Arc<watch::Sender<usize>>,
     held: usize,
+    /// What those of the connection may take beside one message.
+    budget: usize,
 }
 
 impl Inflated {
-    fn take(&mut self, bytes: usize, budget: usize) -> Result<(), RpcError> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.held += bytes;
-        if self.of_all.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= budget {
-            return Ok(());
-        }
-        let text = format!("compressed messages that wait to be consumed exceed {budget} bytes");
-        Err(RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, text))
+    /// Counts `bytes` more, if there is room; however many they are, when the connection holds less than its
+    /// budget: so one message is always let through.
+    fn take(&mut self, bytes: usize) -> bool {
+        let budget = self.budget;
+        let has_room = |taken: &mut usize| {
+            let has_room = *taken < budget;
+            *taken += if has_room { bytes } else { 0 };
+            has_room
+        };
+        let taken = bytes == 0 || self.of_all.send_if_modified(has_room);
+        self.held += if taken { bytes } else { 0 };
+        taken
+    }
+
+    /// Waits until there may be room again.
+    async fn freed(&self) {
+        // This holds the sender, so it is there.
+        let _ = self.of_all.subscribe().wait_for(|taken| *taken < self.budget).await;
     }
 
     fn give_back(&mut self, bytes: usize) {
         let bytes = bytes.min(self.held);
         self.held -= bytes;
-        self.of_all.fetch_sub(bytes, Ordering::Relaxed);
+        self.of_all.send_modify(|taken| *taken -= bytes);
     }
 }
 
@@ -150,9 +160,7 @@ async fn serve_stream(
     send: SendStream,
     recv: RecvStream,
 ) -> Left {
-    let limits = settings.config.limits.clamped();
-    let window = limits.stream_window as usize;
-    let budget = limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
+    let window = settings.config.limits.clamped().stream_window as usize;
     let mut stream = Stream {
         codec: StreamCodec::server(settings, recv.id().index()),
         recv,
@@ -165,8 +173,8 @@ async fn serve_stream(
         carried: 0,
         inflated,
         counted: 0,
+        lacks_room: false,
         window,
-        budget,
         read_over: false,
     };
     // A stream exists as soon as a later one is heard of, and on a slow network its first frame may be behind
@@ -228,9 +236,9 @@ struct Stream {
     inflated: Inflated,
     /// Bytes of the message that the codec hands out next which are counted there already.
     counted: usize,
+    /// That message waits until others of the connection are consumed.
+    lacks_room: bool,
     window: usize,
-    /// What decompressed messages of the connection may take.
-    budget: usize,
     read_over: bool,
 }
 
@@ -261,6 +269,9 @@ impl Stream {
                 true => self.unblocked().await.map_err(not_run)?,
                 false => self.read().await.map_err(not_run)?,
             }
+            while !self.count_inflated() {
+                self.roomy().await?;
+            }
             let Some(event) = self.codec.poll_event()? else { continue };
             return match event {
                 Event::Request { seq, head, end } => self.open(seq, &head, end).await,
@@ -276,8 +287,6 @@ impl Stream {
     }
 
     async fn open(&mut self, seq: u64, head: &RequestHead, end: bool) -> Result<Consumer, Over> {
-        // REQUEST's own message is here, and may have to wait with it.
-        self.count_inflated().map_err(|error| not_run(error.into()))?;
         let priority = CONTROL_PRIORITY - 1 - i32::from(head.priority.urgency());
         let _ = self.half.send.set_priority(priority);
         if !end {
@@ -358,13 +367,15 @@ impl Stream {
                 let _ = self.recv.stop(VarInt::from_u32(0));
                 return Ok(());
             }
-            let reads = !self.read_over && self.unread < self.window && !self.codec.is_blocked();
+            let is_full = self.unread >= self.window || self.lacks_room;
+            let reads = !self.read_over && !is_full && !self.codec.is_blocked();
             let asks = !self.half.ended && self.half.out.len() < OUT_BYTES_MAX;
             let credits = Arc::clone(&self.credits);
             let turned = tokio::select! {
                 read = read(&mut self.recv, &mut self.input), if reads => self.on_read(read),
                 written = self.half.write(), if !self.half.out.is_empty() => written,
                 next = consumer.next(), if asks => self.send_next(next),
+                () = self.inflated.freed(), if self.lacks_room => Ok(()),
                 () = poll_fn(|cx| self.codec.poll_unblocked(cx)) => {
                     self.codec.handle_bytes(&mut self.input).map_err(Over::from)
                 }
@@ -427,9 +438,9 @@ impl Stream {
         // Messages are decompressed as they are asked for: those beyond a window wait as they came.
         while self.unread < self.window {
             let inflates = self.codec.inflates_next();
-            if let Err(error) = self.count_inflated() {
-                self.door.lease.cancel(consumer.seq(), &error.message);
-                return Err(error.into());
+            self.lacks_room = !self.count_inflated();
+            if self.lacks_room {
+                break;
             }
             self.counted = 0;
             let event = self.codec.poll_event().inspect_err(|error| {
@@ -468,11 +479,22 @@ impl Stream {
         Ok(())
     }
 
-    /// Counts what the codec hands out next, once.
-    fn count_inflated(&mut self) -> Result<(), RpcError> {
+    /// Counts what the codec hands out next, once. False: there is no room for it.
+    fn count_inflated(&mut self) -> bool {
         let bytes = self.codec.inflates_next();
-        let more = bytes - std::mem::replace(&mut self.counted, bytes).min(bytes);
-        self.inflated.take(more, self.budget)
+        let has_room = self.inflated.take(bytes.saturating_sub(self.counted));
+        if has_room {
+            self.counted = bytes;
+        }
+        has_room
+    }
+
+    /// Waits for room, before the request is begun.
+    async fn roomy(&mut self) -> Result<(), Over> {
+        tokio::select! {
+            () = self.inflated.freed() => Ok(()),
+            code = self.half.send.stopped() => Err(stopped_by(code.ok().flatten())),
+        }
     }
 
     fn end_body(
@@ -566,4 +588,27 @@ async fn read(recv: &mut RecvStream, input: &mut BytesMut) -> Result<usize, Read
     let Some(chunk) = recv.read_chunk(READ_BYTES, true).await? else { return Ok(0) };
     input.extend_from_slice(&chunk.bytes);
     Ok(chunk.bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn one_message_is_let_through_beyond_the_room_and_others_wait() {
+        let of_all = Arc::default();
+        let share = || Inflated { of_all: Arc::clone(&of_all), held: 0, budget: 100 };
+        let (mut one, mut two, mut three) = (share(), share(), share());
+        assert!(one.take(99) && two.take(500), "however large");
+        assert!(!three.take(1) && three.take(0));
+        assert!(three.freed().now_or_never().is_none());
+        two.give_back(499);
+        assert!(!three.take(1), "100 are held");
+        drop(one);
+        three.freed().now_or_never().unwrap();
+        assert!(three.take(1));
+        assert_eq!((*of_all.borrow(), two.held, three.held), (2, 1, 1));
+    }
 }

@@ -1,15 +1,27 @@
 //! Whoever reads slowly holds its sender back, whatever its messages compress to, and nobody else.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
+use bytes::BytesMut;
 use http::{HeaderName, HeaderValue};
 use towline_client::{CallRequest, Client, Transports};
+use towline_protocols::{
+    compress::Compressor,
+    hpack::HeaderField,
+    link::{Config, Control, Event, Hello, RequestHead, StreamCodec},
+};
 
-use crate::backend::partly_noise;
-use crate::bed::{BOTH, Bed, answer, call};
+use crate::{
+    backend::partly_noise,
+    bed::{BOTH, Bed, answer, call},
+    raw_quic::{connect, control_event, flush, read_into},
+};
 
 const MESSAGE_BYTES: usize = 16 << 10;
 
@@ -150,5 +162,54 @@ async fn a_slow_backend_loses_nothing_of_what_compresses_to_nothing() {
     let bed = Bed::start().await;
     for transports in BOTH {
         ahead_of_a_slow_backend(&bed, transports, 2000, 0).await;
+    }
+}
+
+/// Together they are many times what a connection decompresses ahead.
+#[tokio::test]
+async fn a_slow_backend_holds_back_what_compresses_of_many_requests() {
+    const REQUESTS: u64 = 12;
+    const BYTES: usize = 1_000_000;
+    let bed = Bed::start().await;
+    bed.backend.hold();
+    let connection = connect(&bed, bed.address("edge")).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let hello =
+        Hello { client_id: "raw".into(), session_secret: vec![7; 16].into(), epoch: 1, ..Hello::default() };
+    let config = Config { compressor: Some(Compressor::new(3, 0)), ..Config::default() };
+    let mut control = Control::client(config.into(), hello, Instant::now());
+    flush(&mut control, &mut send).await;
+    assert!(matches!(control_event(&mut control, &mut recv).await, Event::Welcome(_)));
+
+    let fields = [(":method", "POST"), (":path", "/test/Late"), ("content-type", "application/grpc")];
+    let fields = fields.into_iter().map(|(name, value)| HeaderField::from_static(name, value)).collect();
+    let head = RequestHead { fields, ..RequestHead::default() };
+    let mut streams = Vec::new();
+    for seq in 1..=REQUESTS {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        let mut codec = StreamCodec::client(control.stream_settings(), send.id().index(), seq);
+        let mut out = BytesMut::new();
+        codec.send_request(&head, false, &mut out).unwrap();
+        let wire_bytes = codec.send_message(vec![0; BYTES].into(), true, &mut out).unwrap();
+        assert!(wire_bytes < BYTES / 100, "it was not compressed");
+        send.write_all(&out).await.unwrap();
+        send.finish().unwrap();
+        streams.push((codec, recv));
+    }
+    bed.backend.wait("Late", |counts| counts.started > 1).await;
+    bed.backend.release();
+    for (mut codec, mut recv) in streams {
+        let mut input = BytesMut::new();
+        while read_into(&mut recv, &mut input).await {}
+        codec.handle_bytes(&mut input).unwrap();
+        let mut told = Vec::new();
+        while let Some(event) = codec.poll_event().unwrap() {
+            match event {
+                Event::MessagePart { bytes, .. } => told.extend_from_slice(&bytes),
+                Event::Reset { error, .. } => panic!("{error}"),
+                _ => {}
+            }
+        }
+        assert_eq!(String::from_utf8(told).unwrap(), (BYTES + 5).to_string());
     }
 }

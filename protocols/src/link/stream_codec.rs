@@ -85,7 +85,14 @@ enum Queued {
         content_bytes: u64,
         end: bool,
     },
-    /// REQUEST's own message, and its bytes.
+    /// REQUEST with a message of its own, of so many bytes when decompressed.
+    Opening {
+        request: Event,
+        frame: Bytes,
+        content_bytes: u64,
+        end: bool,
+    },
+    /// The message of such a REQUEST, and its bytes.
     Inflated(Event, usize),
 }
 
@@ -170,15 +177,21 @@ impl StreamCodec {
             Some(Queued::Compressed { frame, content_bytes, end }) => {
                 self.inflate(&frame, content_bytes, end).map(Some)
             }
+            Some(Queued::Opening { request, frame, content_bytes, end }) => {
+                // It could still be refused, so this comes before anybody is told of the request.
+                let message = self.inflate(&frame, content_bytes, end).map_err(not_run)?;
+                self.events.push_front(Queued::Inflated(message, in_memory(content_bytes)));
+                Ok(Some(request))
+            }
         }
     }
 
-    /// Bytes of the compressed message that `poll_event` would hand out next, decompressed; 0 for anything
-    /// else. What the connection holds of such messages is for its driver to bound.
+    /// Bytes of the compressed message that `poll_event` would decompress or hand out next; 0 for anything
+    /// else. REQUEST's own counts for both of its events. What the connection holds of such messages is for its driver to bound.
     pub fn inflates_next(&self) -> usize {
         match self.events.front() {
-            Some(Queued::Compressed { content_bytes, .. }) => {
-                usize::try_from(*content_bytes).unwrap_or(usize::MAX)
+            Some(Queued::Compressed { content_bytes, .. } | Queued::Opening { content_bytes, .. }) => {
+                in_memory(*content_bytes)
             }
             Some(Queued::Inflated(_, bytes)) => *bytes,
             _ => 0,
@@ -397,22 +410,20 @@ impl StreamCodec {
         let RequestFrame { seq, priority, idempotent, acknowledges, heard, deadline_ms, part, end, .. } =
             request;
         self.begin(seq)?;
-        let arrival = match part {
-            Some(part) => match self.read(part, end).map_err(not_run)? {
-                // It could still be refused, so this comes before anybody is told of the request.
-                Some(Queued::Compressed { frame, content_bytes, end }) => {
-                    let event = self.inflate(&frame, content_bytes, end).map_err(not_run)?;
-                    Some(Queued::Inflated(event, content_bytes as usize))
-                }
-                other => other,
-            },
-            None => None,
-        };
+        let arrival = part.map(|part| self.read(part, end)).transpose().map_err(not_run)?.flatten();
         self.writer.belongs_to(&fields);
         let deadline = deadline_ms.map(Duration::from_millis);
         let head = RequestHead { priority, idempotent, acknowledges, heard, deadline, fields };
-        self.tell(Event::Request { seq, head, end: end && arrival.is_none() });
-        self.events.extend(arrival);
+        let request = Event::Request { seq, head, end: end && arrival.is_none() };
+        match arrival {
+            Some(Queued::Compressed { frame, content_bytes, end }) => {
+                self.events.push_back(Queued::Opening { request, frame, content_bytes, end });
+            }
+            arrival => {
+                self.tell(request);
+                self.events.extend(arrival);
+            }
+        }
         if end {
             self.receiving = Receiving::Ended;
         }
@@ -584,6 +595,11 @@ fn block_refused(error: QpackError) -> RpcError {
     };
     let text = format!("{error} ({limit})");
     RpcError::new(RpcErrorKind::LimitExceeded, Execution::MayHaveRun, text)
+}
+
+/// What a message takes when it is decompressed.
+fn in_memory(content_bytes: u64) -> usize {
+    usize::try_from(content_bytes).unwrap_or(usize::MAX)
 }
 
 fn end_flag(end: bool) -> u8 {

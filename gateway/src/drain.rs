@@ -1,7 +1,7 @@
 //! The way out: everybody is told once, finishes what runs, and is waited for until a deadline.
 //!
 //! ```text
-//! running --begin(deadline)--> draining --deadline, or cut()--> over
+//! running --begin(deadline)--> draining --deadline, last words, or cut()--> over
 //! ```
 
 use std::{
@@ -10,6 +10,9 @@ use std::{
 };
 
 use tokio::{sync::watch, time::Instant};
+
+/// How long those who have last words may take to say them, beyond the deadline.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// The gateway's end of it.
 pub struct Drain {
@@ -44,6 +47,15 @@ impl Drain {
         *self.phase.borrow() != Phase::Running
     }
 
+    /// When everything must be over; `None` while the gateway runs.
+    pub fn deadline(&self) -> Option<Instant> {
+        match *self.phase.borrow() {
+            Phase::Running => None,
+            Phase::Draining(deadline) => Some(deadline),
+            Phase::Over => Some(Instant::now()),
+        }
+    }
+
     /// Whether the drain has lasted for `time`, or was cut.
     pub fn lasts(&self, time: Duration) -> bool {
         let since = self.begun.get().is_some_and(|begun| begun.elapsed() >= time);
@@ -72,8 +84,8 @@ impl Drain {
         self.phase.send_replace(Phase::Over);
     }
 
-    /// Waits until every guard is dropped or the deadline has passed, then cuts what is left. Returns how
-    /// many guards were still held. [`Drain::begin`] comes first.
+    /// Waits until every guard is dropped or the deadline has passed, and a moment more for last words; then cuts
+    /// what is left. Returns how many guards were held at the deadline. [`Drain::begin`] comes first.
     pub async fn finished(&self) -> usize {
         let mut watch = self.watch();
         tokio::select! {
@@ -81,6 +93,11 @@ impl Drain {
             () = watch.over() => {}
         }
         let left = self.at_work();
+        tokio::select! {
+            () = self.guards.closed() => {}
+            () = watch.cut() => {}
+            () = tokio::time::sleep(LAST_WORDS_MAX) => {}
+        }
         self.cut();
         left
     }
@@ -120,6 +137,12 @@ impl DrainWatch {
             () = tokio::time::sleep_until(deadline) => {}
             _ = self.phase.wait_for(|phase| *phase == Phase::Over) => {}
         }
+    }
+
+    /// Waits until who has last words to say has had the time for them.
+    pub async fn cut(&mut self) {
+        // The sender is gone with its gateway: nothing is left to wait for.
+        let _ = self.phase.wait_for(|phase| *phase == Phase::Over).await;
     }
 }
 
@@ -164,10 +187,17 @@ mod tests {
         let started = Instant::now();
         drain.begin(started + Duration::from_secs(30));
         drain.begin(started + Duration::from_secs(90));
-        assert_eq!(drain.finished().await, 1);
-        assert_eq!(started.elapsed(), Duration::from_secs(30), "the first deadline holds");
-        drain.watch().over().await;
-        assert_eq!(started.elapsed(), Duration::from_secs(30), "what is left is told to close");
+        let (left, ()) = tokio::join!(drain.finished(), async {
+            drain.watch().over().await;
+            assert_eq!(started.elapsed(), Duration::from_secs(30), "the first deadline holds");
+            drain.watch().cut().await;
+        });
+        assert_eq!(left, 1);
+        assert_eq!(
+            started.elapsed(),
+            Duration::from_secs(30) + LAST_WORDS_MAX,
+            "what is left is told to close"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -118,8 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// Goes on with a connection that was parked.
-    pub(super) fn resume(self, attendance: Attendance, goaway_sent: bool) -> Self {
-        Self { attendance: Some(Box::new(attendance)), beginning: None, goaway_sent, ..self }
+    pub(super) fn resume(self, attendance: Attendance) -> Self {
+        Self { attendance: Some(Box::new(attendance)), beginning: None, ..self }
     }
 
     /// Serves until either side ends the connection, or until it may park.
@@ -147,8 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// Its parts, to be parked; `None` before HELLO.
-    pub(super) fn into_parts(self) -> Option<(S, Binding, Attendance, bool)> {
-        Some((self.stream, self.binding, *self.attendance?, self.goaway_sent))
+    pub(super) fn into_parts(self) -> Option<(S, Binding, Attendance)> {
+        Some((self.stream, self.binding, *self.attendance?))
     }
 
     pub(super) fn stream(&self) -> &S {
@@ -326,6 +326,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let rule = "HELLO must come within first_message_timeout";
             return Err(LinkError::new(CloseCode::ProtocolError, rule).into());
         }
+        if self.shutdown().is_some_and(|shutdown| shutdown <= now) {
+            return Err(LinkError::new(CloseCode::Shutdown, "the gateway is shut down").into());
+        }
         if self.expires().is_some_and(|expires| expires <= now) {
             let text = "what proved who the client is has expired";
             let may_return = self.attendance.as_ref().is_some_and(|attendance| attendance.door.may_return);
@@ -341,7 +344,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             attendance.send_policy(self.binding.control());
         }
         self.binding.control().handle_timeout(now)?;
-        if is_quiet && self.park_after.is_some() && self.is_idle() { Err(End::Quiet) } else { Ok(()) }
+        // Who is told of a drain stays, to be told of its end.
+        let parks = is_quiet && self.park_after.is_some() && !self.goaway_sent && self.is_idle();
+        if parks { Err(End::Quiet) } else { Ok(()) }
     }
 
     /// Whether nothing is buffered here and nothing is under way. What the session has for the client is asked
@@ -383,8 +388,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn next_timeout(&mut self) -> Instant {
         let hello = self.hello_due();
         let machine = self.binding.control().poll_timeout();
-        let due = [hello, machine, self.quiet_at, self.expires()].into_iter().flatten().min();
+        let due =
+            [hello, machine, self.quiet_at, self.expires(), self.shutdown()].into_iter().flatten().min();
         due.unwrap_or_else(|| super::now() + NOTHING_DUE)
+    }
+
+    /// When it is closed, once its client was asked to leave.
+    fn shutdown(&self) -> Option<Instant> {
+        let deadline = self.goaway_sent.then(|| self.gateway.drain.deadline()).flatten();
+        deadline.map(tokio::time::Instant::into_std)
     }
 
     /// When the client has to have proved itself anew.

@@ -25,7 +25,6 @@ use crate::{
 pub struct Parked {
     door: Door,
     told: Told,
-    goaway_sent: bool,
     machine: Dormant,
     stream: ParkedStream,
 }
@@ -44,14 +43,14 @@ pub(super) async fn run(mut driver: Driver<Stream>) -> Option<Box<Parked>> {
 
 /// An idle driver has all of these parts, and its machine is at rest.
 fn park(driver: Driver<Stream>) -> Option<Box<Parked>> {
-    let (stream, binding, attendance, goaway_sent) = driver.into_parts()?;
+    let (stream, binding, attendance) = driver.into_parts()?;
     let Binding::Tcp(requests) = binding else { return None };
     let machine = requests.machine.rest()?;
     let told = attendance.told();
     let stream = stream.park().ok()?;
     // Requests and publishes are over, so nobody else is at the door.
     let door = Arc::into_inner(attendance.door)?;
-    Some(Box::new(Parked { door, told, goaway_sent, machine, stream }))
+    Some(Box::new(Parked { door, told, machine, stream }))
 }
 
 impl Parked {
@@ -70,20 +69,15 @@ impl Parked {
         self.door.lease.settle(waker)
     }
 
-    /// Whether it has not told its client of a drain.
-    pub fn hears_drain(&self) -> bool {
-        !self.goaway_sent
-    }
-
     /// Serves the connection again.
     pub async fn resume(self: Box<Self>, patience: Patience) -> Option<Box<Self>> {
-        let Self { door, told, goaway_sent, machine, stream } = *self;
+        let Self { door, told, machine, stream } = *self;
         let (gateway, origin) = (door.gateway.clone(), door.origin.clone());
         let mut stream = stream.unpark().ok()?;
         stream.set_meter(Meter::new(&gateway.metrics, origin.protocol));
         let park_after = patience.wait(gateway.snapshot().settings.limits.park_after);
         let binding = Binding::Tcp(Box::new(TcpRequests::new(machine.wake(Instant::now().into_std()))));
         let driver = Driver::new(gateway, origin, stream, binding, BytesMut::new(), park_after);
-        run(driver.resume(Attendance::new(Arc::new(door), told), goaway_sent)).await
+        run(driver.resume(Attendance::new(Arc::new(door), told))).await
     }
 }

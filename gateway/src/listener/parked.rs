@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Slot;
 use crate::{
-    drain::DrainGuard,
+    drain::{DrainGuard, DrainWatch},
     gateway::Gateway,
     http::{Upgraded, websocket},
     link, mqtt,
@@ -17,7 +17,11 @@ use crate::{
 };
 
 /// A connection being served: ends when the connection does, when it may park, or when it speaks something else.
-pub(super) type Serving = Pin<Box<dyn Future<Output = Rest> + Send>>;
+pub(super) struct Serving {
+    future: Pin<Box<dyn Future<Output = Rest> + Send>>,
+    /// It ends by itself when a drain's time is over, and says so to its peer.
+    has_last_words: bool,
+}
 
 /// Why the server of a protocol has nothing more to do.
 pub(super) enum Rest {
@@ -56,9 +60,9 @@ pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: P
     let mut drain = held.gateway.drain.watch();
     loop {
         let rest = tokio::select! {
-            rest = &mut serving => rest,
+            rest = &mut serving.future => rest,
             // What still runs at the drain's deadline is cut: dropping the stream closes it.
-            () = drain.over() => return,
+            () = end(&mut drain, serving.has_last_words) => return,
         };
         let quiet = match rest {
             Rest::Over => return,
@@ -78,12 +82,24 @@ pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: P
     }
 }
 
+/// Waits until a drain ends a connection.
+pub(super) async fn end(drain: &mut DrainWatch, has_last_words: bool) {
+    match has_last_words {
+        true => drain.cut().await,
+        false => drain.over().await,
+    }
+}
+
 pub(super) fn mqtt(serving: impl Future<Output = Option<mqtt::Parked>> + Send + 'static) -> Serving {
-    Box::pin(async { serving.await.map_or(Rest::Over, |parked| Rest::Quiet(Quiet::Mqtt(parked))) })
+    let future =
+        Box::pin(async { serving.await.map_or(Rest::Over, |parked| Rest::Quiet(Quiet::Mqtt(parked))) });
+    Serving { future, has_last_words: false }
 }
 
 pub(super) fn link(serving: impl Future<Output = Option<Box<link::Parked>>> + Send + 'static) -> Serving {
-    Box::pin(async { serving.await.map_or(Rest::Over, |parked| Rest::Quiet(Quiet::Link(parked))) })
+    let future =
+        Box::pin(async { serving.await.map_or(Rest::Over, |parked| Rest::Quiet(Quiet::Link(parked))) });
+    Serving { future, has_last_words: true }
 }
 
 /// HTTP does not park; what a connection becomes by it may.
@@ -92,7 +108,7 @@ pub(super) fn http(
     origin: Arc<Origin>,
     serving: impl Future<Output = Option<Upgraded<Rewind<Stream>>>> + Send + 'static,
 ) -> Serving {
-    Box::pin(async move {
+    let future = Box::pin(async move {
         let Some(Upgraded { stream, first_bytes }) = serving.await else { return Rest::Over };
         let origin = websocket::origin(&origin);
         let (mut stream, unread) = stream.into_parts();
@@ -100,7 +116,8 @@ pub(super) fn http(
         let first_bytes = if unread.is_empty() { first_bytes } else { [first_bytes, unread].concat().into() };
         let stream = stream.into_websocket(first_bytes, websocket::rules(&gateway));
         Rest::Became(Arc::clone(&origin), mqtt(mqtt::serve_parking(gateway, origin, stream, Bytes::new())))
-    })
+    });
+    Serving { future, has_last_words: false }
 }
 
 fn park_after(gateway: &Gateway) -> Duration {
@@ -142,7 +159,8 @@ impl Idle for Parked {
         match &self.quiet {
             // The broker sends its clients away itself, spread over time.
             Quiet::Mqtt(_) => false,
-            Quiet::Link(parked) => parked.hears_drain(),
+            // It says so to its client, and does not come back.
+            Quiet::Link(_) => true,
         }
     }
 

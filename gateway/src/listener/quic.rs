@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Refusal, handshake, refusal, slots, validation::Validation};
+use super::{Refusal, handshake, parked, refusal, slots, validation::Validation};
 use crate::{
     gateway::Gateway,
     request::{Origin, Protocol},
@@ -58,7 +58,7 @@ pub async fn accept(gateway: Arc<Gateway>, name: Arc<str>, endpoint: Endpoint) {
     }
     info!(listener = &*name, "no longer accepting QUIC connections");
     endpoint.set_server_config(None);
-    drain.over().await;
+    drain.cut().await;
     endpoint.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down");
     let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
 }
@@ -91,7 +91,9 @@ async fn serve_connection(gateway: Arc<Gateway>, listener: Arc<str>, incoming: I
     let origin = Arc::new(origin);
     tokio::select! {
         () = serve(Arc::clone(&gateway), origin, connection.clone()) => {}
-        () = drain.over() => connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down"),
+        () = parked::end(&mut drain, protocol == Protocol::LinkQuic) => {
+            connection.close(VarInt::from_u32(CLOSE_DRAINED), b"the gateway is shut down");
+        }
     }
     count_bytes(&gateway, protocol, &connection);
 }

@@ -1,10 +1,22 @@
 //! A gateway that goes, and clients that are told how to behave.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use towline_client::{ConnectionState, Transports};
+use towline_protocols::link::{
+    CloseCode, Config, Control, Event, Hello,
+    frame::{Frame, decode, encode},
+};
 
-use crate::bed::{BOTH, Bed, answer, call, state};
+use crate::{
+    bed::{BOTH, Bed, answer, call, state},
+    raw_quic,
+};
 
 /// No client's turn to leave comes while a test runs.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -46,6 +58,53 @@ async fn a_client_that_may_take_its_time_is_served_until_then() {
         }
         assert_eq!(bed.backend.counts("Echo").started, 4);
     }
+}
+
+fn hello(client_id: &str) -> Hello {
+    let session_secret = vec![7; 16].into();
+    Hello { client_id: client_id.to_owned(), session_secret, epoch: 1, ..Hello::default() }
+}
+
+/// Reads frames up to CLOSE.
+async fn close(stream: &mut TcpStream) -> CloseCode {
+    let mut input = BytesMut::new();
+    loop {
+        match decode(&mut input, 1 << 20).unwrap() {
+            Some(Frame::Close { code, .. }) => return code,
+            Some(_) => {}
+            None => assert!(stream.read_buf(&mut input).await.unwrap() > 0, "no CLOSE"),
+        }
+    }
+}
+
+/// They do not follow GOAWAY.
+#[tokio::test]
+async fn who_is_there_when_the_time_is_over_is_told() {
+    let bed = Bed::with(|settings| {
+        (settings.drain_spread, settings.drain_timeout) = (Duration::ZERO, Duration::ZERO);
+    })
+    .await;
+    let mut tcp = TcpStream::connect(bed.address("plain")).await.unwrap();
+    let mut out = BytesMut::from(&b"\xf4TWL"[..]);
+    encode(&Frame::Hello(Box::new(hello("tcp"))), &mut out);
+    tcp.write_all(&out).await.unwrap();
+    tcp.readable().await.unwrap();
+
+    let connection = raw_quic::connect(&bed, bed.address("edge")).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let mut control = Control::client(Config::default().into(), hello("quic"), Instant::now());
+    raw_quic::flush(&mut control, &mut send).await;
+    assert!(matches!(raw_quic::control_event(&mut control, &mut recv).await, Event::Welcome(_)));
+
+    let on_quic = async {
+        loop {
+            if let Event::Close { code, .. } = raw_quic::control_event(&mut control, &mut recv).await {
+                return code;
+            }
+        }
+    };
+    let (_, on_tcp, on_quic) = tokio::join!(bed.serving.drain(), close(&mut tcp), on_quic);
+    assert_eq!((on_tcp, on_quic), (CloseCode::Shutdown, CloseCode::Shutdown));
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ pub enum Attach {
 
 /// The client acknowledged a push that it was not sent: a protocol error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("PUSH_ACK names push {0}, which was not sent on this connection")]
+#[error("PUSH_ACK names push {0}, which was not sent")]
 pub struct PushNotSent(pub u64);
 
 impl Lease {

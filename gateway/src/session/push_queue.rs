@@ -83,6 +83,9 @@ pub(super) struct PushQueue {
     bytes: usize,
     /// Pushes up to these ids were handed to the connection.
     sent: PushMarks,
+    /// Pushes up to these ids may have been handed to earlier connections: their client may have taken what it has
+    /// not said in HELLO.
+    sent_before: PushMarks,
 }
 
 impl PushQueue {
@@ -100,6 +103,7 @@ impl PushQueue {
     /// Adds a push that was queued before a restart. What it replaced then, the client may have taken.
     pub(super) fn restore(&mut self, push: QueuedPush, bounds: &PushBounds) -> Vec<Given> {
         let mut given = Vec::new();
+        self.sent_before.raise(push.lane, push.id);
         self.insert(push, bounds, &mut given);
         given
     }
@@ -176,7 +180,7 @@ impl PushQueue {
     /// The connection has gone: what it was handed without an acknowledgement is sent again by the next
     /// one, unless it asked for no more than one attempt.
     pub(super) fn connection_lost(&mut self) -> Vec<Given> {
-        self.sent = PushMarks::default();
+        self.forget_connection();
         let fleeting: Vec<Place> =
             self.entries.values().filter(|push| push.qos == 0).map(QueuedPush::place).collect();
         let given = fleeting.into_iter().filter_map(|place| self.remove(place));
@@ -185,13 +189,22 @@ impl PushQueue {
 
     /// A new connection has everything up to these ids.
     pub(super) fn resume_after(&mut self, received: PushMarks) {
+        self.forget_connection();
         self.sent = received;
     }
 
-    /// Whether the client may acknowledge `id`: no push of the lane up to it waits to be sent. What was
-    /// acknowledged before may be again.
+    fn forget_connection(&mut self) {
+        let sent = std::mem::take(&mut self.sent);
+        for lane in (0..=LANE_LAST).map(Priority::new) {
+            self.sent_before.raise(lane, sent.get(lane));
+        }
+    }
+
+    /// Whether the client may acknowledge `id`: no push of the lane up to it waits to be sent for the first time.
+    /// What was acknowledged before may be again.
     pub(super) fn was_sent(&self, lane: Priority, id: u64) -> bool {
-        self.lane(lane, self.sent.get(lane)).next().is_none_or(|push| id < push.id)
+        let sent = self.sent.get(lane).max(self.sent_before.get(lane));
+        self.lane(lane, sent).next().is_none_or(|push| id < push.id)
     }
 
     /// The push with this id.

@@ -69,6 +69,20 @@ fn a_push_that_was_not_sent_cannot_be_acknowledged() {
     assert_eq!(opened.lease.push_ack(Priority::NORMAL, 2), Err(PushNotSent(2)));
 }
 
+/// HELLO had left before the application took it, and PUSH_ACK comes before it is sent again.
+#[test]
+fn a_push_of_an_earlier_connection_may_be_acknowledged_before_it_is_sent_again() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    rig.hub.push_to_client("phone", &push("a"));
+    assert_eq!(texts(&opened.lease), ["a"]);
+    let opened = rig.open(&hello(2));
+    rig.hub.push_to_client("phone", &push("b"));
+    assert_eq!(opened.lease.push_ack(Priority::NORMAL, 2), Err(PushNotSent(2)));
+    opened.lease.push_ack(Priority::NORMAL, 1).unwrap();
+    assert_eq!(texts(&opened.lease), ["b"]);
+}
+
 #[test]
 fn beyond_its_bounds_the_queue_drops_and_says_so() {
     let rig = Rig::with(|settings| settings.session.pushes_max = 2);

@@ -23,10 +23,12 @@ use crate::session::{
 impl LinkSession {
     /// The client has taken these outcomes.
     pub(in crate::session) fn acknowledge(&self, ack: &Ack) {
-        let mut state = self.state.lock();
-        if let Some(ledger) = &mut state.ledger {
-            ledger.acknowledge(ack);
+        // A session without requests may have to refuse one that comes late.
+        if ack.floor == 0 && ack.seqs.is_empty() {
+            return;
         }
+        let mut state = self.state.lock();
+        state.ledger_mut(&self.context).acknowledge(ack);
         self.forget_outcomes(&mut state);
     }
 

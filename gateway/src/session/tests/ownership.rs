@@ -1,6 +1,6 @@
 //! Who may open a session, and who holds it.
 
-use towline_protocols::link::{Execution, Filter, RpcErrorKind, Subscribe};
+use towline_protocols::link::{Ack, Execution, Filter, RpcErrorKind, Subscribe};
 
 use super::*;
 use crate::{
@@ -21,6 +21,19 @@ fn only_the_secret_and_the_user_open_a_session() {
     assert_eq!(rig.refusal(&hello(9), None), OpenError::WrongUser);
     let hello = Hello { session_id, ..hello(2) };
     assert!(rig.sessions.open(&hello, ann).unwrap().resumed, "the refused attempts changed nothing");
+}
+
+/// It may come late, by a way that a POST took.
+#[test]
+fn what_is_acknowledged_before_the_first_request_does_not_run() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    opened.lease.acknowledge(&Ack { floor: 2, seqs: vec![4] });
+    for seq in [1, 2, 4] {
+        let error = refused(&opened.lease, seq);
+        assert_eq!((error.kind, error.execution), (RpcErrorKind::OutcomeExpired, Execution::Ran), "{seq}");
+    }
+    run(&opened.lease, 3);
 }
 
 #[test]

@@ -199,6 +199,7 @@ fn broken_rules_are_named() {
     check(&[12, 5, 0, 0, 0, 0, 0], "PUSH: push ids start at 1");
     check(&[12, 4, 1, 0, 1, 0xff], "PUSH: topic is not UTF-8");
     check(&[20, 4, 1, 2, 0, 0], "PUBLISH: options must be 0 or 1");
+    check(&[16, 2, 3, 2], "POLICY_ACK: accepted must be 0 or 1");
     check(&[1, 1, 0xff], "HELLO: malformed protobuf");
     check(&[19, 2, 1, 0xff], "CLOSE: text is not UTF-8");
     check(&[9, 0], "ACK ends inside its floor");

@@ -61,7 +61,11 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         FrameType::Policy => Frame::Policy(fields.message()?),
         FrameType::PolicyAck => Frame::PolicyAck {
             revision: fields.varint("revision")?,
-            accepted: fields.byte("accepted")? != 0,
+            accepted: match fields.byte("accepted")? {
+                0 => false,
+                1 => true,
+                _ => return Err(fields.error("accepted must be 0 or 1")),
+            },
             text: fields.text()?,
         },
         FrameType::Subscribe => Frame::Subscribe(fields.message()?),

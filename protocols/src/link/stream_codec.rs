@@ -187,7 +187,8 @@ impl StreamCodec {
     }
 
     /// Bytes of the compressed message that `poll_event` would decompress or hand out next; 0 for anything
-    /// else. REQUEST's own counts for both of its events. What the connection holds of such messages is for its driver to bound.
+    /// else. REQUEST's own counts for both of its events. What the connection holds of such messages is for its driver
+    /// to bound.
     pub fn inflates_next(&self) -> usize {
         match self.events.front() {
             Some(Queued::Compressed { content_bytes, .. } | Queued::Opening { content_bytes, .. }) => {

@@ -103,6 +103,11 @@ impl Core {
         self.line += 1;
         self.known.on_refused(gateway);
         self.link.wake = true;
+        self.not_taken_in(hello);
+    }
+
+    /// The connection of `hello` got CLOSE in place of WELCOME: what was sent on it only was never sent.
+    pub(crate) fn not_taken_in(&mut self, hello: &Hello) {
         for seq in self.session.on_refused(hello) {
             if let Some(call) = self.call_of(seq) {
                 call.never_sent();

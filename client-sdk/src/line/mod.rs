@@ -496,6 +496,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 None => Next::Again,
             },
         };
+        if let (false, Next::Never(_)) = (self.online, &next) {
+            // The calls that end with it are told that they did not run.
+            self.shared.with(|core| core.not_taken_in(&self.hello));
+        }
         self.end(reason, next)
     }
 

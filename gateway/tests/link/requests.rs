@@ -182,7 +182,7 @@ async fn a_password_opens_the_door_and_a_wrong_one_does_not() {
     assert_eq!(answer(&client, "Echo", "x").await, "x");
     let stranger = with("wrong");
     let error = stranger.call(call("Echo", "x")).await.unwrap_err();
-    assert_eq!(error.kind, RpcErrorKind::PermissionDenied);
+    assert_eq!((error.kind, error.execution), (RpcErrorKind::PermissionDenied, Execution::NotRun));
     assert!(closed(&stranger).await.contains("wrong password"));
     assert_eq!(bed.backend.counts("Echo").started, 1);
 }

@@ -262,8 +262,8 @@ impl Session {
         }
     }
 
-    /// The server refused the connection of `hello` with UNKNOWN_REFERENCE and acted upon nothing of it: what was
-    /// sent on it only has never been sent. Says which requests that are.
+    /// The server sent CLOSE in place of the WELCOME to `hello` and acted upon nothing of the connection: what was sent
+    /// on it only has never been sent. Says which requests that are.
     pub fn on_refused(&mut self, hello: &Hello) -> Vec<u64> {
         let mut unsent = Vec::new();
         self.link_opens = false;

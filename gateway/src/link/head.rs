@@ -136,11 +136,10 @@ pub(super) fn is_unreadable(error: &RpcError) -> bool {
 
 /// Counts the limit that a request met, where its error names one.
 pub(super) fn count_limit(gateway: &Gateway, error: &RpcError) {
-    const LIMITS: [(&str, &str); 6] = [
+    const LIMITS: [(&str, &str); 5] = [
         ("message_bytes_max", "limits.message_bytes_max"),
         ("header_list_bytes_max", "limits.header_list_bytes_max"),
         ("streams_max", "limits.streams_max"),
-        ("compressed messages", "compressed_bytes_held"),
         ("qpack_blocked_streams", "session.qpack_blocked_streams"),
         ("qpack_instructions", "qpack_instructions"),
     ];

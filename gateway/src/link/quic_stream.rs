@@ -89,7 +89,7 @@ impl QuicStreams {
             let limits = settings.config.limits.clamped();
             let budget =
                 limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
-            let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0, budget };
+            let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0, budget, waits: false };
             self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, send, recv));
             self.make_room();
         }
@@ -111,21 +111,36 @@ struct Inflated {
     held: usize,
     /// What those of the connection may take beside one message.
     budget: usize,
+    /// The message that comes next waits until others of the connection are consumed.
+    waits: bool,
+}
+
+/// What became of a message that asks for room.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Taken,
+    /// Since now, or since it asked before.
+    Lacking {
+        since_now: bool,
+    },
 }
 
 impl Inflated {
     /// Counts `bytes` more, if there is room; however many they are, when the connection holds less than its
     /// budget: so one message is always let through.
-    fn take(&mut self, bytes: usize) -> bool {
+    fn take(&mut self, bytes: usize) -> Room {
         let budget = self.budget;
         let has_room = |taken: &mut usize| {
             let has_room = *taken < budget;
             *taken += if has_room { bytes } else { 0 };
             has_room
         };
-        let taken = bytes == 0 || self.of_all.send_if_modified(has_room);
-        self.held += if taken { bytes } else { 0 };
-        taken
+        if bytes == 0 || self.of_all.send_if_modified(has_room) {
+            self.held += bytes;
+            self.waits = false;
+            return Room::Taken;
+        }
+        Room::Lacking { since_now: !std::mem::replace(&mut self.waits, true) }
     }
 
     /// Waits until there may be room again.
@@ -173,7 +188,6 @@ async fn serve_stream(
         carried: 0,
         inflated,
         counted: 0,
-        lacks_room: false,
         window,
         read_over: false,
     };
@@ -236,8 +250,6 @@ struct Stream {
     inflated: Inflated,
     /// Bytes of the message that the codec hands out next which are counted there already.
     counted: usize,
-    /// That message waits until others of the connection are consumed.
-    lacks_room: bool,
     window: usize,
     read_over: bool,
 }
@@ -269,7 +281,7 @@ impl Stream {
                 true => self.unblocked().await.map_err(not_run)?,
                 false => self.read().await.map_err(not_run)?,
             }
-            while !self.count_inflated() {
+            while !self.has_room() {
                 self.roomy().await?;
             }
             let Some(event) = self.codec.poll_event()? else { continue };
@@ -367,7 +379,7 @@ impl Stream {
                 let _ = self.recv.stop(VarInt::from_u32(0));
                 return Ok(());
             }
-            let is_full = self.unread >= self.window || self.lacks_room;
+            let is_full = self.unread >= self.window || self.inflated.waits;
             let reads = !self.read_over && !is_full && !self.codec.is_blocked();
             let asks = !self.half.ended && self.half.out.len() < OUT_BYTES_MAX;
             let credits = Arc::clone(&self.credits);
@@ -375,7 +387,7 @@ impl Stream {
                 read = read(&mut self.recv, &mut self.input), if reads => self.on_read(read),
                 written = self.half.write(), if !self.half.out.is_empty() => written,
                 next = consumer.next(), if asks => self.send_next(next),
-                () = self.inflated.freed(), if self.lacks_room => Ok(()),
+                () = self.inflated.freed(), if self.inflated.waits => Ok(()),
                 () = poll_fn(|cx| self.codec.poll_unblocked(cx)) => {
                     self.codec.handle_bytes(&mut self.input).map_err(Over::from)
                 }
@@ -438,8 +450,7 @@ impl Stream {
         // Messages are decompressed as they are asked for: those beyond a window wait as they came.
         while self.unread < self.window {
             let inflates = self.codec.inflates_next();
-            self.lacks_room = !self.count_inflated();
-            if self.lacks_room {
+            if !self.has_room() {
                 break;
             }
             self.counted = 0;
@@ -479,14 +490,16 @@ impl Stream {
         Ok(())
     }
 
-    /// Counts what the codec hands out next, once. False: there is no room for it.
-    fn count_inflated(&mut self) -> bool {
+    /// Counts what the codec hands out next, once. False: it waits for room, and was counted among those that do, however
+    /// often it asks.
+    fn has_room(&mut self) -> bool {
         let bytes = self.codec.inflates_next();
-        let has_room = self.inflated.take(bytes.saturating_sub(self.counted));
-        if has_room {
-            self.counted = bytes;
+        match self.inflated.take(bytes.saturating_sub(self.counted)) {
+            Room::Taken => self.counted = bytes,
+            Room::Lacking { since_now: true } => self.door.gateway.metrics.limit_hit("compressed_bytes_held"),
+            Room::Lacking { since_now: false } => {}
         }
-        has_room
+        !self.inflated.waits
     }
 
     /// Waits for room, before the request is begun.
@@ -599,16 +612,18 @@ mod tests {
     #[test]
     fn one_message_is_let_through_beyond_the_room_and_others_wait() {
         let of_all = Arc::default();
-        let share = || Inflated { of_all: Arc::clone(&of_all), held: 0, budget: 100 };
+        let share = || Inflated { of_all: Arc::clone(&of_all), held: 0, budget: 100, waits: false };
         let (mut one, mut two, mut three) = (share(), share(), share());
-        assert!(one.take(99) && two.take(500), "however large");
-        assert!(!three.take(1) && three.take(0));
+        assert_eq!((one.take(99), two.take(500)), (Room::Taken, Room::Taken), "however large");
+        assert_eq!((three.take(1), three.waits), (Room::Lacking { since_now: true }, true));
         assert!(three.freed().now_or_never().is_none());
         two.give_back(499);
-        assert!(!three.take(1), "100 are held");
+        assert_eq!(three.take(1), Room::Lacking { since_now: false }, "100 are held");
         drop(one);
         three.freed().now_or_never().unwrap();
-        assert!(three.take(1));
+        assert_eq!((three.take(1), three.waits), (Room::Taken, false));
         assert_eq!((*of_all.borrow(), two.held, three.held), (2, 1, 1));
+        let mut four = share();
+        assert_eq!((four.take(98), three.take(1)), (Room::Taken, Room::Lacking { since_now: true }));
     }
 }

@@ -170,6 +170,8 @@ async fn a_slow_backend_loses_nothing_of_what_compresses_to_nothing() {
 async fn a_slow_backend_holds_back_what_compresses_of_many_requests() {
     const REQUESTS: u64 = 12;
     const BYTES: usize = 1_000_000;
+    /// Those that begin while less than 4 MiB and four windows of 256 KiB are held.
+    const ROOM_FOR: u64 = 6;
     let bed = Bed::start().await;
     bed.backend.hold();
     let connection = connect(&bed, bed.address("edge")).await;
@@ -197,6 +199,9 @@ async fn a_slow_backend_holds_back_what_compresses_of_many_requests() {
         streams.push((codec, recv));
     }
     bed.backend.wait("Late", |counts| counts.started > 1).await;
+    while waits_for_room(&bed) < REQUESTS - ROOM_FOR {
+        tokio::task::yield_now().await;
+    }
     bed.backend.release();
     for (mut codec, mut recv) in streams {
         let mut input = BytesMut::new();
@@ -212,4 +217,12 @@ async fn a_slow_backend_holds_back_what_compresses_of_many_requests() {
         }
         assert_eq!(String::from_utf8(told).unwrap(), (BYTES + 5).to_string());
     }
+    assert_eq!(waits_for_room(&bed), REQUESTS - ROOM_FOR);
+}
+
+/// How often requests began to wait for room on their connection.
+fn waits_for_room(bed: &Bed) -> u64 {
+    const COUNTER: &str = "towline_limit_hits_total{limit=\"compressed_bytes_held\"} ";
+    let metrics = bed.gateway().metrics.render();
+    metrics.lines().find_map(|line| line.strip_prefix(COUNTER)?.parse().ok()).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ use rumqttc::v5::mqttbytes::{
     QoS,
     v5::{Publish, PublishProperties},
 };
-use towline_protocols::link::Priority;
+use towline_protocols::{link::Priority, mqtt::topic::check_name};
 
 use super::hops;
 use crate::{
@@ -75,6 +75,8 @@ pub(super) fn message(
     let seconds =
         properties.message_expiry_interval.map(|seconds| std::time::Duration::from_secs(seconds.into()));
     let pair = |(name, value): (String, String)| (Arc::from(name), Arc::from(value));
+    // Some brokers hand on whatever stands there, and subscribers end their connections over what nobody can answer to.
+    let response_topic = properties.response_topic.filter(|topic| check_name(topic).is_ok());
     Ok(Message {
         topic: topic.into(),
         // A copy of its own: a slice would hold on to the buffer that it came in.
@@ -85,7 +87,7 @@ pub(super) fn message(
         expires: seconds.and_then(|seconds| now.checked_add(seconds)),
         payload_utf8: properties.payload_format_indicator.map(|format| format == 1),
         content_type: properties.content_type.map(Into::into),
-        response_topic: properties.response_topic.map(Into::into),
+        response_topic: response_topic.map(Into::into),
         correlation_data: properties.correlation_data,
         user_properties: properties.user_properties.into_iter().map(pair).collect(),
         upstream: Some(backend.name.clone()),
@@ -145,6 +147,17 @@ mod tests {
         check("", "edge/7/", "a/b", "edge/7/a/b");
         check("site/", "", "site/a", "a");
         check("site/", "edge/7/", "site/a", "edge/7/a");
+    }
+
+    #[test]
+    fn a_response_topic_that_is_none_is_left_out() {
+        for (came, kept) in [("answers", Some("answers")), ("answers/#", None), ("+", None), ("", None)] {
+            let properties =
+                PublishProperties { response_topic: Some(came.to_owned()), ..PublishProperties::default() };
+            let publish = Publish { topic: "a".into(), properties: Some(properties), ..Publish::default() };
+            let message = message(&publish, &backend("", ""), 3).unwrap();
+            assert_eq!(message.response_topic.as_deref(), kept);
+        }
     }
 
     #[test]

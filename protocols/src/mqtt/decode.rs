@@ -319,8 +319,10 @@ fn publish(flags: u8, input: &mut Reader, version: Version) -> Result<Publish, M
 }
 
 fn check_response_topic(topic: Option<&Text>) -> Result<(), MqttError> {
-    match topic {
-        Some(topic) if topic.as_str().contains(['+', '#']) => {
+    match topic.map(Text::as_str) {
+        // Subscribers that look closely would end their connections over it.
+        Some("") => Err(MqttError::protocol("MQTT-4.7.3-1: a response topic has at least one character")),
+        Some(topic) if topic.contains(['+', '#']) => {
             Err(MqttError::protocol("MQTT-3.3.2-14: a response topic must not hold wildcards"))
         }
         _ => Ok(()),

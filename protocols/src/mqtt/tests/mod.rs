@@ -150,6 +150,7 @@ fn rules_of_publish() {
     check_broken(Version::V311, b"\x32\x07\0\x03a/b\0\0", ProtocolError, "MQTT-2.2.1-3:");
     check_broken(Version::V5, b"\x30\x07\0\x01a\x03\x23\0\0", TopicAliasInvalid, "MQTT-3.3.2-8:");
     check_broken(Version::V5, b"\x30\x08\0\x01a\x04\x08\0\x01#", ProtocolError, "MQTT-3.3.2-14:");
+    check_broken(Version::V5, b"\x30\x07\0\x01a\x03\x08\0\0", ProtocolError, "MQTT-4.7.3-1:");
     check_broken(Version::V5, b"\x30\x06\0\x01a\x02\x0b\0", ProtocolError, "3.8.2.1.2:");
     check_broken(Version::V5, b"\x30\x07\0\x01a\x83\0ab", MalformedPacket, "MQTT-1.5.5-1:");
 }

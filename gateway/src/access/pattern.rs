@@ -75,6 +75,22 @@ impl Pattern {
         text.split('/').map(|level| parse_level(level, text)).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether it stands for more than one topic of a client's.
+    pub fn has_wildcard(&self) -> bool {
+        self.0.iter().any(|level| matches!(level, Level::Any | Level::Rest))
+    }
+
+    /// What it is for one client. `None` where it has a wildcard, or a variable without a value that can stand there.
+    pub fn expand(&self, origin: &Origin) -> Option<String> {
+        let level = |(at, level): (usize, &Level)| match level {
+            Level::Text(text) => Some(text.to_string()),
+            Level::Template(parts) => resolve(parts, at, origin).ok(),
+            Level::Any | Level::Rest => None,
+        };
+        let levels: Vec<_> = self.0.iter().enumerate().map(level).collect::<Option<_>>()?;
+        Some(levels.join("/"))
+    }
+
     /// Whether every topic that `filter` stands for is the pattern's too. `filter` is a topic name or filter.
     ///
     /// ```text

@@ -36,6 +36,23 @@ fn check_overlaps(pattern: &str, filter: &str, expected: bool) {
 }
 
 #[test]
+fn a_pattern_without_wildcards_is_one_topic_of_a_client() {
+    let expand = |pattern: &str, id: &str, user| Pattern::parse(pattern).unwrap().expand(&origin(id, user));
+    let is = |text: &str| Some(text.to_owned());
+    assert_eq!(expand("r/${username}-${clientid}/", "c", Some("u")), is("r/u-c/"));
+    assert_eq!(expand("r", "c", None), is("r"));
+    for id in ["a/b", "a+", "#", "a\0", ""] {
+        assert_eq!(expand("r/${clientid}", id, None), None, "{id}");
+    }
+    assert_eq!(expand("${clientid}/r", "$SYS", None), None);
+    assert_eq!(expand("r/${username}", "c", None), None);
+    for pattern in ["r/+", "r/${clientid}/#"] {
+        assert_eq!(expand(pattern, "c", None), None, "{pattern}");
+        assert!(Pattern::parse(pattern).unwrap().has_wildcard());
+    }
+}
+
+#[test]
 fn an_allowing_pattern_covers_what_lies_within_it() {
     for filter in ["a", "a/b", "a/+", "a/+/c", "a/#", "a/+/#"] {
         check_covers("a/#", filter, true);

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use towline_protocols::mqtt::{
     Connect, Limits, ReasonCode, Secret, Text,
-    session::{Connection, Settings},
+    session::{Connection, Settings, Welcome},
 };
 
 use super::{
@@ -145,11 +145,13 @@ impl Broker {
         let (client_id, named) = (Some(id.clone()), origin.clone());
         let origin = &Arc::new(Origin { user: user.clone(), client_id, claims, by, ..named });
         let is_full = self.clients.len() >= gateway.snapshot().settings.mqtt.sessions_max;
-        let seated = |client: &Arc<Client>, is_present| {
+        let response_information = response_information(gateway, origin);
+        let seated = |client: &Arc<Client>, session_present| {
+            let welcome = Welcome { session_present, assigned_id: assigned, proof, response_information };
             self.seat(
                 client,
                 connect,
-                Connection::accept(connect, is_present, assigned, proof, settings, super::now()),
+                Connection::accept(connect, welcome, settings, super::now()),
                 until.map(ends_at),
                 origin,
             )
@@ -440,6 +442,13 @@ fn will(connect: &Connect, client_id: &Arc<str>, origin: &Arc<Origin>) -> Option
         due: None,
         origin: origin.clone(),
     }))
+}
+
+/// What the client's response topics are to begin with, where its names can stand in a topic.
+fn response_information(gateway: &Gateway, origin: &Origin) -> Option<Text> {
+    let snapshot = gateway.snapshot();
+    let text = snapshot.settings.mqtt.response_information.as_ref()?.expand(origin)?;
+    Text::try_from(text.as_str()).ok()
 }
 
 /// An identifier for a client that has none. Nobody can guess it, so nobody can take the session over.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{QueuePolicy, ShareStrategy};
+use crate::access::Pattern;
 
 /// MQTT.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Mqtt {
     pub retained_bytes_max: usize,
     /// Topic aliases accepted from one client.
     pub topic_alias_max: u16,
+    /// What a client's response topics are to begin with, for clients that ask.
+    pub response_information: Option<Pattern>,
     /// MQTT sessions kept, live or away.
     pub sessions_max: usize,
     /// A client's WebSocket message, which may hold several packets or a part of one, bytes.
@@ -64,6 +67,7 @@ impl Default for Mqtt {
             retained_max: 100_000,
             retained_bytes_max: 256 * 1024 * 1024,
             topic_alias_max: 16,
+            response_information: None,
             sessions_max: 500_000,
             websocket_message_bytes_max: 4 << 20,
         }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use towline_gateway::access::Pattern;
 use towline_protocols::mqtt::*;
 
 use crate::{bed::*, mqtt_support::*};
@@ -161,6 +162,32 @@ async fn mqtt_3_1_2_26_topics_get_aliases_as_far_as_the_client_takes_them() {
         }
         client.leave().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mqtt_3_1_2_28_response_information_is_for_who_asks() {
+    let mut configured = settings();
+    configured.mqtt.response_information = Some(Pattern::parse("responses/${clientid}/").unwrap());
+    let gateway = gateway(configured);
+    let told = async |id: &str, asks, bytes_max| {
+        let mut connect = connect(Version::V5, id);
+        connect.properties.request_response_information = asks;
+        connect.properties.packet_bytes_max = NonZeroU32::new(bytes_max);
+        let (client, connack) = Client::connect(&gateway, connect).await;
+        client.leave().await;
+        connack.properties
+    };
+    let information = async |id, asks| told(id, asks, 1000).await.response_information;
+    assert_eq!(information("client", Some(true)).await, Some(text("responses/client/")));
+    assert_eq!(information("client", Some(false)).await, None);
+    assert_eq!(information("client", None).await, None);
+    // It would be told another's.
+    assert_eq!(information("client/other", Some(true)).await, None);
+    let nameless = told("", Some(true), 1000).await;
+    let expected = format!("responses/{}/", nameless.assigned_client_id.unwrap().as_str());
+    assert_eq!(nameless.response_information, Some(text(&expected)));
+    // MQTT-3.1.2-24: it goes without rather than being refused.
+    assert_eq!(told("client", Some(true), 24).await.response_information, None);
 }
 
 #[tokio::test(start_paused = true)]

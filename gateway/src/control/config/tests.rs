@@ -321,6 +321,24 @@ fn never_indexed_names_are_names_of_header_fields() {
 }
 
 #[test]
+fn response_information_is_the_beginning_of_a_topic() {
+    let line = |text: &str| format!("[mqtt]\nresponse_information = \"{text}\"\n");
+    check(&line("responses/${clientid}/"), "");
+    for text in ["responses/#", "${clientid}/+", "$SYS/${clientid}"] {
+        let expected = format!(
+            "t.toml:7:24: mqtt.response_information: \"{text}\" begins no topic that clients may publish to: it holds '+' \
+             or '#', or is below $SYS; write for example \"responses/${{clientid}}/\""
+        );
+        check(&line(text), &expected);
+    }
+    let found = mistakes(&format!("{LISTENER}{}", line("r/${nobody}")));
+    assert!(
+        found.contains("mqtt.response_information") && found.contains("${nobody} is not known"),
+        "{found}"
+    );
+}
+
+#[test]
 fn the_example_names_every_key_and_its_default() {
     let folder = tempfile::tempdir().unwrap();
     crate::cli::development_certificates(&folder.path().join("towline-data")).unwrap();

@@ -100,17 +100,22 @@ pub enum Event {
     },
 }
 
+/// What CONNACK tells one client alone.
+#[derive(Clone, Debug, Default)]
+pub struct Welcome {
+    /// Its session goes on.
+    pub session_present: bool,
+    /// The identifier that the server chose for a client without one.
+    pub assigned_id: Option<Text>,
+    /// The server's last word in extended authentication.
+    pub proof: Option<Secret>,
+    /// What its response topics are to begin with. Not told unless it asks [MQTT-3.1.2-28].
+    pub response_information: Option<Text>,
+}
+
 impl Connection {
-    /// Accepts a client: CONNACK is the first thing to transmit. `assigned_id` is the identifier that the
-    /// server chose for a client without one, `proof` its last word in extended authentication.
-    pub fn accept(
-        connect: &Connect,
-        session_present: bool,
-        assigned_id: Option<Text>,
-        proof: Option<Secret>,
-        settings: &Settings,
-        now: Instant,
-    ) -> Self {
+    /// Accepts a client: CONNACK is the first thing to transmit.
+    pub fn accept(connect: &Connect, welcome: Welcome, settings: &Settings, now: Instant) -> Self {
         let keep_alive = keep_alive(connect, settings);
         let asked = &connect.properties;
         let window_max = asked.receive_maximum.map_or(u16::MAX, |max| max.get()).min(settings.in_flight_max);
@@ -137,13 +142,15 @@ impl Connection {
         let mut properties = ConnackProperties::default();
         if connect.version == Version::V5 {
             properties = connack_properties(connect, keep_alive, connection.expiry, settings);
-            properties.assigned_client_id = assigned_id;
+            properties.assigned_client_id = welcome.assigned_id;
+            properties.response_information =
+                welcome.response_information.filter(|_| asks_for_response_information(connect));
             // MQTT-4.12.0-5
             properties.authentication_method = asked.authentication_method.clone();
-            properties.authentication_data = proof;
+            properties.authentication_data = welcome.proof;
         }
         // MQTT 3.1 has no session present flag.
-        let session_present = session_present && connect.version != Version::V31;
+        let session_present = welcome.session_present && connect.version != Version::V31;
         let connack = Connack { session_present, reason: ReasonCode::Success, properties };
         connection.greet(connack);
         connection
@@ -153,6 +160,7 @@ impl Connection {
     fn greet(&mut self, connack: Connack) {
         let mut short = connack.clone();
         short.properties.topic_alias_maximum = None;
+        short.properties.response_information = None;
         // [MQTT-3.2.2-20]
         short.properties.user_properties.clear();
         let mut shortest = short.clone();
@@ -772,6 +780,11 @@ fn connack_properties(
         user_properties: settings.user_properties.clone(),
         ..Default::default()
     }
+}
+
+/// 3.1.2.11.6: the value is 0 where it is left out.
+fn asks_for_response_information(connect: &Connect) -> bool {
+    connect.properties.request_response_information == Some(true)
 }
 
 /// Rounded up, so that a message that is still worth sending is not sent as expired.

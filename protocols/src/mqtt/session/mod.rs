@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 
 pub use self::{
-    connection::{Connection, Event},
+    connection::{Connection, Event, Welcome},
     greeting::{Answer, Greeting},
     store::{Bound, Orphan, Phase, Push, Session, Terms},
 };

@@ -96,10 +96,15 @@ fn connect(version: Version) -> Connect {
     }
 }
 
+/// What a client is told that comes back to its session.
+fn back() -> Welcome {
+    Welcome { session_present: true, ..Welcome::default() }
+}
+
 impl Pair {
     fn new(connect: &Connect, settings: Settings) -> (Self, Connack) {
         let now = start();
-        let connection = Connection::accept(connect, false, None, None, &settings, now);
+        let connection = Connection::accept(connect, Welcome::default(), &settings, now);
         let mut pair = Self { settings, session: Session::new(), connection, version: connect.version, now };
         let Some(Packet::Connack(connack)) = pair.receive().pop() else { panic!("no CONNACK") };
         (pair, *connack)
@@ -109,8 +114,7 @@ impl Pair {
     fn reconnect(&mut self) {
         self.session.detach();
         self.session.resume();
-        self.connection =
-            Connection::accept(&connect(self.version), true, None, None, &self.settings, self.now);
+        self.connection = Connection::accept(&connect(self.version), back(), &self.settings, self.now);
         assert_eq!(self.receive_some(1).len(), 1);
     }
 

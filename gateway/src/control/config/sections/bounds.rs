@@ -8,7 +8,7 @@ use towline_protocols::{
     hpack::{HEADER_DICTIONARY_BYTES_MAX, HEADER_DICTIONARY_FIELDS_MAX, NeverIndexed},
 };
 
-use crate::{control::config::reader::Table, settings::*};
+use crate::{access::Pattern, control::config::reader::Table, mqtt, settings::*};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -145,6 +145,7 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     let receive_maximum = t.integer("receive_maximum", d.receive_maximum.into(), 1..=65_535) as u16;
     let in_flight_max = t.integer("in_flight_max", d.in_flight_max.into(), 1..=65_535) as u16;
     let topic_alias_max = t.integer("topic_alias_max", d.topic_alias_max.into(), 0..=65_535) as u16;
+    let response_information = response_information(&mut t);
     let mqtt = Mqtt {
         packet_bytes_max: t.size("packet_bytes_max", d.packet_bytes_max, KIB..=256 * MIB - 1),
         session_expiry_max: t.duration("session_expiry_max", d.session_expiry_max, s(0)..=s(30 * 86_400)),
@@ -162,6 +163,7 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
         retained_max: t.count("retained_max", d.retained_max, 0..=10_000_000),
         retained_bytes_max: t.size("retained_bytes_max", d.retained_bytes_max, 0..=64 * GIB),
         topic_alias_max,
+        response_information,
         websocket_message_bytes_max: t.size(
             "websocket_message_bytes_max",
             d.websocket_message_bytes_max,
@@ -171,6 +173,23 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
     };
     t.finish();
     mqtt
+}
+
+fn response_information(t: &mut Table<'_, '_>) -> Option<Pattern> {
+    const KEY: &str = "response_information";
+    let text = t.optional_string(KEY)?;
+    let pattern = match Pattern::parse(&text) {
+        Ok(pattern) => pattern,
+        Err(error) => {
+            t.mistake(KEY, error);
+            return None;
+        }
+    };
+    if pattern.has_wildcard() || mqtt::is_reserved(&text) {
+        let what = "begins no topic that clients may publish to: it holds '+' or '#', or is below $SYS";
+        t.mistake(KEY, format_args!("\"{text}\" {what}; write for example \"responses/${{clientid}}/\""));
+    }
+    Some(pattern)
 }
 
 pub(super) fn client_policy(mut t: Table<'_, '_>, heartbeat_max: Duration) -> ClientPolicy {

@@ -17,7 +17,7 @@ fn qos_1_is_sent_within_the_quota_and_again_after_a_reconnect() {
 
     pair.session.detach();
     pair.session.resume();
-    pair.connection = Connection::accept(&connect(Version::V311), true, None, None, &pair.settings, pair.now);
+    pair.connection = Connection::accept(&connect(Version::V311), back(), &pair.settings, pair.now);
     let again = pair.receive();
     assert_eq!(again.len(), 3);
     for (packet, (payload, packet_id)) in again[1..].iter().zip([(&b"b"[..], 2), (b"c", 3)]) {
@@ -43,7 +43,7 @@ fn qos_2_to_the_client_goes_on_where_it_was() {
     assert_eq!(pair.receive(), [Packet::Pubrel(Ack::new(id(1), ReasonCode::Success))]);
     assert_eq!(pair.session.bytes(), 0, "the payload is the client's now");
     pair.session.resume();
-    pair.connection = Connection::accept(&connect(Version::V5), true, None, None, &pair.settings, pair.now);
+    pair.connection = Connection::accept(&connect(Version::V5), back(), &pair.settings, pair.now);
     let again = pair.receive();
     assert_eq!(again[1..], [Packet::Pubrel(Ack::new(id(1), ReasonCode::Success))]);
     pair.send(Packet::Pubcomp(Ack::new(id(1), ReasonCode::Success))).unwrap();
@@ -197,7 +197,7 @@ fn the_window_opens_while_a_client_acknowledges_all_that_it_is_sent() {
     }
     assert_eq!(sent, [64, 128, 200, 200], "30 did not use it");
     pair.session.resume();
-    pair.connection = Connection::accept(&connect(Version::V311), true, None, None, &pair.settings, pair.now);
+    pair.connection = Connection::accept(&connect(Version::V311), back(), &pair.settings, pair.now);
     assert_eq!(pair.receive().len(), 1 + 64, "another connection begins anew, with CONNACK");
 }
 

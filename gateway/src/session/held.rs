@@ -1,4 +1,5 @@
-//! Bytes that sessions hold for their clients: answers, pushes and header fields, of each user's sessions and of all.
+//! Bytes that sessions hold for their clients: large parts of requests, answers, pushes and header fields, of each user's
+//! sessions and of all.
 
 use std::sync::{
     Arc, Weak,

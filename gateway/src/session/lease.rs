@@ -145,7 +145,7 @@ impl Lease {
         }
         if let Some(bound) = self.session.full() {
             context.limit_hit(bound);
-            let text = format!("too many answers and pushes wait to be taken ({bound})");
+            let text = format!("too many requests, answers and pushes are held in memory ({bound})");
             return refuse(RpcErrorKind::LimitExceeded, text);
         }
         if running(&mut state, context) >= context.streams_max.load(Ordering::Relaxed) {

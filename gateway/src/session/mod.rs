@@ -285,7 +285,7 @@ impl Sessions {
         self.len() == 0
     }
 
-    /// Bytes that answers and pushes of all sessions hold.
+    /// Bytes that large parts of requests, answers and pushes of all sessions hold.
     pub fn held_bytes(&self) -> usize {
         self.context.held.bytes()
     }

@@ -26,6 +26,7 @@ use towline_protocols::link::RpcError;
 
 use self::pipe::{Piece, Pipe, malformed};
 pub(crate) use self::{credits::Credits, link_body::LinkBody};
+use super::held::Held;
 
 /// The link's end of a body, for one connection. Dropped before the end, it leaves the body to the next.
 pub(crate) struct BodySender {
@@ -126,6 +127,11 @@ impl BodySender {
 }
 
 impl Upload {
+    /// What is large of it counts as held from now on, until the backend's end lets go of it.
+    pub(super) fn count_as(&self, held: &Arc<Held>) {
+        self.0.lock().held = Some(Arc::clone(held));
+    }
+
     /// Its connection is lost: whoever fed it so far is shut out. False: there is nothing to wait for, since all
     /// has arrived or the backend takes no more.
     pub(super) fn park(&self, now: Instant) -> bool {

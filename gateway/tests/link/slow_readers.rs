@@ -10,7 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 use http::{HeaderName, HeaderValue};
-use towline_client::{CallRequest, Client, Transports};
+use towline_client::{CallRequest, Client, Execution, RpcErrorKind, Transports};
 use towline_protocols::{
     compress::Compressor,
     hpack::HeaderField,
@@ -162,6 +162,36 @@ async fn a_slow_backend_loses_nothing_of_what_compresses_to_nothing() {
     let bed = Bed::start().await;
     for transports in BOTH {
         ahead_of_a_slow_backend(&bed, transports, 2000, 0).await;
+    }
+}
+
+/// Of each a few bytes came over the link, and the backend reads none of them yet.
+#[tokio::test]
+async fn what_decompresses_in_front_of_slow_backends_is_bounded_for_all_sessions_together() {
+    const MESSAGE_BYTES: usize = 1_000_000;
+    const ROOM_FOR: usize = 3;
+    for transports in BOTH {
+        let bed = Bed::with(|settings| settings.session.held_bytes_max = ROOM_FOR * MESSAGE_BYTES).await;
+        bed.backend.hold();
+        let clients: Vec<Client> = (0..=ROOM_FOR).map(|_| bed.client(transports)).collect();
+        for client in &clients {
+            // Nothing is compressed before WELCOME.
+            answer(client, "Echo", "").await;
+        }
+        let [client, held @ ..] = &clients[..] else { unreachable!("they are many") };
+        let mut calls = Vec::new();
+        for (client, started) in held.iter().cloned().zip(1..) {
+            calls.push(tokio::spawn(async move { answer(&client, "Late", vec![0; MESSAGE_BYTES]).await }));
+            bed.backend.wait("Late", |counts| counts.started == started).await;
+        }
+        let error = client.call(call("Late", vec![0; MESSAGE_BYTES])).await.unwrap_err();
+        assert_eq!((error.kind, error.execution), (RpcErrorKind::LimitExceeded, Execution::NotRun));
+        assert!(error.message.contains("session.held_bytes_max"), "{transports:?}: {error}");
+        bed.backend.release();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), (MESSAGE_BYTES + 5).to_string());
+        }
+        assert_eq!(answer(client, "Late", vec![0; MESSAGE_BYTES]).await, (MESSAGE_BYTES + 5).to_string());
     }
 }
 

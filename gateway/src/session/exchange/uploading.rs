@@ -34,6 +34,7 @@ pub(in crate::session) enum Lost {
 impl Exchange {
     /// Notes that the request's body is under way.
     pub(crate) fn uploads(&self, upload: &Arc<Upload>) {
+        upload.count_as(&self.held);
         self.state.lock().upload = Some(Arc::clone(upload));
     }
 

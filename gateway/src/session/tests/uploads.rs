@@ -89,6 +89,33 @@ async fn what_the_backend_takes_before_the_next_connection_goes_on_is_given_back
 }
 
 #[tokio::test]
+async fn what_is_large_of_a_request_is_held_until_its_backend_lets_go_of_it() {
+    const LARGE: usize = 20_000;
+    let rig = Rig::with(|settings| settings.session.held_bytes_max = LARGE);
+    let opened = rig.open(&hello(1));
+    let Uploading { sender, mut body, producer: _producer, _consumer: consumer } = upload(&opened.lease, 1);
+    sender.part(Some(16_384), vec![1; 16_384].into(), true).unwrap();
+    assert_eq!(rig.sessions.held_bytes(), 0, "windows bound what is small");
+    sender.part(Some(LARGE as u64), vec![2; LARGE].into(), true).unwrap();
+    let mut taken = Vec::new();
+    while taken.last().is_none_or(|piece: &Bytes| piece.len() < LARGE) {
+        taken.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
+    }
+    assert_eq!(sender.end(), Ok(true));
+    consumer.exchange().request_complete();
+    // Credit is given back; and yet it waits at the backend's end, also when the connection is gone.
+    drop((opened.lease, consumer, body));
+    assert_eq!(rig.sessions.held_bytes(), LARGE);
+    let opened = rig.open(&Hello { session_id: opened.session_id, ..waiting(2, &[(1, 0)]) });
+    let error = refused(&opened.lease, 2);
+    assert_eq!((error.kind, error.execution), (LimitExceeded, NotRun));
+    assert_eq!(rig.limit_hits("session.held_bytes_max"), 1);
+    drop(taken);
+    assert_eq!(rig.sessions.held_bytes(), 0);
+    run(&opened.lease, 2);
+}
+
+#[tokio::test]
 async fn a_connection_that_was_taken_over_feeds_nothing_more() {
     let rig = Rig::new();
     let older = rig.open(&hello(1));

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use towline_protocols::link::{Execution, RpcError, RpcErrorKind};
 
 use super::{Credits, Received};
+use crate::session::held::Held;
 
 /// What is under way from one end to the other.
 pub(super) struct Pipe {
@@ -19,6 +20,8 @@ pub(super) struct Pipe {
     pub(super) waiting: Option<Waker>,
     /// Of the connection that feeds it.
     pub(super) credits: Option<Arc<Credits>>,
+    /// What the session's owner holds, with what is large of this.
+    pub(super) held: Option<Arc<Held>>,
     /// Taken since the next connection was told what waits, and before it feeds.
     pub(super) uncredited: usize,
     pub(super) feeder: u64,
@@ -66,6 +69,7 @@ impl Pipe {
             pieces: VecDeque::new(),
             waiting: None,
             credits: Some(credits),
+            held: None,
             uncredited: 0,
             feeder: 0,
             offered: None,
@@ -112,9 +116,18 @@ impl Pipe {
         self.messages += u64::from(end_of_message);
         if !bytes.is_empty() {
             let length = bytes.len();
-            self.pieces.push_back(Piece::Data(bytes, length));
+            self.pieces.push_back(Piece::Data(self.counted(bytes), length));
         }
         Ok(())
+    }
+
+    /// Credit is given back when the backend's end is handed a piece, which may wait there for a connection and for the
+    /// backend. That matters for what was decompressed: a message is one piece, of which a few bytes came over the link.
+    fn counted(&self, bytes: Bytes) -> Bytes {
+        match &self.held {
+            Some(held) if bytes.len() > MERGED_BYTES_MAX => Bytes::from_owner(Counted::new(bytes, held)),
+            _ => bytes,
+        }
     }
 
     /// The backend took `bytes` that came over the link, or nobody needs them.
@@ -160,6 +173,31 @@ impl Piece {
             Self::Data(_, of_link) => *of_link,
             Self::Trailers(_) | Self::End => 0,
         }
+    }
+}
+
+/// Bytes that count as held until nobody has any of them.
+struct Counted {
+    bytes: Bytes,
+    held: Arc<Held>,
+}
+
+impl Counted {
+    fn new(bytes: Bytes, held: &Arc<Held>) -> Self {
+        held.add(bytes.len());
+        Self { bytes, held: Arc::clone(held) }
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.held.sub(self.bytes.len());
     }
 }
 

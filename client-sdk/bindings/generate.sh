@@ -4,16 +4,20 @@ target="${CARGO_TARGET_DIR:-$repository/target}"
 
 # How the library is built that apps carry: arguments of cargo, to which a crate type is added. Only Rust unwinds, so that
 # tables for C code, some 100 KB, would be read by nobody.
-sdk=(rustc --locked --profile sdk -p towline-ffi --features small)
-# TOWLINE_QUIC=off leaves QUIC out, for apps that count bytes: the link goes by TCP alone then.
-case "${TOWLINE_QUIC:-on}" in
-    on) ;;
-    off) sdk+=(--no-default-features) ;;
-    *)
-        echo "TOWLINE_QUIC is $TOWLINE_QUIC: on or off" >&2
-        exit 1
-        ;;
-esac
+sdk=(rustc --locked --profile sdk -p towline-ffi --no-default-features --features small)
+# Apps that count bytes leave out what they do not need: with TOWLINE_QUIC=off the link goes by TCP alone, with
+# TOWLINE_HTTP2=off each short call has an HTTP/1.1 connection.
+for part in QUIC HTTP2; do
+    switch="TOWLINE_$part"
+    case "${!switch:-on}" in
+        on) sdk+=(--features "$(tr A-Z a-z <<<"$part")") ;;
+        off) ;;
+        *)
+            echo "$switch is ${!switch}: on or off" >&2
+            exit 1
+            ;;
+    esac
+done
 export CFLAGS="${CFLAGS:-} -fno-asynchronous-unwind-tables -fno-unwind-tables"
 
 library() { # arguments: a folder. The shared library in it, whatever this system calls it.

@@ -1,4 +1,5 @@
-//! Connections for short calls: HTTP/2 or HTTP/1.1 over TLS, or HTTP/1.1 in plaintext where the app asked for that.
+//! Connections for short calls: HTTP/2, unless that is left out, or HTTP/1.1 over TLS; or HTTP/1.1 in plaintext where the
+//! app asked for that.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use super::{
     ByteStream, ConnectError, Connector, Dial, Dialed,
     resolve::Lookups,
     sockets::{Makers, Sockets},
-    tls::{self, Made, Secured},
+    tls::{Made, Secured},
 };
 use crate::{
     config::Endpoint,
@@ -25,6 +26,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
     Http1,
+    #[cfg(feature = "http2")]
     Http2,
 }
 
@@ -49,6 +51,7 @@ impl HttpConnector {
     }
 
     /// `https`, or `http` in plaintext.
+    #[cfg(feature = "http2")]
     pub(crate) fn scheme(&self) -> &'static str {
         if self.secured.is_some() { "https" } else { "http" }
     }
@@ -108,7 +111,8 @@ async fn connect_one(
     };
     let stream = stream.map_err(|error| failed("TLS", &error))?;
     let version = match stream.get_ref().1.alpn_protocol() {
-        Some(tls::HTTP_2) => HttpVersion::Http2,
+        #[cfg(feature = "http2")]
+        Some(super::tls::HTTP_2) => HttpVersion::Http2,
         _ => HttpVersion::Http1,
     };
     times.tls = Some(now() - connected);

@@ -22,6 +22,7 @@ use crate::{
 pub(super) const ALPN: &[u8] = b"towline/1";
 
 /// HTTP/2's.
+#[cfg(feature = "http2")]
 pub(super) const HTTP_2: &[u8] = b"h2";
 
 /// What connections are secured with, and what they are resumed with.
@@ -188,7 +189,11 @@ fn identity(
 
 /// The same trust for HTTP, which has an ALPN of its own; nothing goes early.
 fn http_config(mut tls: TlsConfig) -> TlsConfig {
-    tls.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+    tls.alpn_protocols = vec![
+        #[cfg(feature = "http2")]
+        HTTP_2.to_vec(),
+        b"http/1.1".to_vec(),
+    ];
     tls.enable_early_data = false;
     tls
 }
@@ -239,6 +244,15 @@ mod tests {
         check("", &other, "security.certificate: holds no certificate");
         check(&ours.cert.pem(), &other, "its key is not the key of the first certificate");
         check(&ours.cert.pem(), "", "its key holds no private key");
+    }
+
+    #[test]
+    fn short_calls_offer_http_2_first_unless_it_is_left_out() {
+        let ours = rcgen::generate_simple_self_signed(vec!["app".into()]).unwrap();
+        let secured = made(&Tls::new(ours.cert.pem()), true).unwrap();
+        let http_2: &[&[u8]] = if cfg!(feature = "http2") { &[b"h2"] } else { &[] };
+        let offered = [http_2, &[b"http/1.1"]].concat();
+        assert_eq!(http_config((*secured.tls).clone()).alpn_protocols, offered);
     }
 
     #[test]

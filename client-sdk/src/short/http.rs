@@ -3,11 +3,12 @@
 use ::http::{HeaderValue, Request, Response, header};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+#[cfg(feature = "http2")]
+use hyper::client::conn::http2;
+use hyper::{body::Incoming, client::conn::http1};
+#[cfg(feature = "http2")]
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use towline_protocols::policy::{Network, NetworkKey};
 
@@ -44,6 +45,7 @@ pub(super) enum Sender {
     /// One at a time.
     Http1(http1::SendRequest<Full<Bytes>>),
     /// Many; a clone stays in the pool.
+    #[cfg(feature = "http2")]
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
@@ -67,6 +69,7 @@ impl Pool {
                 tokio::spawn(work::boxed(async move { drop(connection.await) }));
                 Sender::Http1(sender)
             }
+            #[cfg(feature = "http2")]
             HttpVersion::Http2 => {
                 let handshake = http2::handshake(TokioExecutor::new(), stream);
                 let (sender, connection) = handshake.await.map_err(failed)?;
@@ -99,6 +102,7 @@ impl Pool {
         idle.retain(|it| it.network == here && !it.sender.is_closed());
         let place = idle.iter().rposition(|it| it.gateway == *gateway && it.sender.is_ready())?;
         match &idle[place].sender {
+            #[cfg(feature = "http2")]
             Sender::Http2(sender) => Some(Sender::Http2(sender.clone())),
             Sender::Http1(_) => Some(idle.swap_remove(place).sender),
         }
@@ -114,6 +118,7 @@ impl Pool {
     ) -> Result<Request<Full<Bytes>>, ::http::Error> {
         let request = match sender {
             Sender::Http1(_) => Request::post(PATH).header(header::HOST, gateway.to_string()),
+            #[cfg(feature = "http2")]
             Sender::Http2(_) => Request::post(format!("{}://{gateway}{PATH}", self.connector.scheme())),
         };
         request
@@ -127,13 +132,24 @@ impl Sender {
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match self {
             Self::Http1(sender) => sender.send_request(request).await,
+            #[cfg(feature = "http2")]
             Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+
+    /// Whether it takes one request at a time, and so is not in the pool while it has one.
+    pub(super) fn takes_one(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            #[cfg(feature = "http2")]
+            Self::Http2(_) => false,
         }
     }
 
     fn is_closed(&self) -> bool {
         match self {
             Self::Http1(sender) => sender.is_closed(),
+            #[cfg(feature = "http2")]
             Self::Http2(sender) => sender.is_closed(),
         }
     }
@@ -141,6 +157,7 @@ impl Sender {
     fn is_ready(&self) -> bool {
         match self {
             Self::Http1(sender) => sender.is_ready(),
+            #[cfg(feature = "http2")]
             Self::Http2(sender) => sender.is_ready(),
         }
     }

@@ -132,7 +132,7 @@ impl Post {
             self.read(response.into_body(), due, &opened, &mut machine).await
         };
         Box::pin(answering).await?;
-        if let Sender::Http1(_) = &sender {
+        if sender.takes_one() {
             self.pool.put(&on, &self.gateway, sender);
         }
         // A gateway that has waited is asked again at once, one that ends answers at once is not.

@@ -18,6 +18,9 @@ for part in QUIC HTTP2; do
             ;;
     esac
 done
+# Random numbers are seeded by the system and the processor, as BoringSSL does: what measures the processor's
+# jitter beside that is 16 KB.
+export AWS_LC_SYS_NO_JITTER_ENTROPY=1
 export CFLAGS="${CFLAGS:-} -fno-asynchronous-unwind-tables -fno-unwind-tables"
 
 library() { # arguments: a folder. The shared library in it, whatever this system calls it.
@@ -35,7 +38,7 @@ library() { # arguments: a folder. The shared library in it, whatever this syste
 # A stripped library tells nothing of its interface: a build with symbols, for this machine, is asked. The generator is
 # built with the tests' functions in the library, and puts that in its place: so a copy is asked.
 generate() ( # arguments: language, folder
-    unset CARGO_BUILD_TARGET CFLAGS
+    unset CARGO_BUILD_TARGET CFLAGS AWS_LC_SYS_NO_JITTER_ENTROPY
     cargo build --locked -p towline-ffi
     asked="$(mktemp -d)"
     trap 'rm -rf "$asked"' EXIT

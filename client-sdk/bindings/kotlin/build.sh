@@ -11,7 +11,10 @@ read -ra abis <<<"${ANDROID_ABIS:-arm64-v8a armeabi-v7a x86_64}"
 # Android 15 maps libraries in pages of 16 KB, and Google Play asks for it: NDK 28 aligns so by itself, 27 when told.
 # Relocations are packed, as Android knows it since its API 23, and functions of equal code are one.
 link=(-Wl,-z,max-page-size=16384 -Wl,--pack-dyn-relocs=android -Wl,--icf=all)
-export RUSTFLAGS="${RUSTFLAGS:-} ${link[*]/#/-C link-arg=}"
+# On arm64 LLVM makes functions of code that occurs several times, and says what that saves without what unwinding such a
+# function takes in tables, 28 bytes at least: so only what saves more.
+outline=-outliner-benefit-threshold=40
+export RUSTFLAGS="${RUSTFLAGS:-} ${link[*]/#/-C link-arg=} -C llvm-args=$outline"
 rm -rf towline/src/main/jniLibs towline/src/generated
 cargo ndk "${abis[@]/#/--target=}" --platform 26 --output-dir towline/src/main/jniLibs \
     -- "${sdk[@]}" --crate-type cdylib

@@ -11,17 +11,28 @@ import androidx.lifecycle.ProcessLifecycleOwner
 import dev.towline.BinderException
 import dev.towline.Client
 import dev.towline.ClientOptions
+import dev.towline.NameQuestion
 import dev.towline.Network
 import dev.towline.NetworkKind
 import dev.towline.SocketBinder
 import dev.towline.TowlineException
+import dev.towline.nameFlow
 import java.io.File
 import java.io.IOException
+import java.net.InetAddress
+import java.net.UnknownHostException
 import java.util.concurrent.ConcurrentHashMap
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.launch
 
 /** One client for the process, which is told what the system says of the network and of the app. */
 class SampleApp : Application() {
-    private val binder = Binder()
+    private val networks = Networks()
+
+    /** As long as the process. */
+    private val scope = CoroutineScope(SupervisorJob() + Dispatchers.IO)
 
     val client: Client by lazy {
         Client(
@@ -32,14 +43,17 @@ class SampleApp : Application() {
                 identityFile = File(filesDir, "towline-identity").path,
                 topics = listOf("greetings/#"),
                 agent = "towline-sample/0.1.0",
+                ownResolver = true,
             ),
-            binder,
+            Binder(networks),
         )
     }
 
     override fun onCreate() {
         super.onCreate()
-        NetworkWatch(client, binder).register(getSystemService(ConnectivityManager::class.java))
+        NetworkWatch(client, networks).register(getSystemService(ConnectivityManager::class.java))
+        // One that takes long holds up none behind it.
+        scope.launch { client.nameFlow().collect { name -> launch { name.use { it.lookUp(networks) } } } }
         ProcessLifecycleOwner.get().lifecycle.addObserver(AppWatch(client))
     }
 }
@@ -56,21 +70,44 @@ private fun Client.unlessClosed(tell: Client.() -> Unit) = try {
 } catch (_: TowlineException.Closed) {
 }
 
+/** The system's networks by the keys that the client is told of them. */
+private class Networks {
+    private val up = ConcurrentHashMap<String, android.net.Network>()
+
+    fun isUp(key: String, network: android.net.Network) {
+        up[key] = network
+    }
+
+    fun isLost(key: String) {
+        up.remove(key)
+    }
+
+    operator fun get(key: String): android.net.Network? = up[key]
+}
+
+/** Asks the resolver of the network that the name is for: names may differ by network, and one may resolve nothing. */
+private fun NameQuestion.lookUp(networks: Networks) {
+    val key = network().key
+    try {
+        val found = when {
+            // Before the system has told of any network the default one will do.
+            key.isEmpty() -> InetAddress.getAllByName(host())
+            else -> networks[key]?.getAllByName(host()) ?: return fail("the network is gone")
+        }
+        answer(found.take(ADDRESSES_MAX).mapNotNull { it.hostAddress })
+    } catch (error: UnknownHostException) {
+        fail("$error")
+    }
+}
+
+/** As many as an answer may have. */
+private const val ADDRESSES_MAX = 16
+
 /**
  * Binds each of the client's sockets to the network that it is for: when Wi-Fi has become the default, the sockets of calls
  * that go on over cellular are opened there still, and only those that find out whether Wi-Fi is any good are opened on it.
  */
-private class Binder : SocketBinder {
-    private val networks = ConcurrentHashMap<String, android.net.Network>()
-
-    fun isUp(key: String, network: android.net.Network) {
-        networks[key] = network
-    }
-
-    fun isLost(key: String) {
-        networks.remove(key)
-    }
-
+private class Binder(private val networks: Networks) : SocketBinder {
     /** By a thread of the library's. */
     override fun bind(fd: Int, peer: String, network: Network) {
         // Before the system has told of any network the default one will do.
@@ -90,7 +127,7 @@ private class Binder : SocketBinder {
  *
  * All callbacks come on one thread of the system's.
  */
-private class NetworkWatch(private val client: Client, private val binder: Binder) {
+private class NetworkWatch(private val client: Client, private val networks: Networks) {
     private val up = mutableSetOf<android.net.Network>()
     private var default: android.net.Network? = null
     private var told: Network? = null
@@ -105,12 +142,12 @@ private class NetworkWatch(private val client: Client, private val binder: Binde
     private inner class Up : ConnectivityManager.NetworkCallback() {
         override fun onAvailable(network: android.net.Network) {
             up += network
-            binder.isUp(network.key, network)
+            networks.isUp(network.key, network)
         }
 
         override fun onLost(network: android.net.Network) {
             up -= network
-            binder.isLost(network.key)
+            networks.isLost(network.key)
         }
     }
 
@@ -119,7 +156,7 @@ private class NetworkWatch(private val client: Client, private val binder: Binde
             val joins = default != network && default in up
             default = network
             val metered = !networkCapabilities.hasCapability(NetworkCapabilities.NET_CAPABILITY_NOT_METERED)
-            binder.isUp(network.key, network)
+            networks.isUp(network.key, network)
             val next = Network(kind(networkCapabilities), key = network.key, metered = metered)
             tell(next) { if (joins) networkJoined(next) else networkChanged(next) }
         }

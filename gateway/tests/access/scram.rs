@@ -119,9 +119,14 @@ async fn an_exchange_that_is_none_ends_with_its_reason() {
         let connack = Client::open(&gateway).greet(connect_by(method, "m1", message)).await;
         assert_eq!(connack.reason, expected, "{method} {message}");
     }
+    let nameless = Packet::Auth(Auth {
+        reason: ReasonCode::ContinueAuthentication,
+        properties: AuthProperties::default(),
+    });
     for (packet, expected) in [
         (Packet::Pingreq, ReasonCode::ProtocolError),
         (auth(ReasonCode::ContinueAuthentication, "OTHER", "x"), ReasonCode::BadAuthenticationMethod),
+        (nameless, ReasonCode::ProtocolError),
         (auth(ReasonCode::ContinueAuthentication, METHOD, "x"), ReasonCode::NotAuthorized),
     ] {
         let mut client = Client::open(&gateway);

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     ApplicationMessage, Session, Settings,
+    greeting::check_method,
     store::{Awaits, Outgoing},
 };
 use crate::mqtt::{
@@ -609,12 +610,7 @@ impl Connection {
                 "MQTT-4.12.0-6: AUTH without an authentication method in CONNECT",
             ));
         };
-        if auth.properties.authentication_method.as_ref() != Some(&**method) {
-            return Err(MqttError::new(
-                ReasonCode::BadAuthenticationMethod,
-                "MQTT-4.12.1-1: AUTH names another method than CONNECT",
-            ));
-        }
+        check_method(&auth, method)?;
         let is_new = match auth.reason {
             ReasonCode::ReAuthenticate => true,
             ReasonCode::ContinueAuthentication => false,

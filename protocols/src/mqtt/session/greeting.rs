@@ -102,13 +102,10 @@ impl Greeting {
             Some(Packet::Auth(auth)) if auth.reason != ReasonCode::ContinueAuthentication => {
                 Err(MqttError::protocol("3.15.2.1: before CONNACK a client sends AUTH with reason 0x18"))
             }
-            Some(Packet::Auth(auth)) if auth.properties.authentication_method.as_ref() != Some(method) => {
-                Err(MqttError::new(
-                    ReasonCode::BadAuthenticationMethod,
-                    "MQTT-4.12.0-5: AUTH names another method than CONNECT",
-                ))
+            Some(Packet::Auth(auth)) => {
+                check_method(&auth, method)?;
+                Ok(Some(Answer::Data(auth.properties.authentication_data)))
             }
-            Some(Packet::Auth(auth)) => Ok(Some(Answer::Data(auth.properties.authentication_data))),
             Some(Packet::Disconnect(_)) => Ok(Some(Answer::Left)),
             Some(_) => Err(MqttError::protocol(
                 "MQTT-3.1.2-30: before CONNACK a client sends AUTH or DISCONNECT and nothing else",
@@ -145,6 +142,18 @@ impl Greeting {
         };
         // Before CONNECT is accepted the client's Maximum Packet Size is not asked for.
         let _ = encode(&Packet::Connack(Box::new(connack)), version.unwrap_or(Version::V311), out);
+    }
+}
+
+/// Whether AUTH names the method of CONNECT.
+pub(super) fn check_method(auth: &Auth, method: &Text) -> Result<(), MqttError> {
+    match &auth.properties.authentication_method {
+        Some(named) if named == method => Ok(()),
+        Some(_) => Err(MqttError::new(
+            ReasonCode::BadAuthenticationMethod,
+            "MQTT-4.12.0-5, MQTT-4.12.1-1: AUTH names another method than CONNECT",
+        )),
+        None => Err(MqttError::protocol("3.15.2.2.2: AUTH names its authentication method")),
     }
 }
 

@@ -131,6 +131,11 @@ fn auth(reason: ReasonCode, method: &str, data: &[u8]) -> Packet {
     Packet::Auth(Auth { reason, properties })
 }
 
+/// An AUTH that leaves its method out.
+fn nameless_auth(reason: ReasonCode) -> Packet {
+    Packet::Auth(Auth { reason, properties: AuthProperties::default() })
+}
+
 #[test]
 fn extended_authentication_is_repeated_with_the_same_method() {
     let mut asked = connect(Version::V5);
@@ -148,6 +153,8 @@ fn extended_authentication_is_repeated_with_the_same_method() {
     assert!(matches!(next, Some(Event::Authenticate { is_new: false, .. })));
     let error = pair.send(auth(ReasonCode::ReAuthenticate, "N", b"")).unwrap_err();
     assert_eq!(error.reason, ReasonCode::BadAuthenticationMethod);
+    let error = pair.send(nameless_auth(ReasonCode::ReAuthenticate)).unwrap_err();
+    assert_eq!(error.reason, ReasonCode::ProtocolError);
     let error = pair.send(auth(ReasonCode::Success, "M", b"")).unwrap_err();
     assert_eq!(error.reason, ReasonCode::ProtocolError);
 }
@@ -167,6 +174,7 @@ fn before_connack_a_client_answers_or_leaves() {
     let reason = |packet: &Packet| handle(packet).unwrap_err().reason;
     let other = auth(ReasonCode::ContinueAuthentication, "N", b"1");
     assert_eq!(reason(&other), ReasonCode::BadAuthenticationMethod);
+    assert_eq!(reason(&nameless_auth(ReasonCode::ContinueAuthentication)), ReasonCode::ProtocolError);
     assert_eq!(reason(&auth(ReasonCode::ReAuthenticate, "M", b"1")), ReasonCode::ProtocolError);
     assert_eq!(reason(&Packet::Pingreq), ReasonCode::ProtocolError);
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::Method;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig as TlsConfig, RootCertStore,
@@ -17,7 +18,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Join},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -193,6 +194,20 @@ impl Bed {
         let connector = TlsConnector::from(Arc::new(self.config(identity, alpn)));
         let name = ServerName::try_from("localhost").unwrap();
         connector.connect(name, self.plaintext().await).await
+    }
+
+    /// A stream of a QUIC connection, and what keeps it open.
+    pub async fn quic(
+        &self,
+        identity: Option<(&str, &str)>,
+        alpn: &[u8],
+    ) -> std::io::Result<(Join<RecvStream, SendStream>, (Endpoint, Connection))> {
+        let tls = QuicClientConfig::try_from(self.config(identity, Some(alpn))).unwrap();
+        let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let config = quinn::ClientConfig::new(Arc::new(tls));
+        let connection = endpoint.connect_with(config, self.address(), "localhost").unwrap().await?;
+        let (send, recv) = connection.open_bi().await?;
+        Ok((tokio::io::join(recv, send), (endpoint, connection)))
     }
 
     /// The kind of key in the certificate that a client of this ALPN gets.

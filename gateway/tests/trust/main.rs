@@ -8,6 +8,7 @@ mod bed;
 mod withdrawn;
 
 use http::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use towline_client::{CallRequest, ClientCertificate, Pin, ShangMi, Transports};
 use towline_gateway::transport::tls::read_certificates;
 
@@ -77,6 +78,34 @@ async fn who_is_asked_and_has_none_is_told_in_its_own_protocol() {
     assert!(bed.https(None, "/hello", "").await.unwrap().contains("403 Forbidden"));
     let connack = mqtt_connect(&mut bed.tls(None, Some(b"mqtt")).await.unwrap()).await;
     assert_eq!(connack[3], 0x86, "bad user name or password: {connack:?}");
+}
+
+#[tokio::test]
+async fn a_device_is_known_by_its_certificate_over_quic_as_over_tcp() {
+    let edge =
+        "client_certificates = \"optional\"\nclient_ca = \"clients.pem\"\nauthentication = \"certificate\"";
+    let rules = "[acl]\ndefault = \"deny\"\n[[acl.rules]]\nname = \"own\"\npermission = \"allow\"\n\
+                 topics = [\"devices/${cert_common_name}/${username}/#\"]\n";
+    let bed = Bed::with(&["ecdsa"], edge, rules).await;
+    let (cert, key) = bed.client("meter-7");
+    let (mut device, _open) = bed.quic(Some((&cert, &key)), b"mqtt").await.unwrap();
+    assert_eq!(mqtt_connect(&mut device).await[3], 0);
+    for (topic, reason) in [("devices/meter-7/meter-7/a", 0x10), ("devices/meter-8/meter-8/a", 0x87)] {
+        let puback = mqtt_publish(&mut device, topic).await;
+        assert_eq!((puback[0], puback[4]), (0x40, reason), "{topic}");
+    }
+    let (mut nobody, _open) = bed.quic(None, b"mqtt").await.unwrap();
+    let connack = mqtt_connect(&mut nobody).await;
+    assert_eq!(connack[3], 0x86, "bad user name or password: {connack:?}");
+    let (cert, key) = bed.stranger();
+    let refused = match bed.quic(Some((&cert, &key)), b"mqtt").await {
+        // A client has shaken hands before the server has looked at its certificate.
+        Ok((mut device, _open)) => {
+            device.write_all(b"\x10").await.is_err() || device.read_u8().await.is_err()
+        }
+        Err(_) => true,
+    };
+    assert!(refused);
 }
 
 #[tokio::test]

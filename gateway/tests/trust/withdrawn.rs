@@ -39,20 +39,23 @@ async fn connections_of_an_authority_that_is_taken_out_end_and_no_others() {
         assert_eq!(mqtt_connect_as(&mut device, id).await[3], 0);
         devices.push(device);
     }
+    let (cert, key) = &gone;
+    let (mut on_quic, _open) = bed.quic(Some((cert, key)), b"mqtt").await.unwrap();
+    assert_eq!(mqtt_connect_as(&mut on_quic, b"m3").await[3], 0);
     bed.take_first_authority_out(&second);
-    let disconnect = mqtt_packet(&mut devices[0]).await;
-    assert_eq!((disconnect[0], disconnect[2]), (0xe0, 0x98), "administrative action: {disconnect:?}");
+    for disconnect in [mqtt_packet(&mut devices[0]).await, mqtt_packet(&mut on_quic).await] {
+        assert_eq!((disconnect[0], disconnect[2]), (0xe0, 0x98), "administrative action: {disconnect:?}");
+    }
     for [gone, stays] in &apps {
         until(gone, |state| !is_online(state)).await;
         let hello = CallRequest::http(Method::GET, "/hello", "");
         assert_eq!(stays.call(hello).await.unwrap().status, 200);
     }
     let metrics = bed.serving.gateway.metrics.render();
-    for (protocol, count) in [("link", 2), ("mqtt", 1)] {
+    for (protocol, count) in [("link", 2), ("mqtt", 2)] {
         let labels = format!("{{protocol=\"{protocol}\",reason=\"authorities\"}} {count}\n");
         assert!(metrics.contains(&format!("towline_connections_withdrawn_total{labels}")), "{metrics}");
     }
-    let (cert, key) = &gone;
     let mut back = bed.tls(Some((cert, key)), Some(b"mqtt")).await.unwrap();
     assert!(back.read_u8().await.is_err(), "it does not come back");
 }

@@ -201,7 +201,7 @@ impl From<towline_client::RpcErrorKind> for ErrorKind {
             Kind::PermissionDenied => Self::PermissionDenied,
             Kind::EncryptionRequired => Self::EncryptionRequired,
             Kind::Malformed => Self::Malformed,
-            Kind::OutcomeExpired => Self::OutcomeExpired,
+            Kind::OutcomeExpired | Kind::TakenElsewhere => Self::OutcomeExpired,
             Kind::SessionLost => Self::SessionLost,
             Kind::UnknownDictionary => Self::UnknownDictionary,
             Kind::Internal => Self::Internal,
@@ -214,7 +214,7 @@ impl From<towline_client::Execution> for Execution {
         use towline_client::Execution as Ran;
         match execution {
             Ran::NotRun => Self::NotRun,
-            Ran::MayHaveRun => Self::MayHaveRun,
+            Ran::MayHaveRun | Ran::NotNow => Self::MayHaveRun,
             Ran::Ran => Self::Ran,
         }
     }

@@ -71,6 +71,8 @@ pub(crate) struct Call {
     pub(crate) ended_by_short: bool,
     /// How often its answer needed a dictionary that is not held.
     pub(crate) unreadable: u8,
+    /// How often a connection that was to bring its answer gave way to one of nobody here.
+    pub(crate) gave_way: u8,
     /// Of a durable call.
     pub(super) permit: Option<Permit>,
     out: Outgoing,
@@ -150,6 +152,7 @@ impl Call {
             hedged: false,
             ended_by_short: false,
             unreadable: 0,
+            gave_way: 0,
             permit: None,
             finished: out.message.is_some(),
             out,

@@ -100,15 +100,27 @@ impl Shared {
 
 impl Core {
     /// An answer needs a dictionary that is not held here: a new connection says what is, and the gateway sends
-    /// the answer again without it. Not for ever, should it not obey.
+    /// the answer again without it. Or a connection had to give way to one that is none of this client's any more, as
+    /// where somebody on the way sends a POST again. Not for ever, should the gateway not obey.
     fn asks_again(&mut self, seq: u64, error: &RpcError, by_short: bool) -> bool {
-        if !is_unreadable(error) {
+        let gave_way = error.kind == RpcErrorKind::TakenElsewhere;
+        if !is_unreadable(error) && !gave_way {
             return false;
         }
-        let Some(call) = self.call_of(seq).filter(|call| call.unreadable < UNREADABLE_MAX) else {
+        let is_with_other =
+            if by_short { self.session.is_on_link(seq) } else { self.session.is_on_short(seq) };
+        if gave_way && is_with_other {
             return false;
+        }
+        let Some(call) = self.call_of(seq) else { return false };
+        let (asked, asked_max) = match gave_way {
+            true => (&mut call.gave_way, GAVE_WAY_MAX),
+            false => (&mut call.unreadable, UNREADABLE_MAX),
         };
-        call.unreadable += 1;
+        if *asked >= asked_max {
+            return false;
+        }
+        *asked += 1;
         // Each short connection says what is held.
         if !by_short {
             self.reconnect = true;
@@ -288,6 +300,8 @@ fn is_draining(event: &Event) -> bool {
 
 /// How often one call is asked for over another connection because its answer cannot be read.
 const UNREADABLE_MAX: u8 = 2;
+/// How often one call is asked for again because the connection that was to bring its answer had to give way.
+const GAVE_WAY_MAX: u8 = 8;
 
 /// Whether it is this side that does not hold a dictionary: of requests, the gateway says that they did not
 /// run, or may have.

@@ -53,6 +53,8 @@ struct World {
     refused: u32,
     /// Answers need what the client does not hold.
     is_unreadable: bool,
+    /// How often a POST has to give way to somebody who sends it again.
+    gives_way: u32,
     /// Answers wait.
     holds: bool,
     /// Answers come in pieces, so far apart.
@@ -193,7 +195,7 @@ impl World {
 
     fn run(&mut self, seq: u64, message: Vec<u8>, resumed: bool) -> Result<Bytes, RpcError> {
         if !resumed {
-            return Err(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, "another session"));
+            return Err(RpcError::new(RpcErrorKind::SessionLost, Execution::NotNow, "another session"));
         }
         if self.is_unreadable {
             let text = "the dictionary is not held";
@@ -204,6 +206,10 @@ impl World {
             *runs.entry(seq).or_default() += 1;
             message.into()
         });
+        if self.gives_way > 0 {
+            self.gives_way -= 1;
+            return Err(RpcError::new(RpcErrorKind::TakenElsewhere, Execution::MayHaveRun, "four others"));
+        }
         Ok(outcome.clone())
     }
 }
@@ -461,6 +467,20 @@ async fn an_answer_that_stays_unreadable_is_asked_for_a_few_times() {
     let error = client.call(post("x").deadline(Duration::from_secs(600))).await.unwrap_err();
     assert_eq!((error.kind, error.execution), (RpcErrorKind::UnknownDictionary, Execution::Ran));
     assert_eq!(network.with(|world| world.hellos.len()), 4, "one for the name");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_gave_way_to_others_asks_again_under_its_number() {
+    let network = Network::default();
+    network.with(|world| world.gives_way = 3);
+    let client = network.client(|_| {});
+    answered(&client, "once").await;
+    network.with(|world| assert_eq!(world.runs.values().sum::<u32>(), 1));
+    // Not for ever.
+    network.with(|world| world.gives_way = u32::MAX);
+    let error = client.call(post("x").deadline(Duration::from_secs(600))).await.unwrap_err();
+    assert_eq!((error.kind, error.execution), (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun));
+    network.with(|world| assert_eq!(world.runs.values().sum::<u32>(), 2));
 }
 
 #[tokio::test(start_paused = true)]

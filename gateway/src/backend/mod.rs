@@ -185,7 +185,7 @@ impl Backend {
     fn too_late(&self, execution: Execution) -> RpcError {
         let message = match execution {
             Execution::NotRun => "no connection came free in time",
-            Execution::MayHaveRun | Execution::Ran => "did not begin its answer in time",
+            Execution::MayHaveRun | Execution::Ran | Execution::NotNow => "did not begin its answer in time",
         };
         let message = format!("backend {}: {message}", self.settings.name);
         RpcError::new(RpcErrorKind::DeadlineExceeded, execution, message)

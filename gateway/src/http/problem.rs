@@ -141,7 +141,7 @@ fn http_status(error: &RpcError) -> StatusCode {
         (PermissionDenied, _) => StatusCode::FORBIDDEN,
         (EncryptionRequired, _) => StatusCode::UPGRADE_REQUIRED,
         (Malformed | UnknownDictionary, _) => StatusCode::BAD_REQUEST,
-        (OutcomeExpired | SessionLost, _) => StatusCode::GONE,
+        (OutcomeExpired | SessionLost | TakenElsewhere, _) => StatusCode::GONE,
         // What nginx made customary for a client that left; nobody is there to read it.
         (Cancelled, _) => StatusCode::REQUEST_TIMEOUT,
         (Internal, _) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -161,14 +161,14 @@ fn grpc_status(error: &RpcError) -> &'static str {
         (NoRoute, _) => "12",
         (BackendUnavailable | Draining | BackendFailed, Execution::NotRun) => "14",
         (BackendUnavailable | Draining | BackendFailed | Internal, _) => "13",
-        (OutcomeExpired | SessionLost, _) => "15",
+        (OutcomeExpired | SessionLost | TakenElsewhere, _) => "15",
     }
 }
 
 fn execution_name(execution: Execution) -> &'static str {
     match execution {
         Execution::NotRun => "not-run",
-        Execution::MayHaveRun => "may-have-run",
+        Execution::MayHaveRun | Execution::NotNow => "may-have-run",
         Execution::Ran => "ran",
     }
 }

@@ -318,8 +318,7 @@ impl Door {
             Attach::Refused(error) => Opening::Refused(error),
             Attach::Unknown | Attach::Later => {
                 let text = "HELLO does not name the session that is here: only idempotent requests are run";
-                let execution = Execution::MayHaveRun;
-                Opening::Refused(RpcError::new(RpcErrorKind::SessionLost, execution, text))
+                Opening::Refused(RpcError::new(RpcErrorKind::SessionLost, Execution::NotNow, text))
             }
         }
     }

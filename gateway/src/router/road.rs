@@ -133,6 +133,7 @@ pub(crate) fn kind_name(kind: RpcErrorKind) -> &'static str {
         RpcErrorKind::EncryptionRequired => "encryption_required",
         RpcErrorKind::Malformed => "malformed",
         RpcErrorKind::OutcomeExpired => "outcome_expired",
+        RpcErrorKind::TakenElsewhere => "taken_elsewhere",
         RpcErrorKind::SessionLost => "session_lost",
         RpcErrorKind::UnknownDictionary => "unknown_dictionary",
         RpcErrorKind::Internal => "internal",

@@ -231,7 +231,7 @@ async fn a_call_runs_once_however_often_its_post_is_sent() {
 async fn the_first_post_runs_only_what_is_idempotent() {
     let bed = Bed::start().await;
     let first = post(&bed, Version::One, Post::new(hello(1, 0), &[(1, "Echo", "pay")])).await;
-    assert_eq!(first.reset(1), Some((RpcErrorKind::SessionLost, Execution::MayHaveRun)));
+    assert_eq!(first.reset(1), Some((RpcErrorKind::SessionLost, Execution::NotNow)));
     assert_eq!(bed.backend.counts("Echo").started, 0);
     let again = post(&bed, Version::One, Post::with(hello(2, 0), &[(2, "Echo", "get")], true)).await;
     assert_eq!((again.message(2), again.welcome().resumed), (Some(&b"get"[..]), false));

@@ -194,14 +194,23 @@ impl History {
     }
 
     fn reset(&mut self, seq: u64, what: u8) {
-        let execution = [Execution::NotRun, Execution::MayHaveRun, Execution::Ran][usize::from(what % 3)];
-        let kind = if what & 8 == 8 { RpcErrorKind::OutcomeExpired } else { RpcErrorKind::Cancelled };
+        const EXECUTIONS: [Execution; 4] =
+            [Execution::NotRun, Execution::MayHaveRun, Execution::Ran, Execution::NotNow];
+        let execution = EXECUTIONS[usize::from(what % 4)];
+        let kind = match what >> 3 & 3 {
+            0 => RpcErrorKind::OutcomeExpired,
+            1 => RpcErrorKind::TakenElsewhere,
+            _ => RpcErrorKind::Cancelled,
+        };
         let is_under_way = self.is_under_way(seq);
         if is_under_way {
             self.complete.insert(seq);
         }
         let delivery = self.session.on_event(Event::Reset { seq, error: RpcError::new(kind, execution, "") });
         assert_eq!(delivery.event.is_some(), is_under_way);
+        if let Some(Event::Reset { error, .. }) = delivery.event {
+            assert!(error.execution != Execution::NotNow && error.kind != RpcErrorKind::TakenElsewhere);
+        }
     }
 
     /// Whether the newest connection may bring more of its answer.

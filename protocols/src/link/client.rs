@@ -236,7 +236,7 @@ impl Session {
         for (&seq, call) in &mut self.calls {
             call.link = None;
             call.asked = false;
-            if call.may_have_reached(session_id) {
+            if call.may_be_held() {
                 call.ask();
                 let (messages_received, continues) = (call.received.messages, call.options.continues);
                 waiting.push(Waiting { seq, messages_received, continues });
@@ -291,7 +291,9 @@ impl Session {
             let fate = match (call.phase, waiting) {
                 (Phase::Complete, _) => None,
                 (Phase::Unsent, _) => Some(Fate::Send),
-                (Phase::Waiting, Some(waiting)) => call.fate(seq, waiting.messages_received, welcome),
+                (Phase::Waiting, Some(waiting)) => {
+                    call.fate(seq, hello.session_id, waiting.messages_received, welcome)
+                }
                 (Phase::Waiting, None) => {
                     // Sent behind this HELLO: whatever session it led to has them. A POST led to the one that was named.
                     if call.link.is_some() && call.tie == Some(hello.session_id) && !call.was_posted() {

@@ -13,6 +13,10 @@ pub enum Execution {
     MayHaveRun = 1,
     /// The backend answered; the answer is lost.
     Ran = 2,
+    /// The REQUEST that this answers was not begun, and whether an earlier one of its number was, the server does not
+    /// know. A client that has sent no other takes it for [`Execution::NotRun`], any other for
+    /// [`Execution::MayHaveRun`]; callers never see it.
+    NotNow = 3,
 }
 
 /// Urgency of a request or push; a lower number is sent first (RFC 9218, section 4.1).
@@ -76,13 +80,16 @@ pub enum RpcErrorKind {
     UnknownDictionary = 13,
     /// A fault of the gateway's own.
     Internal = 14,
+    /// Too many connections of the client ask for this answer, or it is too large to be kept for more than one: another
+    /// one takes it. A client that has no other asks again; callers see [`RpcErrorKind::OutcomeExpired`].
+    TakenElsewhere = 15,
 }
 
 impl RpcErrorKind {
     /// The kind with this number; numbers unknown to this version are a fault of the peer's.
     pub fn from_wire(kind: u8) -> Self {
         use RpcErrorKind::*;
-        const ALL: [RpcErrorKind; 14] = [
+        const ALL: [RpcErrorKind; 15] = [
             Cancelled,
             DeadlineExceeded,
             NoRoute,
@@ -97,6 +104,7 @@ impl RpcErrorKind {
             SessionLost,
             UnknownDictionary,
             Internal,
+            TakenElsewhere,
         ];
         ALL.get(usize::from(kind).wrapping_sub(1)).copied().unwrap_or(Internal)
     }
@@ -135,6 +143,7 @@ impl fmt::Display for RpcError {
             Execution::NotRun => "not run",
             Execution::MayHaveRun => "may have run",
             Execution::Ran => "ran",
+            Execution::NotNow => "not run now, perhaps before",
         };
         write!(f, "{:?} ({ran}): {}", self.kind, self.message)
     }

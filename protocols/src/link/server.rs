@@ -48,6 +48,8 @@ pub struct Ledger<T> {
     bytes: usize,
     acknowledged: SeqSet,
     expired: SeqSet,
+    /// Of the numbers up to this one a server that was started again knows no more than that they may have run.
+    presumed: u64,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub enum Admission<'a, T> {
     Acknowledged,
     /// It was run, or may have been, and its outcome was dropped because a bound was met, or lost.
     Expired,
+    /// It may have been run before the server was started again: it is not run now.
+    Presumed,
 }
 
 impl<T> Admission<'_, T> {
@@ -81,7 +85,11 @@ impl<T> Admission<'_, T> {
             Self::Acknowledged => (Execution::Ran, "the outcome of this request was acknowledged before"),
             Self::Expired => (
                 Execution::MayHaveRun,
-                "the outcome is no longer kept: its bound in bytes, count or time was met, or the server was restarted",
+                "the outcome is no longer kept: its bound in bytes, count or time was met",
+            ),
+            Self::Presumed => (
+                Execution::NotNow,
+                "whether this request ran before the server was restarted is not known: it is not run now",
             ),
             _ => return None,
         };
@@ -103,13 +111,14 @@ impl<T> Ledger<T> {
             bytes: 0,
             acknowledged,
             expired: SeqSet::default(),
+            presumed: 0,
         }
     }
 
-    /// Of all numbers up to `seq` it is known only that they may have run, apart from those that are there or
-    /// acknowledged.
+    /// Of all numbers up to `seq` it is known only that they may have run before the server was started again, apart
+    /// from those that are there, acknowledged or expired.
     pub fn presume_run(&mut self, seq: u64) {
-        self.expired.raise_floor(seq);
+        self.presumed = self.presumed.max(seq);
     }
 
     /// Of `seq`, which is not there, it is known only that it may have run.
@@ -134,6 +143,7 @@ impl<T> Ledger<T> {
             Some(entry) => Admission::Attach(&entry.value),
             None if self.acknowledged.contains(seq) => Admission::Acknowledged,
             None if self.expired.contains(seq) => Admission::Expired,
+            None if seq <= self.presumed => Admission::Presumed,
             None => Admission::New,
         }
     }

@@ -181,7 +181,7 @@ fn a_refusal_by_one_way_leaves_the_request_to_the_other() {
 #[test]
 fn what_is_refused_both_ways_in_place_of_being_run_has_not_run() {
     for kind in [RpcErrorKind::OutcomeExpired, RpcErrorKind::SessionLost] {
-        let refusal = || refused(1, kind, Execution::MayHaveRun);
+        let refusal = || refused(1, kind, Execution::NotNow);
         for link_is_first in [true, false] {
             let mut session = known();
             let seq = session.open(UNARY);
@@ -220,7 +220,7 @@ fn what_is_refused_to_the_only_one_that_gave_it_has_not_run_whoever_asked_for_it
         let asks = session.hello(Hello::default());
         assert!(asks.waiting.iter().any(|waiting| waiting.seq == seq));
         let mut seen = Seen::default();
-        seen.take(session.on_short_event(post, refused(seq, kind, Execution::MayHaveRun)));
+        seen.take(session.on_short_event(post, refused(seq, kind, Execution::NotNow)));
         assert_eq!(seen.text, format!("!{kind:?}/NotRun"));
 
         // Another POST, which was lost, did give it.
@@ -232,7 +232,7 @@ fn what_is_refused_to_the_only_one_that_gave_it_has_not_run_whoever_asked_for_it
         let (post, _) = short(&mut session, &[seq]);
         session.hello(Hello::default());
         let mut seen = Seen::default();
-        seen.take(session.on_short_event(post, refused(seq, kind, Execution::MayHaveRun)));
+        seen.take(session.on_short_event(post, refused(seq, kind, Execution::NotNow)));
         assert_eq!(seen.text, format!("!{kind:?}/MayHaveRun"));
     }
 }
@@ -331,7 +331,7 @@ fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
     let mut seen = Seen::default();
     seen.take(session.on_short_event(post, response(seq)));
     seen.take(session.on_short_event(post, part(seq, "one", true)));
-    seen.take(session.on_event(refused(seq, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun)));
+    seen.take(session.on_event(refused(seq, RpcErrorKind::TakenElsewhere, Execution::MayHaveRun)));
     assert_eq!(seen.text, "hone|");
     assert!(!session.is_on_link(seq));
 
@@ -345,7 +345,7 @@ fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
     assert!(matches!(session.on_welcome(&hello, &named(7))[..], [(_, Fate::Keep { .. })]));
     let (post, _) = short(&mut session, &[seq]);
     let mut seen = Seen::default();
-    let expired = || refused(seq, RpcErrorKind::OutcomeExpired, Execution::MayHaveRun);
+    let expired = || refused(seq, RpcErrorKind::TakenElsewhere, Execution::MayHaveRun);
     seen.take(session.on_event(expired()));
     assert!(!session.is_on_link(seq));
     assert_eq!(seen.text, "", "the POST is still to come");
@@ -356,6 +356,62 @@ fn a_way_that_had_to_give_way_does_not_end_what_the_other_brings() {
     assert!(matches!(session.on_welcome(&hello, &named(7))[..], [(_, Fate::Keep { .. })]));
     seen.take(session.on_event(expired()));
     assert_eq!(seen.text, "!OutcomeExpired/MayHaveRun");
+}
+
+/// The link's session is 7; one POST still carries a request there when another one has led to session 9, elsewhere.
+fn between_two_servers() -> (Session, u64, u64) {
+    let mut session = known();
+    let seq = session.open(UNARY);
+    session.on_request_sent(seq);
+    session.on_link_lost();
+    let (post, _) = short(&mut session, &[seq]);
+    let (other, hello) = short(&mut session, &[]);
+    assert_eq!(session.on_short_welcome(&hello, &lost(9), false), []);
+    session.on_short_over(other);
+    (session, seq, post)
+}
+
+/// A server whose session began behind a HELLO that named 9 takes the next one that does for word of who has not heard
+/// of it (section 9), and silence for an acknowledgement.
+#[test]
+fn a_hello_lists_what_other_sessions_have_since_the_server_may_resume_one_of_them() {
+    for post_is_over in [true, false] {
+        let (mut session, seq, post) = between_two_servers();
+        let hello = session.hello(Hello::default());
+        assert_eq!((hello.session_id, hello.waiting.len()), (9, 1));
+        if post_is_over {
+            session.on_short_over(post);
+        }
+        let fates = session.on_welcome(&hello, &named(7));
+        assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0, sent: None })]);
+        let mut seen = Seen::default();
+        seen.take(session.on_event(response(seq)));
+        assert_eq!(seen.text, "h");
+    }
+}
+
+#[test]
+fn that_one_session_does_not_know_a_request_does_not_say_that_another_has_not_run_it() {
+    let (mut session, seq, post) = between_two_servers();
+    let hello = session.hello(Hello::default());
+    session.on_short_over(post);
+    let fates = session.on_welcome(&hello, &Welcome { unknown: vec![seq], ..named(9) });
+    let [(_, Fate::Fail(error))] = &fates[..] else { panic!("{fates:?}") };
+    assert_eq!((error.kind, error.execution), (RpcErrorKind::SessionLost, Execution::MayHaveRun));
+}
+
+/// A POST that somebody on the way sends again runs what it carries, though this client has sent its number once.
+#[test]
+fn what_may_have_run_is_never_taken_for_not_run() {
+    for kind in [RpcErrorKind::OutcomeExpired, RpcErrorKind::TakenElsewhere] {
+        let mut session = known();
+        session.on_link_lost();
+        let seq = session.open(UNARY);
+        let (post, _) = short(&mut session, &[seq]);
+        let mut seen = Seen::default();
+        seen.take(session.on_short_event(post, refused(seq, kind, Execution::MayHaveRun)));
+        assert_eq!(seen.text, "!OutcomeExpired/MayHaveRun");
+    }
 }
 
 #[test]
@@ -450,9 +506,7 @@ fn without_a_link_a_short_connection_says_which_session_there_is() {
     assert_eq!(fates[1..], [(idempotent, Fate::Send)]);
     // What the POST itself carried was refused in place of being run.
     let mut seen = Seen::default();
-    seen.take(
-        session.on_short_event(post, refused(carried, RpcErrorKind::SessionLost, Execution::MayHaveRun)),
-    );
+    seen.take(session.on_short_event(post, refused(carried, RpcErrorKind::SessionLost, Execution::NotNow)));
     assert_eq!(seen.text, "!SessionLost/NotRun");
 }
 

@@ -31,11 +31,14 @@ fn part() -> impl Strategy<Value = Part> {
     })
 }
 
+const EXECUTIONS: [Execution; 4] =
+    [Execution::NotRun, Execution::MayHaveRun, Execution::Ran, Execution::NotNow];
+
 fn error() -> impl Strategy<Value = RpcError> {
-    (1..=14u8, 0..=2u8, 0..1_000_000u64, ".{0,40}").prop_map(|(kind, execution, pause_ms, message)| {
+    (1..=15u8, 0..=3u8, 0..1_000_000u64, ".{0,40}").prop_map(|(kind, execution, pause_ms, message)| {
         RpcError {
             kind: RpcErrorKind::from_wire(kind),
-            execution: [Execution::NotRun, Execution::MayHaveRun, Execution::Ran][usize::from(execution)],
+            execution: EXECUTIONS[usize::from(execution)],
             retry_after: (pause_ms > 0).then(|| Duration::from_millis(pause_ms)),
             message,
         }

@@ -178,7 +178,7 @@ fn a_request_opened_between_connections_is_sent_after_welcome() {
 
 #[test]
 fn a_number_that_was_refused_where_it_was_sent_first_has_not_run() {
-    let expired = || RpcError::new(RpcErrorKind::OutcomeExpired, Execution::MayHaveRun, "");
+    let expired = || RpcError::new(RpcErrorKind::OutcomeExpired, Execution::NotNow, "");
     let told =
         |session: &mut Session, seq| match session.on_event(Event::Reset { seq, error: expired() }).event {
             Some(Event::Reset { error, .. }) => error.execution,
@@ -207,7 +207,7 @@ fn a_restored_ledger_knows_outcomes_and_takes_other_numbers_for_run() {
     }
     assert_eq!(ledger.admit(4), Admission::Expired, "the oldest beyond the bound");
     assert_eq!((ledger.admit(3), ledger.admit(7)), (Admission::Replay(&3), Admission::Replay(&7)));
-    assert_eq!((ledger.admit(10), ledger.admit(11)), (Admission::Expired, Admission::New));
+    assert_eq!((ledger.admit(10), ledger.admit(11)), (Admission::Presumed, Admission::New));
     assert_eq!(ledger.reconcile(2, [7, 9, 11]), [11]);
     assert_eq!(ledger.admit(3), Admission::Acknowledged);
     assert_eq!((ledger.outcomes(), ledger.bytes()), (1, 100));

@@ -105,7 +105,7 @@ fn what_was_sent_on_a_refused_connection_was_never_sent() {
     assert!(pair.client_events.iter().any(|event| matches!(event, Event::Response { end: true, .. })));
 }
 
-/// Section 9: OutcomeExpired, MayHaveRun stands for NotRun where the number was sent on one connection only.
+/// Section 9: NotNow stands for NotRun where the number was sent on one connection only.
 #[test]
 fn a_refused_connection_is_none_that_a_request_was_sent_on() {
     let mut session = Session::new("phone-7", [7; 16], 0);
@@ -115,7 +115,7 @@ fn a_refused_connection_is_none_that_a_request_was_sent_on() {
     refused(pair);
     session.on_refused(&hello);
     session.on_request_sent(seq);
-    let execution = towline_protocols::link::Execution::MayHaveRun;
+    let execution = towline_protocols::link::Execution::NotNow;
     let error = RpcError::new(RpcErrorKind::OutcomeExpired, execution, "at most seq_min");
     let Some(Event::Reset { error, .. }) = session.on_event(Event::Reset { seq, error }).event else {
         panic!()

@@ -77,5 +77,5 @@ pub(super) fn outcome_expired(execution: Execution) -> RpcError {
 /// The error of a connection that had to give way to another one of its client.
 pub(super) fn taken_elsewhere() -> RpcError {
     let text = "the answer is too large to be kept, or taken over too many connections: another one takes it";
-    RpcError::new(RpcErrorKind::OutcomeExpired, Execution::MayHaveRun, text)
+    RpcError::new(RpcErrorKind::TakenElsewhere, Execution::MayHaveRun, text)
 }

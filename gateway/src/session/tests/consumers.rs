@@ -63,7 +63,7 @@ fn an_answer_that_is_too_large_to_be_kept_stays_with_who_has_most_of_it() {
     while opened.lease.poll_event().is_some() {}
     send(&producer, vec![0; 60]).unwrap();
     assert_eq!(opened.lease.poll_event(), Some(SessionEvent::Ready(1)));
-    assert_eq!(drain(&mut link), "!OutcomeExpired/MayHaveRun.");
+    assert_eq!(drain(&mut link), "!TakenElsewhere/MayHaveRun.");
     assert_eq!(link.try_next(), Next::Done);
     let (_, late) = beside(&opened, 1, 1);
     assert_eq!(late.err().map(|error| (error.kind, error.execution)), Some((OutcomeExpired, MayHaveRun)));
@@ -94,7 +94,7 @@ fn too_many_connections_displace_the_oldest() {
     let (producer, mut link) = run(&opened.lease, 1);
     let mut beside: Vec<_> = (0..4).map(|_| beside(&opened, 1, 0).1.unwrap()).collect();
     assert_eq!(rig.limit_hits("exchange_consumers_max"), 1);
-    assert_eq!(drain(&mut link), "!OutcomeExpired/MayHaveRun.");
+    assert_eq!(drain(&mut link), "!TakenElsewhere/MayHaveRun.");
     producer.end();
     assert_eq!(beside.iter_mut().map(drain).collect::<Vec<_>>(), ["e."; 4]);
 }

@@ -129,11 +129,11 @@ async fn what_a_crash_cuts_may_have_run_and_what_lies_above_the_mark_has_not() {
     let running = forwarded(&opened.lease, 2).await;
     let rig = crash(rig).await;
     let again = rig.open(&waiting(2, &[(1, 0), (2, 0), (1000, 0)]));
-    assert_eq!(refusals(&again), [(1, OutcomeExpired, MayHaveRun), (2, OutcomeExpired, MayHaveRun)]);
+    assert_eq!(refusals(&again), [(1, OutcomeExpired, NotNow), (2, OutcomeExpired, NotNow)]);
     assert_eq!(again.unknown, [1000]);
     assert!(again.seq_min >= 2 && again.seq_min < 1000, "{}", again.seq_min);
     let error = refused(&again.lease, again.seq_min);
-    assert_eq!((error.kind, error.execution), (OutcomeExpired, MayHaveRun));
+    assert_eq!((error.kind, error.execution), (OutcomeExpired, NotNow));
     _ = begin(&again.lease, again.seq_min + 1);
     drop((running, before));
 }
@@ -223,7 +223,7 @@ async fn beyond_the_age_an_outcome_is_gone_from_the_disk_as_well() {
     assert_eq!(rig.limit_hits("session.outcome_age_max"), 1);
     rig.store.barrier().await.unwrap();
     let rig = crash(rig).await;
-    assert_eq!(refusals(&rig.open(&waiting(2, &[(1, 0)]))), [(1, OutcomeExpired, MayHaveRun)]);
+    assert_eq!(refusals(&rig.open(&waiting(2, &[(1, 0)]))), [(1, OutcomeExpired, NotNow)]);
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn an_answer_beyond_the_record_is_handed_out_as_it_comes_and_may_have_run_
     assert!(producer.end().is_none(), "there is nothing to write");
     assert_eq!(drain(&mut consumer), "e.");
     let rig = crash(rig).await;
-    assert_eq!(refusals(&rig.open(&waiting(2, &[(1, 0)]))), [(1, OutcomeExpired, MayHaveRun)]);
+    assert_eq!(refusals(&rig.open(&waiting(2, &[(1, 0)]))), [(1, OutcomeExpired, NotNow)]);
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn an_outcome_of_an_earlier_session_is_not_taken_for_one_of_this() {
     let rig = crash(rig).await;
     let hello = Hello { session_id: opened.session_id, ..waiting(3, &[(1, 0), (5, 0)]) };
     let mut again = rig.sessions.open(&hello, None).unwrap();
-    assert_eq!(refusals(&again), [(1, OutcomeExpired, MayHaveRun)]);
+    assert_eq!(refusals(&again), [(1, OutcomeExpired, NotNow)]);
     assert_eq!(drain(&mut again.attached[0]), "h paid t.");
 }
 

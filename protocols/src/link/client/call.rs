@@ -219,17 +219,14 @@ impl Call {
         self.phase == Phase::Waiting && !is_carried && !self.may_be_given(session_id)
     }
 
-    /// Whether the session of that id may hold it, so that a HELLO which is silent of it would acknowledge its outcome.
-    /// What was given to a session that is lost counts: where a HELLO named that one, the session that the server made
-    /// in its place has run it, if it is idempotent, and may be this one. So does what a short connection took there that
-    /// names another one.
-    pub(super) fn may_have_reached(&self, session_id: u64) -> bool {
+    /// Whether the session that a HELLO leads to may hold it, so that silence of it would acknowledge its outcome:
+    /// whichever session HELLO names, the server may resume another one. What was given to a session that is lost
+    /// counts: where a HELLO named that one, the session that the server made in its place has run it, if it is
+    /// idempotent, and may be this one.
+    pub(super) fn may_be_held(&self) -> bool {
         match self.phase {
             Phase::Unsent => self.doubtful,
-            Phase::Waiting => {
-                let is_there = self.short.is_some_and(|short| short.session_id == session_id);
-                is_there || self.may_be_given(session_id)
-            }
+            Phase::Waiting => true,
             Phase::Complete => false,
         }
     }
@@ -257,9 +254,15 @@ impl Call {
         self.carriers == 0
     }
 
-    /// What becomes of it when HELLO said that it waits and that so many messages of its answer are there. `None`: a
-    /// short connection is to bring it.
-    pub(super) fn fate(&mut self, seq: u64, messages_received: u64, welcome: &Welcome) -> Option<Fate> {
+    /// What becomes of it when HELLO, which named the session of the id `named`, said that it waits and that so many
+    /// messages of its answer are there. `None`: a short connection is to bring it.
+    pub(super) fn fate(
+        &mut self,
+        seq: u64,
+        named: u64,
+        messages_received: u64,
+        welcome: &Welcome,
+    ) -> Option<Fate> {
         let unknown = welcome.unknown.contains(&seq);
         let is_other_run = self.run.is_some_and(|run| run != welcome.session_id);
         if welcome.resumed && !unknown && is_other_run {
@@ -280,8 +283,10 @@ impl Call {
             // The server read HELLO before it read the POST, whose answer broke off: it holds that.
             return Some(Fate::Ask);
         }
-        // The server resumed another session than a POST took it to, and says nothing of that one.
-        let is_other = self.was_posted() && self.tie.is_some_and(|tie| tie != welcome.session_id);
+        // The server resumed another session than it was given to, and says nothing of that one. Behind a HELLO whose
+        // WELCOME was lost the link gave it to whatever session that led to; POSTs know theirs.
+        let is_others = |tie: u64| tie != welcome.session_id && (self.was_posted() || tie != named);
+        let is_other = self.tie.is_some_and(is_others);
         let has_not_run = welcome.resumed && !is_other;
         if has_not_run {
             // A POST that was given up may still arrive, and the older connection bring it until the handshake is
@@ -405,13 +410,15 @@ impl Call {
         };
         // What refuses a REQUEST before its number is looked up says nothing of those that were given it before.
         let is_attached = carrier == Carrier::Link && self.attached;
-        let refuses = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::SessionLost);
-        let refused = refuses && error.execution == Execution::MayHaveRun;
-        // A server refuses a REQUEST so in place of running it (sections 9 and 21): what is known of it the other one
-        // hears, which is told the same where the server was started again.
+        // In place of running it (sections 9 and 21): what is known of it the other one hears, which is told the same
+        // where the server was started again.
+        let refused = error.execution == Execution::NotNow;
+        if refused {
+            error.execution = Execution::MayHaveRun;
+        }
         let is_in_place_of_running = !is_attached && refused;
         // An answer that is too large to be recorded, or has too many readers, the other one may be bringing.
-        let is_elsewhere = error.kind == RpcErrorKind::OutcomeExpired;
+        let is_elsewhere = matches!(error.kind, RpcErrorKind::OutcomeExpired | RpcErrorKind::TakenElsewhere);
         if other && (is_refusal(&error) || is_elsewhere) {
             let refused = u32::from(error.execution == Execution::NotRun || is_in_place_of_running);
             self.carriers = self.carriers.saturating_sub(refused);
@@ -424,9 +431,13 @@ impl Call {
             }
             return None;
         }
+        if error.kind == RpcErrorKind::TakenElsewhere {
+            error.kind = RpcErrorKind::OutcomeExpired;
+        }
         self.phase = Phase::Complete;
-        // A server that remembers no more of a number than that it may have run refuses it (section 9), and so does
-        // one whose session a POST does not name (section 21). Given to nobody else, it has not run, whoever asked for it.
+        // A server that was started again, and knows no more of a number than that it may have run, refuses it
+        // (section 9), and so does one whose session a POST does not name (section 21). Given to nobody else, it has not
+        // run, whoever asked for it.
         let others_asked = if is_attached { 0 } else { self.asks };
         let is_only = self.carriers.saturating_sub(others_asked) <= 1;
         if refused && is_only && !self.has_begun() {

@@ -200,7 +200,7 @@ mod tests {
         session.on_short_sent(post, seq);
         let again = Welcome { session_id: 7, resumed: true, seq_min: 64, ..Welcome::default() };
         assert_eq!(session.on_short_welcome(&hello, &again, false), []);
-        let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::MayHaveRun, "");
+        let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::NotNow, "");
         let delivery = session.on_short_event(post, Event::Reset { seq, error });
         let Some(Event::Reset { error, .. }) = delivery.event else { panic!("it is over") };
         assert_eq!(error.execution, Execution::NotRun, "nobody else was given it");

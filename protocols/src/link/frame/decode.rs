@@ -135,6 +135,7 @@ fn reset(fields: &mut Fields) -> Result<Frame, LinkError> {
     let execution = match fields.byte("execution")? {
         0 => Execution::NotRun,
         2 => Execution::Ran,
+        3 => Execution::NotNow,
         // What a newer version may say is at least this careful.
         _ => Execution::MayHaveRun,
     };

@@ -209,7 +209,7 @@ async fn behind_a_hello_that_names_another_session_nothing_runs_before_welcome_i
     assert!(client.welcome().is_some_and(|welcome| !welcome.resumed));
     let refused = client.events.iter().any(|event| {
         matches!(event, Event::Reset { seq: 1, error }
-            if error.kind == RpcErrorKind::SessionLost && error.execution == Execution::MayHaveRun)
+            if error.kind == RpcErrorKind::SessionLost && error.execution == Execution::NotNow)
     });
     assert!(refused, "{:?}", client.events);
     assert_eq!(routed(&gateway), 1, "the idempotent one");

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use quinn::AsyncUdpSocket;
 use tokio::{io::AsyncWriteExt as _, time::sleep};
-use towline_client::{BindUdp, Dial, Dialed, Dialing, Endpoint, FirstFlight, ShortCalls};
+use towline_client::{BindUdp, Dial, Dialed, Dialing, Endpoint, FirstFlight, Network, ShortCalls};
 use towline_gateway::transport::Handshake;
 
 use crate::{
@@ -30,10 +30,14 @@ pub(crate) struct Dialer {
 
 impl BindUdp for Dialer {
     fn bind_udp(&self, gateway: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        self.bind_udp_on(&Network::default(), gateway)
+    }
+
+    fn bind_udp_on(&self, network: &Network, gateway: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         if !self.world.is_alive(self.life) {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
-        self.goes_to(self.knocks(&gateway.ip().to_string()), false);
+        self.goes_to(self.knocks(network, &gateway.ip().to_string()), false);
         self.world.note("a UDP socket is bound");
         Ok(self.world.datagrams.bind_client())
     }
@@ -41,9 +45,13 @@ impl BindUdp for Dialer {
 
 impl Dial for Dialer {
     fn dial(&self, endpoint: &Endpoint, flight: FirstFlight) -> Dialing {
-        let (dialer, host) = (self.clone(), endpoint.host.clone());
+        self.dial_on(&Network::default(), endpoint, flight)
+    }
+
+    fn dial_on(&self, network: &Network, endpoint: &Endpoint, flight: FirstFlight) -> Dialing {
+        let (dialer, network, host) = (self.clone(), network.clone(), endpoint.host.clone());
         Box::pin(async move {
-            match dialer.knocks(&host) {
+            match dialer.knocks(&network, &host) {
                 Some(gateway) => dialer.dial(gateway, flight).await,
                 None => dialer.finds_nobody(&host).await,
             }
@@ -55,9 +63,13 @@ impl Dial for Dialer {
     }
 
     fn dial_http(&self, endpoint: &Endpoint) -> Dialing {
-        let (dialer, host) = (self.clone(), endpoint.host.clone());
+        self.dial_http_on(&Network::default(), endpoint)
+    }
+
+    fn dial_http_on(&self, network: &Network, endpoint: &Endpoint) -> Dialing {
+        let (dialer, network, host) = (self.clone(), network.clone(), endpoint.host.clone());
         Box::pin(async move {
-            match dialer.knocks(&host) {
+            match dialer.knocks(&network, &host) {
                 Some(gateway) => dialer.dial_http(gateway).await,
                 None => dialer.finds_nobody(&host).await,
             }
@@ -67,9 +79,9 @@ impl Dial for Dialer {
 
 impl Dialer {
     /// Somebody is wanted there. The gateway that it is, if anybody is there.
-    fn knocks(&self, host: &str) -> Option<usize> {
+    fn knocks(&self, network: &Network, host: &str) -> Option<usize> {
         let place = Place::of(host);
-        self.world.knocks(self.client, self.life, place);
+        self.world.knocks(self.client, self.life, network.kind, place);
         place.gateway()
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::time::sleep;
-use towline_client::{Client, ConnectionState, EndpointLists};
+use towline_client::{Client, ConnectionState, EndpointLists, NetworkKind};
 use towline_crypto::signing::SigningKey;
 use towline_gateway::{control::reload, settings::EndpointList as Published};
 use towline_protocols::endpoints::{EndpointList, ListSignature, ListedEndpoint};
@@ -126,6 +126,8 @@ struct Held {
 struct Knock {
     client: usize,
     life: u32,
+    /// A client remembers of each network apart what failed there.
+    network: NetworkKind,
     at: Duration,
     place: Place,
 }
@@ -332,13 +334,14 @@ impl State {
 
     /// How often a place where nobody is was tried, while gateways were reached: connections in between, by list.
     fn check_failing(&self, lines: &[LineChange]) -> Option<String> {
-        let mut tried: BTreeMap<(usize, u32, Place, u64), BTreeMap<usize, Duration>> = BTreeMap::new();
+        let mut tried: BTreeMap<_, BTreeMap<usize, Duration>> = BTreeMap::new();
         for knock in self.knocks.iter().filter(|knock| knock.place.gateway().is_none()) {
             let is_up =
                 |it: &&LineChange| it.line == Line::Up && (it.client, it.life) == (knock.client, knock.life);
             let connection = lines.iter().filter(is_up).take_while(|it| it.at < knock.at).count();
             let serial = self.held_at(knock.client, knock.at).map_or(0, |held| held.serial);
-            let times = tried.entry((knock.client, knock.life, knock.place, serial)).or_default();
+            let times =
+                tried.entry((knock.client, knock.life, knock.network, knock.place, serial)).or_default();
             times.entry(connection).or_insert(knock.at);
         }
         tried.into_iter().find_map(|(of, times)| {
@@ -385,12 +388,12 @@ impl World {
     }
 
     /// A client tries a place.
-    pub(crate) fn knocks(&self, client: usize, life: u32, place: Place) {
+    pub(crate) fn knocks(&self, client: usize, life: u32, network: NetworkKind, place: Place) {
         if let Some(mut state) = self.desk.state()
             && !matches!(place, Place::Gateway(_))
         {
-            self.note(format!("app {client} knocks at {place:?}"));
-            state.knocks.push(Knock { client, life, at: determinism::elapsed(), place });
+            self.note(format!("app {client} knocks at {place:?}, {network}"));
+            state.knocks.push(Knock { client, life, network, at: determinism::elapsed(), place });
         }
     }
 }

@@ -339,7 +339,10 @@ impl Door {
                 let text = "the gateway is draining: send the request again elsewhere";
                 return Opening::Refused(RpcError::new(RpcErrorKind::Draining, Execution::NotRun, text));
             }
-            Begin::Run(producer, consumer) => (producer, consumer),
+            Begin::Run(producer, consumer) => {
+                consumer.exchange().set_priority(head.priority);
+                (producer, consumer)
+            }
             Begin::Later => return Opening::Later,
             Begin::Attached(consumer) => return Opening::Answered(consumer, None),
             Begin::Refused(error) => return Opening::Refused(error),

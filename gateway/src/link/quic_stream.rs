@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use tokio::{io::AsyncWriteExt as _, sync::watch, task::JoinSet};
 use towline_protocols::link::{
-    Control, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
+    Control, Event, Execution, Priority, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
 };
 
 use super::{
@@ -299,8 +299,7 @@ impl Stream {
     }
 
     async fn open(&mut self, seq: u64, head: &RequestHead, end: bool) -> Result<Consumer, Over> {
-        let priority = CONTROL_PRIORITY - 1 - i32::from(head.priority.urgency());
-        let _ = self.half.send.set_priority(priority);
+        self.half.set_priority(head.priority);
         if !end {
             self.whole_or_held().await?;
         }
@@ -321,6 +320,7 @@ impl Stream {
             match self.door.lease.attach(seq, messages_received) {
                 Attach::Later => self.held().await?,
                 Attach::Attached(consumer) => {
+                    // X
                     self.take_up(seq, continues);
                     return Ok(consumer);
                 }
@@ -568,6 +568,11 @@ impl Stream {
 }
 
 impl Half {
+    /// What is sent before others of this connection.
+    fn set_priority(&self, priority: Priority) {
+        let _ = self.send.set_priority(CONTROL_PRIORITY - 1 - i32::from(priority.urgency()));
+    }
+
     fn finish(&mut self) {
         self.finished = true;
         let _ = self.send.finish();

@@ -27,12 +27,12 @@ impl TcpRequests {
     /// Takes up what earlier connections left, and says WELCOME.
     pub(super) fn welcome(&mut self, admission: &mut Admission) {
         for consumer in std::mem::take(&mut admission.attached) {
-            let seq = consumer.seq();
+            let (seq, priority) = (consumer.seq(), consumer.exchange().priority());
             match admission.door.lease.take_up(seq, &self.credits) {
-                None => self.machine.attach(seq, Priority::NORMAL),
+                None => self.machine.attach(seq, priority),
                 Some((body, window_used)) => {
                     let window_used = u32::try_from(window_used).unwrap_or(u32::MAX);
-                    self.machine.attach_open(seq, Priority::NORMAL, window_used);
+                    self.machine.attach_open(seq, priority, window_used);
                     self.bodies.insert(seq, body);
                 }
             }
@@ -57,6 +57,7 @@ impl TcpRequests {
         refused.iter().for_each(|(seq, error)| self.machine.reset(*seq, error));
         for consumer in attached {
             let seq = consumer.seq();
+            self.machine.attach(seq, consumer.exchange().priority());
             self.answers.insert(seq, consumer);
             self.send_answer(seq);
         }

@@ -22,7 +22,10 @@ mod uploading;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Instant,
 };
 
@@ -31,7 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use towline_protocols::{
     hpack::HeaderField,
-    link::{Execution, RpcError, RpcErrorKind},
+    link::{Execution, Priority, RpcError, RpcErrorKind},
 };
 
 pub(super) use self::uploading::Lost;
@@ -56,6 +59,8 @@ pub struct Exchange {
     /// How far the foremost consumer may be behind before the producer waits, bytes.
     window: usize,
     held: Arc<Held>,
+    /// Of the request's priority: what it is answered by on later connections too.
+    urgency: AtomicU8,
     state: Mutex<State>,
     /// Wakes the consumers.
     parts: Notify,
@@ -110,7 +115,8 @@ impl Exchange {
             upload: None,
         };
         let (parts, room) = (Notify::new(), Notify::new());
-        Arc::new(Self { seq, window, held, state: Mutex::new(state), parts, room })
+        let urgency = AtomicU8::new(Priority::NORMAL.urgency());
+        Arc::new(Self { seq, window, held, urgency, state: Mutex::new(state), parts, room })
     }
 
     /// A finished exchange of an earlier process.
@@ -139,6 +145,16 @@ impl Exchange {
     /// The request's number in its session.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The request's priority; [`Priority::NORMAL`] where an earlier process had it.
+    pub fn priority(&self) -> Priority {
+        Priority::new(self.urgency.load(Ordering::Relaxed))
+    }
+
+    /// Notes the request's priority.
+    pub fn set_priority(&self, priority: Priority) {
+        self.urgency.store(priority.urgency(), Ordering::Relaxed);
     }
 
     /// Notes that the whole request has arrived: the death of its connection no longer aborts it.

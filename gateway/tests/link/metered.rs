@@ -108,8 +108,9 @@ async fn relay(client: TcpStream, upstream: SocketAddr, meter: Arc<Meter>) {
     let down = async {
         let mut buffer = vec![0; STEP_BYTES];
         loop {
-            meter.wait().await;
+            // A connection that has nothing takes no step from another one.
             let Ok(count @ 1..) = server_in.read(&mut buffer).await else { return };
+            meter.wait().await;
             if client_out.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
@@ -139,8 +140,8 @@ async fn udp(upstream: SocketAddr, meter: Arc<Meter>) -> SocketAddr {
     tokio::spawn(async move {
         let mut datagram = vec![0; 65_536];
         loop {
-            meter.wait().await;
             let Ok((length, _)) = outside.recv_from(&mut datagram).await else { return };
+            meter.wait().await;
             let to = *client.lock().unwrap();
             if let Some(to) = to {
                 let _ = inside.send_to(&datagram[..length], to).await;

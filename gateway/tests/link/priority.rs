@@ -1,10 +1,12 @@
 //! A payment beside an image on a slow link.
 
+use std::pin::pin;
+
 use http::{HeaderName, HeaderValue};
-use towline_client::{CallRequest, Client, Priority, Transports};
+use towline_client::{CallRequest, Client, ConnectionState, Network, NetworkKind, Priority, Transports};
 
 use crate::{
-    bed::{BOTH, Bed, answer, call, endpoint, online},
+    bed::{BOTH, Bed, answer, call, endpoint, online, state},
     metered::Metered,
 };
 
@@ -15,8 +17,12 @@ const BEGUN_BYTES: usize = 200 << 10;
 const AHEAD_BYTES_MAX: usize = 192 << 10;
 
 fn image(priority: Priority) -> CallRequest {
+    flood(1, IMAGE_BYTES, priority)
+}
+
+fn flood(count: usize, bytes: usize, priority: Priority) -> CallRequest {
     let mut request = call("Flood", "").priority(priority);
-    for (name, value) in [("x-count", 1), ("x-bytes", IMAGE_BYTES)] {
+    for (name, value) in [("x-count", count), ("x-bytes", bytes)] {
         request.headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
     }
     request
@@ -79,4 +85,55 @@ async fn a_payment_is_not_queued_behind_an_image() {
 async fn what_is_not_urgent_waits() {
     let ahead = ahead_of_payment(Transports::Tcp, Priority::BACKGROUND, Priority::CRITICAL).await;
     assert!(ahead > IMAGE_BYTES / 2, "only {ahead} bytes went before");
+}
+
+/// Both answers are recorded when the connection is lost, and begin together on the next one.
+#[tokio::test]
+async fn an_answer_that_goes_on_over_another_connection_keeps_its_urgency() {
+    const PART_BYTES: usize = 16 << 10;
+    const PAYMENT_PARTS: usize = 20;
+    const IMAGE_PARTS: usize = 36;
+    let bed = Bed::start().await;
+    let link = Metered::start(bed.address("edge"), Transports::Tcp).await;
+    let mut config = bed.config(Transports::Tcp);
+    config.endpoints = vec![endpoint(link.address())];
+    (config.limits.stream_window, config.limits.connection_window) = (8 << 20, 16 << 20);
+    let client = Client::start(config).unwrap();
+    online(&client).await;
+    link.hold();
+    let calls = [(IMAGE_PARTS, Priority::BACKGROUND), (PAYMENT_PARTS, Priority::CRITICAL)].map(
+        |(parts, priority)| {
+            let caller = client.clone();
+            tokio::spawn(async move { caller.call(flood(parts, PART_BYTES, priority)).await })
+        },
+    );
+    bed.backend.wait("Flood", |counts| counts.finished == 2).await;
+    let [mut image, mut payment] = calls;
+
+    client.network_changed(Network::new(NetworkKind::Wifi, "home"));
+    let mut again = pin!(async {
+        state(&client, |state| !matches!(state, ConnectionState::Online { .. })).await;
+        online(&client).await;
+    });
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut again => break,
+            () = link.step() => {}
+        }
+    }
+    let before = link.passed();
+    let paid = loop {
+        tokio::select! {
+            biased;
+            paid = &mut payment => break paid,
+            () = link.step() => {}
+        }
+    };
+    let passed = link.passed() - before;
+    assert_eq!(paid.unwrap().unwrap().messages.len(), PAYMENT_PARTS);
+    link.release();
+    assert_eq!((&mut image).await.unwrap().unwrap().messages.len(), IMAGE_PARTS);
+    let most = PAYMENT_PARTS * PART_BYTES + AHEAD_BYTES_MAX;
+    assert!(passed < most, "{passed} bytes passed until the payment was there");
 }

@@ -8,10 +8,12 @@ use crate::link::Welcome;
 
 impl Connection {
     /// Server: makes request `seq`, which an earlier connection carried and HELLO.waiting names, able to
-    /// be answered on this one.
+    /// be answered on this one. Said again before any of the answer is, it is another priority.
     pub fn attach(&mut self, seq: u64, priority: Priority) {
-        if !self.streams.contains_key(&seq) {
-            self.open(seq, priority).receiving = Receiving::Ended;
+        match self.streams.get_mut(&seq) {
+            None => self.open(seq, priority).receiving = Receiving::Ended,
+            Some(stream) if stream.queue.is_empty() => stream.urgency = priority.urgency(),
+            Some(_) => {}
         }
     }
 

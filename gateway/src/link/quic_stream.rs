@@ -19,7 +19,7 @@ use super::{
     head,
 };
 use crate::{
-    session::{Attach, BodySender, Consumer, Credits, ExchangePart},
+    session::{Attach, BodySender, Consumer, Credits, ExchangePart, TakenBytes},
     transport::quic,
 };
 
@@ -393,11 +393,13 @@ impl Stream {
                 }
                 code = &mut stopped => Err(stopped_by(code.ok().flatten())),
                 () = credits.changed() => {
-                    let taken = self.credits.take().iter().map(|(_, bytes)| bytes).sum();
+                    let TakenBytes { taken, kept, let_go } = self.credits.take();
+                    let taken: usize = taken.iter().map(|(_, bytes)| bytes).sum();
                     self.unread = self.unread.saturating_sub(taken);
                     let carried = self.carried.min(taken);
                     self.carried -= carried;
-                    self.inflated.give_back(taken - carried);
+                    // What an earlier connection brought never counted here, kept or not.
+                    self.inflated.give_back((taken - carried).saturating_sub(kept) + let_go);
                     Ok(())
                 }
             };

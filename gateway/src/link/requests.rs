@@ -9,7 +9,7 @@ use super::{
     door::{Admission, Door, Opening},
     head,
 };
-use crate::session::{BodySender, Consumer, Credits, ExchangePart, Next};
+use crate::session::{BodySender, Consumer, Credits, ExchangePart, Next, TakenBytes};
 
 /// Requests that the machine has open, by sequence number.
 pub(super) struct TcpRequests {
@@ -156,7 +156,9 @@ impl TcpRequests {
 
     /// Gives back the credit of what backends have taken, and says how much that was.
     pub(super) fn give_credit(&mut self) -> usize {
-        let taken = self.credits.take();
+        let TakenBytes { taken, kept, let_go } = self.credits.take();
+        self.machine.keep(kept);
+        self.machine.let_go(let_go);
         taken.iter().for_each(|&(seq, bytes)| self.machine.credit(seq, bytes));
         taken.iter().map(|(_, bytes)| bytes).sum()
     }

@@ -48,7 +48,7 @@ use dashmap::{DashMap, Entry};
 use prometheus::{IntCounterVec, IntGauge};
 use towline_protocols::link::{CloseCode, Hello, Partial, RpcError, SessionHeaders};
 
-pub(crate) use self::upload::{BodySender, Credits, channel};
+pub(crate) use self::upload::{BodySender, Credits, TakenBytes, channel};
 pub use self::{
     clock::Clock,
     exchange::{Consumer, Ended, Exchange, ExchangePart, Next, Producer, Settling},

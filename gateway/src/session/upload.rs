@@ -25,7 +25,10 @@ use parking_lot::Mutex;
 use towline_protocols::link::RpcError;
 
 use self::pipe::{Piece, Pipe, malformed};
-pub(crate) use self::{credits::Credits, link_body::LinkBody};
+pub(crate) use self::{
+    credits::{Credits, TakenBytes},
+    link_body::LinkBody,
+};
 use super::held::Held;
 
 /// The link's end of a body, for one connection. Dropped before the end, it leaves the body to the next.

@@ -165,6 +165,35 @@ async fn a_slow_backend_loses_nothing_of_what_compresses_to_nothing() {
     }
 }
 
+/// A window holds thousands of these, compressed, and their backend takes none.
+#[tokio::test]
+async fn one_client_has_no_more_decompressed_in_front_of_slow_backends_than_its_connection_has_room_for() {
+    const CALLS: usize = 12;
+    const MESSAGE_BYTES: usize = 1_000_000;
+    /// Until 4 MiB and four windows of 256 KiB are held.
+    const ROOM_FOR: usize = 6;
+    for transports in BOTH {
+        let bed = Bed::start().await;
+        bed.backend.hold();
+        let client = bed.client(transports);
+        // Nothing is compressed before WELCOME.
+        answer(&client, "Echo", "").await;
+        let late = |client: Client| async move { answer(&client, "Late", vec![0; MESSAGE_BYTES]).await };
+        let calls: Vec<_> = (0..CALLS).map(|_| tokio::spawn(late(client.clone()))).collect();
+        let held = || bed.gateway().sessions.held_bytes() / MESSAGE_BYTES;
+        while held() < ROOM_FOR {
+            tokio::task::yield_now().await;
+        }
+        // What would go on is behind all of these on the link.
+        answer(&client, "Echo", "").await;
+        assert_eq!(held(), ROOM_FOR, "{transports:?}");
+        bed.backend.release();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), (MESSAGE_BYTES + 5).to_string());
+        }
+    }
+}
+
 /// Of each a few bytes came over the link, and the backend reads none of them yet.
 #[tokio::test]
 async fn what_decompresses_in_front_of_slow_backends_is_bounded_for_all_sessions_together() {

@@ -61,6 +61,8 @@ pub struct Connection {
 struct Backlog {
     /// Decompressed and not consumed, bytes.
     inflated: usize,
+    /// Consumed, and in memory all the same.
+    kept: usize,
     /// Room for compressed messages that were lent credit to arrive, bytes.
     reserved: usize,
     /// Streams with something in their inbox, or with a message that arrives without a loan.
@@ -286,6 +288,17 @@ impl Connection {
         self.grant_stream(seq, carried);
         self.grant(seq, wire + plain);
         self.remove_if_over(seq);
+    }
+
+    /// `bytes` for which credit is given back stay in memory: no message is decompressed where there is no room for it
+    /// beside them, until [`Connection::let_go`].
+    pub fn keep(&mut self, bytes: usize) {
+        self.backlog.kept += bytes;
+    }
+
+    /// `bytes` that were kept are in memory no more. It may be asked for more events then.
+    pub fn let_go(&mut self, bytes: usize) {
+        self.backlog.kept = self.backlog.kept.saturating_sub(bytes);
     }
 
     /// The application will not consume what else has arrived for a request that is over.

@@ -56,11 +56,11 @@ async fn the_next_connection_goes_on_where_the_lost_one_was() {
     assert_eq!(used, 5);
     assert!(opened.lease.take_up(1, &credits).is_none(), "once");
     sender.part(Some(6), Bytes::from_static(b"two"), false).unwrap();
-    assert_eq!(credits.take(), [(1, 2)], "what came again is given back at once");
+    assert_eq!(credits.take().taken, [(1, 2)], "what came again is given back at once");
     sender.part(None, Bytes::from_static(b"two"), true).unwrap();
     assert_eq!(sender.end(), Ok(true));
     assert_eq!(whole(body).await, &b"\0\0\0\0\x03one\0\0\0\0\x06twotwo"[..]);
-    assert_eq!(credits.take(), [(1, 9)], "of both connections");
+    assert_eq!(credits.take().taken, [(1, 9)], "of both connections");
     producer.end();
     assert_eq!(outcome(opened), "e.");
 }
@@ -85,7 +85,7 @@ async fn what_the_backend_takes_before_the_next_connection_goes_on_is_given_back
     assert_eq!(opened.partial[0].window_used, 3);
     body.frame().await.unwrap().unwrap();
     let (_sender, used) = opened.lease.take_up(1, &credits).unwrap();
-    assert_eq!((used, credits.take()), (3, vec![(1, 3)]));
+    assert_eq!((used, credits.take().taken), (3, vec![(1, 3)]));
 }
 
 #[tokio::test]

@@ -28,8 +28,7 @@ impl LinkBody {
     fn poll_piece(&self, cx: &Context<'_>) -> Poll<Option<Piece>> {
         let mut pipe = self.upload.0.lock();
         if let Some(piece) = pipe.take() {
-            pipe.credit(piece.of_link());
-            return Poll::Ready(Some(piece));
+            return Poll::Ready(Some(pipe.hand_over(piece)));
         }
         if pipe.broken {
             return Poll::Ready(None);

@@ -121,8 +121,24 @@ impl Pipe {
         Ok(())
     }
 
-    /// Credit is given back when the backend's end is handed a piece, which may wait there for a connection and for the
-    /// backend. That matters for what was decompressed: a message is one piece, of which a few bytes came over the link.
+    /// Gives back the credit of a piece that the backend's end takes. It may wait there for a connection, for the backend,
+    /// or to be sent again: of a large one the connection hears when nobody has any of it any more.
+    pub(super) fn hand_over(&mut self, piece: Piece) -> Piece {
+        match (piece, &self.credits) {
+            (Piece::Data(bytes, of_link), Some(credits)) if of_link > MERGED_BYTES_MAX => {
+                credits.add_kept(self.seq, of_link);
+                let lent = Lent { bytes, of_link, credits: Arc::clone(credits) };
+                Piece::Data(Bytes::from_owner(lent), of_link)
+            }
+            (piece, _) => {
+                self.credit(piece.of_link());
+                piece
+            }
+        }
+    }
+
+    /// Windows count bytes on the wire, and a message that came compressed may be a thousand times larger here, as one
+    /// piece. What a connection has room for is no bound for requests that have lost theirs, nor for many clients.
     fn counted(&self, bytes: Bytes) -> Bytes {
         match &self.held {
             Some(held) if bytes.len() > MERGED_BYTES_MAX => Bytes::from_owner(Counted::new(bytes, held)),
@@ -173,6 +189,25 @@ impl Piece {
             Self::Data(_, of_link) => *of_link,
             Self::Trailers(_) | Self::End => 0,
         }
+    }
+}
+
+/// Bytes that a connection counts against its room until nobody has any of them.
+struct Lent {
+    bytes: Bytes,
+    of_link: usize,
+    credits: Arc<Credits>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.credits.let_go(self.of_link);
     }
 }
 

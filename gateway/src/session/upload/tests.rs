@@ -14,10 +14,10 @@ async fn messages_get_their_prefix_and_bytes_their_credit() {
     sender.part(None, Bytes::from_static(b"cd"), true).unwrap();
     sender.part(Some(0), Bytes::new(), true).unwrap();
     sender.end().unwrap();
-    assert!(credits.take().is_empty(), "nothing is taken yet");
+    assert!(credits.take().taken.is_empty(), "nothing is taken yet");
     let whole = body.collect().await.unwrap().to_bytes();
     assert_eq!(whole, &b"\0\0\0\0\x04abcd\0\0\0\0\0"[..]);
-    assert_eq!(credits.take(), [(7, 4)]);
+    assert_eq!(credits.take().taken, [(7, 4)]);
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn a_message_that_is_there_whole_is_one_frame_and_the_last() {
     assert_eq!(frame.into_data().unwrap(), &b"\0\0\0\0\x02ab"[..]);
     assert!(body.is_end_stream());
     assert!(body.frame().await.is_none());
-    assert_eq!(credits.take(), [(7, 2)]);
+    assert_eq!(credits.take().taken, [(7, 2)]);
 }
 
 #[tokio::test]
@@ -64,9 +64,9 @@ async fn what_a_backend_leaves_is_credited() {
     let (sender, body) = channel(3, true, Arc::clone(&credits));
     sender.part(Some(4), Bytes::from_static(b"ab"), false).unwrap();
     drop(body);
-    assert_eq!(credits.take(), [(3, 2)]);
+    assert_eq!(credits.take().taken, [(3, 2)]);
     sender.part(None, Bytes::from_static(b"cde"), false).unwrap();
-    assert_eq!(credits.take(), [(3, 3)]);
+    assert_eq!(credits.take().taken, [(3, 3)]);
 }
 
 #[tokio::test]
@@ -99,4 +99,26 @@ fn a_body_that_nobody_takes_is_closed_and_keeps_nothing() {
     assert!(!sender.is_open());
     sender.part(Some(1), Bytes::from_static(b"b"), false).unwrap();
     assert!(sender.upload().0.lock().pieces.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_large_is_credited_when_it_is_taken_and_kept_until_its_last_byte_is_let_go_of() {
+    const LARGE: usize = MERGED_BYTES_MAX + 1;
+    let credits = Arc::new(Credits::default());
+    let (sender, mut body) = channel(7, false, Arc::clone(&credits));
+    for length in [LARGE, LARGE - 1] {
+        sender.part(Some(length as u64), vec![1; length].into(), true).unwrap();
+    }
+    let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let due = || {
+        let TakenBytes { taken, kept, let_go } = credits.take();
+        (taken, kept, let_go)
+    };
+    let mut large = next().await;
+    assert_eq!(due(), (vec![(7, LARGE)], LARGE, 0));
+    let last = large.split_off(LARGE - 1);
+    drop((large, next().await));
+    assert_eq!(due(), (vec![(7, LARGE - 1)], 0, 0), "small ones are not kept");
+    drop(last);
+    assert_eq!(due(), (vec![], 0, LARGE));
 }

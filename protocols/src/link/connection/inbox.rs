@@ -12,7 +12,8 @@
 //! On one connection this holds, beside what is delivered uncompressed:
 //! - in inboxes: what the windows allow, and messages larger than a window within [`room`];
 //! - arriving: one message a stream; beyond a stream's window within [`room`];
-//! - decompressed: [`room`] and one message; of a stream its window and one message.
+//! - decompressed, with what the application consumed and keeps: [`room`] and one message; of a stream its window and one
+//!   message.
 
 use super::{
     Connection,
@@ -144,8 +145,8 @@ impl Connection {
     fn tend(&mut self, seq: u64) -> Option<Event> {
         let limits = self.control.config().limits.clamped();
         let stream = self.streams.get_mut(&seq)?;
-        let is_full =
-            stream.delivered() >= limits.stream_window as usize || self.backlog.inflated >= room(limits);
+        let is_full = stream.delivered() >= limits.stream_window as usize
+            || self.backlog.inflated + self.backlog.kept >= room(limits);
         match stream.inbox.front_mut() {
             None => {
                 self.lend(seq);

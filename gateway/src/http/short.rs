@@ -90,12 +90,14 @@ fn is_frames(value: &HeaderValue) -> bool {
     essence.trim_ascii().eq_ignore_ascii_case(CONTENT.as_bytes())
 }
 
-/// How long the client waits for outcomes: `Prefer: wait=10` (RFC 7240, section 4.3).
+/// How long the client waits for outcomes: `Prefer: wait=10` (RFC 7240, section 4.3), which may be quoted (section 2).
 fn patience(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wait = values.flat_map(|value| value.split(',')).find_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().parse().ok())?
+        let value = value.trim();
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.parse().ok())?
     });
     wait.map(|seconds: u32| Duration::from_secs(seconds.into()))
 }
@@ -115,6 +117,8 @@ mod tests {
             (&["wait=10"][..], Some(10)),
             (&["respond-async, Wait = 3"], Some(3)),
             (&["handling=lenient", "wait=0;x=y"], Some(0)),
+            (&["wait=\"7\""], Some(7)),
+            (&["wait=\""], None),
             (&["wait=soon"], None),
             (&["await=3"], None),
             (&[], None),

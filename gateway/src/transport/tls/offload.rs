@@ -113,6 +113,6 @@ mod tests {
     async fn threads_are_nicer_than_the_rest() {
         let nice = || rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
         assert_eq!(run(nice).await, Some(NICENESS));
-        assert_eq!(nice(), 0);
+        assert!(nice() < NICENESS);
     }
 }

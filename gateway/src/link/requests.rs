@@ -57,7 +57,7 @@ impl TcpRequests {
         refused.iter().for_each(|(seq, error)| self.machine.reset(*seq, error));
         for consumer in attached {
             let seq = consumer.seq();
-            self.machine.attach(seq, consumer.exchange().priority());
+            self.machine.prioritize(seq, consumer.exchange().priority());
             self.answers.insert(seq, consumer);
             self.send_answer(seq);
         }

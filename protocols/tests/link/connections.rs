@@ -378,3 +378,28 @@ fn what_streams_bring_stands_for_a_pong_until_they_fall_silent() {
     client.heard(at(3));
     assert_eq!(client.handle_timeout(at(24)).unwrap_err().code, CloseCode::HeartbeatMissed);
 }
+
+#[test]
+fn an_answer_whose_priority_is_told_late_is_sent_by_it_and_none_is_opened_again_for_that() {
+    let mut pair = Pair::introduced(Config::default());
+    for seq in [1, 2] {
+        pair.client.send_request(seq, head(Priority::NORMAL), true).unwrap();
+    }
+    pair.run().unwrap();
+    pair.server.prioritize(2, Priority::CRITICAL);
+    for seq in [1, 2] {
+        pair.server.send_response(seq, status_200(), true).unwrap();
+        // What waits to be sent stays where it is.
+        pair.server.prioritize(seq, Priority::BACKGROUND);
+    }
+    pair.run().unwrap();
+    let answered = |event: &Event| match event {
+        Event::Response { seq, .. } => Some(*seq),
+        _ => None,
+    };
+    assert_eq!(pair.client_events.drain(..).filter_map(|event| answered(&event)).collect::<Vec<_>>(), [2, 1]);
+    pair.server.prioritize(1, Priority::CRITICAL);
+    let _ = pair.server.send_response(1, status_200(), true);
+    let mut sent = BytesMut::new();
+    assert_eq!(pair.server.poll_transmit(pair.now, &mut sent, usize::MAX), 0, "it is over");
+}

@@ -8,12 +8,18 @@ use crate::link::Welcome;
 
 impl Connection {
     /// Server: makes request `seq`, which an earlier connection carried and HELLO.waiting names, able to
-    /// be answered on this one. Said again before any of the answer is, it is another priority.
+    /// be answered on this one.
     pub fn attach(&mut self, seq: u64, priority: Priority) {
-        match self.streams.get_mut(&seq) {
-            None => self.open(seq, priority).receiving = Receiving::Ended,
-            Some(stream) if stream.queue.is_empty() => stream.urgency = priority.urgency(),
-            Some(_) => {}
+        if !self.streams.contains_key(&seq) {
+            self.open(seq, priority).receiving = Receiving::Ended;
+        }
+    }
+
+    /// Server: the answer to request `seq` is of another priority than was thought. It counts where the request is open
+    /// and nothing of the answer waits to be sent.
+    pub fn prioritize(&mut self, seq: u64, priority: Priority) {
+        if let Some(stream) = self.streams.get_mut(&seq).filter(|stream| !stream.is_scheduled) {
+            stream.urgency = priority.urgency();
         }
     }
 

@@ -320,7 +320,7 @@ impl Stream {
             match self.door.lease.attach(seq, messages_received) {
                 Attach::Later => self.held().await?,
                 Attach::Attached(consumer) => {
-                    // X
+                    self.half.set_priority(consumer.exchange().priority());
                     self.take_up(seq, continues);
                     return Ok(consumer);
                 }

@@ -28,6 +28,17 @@ fn flood(count: usize, bytes: usize, priority: Priority) -> CallRequest {
     request
 }
 
+/// Lets packets pass until that is there.
+async fn passing<T>(link: &Metered, mut wanted: impl Future<Output = T> + Unpin) -> T {
+    loop {
+        tokio::select! {
+            biased;
+            there = &mut wanted => return there,
+            () = link.step() => {}
+        }
+    }
+}
+
 /// Bytes that passed from the moment at which the payment's answer was there until the client had it, while an
 /// image of priority `image_priority` comes.
 async fn ahead_of_payment(
@@ -57,13 +68,7 @@ async fn ahead_of_payment(
     let mut payment = tokio::spawn(async move { caller.call(payment).await });
     bed.backend.wait("Echo", |counts| counts.finished == 2).await;
     let before = link.passed();
-    let paid = loop {
-        tokio::select! {
-            biased;
-            paid = &mut payment => break paid,
-            () = link.step() => {}
-        }
-    };
+    let paid = passing(&link, &mut payment).await;
     let ahead = link.passed() - before;
     assert_eq!(paid.unwrap().unwrap().into_grpc().unwrap(), "pay");
     link.release();
@@ -111,25 +116,13 @@ async fn an_answer_that_goes_on_over_another_connection_keeps_its_urgency() {
     let [mut image, mut payment] = calls;
 
     client.network_changed(Network::new(NetworkKind::Wifi, "home"));
-    let mut again = pin!(async {
+    let again = async {
         state(&client, |state| !matches!(state, ConnectionState::Online { .. })).await;
         online(&client).await;
-    });
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut again => break,
-            () = link.step() => {}
-        }
-    }
-    let before = link.passed();
-    let paid = loop {
-        tokio::select! {
-            biased;
-            paid = &mut payment => break paid,
-            () = link.step() => {}
-        }
     };
+    passing(&link, pin!(again)).await;
+    let before = link.passed();
+    let paid = passing(&link, &mut payment).await;
     let passed = link.passed() - before;
     assert_eq!(paid.unwrap().unwrap().messages.len(), PAYMENT_PARTS);
     link.release();

@@ -188,7 +188,7 @@ impl Lease {
     /// its window are in use. `None` for any other, or when that was done.
     pub(crate) fn take_up(&self, seq: u64, credits: &Arc<Credits>) -> Option<(BodySender, usize)> {
         let state = self.session.held_by(&self.signal)?;
-        state.exchange(seq)?.take_up_upload(&self.signal, credits)
+        state.exchange(seq)?.take_up_upload(credits)
     }
 
     /// Whether that could be done.

@@ -146,10 +146,11 @@ impl Upload {
         pipe.wants_more()
     }
 
-    /// What has arrived, to be told to the connection that may feed the rest; `None` where nothing is wanted.
-    pub(super) fn offer(&self, now: Instant) -> Option<Received> {
+    /// What has arrived, to be told to the connection that may feed the rest; `None` where nothing is wanted. As long as
+    /// that one lives the rest may come, however much its client has to send before it.
+    pub(super) fn offer(&self) -> Option<Received> {
         let mut pipe = self.0.lock();
-        pipe.parked_since = Some(now);
+        pipe.parked_since = None;
         let held = pipe.pieces.iter().map(Piece::of_link).sum();
         let received = Received { messages: pipe.messages, held };
         pipe.uncredited = 0;
@@ -163,7 +164,6 @@ impl Upload {
         let mut pipe = self.0.lock();
         let Received { held, .. } = pipe.offered.take()?;
         pipe.feeder += 1;
-        pipe.parked_since = None;
         pipe.credits = Some(Arc::clone(credits));
         let taken = mem::take(&mut pipe.uncredited);
         pipe.credit(taken);
@@ -178,7 +178,7 @@ impl Upload {
         self.0.lock().offered.is_some()
     }
 
-    /// When it has been without a feeder for `wait`.
+    /// When it has been without a connection that may feed it for `wait`.
     pub(super) fn due(&self, wait: Duration) -> Option<Instant> {
         self.0.lock().parked_since.map(|since| since + wait)
     }

@@ -1,9 +1,11 @@
 //! The request's half of an exchange while it arrives: which connection feeds it, and what the loss of that means.
 //!
 //! ```text
-//!  fed by connection 1 --lost--> parked --HELLO continues--> offered --take_up--> fed by connection 2
-//!       |                          |  session.upload_wait, or HELLO does not continue
-//!       +-- END --> arrived        +--> cancelled
+//!                                  +-------- lost ---------+
+//!                                  v                       |
+//!  fed by connection 1 --lost--> parked --HELLO--> offered to connection 2 --take_up--> fed by connection 2
+//!       |                          |    continues
+//!       +-- END --> arrived        +-- session.upload_wait, or HELLO does not continue --> cancelled
 //! ```
 
 use std::{
@@ -38,28 +40,23 @@ impl Exchange {
         self.state.lock().upload = Some(Arc::clone(upload));
     }
 
-    /// What has arrived of a request that waits for its rest, to be told to the connection that goes on with it.
-    pub(in crate::session) fn offer_upload(&self, now: Instant) -> Option<Received> {
+    /// What has arrived of a request that waits for its rest, to be told to the connection of `signal`, which may go on
+    /// with it.
+    pub(in crate::session) fn offer_upload(&self, signal: &Arc<Signal>) -> Option<Received> {
         let mut state = self.state.lock();
         let upload = Arc::clone(state.open_upload()?);
-        let offered = upload.offer(now);
-        if offered.is_none() {
-            state.request_complete();
+        let offered = upload.offer();
+        match offered {
+            Some(_) => state.request.awaited_from = Some(Arc::downgrade(signal)),
+            None => state.request_complete(),
         }
         offered
     }
 
-    /// Lets the connection of `signal` and `credits` go on with the request, if that was offered to it. Also says how many
-    /// bytes count against its window.
-    pub(in crate::session) fn take_up_upload(
-        &self,
-        signal: &Arc<Signal>,
-        credits: &Arc<Credits>,
-    ) -> Option<(BodySender, usize)> {
-        let mut state = self.state.lock();
-        let taken_up = state.upload.as_ref()?.take_up(credits)?;
-        state.request.awaited_from = Some(Arc::downgrade(signal));
-        Some(taken_up)
+    /// Lets the connection that it was offered to go on with the request, by way of `credits`. Also says how many bytes
+    /// count against its window.
+    pub(in crate::session) fn take_up_upload(&self, credits: &Arc<Credits>) -> Option<(BodySender, usize)> {
+        self.state.lock().upload.as_ref()?.take_up(credits)
     }
 
     /// Whether a connection was offered to go on with the request, and has not done so.

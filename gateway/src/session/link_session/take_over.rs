@@ -163,7 +163,7 @@ impl LinkSession {
         signal: &Arc<Signal>,
         told: bool,
     ) -> Resolved {
-        let partial = self.offer_uploads(state, hello, unspoken, told);
+        let partial = self.offer_uploads(state, hello, unspoken, signal, told);
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let wanted = waiting.chain(unspoken.iter().copied());
         let unknown = state.ledger_mut(&self.context).reconcile(hello.outcome_floor, wanted);

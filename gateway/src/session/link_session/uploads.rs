@@ -10,17 +10,18 @@ use std::{
 use towline_protocols::link::{Hello, Partial};
 
 use super::{LinkSession, State};
-use crate::session::exchange::Exchange;
+use crate::session::{exchange::Exchange, signal::Signal};
 
 impl LinkSession {
     /// What the client says in HELLO of such requests decides: those that it goes on with are offered to its
-    /// connection, the others are aborted. HELLO does not speak of `unspoken`. Where its connection was told
+    /// connection, that of `signal`, the others are aborted. HELLO does not speak of `unspoken`. Where its connection was told
     /// already, as early data, all are aborted.
     pub(super) fn offer_uploads(
         &self,
         state: &mut State,
         hello: &Hello,
         unspoken: &[u64],
+        signal: &Arc<Signal>,
         told: bool,
     ) -> Vec<Partial> {
         let waiting = hello.waiting.iter().filter(|waiting| waiting.continues && !told);
@@ -28,12 +29,12 @@ impl LinkSession {
         let is_spoken_of = |exchange: &&Arc<Exchange>| !unspoken.contains(&exchange.seq());
         let open: Vec<Arc<Exchange>> =
             state.exchanges().filter(|exchange| exchange.is_parked()).filter(is_spoken_of).cloned().collect();
-        let (mut partial, now) = (Vec::new(), self.context.clock.now());
+        let mut partial = Vec::new();
         for exchange in open {
             let seq = exchange.seq();
             if !continued.contains(&seq) {
                 self.give_up_upload(state, &exchange, "the client does not go on with the request");
-            } else if let Some(received) = exchange.offer_upload(now) {
+            } else if let Some(received) = exchange.offer_upload(signal) {
                 let window_used = u32::try_from(received.held).unwrap_or(u32::MAX);
                 partial.push(Partial { seq, messages_received: received.messages, window_used });
             }

@@ -157,6 +157,30 @@ fn the_rest_is_waited_for_so_long() {
 }
 
 #[test]
+fn a_connection_that_lives_may_take_its_time_with_the_rest() {
+    let rig = Rig::with(|settings| settings.session.upload_wait = Duration::from_secs(10));
+    let opened = rig.open(&hello(1));
+    let uploading = upload(&opened.lease, 1);
+    drop(opened);
+    // Its client has more urgent things to send, and is lost before their end.
+    let opened = rig.open(&goes_on(2));
+    rig.advance(Duration::from_secs(60));
+    assert_eq!(uploading.producer.ended().now_or_never(), None);
+    drop(opened);
+    rig.advance(Duration::from_secs(9));
+    let opened = rig.open(&goes_on(3));
+    assert_eq!(opened.partial.len(), 1);
+    // Taken over, which ends it as well, and then nobody comes any more.
+    drop(rig.open(&goes_on(4)));
+    rig.advance(Duration::from_secs(9));
+    assert_eq!(uploading.producer.ended().now_or_never(), None);
+    rig.advance(Duration::from_secs(2));
+    assert_eq!(uploading.producer.ended().now_or_never(), Some(Ended));
+    assert_eq!(rig.limit_hits("session.upload_wait"), 1);
+    drop(opened);
+}
+
+#[test]
 fn with_upload_wait_0_nothing_is_waited_for() {
     let rig = Rig::with(|settings| settings.session.upload_wait = Duration::ZERO);
     let opened = rig.open(&hello(1));

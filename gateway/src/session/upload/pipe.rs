@@ -27,7 +27,7 @@ pub(super) struct Pipe {
     pub(super) feeder: u64,
     /// A connection was told what has arrived, and may feed the rest.
     pub(super) offered: Option<Received>,
-    /// Since when nobody feeds it.
+    /// Since when there is no connection that may feed it.
     pub(super) parked_since: Option<Instant>,
     /// Whole messages that have arrived.
     pub(super) messages: u64,

@@ -316,6 +316,15 @@ impl Hub {
         self.inner.change_tree().unsubscribe(&client, &filter)
     }
 
+    /// Whether a client has a subscription.
+    pub fn has_subscription(&self, client_id: &str, filter: &str) -> bool {
+        let Ok(filter) = TopicFilter::parse(filter, self.inner.levels_max) else {
+            return false;
+        };
+        let client = self.inner.registry.client(client_id);
+        client.is_some_and(|client| self.inner.tree.read().has_subscription(&client, &filter))
+    }
+
     /// The subscriptions of a client, in no order.
     pub fn subscriptions(&self, client_id: &str) -> Vec<(String, SubscribeOptions)> {
         let Some(client) = self.inner.registry.client(client_id) else {

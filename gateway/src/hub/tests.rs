@@ -85,6 +85,10 @@ fn subscribing_again_replaces_the_options() {
     publish(&hub, "x");
     assert_eq!(*inbox.got.lock(), [(1, false, vec![3])]);
     assert_eq!(hub.subscriptions("a"), [("x".to_owned(), options(1, 3))]);
+    let _other = join(&hub, "b", None);
+    hub.subscribe("b", "$share/g/x", options(1, 0)).unwrap();
+    let held = ["x", "$share/g/x", "x/y", "y"].map(|filter| hub.has_subscription("a", filter));
+    assert_eq!(held, [true, false, false, false]);
 }
 
 #[test]
@@ -387,7 +391,9 @@ proptest! {
                 }
                 Step::Unsubscribe(n, filter) => {
                     let was_there = model.remove(&(n, filter.clone())).is_some();
+                    prop_assert_eq!(hub.has_subscription(&n.to_string(), &filter), was_there);
                     prop_assert_eq!(hub.unsubscribe(&n.to_string(), &filter), was_there);
+                    prop_assert!(!hub.has_subscription(&n.to_string(), &filter));
                 }
                 Step::Leave(n) => {
                     model.retain(|(client, _), _| *client != n);

@@ -206,18 +206,18 @@ impl Tree {
     }
 
     pub(super) fn unsubscribe(&mut self, client: &Arc<Client>, filter: &TopicFilter<'_>) -> bool {
-        let Some(node) = self.find(filter.filter()) else { return false };
-        let group = filter.group().map_or(LevelId::UNUSED, |name| self.levels.find(name));
-        if filter.group().is_some() && group == LevelId::UNUSED {
-            return false;
-        }
-        let place = Place { node, group };
+        let Some(place) = self.place(filter) else { return false };
         let mut places = client.places.lock();
         let Some(index) = places.list.iter().position(|held| *held == place) else { return false };
         places.list.swap_remove(index);
         places.list.shrink_to_fit();
         self.remove(client, place);
         true
+    }
+
+    /// Whether a client has a subscription, without a look at its others.
+    pub(super) fn has_subscription(&self, client: &Arc<Client>, filter: &TopicFilter<'_>) -> bool {
+        self.place(filter).is_some_and(|place| client.places.lock().list.contains(&place))
     }
 
     pub(super) fn remove_client(&mut self, client: &Arc<Client>) {
@@ -314,6 +314,14 @@ impl Tree {
             };
         }
         Some(node)
+    }
+
+    /// Where subscriptions of a filter stand, if there are any.
+    fn place(&self, filter: &TopicFilter<'_>) -> Option<Place> {
+        let node = self.find(filter.filter())?;
+        let group = filter.group().map_or(LevelId::UNUSED, |name| self.levels.find(name));
+        let is_unknown = filter.group().is_some() && group == LevelId::UNUSED;
+        (!is_unknown).then_some(Place { node, group })
     }
 
     fn node_for(&mut self, filter: &str) -> NodeId {

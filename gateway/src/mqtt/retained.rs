@@ -1,7 +1,7 @@
 //! Retained messages (MQTT 5, section 3.3.1.3): the last one of each topic, for whoever subscribes later.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, btree_map},
     ops::Bound,
     sync::{
         Arc,
@@ -37,10 +37,12 @@ pub struct Retained {
     store: Option<Store>,
 }
 
-/// Ordered by topic, so that a filter that begins with literal levels looks at their subtree only.
+/// Ordered by topic, so that a filter need not look at the subtrees that it leads past.
 #[derive(Debug, Default)]
 struct Topics {
     messages: BTreeMap<Arc<str>, Arc<Message>>,
+    /// Of those that expire. Where it is full, every publish asks for them.
+    expiring: BTreeSet<(Instant, Arc<str>)>,
     bytes: usize,
 }
 
@@ -195,28 +197,9 @@ impl Retained {
             });
             return matching.skip(from).take(count_max).cloned().collect();
         }
+        let is_alive = |message: &&Arc<Message>| message.expires.is_none_or(|at| at > now);
         let topics = self.topics.read();
-        let is_alive = |message: &Arc<Message>| message.expires.is_none_or(|at| at > now);
-        let literal = literal_prefix(filter);
-        if literal == filter {
-            return topics
-                .messages
-                .get(filter)
-                .filter(|message| behind.is_none() && is_alive(message))
-                .cloned()
-                .into_iter()
-                .collect();
-        }
-        // `a/#` also matches `a` itself, which stands right before its subtree.
-        let from = literal.strip_suffix('/').unwrap_or(literal);
-        topics
-            .messages
-            .range::<str, _>((behind.map_or(Bound::Included(from), Bound::Excluded), Bound::Unbounded))
-            .take_while(|(topic, _)| topic.starts_with(from))
-            .filter(|(topic, message)| topic::matches(filter, topic) && is_alive(message))
-            .map(|(_, message)| message.clone())
-            .take(count_max)
-            .collect()
+        topics.matching(filter, behind).filter(is_alive).take(count_max).cloned().collect()
     }
 
     /// Whether there is room for the message in place of the last one of its topic.
@@ -255,34 +238,64 @@ impl Wanted {
 }
 
 impl Topics {
+    /// Those behind a topic that a filter matches, in the order of their topics.
+    fn matching<'a>(
+        &'a self,
+        filter: &'a str,
+        behind: Option<&str>,
+    ) -> impl Iterator<Item = &'a Arc<Message>> {
+        // `a/#` also matches `a` itself, which stands before its subtree.
+        let literal = literal_prefix(filter);
+        let from = literal.strip_suffix('/').unwrap_or(literal);
+        let mut rest = self.range(behind.map_or(Bound::Included(from), Bound::Excluded));
+        std::iter::from_fn(move || {
+            loop {
+                let (topic, message) = rest.next()?;
+                match compare(filter, topic) {
+                    Match::Yes => return Some(message),
+                    Match::No => {}
+                    Match::NotBefore(next) => rest = self.range(Bound::Included(&next)),
+                    Match::NoMore => return None,
+                }
+            }
+        })
+    }
+
+    fn range(&self, from: Bound<&str>) -> btree_map::Range<'_, Arc<str>, Arc<Message>> {
+        self.messages.range::<str, _>((from, Bound::Unbounded))
+    }
+
     fn insert(&mut self, message: &Arc<Message>) {
         self.remove(&message.topic);
         // A copy of its own: a slice would hold on to the buffer that the packet came in.
         let payload = Bytes::copy_from_slice(&message.payload);
         let kept = Arc::new(Message { payload, ..Message::clone(message) });
         self.bytes += cost(&kept);
+        self.expiring.extend(kept.expires.map(|at| (at, kept.topic.clone())));
         self.messages.insert(kept.topic.clone(), kept);
     }
 
     /// Says whether there was one.
     fn remove(&mut self, topic: &str) -> bool {
-        let old = self.messages.remove(topic);
-        self.bytes -= old.as_ref().map_or(0, cost);
-        old.is_some()
+        let Some(old) = self.messages.remove(topic) else { return false };
+        self.bytes -= cost(&old);
+        if let Some(at) = old.expires {
+            self.expiring.remove(&(at, old.topic.clone()));
+        }
+        true
     }
 
     /// Returns the topics of those that were removed.
     fn remove_expired(&mut self, now: Instant) -> Vec<Arc<str>> {
-        let has_expired =
-            |_: &Arc<str>, message: &mut Arc<Message>| message.expires.is_some_and(|at| at <= now);
-        let expired = self.messages.extract_if(.., has_expired);
-        let bytes = &mut self.bytes;
+        let mut expired = Vec::new();
+        while let Some((at, topic)) = self.expiring.first()
+            && *at <= now
+        {
+            let topic = topic.clone();
+            self.remove(&topic);
+            expired.push(topic);
+        }
         expired
-            .map(|(topic, message)| {
-                *bytes -= cost(&message);
-                topic
-            })
-            .collect()
     }
 }
 
@@ -304,6 +317,62 @@ fn deliver_one(
     mailbox.deliver(message, &delivery);
     // When the disk cannot follow, the client goes without, as with any other bound.
     _ = keeping.finish(None);
+}
+
+/// Where a topic stands to a filter, among all topics in their order.
+#[derive(Debug, PartialEq, Eq)]
+enum Match {
+    Yes,
+    /// The next one may.
+    No,
+    /// Nor does any before this, which need be no topic itself.
+    NotBefore(String),
+    /// Nor does any behind it.
+    NoMore,
+}
+
+/// Compares level by level; the first that differs says how far away the next topic is that may match.
+fn compare(filter: &str, topic: &str) -> Match {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        // MQTT-4.7.2-1; "%" is the character behind "$".
+        return Match::NotBefore("%".to_owned());
+    }
+    let mut levels = filter.split('/').peekable();
+    // The bytes of the topic that its levels so far take, with the slash after them.
+    let mut seen = 0;
+    let mut names = topic.split('/');
+    while let Some(level) = levels.next() {
+        if level == "#" {
+            // It also stands for the parent level (4.7.1.2), so nothing need be left.
+            return Match::Yes;
+        }
+        // What is longer may follow at once, and what is between is longer in its last level.
+        let Some(name) = names.next() else { return Match::No };
+        if level != "+" && level != name {
+            return differs(&topic[..seen], level, levels.peek().is_some(), topic);
+        }
+        seen += name.len() + 1;
+    }
+    // All in this subtree is too long.
+    if names.next().is_some() { behind_subtree(&topic[..seen]) } else { Match::Yes }
+}
+
+/// Below `parent` (with its slash) only `level` matches, alone or, if it `goes_on`, with more below it.
+fn differs(parent: &str, level: &str, goes_on: bool, topic: &str) -> Match {
+    let alone = format!("{parent}{level}");
+    if *alone > *topic {
+        return Match::NotBefore(alone);
+    }
+    let subtree = alone + "/";
+    if goes_on && *subtree > *topic { Match::NotBefore(subtree) } else { behind_subtree(parent) }
+}
+
+/// The first that may stand behind all topics below `parent`, which ends with its slash: "0" is the character behind "/".
+fn behind_subtree(parent: &str) -> Match {
+    match parent.strip_suffix('/') {
+        Some(parent) => Match::NotBefore(format!("{parent}0")),
+        None => Match::NoMore,
+    }
 }
 
 /// The levels of a filter before its first wildcard, with the slash after them.
@@ -345,6 +414,53 @@ mod tests {
         assert_eq!(topics(&retained, "#"), ["a", "a-b", "a/b", "a/b/c", "b"]);
         assert_eq!(topics(&retained, "+/b/#"), ["a/b", "a/b/c"]);
         assert!(topics(&retained, "c/#").is_empty());
+    }
+
+    #[test]
+    fn filters_and_topics_of_all_kinds_find_each_other() {
+        let texts = |levels: &[&str]| {
+            let mut texts = vec![String::new()];
+            let mut all = Vec::new();
+            for _ in 0..3 {
+                let longer =
+                    |text: &String| levels.iter().map(|level| format!("{text}{level}/")).collect::<Vec<_>>();
+                texts = texts.iter().flat_map(longer).collect();
+                all.extend(texts.iter().map(|text| text.trim_end_matches('/').to_owned()));
+                all.extend(texts.iter().cloned());
+            }
+            all.retain(|text| !text.is_empty());
+            all
+        };
+        let retained = Retained::new(10_000, 10_000_000);
+        // Characters before the slash in their order, and behind it.
+        let names = texts(&["a", "a-", "a0", "b", "$a"]);
+        names.iter().for_each(|topic| retained.retain(&message(topic, "x"), Instant::now()).unwrap());
+        let names: BTreeSet<_> = names.iter().collect();
+        let wildcards = |text: &String| ["#", "+/#"].map(|end| format!("{text}{end}"));
+        let filters = texts(&["a", "a-", "+", "b", "$a"]);
+        let open = filters.iter().filter(|text| text.ends_with('/')).flat_map(wildcards);
+        for filter in filters.iter().cloned().chain(open).chain(["#".to_owned()]) {
+            let expected = names.iter().filter(|topic| topic::matches(&filter, topic)).copied();
+            assert_eq!(topics(&retained, &filter), expected.cloned().collect::<Vec<_>>(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_look_leads_past_subtrees() {
+        let check = |filter: &str, topic: &str, expected: Match| {
+            assert_eq!(compare(filter, topic), expected, "{filter} {topic}");
+        };
+        let not_before = |text: &str| Match::NotBefore(text.to_owned());
+        check("+/b", "a/b", Match::Yes);
+        check("+/b", "a/a/a", not_before("a/b"));
+        check("+/b/#", "a/b-c", not_before("a/b/"));
+        check("+/b", "a/b-c", not_before("a0"));
+        check("+/b", "a/c/d", not_before("a0"));
+        check("+", "a/b", not_before("a0"));
+        check("+/+/c", "a", Match::No);
+        check("+/b/+/d", "a/b/c/e", not_before("a/b/c0"));
+        check("a/#", "b", Match::NoMore);
+        check("#", "$a", not_before("%"));
     }
 
     #[test]
@@ -393,6 +509,24 @@ mod tests {
         assert!(retained.matching("short", later).is_empty());
         assert_eq!(retained.retain(&message("b", "x"), later), Ok(()));
         assert_eq!(retained.len(), 2);
+    }
+
+    #[test]
+    fn what_is_replaced_or_removed_expires_no_more() {
+        let now = Instant::now();
+        let retained = Retained::new(2, 100_000);
+        for topic in ["a", "b"] {
+            let expires = Some(now + Duration::from_secs(1));
+            let short = Message { expires, ..Message::clone(&message(topic, "x")) };
+            retained.retain(&Arc::new(short), now).unwrap();
+        }
+        retained.retain(&message("a", "y"), now).unwrap();
+        retained.retain(&message("b", ""), now).unwrap();
+        retained.retain(&message("b", "y"), now).unwrap();
+        assert_eq!(retained.topics.read().expiring.len(), 0);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(retained.retain(&message("c", "x"), later), Err(RetainedFull("mqtt.retained_max")));
+        assert_eq!(topics(&retained, "#"), ["a", "b"]);
     }
 
     #[test]

@@ -251,7 +251,7 @@ fn hub_options(subscription: &Subscription, identifier: u32) -> SubscribeOptions
 }
 
 pub(super) fn has_subscription(attachment: &Attachment, filter: &str) -> bool {
-    attachment.gateway.hub.subscriptions(&attachment.client.id).iter().any(|(held, _)| held == filter)
+    attachment.gateway.hub.has_subscription(&attachment.client.id, filter)
 }
 
 fn wants_retained(subscription: &Subscription, is_new: bool) -> bool {

@@ -1,6 +1,6 @@
 //! What is retained for a new subscription goes to the client as its queue has room: there may be more than that holds.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -13,10 +13,13 @@ const QUEUE_PARTS: usize = 4;
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// What new subscriptions want. One that is made again begins again.
     pub(super) fn want_retained(&mut self, wanted: Vec<Wanted>) {
-        for new in wanted {
-            self.retained.retain(|older| older.filter() != new.filter());
-            self.retained.push_back(new);
-        }
+        let last: HashMap<&str, usize> =
+            wanted.iter().enumerate().map(|(at, new)| (new.filter(), at)).collect();
+        self.retained.retain(|older| !last.contains_key(older.filter()));
+        let is_last: Vec<bool> =
+            wanted.iter().enumerate().map(|(at, new)| last[new.filter()] == at).collect();
+        let new = wanted.into_iter().zip(is_last).filter(|(_, is_last)| *is_last);
+        self.retained.extend(new.map(|(new, _)| new));
         self.send_retained();
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{LimitsMessage, LinkError};
+use super::{LimitsMessage, LinkError, rest::Resting};
 use crate::{
     compress::{Compressor, DICTIONARIES_MAX, Shelf},
     hpack::HeaderShelf,
@@ -28,6 +28,8 @@ pub struct Config {
     pub ping_timeout: Duration,
     /// Name and version of this software, sent in WELCOME.
     pub agent: String,
+    /// What connections at rest have in common.
+    pub resting: Resting,
 }
 
 impl Default for Config {
@@ -41,6 +43,7 @@ impl Default for Config {
             heartbeat_grace: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(10),
             agent: concat!("towline/", env!("CARGO_PKG_VERSION")).to_owned(),
+            resting: Resting::default(),
         }
     }
 }

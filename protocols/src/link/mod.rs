@@ -19,6 +19,7 @@ pub mod frame;
 mod message;
 pub mod proto;
 pub mod report;
+mod rest;
 pub mod server;
 mod session_headers;
 mod stream_codec;
@@ -35,6 +36,7 @@ pub use proto::{
     LimitsMessage, Offer, OfferedDictionary, Outcome, Parameter, ParameterValue, Partial, Piece, Policy,
     PushesTaken, QualitySnapshot, Report, Subscribe, Subscribed, Waiting, Welcome,
 };
+pub use rest::Resting;
 pub use session_headers::{SESSION_HEADERS_HASH_BYTES, SessionHeaders};
 pub use stream_codec::{StreamCodec, StreamSettings};
 

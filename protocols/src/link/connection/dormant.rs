@@ -12,12 +12,30 @@ use crate::{
 #[derive(Debug)]
 pub struct Dormant {
     control: control::Dormant,
-    send_window: i64,
-    receive_window: i64,
-    credit_pending: i64,
+    windows: Windows,
     seq_highest: u64,
     encoder: Option<Box<Encoder>>,
     decoder: Option<Box<Decoder>>,
+}
+
+/// The connection's. With nothing under way they are within signed 32 bits, but for those
+/// of short connections, which have no bound and no rest.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    send: i32,
+    receive: i32,
+    credit_pending: i32,
+}
+
+impl Windows {
+    /// `None` for a short connection.
+    fn of(connection: &Connection) -> Option<Self> {
+        Some(Self {
+            send: connection.send_window.try_into().ok()?,
+            receive: connection.receive_window.try_into().ok()?,
+            credit_pending: connection.credit_pending.try_into().ok()?,
+        })
+    }
 }
 
 impl Connection {
@@ -26,16 +44,15 @@ impl Connection {
         self.streams.is_empty() && self.backlog.tended.is_empty() && self.control.is_idle()
     }
 
-    /// What is to be kept of a connection that [is idle](Self::is_idle); `None` for any other, and for a client's.
+    /// What is to be kept of a connection that [is idle](Self::is_idle); `None` for any other, for a client's, and for
+    /// a short one.
     pub fn rest(self) -> Option<Dormant> {
         if !self.is_idle() || self.control.role() != Role::Server {
             return None;
         }
         Some(Dormant {
+            windows: Windows::of(&self)?,
             control: self.control.rest(),
-            send_window: self.send_window,
-            receive_window: self.receive_window,
-            credit_pending: self.credit_pending,
             seq_highest: self.seq_highest,
             encoder: self.encoder,
             decoder: self.decoder,
@@ -47,9 +64,9 @@ impl Dormant {
     /// The connection as it was.
     pub fn wake(self, now: Instant) -> Connection {
         Connection {
-            send_window: self.send_window,
-            receive_window: self.receive_window,
-            credit_pending: self.credit_pending,
+            send_window: self.windows.send.into(),
+            receive_window: self.windows.receive.into(),
+            credit_pending: self.windows.credit_pending.into(),
             seq_highest: self.seq_highest,
             encoder: self.encoder,
             decoder: self.decoder,

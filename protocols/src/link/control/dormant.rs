@@ -6,18 +6,12 @@ use std::{
 };
 
 use super::{Control, Heartbeat, Phase};
-use crate::{
-    hpack::HeaderDictionary,
-    link::{Config, Peer, Role},
-};
+use crate::link::{Role, rest::Common};
 
 /// What is kept of a server's control machine while its connection is dormant.
 #[derive(Debug)]
 pub(in crate::link) struct Dormant {
-    config: Arc<Config>,
-    peer: Peer,
-    header_dictionary: Option<Arc<HeaderDictionary>>,
-    dictionaries_off: bool,
+    common: Arc<Common>,
     /// All that a server's heartbeat is judged by.
     last_received: Instant,
     silence_max: Option<Duration>,
@@ -38,16 +32,20 @@ impl Control {
         let (last_received, silence_max) = self.heartbeat.promise();
         let header_dictionary = self.header_dictionary().cloned();
         let Self { config, peer, dictionaries_off, .. } = self;
-        Dormant { config, peer, header_dictionary, dictionaries_off, last_received, silence_max }
+        let resting = config.resting.clone();
+        let common = resting.share(Common { config, peer, header_dictionary, dictionaries_off });
+        Dormant { common, last_received, silence_max }
     }
 }
 
 impl Dormant {
     pub(in crate::link) fn wake(self, now: Instant) -> Control {
-        let Self { config, peer, header_dictionary, dictionaries_off, last_received, silence_max } = self;
-        let mut control = Control::new(config, Role::Server, Phase::Open, now);
-        control.set_header_dictionary(header_dictionary);
+        let Self { common, last_received, silence_max } = self;
+        let Common { config, peer, header_dictionary, dictionaries_off } = &*common;
+        let mut control = Control::new(Arc::clone(config), Role::Server, Phase::Open, now);
+        control.set_header_dictionary(header_dictionary.clone());
         let heartbeat = Heartbeat::promised(last_received, silence_max);
+        let (peer, dictionaries_off) = (peer.clone(), *dictionaries_off);
         Control { introduced: true, peer, dictionaries_off, heartbeat, ..control }
     }
 

@@ -32,7 +32,8 @@ pub(super) enum Kept {
     /// As they are used.
     Open(Arc<SessionHeaders>),
     /// As the store had them when the gateway started.
-    Sealed(Box<[u8]>),
+    #[allow(clippy::box_collection, reason = "a word less for each session")]
+    Sealed(Box<Vec<u8>>),
 }
 
 /// The fields of one connection's requests, if there are any.
@@ -102,7 +103,7 @@ impl LinkSession {
     /// What the store has of them, at the start of the gateway.
     pub(super) fn restore_headers(&self, sealed: Vec<u8>) {
         self.held.add(sealed.len());
-        self.lock().headers = Kept::Sealed(sealed.into());
+        self.lock().headers = Kept::Sealed(Box::new(sealed));
     }
 
     /// The session has ended.

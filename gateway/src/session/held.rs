@@ -54,6 +54,11 @@ impl Holders {
 }
 
 impl Held {
+    /// Whose share it is.
+    pub(super) fn user(&self) -> Option<&Arc<str>> {
+        self.share.as_ref().map(|share| &share.user)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -283,7 +283,7 @@ impl fmt::Debug for Lease {
 }
 
 fn running(state: &mut State, context: &super::Context) -> usize {
-    state.ledger_mut(context).running() + state.unrecorded.len()
+    state.ledger_mut(context).running() + state.unrecorded().len()
 }
 
 fn refuse(kind: RpcErrorKind, text: impl Into<String>) -> Begin {

@@ -48,15 +48,16 @@ use crate::{
 /// Locks are taken in the order session, exchange, signal; none is held while the hub is asked to change.
 pub struct LinkSession {
     pub(super) context: Arc<Context>,
-    identity: Identity,
-    /// The share of the session's user in what is held.
+    client_id: Arc<str>,
+    secret_hash: SecretHash,
+    /// The share of the session's user in what is held; it knows the user.
     pub(super) held: Arc<Held>,
-    /// The same as `state.connection.is_some()`, for those who must not wait for the state.
+    /// The same as `State::is_connected`, for those who must not wait for the state.
     connected: AtomicBool,
     state: Mutex<State>,
 }
 
-/// Whom a session belongs to.
+/// Whom a session belongs to, or is said to.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) client_id: Arc<str>,
@@ -72,32 +73,32 @@ pub(super) struct State {
     unheard: Unheard,
     /// WELCOME.push_line: names the numbering of pushes, which a restart does not change.
     push_line: u64,
-    /// Of the last connection; `None` before the first since the start of the gateway.
-    epoch: Option<u64>,
-    connection: Option<Arc<Signal>>,
+    /// Of the last connection that held the session, if `was_held`.
+    epoch: u64,
+    /// A connection has held it since the start of the gateway.
+    was_held: bool,
+    hold: Hold,
     /// Connections whose handshake is under way.
     pub(super) visitors: Visitors,
     /// The password that was found right last, so that it need not be checked for a visitor.
     pub(super) login: Option<Box<Login>>,
     /// The header fields of its requests.
     pub(super) headers: Kept,
-    away_since: Option<Instant>,
     ended: bool,
     /// Whether the session stands in `Due::away`, in `Due::outcomes` and in `Due::uploads`.
     due_away: bool,
     due_outcomes: bool,
     due_uploads: bool,
     pub(super) ledger: Option<Box<Ledger<Arc<Exchange>>>>,
-    /// Running exchanges that the ledger had no room for.
-    pub(super) unrecorded: Vec<Arc<Exchange>>,
+    /// Running exchanges that the ledger had no room for, which hardly any session has.
+    #[allow(clippy::box_collection, reason = "two words less for each session")]
+    unrecorded: Option<Box<Vec<Arc<Exchange>>>>,
     pushes: Option<Box<PushQueue>>,
     push_id_last: u64,
     /// The store knows that ids up to this one may have been used.
     push_ids_reserved: u64,
     /// The highest number that was begun.
     pub(super) seq_highest: u64,
-    /// WELCOME.seq_min: what a restart forgot of this session lies at or below it.
-    pub(super) seq_min: u64,
     /// `None` until a durable route is used.
     durable: Option<Box<Durable>>,
     /// What the client has said of itself; many share one.
@@ -106,22 +107,50 @@ pub(super) struct State {
     pub(super) policy_told: u64,
 }
 
+/// Which connection has the session.
+#[derive(Default)]
+enum Hold {
+    /// None, and time does not count yet.
+    #[default]
+    Free,
+    /// None since then, or its last visitor has come or gone then.
+    Away(Instant),
+    By(Arc<Signal>),
+}
+
+impl Hold {
+    fn connection(&self) -> Option<&Arc<Signal>> {
+        match self {
+            Self::By(signal) => Some(signal),
+            Self::Free | Self::Away(_) => None,
+        }
+    }
+
+    /// The connection has it no more.
+    fn leave(&mut self) -> Option<Arc<Signal>> {
+        let left = self.connection().cloned()?;
+        *self = Self::Free;
+        Some(left)
+    }
+}
+
 impl LinkSession {
     pub(super) fn new(identity: Identity, context: Arc<Context>) -> Arc<Self> {
         let (id, push_line) = (fastrand::u64(1..), fastrand::u64(1..));
         let state = Mutex::new(State { id, push_line, ..State::default() });
-        let held = context.held.of(identity.user.as_ref());
-        Arc::new(Self { context, identity, held, connected: AtomicBool::new(false), state })
+        let Identity { client_id, user, secret_hash } = identity;
+        let held = context.held.of(user.as_ref());
+        Arc::new(Self { context, client_id, secret_hash, held, connected: AtomicBool::new(false), state })
     }
 
     /// The client's id.
     pub fn client_id(&self) -> &Arc<str> {
-        &self.identity.client_id
+        &self.client_id
     }
 
     /// The user that the session belongs to.
     pub fn user(&self) -> Option<&Arc<str>> {
-        self.identity.user.as_ref()
+        self.held.user()
     }
 
     /// The bound on what is held that is met, if one is.
@@ -131,14 +160,14 @@ impl LinkSession {
 
     pub(super) fn register(self: &Arc<Self>) -> Result<(), RegisterError> {
         let mailbox: Arc<dyn Mailbox> = self.clone();
-        self.context.hub.register(&self.identity.client_id, self.identity.user.clone(), mailbox)
+        self.context.hub.register(&self.client_id, self.user().cloned(), mailbox)
     }
 
     pub(super) fn check_owner(&self, claimed: &Identity) -> Result<(), OpenError> {
-        if !self.identity.secret_hash.matches(&claimed.secret_hash) {
+        if !self.secret_hash.matches(&claimed.secret_hash) {
             return Err(OpenError::WrongSecret);
         }
-        if self.identity.user != claimed.user {
+        if self.user() != claimed.user.as_ref() {
             return Err(OpenError::WrongUser);
         }
         Ok(())
@@ -159,7 +188,7 @@ impl LinkSession {
             }
             return;
         };
-        state.connection = None;
+        state.hold = Hold::Free;
         self.tell(What::Disconnected("connection_lost"));
         self.connection_lost(&mut state, signal);
         drop(state);
@@ -168,14 +197,13 @@ impl LinkSession {
 
     /// Tells of the client's coming or going. Under the lock, so that it is told in its order.
     pub(super) fn tell(&self, what: What) {
-        let Identity { client_id, user, .. } = &self.identity;
-        self.context.hub.presence().tell(client_id, user.as_ref(), "link", what);
+        self.context.hub.presence().tell(&self.client_id, self.user(), "link", what);
     }
 
     /// Of the connection that holds it, and of those that visit it.
     pub(super) fn signals(&self) -> Vec<Arc<Signal>> {
         let state = self.state.lock();
-        state.connection.iter().chain(state.visitors.signals()).cloned().collect()
+        state.hold.connection().into_iter().chain(state.visitors.signals()).cloned().collect()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -191,10 +219,10 @@ impl LinkSession {
     pub(super) fn note_away(self: &Arc<Self>) {
         let now = self.context.clock.now();
         let mut state = self.state.lock();
-        if state.connection.is_some() {
+        if state.is_connected() {
             return;
         }
-        state.away_since = Some(now);
+        state.hold = Hold::Away(now);
         if !mem::replace(&mut state.due_away, true) {
             self.context.due.away.push(now + self.context.settings.load().expiry, Arc::downgrade(self));
         }
@@ -204,7 +232,7 @@ impl LinkSession {
     pub(super) fn has_expired(self: &Arc<Self>, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.due_away = false;
-        let Some(away_since) = state.away_since else { return false };
+        let Hold::Away(away_since) = state.hold else { return false };
         let expires = away_since + self.context.settings.load().expiry;
         if expires <= now {
             return true;
@@ -217,10 +245,10 @@ impl LinkSession {
     /// Ends the session: nothing of it is kept.
     pub(super) fn end(self: &Arc<Self>) {
         let mailbox: Arc<dyn Mailbox> = self.clone();
-        self.context.hub.unregister(&self.identity.client_id, &mailbox);
+        self.context.hub.unregister(&self.client_id, &mailbox);
         let mut state = self.state.lock();
         state.ended = true;
-        if let Some(connection) = state.connection.take() {
+        if let Some(connection) = state.hold.leave() {
             connection.revoke(Revoked::Ended);
         }
         state.visitors.dismiss(u64::MAX, Revoked::Ended);
@@ -234,7 +262,7 @@ impl LinkSession {
             }
             self.held.sub(queue.bytes());
         }
-        let key = self.identity.client_id.as_bytes().to_vec();
+        let key = self.client_id.as_bytes().to_vec();
         self.context.forget(Write::Delete { table: Table::Sessions, key });
         self.forget_pushes((state.push_id_last > 0).then_some(u64::MAX));
     }
@@ -242,26 +270,26 @@ impl LinkSession {
     /// The gateway goes: the session lets go of the hub, and what waits is left to the store.
     pub(super) fn suspend(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        if let Some(connection) = state.connection.take() {
+        if let Some(connection) = state.hold.leave() {
             connection.revoke(Revoked::Ended);
             self.connection_lost(&mut state, &connection);
         }
         state.visitors.dismiss(u64::MAX, Revoked::Ended);
         drop(state);
         let mailbox: Arc<dyn Mailbox> = self.clone();
-        self.context.hub.unregister(&self.identity.client_id, &mailbox);
+        self.context.hub.unregister(&self.client_id, &mailbox);
     }
 }
 
 impl State {
     /// Whether a connection holds the session.
     pub(super) fn is_connected(&self) -> bool {
-        self.connection.is_some()
+        self.hold.connection().is_some()
     }
 
     /// Has that connection look for another policy.
     pub(super) fn wake_for_policy(&self) {
-        if let Some(connection) = &self.connection {
+        if let Some(connection) = self.hold.connection() {
             connection.policy();
         }
     }
@@ -275,11 +303,11 @@ impl State {
     }
 
     pub(super) fn is_held_by(&self, signal: &Arc<Signal>) -> bool {
-        self.connection.as_ref().is_some_and(|held| Arc::ptr_eq(held, signal))
+        self.hold.connection().is_some_and(|held| Arc::ptr_eq(held, signal))
     }
 
     /// Whether a connection of `epoch` may take the session over.
     pub(super) fn is_newer(&self, epoch: u64) -> bool {
-        self.epoch.is_none_or(|held| epoch > held)
+        !self.was_held || epoch > self.epoch
     }
 }

@@ -93,7 +93,7 @@ impl LinkSession {
         let signal = state.visitors.enter(hello.epoch, Role::Short, headers.clone());
         // One without any says nothing of those that links use.
         let headers_kept = headers.is_some() && self.keep_headers(&mut state, hello, &headers);
-        let (session_id, seq_min) = (state.id(), state.seq_min);
+        let (session_id, seq_min) = (state.id(), state.seq_min());
         let resumed = state.is_named_by(hello);
         let pushes = self.pushes_to_take_along(&mut state, hello.pushes_taken.as_ref());
         drop(state);

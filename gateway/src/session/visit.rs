@@ -131,7 +131,7 @@ impl LinkSession {
         let signal = state.visitors.enter(hello.epoch, Role::Early, headers.clone());
         let waiting = hello.waiting.iter().map(|waiting| waiting.seq);
         let (unknown, awaited) = waiting.partition(|&seq| state.is_new(seq));
-        let (session_id, seq_min) = (state.id(), state.seq_min);
+        let (session_id, seq_min) = (state.id(), state.seq_min());
         drop(state);
         let lease = Lease::new(Arc::clone(self), signal);
         let headers_kept = self.would_keep(&headers);

@@ -140,11 +140,11 @@ impl LinkSession {
         if state.ended {
             return Err(Progress::Dropped("session_ended"));
         }
-        if qos == 0 && state.connection.is_none() {
+        if qos == 0 && !state.is_connected() {
             return Err(Progress::Dropped("away"));
         }
         self.enqueue(&mut state, message, qos)?;
-        match &state.connection {
+        match state.hold.connection() {
             Some(connection) => {
                 connection.pushes();
                 Ok(Delivered::Sent)
@@ -222,13 +222,13 @@ impl LinkSession {
 
     pub(super) fn tell_backend(&self, message: &Message, progress: Progress) {
         if let Some(ticket) = &message.receipt {
-            ticket.note(&self.identity.client_id, progress);
+            ticket.note(self.client_id(), progress);
         }
     }
 
     fn forget_push(&self, push: &QueuedPush) {
         if push.stored {
-            let key = push_key(&self.identity.client_id, push.id);
+            let key = push_key(self.client_id(), push.id);
             self.context.forget(Write::Delete { table: Table::Pushes, key });
         }
     }
@@ -236,7 +236,7 @@ impl LinkSession {
     /// Removes all stored pushes up to `last`.
     pub(super) fn forget_pushes(&self, last: Option<u64>) {
         let Some(last) = last else { return };
-        let key = |id| push_key(&self.identity.client_id, id);
+        let key = |id| push_key(self.client_id(), id);
         self.context.forget(Write::DeleteRange { table: Table::Pushes, first: key(0), last: key(last) });
     }
 
@@ -252,20 +252,20 @@ impl LinkSession {
     }
 
     fn put_identity(&self, push_line: u64, push_ids_reserved: u64) -> Write {
-        let subscriptions = self.context.hub.subscriptions(&self.identity.client_id);
+        let subscriptions = self.context.hub.subscriptions(self.client_id());
         let record = SessionRecord {
-            secret_hash: self.identity.secret_hash.0,
-            user: self.identity.user.clone(),
+            secret_hash: self.secret_hash.0,
+            user: self.user().cloned(),
             push_line,
             push_ids_reserved,
             filters: subscriptions.into_iter().map(|(filter, options)| (filter, options.qos)).collect(),
         };
-        let key = self.identity.client_id.as_bytes().to_vec();
+        let key = self.client_id().as_bytes().to_vec();
         Write::Put { table: Table::Sessions, key, value: record.encode() }
     }
 
     fn put_push(&self, push: &QueuedPush) -> Write {
-        let key = push_key(&self.identity.client_id, push.id);
+        let key = push_key(self.client_id(), push.id);
         Write::Put { table: Table::Pushes, key, value: encode_push(push, &self.context.clock) }
     }
 }

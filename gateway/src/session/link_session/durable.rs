@@ -43,6 +43,8 @@ pub(super) struct Durable {
     reserved: u64,
     /// The mark that the store holds for this session id; 0 until it holds one.
     mark: u64,
+    /// What a restart forgot of this session id lies at or below it.
+    forgotten: u64,
     /// Requests whose outcome was written.
     records: BTreeMap<u64, Record>,
 }
@@ -54,6 +56,13 @@ pub(in crate::session) type Committed = Pin<Box<dyn Future<Output = Result<(), S
 pub(in crate::session) struct Reservation {
     mark: Mark,
     pub(in crate::session) committed: Committed,
+}
+
+impl State {
+    /// WELCOME.seq_min: what a restart forgot of this session lies at or below it.
+    pub(in crate::session) fn seq_min(&self) -> u64 {
+        self.durable.as_ref().map_or(0, |durable| durable.forgotten)
+    }
 }
 
 impl LinkSession {
@@ -162,7 +171,6 @@ impl LinkSession {
     /// used a durable route once waits for its mark under each later id, since until then the store holds the
     /// mark of the id before.
     pub(super) fn forget_marks(&self, state: &mut State) {
-        state.seq_min = 0;
         let Some(durable) = &mut state.durable else { return };
         self.leave_share(durable);
         **durable = Durable::default();
@@ -196,15 +204,15 @@ impl LinkSession {
     }
 
     /// The session goes on under the id that it had, and knows that numbers up to the mark may have run.
-    pub(in crate::session) fn restore_mark(&self, mark: Mark) {
+    pub(in crate::session) fn restore_mark(&self, Mark { session_id, mark }: Mark) {
         let mut state = self.state.lock();
-        state.id = mark.session_id;
-        (state.seq_min, state.seq_highest) = (mark.mark, mark.mark);
+        state.id = session_id;
+        state.seq_highest = mark;
         let mut ledger = Ledger::new(self.context.ledger_limits(), 0);
-        ledger.presume_run(mark.mark);
+        ledger.presume_run(mark);
         state.ledger = Some(Box::new(ledger));
         state.durable =
-            Some(Box::new(Durable { reserved: mark.mark, mark: mark.mark, records: BTreeMap::new() }));
+            Some(Box::new(Durable { reserved: mark, mark, forgotten: mark, records: BTreeMap::new() }));
     }
 
     /// Brings an outcome back; false when it is not of this session. To be called in the order of their ends.

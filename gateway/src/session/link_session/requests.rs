@@ -46,10 +46,10 @@ impl LinkSession {
                 return true;
             }
         }
-        let is_known = state.unrecorded.iter().any(|held| Arc::ptr_eq(held, exchange));
+        let is_known = state.unrecorded().iter().any(|held| Arc::ptr_eq(held, exchange));
         // What was given up meanwhile is over, and nobody would take it out again.
         if !is_known && !exchange.is_finished() {
-            state.unrecorded.push(exchange.clone());
+            state.unrecorded.get_or_insert_default().push(exchange.clone());
         }
         false
     }
@@ -172,24 +172,29 @@ impl State {
     /// A request that runs, or whose outcome is kept.
     pub(in crate::session) fn exchange(&self, seq: u64) -> Option<&Arc<Exchange>> {
         let recorded = self.ledger.as_ref().and_then(|ledger| ledger.get(seq));
-        recorded.or_else(|| self.unrecorded.iter().find(|held| held.seq() == seq))
+        recorded.or_else(|| self.unrecorded().iter().find(|held| held.seq() == seq))
     }
 
     pub(in crate::session) fn ledger_mut(&mut self, context: &Context) -> &mut Ledger<Arc<Exchange>> {
         self.ledger.get_or_insert_with(|| Box::new(Ledger::new(context.ledger_limits(), 0)))
     }
 
+    /// Those that the ledger had no room for.
+    pub(in crate::session) fn unrecorded(&self) -> &[Arc<Exchange>] {
+        self.unrecorded.as_ref().map_or(&[], |unrecorded| unrecorded)
+    }
+
     /// All that run, or whose outcome is kept.
     pub(super) fn exchanges(&self) -> impl Iterator<Item = &Arc<Exchange>> {
         let recorded = self.ledger.iter().flat_map(|ledger| ledger.iter().map(|(_, exchange)| exchange));
-        recorded.chain(&self.unrecorded)
+        recorded.chain(self.unrecorded())
     }
 
     /// Ends what runs and drops what is recorded.
     pub(super) fn forget_requests(&mut self, why: &str) {
         self.exchanges().for_each(|exchange| _ = exchange.cancel(why));
         self.ledger = None;
-        self.unrecorded = Vec::new();
+        self.unrecorded = None;
         self.visitors.forget();
     }
 
@@ -213,7 +218,9 @@ impl State {
     }
 
     fn forget_unrecorded(&mut self, exchange: &Exchange) {
-        self.unrecorded.retain(|held| !ptr::eq(&raw const **held, exchange));
+        let Some(unrecorded) = &mut self.unrecorded else { return };
+        unrecorded.retain(|held| !ptr::eq(&raw const **held, exchange));
+        self.unrecorded.take_if(|unrecorded| unrecorded.is_empty());
     }
 }
 

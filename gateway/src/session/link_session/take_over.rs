@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use towline_protocols::link::{Hello, Partial, RpcError, server::Ledger};
 
-use super::{LinkSession, State, unheard::Unheard};
+use super::{Hold, LinkSession, State, unheard::Unheard};
 use crate::{
     presence::What,
     session::{
@@ -116,7 +116,7 @@ impl LinkSession {
             None => self.headers_in(&state, hello)?,
         };
         state.visitors.leave(signal);
-        let older = state.connection.take().inspect(|older| older.revoke(Revoked::TakenOver));
+        let older = state.hold.leave().inspect(|older| older.revoke(Revoked::TakenOver));
         state.visitors.dismiss(hello.epoch, Revoked::TakenOver);
         let handed_over = state.visitors.handed_over(hello.epoch, signal);
         if let Some(older) = older {
@@ -125,9 +125,8 @@ impl LinkSession {
         }
         self.begun_left(&mut state, handed_over.others);
         let resumed = state.goes_on(hello, &self.context);
-        state.epoch = Some(hello.epoch);
-        state.away_since = None;
-        state.connection = Some(signal.clone());
+        (state.was_held, state.epoch) = (true, hello.epoch);
+        state.hold = Hold::By(signal.clone());
         self.connected.store(true, Ordering::Release);
         self.tell(What::Connected);
         self.resume_pushes(&mut state, hello.pushes_taken.as_ref(), signal);
@@ -149,7 +148,7 @@ impl LinkSession {
             true => self.resolve_waiting(&mut state, hello, &handed_over.unspoken, signal, told),
             false => Resolved::default(),
         };
-        let (session_id, seq_min) = (state.id, state.seq_min);
+        let (session_id, seq_min) = (state.id, state.seq_min());
         Ok(Holder { session_id, seq_min, resumed, headers, headers_kept, waiting })
     }
 

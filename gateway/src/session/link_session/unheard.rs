@@ -16,20 +16,23 @@ use towline_protocols::link::Hello;
 use super::State;
 use crate::session::Context;
 
-/// What a session knows of a client that has not named it.
+/// What a session knows of a client that has not named it; `None` once it has.
 #[derive(Default)]
-pub(super) struct Unheard {
-    /// The id in the HELLO that it got its own at; `None` once the client has named it.
-    claimed: Option<u64>,
+pub(super) struct Unheard(Option<Claim>);
+
+/// The HELLO at which the session got its id.
+struct Claim {
+    /// The id in it.
+    session_id: u64,
     /// Requests for which the client waited then: who has them is unknown.
-    doubtful: Option<Box<[u64]>>,
+    doubtful: Box<[u64]>,
 }
 
 impl Unheard {
     /// The session gets an id at `hello`.
     pub(super) fn at(hello: &Hello) -> Self {
-        let doubtful: Box<[u64]> = hello.waiting.iter().map(|waiting| waiting.seq).collect();
-        Self { claimed: Some(hello.session_id), doubtful: (!doubtful.is_empty()).then_some(doubtful) }
+        let doubtful = hello.waiting.iter().map(|waiting| waiting.seq).collect();
+        Self(Some(Claim { session_id: hello.session_id, doubtful }))
     }
 }
 
@@ -50,13 +53,11 @@ impl State {
             return true;
         }
         // A client that waits for nothing may as well have been started again, and number from 1.
-        if self.unheard.claimed != Some(hello.session_id) || hello.waiting.is_empty() {
-            return false;
-        }
+        let claim = self.unheard.0.as_ref().filter(|claim| claim.session_id == hello.session_id);
+        let Some(claim) = claim.filter(|_| !hello.waiting.is_empty()) else { return false };
         // Whatever it has sent on the connections between the two was not sent here.
-        let follows = self.epoch.unwrap_or_default().checked_add(1) == Some(hello.epoch);
-        let doubtful = self.unheard.doubtful.as_deref().unwrap_or_default();
-        let in_doubt = |seq: &u64| !follows || doubtful.contains(seq);
+        let follows = self.epoch.checked_add(1) == Some(hello.epoch);
+        let in_doubt = |seq: &u64| !follows || claim.doubtful.contains(seq);
         let in_doubt: Vec<u64> = hello.waiting.iter().map(|waiting| waiting.seq).filter(in_doubt).collect();
         for seq in in_doubt {
             if self.is_new(seq) {

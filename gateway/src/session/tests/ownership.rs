@@ -210,3 +210,9 @@ fn a_gateway_that_ends_frees_its_sessions_and_tells_their_connections() {
     drop(opened);
     assert!(session.upgrade().is_none());
 }
+
+/// With the counts of its `Arc`, one of the allocator's sizes.
+#[test]
+fn a_session_that_does_nothing_is_small() {
+    assert!(size_of::<LinkSession>() <= 256 - 16, "{} bytes", size_of::<LinkSession>());
+}

@@ -340,7 +340,7 @@ impl Hub {
 
     /// How many subscriptions a client has.
     pub fn subscription_count(&self, client_id: &str) -> usize {
-        self.inner.registry.client(client_id).map_or(0, |client| client.places.lock().list.len())
+        self.inner.registry.client(client_id).map_or(0, |client| client.places.lock().list().len())
     }
 
     /// Delivers a message to every client that subscribed to its topic, once each: overlapping

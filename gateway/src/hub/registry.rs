@@ -3,6 +3,7 @@
 use std::{
     borrow::Borrow,
     hash::{Hash, Hasher},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -26,11 +27,34 @@ pub(super) struct Client {
 }
 
 /// A client's subscriptions.
-#[derive(Default)]
-pub(super) struct Places {
-    pub(super) list: Vec<Place>,
-    /// Set when the client leaves, so that a subscription that raced with it leaves nothing behind.
-    pub(super) closed: bool,
+pub(super) enum Places {
+    /// No longer than it must be: most clients have a few.
+    Open(Box<[Place]>),
+    /// The client has left: a subscription that raced with it leaves nothing behind.
+    Closed,
+}
+
+impl Places {
+    pub(super) fn list(&self) -> &[Place] {
+        match self {
+            Self::Open(list) => list,
+            Self::Closed => &[],
+        }
+    }
+
+    /// No effect when the client has left.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Vec<Place>)) {
+        let Self::Open(list) = self else { return };
+        let mut places = mem::take(list).into_vec();
+        change(&mut places);
+        *list = places.into();
+    }
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::Open(Box::default())
+    }
 }
 
 /// Why a client was not registered.

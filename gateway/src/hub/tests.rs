@@ -427,3 +427,10 @@ proptest! {
         prop_assert_eq!(parsed.matches(&topic), naive_match(&filter, &topic));
     }
 }
+
+/// With the counts of its `Arc`, one of the allocator's sizes.
+#[test]
+fn a_client_without_subscriptions_is_small() {
+    let bytes = size_of::<registry::Client>();
+    assert!(bytes <= 96 - 16, "{bytes} bytes");
+}

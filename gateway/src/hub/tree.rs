@@ -24,7 +24,7 @@ use super::{
     Message, SubscribeOptions,
     filter::TopicFilter,
     levels::{LevelId, Levels},
-    registry::Client,
+    registry::{Client, Places},
 };
 
 /// Where one subscription of a client stands in the tree; the client keeps these to be able to leave.
@@ -186,7 +186,7 @@ impl Tree {
         options: SubscribeOptions,
     ) -> Option<bool> {
         let mut places = client.places.lock();
-        if places.closed {
+        if matches!(*places, Places::Closed) {
             return None;
         }
         let node = self.node_for(filter.filter());
@@ -198,7 +198,11 @@ impl Tree {
             Some(name) => subscribers.group(name, filter).insert(subscription),
         };
         if is_new {
-            places.list.push(Place { node, group: group.unwrap_or(LevelId::UNUSED) });
+            let place = Place { node, group: group.unwrap_or(LevelId::UNUSED) };
+            places.change(|list| {
+                list.reserve_exact(1);
+                list.push(place);
+            });
         } else if let Some(group) = group {
             self.levels.release(group);
         }
@@ -208,30 +212,29 @@ impl Tree {
     pub(super) fn unsubscribe(&mut self, client: &Arc<Client>, filter: &TopicFilter<'_>) -> bool {
         let Some(place) = self.place(filter) else { return false };
         let mut places = client.places.lock();
-        let Some(index) = places.list.iter().position(|held| *held == place) else { return false };
-        places.list.swap_remove(index);
-        places.list.shrink_to_fit();
+        let Some(index) = places.list().iter().position(|held| *held == place) else { return false };
+        places.change(|list| _ = list.swap_remove(index));
         self.remove(client, place);
         true
     }
 
     /// Whether a client has a subscription, without a look at its others.
     pub(super) fn has_subscription(&self, client: &Arc<Client>, filter: &TopicFilter<'_>) -> bool {
-        self.place(filter).is_some_and(|place| client.places.lock().list.contains(&place))
+        self.place(filter).is_some_and(|place| client.places.lock().list().contains(&place))
     }
 
     pub(super) fn remove_client(&mut self, client: &Arc<Client>) {
         let mut places = client.places.lock();
-        places.closed = true;
-        for place in std::mem::take(&mut places.list) {
-            self.remove(client, place);
+        let closed = std::mem::replace(&mut *places, Places::Closed);
+        for place in closed.list() {
+            self.remove(client, *place);
         }
     }
 
     pub(super) fn subscriptions(&self, client: &Arc<Client>) -> Vec<(String, SubscribeOptions)> {
         let places = client.places.lock();
         let with_options = |&place: &Place| Some((self.filter_of(place), self.options(client, place)?));
-        places.list.iter().filter_map(with_options).collect()
+        places.list().iter().filter_map(with_options).collect()
     }
 
     /// Everybody who is to get a message on `topic`, a valid topic name.

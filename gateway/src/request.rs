@@ -87,14 +87,15 @@ pub struct Origin {
 /// Header fields that say the same for every request of an origin, made with its first one. A copy has none, since
 /// what it is a copy of may be changed in it.
 #[derive(Debug, Default)]
-pub struct Told(OnceLock<Box<[(HeaderName, HeaderValue)]>>);
+#[allow(clippy::box_collection, reason = "a word less for each connection")]
+pub struct Told(OnceLock<Box<Vec<(HeaderName, HeaderValue)>>>);
 
 impl Told {
     pub(crate) fn get_or_make(
         &self,
         make: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>,
     ) -> &[(HeaderName, HeaderValue)] {
-        self.0.get_or_init(|| make().into())
+        self.0.get_or_init(|| Box::new(make()))
     }
 }
 

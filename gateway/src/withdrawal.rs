@@ -102,7 +102,7 @@ impl Gateway {
         self.withdraw("forgotten", &|origin| {
             let is_named = |user: &str| {
                 let came_as = match &origin.by {
-                    By::Hook(came_as) => came_as.as_deref(),
+                    By::Hook(came_as) => came_as.as_ref().map(|user| user.as_str()),
                     _ => None,
                 };
                 origin.user.as_deref() == Some(user) || came_as == Some(user)

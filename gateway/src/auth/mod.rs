@@ -65,7 +65,8 @@ pub enum By {
     Certificate,
     /// The hook, which remembers that as long as it may; with the name that the client came by, if the hook gave it
     /// another.
-    Hook(Option<Arc<str>>),
+    #[allow(clippy::box_collection, reason = "a word less for each connection")]
+    Hook(Option<Box<String>>),
 }
 
 /// Why a client is not admitted.

@@ -211,7 +211,7 @@ async fn ask_who(
                 return Err(Refusal::Denied(DenyReason::Credentials, None));
             }
             let came_as = credentials.user.filter(|said| user.as_deref().is_some_and(|user| user != *said));
-            let by = By::Hook(came_as.map(Into::into));
+            let by = By::Hook(came_as.map(|user| Box::new(user.to_owned())));
             let user = user.or_else(|| credentials.user.map(Into::into));
             Ok(Some(Identity { user, claims, until, by }))
         }

@@ -161,4 +161,11 @@ mod tests {
         let attendance = size_of::<attendance::Attendance>();
         assert!(bytes + machine + attendance < 2048, "{bytes} + {machine} + {attendance} bytes");
     }
+
+    /// Sizes of the allocator's, the second with the counts of its `Arc`.
+    #[test]
+    fn what_a_parked_connection_keeps_is_small() {
+        assert!(size_of::<Parked>() <= 192, "{} bytes", size_of::<Parked>());
+        assert!(size_of::<Origin>() <= 160 - 16, "{} bytes", size_of::<Origin>());
+    }
 }

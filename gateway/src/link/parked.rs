@@ -17,6 +17,7 @@ use super::{
     requests::TcpRequests,
 };
 use crate::{
+    gateway::Gateway,
     parking::Patience,
     transport::{Meter, ParkedStream, Stream},
 };
@@ -54,6 +55,11 @@ fn park(driver: Driver<Stream>) -> Option<Box<Parked>> {
 }
 
 impl Parked {
+    /// The gateway that it is connected to.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.door.gateway
+    }
+
     /// The socket.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()

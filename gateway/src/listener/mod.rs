@@ -81,7 +81,7 @@ pub async fn serve_connection(
     };
     match established {
         Ok((slot, serving)) => {
-            parked::attend(Held { gateway, slot, _at_work: at_work }, serving, Patience::default()).await
+            parked::attend(gateway, Held { slot, _at_work: at_work }, serving, Patience::default()).await
         }
         Err(refusal) => report(&gateway, &listener, peer, &refusal),
     }

@@ -35,7 +35,6 @@ pub(super) enum Rest {
 
 /// What every connection holds while it is open, with or without a task.
 pub(super) struct Held {
-    pub(super) gateway: Arc<Gateway>,
     /// Its place among the connections that are allowed.
     pub(super) slot: Slot,
     /// The drain waits for it.
@@ -56,8 +55,13 @@ pub(super) enum Quiet {
 }
 
 /// Serves a connection until it ends or is parked.
-pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: Patience) {
-    let mut drain = held.gateway.drain.watch();
+pub(super) async fn attend(
+    gateway: Arc<Gateway>,
+    mut held: Held,
+    mut serving: Serving,
+    mut patience: Patience,
+) {
+    let mut drain = gateway.drain.watch();
     loop {
         let rest = tokio::select! {
             rest = &mut serving.future => rest,
@@ -68,12 +72,11 @@ pub(super) async fn attend(mut held: Held, mut serving: Serving, mut patience: P
             Rest::Over => return,
             Rest::Quiet(quiet) => quiet,
             Rest::Became(origin, server) => {
-                held.slot = held.slot.serving(&held.gateway, &origin.listener, origin.protocol);
+                held.slot = held.slot.serving(&gateway, &origin.listener, origin.protocol);
                 serving = server;
                 continue;
             }
         };
-        let gateway = held.gateway.clone();
         let parked = gateway.parking.park(Parked { held, quiet }, patience, drain.clone(), &gateway.metrics);
         // Given back, it has something to do.
         let Err(back) = parked else { return };
@@ -125,6 +128,13 @@ fn park_after(gateway: &Gateway) -> Duration {
 }
 
 impl Quiet {
+    fn gateway(&self) -> &Arc<Gateway> {
+        match self {
+            Self::Mqtt(parked) => parked.gateway(),
+            Self::Link(parked) => parked.gateway(),
+        }
+    }
+
     fn resume(self, patience: Patience) -> Serving {
         match self {
             Self::Mqtt(parked) => mqtt(parked.resume(patience)),
@@ -166,7 +176,8 @@ impl Idle for Parked {
 
     fn resume(self, patience: Patience, stay: Duration) -> impl Future<Output = ()> + Send + 'static {
         let Self { held, quiet } = self;
-        let patience = patience.after(stay, park_after(&held.gateway));
-        attend(held, quiet.resume(patience), patience)
+        let gateway = Arc::clone(quiet.gateway());
+        let patience = patience.after(stay, park_after(&gateway));
+        attend(gateway, held, quiet.resume(patience), patience)
     }
 }

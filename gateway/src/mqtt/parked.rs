@@ -15,6 +15,7 @@ use super::{
     driver::{Driver, Rest},
 };
 use crate::{
+    gateway::Gateway,
     parking::Patience,
     request::Origin,
     transport::{Meter, ParkedStream, Stream},
@@ -43,6 +44,11 @@ pub(super) async fn run(mut driver: Driver<Stream>) -> Option<Parked> {
 }
 
 impl Parked {
+    /// The gateway that it is connected to.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.attachment.gateway
+    }
+
     /// The socket.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()

@@ -32,7 +32,9 @@ pub(super) struct Place<T: Idle> {
 struct Inside<T> {
     connection: Option<T>,
     ticket: Ticket,
-    arrival: Arrival,
+    /// [`Arrival`] in parts, which lie beside the stage without a gap.
+    since_ms: u32,
+    patience: Patience,
     stage: Stage,
 }
 
@@ -82,7 +84,8 @@ impl<T: Idle> Place<T> {
         let inside = Inside {
             connection: None,
             ticket: Ticket::default(),
-            arrival: Arrival::default(),
+            since_ms: 0,
+            patience: Patience::default(),
             stage: Stage::Arriving,
         };
         Self { lot, inside: Mutex::new(inside) }
@@ -101,7 +104,8 @@ impl<T: Idle> Place<T> {
             inside.stage = Stage::Left;
             return Err(connection);
         };
-        *inside = Inside { connection: Some(connection), ticket, arrival, stage: Stage::Parked };
+        let Arrival { patience, since_ms } = arrival;
+        *inside = Inside { connection: Some(connection), ticket, since_ms, patience, stage: Stage::Parked };
         Ok(())
     }
 
@@ -110,7 +114,8 @@ impl<T: Idle> Place<T> {
         let mut inside = self.inside.lock();
         let connection = inside.connection.take()?;
         inside.stage = Stage::Left;
-        Some((connection, inside.ticket, inside.arrival))
+        let arrival = Arrival { patience: inside.patience, since_ms: inside.since_ms };
+        Some((connection, inside.ticket, arrival))
     }
 
     /// Whether the connection is here and wants to hear of a drain.

@@ -253,3 +253,10 @@ async fn every_message_is_seen_under_contention() {
     publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
     assert_eq!(published.load(Ordering::Relaxed), seen);
 }
+
+/// With the counts of its `Arc`, one of the allocator's sizes.
+#[test]
+fn a_place_is_small() {
+    let bytes = size_of::<Place<crate::listener::Parked>>();
+    assert!(bytes <= 160 - 16, "{bytes} bytes");
+}

@@ -87,8 +87,14 @@ pub struct Metrics {
     pub acl_denials: IntCounterVec,
     /// Messages handed to clients' mailboxes, by `outcome` (`sent`, `stored`, `dropped`).
     pub deliveries: IntCounterVec,
-    /// Messages that MQTT sessions lost to a bound or to their expiry.
+    /// Messages that MQTT sessions lost to a bound, to their expiry, or with their connections (QoS 0).
     pub mqtt_messages_dropped: IntCounter,
+    /// MQTT sessions, live or away.
+    pub mqtt_sessions: IntGauge,
+    /// Messages that are retained, those that have expired and not made room yet among them.
+    pub mqtt_retained: IntGauge,
+    /// What they count, bytes.
+    pub mqtt_retained_bytes: IntGauge,
     /// Messages of shared subscriptions that another member got because a member's session had ended.
     pub mqtt_messages_handed_over: IntCounter,
     /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused` (for good),
@@ -265,7 +271,22 @@ impl Metrics {
                 r,
                 IntCounter::with_opts(options(
                     "mqtt_messages_dropped_total",
-                    "Messages that MQTT sessions lost to a bound or to their expiry",
+                    "Messages that MQTT sessions lost to a bound, to their expiry, or with their connections (QoS 0)",
+                )),
+            ),
+            mqtt_sessions: registered(
+                r,
+                IntGauge::with_opts(options("mqtt_sessions", "MQTT sessions, live or away")),
+            ),
+            mqtt_retained: registered(
+                r,
+                IntGauge::with_opts(options("mqtt_retained_messages", "Messages that are retained")),
+            ),
+            mqtt_retained_bytes: registered(
+                r,
+                IntGauge::with_opts(options(
+                    "mqtt_retained_bytes",
+                    "What retained messages count against their bound, bytes",
                 )),
             ),
             mqtt_messages_handed_over: registered(

@@ -121,6 +121,7 @@ async fn not_found() -> (StatusCode, &'static str) {
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
     gateway.dictionaries.observe(&gateway.metrics);
+    gateway.mqtt.observe(&gateway.metrics);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.metrics.render())
 }
 
@@ -151,7 +152,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::settings::{Backend, BackendKind, Listener, Route, Settings};
+    use crate::{
+        hub::Message,
+        settings::{Backend, BackendKind, Listener, Route, Settings},
+    };
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -172,12 +176,17 @@ mod tests {
         settings.routes.push(Route::new("all", "b<1>"));
         let gateway = Gateway::build(settings).unwrap();
         gateway.metrics.limit_hit("limits.streams_max");
+        let retained = Message { topic: "t".into(), payload: "x".into(), retain: true, ..Message::default() };
+        gateway.mqtt.retained.retain(&Arc::new(retained), std::time::Instant::now()).unwrap();
         let admin = Admin::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = admin.address;
         admin.serve(Arc::clone(&gateway));
 
         let metrics = get(address, "/metrics").await;
         assert!(metrics.contains("towline_limit_hits_total{limit=\"limits.streams_max\"} 1"), "{metrics}");
+        assert!(metrics.contains("\ntowline_mqtt_retained_messages 1\n"), "{metrics}");
+        assert!(!metrics.contains("\ntowline_mqtt_retained_bytes 0\n"), "{metrics}");
+        assert!(metrics.contains("\ntowline_mqtt_sessions 0\n"), "{metrics}");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         let counts = get(address, "/sessions").await;

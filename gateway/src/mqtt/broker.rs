@@ -112,6 +112,14 @@ impl Broker {
         self.clients.len()
     }
 
+    /// Brings the gauges of what is kept up to date.
+    pub(crate) fn observe(&self, metrics: &Metrics) {
+        let shown = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.mqtt_sessions.set(shown(self.sessions()));
+        metrics.mqtt_retained.set(shown(self.retained.len()));
+        metrics.mqtt_retained_bytes.set(shown(self.retained.bytes()));
+    }
+
     /// The machine's settings of the gateway's present snapshot.
     pub(super) fn settings(&self, gateway: &Gateway) -> Arc<Settings> {
         let snapshot = gateway.snapshot();

@@ -223,6 +223,11 @@ impl Retained {
         self.topics.read().messages.len()
     }
 
+    /// What they count against `mqtt.retained_bytes_max`.
+    pub(super) fn bytes(&self) -> usize {
+        self.topics.read().bytes
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

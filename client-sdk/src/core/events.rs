@@ -334,6 +334,10 @@ impl super::call::Incoming {
 fn header_map(fields: &[HeaderField]) -> Result<HeaderMap, RpcError> {
     let mut map = HeaderMap::with_capacity(fields.len());
     for field in fields.iter().filter(|field| !field.name.starts_with(b":")) {
+        // RFC 9113, section 8.2.1.
+        if field.name.iter().any(u8::is_ascii_uppercase) {
+            return Err(malformed("a field name has capitals"));
+        }
         let name = HeaderName::from_bytes(&field.name).map_err(|_| malformed("a field name is no token"))?;
         let mut value = HeaderValue::from_maybe_shared(field.value.clone())
             .map_err(|_| malformed("a field value holds a control character"))?;
@@ -351,4 +355,23 @@ fn malformed(rule: &str) -> RpcError {
 fn too_large(message_bytes_max: usize) -> RpcError {
     let text = format!("the answer is larger than limits.message_bytes_max ({message_bytes_max} bytes)");
     RpcError::new(RpcErrorKind::LimitExceeded, Execution::Ran, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_break_a_rule_make_an_answer_malformed() {
+        let check = |name: &'static str, value: &'static str, expected: Result<(), &str>| {
+            let status = HeaderField::from_static(":status", "200");
+            let read = header_map(&[status, HeaderField::from_static(name, value)]);
+            let said = read.as_ref().map(|_| ()).map_err(|error| error.message.rsplit(": ").next().unwrap());
+            assert_eq!(said, expected, "{name}");
+        };
+        check("x-app", "A", Ok(()));
+        check("x-App", "A", Err("a field name has capitals"));
+        check("x app", "A", Err("a field name is no token"));
+        check("x-app", "A\nB", Err("a field value holds a control character"));
+    }
 }

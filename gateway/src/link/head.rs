@@ -209,6 +209,10 @@ fn uri(path: PathAndQuery, authority: Option<Authority>, encrypted: bool) -> Res
 }
 
 fn header(field: &HeaderField) -> Result<(HeaderName, HeaderValue), RpcError> {
+    // RFC 9113, section 8.2.1. A name is made one in lower case below: two of a list would become one field.
+    if field.name.iter().any(u8::is_ascii_uppercase) {
+        return Err(malformed("a field name has capitals"));
+    }
     let name = HeaderName::from_bytes(&field.name).map_err(|_| malformed("a field name is no token"))?;
     let mut value = HeaderValue::from_maybe_shared(field.value.clone())
         .map_err(|_| malformed(&format!("the value of {name} holds a control character")))?;
@@ -277,6 +281,16 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_a_trailer_field_is_left_out() {
+        let fields = [("grpc-status", "0"), ("Grpc-Message", "x"), ("b c", "d"), ("connection", "close")];
+        let fields = fields.map(|(name, value)| HeaderField::from_static(name, value));
+        assert_eq!(
+            trailers(&fields),
+            HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())])
+        );
+    }
+
+    #[test]
     fn a_head_that_breaks_a_rule_is_malformed() {
         let (method, path) = ((":method", "GET"), (":path", "/"));
         check(&[path], Err(":method is missing"));
@@ -289,6 +303,8 @@ mod tests {
         check(&[method, path, ("transfer-encoding", "chunked")], Err("one connection"));
         check(&[method, path, ("te", "gzip")], Err("one connection"));
         check(&[method, path, ("b c", "d")], Err("no token"));
+        check(&[method, path, ("x-App", "d")], Err("capitals"));
+        check(&[method, (":Path", "/")], Err("unknown"));
         check(&[method, path, ("a", "x\ny")], Err("control character"));
     }
 }

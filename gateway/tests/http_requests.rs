@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bed::{AnyBody, Bed, backend, fed, got, listener, origin, route, settings, whole};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Request, Version};
+use http::{HeaderValue, Request, Version, header::HOST};
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Status};
@@ -293,6 +293,13 @@ async fn a_request_names_one_host_and_nobody_within() {
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.expect("closed");
         assert_eq!(answer.split(' ').nth(1), Some(status), "{head}");
+    }
+    let mut sender = bed.http2::<Full<Bytes>>().await;
+    for (hosts, status) in [(&["a"][..], 200), (&["a", "b"], 400)] {
+        let mut request = Request::get("http://a/hello").body(Full::default()).expect("a request");
+        request.headers_mut().extend(hosts.iter().map(|host| (HOST, HeaderValue::from_static(host))));
+        let answer = got(sender.send_request(request).await.expect("an answer")).await;
+        assert_eq!(answer.status, status, "{hosts:?}");
     }
 }
 

@@ -74,8 +74,13 @@ impl Front {
             Ok(origin) => origin,
             Err(refusal) => return self.gate.refusal(&refusal, grpc),
         };
-        if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
-            let message = "HTTP/1.1 wants exactly one Host header (RFC 9112, section 3.2)";
+        let hosts = parts.headers.get_all(HOST).iter().count();
+        if hosts > 1 || (parts.version == Version::HTTP_11 && hosts == 0) {
+            let message = match parts.version {
+                Version::HTTP_11 => "HTTP/1.1 wants exactly one Host header (RFC 9112, section 3.2)",
+                // Behind :authority too: a backend might see another one than the route was found by.
+                _ => "a request names one host",
+            };
             let error = RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, message);
             return problem::answer(&error, grpc);
         }

@@ -8,7 +8,7 @@ use std::{
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, TE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use towline_protocols::{
@@ -47,6 +47,9 @@ pub(super) fn request(
         if !headers.contains_key(&name) {
             headers.try_append(name, value).map_err(|_| too_many())?;
         }
+    }
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(malformed("a request names one host"));
     }
     if is_grpc(headers) {
         // The gateway puts prefixes before the messages: whatever it says, it is another length.
@@ -305,6 +308,7 @@ mod tests {
         check(&[method, path, ("b c", "d")], Err("no token"));
         check(&[method, path, ("x-App", "d")], Err("capitals"));
         check(&[method, (":Path", "/")], Err("unknown"));
+        check(&[method, path, ("host", "a"), ("host", "b")], Err("one host"));
         check(&[method, path, ("a", "x\ny")], Err("control character"));
     }
 }

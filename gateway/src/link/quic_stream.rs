@@ -531,8 +531,10 @@ impl Stream {
 
     /// Waits for the insertions that a header block refers to.
     async fn unblocked(&mut self) -> Result<(), Over> {
-        poll_fn(|cx| self.codec.poll_unblocked(cx)).await;
-        Ok(self.codec.handle_bytes(&mut self.input)?)
+        tokio::select! {
+            () = poll_fn(|cx| self.codec.poll_unblocked(cx)) => Ok(self.codec.handle_bytes(&mut self.input)?),
+            code = self.half.send.stopped() => Err(stopped_by(code.ok().flatten())),
+        }
     }
 
     async fn read(&mut self) -> Result<(), Over> {

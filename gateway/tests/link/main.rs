@@ -8,6 +8,7 @@ mod access;
 mod backend;
 mod bed;
 mod beside;
+mod blocked;
 mod chaos;
 mod closed;
 mod compensation;

@@ -217,6 +217,23 @@ async fn a_reply_goes_to_the_response_topic_unless_that_is_the_gateways_own() {
 }
 
 #[tokio::test]
+async fn a_reply_to_a_topic_of_too_many_levels_is_counted() {
+    let mut hook = Hook::start("200 OK").await;
+    let gateway = gateway_to(hook.address, 10);
+    let mut device = Client::v5(&gateway, "device").await;
+    hook.answer(1);
+    let id = device.id();
+    let mut asking = Publish { packet_id: Some(id), ..publish("telemetry/1", "x", QoS::AtLeastOnce) };
+    let levels = vec!["a"; gateway.hub.levels_max() + 1];
+    asking.properties.response_topic = Some(text(&levels.join("/")));
+    device.send(Packet::Publish(Box::new(asking))).await;
+    hook.call().await;
+    // The backend has taken the message itself.
+    assert_eq!(device.receive().await, Some(Packet::Puback(Ack::new(id, ReasonCode::Success))));
+    assert_eq!(metric(&gateway, "towline_limit_hits_total{limit=\"mqtt.topic_levels_max\"}"), 1.0);
+}
+
+#[tokio::test]
 async fn a_drain_lets_the_backend_answer_first() {
     let mut hook = Hook::start("204 No Content").await;
     let gateway = gateway_to(hook.address, 10);

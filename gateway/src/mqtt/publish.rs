@@ -160,9 +160,8 @@ pub(super) async fn forward(
     match backend::publish(&gateway, &origin, &message).await {
         Ok(reply) => {
             gateway.mqtt.counters.forwarded.inc();
-            let topic = message.response_topic.as_ref().filter(|topic| !super::is_reserved(topic));
-            if let (Some(reply), Some(topic)) = (reply, topic) {
-                distribute(&gateway, &Arc::new(response(&message, topic, reply)));
+            if let Some(reply) = reply {
+                answer(&gateway, &message, reply);
             }
             Ok(())
         }
@@ -172,6 +171,19 @@ pub(super) async fn forward(
             Err(reason(&error))
         }
     }
+}
+
+/// Publishes what a backend answered to the response topic, if the message has one.
+fn answer(gateway: &Gateway, message: &Message, reply: Reply) {
+    let topic = message.response_topic.as_ref().filter(|topic| !super::is_reserved(topic));
+    let Some(topic) = topic else { return };
+    // A client is not refused for more levels there: it might have meant the topic for others than this gateway.
+    if let Err(error) = check_topic(topic, gateway.hub.levels_max()) {
+        gateway.metrics.limit_hit("mqtt.topic_levels_max");
+        tracing::debug!(topic = %message.topic, %error, "an answer's topic is refused");
+        return;
+    }
+    distribute(gateway, &Arc::new(response(message, topic, reply)));
 }
 
 /// Retains a message if asked.

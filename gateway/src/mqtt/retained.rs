@@ -25,8 +25,9 @@ use crate::{
 
 /// Messages that are looked for at one time, with the lock held, for a client that gets them as it has room.
 const LOOK_MAX: usize = 64;
-/// Topics that are stepped over one by one, before one is searched for: that costs as much as some steps.
-const STEPS_MAX: usize = 8;
+/// Topics that a filter misses one behind the other, before it is asked how far the next one is: to search for that costs
+/// as much as some steps.
+const MISSED_MAX: usize = 8;
 
 /// The retained messages of a gateway, bounded in count and bytes.
 pub struct Retained {
@@ -255,33 +256,26 @@ impl Topics {
         let literal = literal_prefix(filter);
         let from = literal.strip_suffix('/').unwrap_or(literal);
         let mut rest = self.range(behind.map_or(Bound::Included(from), Bound::Excluded));
+        let mut missed = 0;
         std::iter::from_fn(move || {
             loop {
                 let (topic, message) = rest.next()?;
+                if topic::matches(filter, topic) {
+                    missed = 0;
+                    return Some(message);
+                }
+                missed += 1;
+                if missed < MISSED_MAX {
+                    continue;
+                }
+                missed = 0;
                 match compare(filter, topic) {
-                    Match::Yes => return Some(message),
-                    Match::No => {}
-                    Match::NotBefore(next) => rest = self.skip(rest.clone(), &next),
+                    Match::Yes | Match::No => {}
+                    Match::NotBefore(next) => rest = self.range(Bound::Included(&next)),
                     Match::NoMore => return None,
                 }
             }
         })
-    }
-
-    /// What is left of `rest` from `next` on.
-    fn skip<'a>(
-        &'a self,
-        mut rest: btree_map::Range<'a, Arc<str>, Arc<Message>>,
-        next: &str,
-    ) -> btree_map::Range<'a, Arc<str>, Arc<Message>> {
-        for _ in 0..STEPS_MAX {
-            let mut behind = rest.clone();
-            if behind.next().is_none_or(|(topic, _)| **topic >= *next) {
-                return rest;
-            }
-            rest = behind;
-        }
-        self.range(Bound::Included(next))
     }
 
     fn range(&self, from: Bound<&str>) -> btree_map::Range<'_, Arc<str>, Arc<Message>> {

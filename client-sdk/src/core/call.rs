@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use towline_protocols::link::{Execution, RequestHead, RpcError, RpcErrorKind};
+use towline_protocols::link::{self, Execution, RequestHead, RpcError, RpcErrorKind};
 
 pub(crate) use self::pump::RequestSink;
 use super::{
@@ -81,6 +81,8 @@ pub(crate) struct Call {
     outbox: Outbox,
     /// The gateway has the one message of a unary call, and lacks the end.
     message_arrived: bool,
+    /// Bytes of the message that is given to the line next which the gateway has.
+    message_begun: usize,
     /// The app's half has ended.
     finished: bool,
     /// The end of the app's half was given to the line.
@@ -159,6 +161,7 @@ impl Call {
             place: Place::Off,
             outbox: Outbox::new(kept),
             message_arrived: false,
+            message_begun: 0,
             end_sent: false,
             is_leaving: false,
             is_let_go: false,
@@ -328,10 +331,11 @@ impl Call {
     }
 
     /// The gateway has the request: its answer comes over the live connection, on which the request goes on behind
-    /// its first `sent` messages. `None`: the gateway wants no more of it.
-    pub(super) fn kept(&mut self, sent: Option<u64>) -> Result<(), RpcError> {
+    /// what is `sent` of it. `None`: the gateway wants no more of it.
+    pub(super) fn kept(&mut self, sent: Option<link::Place>) -> Result<(), RpcError> {
         (self.place, self.asked_at) = (Place::On, super::now());
         self.attempts += 1;
+        self.message_begun = 0;
         self.end_sent = sent.is_none();
         let Some(sent) = sent else {
             // What is here whole and harmless may have to begin again, where the gateway holds no outcome of it.
@@ -342,13 +346,20 @@ impl Call {
             self.wakers.writable.notify_one();
             return Ok(());
         };
-        self.message_arrived = self.is_unary() && sent == 1;
-        if self.message_arrived || self.outbox.rewind(sent) {
+        self.message_arrived = self.is_unary() && sent == link::Place::behind(1);
+        self.message_begun = usize::try_from(sent.bytes).unwrap_or(usize::MAX);
+        if self.message_arrived || self.outbox.rewind(sent.messages) && self.has_begun_message() {
             return Ok(());
         }
         let text = "the connection was lost, and what the gateway lacks of the request is not kept \
                     (limits.upload_buffer_bytes)";
         Err(RpcError::new(RpcErrorKind::Cancelled, Execution::MayHaveRun, text))
+    }
+
+    /// Whether the message that is given to the line next has the bytes of it that the gateway says it has.
+    fn has_begun_message(&self) -> bool {
+        let next = self.out.message.as_ref().or_else(|| self.outbox.peek());
+        self.message_begun <= next.map_or(0, Bytes::len)
     }
 
     /// The gateway does not have the request; `has_not_run`: and it never had it.
@@ -379,6 +390,7 @@ impl Call {
     pub(super) fn begin_again(&mut self) {
         self.place = Place::Off;
         (self.end_sent, self.message_arrived, self.is_leaving) = (false, false, false);
+        self.message_begun = 0;
         self.outbox.rewind(0);
     }
 

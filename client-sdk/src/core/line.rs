@@ -1,6 +1,6 @@
 //! What becomes of calls when a line begins, is greeted, lets one go, or is refused.
 
-use towline_protocols::link::{Hello, Welcome, client::Fate};
+use towline_protocols::link::{Hello, Place, Welcome, client::Fate};
 
 use super::{Core, Key, now};
 use crate::{config::Endpoint, state::Transport};
@@ -8,9 +8,9 @@ use crate::{config::Endpoint, state::Transport};
 /// A call that the gateway has, and that goes on on another connection.
 pub(crate) struct Kept {
     pub(crate) key: Key,
-    /// Messages of its answer that arrived before.
+    /// What of its answer arrived before.
     #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "on TCP, HELLO says it"))]
-    pub(crate) messages_received: u64,
+    pub(crate) received: Place,
     /// The rest of the request follows.
     pub(crate) continues: bool,
 }
@@ -77,12 +77,12 @@ impl Core {
             let Some(call) = self.calls.get_mut(&key) else { continue };
             match fate {
                 Fate::Send => call.send_again(welcome.resumed && !welcome.visiting),
-                Fate::Keep { messages_received, sent } => {
+                Fate::Keep { received, sent } => {
                     if let Err(error) = call.kept(sent) {
                         call.fail(error);
                         self.resets.push(seq);
                     }
-                    kept.push(Kept { key, messages_received, continues: sent.is_some() });
+                    kept.push(Kept { key, received, continues: sent.is_some() });
                     if !call.is_kept_whole() {
                         self.session.partly_kept(seq);
                     }

@@ -81,9 +81,14 @@ impl Outbox {
         self.kept_count() < self.messages.len()
     }
 
-    /// The next message for the line. It is kept.
+    /// The next message for the line.
+    pub(super) fn peek(&self) -> Option<&Bytes> {
+        self.messages.get(self.kept_count())
+    }
+
+    /// The same. It is kept.
     pub(super) fn next(&mut self) -> Option<Bytes> {
-        let message = self.messages.get(self.kept_count())?.clone();
+        let message = self.peek()?.clone();
         self.pass(1);
         Some(message)
     }

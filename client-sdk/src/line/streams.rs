@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
 use towline_protocols::link::{
-    self, Event, Execution, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
+    self, Event, Execution, Place, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
 };
 
 use crate::{
@@ -83,7 +83,7 @@ impl Streams {
     pub(super) fn attach(&mut self, control: &link::Control, core: &mut Core, kept: &Kept) {
         let Some(call) = core.call(kept.key) else { return };
         let continues = kept.continues.then(|| call.asked().clone());
-        let attach = Attach { messages_received: kept.messages_received, continues };
+        let attach = Attach { received: kept.received, continues };
         self.spawn(control, core, kept.key, Some(attach));
     }
 
@@ -152,7 +152,8 @@ struct Task {
 
 /// How a stream begins that goes on with a request.
 struct Attach {
-    messages_received: u64,
+    /// What of the answer does not come again.
+    received: Place,
     /// The request's head, where its rest follows.
     continues: Option<RequestHead>,
 }
@@ -171,9 +172,9 @@ impl Task {
             fault: None,
             read_over: false,
         };
-        if let Some(Attach { messages_received, continues }) = &self.attach {
+        if let Some(Attach { received, continues }) = &self.attach {
             stream.half.end_sent = continues.is_none();
-            stream.codec.send_attach(*messages_received, continues.as_ref(), &mut stream.half.out);
+            stream.codec.send_attach(*received, continues.as_ref(), &mut stream.half.out);
             stream.half.hurry(self.priority)?;
         }
         while self.turn(&mut stream).await? {}

@@ -9,8 +9,8 @@ use http_body_util::{BodyExt as _, Empty};
 use towline_protocols::{
     hpack::HeaderField,
     link::{
-        Ack, ClientFacts, CloseCode, Control, Execution, Header, Hello, LinkError, RequestHead, RpcError,
-        RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Welcome,
+        Ack, ClientFacts, CloseCode, Control, Execution, Header, Hello, LinkError, Place, RequestHead,
+        RpcError, RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Welcome,
     },
     mqtt::topic,
     policy::Transport,
@@ -313,7 +313,7 @@ impl Door {
     /// A request of a client that names another session than there is: its answer, if this session has run it. It is
     /// not begun, for it may have run in the session that the client speaks of.
     fn recall(&self, seq: u64) -> Opening {
-        match self.lease.attach(seq, 0) {
+        match self.lease.attach(seq, Place::default()) {
             Attach::Attached(consumer) => Opening::Answered(consumer, None),
             Attach::Refused(error) => Opening::Refused(error),
             Attach::Unknown | Attach::Later => {

@@ -11,7 +11,8 @@ use bytes::BytesMut;
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use tokio::{io::AsyncWriteExt as _, sync::watch, task::JoinSet};
 use towline_protocols::link::{
-    Control, Event, Execution, Priority, RequestHead, RpcError, RpcErrorKind, StreamCodec, StreamSettings,
+    Control, Event, Execution, Place, Priority, RequestHead, RpcError, RpcErrorKind, StreamCodec,
+    StreamSettings,
 };
 
 use super::{
@@ -287,9 +288,7 @@ impl Stream {
             let Some(event) = self.codec.poll_event()? else { continue };
             return match event {
                 Event::Request { seq, head, end } => self.open(seq, &head, end).await,
-                Event::Attach { seq, messages_received, continues } => {
-                    self.attach(seq, messages_received, continues).await
-                }
+                Event::Attach { seq, received, continues } => self.attach(seq, received, continues).await,
                 _ => {
                     let text = "a request's stream must begin with REQUEST or ATTACH";
                     Err(RpcError::new(RpcErrorKind::Malformed, Execution::NotRun, text).into())
@@ -315,9 +314,9 @@ impl Stream {
         }
     }
 
-    async fn attach(&mut self, seq: u64, messages_received: u64, continues: bool) -> Result<Consumer, Over> {
+    async fn attach(&mut self, seq: u64, received: Place, continues: bool) -> Result<Consumer, Over> {
         loop {
-            match self.door.lease.attach(seq, messages_received) {
+            match self.door.lease.attach(seq, received) {
                 Attach::Later => self.held().await?,
                 Attach::Attached(consumer) => {
                     self.half.set_priority(consumer.exchange().priority());

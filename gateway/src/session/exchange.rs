@@ -34,7 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use towline_protocols::{
     hpack::HeaderField,
-    link::{Execution, Priority, RpcError, RpcErrorKind},
+    link::{Execution, Place, Priority, RpcError, RpcErrorKind},
 };
 
 pub(super) use self::uploading::Lost;
@@ -172,30 +172,32 @@ impl Exchange {
         self.state.lock().bytes
     }
 
-    /// Hands the exchange to a connection, from message number `message` on, beside others that take it. Says too
+    /// Hands the exchange to a connection, behind what that has `received`, beside others that take it. Says too
     /// whether one of them had to give way for it.
     pub(super) fn attach(
         self: &Arc<Self>,
-        message: u64,
+        received: Place,
         signal: &Arc<Signal>,
     ) -> Result<(Consumer, bool), RpcError> {
         let mut state = self.state.lock();
-        if message < state.messages_from {
+        if received.messages < state.messages_from {
             return Err(outcome_expired(state.execution()));
         }
         // Whoever claims to have what does not exist yet would hold the producer up, and never take it.
-        let message = message.min(state.messages_from + state.messages.len() as u64);
+        let message = received.messages.min(state.messages_from + state.messages.len() as u64);
         let name = Arc::downgrade(signal);
         if !state.recorded && state.attached.iter().any(|held| !held.signal.ptr_eq(&name)) {
             return Err(taken_elsewhere());
         }
         let has_parts = !state.withheld && (state.head.is_some() || state.end.is_some());
         let taken = usize::try_from(message - state.messages_from).unwrap_or(usize::MAX);
-        let behind = state.messages.iter().skip(taken).map(Bytes::len).sum();
+        let skip = state.messages.get(taken).map_or(0, |message| message.len().min(received.bytes as usize));
+        let behind = state.messages.iter().skip(taken).map(Bytes::len).sum::<usize>() - skip;
         let (attachment, cut) = state.attached.add(Attached {
             attachment: 0,
             head_taken: false,
             message,
+            skip,
             behind,
             end_taken: false,
             signal: name,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use towline_protocols::{
-    link::{Ack, Execution, Hello, Priority, RpcError, RpcErrorKind, Subscribe, Subscribed},
+    link::{Ack, Execution, Hello, Place, Priority, RpcError, RpcErrorKind, Subscribe, Subscribed},
     varint,
 };
 
@@ -132,7 +132,7 @@ impl Lease {
         if role == Some(Role::Early) && !(state.is_new(seq) && state.may_begin()) {
             return Begin::Later;
         }
-        match self.session.attach(&mut state, seq, 0, &self.signal) {
+        match self.session.attach(&mut state, seq, Place::default(), &self.signal) {
             Some(Ok(consumer)) => return Begin::Attached(consumer),
             Some(Err(error)) => return Begin::Refused(error),
             None => {}
@@ -160,7 +160,7 @@ impl Lease {
         state.seq_highest = state.seq_highest.max(seq);
         state.ledger_mut(context).begin(seq, exchange.clone());
         state.visitors.begins(&self.signal, seq);
-        match exchange.attach(0, &self.signal) {
+        match exchange.attach(Place::default(), &self.signal) {
             Ok((consumer, _)) => Begin::Run(Producer::new(exchange, self.session.clone()), consumer),
             Err(error) => Begin::Refused(error),
         }
@@ -168,7 +168,7 @@ impl Lease {
 
     /// Takes up the answer to a request that an earlier connection carried (QUIC, where HELLO need not
     /// name all of them).
-    pub fn attach(&self, seq: u64, messages_received: u64) -> Attach {
+    pub fn attach(&self, seq: u64, received: Place) -> Attach {
         let mut state = self.session.lock();
         if state.visitors.role(&self.signal) == Some(Role::Early) {
             return Attach::Later;
@@ -177,7 +177,7 @@ impl Lease {
             let text = "another connection holds the session";
             return Attach::Refused(RpcError::new(RpcErrorKind::SessionLost, Execution::MayHaveRun, text));
         }
-        match self.session.attach(&mut state, seq, messages_received, &self.signal) {
+        match self.session.attach(&mut state, seq, received, &self.signal) {
             None => Attach::Unknown,
             Some(Ok(consumer)) => Attach::Attached(consumer),
             Some(Err(error)) => Attach::Refused(error),

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use dashmap::Entry;
-use towline_protocols::link::{Ack, Hello, PushesTaken, RpcError, server::Ledger};
+use towline_protocols::link::{Ack, Hello, Place, PushesTaken, RpcError, server::Ledger};
 
 use super::{
     Attach, Consumer, Lease, LinkSession, OpenError, PendingPush, Sessions,
@@ -123,7 +123,7 @@ impl LinkSession {
         // Each number that is asked for in vain is noted; once for all of them, so that a POST costs one look.
         self.lock().tidy_begun();
         for waiting in &hello.waiting {
-            match visit.lease.attach(waiting.seq, waiting.messages_received) {
+            match visit.lease.attach(waiting.seq, waiting.received()) {
                 Attach::Attached(consumer) => visit.attached.push(consumer),
                 Attach::Refused(error) => visit.refused.push((waiting.seq, error)),
                 Attach::Unknown => match self.never(waiting.seq, signal) {
@@ -148,7 +148,7 @@ impl LinkSession {
         drop(state);
         exchange.cancel(NEVER_CAME);
         self.finished(&exchange);
-        exchange.attach(0, signal).map(|(consumer, _)| consumer)
+        exchange.attach(Place::default(), signal).map(|(consumer, _)| consumer)
     }
 
     /// Ends a request wherever it is. What carries it may come late, or again: its number is taken from now on.

@@ -5,7 +5,7 @@
 //!  BodySender of connection 1 --+
 //!      shut out by take-over    +--> Upload: counts messages --> LinkBody (the backend's end)
 //!  BodySender of connection 2 --+    and bytes of the last one
-//!      which comes again: its bytes that are there are left out
+//!      of which the rest comes, or all again: then its bytes that are there are left out
 //! ```
 
 mod credits;
@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
-use towline_protocols::link::RpcError;
+use towline_protocols::link::{Place, RpcError};
 
 use self::pipe::{Piece, Pipe, malformed};
 pub(crate) use self::{
@@ -44,8 +44,8 @@ pub(crate) struct Upload(Mutex<Pipe>);
 /// What of a body had arrived when its connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// Whole messages.
-    pub(crate) messages: u64,
+    /// What the next connection goes on behind.
+    pub(crate) place: Place,
     /// Bytes that came over the link and that the backend has not taken.
     pub(crate) held: usize,
 }
@@ -147,12 +147,15 @@ impl Upload {
     }
 
     /// What has arrived, to be told to the connection that may feed the rest; `None` where nothing is wanted. As long as
-    /// that one lives the rest may come, however much its client has to send before it.
-    pub(super) fn offer(&self) -> Option<Received> {
+    /// that one lives the rest may come, however much its client has to send before it. One that does not go on inside a
+    /// message feeds the last one again from its beginning.
+    pub(super) fn offer(&self, goes_inside: bool) -> Option<Received> {
         let mut pipe = self.0.lock();
         pipe.parked_since = None;
         let held = pipe.pieces.iter().map(Piece::of_link).sum();
-        let received = Received { messages: pipe.messages, held };
+        let arriving = pipe.message.filter(|_| goes_inside);
+        let bytes = arriving.map_or(0, |arriving| arriving.passed as u64);
+        let received = Received { place: Place { messages: pipe.messages, bytes }, held };
         pipe.uncredited = 0;
         pipe.offered = pipe.wants_more().then_some(received);
         pipe.offered
@@ -162,13 +165,13 @@ impl Upload {
     /// against its window.
     pub(super) fn take_up(self: &Arc<Self>, credits: &Arc<Credits>) -> Option<(BodySender, usize)> {
         let mut pipe = self.0.lock();
-        let Received { held, .. } = pipe.offered.take()?;
+        let Received { place, held } = pipe.offered.take()?;
         pipe.feeder += 1;
         pipe.credits = Some(Arc::clone(credits));
         let taken = mem::take(&mut pipe.uncredited);
         pipe.credit(taken);
         if let Some(arriving) = &mut pipe.message {
-            arriving.again = arriving.passed;
+            arriving.again = arriving.passed.saturating_sub(place.bytes as usize);
         }
         Some((BodySender { upload: Arc::clone(self), feeder: pipe.feeder }, held))
     }

@@ -11,7 +11,7 @@ use towline_protocols::{
     compress::{Dictionary, Shelf},
     hpack::HeaderField,
     link::{
-        Config, Control, Event, Execution, Hello, RequestHead, RpcError, RpcErrorKind, StreamCodec,
+        Config, Control, Event, Execution, Hello, Place, RequestHead, RpcError, RpcErrorKind, StreamCodec,
         StreamSettings, Welcome,
     },
 };
@@ -153,7 +153,7 @@ async fn the_client_gets_an_answer_that_it_could_not_read_without_the_dictionary
         read_into(&mut recv, &mut input).await;
         codec.handle_bytes(&mut input).unwrap();
         let attached = codec.poll_event().unwrap();
-        assert_eq!(attached, Some(Event::Attach { seq: 1, messages_received: 0, continues: false }));
+        assert_eq!(attached, Some(Event::Attach { seq: 1, received: Place::default(), continues: false }));
         respond(&mut codec, &mut send).await;
         connection.closed().await;
     });

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use quinn::{ReadError, ReadToEndError, RecvStream, VarInt};
 use towline_protocols::{
     hpack::HeaderField,
-    link::{Config, Control, Event, Hello, RequestHead, StreamCodec},
+    link::{Config, Control, Event, Hello, Place, RequestHead, StreamCodec},
 };
 
 use crate::{
@@ -64,7 +64,7 @@ async fn it_is_reset_and_does_not_end_as_if_it_had_said_all() {
     .await;
     bed.backend.wait("Hold", |counts| counts.started == 1).await;
     let (mut codec, mut second) =
-        stream(&control, &connection, |codec, out| codec.send_attach(0, None, out)).await;
+        stream(&control, &connection, |codec, out| codec.send_attach(Place::default(), None, out)).await;
     until(&mut codec, &mut second, |event| matches!(event, Event::Response { .. })).await;
     bed.backend.release();
     until(&mut codec, &mut second, |event| matches!(event, Event::Trailers { .. })).await;

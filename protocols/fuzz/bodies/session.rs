@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use towline_protocols::link::{
-    Event, Execution, Hello, Partial, Priority, Push, RpcError, RpcErrorKind, Welcome,
+    Event, Execution, Hello, LimitsMessage, Partial, Place, Priority, Push, RpcError, RpcErrorKind, Welcome,
     client::{CallOptions, Fate, Session},
 };
 
@@ -125,7 +125,13 @@ impl History {
         }
         let unknown = self.hello.waiting.iter().map(|waiting| waiting.seq);
         let open = unknown.clone().filter(|seq| (seq * u64::from(second)) & 2 == 2);
-        let partial = |seq| Partial { seq, messages_received: second.into(), window_used: 0 };
+        let partial = |seq| Partial {
+            seq,
+            messages_received: second.into(),
+            bytes_received: first.into(),
+            ..Partial::default()
+        };
+        let rests = second & 1 == 1;
         let welcome = Welcome {
             resumed: first & 1 == 1,
             session_id: u64::from(first >> 4),
@@ -133,6 +139,7 @@ impl History {
             seq_min: if first & 2 == 2 { u64::from(second) * 8 } else { 0 },
             push_line: u64::from(first & 12),
             partial: open.map(partial).collect(),
+            limits: Some(LimitsMessage { message_rests: rests, ..LimitsMessage::default() }),
             ..Welcome::default()
         };
         if welcome.push_line != self.line {
@@ -146,11 +153,14 @@ impl History {
                     assert!(!sent || (options.replayable && (is_unknown || options.idempotent)));
                     self.calls.entry(seq).and_modify(|(_, sent)| *sent = false);
                 }
-                Fate::Keep { sent: rest, .. } => {
+                Fate::Keep { received, sent: rest } => {
                     self.carried.insert(seq);
                     assert!(sent && welcome.resumed && !is_unknown);
                     let is_open = options.continues && welcome.partial.iter().any(|open| open.seq == seq);
-                    assert_eq!(rest, is_open.then_some(second.into()));
+                    assert_eq!(rest, is_open.then_some(Place { messages: second.into(), bytes: first.into() }));
+                    let waiting = self.hello.waiting.iter().find(|waiting| waiting.seq == seq);
+                    let told = waiting.expect("it was asked for").received();
+                    assert_eq!(received, if rests { told } else { told.of_message() });
                 }
                 Fate::Ask => panic!("there are no short connections here"),
                 Fate::Anew => {

@@ -17,7 +17,7 @@ use self::{
     pushes::Pushes,
     recall::Recalled,
 };
-use super::{Event, Execution, Hello, Priority, RpcError, Waiting, Welcome};
+use super::{Event, Execution, Hello, Place, Priority, RpcError, Waiting, Welcome};
 
 /// A client's session: sequence numbers, requests whose outcome is wanted, pushes taken.
 ///
@@ -89,11 +89,10 @@ pub enum Fate {
     Send,
     /// The server has it; its answer continues on this connection. On QUIC: attach to it.
     Keep {
-        /// Messages of the answer that have arrived, for ATTACH.
-        messages_received: u64,
-        /// The server has so many whole messages of the request, and takes those behind them. `None`: it
-        /// takes no more.
-        sent: Option<u64>,
+        /// What of the answer has arrived and does not come again, for ATTACH.
+        received: Place,
+        /// What the server has of the request, and takes the rest of. `None`: it takes no more.
+        sent: Option<Place>,
     },
     /// The server holds more of its answer than this connection is told of: ask by the HELLO of another one.
     Ask,
@@ -238,8 +237,13 @@ impl Session {
             call.asked = false;
             if call.may_be_held() {
                 call.ask();
-                let (messages_received, continues) = (call.received.messages, call.options.continues);
-                waiting.push(Waiting { seq, messages_received, continues });
+                let Place { messages, bytes } = call.received;
+                waiting.push(Waiting {
+                    seq,
+                    messages_received: messages,
+                    continues: call.options.continues,
+                    bytes_received: bytes,
+                });
             }
         }
         Hello {
@@ -292,7 +296,7 @@ impl Session {
                 (Phase::Complete, _) => None,
                 (Phase::Unsent, _) => Some(Fate::Send),
                 (Phase::Waiting, Some(waiting)) => {
-                    call.fate(seq, hello.session_id, waiting.messages_received, welcome)
+                    call.fate(seq, hello.session_id, waiting.received(), welcome)
                 }
                 (Phase::Waiting, None) => {
                     // Sent behind this HELLO: whatever session it led to has them. A POST led to the one that was named.

@@ -139,6 +139,7 @@ impl Config {
             streams_max: news(limits.streams_max, default.streams_max),
             dictionaries: self.dictionaries.ids(),
             compression: true,
+            message_rests: true,
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Control {
     is_short: bool,
     /// Whether this side's HELLO or WELCOME is on its way.
     introduced: bool,
+    /// Server: HELLO waits for requests of earlier connections.
+    is_waited_for: bool,
     peer: Peer,
     heartbeat: Heartbeat,
     /// QUIC: the dynamic tables of header compression.
@@ -97,7 +99,10 @@ impl Control {
 
     fn introducing(config: Arc<Config>, mut hello: Hello, now: Instant) -> Self {
         let mut control = Self::new(config, Role::Client, Phase::Introduction, now);
-        hello.limits = Some(control.config.announcement());
+        let mut limits = control.config.announcement();
+        // Where nothing waits there is no rest to speak of, and the first flight is the shorter.
+        limits.message_rests &= !hello.waiting.is_empty();
+        hello.limits = Some(limits);
         let dictionary = control.config.header_dictionaries.get(hello.header_dictionary);
         // Nothing is named that is not here.
         hello.header_dictionary = dictionary.as_ref().map_or(0, |held| held.id());
@@ -157,6 +162,7 @@ impl Control {
             phase,
             is_short: false,
             introduced: false,
+            is_waited_for: false,
             peer: Peer::default(),
             heartbeat: Heartbeat::new(now),
             tables: None,
@@ -255,6 +261,7 @@ impl Control {
     /// dictionaries where `welcome` has no limits with others.
     pub fn welcome(&mut self, mut welcome: Welcome) {
         let mut limits = self.config.announcement();
+        limits.message_rests &= welcome.resumed && self.is_waited_for;
         if let Some(given) = welcome.limits.take() {
             limits.dictionaries = given.dictionaries;
         }

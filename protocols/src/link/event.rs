@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Ack, CloseCode, Fetch, GoAway, Hello, Offer, Piece, Policy, Priority, Report, RpcError, Subscribe,
+    Ack, CloseCode, Fetch, GoAway, Hello, Offer, Piece, Place, Policy, Priority, Report, RpcError, Subscribe,
     Subscribed, Welcome,
 };
 use crate::hpack::HeaderField;
@@ -31,8 +31,8 @@ pub enum Event {
     Attach {
         /// Its sequence number.
         seq: u64,
-        /// Messages of the answer that need not be sent again.
-        messages_received: u64,
+        /// What of the answer need not be sent again.
+        received: Place,
         /// The client's half goes on, where WELCOME.partial has said.
         continues: bool,
     },

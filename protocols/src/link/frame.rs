@@ -17,7 +17,7 @@ mod encode;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{CloseCode, LinkError, Priority, RpcError, proto};
+use super::{CloseCode, LinkError, Place, Priority, RpcError, proto};
 use crate::varint;
 
 pub(crate) use encode::{Fixed, RequestOptions, put_stream_frame, response_options};
@@ -169,8 +169,8 @@ pub enum Frame {
     Attach {
         /// The request.
         seq: u64,
-        /// Messages of the answer that need not be sent again.
-        messages_received: u64,
+        /// What of the answer need not be sent again.
+        received: Place,
         /// MORE: the client's half goes on behind it.
         continues: bool,
     },

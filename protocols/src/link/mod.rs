@@ -17,6 +17,7 @@ mod failure;
 mod field_tables;
 pub mod frame;
 mod message;
+mod place;
 pub mod proto;
 pub mod report;
 mod rest;
@@ -31,6 +32,7 @@ pub use error::{Execution, Priority, RpcError, RpcErrorKind};
 pub use event::{Event, Publish, Push, RequestHead};
 pub use failure::{CloseCode, LinkError};
 pub use frame::Ack;
+pub use place::Place;
 pub use proto::{
     Arm, ClientFacts, DictionaryKind, Fetch, Filter, GoAway, Header, Hello, LearntBeat, LevelReported,
     LimitsMessage, Offer, OfferedDictionary, Outcome, Parameter, ParameterValue, Partial, Piece, Policy,

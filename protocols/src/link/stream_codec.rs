@@ -10,7 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Config, Event, Execution, Peer, RequestHead, Role, RpcError, RpcErrorKind, answer,
+    Config, Event, Execution, Peer, Place, RequestHead, Role, RpcError, RpcErrorKind, answer,
     field_tables::FieldTables,
     frame::{
         self, DataFrame, FLAG_END, Frame, FrameType, Part, RequestFrame, RequestOptions, ResponseFrame,
@@ -219,17 +219,13 @@ impl StreamCodec {
         Ok(())
     }
 
-    /// Client: asks for the answer of a request that an earlier connection carried. Ends its half, unless it
+    /// Client: asks for the answer of a request that an earlier connection carried, behind what it has `received`; bytes of
+    /// a message count only where the server's limits have `message_rests`. Ends its half, unless it
     /// `continues` the request with this head, which WELCOME.partial names.
-    pub fn send_attach(
-        &mut self,
-        messages_received: u64,
-        continues: Option<&RequestHead>,
-        out: &mut BytesMut,
-    ) {
+    pub fn send_attach(&mut self, received: Place, continues: Option<&RequestHead>, out: &mut BytesMut) {
         continues.into_iter().for_each(|head| self.writer.belongs_to(&head.fields));
         let continues = continues.is_some();
-        frame::encode(&Frame::Attach { seq: self.seq, messages_received, continues }, out);
+        frame::encode(&Frame::Attach { seq: self.seq, received, continues }, out);
         self.sending_ended = !continues;
     }
 
@@ -377,12 +373,12 @@ impl StreamCodec {
         };
         match (self.role, frame) {
             (Role::Server, Frame::Request(request)) => self.on_request(request, fields),
-            (Role::Server, Frame::Attach { seq, messages_received, continues }) => {
+            (Role::Server, Frame::Attach { seq, received, continues }) => {
                 self.begin(seq)?;
                 if !continues {
                     self.receiving = Receiving::Ended;
                 }
-                self.tell(Event::Attach { seq, messages_received, continues });
+                self.tell(Event::Attach { seq, received, continues });
                 Ok(())
             }
             (Role::Client, Frame::Response(response)) => self.on_response(response, fields),

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use towline_protocols::link::{
-    Event, Execution, Hello, RpcError, RpcErrorKind, Welcome,
+    Event, Execution, Hello, Place, RpcError, RpcErrorKind, Welcome,
     client::{CallOptions, Fate, Session},
 };
 
@@ -63,7 +63,7 @@ pub(crate) fn refused(seq: u64, kind: RpcErrorKind, execution: Execution) -> Eve
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) text: String,
-    credit: usize,
+    pub(crate) credit: usize,
 }
 
 impl Seen {
@@ -140,7 +140,7 @@ fn the_link_goes_on_behind_what_a_short_connection_brought_meanwhile() {
     seen.take(session.on_short_event(post, part(seq, "one", true)));
     assert_eq!(session.on_short_over(post), [seq], "it was cut");
     let fates = session.on_welcome(&hello, &named(7));
-    assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0, sent: None })], "as HELLO had said");
+    assert_eq!(fates, [(seq, Fate::Keep { received: Place::default(), sent: None })], "as HELLO had said");
     seen.take(session.on_event(response(seq)));
     seen.take(session.on_event(part(seq, "one", true)));
     seen.take(session.on_event(part(seq, "two", true)));
@@ -383,7 +383,7 @@ fn a_hello_lists_what_other_sessions_have_since_the_server_may_resume_one_of_the
             session.on_short_over(post);
         }
         let fates = session.on_welcome(&hello, &named(7));
-        assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0, sent: None })]);
+        assert_eq!(fates, [(seq, Fate::Keep { received: Place::default(), sent: None })]);
         let mut seen = Seen::default();
         seen.take(session.on_event(response(seq)));
         assert_eq!(seen.text, "h");
@@ -526,7 +526,7 @@ fn what_the_links_hello_asks_for_waits_for_its_welcome_or_its_end() {
         (session, link, seq)
     };
     let (mut session, link, seq) = asked();
-    let keep = Fate::Keep { messages_received: 0, sent: None };
+    let keep = Fate::Keep { received: Place::default(), sent: None };
     assert_eq!(session.on_welcome(&link, &named(7)), [(seq, keep)]);
     let (mut session, _, seq) = asked();
     session.on_link_lost();
@@ -563,7 +563,7 @@ fn what_is_idempotent_is_asked_for_before_it_is_sent_to_a_session_that_may_have_
     let hello = session.hello(Hello::default());
     assert_eq!(hello.session_id, 8);
     assert_eq!(hello.waiting.iter().map(|waiting| waiting.seq).collect::<Vec<_>>(), [seq]);
-    let kept = Fate::Keep { messages_received: 0, sent: None };
+    let kept = Fate::Keep { received: Place::default(), sent: None };
     assert_eq!(session.on_welcome(&hello, &named(8)), [(seq, kept)]);
     let hello = session.hello(Hello::default());
     let unknown = Welcome { unknown: vec![seq], ..named(8) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proptest::{collection::vec, option, prelude::*};
 use towline_protocols::link::{
-    Ack, CloseCode, Execution, Priority, RpcError, RpcErrorKind,
+    Ack, CloseCode, Execution, Place, Priority, RpcError, RpcErrorKind,
     frame::{DataFrame, Frame, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode, encode},
 };
 
@@ -117,10 +117,9 @@ fn frame() -> impl Strategy<Value = Frame> {
         (0..13u8, text()).prop_map(|(code, text)| Frame::Close { code: CloseCode::from_wire(code), text }),
         publish().prop_map(Frame::Publish),
         (number(), text()).prop_map(|(id, error)| Frame::Published { id, error }),
-        (number(), number(), any::<bool>()).prop_map(|(seq, messages_received, continues)| Frame::Attach {
-            seq,
-            messages_received,
-            continues
+        (number(), number(), any::<u16>(), any::<bool>()).prop_map(|(seq, messages, bytes, continues)| {
+            let received = Place { messages, bytes: bytes.into() };
+            Frame::Attach { seq, received, continues }
         }),
         bytes().prop_map(Frame::QpackEncoder),
         bytes().prop_map(Frame::QpackDecoder),

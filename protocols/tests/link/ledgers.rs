@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use towline_protocols::link::{
-    Ack, Event, Execution, Hello, Priority, Push, PushesTaken, RpcError, RpcErrorKind, Welcome,
+    Ack, Event, Execution, Hello, Place, Priority, Push, PushesTaken, RpcError, RpcErrorKind, Welcome,
     client::{CallOptions, Fate, PushMarks, Session},
     server::{Admission, Ledger, LedgerLimits},
 };
@@ -143,7 +143,7 @@ fn what_becomes_of_a_request_on_a_new_connection() {
         Fate::Fail(error) => (error.kind, error.execution),
         fate => panic!("{fate:?}"),
     };
-    assert_eq!(fate(false, false, true, &[]), Fate::Keep { messages_received: 0, sent: None });
+    assert_eq!(fate(false, false, true, &[]), Fate::Keep { received: Place::default(), sent: None });
     assert_eq!(fate(false, true, true, &[1]), Fate::Send);
     assert_eq!(failed(fate(false, false, true, &[1])), (RpcErrorKind::SessionLost, Execution::NotRun));
     assert_eq!(failed(fate(false, true, false, &[1])), (RpcErrorKind::SessionLost, Execution::MayHaveRun));
@@ -173,7 +173,7 @@ fn a_request_opened_between_connections_is_sent_after_welcome() {
     session.on_request_sent(early);
     let late = session.open(CallOptions::default());
     let fates = session.on_welcome(&hello, &Welcome { resumed: true, ..Welcome::default() });
-    assert_eq!(fates, [(1, Fate::Keep { messages_received: 0, sent: None }), (late, Fate::Send)]);
+    assert_eq!(fates, [(1, Fate::Keep { received: Place::default(), sent: None }), (late, Fate::Send)]);
 }
 
 #[test]

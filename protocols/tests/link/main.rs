@@ -11,6 +11,7 @@ mod pair;
 mod quic_headers;
 mod reconnects;
 mod references;
+mod rests;
 mod runs;
 mod short;
 mod slow_readers;

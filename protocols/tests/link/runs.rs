@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is the test's")]
 
 use towline_protocols::link::{
-    Event, Execution, Hello, RpcErrorKind, Welcome,
+    Event, Execution, Hello, Place, RpcErrorKind, Welcome,
     client::{CallOptions, Delivery, Fate, Session},
 };
 
@@ -139,7 +139,7 @@ fn the_links_next_connection_takes_the_rest_where_the_answer_has_begun_and_nowhe
         session.on_short_over(post);
         let fates = session.on_welcome(&hello, &named(7));
         match there {
-            7 => assert_eq!(fates, [(seq, Fate::Keep { messages_received: 1, sent: None })]),
+            7 => assert_eq!(fates, [(seq, Fate::Keep { received: Place::behind(1), sent: None })]),
             _ => fails(&fates, seq),
         }
     }
@@ -260,7 +260,7 @@ fn a_hello_names_what_a_post_has_taken_to_its_session() {
     session.on_short_event(post, response(seq));
     session.on_short_over(post);
     assert_eq!(session.forsaken(), []);
-    let kept = Fate::Keep { messages_received: 0, sent: None };
+    let kept = Fate::Keep { received: Place::default(), sent: None };
     assert_eq!(session.on_welcome(&link, &named(8)), [(seq, kept)]);
     assert_eq!(text([session.on_event(response(seq)), session.on_event(part(seq, "ein", true))]), "ein|");
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{
-    CloseCode, Config, Connection, Event, Execution, Hello, Limits, Priority, Push, RpcError, RpcErrorKind,
-    Waiting, Welcome,
+    CloseCode, Config, Connection, Event, Execution, Hello, Limits, Place, Priority, Push, RpcError,
+    RpcErrorKind, Waiting, Welcome,
     frame::{self, Frame, PREFACE},
 };
 
@@ -122,8 +122,10 @@ fn pushes_come_with_the_answer() {
 
 #[test]
 fn what_a_post_asks_for_is_open_for_its_answer() {
-    let mut pair =
-        pair(Hello { waiting: vec![Waiting { seq: 3, messages_received: 1, continues: false }], ..hello() });
+    let mut pair = pair(Hello {
+        waiting: vec![Waiting { seq: 3, messages_received: 1, ..Waiting::default() }],
+        ..hello()
+    });
     assert_eq!(posted(&mut pair).waiting.len(), 1);
     pair.server.attach(3, Priority::NORMAL);
     pair.server.control().welcome(Welcome { resumed: true, ..Welcome::default() });
@@ -139,7 +141,7 @@ fn what_an_exchange_does_not_need_is_refused() {
         Frame::Window { seq: 0, credit: 1 },
         Frame::Ping { id: 1, next_beat_s: 0 },
         Frame::PushAck { priority: Priority::NORMAL, id: 1 },
-        Frame::Attach { seq: 1, messages_received: 0, continues: false },
+        Frame::Attach { seq: 1, received: Place::default(), continues: false },
     ] {
         let mut pair = pair(hello());
         posted(&mut pair);

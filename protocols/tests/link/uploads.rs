@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use towline_protocols::link::{
-    Config, Control, Event, Hello, Partial, Priority, StreamCodec, Waiting, Welcome,
+    Config, Control, Event, Hello, Partial, Place, Priority, StreamCodec, Waiting, Welcome,
 };
 
 use crate::pair::{Pair, head, hello, noise, origin, status_200};
@@ -13,11 +13,12 @@ const WINDOW: usize = 65_536;
 
 /// Both ends, where WELCOME names request 5 with two messages and `window_used` bytes in use.
 fn resumed(window_used: usize) -> Pair {
-    let waiting = vec![Waiting { seq: 5, messages_received: 0, continues: true }];
+    let waiting = vec![Waiting { seq: 5, continues: true, ..Waiting::default() }];
     let mut pair = Pair::with(Config::default(), Config::default(), Hello { waiting, ..hello() });
     pair.run().unwrap();
     pair.server.attach_open(5, Priority::NORMAL, window_used as u32);
-    let partial = Partial { seq: 5, messages_received: 2, window_used: window_used as u32 };
+    let partial =
+        Partial { seq: 5, messages_received: 2, window_used: window_used as u32, bytes_received: 0 };
     let welcome = Welcome { resumed: true, partial: vec![partial], ..Welcome::default() };
     pair.server.control().welcome(welcome);
     pair.run().unwrap();
@@ -94,7 +95,7 @@ fn more_than_a_window_may_be_in_use_and_empty_messages_pass_all_the_same() {
 
 #[test]
 fn a_half_that_the_server_does_not_name_has_ended() {
-    let waiting = vec![Waiting { seq: 5, messages_received: 0, continues: true }];
+    let waiting = vec![Waiting { seq: 5, continues: true, ..Waiting::default() }];
     let mut pair = Pair::with(Config::default(), Config::default(), Hello { waiting, ..hello() });
     pair.run().unwrap();
     pair.server.attach(5, Priority::NORMAL);
@@ -107,17 +108,17 @@ fn a_half_that_the_server_does_not_name_has_ended() {
 fn a_stream_of_quic_goes_on_behind_attach() {
     let settings = Control::server(Default::default(), origin()).stream_settings();
     let (mut client, mut wire) = (StreamCodec::client(settings.clone(), 1, 5), BytesMut::new());
-    client.send_attach(0, Some(&head(Priority::NORMAL)), &mut wire);
+    client.send_attach(Place::default(), Some(&head(Priority::NORMAL)), &mut wire);
     client.send_message(Bytes::from_static(b"third"), true, &mut wire).unwrap();
     let mut server = StreamCodec::server(settings.clone(), 1);
     server.handle_bytes(&mut wire).unwrap();
-    let attach = Event::Attach { seq: 5, messages_received: 0, continues: true };
+    let attach = Event::Attach { seq: 5, received: Place::default(), continues: true };
     assert_eq!(server.poll_event(), Ok(Some(attach)));
     assert!(matches!(server.poll_event(), Ok(Some(Event::MessagePart { seq: 5, end: true, .. }))));
     assert_eq!(server.handle_fin(&wire), Ok(()));
 
     let mut client = StreamCodec::client(settings.clone(), 2, 5);
-    client.send_attach(0, Some(&head(Priority::NORMAL)), &mut wire);
+    client.send_attach(Place::default(), Some(&head(Priority::NORMAL)), &mut wire);
     let mut server = StreamCodec::server(settings, 2);
     server.handle_bytes(&mut wire).unwrap();
     assert!(server.handle_fin(&wire).is_err(), "the half was to go on");

@@ -14,8 +14,8 @@ use towline_protocols::{
     link::{
         Ack, Arm, ClientFacts, CloseCode, Config, Connection, DictionaryKind, Event, Execution, Fetch,
         Filter, GoAway, Header, Hello, LearntBeat, LevelReported, Offer, OfferedDictionary, Outcome,
-        Parameter, ParameterValue, Partial, Piece, Policy, Priority, QualitySnapshot, Report, RequestHead,
-        RpcError, RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
+        Parameter, ParameterValue, Partial, Piece, Place, Policy, Priority, QualitySnapshot, Report,
+        RequestHead, RpcError, RpcErrorKind, SessionHeaders, Subscribe, Subscribed, Waiting, Welcome,
         frame::{
             DataFrame, Frame, PREFACE, Part, PublishFrame, PushFrame, RequestFrame, ResponseFrame, decode,
             encode,
@@ -109,6 +109,7 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         end: false,
     };
     let first = Part { compressed: false, more: true, bytes: Bytes::from_static(b"\x06abcd") };
+    let inside = Place { bytes: 1000, ..Place::behind(2) };
     let data = |seq, part, end| Frame::Data(DataFrame { seq, part, end });
     let unavailable = RpcError {
         kind: RpcErrorKind::BackendUnavailable,
@@ -128,8 +129,9 @@ fn request_frames() -> Vec<(&'static str, Frame)> {
         ("reset", Frame::Reset { seq: 300, error: unavailable }),
         ("window", Frame::Window { seq: 0, credit: 131_072 }),
         ("ack", Frame::Ack(Ack { floor: 7, seqs: vec![9, 12] })),
-        ("attach", Frame::Attach { seq: 5, messages_received: 2, continues: false }),
-        ("attach-continues", Frame::Attach { seq: 5, messages_received: 2, continues: true }),
+        ("attach", Frame::Attach { seq: 5, received: Place::behind(2), continues: false }),
+        ("attach-inside", Frame::Attach { seq: 5, received: inside, continues: false }),
+        ("attach-continues", Frame::Attach { seq: 5, received: Place::behind(2), continues: true }),
         ("qpack-encoder", Frame::QpackEncoder(Bytes::from_static(b"\x3f\xe1\x1f\xff\x26\x02d7"))),
         ("qpack-request", Frame::Request(qpack_request())),
         ("request-dictionary", Frame::Request(dictionary_request)),
@@ -177,10 +179,10 @@ fn connection_frames() -> Vec<(&'static str, Frame)> {
     let listed = Hello { waiting: Vec::new(), epoch: 5, endpoint_list: Some(7), ..hello.clone() };
     let going_on = Hello {
         epoch: 3,
-        waiting: vec![Waiting { seq: 5, messages_received: 2, continues: true }],
+        waiting: vec![Waiting { seq: 5, messages_received: 2, continues: true, bytes_received: 0 }],
         ..hello.clone()
     };
-    let partial = Partial { seq: 5, messages_received: 3, window_used: 1000 };
+    let partial = Partial { seq: 5, messages_received: 3, window_used: 1000, bytes_received: 0 };
     let welcome_partial = Welcome { partial: vec![partial], ..welcome.clone() };
     let push = PushFrame {
         id: 1,

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use towline_protocols::link::{
-    Config, Connection, Event, Execution, Hello, Partial, Priority, Push, RequestHead, RpcError,
+    Config, Connection, Event, Execution, Hello, Partial, Place, Priority, Push, RequestHead, RpcError,
     RpcErrorKind, Welcome,
     client::{CallOptions, Fate, PushMarks, Session},
     server::{Admission, Ledger, LedgerLimits},
@@ -103,8 +103,6 @@ struct Exchange {
     /// Whole messages in `body`, and bytes of the one behind them.
     messages: u64,
     partial: usize,
-    /// Bytes of that one that come again.
-    skip: usize,
     body_complete: bool,
     /// Steps until the backend answers.
     busy: u32,
@@ -333,10 +331,13 @@ impl Client {
     }
 
     /// Sends what the server does not have of a request.
-    fn go_on(&self, seq: u64, sent: u64, connection: &mut Connection) {
+    fn go_on(&self, seq: u64, sent: Place, connection: &mut Connection) {
         let Some(call) = self.calls.get(&seq) else { return };
         connection.go_on(seq, &call.head());
-        let rest = request(call.name).split_off(sent as usize);
+        let mut rest = request(call.name).split_off(sent.messages as usize);
+        if let Some(begun) = rest.first_mut() {
+            *begun = begun.slice(sent.bytes as usize..);
+        }
         if rest.is_empty() {
             connection.send_end(seq).unwrap();
         }
@@ -478,11 +479,15 @@ impl Server {
         let mut told = Vec::new();
         for seq in partial {
             let Some(exchange) = ledger.get_mut(seq) else { continue };
-            exchange.skip = exchange.partial;
             let used = unconsumed.get(&seq).copied().unwrap_or(0);
             self.unconsumed.insert(seq, used);
             connection.attach_open(seq, Priority::NORMAL, used as u32);
-            told.push(Partial { seq, messages_received: exchange.messages, window_used: used as u32 });
+            told.push(Partial {
+                seq,
+                messages_received: exchange.messages,
+                window_used: used as u32,
+                bytes_received: exchange.partial as u64,
+            });
             self.continued += 1;
         }
         let unknown = ledger.reconcile(hello.outcome_floor, hello.waiting.iter().map(|waiting| waiting.seq));
@@ -497,7 +502,7 @@ impl Server {
         if resumed {
             for waiting in hello.waiting.iter().filter(|waiting| !unknown.contains(&waiting.seq)) {
                 connection.attach(waiting.seq, Priority::NORMAL);
-                self.answer_one(waiting.seq, waiting.messages_received as usize, connection);
+                self.answer_one(waiting.seq, waiting.received(), connection);
             }
         }
         if let Some(taken) = hello.pushes_taken.as_ref().filter(|taken| taken.push_line == self.generation) {
@@ -517,7 +522,7 @@ impl Server {
         if ledger.admit(seq) == Admission::New {
             ledger.begin(seq, Exchange { busy: 20, ..Exchange::default() });
         }
-        self.answer_one(seq, 0, connection);
+        self.answer_one(seq, Place::default(), connection);
     }
 
     /// The backend: runs what is complete.
@@ -545,11 +550,11 @@ impl Server {
         let due: Vec<u64> =
             ledger.iter().filter(|(_, exchange)| is_due(exchange)).map(|(seq, _)| seq).collect();
         for seq in due {
-            self.answer_one(seq, 0, connection);
+            self.answer_one(seq, Place::default(), connection);
         }
     }
 
-    fn answer_one(&mut self, seq: u64, from: usize, connection: &mut Connection) {
+    fn answer_one(&mut self, seq: u64, from: Place, connection: &mut Connection) {
         let Some(ledger) = &mut self.ledger else { return };
         if let Some(error) = ledger.admit(seq).error() {
             return connection.reset(seq, &error);
@@ -568,8 +573,9 @@ impl Server {
         }
         // The client may have cancelled it on this connection: then it is no longer open.
         if connection.send_response(seq, status_200(), false).is_ok() {
-            for message in messages.into_iter().skip(from) {
-                connection.send_message(seq, message, false).unwrap();
+            let mut begun = from.bytes as usize;
+            for message in messages.into_iter().skip(from.messages as usize) {
+                connection.send_message(seq, message.slice(std::mem::take(&mut begun)..), false).unwrap();
             }
             connection.send_trailers(seq, vec![field("grpc-status", "0")]).unwrap();
         }
@@ -591,13 +597,11 @@ impl Server {
 
 impl Exchange {
     fn take(&mut self, bytes: &[u8], end_of_message: bool) {
-        let again = self.skip.min(bytes.len());
-        self.skip -= again;
-        self.body.extend_from_slice(&bytes[again..]);
-        self.partial += bytes.len() - again;
+        self.body.extend_from_slice(bytes);
+        self.partial += bytes.len();
         if end_of_message {
             self.messages += 1;
-            (self.partial, self.skip) = (0, 0);
+            self.partial = 0;
         }
     }
 

@@ -96,8 +96,10 @@ impl Call {
             match self.message_arrived {
                 true => sink.end(self.seq)?,
                 false => {
-                    let wire = sink.message(self.seq, message.clone(), true)?;
-                    self.marks.request.add(message.len(), wire);
+                    let rest = message.slice(std::mem::take(&mut self.message_begun)..);
+                    let plain = rest.len();
+                    let wire = sink.message(self.seq, rest, true)?;
+                    self.marks.request.add(plain, wire);
                 }
             }
         }
@@ -114,8 +116,9 @@ impl Call {
             match self.outbox.next() {
                 Some(message) => {
                     self.end_sent = self.finished && !self.outbox.has_waiting();
-                    let plain = message.len();
-                    let wire = sink.message(self.seq, message, self.end_sent)?;
+                    let rest = message.slice(std::mem::take(&mut self.message_begun)..);
+                    let plain = rest.len();
+                    let wire = sink.message(self.seq, rest, self.end_sent)?;
                     self.marks.request.add(plain, wire);
                     self.wakers.writable.notify_one();
                 }

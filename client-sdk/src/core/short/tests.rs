@@ -19,6 +19,7 @@ use crate::{
 #[derive(Default)]
 struct Sink {
     said: Vec<&'static str>,
+    messages: Vec<Bytes>,
     refuses: bool,
 }
 
@@ -38,7 +39,10 @@ impl RequestSink for Sink {
     }
 
     fn message(&mut self, _: u64, message: Bytes, _: bool) -> Result<usize, RpcError> {
-        self.note("message").map(|()| message.len())
+        self.note("message")?;
+        let bytes = message.len();
+        self.messages.push(message);
+        Ok(bytes)
     }
 
     fn end(&mut self, _: u64) -> Result<(), RpcError> {
@@ -131,6 +135,27 @@ fn a_call_that_comes_back_to_the_link_is_sent_whole() {
         assert!(!core.calls[&key].is_over(), "the POST may know better");
         core.short_over(errand, Some(number), Some(true));
         assert_eq!(core.link_says(key, false), ["request", "message"]);
+    });
+}
+
+#[test]
+fn a_call_goes_on_inside_its_message() {
+    let (shared, key) = one_call_of(ShortCalls::Off);
+    shared.with(|core| {
+        core.connect(&named(5));
+        let says = |core: &mut Core| {
+            let mut sink = Sink::default();
+            core.pump(key, &mut sink, true, Instant::now());
+            sink.messages
+        };
+        assert_eq!(says(core), ["pay"]);
+        for (bytes_received, rest) in [(2, Some("y")), (3, Some("")), (0, Some("pay")), (4, None)] {
+            core.link_down("cut".into(), true);
+            let partial = vec![Partial { seq: 1, bytes_received, ..Partial::default() }];
+            core.connect(&Welcome { resumed: true, partial, ..named(5) });
+            assert_eq!(says(core), Vec::from_iter(rest), "behind {bytes_received} bytes");
+        }
+        assert!(core.calls[&key].is_over(), "the gateway has more than there is");
     });
 }
 

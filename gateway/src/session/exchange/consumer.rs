@@ -41,7 +41,9 @@ pub(super) struct Attached {
     pub(super) head_taken: bool,
     /// Number of the next message to hand out.
     pub(super) message: u64,
-    /// Bytes of the messages from `message` on.
+    /// Bytes of that message that the client has.
+    pub(super) skip: usize,
+    /// Bytes of the messages from there on.
     pub(super) behind: usize,
     pub(super) end_taken: bool,
     pub(super) signal: Weak<Signal>,
@@ -133,10 +135,11 @@ impl Attached {
         }
         let index = self.message.checked_sub(messages_from).and_then(|index| usize::try_from(index).ok());
         if let Some(message) = index.and_then(|index| messages.get(index)) {
+            let rest = message.slice(std::mem::take(&mut self.skip)..);
             self.message += 1;
-            self.behind -= message.len();
+            self.behind -= rest.len();
             let ends = self.take_end(messages_from + messages.len() as u64, end);
-            return Next::Part { part: ExchangePart::Message(message.clone()), ends };
+            return Next::Part { part: ExchangePart::Message(rest), ends };
         }
         match end {
             None => Next::Pending,

@@ -13,7 +13,7 @@ use towline_protocols::{
 pub enum ExchangePart {
     /// `:status` and the header fields.
     Head(Arc<[HeaderField]>),
-    /// One whole message, not compressed.
+    /// One message, not compressed: whole, or the first for a connection the rest of what its client has begun.
     Message(Bytes),
     /// The answer ends with these fields.
     Trailers(Arc<[HeaderField]>),

@@ -41,11 +41,15 @@ impl Exchange {
     }
 
     /// What has arrived of a request that waits for its rest, to be told to the connection of `signal`, which may go on
-    /// with it.
-    pub(in crate::session) fn offer_upload(&self, signal: &Arc<Signal>) -> Option<Received> {
+    /// with it, and inside a message if it `goes_inside`.
+    pub(in crate::session) fn offer_upload(
+        &self,
+        signal: &Arc<Signal>,
+        goes_inside: bool,
+    ) -> Option<Received> {
         let mut state = self.state.lock();
         let upload = Arc::clone(state.open_upload()?);
-        let offered = upload.offer();
+        let offered = upload.offer(goes_inside);
         match offered {
             Some(_) => state.request.awaited_from = Some(Arc::downgrade(signal)),
             None => state.request_complete(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use towline_protocols::link::{
-    Ack, Execution, RpcError,
+    Ack, Execution, Place, RpcError,
     server::{Admission, Ledger, LedgerLimits},
 };
 
@@ -146,12 +146,13 @@ impl LinkSession {
         }
     }
 
-    /// Hands the connection of `signal` a request that the ledger knows; `None` when it does not.
+    /// Hands the connection of `signal` the answer, behind what was `received` of it, to a request that the ledger knows;
+    /// `None` when it does not.
     pub(in crate::session) fn attach(
         &self,
         state: &mut State,
         seq: u64,
-        messages_received: u64,
+        received: Place,
         signal: &Arc<Signal>,
     ) -> Option<Result<Consumer, RpcError>> {
         let admission = state.ledger_mut(&self.context).admit(seq);
@@ -159,7 +160,7 @@ impl LinkSession {
             return Some(Err(error));
         }
         let (Admission::Attach(exchange) | Admission::Replay(exchange)) = admission else { return None };
-        Some(exchange.attach(messages_received, signal).map(|(consumer, displaced)| {
+        Some(exchange.attach(received, signal).map(|(consumer, displaced)| {
             if displaced {
                 self.context.limit_hit("exchange_consumers_max");
             }

@@ -169,7 +169,7 @@ impl LinkSession {
         let mut resolved = Resolved { unknown, partial, ..Resolved::default() };
         // What WELCOME called unknown may have come again before the handshake was complete: it has its answer.
         for waiting in hello.waiting.iter().filter(|waiting| !unspoken.contains(&waiting.seq)) {
-            match self.attach(state, waiting.seq, waiting.messages_received, signal) {
+            match self.attach(state, waiting.seq, waiting.received(), signal) {
                 None => {}
                 Some(Ok(consumer)) => resolved.attached.push(consumer),
                 Some(Err(error)) => resolved.refused.push((waiting.seq, error)),

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towline_protocols::link::{Hello, Partial};
+use towline_protocols::link::{Hello, LimitsMessage, Partial, Place};
 
 use super::{LinkSession, State};
-use crate::session::{exchange::Exchange, signal::Signal};
+use crate::session::{exchange::Exchange, signal::Signal, upload::Received};
 
 impl LinkSession {
     /// What the client says in HELLO of such requests decides: those that it goes on with are offered to its
@@ -29,14 +29,16 @@ impl LinkSession {
         let is_spoken_of = |exchange: &&Arc<Exchange>| !unspoken.contains(&exchange.seq());
         let open: Vec<Arc<Exchange>> =
             state.exchanges().filter(|exchange| exchange.is_parked()).filter(is_spoken_of).cloned().collect();
+        let goes_inside = LimitsMessage::allow_rests(hello.limits.as_ref());
         let mut partial = Vec::new();
         for exchange in open {
             let seq = exchange.seq();
             if !continued.contains(&seq) {
                 self.give_up_upload(state, &exchange, "the client does not go on with the request");
-            } else if let Some(received) = exchange.offer_upload(signal) {
-                let window_used = u32::try_from(received.held).unwrap_or(u32::MAX);
-                partial.push(Partial { seq, messages_received: received.messages, window_used });
+            } else if let Some(Received { place, held }) = exchange.offer_upload(signal, goes_inside) {
+                let window_used = u32::try_from(held).unwrap_or(u32::MAX);
+                let Place { messages: messages_received, bytes: bytes_received } = place;
+                partial.push(Partial { seq, messages_received, window_used, bytes_received });
             }
         }
         partial

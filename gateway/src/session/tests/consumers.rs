@@ -9,7 +9,9 @@ use crate::session::signal::Signal;
 fn beside(opened: &Opened, seq: u64, message: u64) -> (Arc<Signal>, Result<Consumer, RpcError>) {
     let signal = Arc::new(Signal::default());
     let session = opened.lease.session();
-    let taken = session.attach(&mut session.lock(), seq, message, &signal).expect("the request is known");
+    let taken = session
+        .attach(&mut session.lock(), seq, Place::behind(message), &signal)
+        .expect("the request is known");
     (signal, taken)
 }
 

@@ -61,9 +61,58 @@ fn an_answer_whose_connection_died_is_there_after_the_reconnect() {
     assert_eq!(opened.unknown, [7]);
     assert_eq!(opened.lease.poll_event(), Some(SessionEvent::Ready(1)));
     assert_eq!(drain(&mut opened.attached[0]), "h two.", "from message number 1 on");
-    let Attach::Attached(mut consumer) = opened.lease.attach(1, 2) else { panic!("1 is known") };
+    let Attach::Attached(mut consumer) = opened.lease.attach(1, Place::behind(2)) else {
+        panic!("1 is known")
+    };
     assert_eq!(drain(&mut consumer), "h.");
-    assert!(matches!(opened.lease.attach(8, 0), Attach::Unknown));
+    assert!(matches!(opened.lease.attach(8, Place::default()), Attach::Unknown));
+}
+
+#[test]
+fn a_message_that_had_arrived_in_part_goes_on_where_its_client_has_it() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let (producer, _consumer) = run(&opened.lease, 1);
+    producer.head(head()).unwrap();
+    send(&producer, "one").unwrap();
+    send(&producer, "twotwo").unwrap();
+    drop(opened);
+    for (bytes, rest) in [(4, "h wo"), (6, "h "), (7, "h ")] {
+        let mut hello = waiting(1 + bytes, &[(1, 1)]);
+        hello.waiting[0].bytes_received = bytes;
+        let mut opened = rig.open(&hello);
+        assert_eq!(drain(&mut opened.attached[0]), rest, "behind {bytes} bytes");
+    }
+    send(&producer, "three").unwrap();
+    producer.end();
+    // Whole where nothing of it is there, as ever.
+    let received = |messages, bytes| Place { messages, bytes };
+    let opened = rig.open(&waiting(9, &[(1, 0)]));
+    let behind = |place| match opened.lease.attach(1, place) {
+        Attach::Attached(mut consumer) => drain(&mut consumer),
+        _ => panic!("1 is known"),
+    };
+    assert_eq!(behind(received(0, 1)), "h ne twotwo three.");
+    assert_eq!(behind(received(1, 0)), "h twotwo three.");
+    assert_eq!(behind(received(3, 5)), "h.", "there is no such message");
+}
+
+/// What is left out does not count as what a consumer is behind.
+#[tokio::test]
+async fn a_client_that_has_some_of_a_message_is_less_behind() {
+    let rig = Rig::with(|settings| settings.session.stream_window = 100);
+    let opened = rig.open(&hello(1));
+    let (producer, consumer) = run(&opened.lease, 1);
+    producer.head(head()).unwrap();
+    drop((opened.lease, consumer));
+    producer.message(vec![b'1'; 100].into()).await.unwrap();
+    let mut hello = waiting(2, &[(1, 0)]);
+    hello.waiting[0].bytes_received = 1;
+    let mut opened = rig.open(&hello);
+    assert_eq!(producer.room().now_or_never(), Some(Ok(())));
+    assert_eq!(producer.message(Bytes::from_static(b"x")).now_or_never(), None, "a window is behind");
+    assert_eq!(drain(&mut opened.attached[0]), "h 99 x");
+    assert_eq!(producer.room().now_or_never(), Some(Ok(())));
 }
 
 #[test]
@@ -375,7 +424,9 @@ fn whoever_claims_messages_that_do_not_exist_yet_gets_those_that_come() {
     let rig = Rig::with(|settings| settings.session.stream_window = 100);
     let opened = rig.open(&hello(1));
     let (producer, _consumer) = run(&opened.lease, 1);
-    let Attach::Attached(mut consumer) = opened.lease.attach(1, 1000) else { panic!("1 is known") };
+    let Attach::Attached(mut consumer) = opened.lease.attach(1, Place::behind(1000)) else {
+        panic!("1 is known")
+    };
     for _ in 0..3 {
         send(&producer, vec![0; 100]).unwrap();
         assert_eq!(drain(&mut consumer), "100");

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use towline_protocols::{
     hpack::HeaderField,
-    link::{Hello, Priority, PushesTaken, RpcError, Waiting},
+    link::{Hello, Place, Priority, PushesTaken, RpcError, Waiting},
 };
 
 use super::*;
@@ -97,7 +97,7 @@ fn hello(epoch: u64) -> Hello {
 fn waiting(epoch: u64, seqs: &[(u64, u64)]) -> Hello {
     let waiting = seqs
         .iter()
-        .map(|&(seq, messages_received)| Waiting { seq, messages_received, continues: false })
+        .map(|&(seq, messages_received)| Waiting { seq, messages_received, ..Waiting::default() })
         .collect();
     Hello { waiting, ..hello(epoch) }
 }

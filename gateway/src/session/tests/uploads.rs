@@ -1,7 +1,7 @@
 //! Requests that had not arrived whole when their connection was lost.
 
 use http_body_util::BodyExt as _;
-use towline_protocols::link::{Execution::*, RpcErrorKind::*};
+use towline_protocols::link::{Execution::*, LimitsMessage, RpcErrorKind::*};
 
 use super::{super::upload::LinkBody, *};
 
@@ -49,7 +49,7 @@ async fn the_next_connection_goes_on_where_the_lost_one_was() {
     sender.part(Some(6), Bytes::from_static(b"tw"), false).unwrap();
     drop((opened, sender));
     let opened = rig.open(&goes_on(2));
-    assert_eq!(opened.partial, [Partial { seq: 1, messages_received: 1, window_used: 5 }]);
+    assert_eq!(opened.partial, [Partial { seq: 1, messages_received: 1, window_used: 5, bytes_received: 0 }]);
     assert!(opened.unknown.is_empty());
     let credits = Arc::new(Credits::default());
     let (sender, used) = opened.lease.take_up(1, &credits).unwrap();
@@ -63,6 +63,51 @@ async fn the_next_connection_goes_on_where_the_lost_one_was() {
     assert_eq!(credits.take().taken, [(1, 9)], "of both connections");
     producer.end();
     assert_eq!(outcome(opened), "e.");
+}
+
+/// HELLO of a client that goes on with its request 1, inside a message.
+fn goes_inside(epoch: u64) -> Hello {
+    let limits = LimitsMessage { message_rests: true, ..LimitsMessage::default() };
+    Hello { limits: Some(limits), ..goes_on(epoch) }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_message_goes_on_where_the_lost_connection_was() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let Uploading { sender, body, producer, .. } = upload(&opened.lease, 1);
+    message(&sender, "one");
+    sender.part(Some(6), Bytes::from_static(b"tw"), false).unwrap();
+    drop((opened, sender));
+    for (epoch, has, bytes) in [(2, 2, "o"), (3, 3, "tw")] {
+        let opened = rig.open(&goes_inside(epoch));
+        let partial = Partial { seq: 1, messages_received: 1, bytes_received: has, ..opened.partial[0] };
+        assert_eq!(opened.partial, [partial]);
+        let (sender, _) = opened.lease.take_up(1, &Arc::default()).unwrap();
+        sender.part(Some(6 - has), Bytes::from_static(bytes.as_bytes()), false).unwrap();
+    }
+    // One that does not go on inside a message brings it again from its beginning.
+    let opened = rig.open(&goes_on(4));
+    assert_eq!(opened.partial[0].bytes_received, 0);
+    let (sender, _) = opened.lease.take_up(1, &Arc::default()).unwrap();
+    sender.part(Some(6), Bytes::from_static(b"twotwo"), true).unwrap();
+    assert_eq!(sender.end(), Ok(true));
+    assert_eq!(whole(body).await, &b"\0\0\0\0\x03one\0\0\0\0\x06twotwo"[..]);
+    producer.end();
+    assert_eq!(outcome(opened), "e.");
+}
+
+#[test]
+fn a_rest_of_another_length_is_refused() {
+    let rig = Rig::new();
+    let opened = rig.open(&hello(1));
+    let Uploading { sender, body: _body, producer: _producer, .. } = upload(&opened.lease, 1);
+    sender.part(Some(6), Bytes::from_static(b"tw"), false).unwrap();
+    drop(opened);
+    let opened = rig.open(&goes_inside(2));
+    let (sender, _) = opened.lease.take_up(1, &Arc::default()).unwrap();
+    let error = sender.part(Some(6), Bytes::from_static(b"twotwo"), true).unwrap_err();
+    assert_eq!((error.kind, error.execution), (Malformed, MayHaveRun));
 }
 
 #[tokio::test]

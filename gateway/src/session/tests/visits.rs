@@ -30,7 +30,7 @@ fn a_visitor_runs_what_is_new_and_the_holder_goes_on_undisturbed() {
     assert_eq!((visit.session_id, visit.unknown, visit.awaited), (holder.session_id, vec![2], vec![1]));
     let (early, mut early_answer) = run(&visit.lease, 3);
     later(&visit.lease, 1);
-    assert!(matches!(visit.lease.attach(1, 0), Attach::Later));
+    assert!(matches!(visit.lease.attach(1, Place::default()), Attach::Later));
     assert_eq!(holder.lease.poll_event(), None);
     running.head(head()).unwrap();
     assert_eq!(drain(&mut answer), "h", "the holder's answers are its own");
@@ -84,7 +84,7 @@ fn a_stream_that_asks_while_its_connection_becomes_the_holder_keeps_its_answer()
         let visit = rig.sessions.visit(&hello, None).unwrap();
         // On QUIC both are brought by the datagram that ends the handshake.
         let asks = || loop {
-            match visit.lease.attach(seq, 0) {
+            match visit.lease.attach(seq, Place::default()) {
                 Attach::Later => std::hint::spin_loop(),
                 Attach::Attached(consumer) => return consumer,
                 Attach::Unknown | Attach::Refused(_) => panic!("{seq} is held"),

@@ -51,6 +51,13 @@ pub(super) struct Arriving {
     pub(super) again: usize,
 }
 
+impl Arriving {
+    /// How much of it a connection brings that goes on with it.
+    fn comes(self) -> u64 {
+        self.length.saturating_sub((self.passed - self.again) as u64)
+    }
+}
+
 pub(super) enum Piece {
     /// Bytes, and how many of them came over the link.
     Data(Bytes, usize),
@@ -95,9 +102,9 @@ impl Pipe {
     ) -> Result<(), RpcError> {
         let arriving = match (self.message, message_bytes) {
             (Some(arriving), None) => arriving,
-            (Some(arriving), Some(length)) if arriving.length == length => arriving,
+            (Some(arriving), Some(length)) if arriving.comes() == length => arriving,
             (Some(_), Some(_)) => {
-                return Err(malformed("the message that had arrived in part came again with another length"));
+                return Err(malformed("the message that had arrived in part goes on with another length"));
             }
             (None, length) => {
                 let length = length.unwrap_or_default();

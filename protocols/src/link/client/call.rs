@@ -17,7 +17,7 @@
 //! ```
 
 use super::{CallOptions, Delivery, Earlier, Fate};
-use crate::link::{Event, Execution, RpcError, RpcErrorKind, Welcome};
+use crate::link::{Event, Execution, LimitsMessage, Partial, Place, RpcError, RpcErrorKind, Welcome};
 
 /// What a session knows of a request.
 #[derive(Debug)]
@@ -83,13 +83,6 @@ pub(super) enum Carrier {
     Link,
     /// The short connection of this number.
     Short(u64),
-}
-
-/// A place in an answer: whole messages, and bytes of the one behind them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) messages: u64,
-    bytes: usize,
 }
 
 impl Call {
@@ -254,15 +247,9 @@ impl Call {
         self.carriers == 0
     }
 
-    /// What becomes of it when HELLO, which named the session of the id `named`, said that it waits and that so many
-    /// messages of its answer are there. `None`: a short connection is to bring it.
-    pub(super) fn fate(
-        &mut self,
-        seq: u64,
-        named: u64,
-        messages_received: u64,
-        welcome: &Welcome,
-    ) -> Option<Fate> {
+    /// What becomes of it when HELLO, which named the session of the id `named`, said that it waits and that so much of
+    /// its answer is there. `None`: a short connection is to bring it.
+    pub(super) fn fate(&mut self, seq: u64, named: u64, received: Place, welcome: &Welcome) -> Option<Fate> {
         let unknown = welcome.unknown.contains(&seq);
         let is_other_run = self.run.is_some_and(|run| run != welcome.session_id);
         if welcome.resumed && !unknown && is_other_run {
@@ -271,10 +258,12 @@ impl Call {
         }
         if welcome.resumed && !unknown {
             self.tie = Some(welcome.session_id);
-            (self.link, self.attached) = (Some(Place { messages: messages_received, bytes: 0 }), true);
+            let goes_inside = LimitsMessage::allow_rests(welcome.limits.as_ref());
+            let received = if goes_inside { received } else { received.of_message() };
+            (self.link, self.attached) = (Some(received), true);
             let partial = welcome.partial.iter().find(|partial| partial.seq == seq);
-            let sent = partial.filter(|_| self.options.continues).map(|partial| partial.messages_received);
-            return Some(Fate::Keep { messages_received, sent });
+            let sent = partial.filter(|_| self.options.continues).map(Partial::received);
+            return Some(Fate::Keep { received, sent });
         }
         if self.short.is_some() {
             return None;
@@ -383,14 +372,20 @@ impl Call {
         let Some(at) = self.place(carrier) else { return Delivery::dropped(&event) };
         let is_known = at.messages < received.messages;
         // A carrier is never further than what was received, since that is the furthest of all.
-        let known =
-            if is_known { bytes.len() } else { received.bytes.saturating_sub(at.bytes).min(bytes.len()) };
-        let behind = at.behind(bytes.len(), *end_of_message);
+        let known = match is_known {
+            true => bytes.len(),
+            false => bytes.len().min(received.bytes.saturating_sub(at.bytes) as usize),
+        };
+        let behind = match *end_of_message {
+            true => Place::behind(at.messages + 1),
+            false => Place { bytes: at.bytes + bytes.len() as u64, ..*at },
+        };
         *at = behind;
         self.received = received.max(behind);
         _ = bytes.split_to(known);
         self.bytes_received += bytes.len();
-        if known > 0 {
+        if !is_known && received.bytes > 0 {
+            // The application heard of the message's length when it began.
             *message_bytes = None;
         }
         let nothing_new = is_known || (bytes.is_empty() && known > 0 && !*end_of_message);
@@ -468,16 +463,6 @@ fn is_refusal(error: &RpcError) -> bool {
             error.execution == Execution::NotRun
         }
         _ => false,
-    }
-}
-
-impl Place {
-    /// The place behind a part of a message.
-    fn behind(self, bytes: usize, end_of_message: bool) -> Self {
-        match end_of_message {
-            true => Self { messages: self.messages + 1, bytes: 0 },
-            false => Self { bytes: self.bytes + bytes, ..self },
-        }
     }
 }
 

@@ -20,9 +20,9 @@ impl Session {
         for (&seq, call) in &mut self.calls {
             if self.session_id == 0 && call.phase == Phase::Waiting && call.link.is_none() {
                 call.is_asked_of();
-                let messages_received = call.received.messages;
                 // No POST goes on with what the link has begun.
-                waiting.push(Waiting { seq, messages_received, continues: false });
+                let messages_received = call.received.messages;
+                waiting.push(Waiting { seq, messages_received, ..Waiting::default() });
             }
         }
         let (outcome_floor, pushes_taken) = (self.floor(), self.pushes.hello());
@@ -132,7 +132,7 @@ impl Session {
 mod tests {
     use super::*;
     use crate::link::{
-        Execution, RpcError, RpcErrorKind,
+        Execution, Place, RpcError, RpcErrorKind,
         client::{CallOptions, Session},
     };
 
@@ -153,7 +153,7 @@ mod tests {
         let hello = session.hello(Hello::default());
         let welcome = Welcome { session_id: 8, resumed: true, ..Welcome::default() };
         let fates = session.on_welcome(&hello, &welcome);
-        assert_eq!(fates, [(seq, Fate::Keep { messages_received: 0, sent: None })]);
+        assert_eq!(fates, [(seq, Fate::Keep { received: Place::default(), sent: None })]);
         let error = RpcError::new(RpcErrorKind::BackendUnavailable, Execution::NotRun, "");
         let delivery = session.on_event(Event::Reset { seq, error });
         let Some(Event::Reset { error, .. }) = delivery.event else { panic!("it is over") };

@@ -153,6 +153,7 @@ impl Control {
         self.choose_dictionary();
         self.on_peer();
         self.phase = Phase::Open;
+        self.is_waited_for = !hello.waiting.is_empty();
         // Without a promise, the server's own maximum holds.
         self.take_promise(match hello.next_beat_s {
             0 => whole_seconds(self.config.heartbeat_max).into(),

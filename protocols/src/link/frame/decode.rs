@@ -8,7 +8,7 @@ use super::{
     RequestFrame, ResponseFrame,
 };
 use crate::{
-    link::{CloseCode, Execution, LinkError, Priority, RpcError, RpcErrorKind},
+    link::{CloseCode, Execution, LinkError, Place, Priority, RpcError, RpcErrorKind},
     varint,
 };
 
@@ -82,7 +82,10 @@ pub(super) fn payload(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Link
         FrameType::Moved => Frame::Moved,
         FrameType::Attach => Frame::Attach {
             seq: fields.seq()?,
-            messages_received: fields.varint("message count")?,
+            received: Place {
+                messages: fields.varint("message count")?,
+                bytes: if fields.is_empty() { 0 } else { fields.varint("byte count")? },
+            },
             continues: flags & FLAG_MORE != 0,
         },
         FrameType::QpackEncoder => Frame::QpackEncoder(fields.take_rest()),
@@ -289,6 +292,10 @@ impl Fields {
 
     fn take_rest(&mut self) -> Bytes {
         std::mem::take(&mut self.rest)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     fn end(&self) -> Result<(), LinkError> {

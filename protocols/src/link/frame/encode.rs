@@ -8,7 +8,7 @@ use super::{
     RequestFrame, ResponseFrame,
 };
 use crate::{
-    link::{Priority, RequestHead, RpcError},
+    link::{Place, Priority, RequestHead, RpcError},
     varint,
 };
 
@@ -61,11 +61,15 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
             varint::put(out, *id);
             out.put_slice(text);
         }
-        Frame::Attach { seq, messages_received, continues } => {
+        Frame::Attach { seq, received: Place { messages, bytes }, continues } => {
             let flags = if *continues { FLAG_MORE } else { 0 };
-            put_head(FrameType::Attach, flags, varint::size(*seq) + varint::size(*messages_received), out);
+            // A server that does not go on inside a message is told of none.
+            let bytes = Some(*bytes).filter(|&bytes| bytes > 0);
+            let length = varint::size(*seq) + varint::size(*messages) + bytes.map_or(0, varint::size);
+            put_head(FrameType::Attach, flags, length, out);
             varint::put(out, *seq);
-            varint::put(out, *messages_received);
+            varint::put(out, *messages);
+            bytes.into_iter().for_each(|bytes| varint::put(out, bytes));
         }
         Frame::QpackEncoder(instructions) => raw(FrameType::QpackEncoder, instructions, out),
         Frame::QpackDecoder(instructions) => raw(FrameType::QpackDecoder, instructions, out),

@@ -44,6 +44,7 @@ mod rates;
 mod raw_quic;
 mod requests;
 mod restarts;
+mod rests;
 mod session_headers;
 mod short_calls;
 mod slow_readers;

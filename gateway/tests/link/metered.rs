@@ -77,13 +77,24 @@ impl Metered {
 }
 
 impl Meter {
-    async fn wait(&self) {
+    async fn wait(&self) -> Step<'_> {
         self.steps.acquire().await.unwrap().forget();
+        Step(self)
     }
+}
 
-    fn count(&self, bytes: usize) {
-        self.passed.fetch_add(bytes, Ordering::SeqCst);
-        self.stepped.notify_one();
+/// A step that a connection takes. It is over also where the connection ends in it.
+struct Step<'m>(&'m Meter);
+
+impl Step<'_> {
+    fn count(self, bytes: usize) {
+        self.0.passed.fetch_add(bytes, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.0.stepped.notify_one();
     }
 }
 
@@ -110,11 +121,11 @@ async fn relay(client: TcpStream, upstream: SocketAddr, meter: Arc<Meter>) {
         loop {
             // A connection that has nothing takes no step from another one.
             let Ok(count @ 1..) = server_in.read(&mut buffer).await else { return };
-            meter.wait().await;
+            let step = meter.wait().await;
             if client_out.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
-            meter.count(count);
+            step.count(count);
         }
     };
     tokio::select! {
@@ -141,12 +152,12 @@ async fn udp(upstream: SocketAddr, meter: Arc<Meter>) -> SocketAddr {
         let mut datagram = vec![0; 65_536];
         loop {
             let Ok((length, _)) = outside.recv_from(&mut datagram).await else { return };
-            meter.wait().await;
+            let step = meter.wait().await;
             let to = *client.lock().unwrap();
             if let Some(to) = to {
                 let _ = inside.send_to(&datagram[..length], to).await;
             }
-            meter.count(length);
+            step.count(length);
         }
     });
     address

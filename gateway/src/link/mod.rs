@@ -24,6 +24,7 @@ mod io;
 mod offers;
 mod parked;
 mod quic_stream;
+mod quic_turns;
 mod reports;
 mod requests;
 mod short;

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future as _, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -18,6 +18,7 @@ use towline_protocols::link::{
 use super::{
     door::{Door, Opening},
     head,
+    quic_turns::{Turn, Turns},
 };
 use crate::{
     session::{Attach, BodySender, Consumer, Credits, ExchangePart, TakenBytes},
@@ -41,6 +42,7 @@ pub(super) struct QuicStreams {
     accepted: Option<(SendStream, RecvStream)>,
     /// Bytes of decompressed messages that the backends of all streams have not taken.
     inflated: Arc<watch::Sender<usize>>,
+    turns: Arc<Turns>,
     tasks: JoinSet<Left>,
     /// How many requests QUIC lets the client have open now.
     allowed: usize,
@@ -55,8 +57,8 @@ impl QuicStreams {
         streams_max: usize,
     ) -> Self {
         let allowed = streams_max.min(quic::REQUESTS_AT_FIRST);
-        let (inflated, tasks) = (Arc::default(), JoinSet::new());
-        Self { machine, connection, path, accepted: None, inflated, tasks, allowed, streams_max }
+        let (inflated, turns, tasks) = (Arc::default(), Arc::default(), JoinSet::new());
+        Self { machine, connection, path, accepted: None, inflated, turns, tasks, allowed, streams_max }
     }
 
     /// Waits for a new stream, for the end of one, or for what streams leave to the control stream. Safe to cancel. QUIC's own limit on streams is
@@ -91,7 +93,9 @@ impl QuicStreams {
             let budget =
                 limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
             let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0, budget, waits: false };
-            self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, send, recv));
+            let turn = Turn::new(Arc::clone(&self.turns), recv.id().index());
+            let half = Half { send, out: BytesMut::new(), turn, ended: false, finished: false };
+            self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, half, recv));
             self.make_room();
         }
     }
@@ -173,7 +177,7 @@ async fn serve_stream(
     door: Arc<Door>,
     settings: StreamSettings,
     inflated: Inflated,
-    send: SendStream,
+    half: Half,
     recv: RecvStream,
 ) -> Left {
     let window = settings.config.limits.clamped().stream_window as usize;
@@ -181,7 +185,7 @@ async fn serve_stream(
         codec: StreamCodec::server(settings, recv.id().index()),
         recv,
         input: BytesMut::new(),
-        half: Half { send, out: BytesMut::new(), ended: false, finished: false },
+        half,
         door,
         credits: Arc::default(),
         body: None,
@@ -258,6 +262,7 @@ struct Stream {
 struct Half {
     send: SendStream,
     out: BytesMut,
+    turn: Turn,
     /// The answer's end is in `out`, or was sent.
     ended: bool,
     /// The stream's own end was sent.
@@ -372,6 +377,9 @@ impl Stream {
             self.follow_events(&consumer)?;
             let sent = self.send_ready(&mut consumer);
             self.checked(seq, sent)?;
+            if self.half.out.is_empty() {
+                self.half.turn.leave();
+            }
             if self.half.ended && self.half.out.is_empty() {
                 // A client that still sends has its answer already.
                 self.half.finish();
@@ -572,7 +580,8 @@ impl Stream {
 
 impl Half {
     /// What is sent before others of this connection.
-    fn set_priority(&self, priority: Priority) {
+    fn set_priority(&mut self, priority: Priority) {
+        self.turn.set_priority(priority);
         let _ = self.send.set_priority(CONTROL_PRIORITY - 1 - i32::from(priority.urgency()));
     }
 
@@ -583,7 +592,8 @@ impl Half {
 
     /// Safe to cancel.
     async fn write(&mut self) -> Result<(), Over> {
-        match self.send.write(&self.out).await {
+        let (send, out) = (&mut self.send, &self.out);
+        match self.turn.write(|cx| Pin::new(&mut *send).poll_write(cx, out)).await {
             Ok(count) => {
                 let _ = self.out.split_to(count);
                 Ok(())

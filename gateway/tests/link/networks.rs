@@ -58,6 +58,11 @@ impl Phone {
         std::mem::take(&mut self.0.asked.lock())
     }
 
+    /// How much that is.
+    fn asked_count(&self) -> usize {
+        self.0.asked.lock().len()
+    }
+
     fn is_slow(&self, network: &str) {
         self.0.slow.send_replace(Some(network.to_owned()));
     }
@@ -257,6 +262,8 @@ async fn a_quic_connection_that_moves_asks_for_a_socket_of_the_network_that_it_m
         let gateway_sees = bed.gateway().metrics.handshakes.with_label_values(&["edge", "ok"]);
         let handshakes = gateway_sees.get();
         client.network_changed(place("train"));
+        // Until there is a socket, calls go on over the one before.
+        until("a socket of that network", || phone.asked_count() == 2).await;
         answer(&client, "Echo", "moved").await;
         let asked = [named(Kind::Udp, "home"), named(Kind::Udp, "train")];
         assert_eq!((phone.asked(), gateway_sees.get()), (asked.to_vec(), handshakes), "own: {is_own}");

@@ -95,6 +95,8 @@ pub struct Metrics {
     pub mqtt_retained: IntGauge,
     /// What they count, bytes.
     pub mqtt_retained_bytes: IntGauge,
+    /// What sessions hold for their clients, bytes.
+    pub mqtt_held_bytes: IntGauge,
     /// Messages of shared subscriptions that another member got because a member's session had ended.
     pub mqtt_messages_handed_over: IntCounter,
     /// Messages to and from upstream brokers, by `backend` and `outcome`: `forwarded`, `received`, `refused` (for good),
@@ -287,6 +289,13 @@ impl Metrics {
                 IntGauge::with_opts(options(
                     "mqtt_retained_bytes",
                     "What retained messages count against their bound, bytes",
+                )),
+            ),
+            mqtt_held_bytes: registered(
+                r,
+                IntGauge::with_opts(options(
+                    "mqtt_held_bytes",
+                    "What is queued for and in flight to MQTT sessions, counted against mqtt.held_bytes_max, bytes",
                 )),
             ),
             mqtt_messages_handed_over: registered(

@@ -272,6 +272,34 @@ async fn a_subscriber_that_does_not_read_costs_its_queue_and_slows_nobody() {
     hood.check().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_all_sessions_together_is_bounded_and_who_reads_misses_nothing() {
+    let mut hood = Neighbourhood::new(|settings| settings.mqtt.held_bytes_max = 100_000).await;
+    for id in ["one", "two", "three"] {
+        let mut asked = connect(Version::V311, id);
+        asked.clean_start = false;
+        let (mut client, _) = Client::connect(&hood.gateway, asked).await;
+        client.subscribe("flood", QoS::AtLeastOnce).await;
+        client.leave().await;
+    }
+    hood.neighbour.subscribe("flood", QoS::AtLeastOnce).await;
+    let mut publisher = Client::v311(&hood.gateway, "publisher").await;
+    let payload = "x".repeat(10_000);
+    for _ in 0..10 {
+        publisher.publish_acked("flood", &payload).await;
+        let publish = hood.neighbour.expect_publish().await;
+        let ack = Ack::new(publish.packet_id.unwrap(), ReasonCode::Success);
+        hood.neighbour.send(Packet::Puback(ack)).await;
+    }
+    let dropped = metric(&hood.gateway, "towline_mqtt_messages_dropped_total");
+    assert!((15.0..=20.0).contains(&dropped), "{dropped} of 30 for those that are away");
+    assert_eq!(hood.limit_hits("mqtt.held_bytes_max"), dropped);
+    hood.gateway.mqtt.observe(&hood.gateway.metrics);
+    let held = metric(&hood.gateway, "towline_mqtt_held_bytes");
+    assert!((100_000.0..140_000.0).contains(&held), "{held} bytes");
+    hood.check().await;
+}
+
 /// A subscriber of QoS 1 that is sent one message at a time, and one who publishes so many to it.
 async fn one_at_a_time(hood: &Neighbourhood, messages: usize) -> (Client, Client) {
     let mut asked = connect(Version::V5, "behind");

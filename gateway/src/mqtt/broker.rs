@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use towline_protocols::mqtt::{
     Connect, Limits, ReasonCode, Secret, Text,
-    session::{Connection, Settings, Welcome},
+    session::{Connection, Held, Settings, Welcome},
 };
 
 use super::{
@@ -47,6 +47,7 @@ pub struct Broker {
     pub(super) counters: Counters,
     pub(super) common: Arc<Common>,
     pub(super) clients: DashMap<Arc<str>, Arc<Client>>,
+    held: Held,
     /// The machine's settings of the newest snapshot that a connection has met.
     settings: Mutex<(Weak<Snapshot>, Arc<Settings>)>,
 }
@@ -81,13 +82,15 @@ impl Broker {
             limit_hits: metrics.limit_hits.clone(),
             presence: hub.presence().clone(),
         };
+        let held = Held::default();
         let broker = Self {
             retained,
             departures: Departures::default(),
             counters: Counters::new(metrics),
             common: Arc::new(common),
             clients: DashMap::new(),
-            settings: Mutex::new((Weak::new(), machine_settings(settings))),
+            settings: Mutex::new((Weak::new(), machine_settings(settings, held.clone()))),
+            held,
         };
         broker.follow(&settings.mqtt, hub);
         if store.is_lasting() {
@@ -113,11 +116,12 @@ impl Broker {
     }
 
     /// Brings the gauges of what is kept up to date.
-    pub(crate) fn observe(&self, metrics: &Metrics) {
+    pub fn observe(&self, metrics: &Metrics) {
         let shown = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         metrics.mqtt_sessions.set(shown(self.sessions()));
         metrics.mqtt_retained.set(shown(self.retained.len()));
         metrics.mqtt_retained_bytes.set(shown(self.retained.bytes()));
+        metrics.mqtt_held_bytes.set(shown(self.held.bytes()));
     }
 
     /// The machine's settings of the gateway's present snapshot.
@@ -125,7 +129,7 @@ impl Broker {
         let snapshot = gateway.snapshot();
         let mut cached = self.settings.lock();
         if cached.0.as_ptr() != Arc::as_ptr(&snapshot) {
-            *cached = (Arc::downgrade(&snapshot), machine_settings(&snapshot.settings));
+            *cached = (Arc::downgrade(&snapshot), machine_settings(&snapshot.settings, self.held.clone()));
         }
         cached.1.clone()
     }
@@ -421,9 +425,10 @@ impl Counters {
     }
 }
 
-fn machine_settings(settings: &crate::settings::Settings) -> Arc<Settings> {
+/// `held` is what all sessions hold.
+fn machine_settings(settings: &crate::settings::Settings, held: Held) -> Arc<Settings> {
     let Mqtt { receive_maximum, in_flight_max, topic_alias_max, topic_levels_max, .. } = settings.mqtt;
-    let Mqtt { queue_max, queue_bytes_max, queue_age_max, queue_policy, .. } = settings.mqtt;
+    let Mqtt { queue_max, queue_bytes_max, queue_age_max, queue_policy, held_bytes_max, .. } = settings.mqtt;
     Arc::new(Settings {
         limits: Limits { packet_bytes_max: settings.mqtt.packet_bytes_max, items_max: PACKET_ITEMS_MAX },
         connect_timeout: settings.limits.first_message_timeout,
@@ -435,6 +440,8 @@ fn machine_settings(settings: &crate::settings::Settings) -> Arc<Settings> {
         topic_levels_max,
         queue_max,
         queue_bytes_max,
+        held,
+        held_bytes_max,
         queue_age_max,
         queue_policy,
         user_properties: Vec::new(),

@@ -531,6 +531,7 @@ impl Client {
         let limit = match bound {
             Bound::Count => "mqtt.queue_max",
             Bound::Bytes => "mqtt.queue_bytes_max",
+            Bound::Held => "mqtt.held_bytes_max",
         };
         self.common.dropped.inc_by(lost);
         self.common.limit_hits.with_label_values(&[limit]).inc();

@@ -22,6 +22,8 @@ pub struct Mqtt {
     pub queue_max: usize,
     /// Messages queued for one session, bytes.
     pub queue_bytes_max: usize,
+    /// What is queued for all sessions, bytes.
+    pub held_bytes_max: usize,
     /// How long a message waits for its client; zero: as long as the session lives.
     pub queue_age_max: Duration,
     /// What is dropped when a session's queue is full.
@@ -58,6 +60,7 @@ impl Default for Mqtt {
             in_flight_max: 1024,
             queue_max: 1000,
             queue_bytes_max: 4 * 1024 * 1024,
+            held_bytes_max: 4 * 1024 * 1024 * 1024,
             queue_age_max: Duration::ZERO,
             queue_policy: QueuePolicy::Qos0,
             subscriptions_max: 1024,

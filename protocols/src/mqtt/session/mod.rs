@@ -13,6 +13,7 @@
 
 mod connection;
 mod greeting;
+mod held;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 pub use self::{
     connection::{Connection, Event, Welcome},
     greeting::{Answer, Greeting},
+    held::Held,
     store::{Bound, Orphan, Phase, Push, Session, Terms},
 };
 use super::{Limits, PacketId, SharedHeads, Text};
@@ -54,6 +56,10 @@ pub struct Settings {
     pub queue_max: usize,
     /// Messages queued for and in flight to one session, bytes.
     pub queue_bytes_max: usize,
+    /// What all sessions hold, wherever their settings come from.
+    pub held: Held,
+    /// Of that, bytes: beyond, one message at a time waits for a client, or as many as take 4 KiB.
+    pub held_bytes_max: usize,
     /// How long a message may wait for its client; zero: as long as the session lives.
     pub queue_age_max: Duration,
     /// What is dropped when a session's queue is full.

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::{ApplicationMessage, QueuePolicy, Settings, Standing};
+use super::{ApplicationMessage, QueuePolicy, Settings, Standing, held::Share};
 use crate::mqtt::{PacketId, QoS, SubscriptionId};
 
 /// The session state of a client (4.1), bounded in count and bytes.
@@ -22,6 +22,7 @@ pub struct Session<M> {
     pub(super) in_flight: VecDeque<InFlight<M>>,
     /// Of both.
     bytes: usize,
+    share: Share,
     last_id: u16,
     /// How many identifiers behind the last one are known to be used by nothing in flight: that is not looked up for each.
     ids_free: u16,
@@ -123,6 +124,8 @@ pub enum Bound {
     Count,
     /// [`Settings::queue_bytes_max`]
     Bytes,
+    /// [`Settings::held_bytes_max`]
+    Held,
 }
 
 impl<M: ApplicationMessage> Session<M> {
@@ -134,6 +137,7 @@ impl<M: ApplicationMessage> Session<M> {
             queued_qos0: Load { count: 0, bytes: 0 },
             in_flight: VecDeque::new(),
             bytes: 0,
+            share: Share::new(),
             last_id: 0,
             ids_free: 0,
             received: Vec::new(),
@@ -165,6 +169,7 @@ impl<M: ApplicationMessage> Session<M> {
         while self.drop_overdue(terms.since) {
             self.overtaken = self.overtaken.saturating_add(1);
         }
+        self.share.belongs_to(&settings.held);
         let (mut evicted, mut met) = (0, Bound::Count);
         while let Some(bound) = self.missing(cost, settings) {
             if !self.evict(terms.qos, cost, settings) {
@@ -180,6 +185,7 @@ impl<M: ApplicationMessage> Session<M> {
     /// Brings a message back, in the order in which the messages came.
     pub fn restore(&mut self, message: M, terms: Terms<'_>, phase: Phase, settings: &Settings) {
         let cost = cost(&message);
+        self.share.belongs_to(&settings.held);
         if phase == Phase::Waiting {
             return self.enqueue(Outgoing::new(message, terms, settings), cost);
         }
@@ -190,7 +196,7 @@ impl<M: ApplicationMessage> Session<M> {
         let awaits = if phase == Phase::Released {
             Awaits::Completion(message.released())
         } else {
-            self.bytes += cost;
+            self.grow(cost);
             Awaits::Receipt(Outgoing::new(message, terms, settings))
         };
         self.put_in_flight(InFlight { id, awaits, is_sent: false, dup: true });
@@ -339,7 +345,7 @@ impl<M: ApplicationMessage> Session<M> {
 
     /// A message (QoS 1 or 2) that was taken off the queue is in flight, as sent.
     pub(super) fn depart(&mut self, id: PacketId, outgoing: Outgoing<M>) {
-        self.bytes += cost(&outgoing.message);
+        self.grow(cost(&outgoing.message));
         self.put_in_flight(InFlight { id, awaits: Awaits::Receipt(outgoing), is_sent: true, dup: false });
     }
 
@@ -417,8 +423,9 @@ impl<M: ApplicationMessage> Session<M> {
         let Some(at) = self.place_in_flight(id) else { return };
         let entry = &mut self.in_flight[at];
         if let Awaits::Receipt(outgoing) = &entry.awaits {
-            self.bytes -= cost(&outgoing.message);
+            let cost = cost(&outgoing.message);
             entry.awaits = Awaits::Completion(outgoing.message.released());
+            self.shrink(cost);
         }
     }
 
@@ -427,7 +434,7 @@ impl<M: ApplicationMessage> Session<M> {
         let Some(at) = self.place_in_flight(id) else { return };
         if let Some(entry) = self.in_flight.remove(at) {
             if let Awaits::Receipt(outgoing) = &entry.awaits {
-                self.bytes -= cost(&outgoing.message);
+                self.shrink(cost(&outgoing.message));
             }
             entry.message().finish();
         }
@@ -464,7 +471,7 @@ impl<M: ApplicationMessage> Session<M> {
         if outgoing.qos == QoS::AtMostOnce {
             self.queued_qos0.add(cost);
         }
-        self.bytes += cost;
+        self.grow(cost);
         self.queue.push_back(outgoing);
     }
 
@@ -475,7 +482,17 @@ impl<M: ApplicationMessage> Session<M> {
         if outgoing.qos == QoS::AtMostOnce {
             self.queued_qos0.remove(cost);
         }
+        self.shrink(cost);
+    }
+
+    fn grow(&mut self, cost: usize) {
+        self.bytes += cost;
+        self.share.follow(self.bytes);
+    }
+
+    fn shrink(&mut self, cost: usize) {
         self.bytes -= cost;
+        self.share.follow(self.bytes);
     }
 
     /// What the queue has no room for.
@@ -483,6 +500,7 @@ impl<M: ApplicationMessage> Session<M> {
         match () {
             () if self.queue.len() >= settings.queue_max => Some(Bound::Count),
             () if self.bytes + cost > settings.queue_bytes_max => Some(Bound::Bytes),
+            () if !self.may_hold(self.queued.count, self.bytes, cost, settings) => Some(Bound::Held),
             () => None,
         }
     }
@@ -500,9 +518,16 @@ impl<M: ApplicationMessage> Session<M> {
     /// Whether there is room for `cost` once all that may be given up is: what is in flight stays, and nothing is
     /// gained by emptying the queue if that takes the room.
     fn is_room_without(&self, evictable: Load, cost: usize, settings: &Settings) -> bool {
-        let count = self.queue.len() - evictable.count;
-        let bytes = (self.bytes - evictable.bytes).saturating_add(cost);
-        count < settings.queue_max && bytes <= settings.queue_bytes_max
+        let (count, left) = (self.queue.len() - evictable.count, self.bytes - evictable.bytes);
+        count < settings.queue_max
+            && left.saturating_add(cost) <= settings.queue_bytes_max
+            && self.may_hold(count, left, cost, settings)
+    }
+
+    /// Whether all sessions together leave room for `more`, where this one holds `bytes` and `count` of its messages wait. A
+    /// client that takes what comes is sent that whatever others hold.
+    fn may_hold(&self, count: usize, bytes: usize, more: usize, settings: &Settings) -> bool {
+        count == 0 || self.share.has_room(&settings.held, bytes, more, settings.held_bytes_max)
     }
 
     fn evict_qos0(&mut self) -> bool {

@@ -76,6 +76,8 @@ fn settings() -> Settings {
         topic_levels_max: 4,
         queue_max: 3,
         queue_bytes_max: 10_000,
+        held: Held::default(),
+        held_bytes_max: usize::MAX,
         queue_age_max: Duration::ZERO,
         queue_policy: QueuePolicy::Qos0,
         user_properties: Vec::new(),

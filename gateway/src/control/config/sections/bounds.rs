@@ -154,6 +154,7 @@ pub(super) fn mqtt(mut t: Table<'_, '_>) -> Mqtt {
         in_flight_max,
         queue_max: t.count("queue_max", d.queue_max, 1..=1_000_000),
         queue_bytes_max: t.size("queue_bytes_max", d.queue_bytes_max, KIB..=GIB),
+        held_bytes_max: t.size("held_bytes_max", d.held_bytes_max, MIB..=64 * GIB),
         queue_age_max: t.duration("queue_age_max", d.queue_age_max, s(0)..=s(30 * 86_400)),
         queue_policy: t.word("queue_policy", d.queue_policy, QUEUE_POLICIES),
         subscriptions_max: t.count("subscriptions_max", d.subscriptions_max, 1..=100_000),

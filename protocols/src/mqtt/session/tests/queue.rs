@@ -56,6 +56,55 @@ fn a_full_queue_drops_what_its_policy_says() {
 }
 
 #[test]
+fn beyond_what_all_sessions_may_hold_one_message_waits_or_a_few_small_ones() {
+    let message =
+        |bytes| Arc::new(Message { topic: "t", payload: vec![0; bytes].into(), ..Default::default() });
+    let (queue_max, queue_bytes_max) = (99, 1 << 20);
+    let settings = Settings { queue_max, queue_bytes_max, held_bytes_max: 20_000, ..settings() };
+    let new = || Pair::new(&connect(Version::V311), settings.clone()).0;
+    let (mut away, mut prompt, mut small) = (new(), new(), new());
+    let mut queued = 0;
+    while away.push(&message(6000), QoS::AtLeastOnce) == Push::Queued {
+        queued += 1;
+    }
+    assert_eq!(queued, 4, "three are 18 KB, and the fourth is the last");
+    let full = Push::Dropped(0, Bound::Held);
+    assert_eq!(prompt.push(&message(50_000), QoS::AtLeastOnce), Push::Queued);
+    assert_eq!(prompt.push(&message(6000), QoS::AtLeastOnce), full, "it has not taken the first");
+    assert_eq!(prompt.receive().len(), 1);
+    assert_eq!(prompt.push(&message(6000), QoS::AtLeastOnce), Push::Queued);
+    while small.push(&message(100), QoS::AtLeastOnce) == Push::Queued {}
+    assert!((10..40).contains(&small.session.len()) && small.session.bytes() < 4096);
+    let held = settings.held.bytes();
+    away.session.end();
+    assert!(settings.held.bytes() < held - 20_000);
+    drop((away, prompt));
+    assert_eq!(small.push(&message(6000), QoS::AtLeastOnce), Push::Queued);
+    drop(small);
+    assert_eq!(settings.held.bytes(), 0);
+}
+
+/// What is given up makes room, but not in vain.
+#[test]
+fn beyond_what_all_sessions_may_hold_a_policy_gives_up_what_makes_room() {
+    let message =
+        |bytes| Arc::new(Message { topic: "t", payload: vec![0; bytes].into(), ..Default::default() });
+    let full = Settings { held_bytes_max: 8192, queue_max: 99, queue_bytes_max: 1 << 20, ..settings() };
+    for (queue_policy, sizes, pushed) in [
+        (QueuePolicy::Oldest, [4000, 6000], Push::QueuedInsteadOf(1, Bound::Held)),
+        (QueuePolicy::Newest, [4000, 6000], Push::Dropped(0, Bound::Held)),
+        (QueuePolicy::Qos0, [4000, 6000], Push::Dropped(0, Bound::Held)),
+    ] {
+        let settings = Settings { queue_policy, held: Held::default(), ..full.clone() };
+        let (mut pair, _) = Pair::new(&connect(Version::V311), settings);
+        for bytes in sizes {
+            assert_eq!(pair.push(&message(bytes), QoS::AtLeastOnce), Push::Queued);
+        }
+        assert_eq!(pair.push(&message(4000), QoS::AtLeastOnce), pushed, "{queue_policy:?}");
+    }
+}
+
+#[test]
 fn what_is_too_large_for_the_queue_does_not_empty_it() {
     let settings = Settings { queue_policy: QueuePolicy::Oldest, ..settings() };
     let (mut pair, _) = Pair::new(&connect(Version::V311), settings);

@@ -17,7 +17,7 @@ pub(super) struct Common {
     pub(super) dictionaries_off: bool,
 }
 
-/// The different [`Common`]s of connections at rest. There are a few kinds of clients, and those of a kind say the
+/// What is different of connections at rest. There are a few kinds of clients, and those of a kind say the
 /// same of themselves: what they said is kept once. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Resting(Arc<Mutex<Vec<Weak<Common>>>>);

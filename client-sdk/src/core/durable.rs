@@ -80,10 +80,10 @@ impl Core {
         Ok((key, seq, (session != 0).then_some(Given { seq, session })))
     }
 
-    /// The call is on disk.
+    /// The call is on disk, which says to whom it may go.
     pub(crate) fn stored(&mut self, key: Key, noted: Option<Given>) {
         if let Some(permit) = self.calls.get_mut(&key).and_then(|call| call.permit.as_mut()) {
-            *permit = Permit { noted, ..Permit::default() };
+            *permit = Permit { noted, was_given: permit.was_given, ..Permit::default() };
         }
         self.link.wake = true;
         self.touch(key);

@@ -411,30 +411,42 @@ async fn a_damaged_record_is_reported_and_the_others_are_kept() {
     run.submit("b", &mut gateway, true).await.unwrap().unwrap();
 }
 
-/// It may have been acknowledged that an attempt had not run, and the app have died before the next one was on disk.
+/// It may have been acknowledged that an attempt had not run, and the app have died before the next one was on disk. That is
+/// so also where it was noted since that the number is another session's.
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_run_acknowledged_is_not_said_to_have_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = Arc::new(Disk::default());
-    let config = config(folder.path(), &disk);
-    let mut gateway = Gateway::default();
-    let first = Run::start(&config);
-    first.connect(&mut gateway);
-    first.submit("a", &mut gateway, false).await.unwrap().unwrap();
-    disk.plan.lock().is_dead = true;
-    drop(first);
-    disk.plan.lock().is_dead = false;
+    for is_noted_again in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::default());
+        let config = config(folder.path(), &disk);
+        let mut gateway = Gateway::default();
+        let first = Run::start(&config);
+        first.connect(&mut gateway);
+        first.submit("a", &mut gateway, false).await.unwrap().unwrap();
+        disk.plan.lock().is_dead = true;
+        drop(first);
+        disk.plan.lock().is_dead = false;
 
-    let second = Run::start(&config);
-    let [seq] = second.meet(&mut gateway)[..] else { panic!("one is asked for") };
-    let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::Ran, "acknowledged");
-    second.shared.on_event(Event::Reset { seq, error });
-    let outcomes = second.outcomes(&mut gateway).await;
-    let told = outcomes[0].result.as_ref().unwrap_err();
-    assert_eq!(
-        (told.error.kind, told.error.execution),
-        (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun)
-    );
+        let second = Run::start(&config);
+        let [seq] = second.meet(&mut gateway)[..] else { panic!("one is asked for") };
+        if is_noted_again {
+            second.shared.with(|core| {
+                let hello = core.begin_line(Transport::Tcp, Hello::default()).unwrap();
+                let (session_id, resumed) = (SESSION + 1, true);
+                core.welcomed(&hello, &Welcome { session_id, resumed, push_line: 1, ..Welcome::default() });
+            });
+            second.settle(&mut gateway, false).await;
+        }
+        let error = RpcError::new(RpcErrorKind::OutcomeExpired, Execution::Ran, "acknowledged");
+        second.shared.on_event(Event::Reset { seq, error });
+        let outcomes = second.outcomes(&mut gateway).await;
+        let told = outcomes[0].result.as_ref().unwrap_err();
+        assert_eq!(
+            (told.error.kind, told.error.execution),
+            (RpcErrorKind::OutcomeExpired, Execution::MayHaveRun),
+            "noted again: {is_noted_again}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

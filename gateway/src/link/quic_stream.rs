@@ -93,7 +93,7 @@ impl QuicStreams {
             let budget =
                 limits.message_bytes_max as usize + BUDGET_WINDOWS * limits.connection_window as usize;
             let inflated = Inflated { of_all: Arc::clone(&self.inflated), held: 0, budget, waits: false };
-            let turn = Turn::new(Arc::clone(&self.turns), recv.id().index());
+            let turn = Turn::new(Arc::clone(&self.turns));
             let half = Half { send, out: BytesMut::new(), turn, ended: false, finished: false };
             self.tasks.spawn(serve_stream(Arc::clone(door), settings, inflated, half, recv));
             self.make_room();
@@ -593,7 +593,10 @@ impl Half {
     /// Safe to cancel.
     async fn write(&mut self) -> Result<(), Over> {
         let (send, out) = (&mut self.send, &self.out);
-        match self.turn.write(|cx| Pin::new(&mut *send).poll_write(cx, out)).await {
+        let write = |cx: &mut Context<'_>, most: usize| {
+            Pin::new(&mut *send).poll_write(cx, &out[..out.len().min(most)])
+        };
+        match self.turn.write(write).await {
             Ok(count) => {
                 let _ = self.out.split_to(count);
                 Ok(())

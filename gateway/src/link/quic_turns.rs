@@ -1,117 +1,80 @@
 //! Whose turn it is to write, among the streams of one QUIC connection.
 //!
 //! quinn sends first what it holds of urgent streams. But it holds a window of all streams together, and whatever is freed
-//! of that goes to whoever asks: an image that has filled it would leave a payment half of the line. So a stream waits
-//! while a more urgent one waits for room:
+//! of that goes to whoever asks first: an image that has filled it would leave a payment half of the line. So while a more
+//! urgent stream waits for room, another one lets it ask first, and then takes little:
 //!
 //! ```text
-//!  payment   writes, finds no room: waits ------ room: writes ---- has no more: leaves
-//!  image     ... waits for room ------- comes when the payment has left, or has moved nothing for long -->
+//!  room is freed   payment: takes what it can, waits again
+//!                  image:   gives way once, then asks for a packet's worth -- no room is left, or the payment wants none
 //! ```
 //!
-//! A stream that moves nothing for long has a client that does not read it, for all that is known: quinn does not say what
-//! a stream waits for.
+//! quinn does not say what a stream waits for. Where that is its own client, which does not read it, there is room left
+//! after it has asked, and the others go on in small steps.
 
 use std::{
     future::poll_fn,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
-    time::Duration,
 };
 
-use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
 use towline_protocols::link::Priority;
 
-/// How long a stream that moves nothing holds others up: round trips of most networks are shorter.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// What a stream writes at one time while a more urgent one waits.
+const STEP_BYTES: usize = 2 << 10;
+/// Urgencies, of which 0 is the most urgent.
+const URGENCIES: usize = 8;
 
-/// The streams of a connection that wait for room.
+/// How many streams of a connection wait for room, by urgency.
 #[derive(Default)]
-pub(super) struct Turns {
-    /// No more than its streams.
-    waiting: Mutex<Vec<Waiting>>,
-    changed: Notify,
-}
-
-struct Waiting {
-    stream: u64,
-    urgency: u8,
-    /// Others that are less urgent wait until then.
-    until: Instant,
-}
+pub(super) struct Turns([AtomicUsize; URGENCIES]);
 
 /// One stream's part in it.
 pub(super) struct Turn {
     turns: Arc<Turns>,
-    stream: u64,
-    urgency: u8,
+    urgency: usize,
+    /// It counts among those that wait.
     waits: bool,
+    /// It has let others ask first.
+    gave_way: bool,
 }
 
 impl Turn {
-    /// That of the connection's stream of this number.
-    pub(super) fn new(turns: Arc<Turns>, stream: u64) -> Self {
-        Self { turns, stream, urgency: Priority::NORMAL.urgency(), waits: false }
+    pub(super) fn new(turns: Arc<Turns>) -> Self {
+        Self { turns, urgency: Priority::NORMAL.urgency().into(), waits: false, gave_way: false }
     }
 
     /// Before the stream has anything to write.
     pub(super) fn set_priority(&mut self, priority: Priority) {
-        self.urgency = priority.urgency();
+        self.leave();
+        self.urgency = usize::from(priority.urgency()).min(URGENCIES - 1);
     }
 
-    /// Polls `write` while it is the stream's turn. Safe to cancel.
-    pub(super) async fn write<T>(&mut self, mut write: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-        loop {
-            // Of what changes from here on it hears.
-            let turns = Arc::clone(&self.turns);
-            let changed = turns.changed.notified();
-            if let Some(until) = turns.held_up(self.urgency, Instant::now()) {
-                tokio::select! {
-                    () = changed => {}
-                    () = tokio::time::sleep_until(until) => {}
-                }
-                continue;
+    /// Polls `write`, which is to write so many bytes at the most. Safe to cancel.
+    pub(super) async fn write<T>(&mut self, mut write: impl FnMut(&mut Context<'_>, usize) -> Poll<T>) -> T {
+        poll_fn(|cx| {
+            let is_behind = self.turns.has_before(self.urgency);
+            if is_behind && !std::mem::replace(&mut self.gave_way, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            tokio::select! {
-                biased;
-                () = changed => {}
-                written = poll_fn(&mut write) => {
-                    self.moved();
-                    return written;
-                }
-                // Asked only where there is no room.
-                () = std::future::ready(()), if !self.waits => self.wait(),
+            self.gave_way = false;
+            let written = write(cx, if is_behind { STEP_BYTES } else { usize::MAX });
+            if written.is_pending() && !std::mem::replace(&mut self.waits, true) {
+                self.turns.0[self.urgency].fetch_add(1, Ordering::Relaxed);
             }
-        }
+            written
+        })
+        .await
     }
 
     /// The stream has nothing to write.
     pub(super) fn leave(&mut self) {
         if std::mem::take(&mut self.waits) {
-            self.turns.waiting.lock().retain(|waiting| waiting.stream != self.stream);
-            self.turns.changed.notify_waiters();
-        }
-    }
-
-    fn wait(&mut self) {
-        self.waits = true;
-        let until = Instant::now() + PATIENCE;
-        let mut waiting = self.turns.waiting.lock();
-        let holds_up = waiting.iter().any(|other| other.urgency > self.urgency);
-        waiting.push(Waiting { stream: self.stream, urgency: self.urgency, until });
-        drop(waiting);
-        if holds_up {
-            self.turns.changed.notify_waiters();
-        }
-    }
-
-    fn moved(&mut self) {
-        if self.waits {
-            let until = Instant::now() + PATIENCE;
-            let mut waiting = self.turns.waiting.lock();
-            let mine = waiting.iter_mut().find(|waiting| waiting.stream == self.stream);
-            mine.into_iter().for_each(|mine| mine.until = until);
+            self.turns.0[self.urgency].fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -123,85 +86,76 @@ impl Drop for Turn {
 }
 
 impl Turns {
-    /// Until when a stream of that urgency has to wait, if nothing changes.
-    fn held_up(&self, urgency: u8, now: Instant) -> Option<Instant> {
-        let waiting = self.waiting.lock();
-        let urgent = waiting.iter().filter(|waiting| waiting.urgency < urgency && waiting.until > now);
-        urgent.map(|waiting| waiting.until).max()
+    /// Whether a stream waits that is more urgent.
+    fn has_before(&self, urgency: usize) -> bool {
+        self.0[..urgency].iter().any(|waiting| waiting.load(Ordering::Relaxed) > 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
-    use futures_util::FutureExt as _;
+    use std::task::Waker;
 
     use super::*;
 
-    fn turn(turns: &Arc<Turns>, stream: u64, priority: Priority) -> Turn {
-        let mut turn = Turn::new(Arc::clone(turns), stream);
+    /// What a stream did when it was polled once.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Did {
+        GaveWay,
+        FoundNoRoom,
+        Wrote(usize),
+    }
+
+    fn turn(turns: &Arc<Turns>, priority: Priority) -> Turn {
+        let mut turn = Turn::new(Arc::clone(turns));
         turn.set_priority(priority);
         turn
     }
 
-    /// Whether it may write, where there is room.
-    fn may_write(turn: &mut Turn) -> bool {
-        turn.write(|_| Poll::Ready(())).now_or_never().is_some()
-    }
-
-    fn finds_no_room(turn: &mut Turn) {
-        assert!(turn.write(|_| Poll::<()>::Pending).now_or_never().is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_less_urgent_waits_for_what_waits_for_room() {
-        let turns = Arc::default();
-        let mut image = turn(&turns, 1, Priority::BACKGROUND);
-        let mut payment = turn(&turns, 2, Priority::CRITICAL);
-        let mut other = turn(&turns, 3, Priority::CRITICAL);
-        assert!(may_write(&mut image) && may_write(&mut payment), "there is room for all");
-        finds_no_room(&mut payment);
-        assert!(!may_write(&mut image) && may_write(&mut other));
-        assert!(may_write(&mut payment) && !may_write(&mut image), "it has more to write");
-        payment.leave();
-        assert!(may_write(&mut image));
-        finds_no_room(&mut payment);
-        drop(payment);
-        assert!(may_write(&mut image));
-        assert!(turns.waiting.lock().is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_for_room_is_overtaken_by_what_is_more_urgent() {
-        let turns = Arc::default();
-        let mut image = turn(&turns, 1, Priority::BACKGROUND);
-        let mut payment = turn(&turns, 2, Priority::CRITICAL);
-        let asked = Cell::new(0);
-        let has_room = Cell::new(false);
-        let mut writing = Box::pin(image.write(|_| {
-            asked.set(asked.get() + 1);
-            if has_room.get() { Poll::Ready(()) } else { Poll::Pending }
+    fn poll(turn: &mut Turn, room: usize) -> Did {
+        let mut asked = false;
+        let mut writing = Box::pin(turn.write(|_, most| {
+            asked = true;
+            if room > 0 { Poll::Ready(room.min(most)) } else { Poll::Pending }
         }));
-        assert!(writing.as_mut().now_or_never().is_none());
-        finds_no_room(&mut payment);
-        has_room.set(true);
-        let before = asked.get();
-        assert!(writing.as_mut().now_or_never().is_none());
-        assert_eq!(asked.get(), before, "the room is the payment's");
-        payment.leave();
-        assert!(writing.as_mut().now_or_never().is_some());
+        let polled = writing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drop(writing);
+        match polled {
+            Poll::Ready(bytes) => Did::Wrote(bytes),
+            Poll::Pending if asked => Did::FoundNoRoom,
+            Poll::Pending => Did::GaveWay,
+        }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_moves_nothing_holds_nobody_up_for_ever() {
+    #[test]
+    fn what_is_less_urgent_lets_what_waits_for_room_ask_first_and_takes_little() {
         let turns = Arc::default();
-        let mut image = turn(&turns, 1, Priority::BACKGROUND);
-        let mut payment = turn(&turns, 2, Priority::CRITICAL);
-        finds_no_room(&mut payment);
-        image.write(|_| Poll::Ready(())).await;
-        assert!(may_write(&mut image), "nobody reads the payment");
-        assert!(may_write(&mut payment));
-        assert!(!may_write(&mut image), "it moves again");
+        let mut image = turn(&turns, Priority::BACKGROUND);
+        let mut payment = turn(&turns, Priority::CRITICAL);
+        let mut other = turn(&turns, Priority::CRITICAL);
+        assert_eq!(poll(&mut image, 9000), Did::Wrote(9000));
+        assert_eq!(poll(&mut image, 0), Did::FoundNoRoom);
+        assert_eq!(poll(&mut payment, 0), Did::FoundNoRoom);
+        for _ in 0..2 {
+            assert_eq!(poll(&mut image, 9000), Did::GaveWay);
+            assert_eq!(poll(&mut payment, 9000), Did::Wrote(9000), "it has more to write");
+            assert_eq!(poll(&mut image, 9000), Did::Wrote(STEP_BYTES), "nobody else took it");
+        }
+        assert_eq!(poll(&mut other, 9000), Did::Wrote(9000));
+        payment.leave();
+        assert_eq!(poll(&mut image, 9000), Did::Wrote(9000));
+    }
+
+    #[test]
+    fn a_stream_that_is_gone_holds_nobody_up() {
+        let turns = Arc::default();
+        let mut image = turn(&turns, Priority::BACKGROUND);
+        let mut payment = turn(&turns, Priority::CRITICAL);
+        assert_eq!(poll(&mut payment, 0), Did::FoundNoRoom);
+        assert_eq!(poll(&mut payment, 0), Did::FoundNoRoom);
+        assert_eq!(poll(&mut image, 9000), Did::GaveWay);
+        drop(payment);
+        assert_eq!(poll(&mut image, 9000), Did::Wrote(9000));
+        assert!(turns.0.iter().all(|waiting| waiting.load(Ordering::Relaxed) == 0));
     }
 }

@@ -1,8 +1,9 @@
 //! A payment beside an image on a slow link.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use http::{HeaderName, HeaderValue};
+use tokio::time::sleep;
 use towline_client::{CallRequest, Client, ConnectionState, Priority, Transports};
 
 use crate::{
@@ -137,5 +138,28 @@ async fn keeps_its_urgency(transports: Transports) {
 async fn an_answer_that_goes_on_over_another_connection_keeps_its_urgency() {
     for transports in BOTH {
         keeps_its_urgency(transports).await;
+    }
+}
+
+/// Less urgent ones go on while it waits for its reader.
+#[tokio::test]
+async fn an_urgent_answer_that_is_taken_slowly_holds_nobody_up() {
+    for transports in BOTH {
+        let bed = Bed::start().await;
+        let client = bed.client(transports);
+        online(&client).await;
+        let (_sender, mut receiver) = client.stream(flood(5000, 16 << 10, Priority::CRITICAL));
+        let mut image = pin!(client.call(flood(1, 1 << 20, Priority::BACKGROUND)));
+        let mut taken = 0;
+        let there = loop {
+            tokio::select! {
+                there = &mut image => break there,
+                () = sleep(Duration::from_millis(5)) => {
+                    taken += usize::from(receiver.message().await.unwrap().is_some());
+                }
+            }
+        };
+        assert_eq!(there.unwrap().into_grpc().unwrap().len(), 1 << 20, "{transports:?}");
+        assert!(taken < 5000, "{transports:?}");
     }
 }
